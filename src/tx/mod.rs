@@ -1,0 +1,16 @@
+//! The factory's transactions: keys, scripts, layout, fees, signatures and their verification.
+//! Pure: no IO, no clock, randomness is an argument.
+//!
+//! - [`musig`] the only file that names the MuSig2 crate
+//! - [`scripts`] output scripts
+//! - [`layout`] terms → which transactions exist, who signs them, what they are worth
+//! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
+//! - [`verify`] finished transactions against real consensus code
+//! - [`plan`] the planner: which shape for so many clients
+
+pub mod layout;
+pub mod musig;
+pub mod plan;
+pub mod scripts;
+pub mod tree;
+pub mod verify;

@@ -1,0 +1,100 @@
+//! Identifiers that every module shares.
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+
+/// Why a hex identifier was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadHex {
+    /// What was expected, for people: "64 hex digits".
+    pub expected: &'static str,
+}
+
+impl fmt::Display for BadHex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.expected)
+    }
+}
+
+impl std::error::Error for BadHex {}
+
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident, $len:expr, $expected:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $len]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadHex;
+
+            fn from_str(text: &str) -> Result<Self, BadHex> {
+                parse_hex(text).map(Self).ok_or(BadHex { expected: $expected })
+            }
+        }
+    };
+}
+
+fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 2 * N {
+        return None;
+    }
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+hex_id!(
+    /// A lightning node's public key (BOLT 1), 33 bytes compressed. Not checked to be on the curve:
+    /// it only ever names a peer that lightningd has authenticated.
+    NodeId, 33, "a node id of 66 hex digits"
+);
+hex_id!(
+    /// `factory_instance_id` of bLIP-56: names one factory.
+    InstanceId, 32, "a factory_instance of 64 hex digits"
+);
+hex_id!(
+    /// `factory_protocol_id` of bLIP-56: SHA-256 of a protocol's name and major version.
+    ProtocolId, 32, "a factory_protocol of 64 hex digits"
+);
+hex_id!(
+    /// `channel_id` of BOLT 2: the funding txid with its last two bytes XORed by the output index.
+    ChannelId, 32, "a channel_id of 64 hex digits"
+);
+
+impl ChannelId {
+    /// The v1 channel_id of a channel funded by `outpoint` (BOLT 2).
+    pub fn of(outpoint: OutPoint) -> Self {
+        use bitcoin::hashes::Hash;
+        let mut bytes = outpoint.txid.to_byte_array();
+        // BOLT 2 XORs the big-endian u16 output index into the last two bytes; no funding
+        // transaction of ours has more than 65,535 outputs (`tx` refuses such shapes).
+        let index = outpoint.vout.to_be_bytes();
+        bytes[30] ^= index[2];
+        bytes[31] ^= index[3];
+        Self(bytes)
+    }
+}
+
+/// A point in time, milliseconds since the Unix epoch. The core never reads a clock: it is told.
+pub type Millis = u64;
+
+/// A block height.
+pub type Height = u32;

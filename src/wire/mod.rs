@@ -1,0 +1,1 @@
+//! Bytes ⇄ messages. Pure: no IO, no clock.
