@@ -1,0 +1,377 @@
+//! What goes into the engine and what comes out of it.
+
+use std::fmt;
+
+use bitcoin::BlockHash;
+use bitcoin::TxOut;
+
+use crate::terms::{ClientIndex, Shape};
+use crate::types::{
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid,
+};
+use crate::wire::message::{ChannelInFactory, Message};
+
+use super::event::Event;
+use super::state::State;
+
+/// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
+/// simulator and in tests.
+pub trait Entropy {
+    /// 32 bytes that nobody can guess and that never come again.
+    fn bytes32(&mut self) -> [u8; 32];
+}
+
+/// Everything that can happen to the engine.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The store was loaded and the node is up: channels that lightningd has, as `channel_id`s.
+    /// Ceremonies that were under way when the node stopped are resumed or aborted.
+    Started {
+        /// Every channel of this node, with any peer.
+        channels: Vec<ChannelId>,
+    },
+    /// A peer is connected and speaks our factory protocol.
+    PeerUp {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A peer disconnected.
+    PeerDown {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// One whole message of our protocol arrived.
+    Message {
+        /// Who sent it.
+        peer: NodeId,
+        /// Undecoded: what is wrong with it is for the engine to say.
+        payload: Vec<u8>,
+    },
+    /// Somebody used a command of this node.
+    Command(Command),
+    /// A peer opens a channel to this node (the `openchannel` hook).
+    OpenChannel(OpenChannel),
+    /// [`Effect::PrepareFunding`] ended.
+    FundingPrepared {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// The unsigned funding transaction, or what lightningd said.
+        result: Result<PreparedFunding, String>,
+    },
+    /// [`Effect::StartChannel`] ended.
+    ChannelStarted {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// With which client.
+        client: ClientIndex,
+        /// The channel's funding script (P2WSH), or what lightningd said.
+        result: Result<ScriptBuf, String>,
+    },
+    /// [`Effect::CompleteChannel`] ended.
+    ChannelCompleted {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// With which client.
+        client: ClientIndex,
+        /// The channel's id, or what lightningd said.
+        result: Result<ChannelId, String>,
+    },
+    /// [`Effect::CheckChannel`] ended.
+    ChannelChecked {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// Fine, or what is wrong.
+        result: Result<(), CheckFailure>,
+    },
+    /// A block was connected.
+    Block(Block),
+    /// The chain was reorganised: blocks above `height` are no longer part of it.
+    Reorg {
+        /// The last common block.
+        height: Height,
+    },
+    /// Time went by: [`Engine::poll_timeout`](super::Engine::poll_timeout) was reached.
+    Tick,
+}
+
+/// Why a channel's funding script could not be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// lightningd doesn't know the channel (yet): asked again at the next message or block.
+    NotYet,
+    /// This node can't be asked (a database that we can't read): refuse, and say why.
+    Unavailable(String),
+    /// lightningd's record differs from the leaf: somebody lies.
+    Mismatch(String),
+}
+
+/// An `open_channel` that a peer sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenChannel {
+    /// Who opens.
+    pub peer: NodeId,
+    /// funding_satoshis.
+    pub capacity: Amount,
+    /// push_msat.
+    pub push_msat: u64,
+    /// Whether its channel_type asks for zero-conf (bit 50).
+    pub zeroconf: bool,
+    /// The record, where the node software passes it on. Stock lightningd does not.
+    pub channel_in_factory: Option<ChannelInFactory>,
+}
+
+/// A funding transaction whose inputs lightningd's wallet has reserved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedFunding {
+    /// The PSBT, base64 (version 0), unsigned.
+    pub psbt: String,
+    /// Its transaction: native segwit inputs only, so that the txid is final.
+    pub tx: Transaction,
+    /// Index of the factory's output.
+    pub vout: u32,
+}
+
+/// A block, reduced to what the engine watches ([`Engine::watched`](super::Engine::watched)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Its height.
+    pub height: Height,
+    /// Its hash.
+    pub hash: BlockHash,
+    /// Transactions that spend a watched outpoint or have a watched txid, in block order.
+    pub txs: Vec<Transaction>,
+}
+
+/// The commands that change something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `factory-create`.
+    Create(Create),
+    /// `factory-accept`.
+    Accept {
+        /// Which invitation.
+        instance: InstanceId,
+    },
+    /// `factory-decline`.
+    Decline {
+        /// Which invitation.
+        instance: InstanceId,
+        /// Told to the operator.
+        reason: String,
+    },
+    /// `factory-exit`.
+    Exit {
+        /// Which factory.
+        instance: InstanceId,
+    },
+}
+
+/// Parameters of `factory-create`, after the plugin has filled in the defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Create {
+    /// Clients and their channel capacities, in the order of the leaves.
+    pub clients: Vec<(NodeId, Amount)>,
+    /// Stock of each sub-factory; zero for none.
+    pub stock: Amount,
+    /// The tree's shape, from the planner.
+    pub shape: Shape,
+    /// Blocks from now to the timeout.
+    pub lifetime_blocks: u32,
+    /// Length of the dying period before the timeout, blocks.
+    pub dying_blocks: u32,
+    /// Feerate of the tree's transactions, sat/kw.
+    pub tree_feerate: u32,
+}
+
+/// Something to do, once the step's events are stored.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Send a message of our protocol.
+    Send {
+        /// To whom.
+        peer: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Reserve wallet inputs and make an unsigned transaction that pays `amount` to `script`.
+    /// Answered by [`Input::FundingPrepared`].
+    PrepareFunding {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// The factory's output script.
+        script: ScriptBuf,
+        /// Its value.
+        amount: Amount,
+    },
+    /// Give back the inputs of an aborted attempt.
+    ReleaseFunding {
+        /// The PSBT, base64.
+        psbt: String,
+    },
+    /// `fundchannel_start`. Answered by [`Input::ChannelStarted`]. Effects on one peer's channels
+    /// are carried out in order.
+    StartChannel {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// Which client.
+        client: ClientIndex,
+        /// Its node.
+        peer: NodeId,
+        /// Channel capacity.
+        capacity: Amount,
+        /// push_msat.
+        push_msat: u64,
+    },
+    /// `fundchannel_cancel`: the attempt ended before `fundchannel_complete`.
+    CancelChannel {
+        /// Whose open.
+        peer: NodeId,
+    },
+    /// `fundchannel_complete` with the leaf transaction. Answered by [`Input::ChannelCompleted`].
+    CompleteChannel {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// Which client.
+        client: ClientIndex,
+        /// Its node.
+        peer: NodeId,
+        /// The unsigned leaf transaction.
+        leaf: Transaction,
+        /// The output that it spends, for the PSBT's witness_utxo.
+        prevout: TxOut,
+    },
+    /// Compare lightningd's own record of a channel with the leaf (S18). Answered by
+    /// [`Input::ChannelChecked`].
+    CheckChannel {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// The channel.
+        channel_id: ChannelId,
+        /// Its funding outpoint.
+        outpoint: OutPoint,
+        /// The leaf's output: amount and P2WSH script.
+        output: TxOut,
+    },
+    /// Sign and broadcast the funding transaction (S11). Repeated after a restart until it confirms.
+    SendFunding {
+        /// Of which factory.
+        instance: InstanceId,
+        /// The PSBT, base64.
+        psbt: String,
+    },
+    /// Broadcast a signed transaction; repeated at every block until it confirms (S26).
+    Broadcast {
+        /// Of which factory.
+        instance: InstanceId,
+        /// For the log: "state transaction 2", "distribution of coin 0".
+        what: String,
+        /// The transaction.
+        tx: Transaction,
+    },
+    /// `close` a channel, unilaterally when the peer doesn't answer at once.
+    CloseChannel {
+        /// Which.
+        channel_id: ChannelId,
+    },
+    /// Publish `factory_state_changed`.
+    StateChanged {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Before; nothing for a new factory.
+        old: Option<State>,
+        /// Now.
+        new: State,
+    },
+    /// A line for the log.
+    Log {
+        /// How important.
+        level: Level,
+        /// Without secrets.
+        text: String,
+    },
+}
+
+/// lightningd's log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For developers.
+    Debug,
+    /// One line per transition.
+    Info,
+    /// Something that the operator should know.
+    Unusual,
+    /// Something that must not happen.
+    Broken,
+}
+
+/// What the engine answers to a command or a hook, apart from its effects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing to say.
+    Done,
+    /// `factory-create` began this factory.
+    Created(InstanceId),
+    /// The open belongs to a factory: accept it with mindepth 0.
+    AcceptOpen,
+    /// The open is none of ours: the node's own policy decides.
+    NotOurs,
+    /// The open claims to be ours and is not what was agreed.
+    RejectOpen(String),
+}
+
+/// Why a command was not carried out. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A parameter is wrong.
+    BadParameter(String),
+    /// No such factory or invitation.
+    Unknown(InstanceId),
+    /// The factory's state doesn't allow it.
+    WrongState(String),
+    /// A client can't take part.
+    BadClient(String),
+    /// The engine is read-only: a stored record could not be understood.
+    Unavailable(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadParameter(text) | Self::WrongState(text) => f.write_str(text),
+            Self::BadClient(text) | Self::Unavailable(text) => f.write_str(text),
+            Self::Unknown(instance) => {
+                write!(f, "unknown factory_instance {instance}: see factory-list and factory-invitations")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The outcome of one input. Nothing of it is real before its events are stored and
+/// [`Engine::apply`](super::Engine::apply) has taken it.
+#[must_use = "a step that is dropped never happened"]
+pub struct Step {
+    /// What must be stored first, by factory, in order.
+    pub events: Vec<(InstanceId, Vec<Event>)>,
+    /// What to tell whoever asked.
+    pub answer: Result<Answer, Refusal>,
+    pub(super) changes: Vec<super::ceremony::Change>,
+    pub(super) effects: Vec<Effect>,
+}
