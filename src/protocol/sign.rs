@@ -16,7 +16,12 @@ use super::state::State;
 impl Engine {
     /// Takes a step whose events are stored, and returns what is to be done now.
     pub fn apply(&mut self, step: Step) -> Vec<Effect> {
-        let Step { events, changes, mut effects, .. } = step;
+        let Step {
+            events,
+            changes,
+            mut effects,
+            ..
+        } = step;
         let mut trees = std::collections::BTreeMap::new();
         for change in &changes {
             if let Change::Tree(instance, tree) = change {
@@ -53,7 +58,10 @@ impl Engine {
         };
         // `handle` made the event from the very state that it is applied to.
         if let Err(error) = result {
-            effects.push(Effect::Log { level: Level::Broken, text: format!("{instance}: {error}") });
+            effects.push(Effect::Log {
+                level: Level::Broken,
+                text: format!("{instance}: {error}"),
+            });
         }
         if matches!(event, Event::Forgotten(_)) {
             self.factories.remove(&instance);
@@ -117,7 +125,9 @@ impl Engine {
             _ => return,
         };
         // A step may end the ceremony that it also changes.
-        let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+        let Some(ceremony) = self.lsp.get_mut(&instance) else {
+            return;
+        };
         match change {
             Change::Phase(_, phase, deadline) => {
                 ceremony.phase = phase;
@@ -153,7 +163,9 @@ impl Engine {
         match job.role {
             SignAs::Lsp { nonces, deadline } => {
                 let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
-                let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+                let Some(ceremony) = self.lsp.get_mut(&instance) else {
+                    return;
+                };
                 ceremony.agg_nonces = job.agg_nonces;
                 ceremony.transcript = job.transcript;
                 ceremony.phase = Phase::Signing;
@@ -163,12 +175,21 @@ impl Engine {
                     Err(error) => {
                         // The phase's deadline ends the attempt; its retry has fresh nonces.
                         let text = format!("{instance}: our own signature failed: {error}");
-                        effects.push(Effect::Log { level: Level::Broken, text });
+                        effects.push(Effect::Log {
+                            level: Level::Broken,
+                            text,
+                        });
                     }
                 }
             }
-            SignAs::Client { lsp, proposal, deadline } => {
-                let Some(ceremony) = self.client.get_mut(&instance) else { return };
+            SignAs::Client {
+                lsp,
+                proposal,
+                deadline,
+            } => {
+                let Some(ceremony) = self.client.get_mut(&instance) else {
+                    return;
+                };
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
                 let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
@@ -188,7 +209,10 @@ impl Engine {
                     Err(error) => {
                         ceremony.signed = Some((proposal, None));
                         let text = format!("{instance}: could not sign: {error}");
-                        effects.push(Effect::Log { level: Level::Unusual, text });
+                        effects.push(Effect::Log {
+                            level: Level::Unusual,
+                            text,
+                        });
                     }
                 }
             }
@@ -204,8 +228,17 @@ impl Engine {
             let new = factory.state(height);
             let old = self.shown.insert(*instance, new);
             if old != Some(new) {
-                effects.push(state_changed(*instance, old, new, factory.failure.as_deref()));
-                effects.push(Effect::StateChanged { instance: *instance, old, new });
+                effects.push(state_changed(
+                    *instance,
+                    old,
+                    new,
+                    factory.failure.as_deref(),
+                ));
+                effects.push(Effect::StateChanged {
+                    instance: *instance,
+                    old,
+                    new,
+                });
             }
         }
         for instance in gone {
@@ -214,10 +247,18 @@ impl Engine {
     }
 }
 
-fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: Option<&str>) -> Effect {
+fn state_changed(
+    instance: InstanceId,
+    old: Option<State>,
+    new: State,
+    failure: Option<&str>,
+) -> Effect {
     let from = old.map_or_else(|| "new".to_owned(), |old| old.to_string());
     let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
-    Effect::Log { level: Level::Info, text: format!("{instance}: {from} -> {new}{why}") }
+    Effect::Log {
+        level: Level::Info,
+        text: format!("{instance}: {from} -> {new}{why}"),
+    }
 }
 
 fn sign_all(
@@ -234,7 +275,9 @@ fn sign_all(
         .zip(nonces)
         .zip(agg_nonces)
         .map(|((session, nonce), agg_nonce)| {
-            let agg = tree.key_agg(session.id.coin).ok_or(SignError::NotAMember(session.id))?;
+            let agg = tree
+                .key_agg(session.id.coin)
+                .ok_or(SignError::NotAMember(session.id))?;
             sign_partial(key, nonce, agg, agg_nonce, &session.sighash).map_err(SignError::Musig)
         })
         .collect()

@@ -23,18 +23,30 @@ use crate::tx::scripts::ANCHOR_VALUE;
 
 /// Which spend of a coin; the ledger's roles (S8).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
 pub enum Role {
     /// The node transaction that spends the coin.
-    State = 0,
+    State,
     /// A sale out of a stock coin.
-    Sale = 1,
+    Sale,
     /// After the timeout: everything to the clients (S20).
-    Distribution = 2,
+    Distribution,
     /// A superseded state's outputs to the clients (S23).
-    Poison = 3,
+    Poison,
     /// The cooperative end.
-    Close = 4,
+    Close,
+}
+
+impl From<Role> for u8 {
+    /// The role's number, as it is stored.
+    fn from(role: Role) -> u8 {
+        match role {
+            Role::State => 0,
+            Role::Sale => 1,
+            Role::Distribution => 2,
+            Role::Poison => 3,
+            Role::Close => 4,
+        }
+    }
 }
 
 impl TryFrom<u8> for Role {
