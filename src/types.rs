@@ -53,11 +53,7 @@ fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if bytes.len() != 2 * N {
         return None;
     }
-    let digit = |c: u8| {
-        char::from(c)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let mut out = [0; N];
     for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;

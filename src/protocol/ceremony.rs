@@ -114,16 +114,9 @@ pub(super) struct SignJob {
 /// For whom a [`SignJob`] signs.
 pub(super) enum SignAs {
     /// L's nonces were made in the same step.
-    Lsp {
-        nonces: Vec<SecNonce>,
-        deadline: Millis,
-    },
+    Lsp { nonces: Vec<SecNonce>, deadline: Millis },
     /// The client's nonces wait in its ceremony.
-    Client {
-        lsp: NodeId,
-        proposal: Arc<Propose>,
-        deadline: Millis,
-    },
+    Client { lsp: NodeId, proposal: Arc<Propose>, deadline: Millis },
 }
 
 /// A change of volatile state, made when the step is applied.
@@ -151,9 +144,5 @@ pub(super) enum Change {
 
 /// Session ids with something for each.
 pub(super) fn by_session<T: Clone>(tree: &Tree, values: &[T]) -> BTreeMap<SessionId, T> {
-    tree.sessions()
-        .iter()
-        .map(|session| session.id)
-        .zip(values.iter().cloned())
-        .collect()
+    tree.sessions().iter().map(|session| session.id).zip(values.iter().cloned()).collect()
 }

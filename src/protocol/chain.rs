@@ -40,10 +40,7 @@ impl Engine {
 
     /// The lowest height that a scan after a restart must begin at; nothing if nothing is watched.
     pub fn scan_from(&self) -> Option<Height> {
-        self.factories
-            .values()
-            .filter_map(|factory| factory.birth)
-            .min()
+        self.factories.values().filter_map(|factory| factory.birth).min()
     }
 
     pub(super) fn on_block(&self, d: &mut Draft<'_>, block: &Block) {
@@ -68,11 +65,7 @@ impl Engine {
                     continue;
                 }
                 outpoints.retain(|outpoint| !spends.contains(outpoint));
-                let event = Confirmed {
-                    txid,
-                    height: block.height,
-                    spends,
-                };
+                let event = Confirmed { txid, height: block.height, spends };
                 d.log(
                     Level::Info,
                     format!(
@@ -96,25 +89,21 @@ impl Engine {
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
         d.change(Change::ReorgTip(height));
         for factory in self.factories.values() {
-            if factory
-                .confirmed
-                .values()
-                .any(|confirmed| *confirmed > height)
-            {
-                d.log(Level::Unusual, format!(
-                    "{}: blocks above {height} were reorganised away; its transactions wait again",
-                    factory.instance
-                ));
+            if factory.confirmed.values().any(|confirmed| *confirmed > height) {
+                d.log(
+                    Level::Unusual,
+                    format!(
+                        "{}: blocks above {height} were reorganised away; its transactions wait again",
+                        factory.instance
+                    ),
+                );
                 d.event(factory.instance, Reorged { height });
             }
         }
     }
 
     pub(super) fn exit(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
-        let factory = self
-            .factories
-            .get(&instance)
-            .ok_or(Refusal::Unknown(instance))?;
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         let state = factory.state(d.height);
         match state {
             State::Funding | State::Active | State::Dying => {}
@@ -125,14 +114,9 @@ impl Engine {
                 )));
             }
         }
-        let event = ExitStarted {
-            height: d.height,
-            reason: "factory-exit".into(),
-        };
+        let event = ExitStarted { height: d.height, reason: "factory-exit".into() };
         let mut after = factory.clone();
-        after
-            .apply(&event.clone().into(), None)
-            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        after.apply(&event.clone().into(), None).map_err(|error| Refusal::Unavailable(error.to_string()))?;
         d.event(instance, event);
         self.publish(d, &after);
         Ok(Answer::Done)
@@ -141,11 +125,7 @@ impl Engine {
     /// Broadcasts whatever is due: again at every block, until it confirms (S26).
     pub(super) fn publish(&self, d: &mut Draft<'_>, factory: &Factory) {
         for (what, tx) in due(factory, d.height) {
-            d.effect(Effect::Broadcast {
-                instance: factory.instance,
-                what,
-                tx,
-            });
+            d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
     }
 
@@ -155,15 +135,10 @@ impl Engine {
             return;
         }
         for client in own_clients(factory) {
-            let leaf = factory
-                .tree
-                .as_ref()
-                .and_then(|tree| tree.channel_outpoint(client));
+            let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
             if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
                 if let Some(channel_id) = factory.channels.get(&client) {
-                    d.effect(Effect::CloseChannel {
-                        channel_id: *channel_id,
-                    });
+                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
                 }
             }
         }
@@ -187,9 +162,7 @@ impl Engine {
         if dead {
             d.event(
                 factory.instance,
-                Forgotten {
-                    reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep"),
-                },
+                Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
             );
         }
     }
@@ -222,17 +195,13 @@ fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
 
 /// A transaction's name, for people.
 pub fn describe(factory: &Factory, txid: Txid) -> String {
-    if factory
-        .funding()
-        .is_some_and(|funding| funding.txid == txid)
-    {
+    if factory.funding().is_some_and(|funding| funding.txid == txid) {
         return format!("the funding transaction {txid}");
     }
-    let session = factory.tree.as_ref().and_then(|tree| {
-        tree.sessions()
-            .iter()
-            .find(|session| session.tx.compute_txid() == txid)
-    });
+    let session = factory
+        .tree
+        .as_ref()
+        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
     match session {
         Some(session) => format!("{} {txid}", name(factory, session.id)),
         None => format!("a transaction that is not of the factory, {txid},"),
@@ -258,18 +227,14 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
     let mut wanted: Vec<SessionId> = Vec::new();
     let matured = height >= factory.terms.timeout_height;
     if factory.exit.is_some() && !(matured && factory.role != Role::Lsp) {
-        wanted.extend(path_nodes(factory).into_iter().map(|node| SessionId {
-            coin: node,
-            role: SpendRole::State,
-        }));
+        wanted.extend(
+            path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
+        );
     }
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
     if let (true, Role::Client { index, .. }) = (matured, factory.role) {
         let coins = factory.layout.client_coins(index);
-        wanted.extend(coins.into_iter().map(|coin| SessionId {
-            coin,
-            role: SpendRole::Distribution,
-        }));
+        wanted.extend(coins.into_iter().map(|coin| SessionId { coin, role: SpendRole::Distribution }));
     }
     wanted
         .into_iter()
@@ -279,9 +244,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
 }
 
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    own_clients(factory)
-        .flat_map(|client| factory.layout.path(client))
-        .collect()
+    own_clients(factory).flat_map(|client| factory.layout.path(client)).collect()
 }
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
@@ -298,11 +261,9 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     let next = height.saturating_add(1);
     let locked = session.tx.lock_time.to_consensus_u32() >= next;
     let sequence = session.tx.input.first().map(|input| input.sequence);
-    let early = sequence
-        .and_then(|sequence| sequence.to_relative_lock_time())
-        .is_some_and(|lock| {
-            matches!(lock, bitcoin::relative::LockTime::Blocks(blocks)
+    let early = sequence.and_then(|sequence| sequence.to_relative_lock_time()).is_some_and(|lock| {
+        matches!(lock, bitcoin::relative::LockTime::Blocks(blocks)
             if next < parent.saturating_add(u32::from(blocks.value())))
-        });
+    });
     !locked && !early
 }

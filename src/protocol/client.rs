@@ -11,16 +11,14 @@ use crate::tx::transcript;
 use crate::tx::tree::{Tree, funding_script};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
-    Abort, ChannelChecked as CheckedMessage, ChannelCommitted, ExpectChannel, Expecting,
-    FundingBroadcast, Invite, Join, Propose, Ready, Resume, Stored,
+    Abort, ChannelChecked as CheckedMessage, ChannelCommitted, ExpectChannel, Expecting, FundingBroadcast,
+    Invite, Join, Propose, Ready, Resume, Stored,
 };
 
 use super::Engine;
 use super::ceremony::{Change, ClientCeremony, ExpectedOpen, SignAs, SignJob, by_session};
 use super::draft::{Draft, Fault, short};
-use super::event::{
-    Aborted, Accepted, ChannelChecked, Declined, Forgotten, Invited, Signed, Signing,
-};
+use super::event::{Aborted, Accepted, ChannelChecked, Declined, Forgotten, Invited, Signed, Signing};
 use super::factory::{Factory, Role, build_tree, roster};
 use super::io::{Answer, CheckFailure, Effect, Level, OpenChannel, Refusal};
 use super::lsp_signing::{ledger_entries, terms_bytes};
@@ -28,18 +26,11 @@ use super::policy::Policy;
 use super::state::State;
 
 impl Engine {
-    pub(super) fn on_invite(
-        &self,
-        d: &mut Draft<'_>,
-        peer: NodeId,
-        invite: Invite,
-    ) -> Result<(), Fault> {
+    pub(super) fn on_invite(&self, d: &mut Draft<'_>, peer: NodeId, invite: Invite) -> Result<(), Fault> {
         let known = self.factories.get(&invite.instance);
         if let Some(factory) = known {
             if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
-                return Err(Fault::stale(
-                    "the factory is known, and this peer is not its operator",
-                ));
+                return Err(Fault::stale("the factory is known, and this peer is not its operator"));
             }
             if invite.attempt <= factory.attempt {
                 return self.on_repeated_invite(d, factory, &invite);
@@ -48,20 +39,16 @@ impl Engine {
                 return Err(Fault::stale("the factory is beyond invitations"));
             }
             if !factory.checked.is_empty() || factory.funding_height().is_some() {
-                return Err(Fault::stale(
-                    "its channel is committed: no other attempt can follow",
-                ));
+                return Err(Fault::stale("its channel is committed: no other attempt can follow"));
             }
         }
         let layout = Layout::new(&invite.terms);
-        let checked = layout
-            .map_err(|error| error.to_string())
-            .and_then(|layout| {
-                self.config
-                    .check_invite(peer, &invite, &layout, d.height)
-                    .map_err(|error| error.to_string())
-                    .map(|()| layout)
-            });
+        let checked = layout.map_err(|error| error.to_string()).and_then(|layout| {
+            self.config
+                .check_invite(peer, &invite, &layout, d.height)
+                .map_err(|error| error.to_string())
+                .map(|()| layout)
+        });
         let accepted = known.is_some_and(|factory| factory.accepted);
         let checked = checked.and_then(|_| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
@@ -71,10 +58,7 @@ impl Engine {
         if let Err(reason) = checked {
             d.log(
                 Level::Unusual,
-                format!(
-                    "{}: declined the invitation of {peer}: {reason}",
-                    invite.instance
-                ),
+                format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
             );
             d.send(peer, refusal(invite.instance, invite.attempt, &reason));
             return Ok(());
@@ -101,27 +85,17 @@ impl Engine {
     }
 
     /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.
-    fn on_repeated_invite(
-        &self,
-        d: &mut Draft<'_>,
-        factory: &Factory,
-        invite: &Invite,
-    ) -> Result<(), Fault> {
+    fn on_repeated_invite(&self, d: &mut Draft<'_>, factory: &Factory, invite: &Invite) -> Result<(), Fault> {
         if invite.attempt < factory.attempt {
             return Err(Fault::stale("it is of an earlier attempt"));
         }
         if invite.terms != factory.terms || Role::Lsp == factory.role {
-            return Err(Fault::peer(
-                "a second invitation to the same attempt with other terms",
-            ));
+            return Err(Fault::peer("a second invitation to the same attempt with other terms"));
         }
         if factory.phase() == State::Joining {
             match self.client.get(&factory.instance) {
                 Some(ceremony) => d.send(factory.lsp(), ceremony.join.clone()),
-                None => d.effect(Effect::NewPayout {
-                    instance: factory.instance,
-                    attempt: factory.attempt,
-                }),
+                None => d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.attempt }),
             }
         }
         Ok(())
@@ -136,39 +110,21 @@ impl Engine {
         });
         let (over, open): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
         if open.len() >= self.config.max_ceremonies_per_peer {
-            return Err(format!(
-                "{} invitations of this peer are open already",
-                open.len()
-            ));
+            return Err(format!("{} invitations of this peer are open already", open.len()));
         }
         for factory in over {
-            d.event(
-                factory.instance,
-                Forgotten {
-                    reason: "it ended before anything was signed".into(),
-                },
-            );
+            d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
         }
         Ok(())
     }
 
-    pub(super) fn accept(
-        &self,
-        d: &mut Draft<'_>,
-        instance: InstanceId,
-    ) -> Result<Answer, Refusal> {
+    pub(super) fn accept(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         if !self.peers.contains(&factory.lsp()) {
-            return Err(Refusal::WrongState(format!(
-                "the operator {} is not connected",
-                factory.lsp()
-            )));
+            return Err(Refusal::WrongState(format!("the operator {} is not connected", factory.lsp())));
         }
         d.event(instance, Accepted {});
-        d.effect(Effect::NewPayout {
-            instance,
-            attempt: factory.attempt,
-        });
+        d.effect(Effect::NewPayout { instance, attempt: factory.attempt });
         Ok(Answer::Done)
     }
 
@@ -179,24 +135,13 @@ impl Engine {
         reason: &str,
     ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
-        d.event(
-            instance,
-            Declined {
-                reason: short(reason),
-            },
-        );
-        d.send(
-            factory.lsp(),
-            refusal(instance, factory.attempt, &format!("declined: {reason}")),
-        );
+        d.event(instance, Declined { reason: short(reason) });
+        d.send(factory.lsp(), refusal(instance, factory.attempt, &format!("declined: {reason}")));
         Ok(Answer::Done)
     }
 
     fn invitation(&self, instance: InstanceId) -> Result<&Factory, Refusal> {
-        let factory = self
-            .factories
-            .get(&instance)
-            .ok_or(Refusal::Unknown(instance))?;
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         if factory.role == Role::Lsp {
             return Err(Refusal::WrongState(format!(
                 "{instance} is this node's own factory, not an invitation"
@@ -204,9 +149,9 @@ impl Engine {
         }
         match factory.phase() {
             State::Invited => Ok(factory),
-            other => Err(Refusal::WrongState(format!(
-                "factory {instance} is {other}, no longer an invitation"
-            ))),
+            other => {
+                Err(Refusal::WrongState(format!("factory {instance} is {other}, no longer an invitation")))
+            }
         }
     }
 
@@ -236,17 +181,8 @@ impl Engine {
         };
         let key = self.factory_key(instance, attempt);
         let sessions = factory.layout.sessions(Some(index));
-        let (nonces, public) = sessions
-            .iter()
-            .map(|_| new_nonce(d.rng.bytes32(), &key))
-            .unzip();
-        let join = Join {
-            instance,
-            attempt,
-            factory_key: key.public(),
-            payout,
-            nonces: public,
-        };
+        let (nonces, public) = sessions.iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
         d.change(Change::StartClient(
             instance,
             ClientCeremony {
@@ -256,9 +192,7 @@ impl Engine {
                 open: ExpectedOpen::NotYet,
                 signed: None,
                 // L may wait for every other member to join first.
-                deadline: d
-                    .now
-                    .saturating_add(self.config.invite_timeout.saturating_mul(2)),
+                deadline: d.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),
             },
         ));
         d.send(lsp, join);
@@ -276,24 +210,14 @@ impl Engine {
             || message.push_msat != factory.terms.push_msat
             || message.channel_in_factory != factory.channel_in_factory(index)
         {
-            return Err(Fault::peer(
-                "the announced channel is not the one of the terms",
-            ));
+            return Err(Fault::peer("the announced channel is not the one of the terms"));
         }
         if ceremony.open == ExpectedOpen::NotYet {
             d.change(Change::Open(factory.instance, ExpectedOpen::Expected));
-            let deadline = d
-                .now
-                .saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+            let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
             d.change(Change::Extend(factory.instance, deadline));
         }
-        d.send(
-            peer,
-            Expecting {
-                instance: factory.instance,
-                attempt: factory.attempt,
-            },
-        );
+        d.send(peer, Expecting { instance: factory.instance, attempt: factory.attempt });
         Ok(())
     }
 
@@ -318,19 +242,14 @@ impl Engine {
                 d.change(Change::Open(instance, ExpectedOpen::Seen));
                 Answer::AcceptOpen
             }
-            None if open.channel_in_factory.is_some() => Answer::RejectOpen(
-                "this open_channel names a factory that doesn't expect it".into(),
-            ),
+            None if open.channel_in_factory.is_some() => {
+                Answer::RejectOpen("this open_channel names a factory that doesn't expect it".into())
+            }
             None => Answer::NotOurs,
         }
     }
 
-    pub(super) fn on_propose(
-        &self,
-        d: &mut Draft<'_>,
-        peer: NodeId,
-        propose: Propose,
-    ) -> Result<(), Fault> {
+    pub(super) fn on_propose(&self, d: &mut Draft<'_>, peer: NodeId, propose: Propose) -> Result<(), Fault> {
         let (factory, ceremony, index) = self.under_way(peer, propose.instance, propose.attempt)?;
         if let Some((before, answer)) = &ceremony.signed {
             if **before != propose {
@@ -364,12 +283,7 @@ impl Engine {
         let proposal = Arc::new(propose.clone());
         d.event(
             factory.instance,
-            Signing {
-                attempt: factory.attempt,
-                proposal: propose,
-                ledger,
-                psbt: None,
-            },
+            Signing { attempt: factory.attempt, proposal: propose, ledger, psbt: None },
         );
         d.change(Change::Tree(factory.instance, tree.clone()));
         d.change(Change::Sign(
@@ -382,9 +296,7 @@ impl Engine {
                 role: SignAs::Client {
                     lsp: peer,
                     proposal,
-                    deadline: d
-                        .now
-                        .saturating_add(self.config.ceremony_timeout.saturating_mul(2)),
+                    deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2)),
                 },
             }),
         ));
@@ -403,30 +315,21 @@ impl Engine {
         let place = usize::try_from(index).map_err(Fault::peer)?;
         let own = (ceremony.join.factory_key, ceremony.join.payout.clone());
         if propose.clients.get(place) != Some(&own) {
-            return Err(Fault::peer(
-                "our place has another key or payout script than we sent",
-            ));
+            return Err(Fault::peer("our place has another key or payout script than we sent"));
         }
         let roster = roster(propose);
         roster.check(&factory.layout).map_err(Fault::peer)?;
 
         let funding = &propose.funding_tx;
-        if funding.input.is_empty()
-            || funding
-                .input
-                .iter()
-                .any(|input| !input.script_sig.is_empty())
-        {
+        if funding.input.is_empty() || funding.input.iter().any(|input| !input.script_sig.is_empty()) {
             return Err(Fault::peer(
                 "its funding transaction is not made of native segwit inputs: the txid is not final",
             ));
         }
         let script = funding_script(&factory.layout, &roster).map_err(Fault::peer)?;
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
-        let output = funding
-            .output
-            .get(vout)
-            .ok_or_else(|| Fault::peer("its funding output doesn't exist"))?;
+        let output =
+            funding.output.get(vout).ok_or_else(|| Fault::peer("its funding output doesn't exist"))?;
         if output.script_pubkey != script || output.value != factory.layout.funding_value() {
             return Err(Fault::peer(format!(
                 "its funding output is {} to {}, not {} to the members' key",
@@ -435,11 +338,7 @@ impl Engine {
                 factory.layout.funding_value()
             )));
         }
-        if propose
-            .channel_scripts
-            .iter()
-            .any(|(_, script)| !script.is_p2wsh())
-        {
+        if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
         let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
@@ -453,24 +352,13 @@ impl Engine {
         Ok(tree)
     }
 
-    pub(super) fn on_ready(
-        &self,
-        d: &mut Draft<'_>,
-        peer: NodeId,
-        ready: Ready,
-    ) -> Result<(), Fault> {
+    pub(super) fn on_ready(&self, d: &mut Draft<'_>, peer: NodeId, ready: Ready) -> Result<(), Fault> {
         let factory = self.own_factory(peer, ready.instance, ready.attempt)?;
         let tree = match (&factory.tree, factory.phase()) {
             (Some(tree), State::Signing) => tree,
             (Some(tree), State::Storing | State::Opening | State::Funding) => {
                 return if by_session(tree, &ready.signatures) == factory.signatures {
-                    d.send(
-                        peer,
-                        Stored {
-                            instance: factory.instance,
-                            attempt: factory.attempt,
-                        },
-                    );
+                    d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
                     Ok(())
                 } else {
                     Err(Fault::stale("other signatures are stored already"))
@@ -486,16 +374,10 @@ impl Engine {
             )));
         }
         for (session, signature) in tree.sessions().iter().zip(&ready.signatures) {
-            let key = tree
-                .output_key(session.id.coin)
-                .ok_or_else(|| Fault::peer("a coin has no key"))?;
+            let key = tree.output_key(session.id.coin).ok_or_else(|| Fault::peer("a coin has no key"))?;
             let valid = Signature::from_slice(signature).is_ok_and(|signature| {
                 SECP256K1
-                    .verify_schnorr(
-                        &signature,
-                        &SighashMessage::from_digest(session.sighash),
-                        &key,
-                    )
+                    .verify_schnorr(&signature, &SighashMessage::from_digest(session.sighash), &key)
                     .is_ok()
             });
             if !valid {
@@ -505,19 +387,8 @@ impl Engine {
                 )));
             }
         }
-        d.event(
-            factory.instance,
-            Signed {
-                signatures: ready.signatures,
-            },
-        );
-        d.send(
-            peer,
-            Stored {
-                instance: factory.instance,
-                attempt: factory.attempt,
-            },
-        );
+        d.event(factory.instance, Signed { signatures: ready.signatures });
+        d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
         Ok(())
     }
 
@@ -549,11 +420,7 @@ impl Engine {
         attempt: u32,
         result: Result<(), CheckFailure>,
     ) {
-        let Some(factory) = self
-            .factories
-            .get(&instance)
-            .filter(|factory| factory.attempt == attempt)
-        else {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.attempt == attempt) else {
             return;
         };
         let (Role::Client { lsp, index }, State::Storing) = (factory.role, factory.phase()) else {
@@ -566,29 +433,23 @@ impl Engine {
             Ok(()) => None,
             Err(CheckFailure::NotYet) => return,
             Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
-                d.log(Level::Unusual, format!("{instance}: funding script not checked ({reason}), as an unsafe option says"));
+                d.log(
+                    Level::Unusual,
+                    format!("{instance}: funding script not checked ({reason}), as an unsafe option says"),
+                );
                 None
             }
-            Err(CheckFailure::Unavailable(reason)) => Some(format!(
-                "this node can't check its channel's funding script: {reason}"
-            )),
+            Err(CheckFailure::Unavailable(reason)) => {
+                Some(format!("this node can't check its channel's funding script: {reason}"))
+            }
             Err(CheckFailure::Mismatch(reason)) => {
-                d.log(
-                    Level::Broken,
-                    format!("{instance}: the leaf does not pay our channel: {reason}"),
-                );
+                d.log(Level::Broken, format!("{instance}: the leaf does not pay our channel: {reason}"));
                 Some(format!("the leaf does not pay our channel: {reason}"))
             }
         };
         match failure {
             None => {
-                d.event(
-                    instance,
-                    ChannelChecked {
-                        client: index,
-                        channel_id,
-                    },
-                );
+                d.event(instance, ChannelChecked { client: index, channel_id });
                 d.change(Change::End(instance));
                 d.send(lsp, checked(factory, channel_id));
             }
@@ -604,16 +465,11 @@ impl Engine {
     ) -> Result<(), Fault> {
         let factory = self.own_factory(peer, message.instance, message.attempt)?;
         if factory.funding().map(|funding| funding.txid) != Some(message.txid) {
-            return Err(Fault::stale(
-                "it is not the funding transaction that we signed for",
-            ));
+            return Err(Fault::stale("it is not the funding transaction that we signed for"));
         }
         d.log(
             Level::Debug,
-            format!(
-                "{}: funding transaction {} is broadcast",
-                factory.instance, message.txid
-            ),
+            format!("{}: funding transaction {} is broadcast", factory.instance, message.txid),
         );
         Ok(())
     }
@@ -632,9 +488,7 @@ impl Engine {
         }
         d.event(
             factory.instance,
-            Aborted {
-                reason: short(&format!("the operator aborts: {}", abort.reason)),
-            },
+            Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)) },
         );
         d.change(Change::End(factory.instance));
         Ok(())
@@ -646,12 +500,7 @@ impl Engine {
             return;
         }
         d.abort(factory, factory.lsp(), 0, reason, false);
-        d.event(
-            factory.instance,
-            Aborted {
-                reason: short(reason),
-            },
-        );
+        d.event(factory.instance, Aborted { reason: short(reason) });
         d.change(Change::End(factory.instance));
     }
 
@@ -677,11 +526,7 @@ impl Engine {
     /// used are thrown away with it (S2).
     pub(super) fn client_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
         for (instance, _) in &self.client {
-            if self
-                .factories
-                .get(instance)
-                .is_some_and(|factory| factory.lsp() == peer)
-            {
+            if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
                 d.change(Change::End(*instance));
             }
         }
@@ -703,19 +548,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn client_started(
-        &self,
-        d: &mut Draft<'_>,
-        factory: &Factory,
-        channels: &[ChannelId],
-    ) {
+    pub(super) fn client_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
         if is_forgettable(factory) {
-            d.event(
-                factory.instance,
-                Forgotten {
-                    reason: "it ended before anything was signed".into(),
-                },
-            );
+            d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
         } else if factory.phase() == State::Storing {
             if let Some((channel_id, check)) = check_channel(factory) {
                 if channels.contains(&channel_id) {
@@ -725,21 +560,13 @@ impl Engine {
         }
     }
 
-    fn own_factory(
-        &self,
-        peer: NodeId,
-        instance: InstanceId,
-        attempt: u32,
-    ) -> Result<&Factory, Fault> {
+    fn own_factory(&self, peer: NodeId, instance: InstanceId, attempt: u32) -> Result<&Factory, Fault> {
         let factory = self.known(instance)?;
         if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
             return Err(Fault::stale("it is not from this factory's operator"));
         }
         if factory.attempt != attempt {
-            return Err(Fault::stale(format!(
-                "it is of attempt {attempt}, we are in {}",
-                factory.attempt
-            )));
+            return Err(Fault::stale(format!("it is of attempt {attempt}, we are in {}", factory.attempt)));
         }
         Ok(factory)
     }
@@ -770,10 +597,7 @@ fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
     };
     let place = usize::try_from(invite.client).map_err(|error| error.to_string())?;
     let offered = invite.terms.capacities.get(place).copied();
-    let without_members = |terms: &Terms| Terms {
-        capacities: vec![],
-        ..terms.clone()
-    };
+    let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
     if offered != Some(factory.capacity(index))
         || invite.price_msat > factory.price_msat
         || without_members(&invite.terms) != without_members(&factory.terms)
@@ -788,14 +612,7 @@ fn is_forgettable(factory: &Factory) -> bool {
 }
 
 fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {
-    Abort {
-        instance,
-        attempt,
-        phase: 1,
-        reason: short(reason),
-        blames: None,
-        retry: 0,
-    }
+    Abort { instance, attempt, phase: 1, reason: short(reason), blames: None, retry: 0 }
 }
 
 fn resume_phase(state: State) -> u16 {
@@ -808,11 +625,7 @@ fn resume_phase(state: State) -> u16 {
 }
 
 fn checked(factory: &Factory, channel_id: ChannelId) -> CheckedMessage {
-    CheckedMessage {
-        instance: factory.instance,
-        attempt: factory.attempt,
-        channel_id,
-    }
+    CheckedMessage { instance: factory.instance, attempt: factory.attempt, channel_id }
 }
 
 /// The question whether lightningd's record of our channel is what the leaf pays (S18).

@@ -18,18 +18,8 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     pub(super) fn new(now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
-        let step = Step {
-            events: vec![],
-            answer: Ok(Answer::Done),
-            changes: vec![],
-            effects: vec![],
-        };
-        Self {
-            now,
-            height,
-            rng,
-            step,
-        }
+        let step = Step { events: vec![], answer: Ok(Answer::Done), changes: vec![], effects: vec![] };
+        Self { now, height, rng, step }
     }
 
     pub(super) fn finish(mut self, answer: Result<Answer, super::io::Refusal>) -> Step {
@@ -55,27 +45,14 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn send(&mut self, peer: NodeId, message: impl Into<Message>) {
-        self.effect(Effect::Send {
-            peer,
-            message: message.into(),
-        });
+        self.effect(Effect::Send { peer, message: message.into() });
     }
 
     pub(super) fn log(&mut self, level: Level, text: impl Into<String>) {
-        self.effect(Effect::Log {
-            level,
-            text: text.into(),
-        });
+        self.effect(Effect::Log { level, text: text.into() });
     }
 
-    pub(super) fn abort(
-        &mut self,
-        factory: &Factory,
-        peer: NodeId,
-        phase: u16,
-        reason: &str,
-        retry: bool,
-    ) {
+    pub(super) fn abort(&mut self, factory: &Factory, peer: NodeId, phase: u16, reason: &str, retry: bool) {
         self.send(
             peer,
             Abort {

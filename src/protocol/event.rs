@@ -82,11 +82,7 @@ pub struct LedgerEntry {
     pub sighash: [u8; 32],
 }
 
-plain_codec!(LedgerEntry {
-    outpoint,
-    session,
-    sighash
-});
+plain_codec!(LedgerEntry { outpoint, session, sighash });
 plain_codec!(SessionId { coin, role });
 
 impl Codec for Role {
@@ -96,13 +92,7 @@ impl Codec for Role {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let value = u8::read(r)?;
-        Role::try_from(value).map_err(|_| {
-            Fault::BadValue {
-                value: value.into(),
-                expected: "a role",
-            }
-            .into()
-        })
+        Role::try_from(value).map_err(|_| Fault::BadValue { value: value.into(), expected: "a role" }.into())
     }
 }
 

@@ -46,10 +46,7 @@ impl fmt::Display for LoadError {
         match self {
             Self::Record(error) => error.fmt(f),
             Self::Inconsistent { event, reason } => {
-                write!(
-                    f,
-                    "the stored event {event} doesn't fit what was stored before it: {reason}"
-                )
+                write!(f, "the stored event {event} doesn't fit what was stored before it: {reason}")
             }
         }
     }
@@ -64,10 +61,7 @@ impl From<RecordError> for LoadError {
 }
 
 fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
-    LoadError::Inconsistent {
-        event,
-        reason: reason.to_string(),
-    }
+    LoadError::Inconsistent { event, reason: reason.to_string() }
 }
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
@@ -122,42 +116,17 @@ impl Factory {
     /// The factory that its first event makes.
     pub(super) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
         let (role, terms, attempt, clients, price_msat, phase, birth) = match event {
-            Event::Created(e) => (
-                Role::Lsp,
-                &e.terms,
-                1,
-                e.clients.clone(),
-                0,
-                State::Joining,
-                None,
-            ),
+            Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None),
             Event::Invited(e) => {
-                let role = Role::Client {
-                    lsp: e.terms.lsp,
-                    index: e.client,
-                };
-                (
-                    role,
-                    &e.terms,
-                    e.attempt,
-                    vec![],
-                    e.price_msat,
-                    State::Invited,
-                    Some(e.height),
-                )
+                let role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                (role, &e.terms, e.attempt, vec![], e.price_msat, State::Invited, Some(e.height))
             }
             other => {
-                return Err(inconsistent(
-                    other.name(),
-                    "a factory begins with Created or Invited",
-                ));
+                return Err(inconsistent(other.name(), "a factory begins with Created or Invited"));
             }
         };
         if terms.instance != instance {
-            return Err(inconsistent(
-                event.name(),
-                "it names another factory_instance",
-            ));
+            return Err(inconsistent(event.name(), "it names another factory_instance"));
         }
         let layout = Layout::new(terms).map_err(|error| inconsistent(event.name(), error))?;
         Ok(Self {
@@ -187,31 +156,19 @@ impl Factory {
     }
 
     /// Takes the next event. `tree` spares building it again where the caller has it.
-    pub(super) fn apply(
-        &mut self,
-        event: &Event,
-        tree: Option<Arc<Tree>>,
-    ) -> Result<(), LoadError> {
+    pub(super) fn apply(&mut self, event: &Event, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
         match event {
             Event::Created(_) => return Err(inconsistent("Created", "the factory exists already")),
             Event::Invited(e) => {
                 self.start_attempt("Invited", e.attempt, &e.terms)?;
-                self.role = Role::Client {
-                    lsp: e.terms.lsp,
-                    index: e.client,
-                };
+                self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
                 self.price_msat = e.price_msat;
-                self.phase = if self.accepted {
-                    State::Joining
-                } else {
-                    State::Invited
-                };
+                self.phase = if self.accepted { State::Joining } else { State::Invited };
             }
             Event::AttemptStarted(e) => {
                 self.start_attempt("AttemptStarted", e.attempt, &e.terms)?;
                 self.clients = e.clients.clone();
-                self.left_out
-                    .extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
+                self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
                 self.phase = State::Joining;
             }
             Event::Accepted(_) => {
@@ -224,10 +181,8 @@ impl Factory {
             }
             Event::Signing(e) => self.begin_signing(e, tree)?,
             Event::Signed(e) => {
-                let tree = self
-                    .tree
-                    .as_ref()
-                    .ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
+                let tree =
+                    self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
                 if tree.sessions().len() != e.signatures.len() {
                     return Err(inconsistent("Signed", "the number of signatures is wrong"));
                 }
@@ -252,8 +207,7 @@ impl Factory {
             }
             Event::Confirmed(e) => {
                 self.confirmed.insert(e.txid, e.height);
-                self.spent
-                    .extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
+                self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
             }
             Event::Reorged(e) => {
                 self.confirmed.retain(|_, height| *height <= e.height);
@@ -270,17 +224,9 @@ impl Factory {
         Ok(())
     }
 
-    fn start_attempt(
-        &mut self,
-        event: &'static str,
-        attempt: u32,
-        terms: &Terms,
-    ) -> Result<(), LoadError> {
+    fn start_attempt(&mut self, event: &'static str, attempt: u32, terms: &Terms) -> Result<(), LoadError> {
         if attempt <= self.attempt || terms.instance != self.instance {
-            return Err(inconsistent(
-                event,
-                "its attempt or factory_instance is wrong",
-            ));
+            return Err(inconsistent(event, "its attempt or factory_instance is wrong"));
         }
         self.layout = Arc::new(Layout::new(terms).map_err(|error| inconsistent(event, error))?);
         self.terms = terms.clone();
@@ -340,8 +286,7 @@ impl Factory {
 
     /// Where the factory is in its life, at `height`.
     pub fn state(&self, height: Height) -> State {
-        if self.phase != State::Funding
-            && !(self.phase == State::Aborted && self.funding_height().is_some())
+        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some())
         {
             return self.phase;
         }
@@ -357,9 +302,7 @@ impl Factory {
         if self.exit.is_some() {
             return State::Exiting;
         }
-        if height.saturating_add(1)
-            < funded.saturating_add(u32::from(self.terms.funding_confirmations))
-        {
+        if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
             return State::Funding;
         }
         if height.saturating_add(self.terms.dying_blocks) >= self.terms.timeout_height {
@@ -392,9 +335,7 @@ impl Factory {
             Role::Lsp => (0..self.terms.clients()).collect(),
             Role::Client { index, .. } => vec![index],
         };
-        clients
-            .into_iter()
-            .all(|client| self.leaf_height(client).is_some())
+        clients.into_iter().all(|client| self.leaf_height(client).is_some())
     }
 
     /// Height at which a client's leaf confirmed.
@@ -432,9 +373,7 @@ impl Factory {
     /// Height after which no HTLC may live in this factory (S15): from the timeout on, distribution
     /// transactions spend what the channels stand on.
     pub fn safe_end(&self) -> Height {
-        self.terms
-            .timeout_height
-            .saturating_sub(u32::from(self.blocks_early()))
+        self.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
     }
 
     /// The record that goes with a client's channel (bLIP-56).
@@ -467,9 +406,7 @@ impl Factory {
 
     /// A transaction of this factory with its signature in place, if we hold it.
     pub fn signed_tx(&self, session: SessionId) -> Option<bitcoin::Transaction> {
-        self.tree
-            .as_ref()?
-            .signed(session, self.signatures.get(&session)?)
+        self.tree.as_ref()?.signed(session, self.signatures.get(&session)?)
     }
 
     /// Funding transactions that we signed for, and their inputs (S12).
@@ -489,21 +426,16 @@ impl Factory {
                 None => "wait for the funding transaction to confirm".into(),
                 Some(funded) => format!(
                     "channels become usable at height {}",
-                    funded
-                        .saturating_add(u32::from(self.terms.funding_confirmations))
-                        .saturating_sub(1)
+                    funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
                 ),
             },
             State::Active => format!(
                 "nothing to do before the dying period at height {}",
-                self.terms
-                    .timeout_height
-                    .saturating_sub(self.terms.dying_blocks)
+                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
             ),
-            State::Dying => format!(
-                "move out before height {}: factory-exit, or let the operator do it",
-                self.safe_end()
-            ),
+            State::Dying => {
+                format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
+            }
             State::Exiting => {
                 "this node publishes its path; each transaction waits for the one before".into()
             }
@@ -521,30 +453,14 @@ pub(super) fn build_tree(
     scope: Scope,
     proposal: &Propose,
 ) -> Result<Tree, crate::tx::tree::TreeError> {
-    let funding = OutPoint {
-        txid: proposal.funding_tx.compute_txid(),
-        vout: proposal.funding_vout,
-    };
+    let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
     let channel_scripts = proposal.channel_scripts.iter().cloned().collect();
     let foreign_keys = proposal.foreign_keys.iter().copied().collect();
-    Tree::build(
-        layout,
-        &roster(proposal),
-        funding,
-        scope,
-        &channel_scripts,
-        &foreign_keys,
-    )
+    Tree::build(layout, &roster(proposal), funding, scope, &channel_scripts, &foreign_keys)
 }
 
 /// Keys and payout scripts of a proposal.
 pub(super) fn roster(proposal: &Propose) -> Roster {
-    let client = |(key, payout): &(_, _)| Member {
-        key: *key,
-        payout: Clone::clone(payout),
-    };
-    Roster {
-        lsp_key: proposal.lsp_key,
-        clients: proposal.clients.iter().map(client).collect(),
-    }
+    let client = |(key, payout): &(_, _)| Member { key: *key, payout: Clone::clone(payout) };
+    Roster { lsp_key: proposal.lsp_key, clients: proposal.clients.iter().map(client).collect() }
 }

@@ -87,19 +87,12 @@ pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
     Verdict::Continue
 }
 
-fn refuse(
-    policy: &ChannelPolicy,
-    expiry: Height,
-    height: Height,
-    unusable: Failure,
-) -> Option<Verdict> {
+fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Failure) -> Option<Verdict> {
     let fail = |failure, reason| Some(Verdict::Fail { failure, reason });
     if let Err(why) = &policy.usable {
         return fail(unusable, format!("factory {}: {why}", policy.instance));
     }
-    let earliest = height
-        .saturating_add(u32::from(policy.blocks_early))
-        .saturating_add(1);
+    let earliest = height.saturating_add(u32::from(policy.blocks_early)).saturating_add(1);
     if expiry < earliest {
         return fail(
             Failure::ExpiryTooSoon,
@@ -132,10 +125,7 @@ impl Engine {
                 Role::Client { index, .. } => vec![index],
             };
             for client in clients {
-                let Some(outpoint) = factory
-                    .tree
-                    .as_ref()
-                    .and_then(|tree| tree.channel_outpoint(client))
+                let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client))
                 else {
                     continue;
                 };

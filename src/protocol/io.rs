@@ -6,9 +6,7 @@ use bitcoin::BlockHash;
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Shape};
-use crate::types::{
-    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction,
-};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction};
 use crate::wire::message::{ChannelInFactory, Message};
 
 use super::event::Event;
@@ -373,10 +371,7 @@ impl fmt::Display for Refusal {
             Self::BadParameter(text) | Self::WrongState(text) => f.write_str(text),
             Self::BadClient(text) | Self::Unavailable(text) => f.write_str(text),
             Self::Unknown(instance) => {
-                write!(
-                    f,
-                    "unknown factory_instance {instance}: see factory-list and factory-invitations"
-                )
+                write!(f, "unknown factory_instance {instance}: see factory-list and factory-invitations")
             }
         }
     }

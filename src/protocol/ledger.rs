@@ -44,14 +44,8 @@ impl Ledger {
             let key = (entry.outpoint, entry.session.role);
             let before = self.signed.get(&key).copied();
             let twin = within.insert(key, entry.sighash);
-            if before
-                .or(twin)
-                .is_some_and(|sighash| sighash != entry.sighash)
-            {
-                return Err(AlreadySigned {
-                    outpoint: key.0,
-                    role: key.1,
-                });
+            if before.or(twin).is_some_and(|sighash| sighash != entry.sighash) {
+                return Err(AlreadySigned { outpoint: key.0, role: key.1 });
             }
         }
         Ok(())
@@ -60,8 +54,7 @@ impl Ledger {
     /// Records entries that have become durable.
     pub(super) fn record(&mut self, entries: &[LedgerEntry]) {
         for entry in entries {
-            self.signed
-                .insert((entry.outpoint, entry.session.role), entry.sighash);
+            self.signed.insert((entry.outpoint, entry.session.role), entry.sighash);
         }
     }
 

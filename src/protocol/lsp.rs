@@ -26,11 +26,7 @@ impl Engine {
             instance,
             lsp: self.me,
             shape: create.shape.clone(),
-            capacities: create
-                .clients
-                .iter()
-                .map(|(_, capacity)| *capacity)
-                .collect(),
+            capacities: create.clients.iter().map(|(_, capacity)| *capacity).collect(),
             stock: create.stock,
             push_msat: config.push_msat,
             state_step: config.state_step,
@@ -43,8 +39,7 @@ impl Engine {
             margin_blocks: config.margin_blocks,
             funding_confirmations: config.funding_confirmations,
         };
-        let layout =
-            Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
+        let layout = Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
         let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
         if create.lifetime_blocks <= needed {
             return Err(Refusal::BadParameter(format!(
@@ -53,29 +48,19 @@ impl Engine {
             )));
         }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
-        d.event(
-            instance,
-            Created {
-                terms: terms.clone(),
-                clients: clients.clone(),
-            },
-        );
+        d.event(instance, Created { terms: terms.clone(), clients: clients.clone() });
         self.invite(d, &terms, 1, &clients);
         Ok(Answer::Created(instance))
     }
 
     fn check_clients(&self, create: &Create) -> Result<(), Refusal> {
         if create.clients.is_empty() {
-            return Err(Refusal::BadParameter(
-                "clients is empty: a factory needs at least one".into(),
-            ));
+            return Err(Refusal::BadParameter("clients is empty: a factory needs at least one".into()));
         }
         let mut seen = BTreeSet::new();
         for (node, _) in &create.clients {
             if *node == self.me {
-                return Err(Refusal::BadClient(format!(
-                    "{node} is this node itself: name only clients"
-                )));
+                return Err(Refusal::BadClient(format!("{node} is this node itself: name only clients")));
             }
             if !seen.insert(*node) {
                 return Err(Refusal::BadClient(format!("{node} is named twice")));
@@ -93,10 +78,7 @@ impl Engine {
     /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
     fn invite(&self, d: &mut Draft<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
-        d.change(Change::StartLsp(
-            terms.instance,
-            LspCeremony::new(attempt, Phase::Inviting, deadline),
-        ));
+        d.change(Change::StartLsp(terms.instance, LspCeremony::new(attempt, Phase::Inviting, deadline)));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
             return;
@@ -131,17 +113,12 @@ impl Engine {
             nonce.check().map_err(Fault::peer)?;
         }
         if !crate::tx::scripts::is_payout(&join.payout) {
-            return Err(Fault::peer(
-                "its payout script is not P2WPKH, P2WSH or P2TR",
-            ));
+            return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
         // S5: the same key twice would let one signature count for two.
         let own = self.factory_key(factory.instance, factory.attempt).public();
         if join.factory_key == own
-            || ceremony
-                .joins
-                .values()
-                .any(|other| other.factory_key == join.factory_key)
+            || ceremony.joins.values().any(|other| other.factory_key == join.factory_key)
         {
             return Err(Fault::peer("its factory key is another member's"));
         }
@@ -167,11 +144,7 @@ impl Engine {
         let script = match funding_script(&factory.layout, &roster) {
             Ok(script) => script,
             Err(error) => {
-                return self.give_up(
-                    d,
-                    factory,
-                    &format!("its keys make no funding script: {error}"),
-                );
+                return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
             }
         };
         let instance = factory.instance;
@@ -231,11 +204,7 @@ impl Engine {
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             // The attempt ended while lightningd opened: don't leave the open behind.
-            if let Some(peer) = self
-                .factories
-                .get(&instance)
-                .and_then(|f| f.node_of(client))
-            {
+            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client)) {
                 if result.is_ok() {
                     d.effect(Effect::CancelChannel { peer });
                 }
@@ -248,11 +217,7 @@ impl Engine {
         let script = match result {
             Ok(script) if script.is_p2wsh() => script,
             Ok(_) => {
-                return self.give_up(
-                    d,
-                    factory,
-                    "lightningd returned a funding script that is not P2WSH",
-                );
+                return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH");
             }
             Err(error) => {
                 let reason = format!("fundchannel_start with {peer} failed: {error}");
@@ -310,13 +275,7 @@ impl Engine {
     }
 
     /// A member broke the protocol: go on without it, unless the channels are already committed to.
-    pub(super) fn lsp_fault(
-        &self,
-        d: &mut Draft<'_>,
-        factory: &Factory,
-        peer: NodeId,
-        reason: &str,
-    ) {
+    pub(super) fn lsp_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
         if self.lsp.contains_key(&factory.instance) && factory.client_of(peer).is_some() {
             self.restart(d, factory, &[peer], &format!("{peer}: {reason}"));
         }
@@ -326,10 +285,7 @@ impl Engine {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
             match ceremony.phase {
                 Phase::Inviting if !ceremony.joins.contains_key(&client) => {
-                    d.send(
-                        peer,
-                        invitation(&factory.terms, &factory.layout, factory.attempt, client),
-                    );
+                    d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
                 }
                 Phase::Completing => self.ask_for_check(d, factory, peer, client),
                 _ => {}
@@ -347,31 +303,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_resume(
-        &self,
-        d: &mut Draft<'_>,
-        peer: NodeId,
-        resume: &Resume,
-    ) -> Result<(), Fault> {
+    pub(super) fn on_resume(&self, d: &mut Draft<'_>, peer: NodeId, resume: &Resume) -> Result<(), Fault> {
         let factory = self.known(resume.instance)?;
-        let Some(client) = factory
-            .client_of(peer)
-            .filter(|_| factory.role == Role::Lsp)
-        else {
+        let Some(client) = factory.client_of(peer).filter(|_| factory.role == Role::Lsp) else {
             return Err(Fault::stale("it is not a client of ours"));
         };
         match self.lsp.get(&factory.instance) {
             // Its nonces are gone with its memory: a new join replaces the old.
-            Some(ceremony)
-                if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt =>
-            {
+            Some(ceremony) if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt => {
                 if ceremony.joins.contains_key(&client) {
                     d.change(Change::Unjoined(factory.instance, client));
                 }
-                d.send(
-                    peer,
-                    invitation(&factory.terms, &factory.layout, factory.attempt, client),
-                );
+                d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
             }
             Some(ceremony) if ceremony.phase == Phase::Completing => {
                 self.ask_for_check(d, factory, peer, client);
@@ -379,10 +322,7 @@ impl Engine {
             Some(_) => {}
             None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
             None => {
-                let reason = factory
-                    .failure
-                    .clone()
-                    .unwrap_or_else(|| "the factory is gone".into());
+                let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
                 d.abort(factory, peer, 0, &reason, false);
             }
         }
@@ -412,11 +352,8 @@ impl Engine {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let reason = format!(
-                    "no answer in time in phase {:?} from {}",
-                    ceremony.phase,
-                    names.join(", ")
-                );
+                let reason =
+                    format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
                 self.restart(d, factory, &silent, &reason);
             }
         }
@@ -438,11 +375,7 @@ impl Engine {
     fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
         let mut missing = false;
         for client in 0..factory.terms.clients() {
-            let id = factory
-                .tree
-                .as_ref()
-                .and_then(|tree| tree.channel_outpoint(client))
-                .map(ChannelId::of);
+            let id = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
             match id {
                 Some(channel_id) if channels.contains(&channel_id) => {
                     if !factory.channels.contains_key(&client) {
@@ -455,25 +388,14 @@ impl Engine {
         if missing {
             for channel_id in channels {
                 let ours = (0..factory.terms.clients()).any(|client| {
-                    factory
-                        .tree
-                        .as_ref()
-                        .and_then(|tree| tree.channel_outpoint(client))
-                        .map(ChannelId::of)
+                    factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
                         == Some(*channel_id)
                 });
                 if ours {
-                    d.effect(Effect::CloseChannel {
-                        channel_id: *channel_id,
-                    });
+                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
                 }
             }
-            self.restart(
-                d,
-                factory,
-                &[],
-                "this node was restarted before every channel was committed",
-            );
+            self.restart(d, factory, &[], "this node was restarted before every channel was committed");
         } else {
             let deadline = d.now.saturating_add(self.config.invite_timeout);
             let ceremony = LspCeremony::new(factory.attempt, Phase::Completing, deadline);
@@ -482,13 +404,7 @@ impl Engine {
     }
 
     /// Gives the attempt up, leaves nothing behind, and begins the next one with whoever is left.
-    pub(super) fn restart(
-        &self,
-        d: &mut Draft<'_>,
-        factory: &Factory,
-        left_out: &[NodeId],
-        reason: &str,
-    ) {
+    pub(super) fn restart(&self, d: &mut Draft<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
         let kept: Vec<(NodeId, bitcoin::Amount)> = factory
             .clients
             .iter()
@@ -508,10 +424,7 @@ impl Engine {
         let attempt = factory.attempt.saturating_add(1);
         let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
         let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
-        let terms = Terms {
-            capacities,
-            ..factory.terms.clone()
-        };
+        let terms = Terms { capacities, ..factory.terms.clone() };
         d.log(
             Level::Info,
             format!(
@@ -538,12 +451,7 @@ impl Engine {
     pub(super) fn give_up(&self, d: &mut Draft<'_>, factory: &Factory, reason: &str) {
         self.clean_up(d, factory, &factory.clients, reason);
         d.change(Change::End(factory.instance));
-        d.event(
-            factory.instance,
-            Aborted {
-                reason: short(reason),
-            },
-        );
+        d.event(factory.instance, Aborted { reason: short(reason) });
     }
 
     /// Undoes what the attempt has done in lightningd, here and at the clients.
@@ -553,16 +461,12 @@ impl Engine {
         for (client, node) in (0u32..).zip(&factory.clients) {
             d.abort(factory, *node, phase, reason, !left_out.contains(node));
             if let Some(channel_id) = factory.channels.get(&client) {
-                d.effect(Effect::CloseChannel {
-                    channel_id: *channel_id,
-                });
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
             } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
                 d.effect(Effect::CancelChannel { peer: *node });
             }
         }
-        let prepared = ceremony
-            .and_then(|ceremony| ceremony.funding.as_ref())
-            .map(|funding| &funding.psbt);
+        let prepared = ceremony.and_then(|ceremony| ceremony.funding.as_ref()).map(|funding| &funding.psbt);
         if let Some(psbt) = factory.psbt.as_ref().or(prepared) {
             d.effect(Effect::ReleaseFunding { psbt: psbt.clone() });
         }
@@ -575,29 +479,20 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
     ) -> Result<(&Factory, &LspCeremony, ClientIndex), Fault> {
-        let (factory, ceremony) = self
-            .current(instance, attempt)
-            .ok_or_else(|| Fault::stale("no such ceremony is under way"))?;
-        let client = factory
-            .client_of(peer)
-            .ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        let (factory, ceremony) =
+            self.current(instance, attempt).ok_or_else(|| Fault::stale("no such ceremony is under way"))?;
+        let client =
+            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
         Ok((factory, ceremony, client))
     }
 
-    pub(super) fn current(
-        &self,
-        instance: InstanceId,
-        attempt: u32,
-    ) -> Option<(&Factory, &LspCeremony)> {
+    pub(super) fn current(&self, instance: InstanceId, attempt: u32) -> Option<(&Factory, &LspCeremony)> {
         let factory = self.factories.get(&instance)?;
         let ceremony = self.lsp.get(&instance)?;
         (ceremony.attempt == attempt && factory.attempt == attempt).then_some((factory, ceremony))
     }
 
-    fn ceremonies_with(
-        &self,
-        peer: NodeId,
-    ) -> impl Iterator<Item = (&Factory, &LspCeremony, ClientIndex)> {
+    fn ceremonies_with(&self, peer: NodeId) -> impl Iterator<Item = (&Factory, &LspCeremony, ClientIndex)> {
         self.lsp.iter().filter_map(move |(instance, ceremony)| {
             let factory = self.factories.get(instance)?;
             Some((factory, ceremony, factory.client_of(peer)?))

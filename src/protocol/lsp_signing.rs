@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
 use crate::tx::musig::{
-    AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce,
-    verify_partial,
+    AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce, verify_partial,
 };
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
@@ -42,14 +41,8 @@ pub(super) fn roster_of(
     lsp_key: bitcoin::secp256k1::PublicKey,
     joins: &BTreeMap<ClientIndex, Join>,
 ) -> Roster {
-    let member = |join: &Join| Member {
-        key: join.factory_key,
-        payout: join.payout.clone(),
-    };
-    Roster {
-        lsp_key,
-        clients: joins.values().map(member).collect(),
-    }
+    let member = |join: &Join| Member { key: join.factory_key, payout: join.payout.clone() };
+    Roster { lsp_key, clients: joins.values().map(member).collect() }
 }
 
 /// The terms as they are hashed into the transcript.
@@ -75,17 +68,10 @@ impl Engine {
             instance: factory.instance,
             attempt: factory.attempt,
             lsp_key: roster.lsp_key,
-            clients: roster
-                .clients
-                .iter()
-                .map(|member| (member.key, member.payout.clone()))
-                .collect(),
+            clients: roster.clients.iter().map(|member| (member.key, member.payout.clone())).collect(),
             funding_tx: funding.tx.clone(),
             funding_vout: funding.vout,
-            channel_scripts: scripts
-                .iter()
-                .map(|(client, script)| (*client, script.clone()))
-                .collect(),
+            channel_scripts: scripts.iter().map(|(client, script)| (*client, script.clone())).collect(),
             foreign_keys: vec![],
             foreign_hashes: vec![],
             nonces: vec![],
@@ -100,23 +86,16 @@ impl Engine {
         if let Err(error) = self.ledger.check(&ledger) {
             return self.give_up(d, factory, &error.to_string());
         }
-        let (own_nonces, own_public): (Vec<_>, Vec<_>) = tree
-            .sessions()
-            .iter()
-            .map(|_| new_nonce(d.rng.bytes32(), &key))
-            .unzip();
+        let (own_nonces, own_public): (Vec<_>, Vec<_>) =
+            tree.sessions().iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
         let agg_nonces = match aggregate_all(factory, &tree, &own_public, &ceremony.joins) {
             Ok(nonces) => nonces,
             Err(error) => {
                 return self.give_up(d, factory, &format!("nonces don't aggregate: {error}"));
             }
         };
-        let by_id: BTreeMap<SessionId, AggNonce> = tree
-            .sessions()
-            .iter()
-            .map(|session| session.id)
-            .zip(agg_nonces.iter().copied())
-            .collect();
+        let by_id: BTreeMap<SessionId, AggNonce> =
+            tree.sessions().iter().map(|session| session.id).zip(agg_nonces.iter().copied()).collect();
         let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
         let transcript = transcript::transcript(
             &terms_bytes(factory),
@@ -149,14 +128,10 @@ impl Engine {
                 .filter(|(other, _)| neighbours.contains(other))
                 .map(|(other, script)| (*other, script.clone()))
                 .collect();
-            proposal.foreign_keys = foreign
-                .iter()
-                .filter_map(|coin| Some((*coin, tree.output_key(*coin)?)))
-                .collect();
-            proposal.foreign_hashes = foreign
-                .iter()
-                .filter_map(|coin| Some((*coin, *hashes.get(coin)?)))
-                .collect();
+            proposal.foreign_keys =
+                foreign.iter().filter_map(|coin| Some((*coin, tree.output_key(*coin)?))).collect();
+            proposal.foreign_hashes =
+                foreign.iter().filter_map(|coin| Some((*coin, *hashes.get(coin)?))).collect();
             proposal.nonces = factory
                 .layout
                 .sessions(Some(client))
@@ -172,10 +147,7 @@ impl Engine {
                 tree,
                 agg_nonces,
                 transcript,
-                role: SignAs::Lsp {
-                    nonces: own_nonces,
-                    deadline,
-                },
+                role: SignAs::Lsp { nonces: own_nonces, deadline },
             }),
         ));
     }
@@ -191,9 +163,7 @@ impl Engine {
             return if *before == message.signatures {
                 Ok(())
             } else {
-                Err(Fault::peer(
-                    "a second set of partial signatures that differs from the first",
-                ))
+                Err(Fault::peer("a second set of partial signatures that differs from the first"))
             };
         }
         if ceremony.phase != Phase::Signing {
@@ -215,11 +185,7 @@ impl Engine {
         if partials.len() == factory.clients.len() {
             self.finish_signing(d, factory, ceremony, &partials);
         }
-        d.change(Change::Partials(
-            factory.instance,
-            client,
-            message.signatures,
-        ));
+        d.change(Change::Partials(factory.instance, client, message.signatures));
         Ok(())
     }
 
@@ -235,11 +201,9 @@ impl Engine {
         let per_session = per_session(factory, tree, partials);
         let mut signatures = Vec::with_capacity(per_session.len());
         for (at, (session, theirs)) in tree.sessions().iter().zip(&per_session).enumerate() {
-            let (Some(agg), Some(nonce), Some(own)) = (
-                tree.key_agg(session.id.coin),
-                ceremony.agg_nonces.get(at),
-                ceremony.own_partials.get(at),
-            ) else {
+            let (Some(agg), Some(nonce), Some(own)) =
+                (tree.key_agg(session.id.coin), ceremony.agg_nonces.get(at), ceremony.own_partials.get(at))
+            else {
                 return self.give_up(d, factory, "a session lost its key or nonce");
             };
             let all = theirs.iter().map(|(_, partial)| partial).chain([own]);
@@ -251,12 +215,8 @@ impl Engine {
             }
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        let by_id: BTreeMap<SessionId, [u8; 64]> = tree
-            .sessions()
-            .iter()
-            .map(|session| session.id)
-            .zip(signatures.iter().copied())
-            .collect();
+        let by_id: BTreeMap<SessionId, [u8; 64]> =
+            tree.sessions().iter().map(|session| session.id).zip(signatures.iter().copied()).collect();
         d.event(factory.instance, Signed { signatures });
         d.change(Change::Phase(factory.instance, Phase::Storing, deadline));
         for (client, node) in (0u32..).zip(&factory.clients) {
@@ -266,19 +226,13 @@ impl Engine {
                 Ready {
                     instance: factory.instance,
                     attempt: factory.attempt,
-                    signatures: path
-                        .iter()
-                        .filter_map(|session| by_id.get(session).copied())
-                        .collect(),
+                    signatures: path.iter().filter_map(|session| by_id.get(session).copied()).collect(),
                 },
             );
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the one place that needs all of a failed session"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the one place that needs all of a failed session")]
     fn blame(
         &self,
         d: &mut Draft<'_>,
@@ -289,19 +243,11 @@ impl Engine {
         theirs: &[(ClientIndex, PartialSig)],
         error: &MusigError,
     ) {
-        let Some(agg) = factory
-            .tree
-            .as_ref()
-            .and_then(|tree| tree.key_agg(session.id.coin))
-        else {
+        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(session.id.coin)) else {
             return;
         };
         for (client, partial) in theirs {
-            let place = factory
-                .layout
-                .sessions(Some(*client))
-                .iter()
-                .position(|id| *id == session.id);
+            let place = factory.layout.sessions(Some(*client)).iter().position(|id| *id == session.id);
             let (Some(join), Some(place), Some(node)) =
                 (ceremony.joins.get(client), place, factory.node_of(*client))
             else {
@@ -310,32 +256,13 @@ impl Engine {
             let Some(nonce) = join.nonces.get(place) else {
                 continue;
             };
-            if verify_partial(
-                agg,
-                agg_nonce,
-                &session.sighash,
-                join.factory_key,
-                nonce,
-                partial,
-            )
-            .is_err()
-            {
+            if verify_partial(agg, agg_nonce, &session.sighash, join.factory_key, nonce, partial).is_err() {
                 let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
                 return self.restart(d, factory, &[node], &reason);
             }
         }
-        d.log(
-            Level::Broken,
-            format!(
-                "{}: no member is to blame for a bad signature",
-                factory.instance
-            ),
-        );
-        self.give_up(
-            d,
-            factory,
-            &format!("a signature doesn't verify although every part does: {error}"),
-        );
+        d.log(Level::Broken, format!("{}: no member is to blame for a bad signature", factory.instance));
+        self.give_up(d, factory, &format!("a signature doesn't verify although every part does: {error}"));
     }
 
     pub(super) fn on_stored(
@@ -390,22 +317,12 @@ impl Engine {
         let Some(node) = factory.node_of(client) else {
             return;
         };
-        let expected = factory
-            .tree
-            .as_ref()
-            .and_then(|tree| tree.channel_outpoint(client))
-            .map(ChannelId::of);
+        let expected =
+            factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
                 d.event(instance, ChannelCommitted { client, channel_id });
-                d.send(
-                    node,
-                    CommittedMessage {
-                        instance,
-                        attempt,
-                        channel_id,
-                    },
-                );
+                d.send(node, CommittedMessage { instance, attempt, channel_id });
             }
             Ok(channel_id) => {
                 d.effect(Effect::CloseChannel { channel_id });
@@ -457,20 +374,12 @@ impl Engine {
         }
         // S11 wants the channel committed on both sides; it is asked again once it is on ours.
         let Some(committed) = factory.channels.get(&client) else {
-            return Err(Fault::stale(
-                "lightningd hasn't committed its channel here yet",
-            ));
+            return Err(Fault::stale("lightningd hasn't committed its channel here yet"));
         };
         if message.channel_id != *committed {
             return Err(Fault::peer("it checked another channel"));
         }
-        d.event(
-            factory.instance,
-            ChannelChecked {
-                client,
-                channel_id: message.channel_id,
-            },
-        );
+        d.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
         if factory.checked.len().saturating_add(1) == factory.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
             d.event(factory.instance, FundingReleased { height: d.height });
@@ -485,10 +394,7 @@ impl Engine {
 
     pub(super) fn send_funding(&self, d: &mut Draft<'_>, factory: &Factory) {
         if let Some(psbt) = &factory.psbt {
-            d.effect(Effect::SendFunding {
-                instance: factory.instance,
-                psbt: psbt.clone(),
-            });
+            d.effect(Effect::SendFunding { instance: factory.instance, psbt: psbt.clone() });
         }
     }
 
@@ -496,11 +402,7 @@ impl Engine {
         if let Some(funding) = factory.funding() {
             d.send(
                 peer,
-                FundingBroadcast {
-                    instance: factory.instance,
-                    attempt: factory.attempt,
-                    txid: funding.txid,
-                },
+                FundingBroadcast { instance: factory.instance, attempt: factory.attempt, txid: funding.txid },
             );
         }
     }
@@ -509,10 +411,7 @@ impl Engine {
 /// The transaction that has a client's channel as output.
 pub(super) fn leaf_of(factory: &Factory, client: ClientIndex) -> Option<&Session> {
     let (node, _) = factory.layout.channel_place(client)?;
-    let id = SessionId {
-        coin: node,
-        role: crate::tx::layout::Role::State,
-    };
+    let id = SessionId { coin: node, role: crate::tx::layout::Role::State };
     factory.tree.as_ref()?.session(id)
 }
 
@@ -534,12 +433,7 @@ fn aggregate_all(
 ) -> Result<Vec<AggNonce>, MusigError> {
     let mut theirs: BTreeMap<SessionId, Vec<&PubNonce>> = BTreeMap::new();
     for (client, join) in joins {
-        for (session, nonce) in factory
-            .layout
-            .sessions(Some(*client))
-            .iter()
-            .zip(&join.nonces)
-        {
+        for (session, nonce) in factory.layout.sessions(Some(*client)).iter().zip(&join.nonces) {
             theirs.entry(*session).or_default().push(nonce);
         }
     }
@@ -561,20 +455,9 @@ fn per_session(
 ) -> Vec<Vec<(ClientIndex, PartialSig)>> {
     let mut by_id: BTreeMap<SessionId, Vec<(ClientIndex, PartialSig)>> = BTreeMap::new();
     for (client, signatures) in partials {
-        for (session, signature) in factory
-            .layout
-            .sessions(Some(*client))
-            .iter()
-            .zip(signatures)
-        {
-            by_id
-                .entry(*session)
-                .or_default()
-                .push((*client, *signature));
+        for (session, signature) in factory.layout.sessions(Some(*client)).iter().zip(signatures) {
+            by_id.entry(*session).or_default().push((*client, *signature));
         }
     }
-    tree.sessions()
-        .iter()
-        .map(|session| by_id.remove(&session.id).unwrap_or_default())
-        .collect()
+    tree.sessions().iter().map(|session| by_id.remove(&session.id).unwrap_or_default()).collect()
 }

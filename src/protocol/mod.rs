@@ -145,41 +145,19 @@ impl Engine {
                 self.client_peer_down(d, peer);
             }
             Input::Message { peer, payload } => self.on_message(d, peer, &payload),
-            Input::FundingPrepared {
-                instance,
-                attempt,
-                result,
-            } => {
+            Input::FundingPrepared { instance, attempt, result } => {
                 self.on_funding_prepared(d, instance, attempt, result);
             }
-            Input::PayoutReady {
-                instance,
-                attempt,
-                result,
-            } => {
+            Input::PayoutReady { instance, attempt, result } => {
                 self.on_payout_ready(d, instance, attempt, result);
             }
-            Input::ChannelStarted {
-                instance,
-                attempt,
-                client,
-                result,
-            } => {
+            Input::ChannelStarted { instance, attempt, client, result } => {
                 self.on_channel_started(d, instance, attempt, client, result);
             }
-            Input::ChannelCompleted {
-                instance,
-                attempt,
-                client,
-                result,
-            } => {
+            Input::ChannelCompleted { instance, attempt, client, result } => {
                 self.on_channel_completed(d, instance, attempt, client, result);
             }
-            Input::ChannelChecked {
-                instance,
-                attempt,
-                result,
-            } => {
+            Input::ChannelChecked { instance, attempt, result } => {
                 self.on_channel_check(d, instance, attempt, result);
             }
             Input::Block(block) => self.on_block(d, &block),
@@ -196,10 +174,7 @@ impl Engine {
         let message = match Message::decode(payload) {
             Ok(message) => message,
             Err(error) => {
-                d.log(
-                    Level::Unusual,
-                    format!("{peer}: ignored a message that doesn't decode: {error}"),
-                );
+                d.log(Level::Unusual, format!("{peer}: ignored a message that doesn't decode: {error}"));
                 return;
             }
         };
@@ -223,28 +198,15 @@ impl Engine {
         match result {
             Ok(()) => {}
             Err(Fault::Stale(reason)) => {
-                d.log(
-                    Level::Debug,
-                    format!("{instance}: ignored {name} from {peer}: {reason}"),
-                );
+                d.log(Level::Debug, format!("{instance}: ignored {name} from {peer}: {reason}"));
             }
             Err(Fault::Peer(reason)) => self.on_fault(d, peer, instance, name, &reason),
         }
     }
 
     /// A peer broke the protocol: L goes on without it, a client gives the attempt up.
-    fn on_fault(
-        &self,
-        d: &mut Draft<'_>,
-        peer: NodeId,
-        instance: InstanceId,
-        name: &str,
-        reason: &str,
-    ) {
-        d.log(
-            Level::Unusual,
-            format!("{instance}: fault of {peer} in {name}: {reason}"),
-        );
+    fn on_fault(&self, d: &mut Draft<'_>, peer: NodeId, instance: InstanceId, name: &str, reason: &str) {
+        d.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
         let Some(factory) = self.factories.get(&instance) else {
             return;
         };
@@ -282,9 +244,7 @@ impl Engine {
     }
 
     fn known(&self, instance: InstanceId) -> Result<&Factory, Fault> {
-        self.factories
-            .get(&instance)
-            .ok_or_else(|| Fault::stale("no such factory"))
+        self.factories.get(&instance).ok_or_else(|| Fault::stale("no such factory"))
     }
 
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
@@ -294,8 +254,7 @@ impl Engine {
     /// When [`Input::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
-        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
-            .min()
+        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline)).min()
     }
 
     /// All factories, by instance id.
@@ -323,10 +282,7 @@ impl Engine {
     pub fn expects_open_from(&self, peer: NodeId) -> bool {
         self.client.iter().any(|(instance, ceremony)| {
             ceremony.open == ceremony::ExpectedOpen::Expected
-                && self
-                    .factories
-                    .get(instance)
-                    .is_some_and(|factory| factory.lsp() == peer)
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
         })
     }
 

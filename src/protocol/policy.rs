@@ -112,28 +112,17 @@ impl Config {
         if self.policy == Policy::Never {
             return refuse("factory-policy is never".into());
         }
-        if self
-            .allowed_lsps
-            .as_ref()
-            .is_some_and(|allowed| !allowed.contains(&peer))
-        {
+        if self.allowed_lsps.as_ref().is_some_and(|allowed| !allowed.contains(&peer)) {
             return refuse("factory-allow-lsp doesn't list this operator".into());
         }
         if terms.lsp != peer {
-            return refuse(format!(
-                "the terms name {} as operator, not the peer that invites",
-                terms.lsp
-            ));
+            return refuse(format!("the terms name {} as operator, not the peer that invites", terms.lsp));
         }
         if terms.instance != invite.instance {
             return refuse("the terms name another factory_instance".into());
         }
         if invite.client >= terms.clients() {
-            return refuse(format!(
-                "there is no client {} among {}",
-                invite.client,
-                terms.clients()
-            ));
+            return refuse(format!("there is no client {} among {}", invite.client, terms.clients()));
         }
         if invite.price_msat > self.max_price_msat {
             return refuse(format!(
@@ -148,11 +137,7 @@ impl Config {
                 self.max_lifetime_blocks
             ));
         }
-        if lifetime
-            <= terms
-                .dying_blocks
-                .saturating_add(u32::from(layout.worst_blocks_early()))
-        {
+        if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
             return refuse(format!(
                 "its timeout is {lifetime} blocks away: it would be dying before it is usable"
             ));

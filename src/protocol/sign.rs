@@ -16,12 +16,7 @@ use super::state::State;
 impl Engine {
     /// Takes a step whose events are stored, and returns what is to be done now.
     pub fn apply(&mut self, step: Step) -> Vec<Effect> {
-        let Step {
-            events,
-            changes,
-            mut effects,
-            ..
-        } = step;
+        let Step { events, changes, mut effects, .. } = step;
         let mut trees = std::collections::BTreeMap::new();
         for change in &changes {
             if let Change::Tree(instance, tree) = change {
@@ -58,10 +53,7 @@ impl Engine {
         };
         // `handle` made the event from the very state that it is applied to.
         if let Err(error) = result {
-            effects.push(Effect::Log {
-                level: Level::Broken,
-                text: format!("{instance}: {error}"),
-            });
+            effects.push(Effect::Log { level: Level::Broken, text: format!("{instance}: {error}") });
         }
         if matches!(event, Event::Forgotten(_)) {
             self.factories.remove(&instance);
@@ -175,18 +167,11 @@ impl Engine {
                     Err(error) => {
                         // The phase's deadline ends the attempt; its retry has fresh nonces.
                         let text = format!("{instance}: our own signature failed: {error}");
-                        effects.push(Effect::Log {
-                            level: Level::Broken,
-                            text,
-                        });
+                        effects.push(Effect::Log { level: Level::Broken, text });
                     }
                 }
             }
-            SignAs::Client {
-                lsp,
-                proposal,
-                deadline,
-            } => {
+            SignAs::Client { lsp, proposal, deadline } => {
                 let Some(ceremony) = self.client.get_mut(&instance) else {
                     return;
                 };
@@ -209,10 +194,7 @@ impl Engine {
                     Err(error) => {
                         ceremony.signed = Some((proposal, None));
                         let text = format!("{instance}: could not sign: {error}");
-                        effects.push(Effect::Log {
-                            level: Level::Unusual,
-                            text,
-                        });
+                        effects.push(Effect::Log { level: Level::Unusual, text });
                     }
                 }
             }
@@ -228,17 +210,8 @@ impl Engine {
             let new = factory.state(height);
             let old = self.shown.insert(*instance, new);
             if old != Some(new) {
-                effects.push(state_changed(
-                    *instance,
-                    old,
-                    new,
-                    factory.failure.as_deref(),
-                ));
-                effects.push(Effect::StateChanged {
-                    instance: *instance,
-                    old,
-                    new,
-                });
+                effects.push(state_changed(*instance, old, new, factory.failure.as_deref()));
+                effects.push(Effect::StateChanged { instance: *instance, old, new });
             }
         }
         for instance in gone {
@@ -247,18 +220,10 @@ impl Engine {
     }
 }
 
-fn state_changed(
-    instance: InstanceId,
-    old: Option<State>,
-    new: State,
-    failure: Option<&str>,
-) -> Effect {
+fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: Option<&str>) -> Effect {
     let from = old.map_or_else(|| "new".to_owned(), |old| old.to_string());
     let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
-    Effect::Log {
-        level: Level::Info,
-        text: format!("{instance}: {from} -> {new}{why}"),
-    }
+    Effect::Log { level: Level::Info, text: format!("{instance}: {from} -> {new}{why}") }
 }
 
 fn sign_all(
@@ -275,9 +240,7 @@ fn sign_all(
         .zip(nonces)
         .zip(agg_nonces)
         .map(|((session, nonce), agg_nonce)| {
-            let agg = tree
-                .key_agg(session.id.coin)
-                .ok_or(SignError::NotAMember(session.id))?;
+            let agg = tree.key_agg(session.id.coin).ok_or(SignError::NotAMember(session.id))?;
             sign_partial(key, nonce, agg, agg_nonce, &session.sighash).map_err(SignError::Musig)
         })
         .collect()

@@ -91,9 +91,6 @@ impl FromStr for State {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        State::ALL
-            .into_iter()
-            .find(|state| state.name() == text)
-            .ok_or(UnknownState)
+        State::ALL.into_iter().find(|state| state.name() == text).ok_or(UnknownState)
     }
 }

@@ -72,11 +72,7 @@ impl<'a> Reader<'a> {
         let Some((taken, rest)) = self.bytes.split_at_checked(count) else {
             // A usize always fits into 64 bits on the machines that run lightningd.
             let wanted = u64::try_from(count).unwrap_or(u64::MAX);
-            return Err(Fault::Truncated {
-                wanted,
-                left: self.bytes.len(),
-            }
-            .into());
+            return Err(Fault::Truncated { wanted, left: self.bytes.len() }.into());
         };
         self.bytes = rest;
         Ok(taken)
@@ -86,11 +82,7 @@ impl<'a> Reader<'a> {
     pub fn take_u64(&mut self, count: u64) -> Result<&'a [u8], DecodeError> {
         match usize::try_from(count) {
             Ok(count) => self.take(count),
-            Err(_) => Err(Fault::Truncated {
-                wanted: count,
-                left: self.bytes.len(),
-            }
-            .into()),
+            Err(_) => Err(Fault::Truncated { wanted: count, left: self.bytes.len() }.into()),
         }
     }
 
@@ -161,11 +153,7 @@ impl Codec for BigSize {
             0xfd => (u16::read(r)?.into(), 0xfd),
             small => (small.into(), 0),
         };
-        if value < least {
-            Err(Fault::NotMinimal.into())
-        } else {
-            Ok(Self(value))
-        }
+        if value < least { Err(Fault::NotMinimal.into()) } else { Ok(Self(value)) }
     }
 }
 
@@ -194,11 +182,7 @@ impl Codec for bool {
         match u8::read(r)? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Fault::BadValue {
-                value: other.into(),
-                expected: "0 or 1",
-            }
-            .into()),
+            other => Err(Fault::BadValue { value: other.into(), expected: "0 or 1" }.into()),
         }
     }
 }
@@ -229,9 +213,7 @@ macro_rules! newtype_codec {
 
 // Nonces and partial signatures are judged by whoever uses them, not here: a bad one must name its
 // author (S4), and a decoding error couldn't.
-newtype_codec!(
-    InstanceId, NodeId, ProtocolId, ChannelId, PubNonce, AggNonce, PartialSig
-);
+newtype_codec!(InstanceId, NodeId, ProtocolId, ChannelId, PubNonce, AggNonce, PartialSig);
 
 /// Satoshis in 8 bytes, at most 21 million BTC.
 impl Codec for Amount {
@@ -242,11 +224,7 @@ impl Codec for Amount {
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let sat = u64::read(r)?;
         let amount = Amount::from_sat(sat);
-        if amount > Amount::MAX_MONEY {
-            Err(Fault::TooMuchMoney { sat }.into())
-        } else {
-            Ok(amount)
-        }
+        if amount > Amount::MAX_MONEY { Err(Fault::TooMuchMoney { sat }.into()) } else { Ok(amount) }
     }
 }
 
@@ -286,10 +264,7 @@ impl Codec for OutPoint {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(OutPoint {
-            txid: r.field("txid")?,
-            vout: r.field("vout")?,
-        })
+        Ok(OutPoint { txid: r.field("txid")?, vout: r.field("vout")? })
     }
 }
 
@@ -342,8 +317,7 @@ impl Codec for ScriptBuf {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let length = u16::read(r)?;
-        r.take(length.into())
-            .map(|bytes| ScriptBuf::from_bytes(bytes.to_vec()))
+        r.take(length.into()).map(|bytes| ScriptBuf::from_bytes(bytes.to_vec()))
     }
 }
 
@@ -369,10 +343,7 @@ pub fn clip(text: &str, max: usize) -> &str {
         return text;
     }
     // 0 is a boundary, so one is always found.
-    (0..=max)
-        .rev()
-        .find_map(|end| text.get(..end))
-        .unwrap_or_default()
+    (0..=max).rev().find_map(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// A BigSize count and the entries.

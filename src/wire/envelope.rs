@@ -125,11 +125,7 @@ pub struct Oversized {
 
 impl fmt::Display for Oversized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a lightning message of {} bytes, at most {MAX_MESSAGE_BYTES} allowed",
-            self.bytes
-        )
+        write!(f, "a lightning message of {} bytes, at most {MAX_MESSAGE_BYTES} allowed", self.bytes)
     }
 }
 
@@ -155,28 +151,13 @@ impl Envelope {
                 let ids = Some(ProtocolIds(protocols.clone()));
                 Protocols { ids }.write_stream(&mut out);
             }
-            Envelope::Piggyback {
-                protocol,
-                payload,
-                frame,
-                ack,
-            } => {
+            Envelope::Piggyback { protocol, payload, frame, ack } => {
                 let payload = Rest(payload.clone());
-                Piggyback {
-                    protocol: *protocol,
-                    payload,
-                    frame: *frame,
-                    ack: *ack,
-                }
-                .write_stream(&mut out);
+                Piggyback { protocol: *protocol, payload, frame: *frame, ack: *ack }.write_stream(&mut out);
             }
             Envelope::FactoryChangeInit(change) | Envelope::FactoryChangeAck(change) => {
                 let payload = change.payload.clone().map(Rest);
-                Change {
-                    payload,
-                    channel: change.into(),
-                }
-                .write_stream(&mut out);
+                Change { payload, channel: change.into() }.write_stream(&mut out);
             }
             Envelope::FactoryChangeFunding(funding) => {
                 Funding { funding: *funding }.write_stream(&mut out);
@@ -195,11 +176,7 @@ impl Envelope {
     /// Reads a complete lightning message, its type included.
     pub fn decode(raw: &[u8]) -> Result<Envelope, DecodeError> {
         if raw.len() > MAX_MESSAGE_BYTES {
-            return Err(Fault::TooLong {
-                bytes: raw.len(),
-                max: MAX_MESSAGE_BYTES,
-            }
-            .into());
+            return Err(Fault::TooLong { bytes: raw.len(), max: MAX_MESSAGE_BYTES }.into());
         }
         let mut r = Reader::new(raw);
         let kind = r.field("message type")?;
@@ -209,21 +186,16 @@ impl Envelope {
         let submessage = r.field("submessage")?;
         let stream = r.take_rest();
         let envelope = match submessage {
-            SUPPORTED_FACTORY_PROTOCOLS => Protocols::read_stream(stream).map(|s| {
-                Envelope::SupportedFactoryProtocols(s.ids.map(|ids| ids.0).unwrap_or_default())
-            }),
+            SUPPORTED_FACTORY_PROTOCOLS => Protocols::read_stream(stream)
+                .map(|s| Envelope::SupportedFactoryProtocols(s.ids.map(|ids| ids.0).unwrap_or_default())),
             FACTORY_PIGGYBACK => Piggyback::read_stream(stream).map(|s| Envelope::Piggyback {
                 protocol: s.protocol,
                 payload: s.payload.0,
                 frame: s.frame,
                 ack: s.ack,
             }),
-            FACTORY_CHANGE_INIT => {
-                Change::read_stream(stream).map(|s| Envelope::FactoryChangeInit(s.into()))
-            }
-            FACTORY_CHANGE_ACK => {
-                Change::read_stream(stream).map(|s| Envelope::FactoryChangeAck(s.into()))
-            }
+            FACTORY_CHANGE_INIT => Change::read_stream(stream).map(|s| Envelope::FactoryChangeInit(s.into())),
+            FACTORY_CHANGE_ACK => Change::read_stream(stream).map(|s| Envelope::FactoryChangeAck(s.into())),
             FACTORY_CHANGE_FUNDING => {
                 Funding::read_stream(stream).map(|s| Envelope::FactoryChangeFunding(s.funding))
             }
@@ -373,20 +345,8 @@ impl From<Change> for FactoryChange {
     }
 }
 
-plain_codec!(Frame {
-    sequence,
-    fragment,
-    count
-});
+plain_codec!(Frame { sequence, fragment, count });
 plain_codec!(Ack { sequence, fragment });
-plain_codec!(ChangedChannel {
-    channel_id,
-    funding_contribution_satoshis,
-    funding_pubkey
-});
-plain_codec!(FactoryChangeFunding {
-    channel_id,
-    txid,
-    output_index
-});
+plain_codec!(ChangedChannel { channel_id, funding_contribution_satoshis, funding_pubkey });
+plain_codec!(FactoryChangeFunding { channel_id, txid, output_index });
 plain_codec!(FactoryChangeLocked { channel_id, txid });

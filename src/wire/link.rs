@@ -109,10 +109,7 @@ impl Link {
             peer: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
-            next: Ack {
-                sequence: 0,
-                fragment: 0,
-            },
+            next: Ack { sequence: 0, fragment: 0 },
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             assembly: Assembly::new(limits.max_message_bytes),
@@ -138,11 +135,7 @@ impl Link {
         match queued.checked_add(bytes) {
             Some(total) if total <= limit => self.queued_bytes = total,
             _ => {
-                return Err(LinkFull::Queue {
-                    bytes,
-                    queued,
-                    limit,
-                });
+                return Err(LinkFull::Queue { bytes, queued, limit });
             }
         }
         self.queue.push_back(payload);
@@ -158,27 +151,18 @@ impl Link {
         // Acknowledgements are as many as our own fragments at most; counting them would hold it
         // against a peer that we send it much.
         if !self.is_welcome_ack(&envelope) && !self.bucket.take(now) {
-            return Err(LinkError::TooFast {
-                per_second: self.limits.messages_per_second,
-            });
+            return Err(LinkError::TooFast { per_second: self.limits.messages_per_second });
         }
         match envelope.map_err(LinkError::Malformed)? {
             Envelope::SupportedFactoryProtocols(protocols) => self.peer_listed(protocols),
-            Envelope::Piggyback {
-                protocol,
-                payload,
-                frame,
-                ack,
-            } => {
+            Envelope::Piggyback { protocol, payload, frame, ack } => {
                 if protocol != PROTOCOL_ID {
                     return Err(LinkError::NotListed { protocol });
                 }
                 self.piggyback(payload, frame, ack)
             }
             Envelope::UnknownOdd(_) => Ok(None),
-            other => Err(LinkError::Unexpected {
-                submessage: other.name(),
-            }),
+            other => Err(LinkError::Unexpected { submessage: other.name() }),
         }
     }
 
@@ -201,9 +185,7 @@ impl Link {
 
     /// Whether the peer listed our protocol; `None` before its list came.
     pub fn peer_speaks(&self) -> Option<bool> {
-        self.peer
-            .as_ref()
-            .map(|protocols| protocols.contains(&PROTOCOL_ID))
+        self.peer.as_ref().map(|protocols| protocols.contains(&PROTOCOL_ID))
     }
 
     /// Payload bytes that wait in the queue.
@@ -250,10 +232,7 @@ impl Link {
         let message = match frame {
             Some(frame) => {
                 let message = self.assembly.accept(frame, &payload)?;
-                self.owed = Some(Ack {
-                    sequence: frame.sequence,
-                    fragment: frame.fragment,
-                });
+                self.owed = Some(Ack { sequence: frame.sequence, fragment: frame.fragment });
                 message
             }
             None if payload.is_empty() && ack.is_some() => None,
@@ -274,12 +253,9 @@ impl Link {
 
     fn is_welcome_ack(&self, envelope: &Result<Envelope, DecodeError>) -> bool {
         match envelope {
-            Ok(Envelope::Piggyback {
-                protocol,
-                payload,
-                frame: None,
-                ack: Some(ack),
-            }) => *protocol == PROTOCOL_ID && payload.is_empty() && self.position(*ack).is_some(),
+            Ok(Envelope::Piggyback { protocol, payload, frame: None, ack: Some(ack) }) => {
+                *protocol == PROTOCOL_ID && payload.is_empty() && self.position(*ack).is_some()
+            }
             _ => false,
         }
     }
@@ -293,10 +269,7 @@ impl Link {
         let start = usize::from(self.next.fragment).checked_mul(FRAGMENT_BYTES)?;
         let rest = message.get(start..)?;
         let payload = rest.get(..FRAGMENT_BYTES).unwrap_or(rest).to_vec();
-        let room = self
-            .limits
-            .in_flight_bytes
-            .saturating_sub(self.in_flight_bytes);
+        let room = self.limits.in_flight_bytes.saturating_sub(self.in_flight_bytes);
         if !self.in_flight.is_empty() && payload.len() + PIGGYBACK_OVERHEAD > room {
             return None;
         }
@@ -308,24 +281,14 @@ impl Link {
             self.queued_bytes = self.queued_bytes.saturating_sub(message.len());
             self.queue.pop_front();
             // The receiver wraps too, though no connection lives to see it.
-            self.next = Ack {
-                sequence: sent.sequence.wrapping_add(1),
-                fragment: 0,
-            };
+            self.next = Ack { sequence: sent.sequence.wrapping_add(1), fragment: 0 };
         } else {
             self.next.fragment = sent.fragment.saturating_add(1);
         }
-        let frame = Frame {
-            sequence: sent.sequence,
-            fragment: sent.fragment,
-            count,
-        };
+        let frame = Frame { sequence: sent.sequence, fragment: sent.fragment, count };
         let raw = piggyback(payload, Some(frame), self.owed.take()).encode_unchecked();
         self.in_flight_bytes = self.in_flight_bytes.saturating_add(raw.len());
-        self.in_flight.push_back(InFlight {
-            ack: sent,
-            bytes: raw.len(),
-        });
+        self.in_flight.push_back(InFlight { ack: sent, bytes: raw.len() });
         Some(raw)
     }
 }
@@ -336,10 +299,5 @@ fn fragments(bytes: usize) -> Option<u16> {
 }
 
 fn piggyback(payload: Vec<u8>, frame: Option<Frame>, ack: Option<Ack>) -> Envelope {
-    Envelope::Piggyback {
-        protocol: PROTOCOL_ID,
-        payload,
-        frame,
-        ack,
-    }
+    Envelope::Piggyback { protocol: PROTOCOL_ID, payload, frame, ack }
 }

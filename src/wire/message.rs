@@ -8,17 +8,15 @@ use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
-use crate::types::{
-    Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid,
-};
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
 
 /// The protocol's name and major version.
 pub const PROTOCOL_NAME: &str = "superscalar/1";
 
 /// `factory_protocol_id` of bLIP-56: SHA-256 of [`PROTOCOL_NAME`].
 pub const PROTOCOL_ID: ProtocolId = ProtocolId([
-    0x28, 0xb7, 0x40, 0xc7, 0x56, 0xa6, 0xf2, 0x4a, 0x1f, 0x71, 0x0f, 0xa2, 0x30, 0xf6, 0x0b, 0xa4,
-    0x86, 0x2f, 0xc0, 0x3f, 0x8d, 0x91, 0x44, 0x2a, 0xae, 0x25, 0xdb, 0xe0, 0x57, 0x22, 0x04, 0xad,
+    0x28, 0xb7, 0x40, 0xc7, 0x56, 0xa6, 0xf2, 0x4a, 0x1f, 0x71, 0x0f, 0xa2, 0x30, 0xf6, 0x0b, 0xa4, 0x86,
+    0x2f, 0xc0, 0x3f, 0x8d, 0x91, 0x44, 0x2a, 0xae, 0x25, 0xdb, 0xe0, 0x57, 0x22, 0x04, 0xad,
 ]);
 
 /// [`PROTOCOL_ID`].
@@ -61,11 +59,7 @@ impl ChannelInFactory {
 }
 
 // The record's value: 32, 32 and 2 bytes.
-plain_codec!(ChannelInFactory {
-    factory_protocol,
-    factory_instance,
-    blocks_early
-});
+plain_codec!(ChannelInFactory { factory_protocol, factory_instance, blocks_early });
 
 /// A `tlv_struct!` that begins with the two fields of every message.
 macro_rules! message_struct {
@@ -284,11 +278,7 @@ impl Message {
             // abort.
             Message::Abort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
                 let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
-                Message::Abort(Abort {
-                    reason,
-                    ..abort.clone()
-                })
-                .encode_tagged()
+                Message::Abort(Abort { reason, ..abort.clone() }).encode_tagged()
             }
             message => message.encode_tagged(),
         }
@@ -303,10 +293,7 @@ impl Message {
         };
         let bytes = abort.reason.len();
         if bytes > MAX_REASON_BYTES {
-            let fault = Fault::TooLong {
-                bytes,
-                max: MAX_REASON_BYTES,
-            };
+            let fault = Fault::TooLong { bytes, max: MAX_REASON_BYTES };
             return Err(DecodeError::new(fault).inside("reason").inside("abort"));
         }
         Ok(message)

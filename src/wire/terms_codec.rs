@@ -24,22 +24,14 @@ impl Codec for Kind {
             1 => Ok(Kind::Stateful),
             other => {
                 let expected = "0 (static) or 1 (stateful)";
-                Err(Fault::BadValue {
-                    value: other.into(),
-                    expected,
-                }
-                .into())
+                Err(Fault::BadValue { value: other.into(), expected }.into())
             }
         }
     }
 }
 
 plain_codec!(Level { arity, kind });
-plain_codec!(Leaf {
-    kind,
-    sub_factories,
-    clients_per_sub
-});
+plain_codec!(Leaf { kind, sub_factories, clients_per_sub });
 plain_codec!(Shape { levels, leaf });
 plain_codec!(Terms {
     instance,

@@ -99,10 +99,7 @@ pub enum Fault {
 impl DecodeError {
     /// An error about the value at hand, not yet inside any field.
     pub fn new(fault: Fault) -> Self {
-        Self {
-            path: Vec::new(),
-            fault,
-        }
+        Self { path: Vec::new(), fault }
     }
 
     /// The same error, seen from outside: it happened inside `field`.
@@ -113,12 +110,7 @@ impl DecodeError {
 
     /// The field's full name, outermost first: `invite.terms.capacities`. Empty at the top level.
     pub fn field(&self) -> String {
-        self.path
-            .iter()
-            .rev()
-            .copied()
-            .collect::<Vec<_>>()
-            .join(".")
+        self.path.iter().rev().copied().collect::<Vec<_>>().join(".")
     }
 
     /// Whether the message may be ignored instead of being held against the peer: an unknown type

@@ -25,11 +25,7 @@ tlv_struct! {
 }
 
 fn sample() -> Sample {
-    Sample {
-        number: 7,
-        maybe: Some(8),
-        list: vec![(1, "é".to_owned())],
-    }
+    Sample { number: 7, maybe: Some(8), list: vec![(1, "é".to_owned())] }
 }
 
 fn stream(value: &impl TlvStream) -> Vec<u8> {
@@ -39,21 +35,13 @@ fn stream(value: &impl TlvStream) -> Vec<u8> {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .chars()
-        .filter_map(|c| c.to_digit(16))
-        .map(|d| u8::try_from(d).unwrap())
-        .collect();
-    digits
-        .chunks(2)
-        .map(|pair| pair[0] << 4 | pair[1])
-        .collect()
+    let digits: Vec<u8> =
+        text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
 fn refused(text: &str) -> String {
-    Sample::read_stream(&hex(text))
-        .expect_err("refused")
-        .to_string()
+    Sample::read_stream(&hex(text)).expect_err("refused").to_string()
 }
 
 fn fault<T: Codec>(bytes: &[u8]) -> Fault {
@@ -95,10 +83,7 @@ fn bigsize_as_in_bolt_1() {
         assert_eq!(fault::<BigSize>(&hex(text)), Fault::NotMinimal, "{text}");
     }
     for text in ["", "fd", "fd00", "feffffff", "ffffffffffffffff"] {
-        assert!(
-            matches!(fault::<BigSize>(&hex(text)), Fault::Truncated { .. }),
-            "{text}"
-        );
+        assert!(matches!(fault::<BigSize>(&hex(text)), Fault::Truncated { .. }), "{text}");
     }
 }
 
@@ -107,10 +92,7 @@ fn struct_is_a_tlv_stream() {
     let bytes = hex("00 04 00000007  02 02 0008  05 06 01 01 0002 c3a9");
     assert_eq!(stream(&sample()), bytes);
     assert_eq!(Sample::read_stream(&bytes), Ok(sample()));
-    let without = Sample {
-        maybe: None,
-        ..sample()
-    };
+    let without = Sample { maybe: None, ..sample() };
     let bytes = hex("00 04 00000007  05 06 01 01 0002 c3a9");
     assert_eq!(stream(&without), bytes);
     assert_eq!(Sample::read_stream(&bytes), Ok(without));
@@ -119,11 +101,7 @@ fn struct_is_a_tlv_stream() {
 #[test]
 fn structs_nest() {
     let map = BTreeMap::from([(1, true), (9, false)]);
-    let nest = Nest {
-        inner: sample(),
-        inners: vec![sample(), sample()],
-        map,
-    };
+    let nest = Nest { inner: sample(), inners: vec![sample(), sample()], map };
     assert_eq!(Nest::read_stream(&stream(&nest)), Ok(nest.clone()));
     assert_eq!(Nest::decoded(&nest.encoded()), Ok(nest));
 }
@@ -135,57 +113,24 @@ fn bolt_1_rules_of_streams() {
     assert!(Sample::read_stream(&hex(ok)).is_ok());
     // Unknown: odd ones are passed over, even ones are not.
     assert!(Sample::read_stream(&hex("00 04 00000007  01 03 abcdef  05 01 00  07 00")).is_ok());
-    assert_eq!(
-        refused("00 04 00000007  04 00  05 01 00"),
-        "unknown even record 4"
-    );
-    assert_eq!(
-        refused("00 04 00000007  05 01 00  fd0100 00"),
-        "unknown even record 256"
-    );
+    assert_eq!(refused("00 04 00000007  04 00  05 01 00"), "unknown even record 4");
+    assert_eq!(refused("00 04 00000007  05 01 00  fd0100 00"), "unknown even record 256");
     // Order.
-    assert_eq!(
-        refused("05 01 00  00 04 00000007"),
-        "record 0 stands after record 5"
-    );
-    assert_eq!(
-        refused("00 04 00000007  00 04 00000007"),
-        "record 0 occurs twice"
-    );
-    assert_eq!(
-        refused("00 04 00000007  05 01 00  07 00  07 00"),
-        "record 7 occurs twice"
-    );
+    assert_eq!(refused("05 01 00  00 04 00000007"), "record 0 stands after record 5");
+    assert_eq!(refused("00 04 00000007  00 04 00000007"), "record 0 occurs twice");
+    assert_eq!(refused("00 04 00000007  05 01 00  07 00  07 00"), "record 7 occurs twice");
     // Minimal numbers.
-    assert_eq!(
-        refused("fd0000 04 00000007"),
-        "record type: a BigSize that isn't minimal"
-    );
-    assert_eq!(
-        refused("00 fd0004 00000007"),
-        "record length: a BigSize that isn't minimal"
-    );
+    assert_eq!(refused("fd0000 04 00000007"), "record type: a BigSize that isn't minimal");
+    assert_eq!(refused("00 fd0004 00000007"), "record length: a BigSize that isn't minimal");
     // Sizes.
-    assert_eq!(
-        refused("00 05 00000007ff 05 01 00"),
-        "number: 1 bytes too many"
-    );
-    assert_eq!(
-        refused("00 03 000007 05 01 00"),
-        "number: truncated: 4 bytes needed, 3 left"
-    );
-    assert_eq!(
-        refused("00 04 0000"),
-        "record value: truncated: 4 bytes needed, 2 left"
-    );
+    assert_eq!(refused("00 05 00000007ff 05 01 00"), "number: 1 bytes too many");
+    assert_eq!(refused("00 03 000007 05 01 00"), "number: truncated: 4 bytes needed, 3 left");
+    assert_eq!(refused("00 04 0000"), "record value: truncated: 4 bytes needed, 2 left");
     assert_eq!(
         refused("00 ffffffffffffffffff 00"),
         "record value: truncated: 18446744073709551615 bytes needed, 1 left"
     );
-    assert_eq!(
-        refused("00"),
-        "record length: truncated: 1 bytes needed, 0 left"
-    );
+    assert_eq!(refused("00"), "record length: truncated: 1 bytes needed, 0 left");
     // Absence.
     assert_eq!(refused("00 04 00000007"), "list: record 5 is missing");
     assert_eq!(refused(""), "number: record 0 is missing");
@@ -193,18 +138,11 @@ fn bolt_1_rules_of_streams() {
 
 #[test]
 fn errors_name_the_whole_path() {
-    let mut bytes = stream(&Nest {
-        inner: sample(),
-        inners: vec![],
-        map: BTreeMap::new(),
-    });
+    let mut bytes = stream(&Nest { inner: sample(), inners: vec![], map: BTreeMap::new() });
     // Type 1, its length, the stream's length, then record 0 of the inner struct.
     bytes[4] = 3;
     let error = Nest::read_stream(&bytes).expect_err("refused");
-    assert_eq!(
-        error.to_string(),
-        "inner.number: truncated: 4 bytes needed, 3 left"
-    );
+    assert_eq!(error.to_string(), "inner.number: truncated: 4 bytes needed, 3 left");
 }
 
 // S28: what is allocated is bounded by what arrived, not by what is announced.
@@ -219,15 +157,9 @@ fn lists_can_not_announce_more_than_arrived() {
     // A count that could be right for one-byte entries, but isn't for these.
     let mut bytes = BigSize(5000).encoded();
     bytes.resize(5003, 0);
-    assert!(matches!(
-        fault::<Vec<[u8; 64]>>(&bytes),
-        Fault::Truncated { .. }
-    ));
+    assert!(matches!(fault::<Vec<[u8; 64]>>(&bytes), Fault::Truncated { .. }));
     // Entries that take no bytes can't make the loop long.
-    assert!(matches!(
-        fault::<Vec<[u8; 0]>>(&hex("ffffffffffffffffff")),
-        Fault::TooMany { .. }
-    ));
+    assert!(matches!(fault::<Vec<[u8; 0]>>(&hex("ffffffffffffffffff")), Fault::TooMany { .. }));
 }
 
 // S28
@@ -238,42 +170,21 @@ fn absurd_number_of_capacities() {
     bytes.extend(hex("00 00 0002 0002 ff0000010000000000 00000000000186a0"));
     let error = Terms::decoded(&bytes).expect_err("refused");
     assert_eq!(error.field(), "capacities");
-    assert_eq!(
-        error.fault,
-        Fault::TooMany {
-            count: 1 << 40,
-            left: 8
-        }
-    );
+    assert_eq!(error.fault, Fault::TooMany { count: 1 << 40, left: 8 });
     // Levels likewise, one struct further in.
     bytes.splice(65.., hex("feffffffff 0002 00"));
     let error = Terms::decoded(&bytes).expect_err("refused");
-    assert_eq!(
-        error.to_string(),
-        "shape.levels: 4294967295 entries announced, but only 3 bytes follow"
-    );
+    assert_eq!(error.to_string(), "shape.levels: 4294967295 entries announced, but only 3 bytes follow");
 }
 
 #[test]
 fn amounts_end_at_21_million() {
     let most = 2_100_000_000_000_000_u64;
     assert_eq!(Amount::decoded(&most.encoded()), Ok(Amount::MAX_MONEY));
-    assert_eq!(
-        fault::<Amount>(&(most + 1).encoded()),
-        Fault::TooMuchMoney { sat: most + 1 }
-    );
+    assert_eq!(fault::<Amount>(&(most + 1).encoded()), Fault::TooMuchMoney { sat: most + 1 });
     let signed = i64::try_from(most).unwrap();
-    for (value, fine) in [
-        (signed, true),
-        (-signed, true),
-        (signed + 1, false),
-        (i64::MIN, false),
-    ] {
-        assert_eq!(
-            SignedAmount::decoded(&value.encoded()).is_ok(),
-            fine,
-            "{value}"
-        );
+    for (value, fine) in [(signed, true), (-signed, true), (signed + 1, false), (i64::MIN, false)] {
+        assert_eq!(SignedAmount::decoded(&value.encoded()).is_ok(), fine, "{value}");
     }
 }
 
@@ -288,18 +199,9 @@ fn values_that_are_not_what_they_claim() {
     assert_eq!(fault::<PublicKey>(&[2; 33].map(|_| 0xff)), Fault::BadPoint);
     assert_eq!(fault::<XOnlyPublicKey>(&[0xff; 32]), Fault::BadPoint);
     assert_eq!(fault::<String>(&hex("0002 c328")), Fault::NotUtf8);
-    assert!(matches!(
-        fault::<bool>(&[2]),
-        Fault::BadValue { value: 2, .. }
-    ));
-    assert_eq!(
-        fault::<BTreeMap<u8, u8>>(&hex("02 0500 0500")),
-        Fault::UnsortedKeys
-    );
-    assert_eq!(
-        fault::<BTreeMap<u8, u8>>(&hex("02 0500 0400")),
-        Fault::UnsortedKeys
-    );
+    assert!(matches!(fault::<bool>(&[2]), Fault::BadValue { value: 2, .. }));
+    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0500")), Fault::UnsortedKeys);
+    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0400")), Fault::UnsortedKeys);
     assert_eq!(fault::<u16>(&[1, 2, 3]), Fault::Trailing { bytes: 1 });
 }
 
@@ -321,19 +223,14 @@ fn random_values_come_back() {
     let mut random = Random(0x5eed);
     for _ in 0..2000 {
         let list = (0..random.below(20)).map(|_| {
-            let text: String = (0..random.below(9))
-                .map(|i| char::from(b'a' + u8::try_from(i).unwrap()))
-                .collect();
+            let text: String =
+                (0..random.below(9)).map(|i| char::from(b'a' + u8::try_from(i).unwrap())).collect();
             (u8::try_from(random.below(256)).unwrap(), text)
         });
         let list = list.collect();
         let number = u32::try_from(random.next() >> 32).unwrap();
         let maybe = (random.below(2) == 0).then(|| u16::try_from(random.below(1 << 16)).unwrap());
-        let value = Sample {
-            number,
-            maybe,
-            list,
-        };
+        let value = Sample { number, maybe, list };
         let bytes = stream(&value);
         assert_eq!(Sample::read_stream(&bytes).as_ref(), Ok(&value));
         assert_eq!(Sample::decoded(&value.encoded()).as_ref(), Ok(&value));
@@ -353,9 +250,8 @@ fn random_values_come_back() {
 fn random_bytes_never_panic() {
     let mut random = Random(0xfeed);
     for _ in 0..5000 {
-        let bytes: Vec<u8> = (0..random.below(80))
-            .map(|_| u8::try_from(random.next() >> 56).unwrap() % 8)
-            .collect();
+        let bytes: Vec<u8> =
+            (0..random.below(80)).map(|_| u8::try_from(random.next() >> 56).unwrap() % 8).collect();
         let _ = Nest::read_stream(&bytes);
         let _ = Terms::decoded(&bytes);
         let _ = BTreeMap::<u8, Vec<(u16, ScriptBuf)>>::decoded(&bytes);

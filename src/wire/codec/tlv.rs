@@ -12,10 +12,7 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// The records in `bytes`, which hold nothing else.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: Reader::new(bytes),
-            last: None,
-        }
+        Self { rest: Reader::new(bytes), last: None }
     }
 
     /// The next record's type and value, `None` after the last.
@@ -23,21 +20,14 @@ impl<'a> Records<'a> {
         if self.rest.remaining() == 0 {
             return Ok(None);
         }
-        let kind = BigSize::read(&mut self.rest)
-            .map_err(|e| e.inside("record type"))?
-            .0;
+        let kind = BigSize::read(&mut self.rest).map_err(|e| e.inside("record type"))?.0;
         match self.last {
             Some(last) if kind == last => return Err(Fault::DuplicateRecord { kind }.into()),
             Some(after) if kind < after => return Err(Fault::UnsortedRecord { kind, after }.into()),
             _ => self.last = Some(kind),
         }
-        let length = BigSize::read(&mut self.rest)
-            .map_err(|e| e.inside("record length"))?
-            .0;
-        let value = self
-            .rest
-            .take_u64(length)
-            .map_err(|e| e.inside("record value"))?;
+        let length = BigSize::read(&mut self.rest).map_err(|e| e.inside("record length"))?.0;
+        let value = self.rest.take_u64(length).map_err(|e| e.inside("record value"))?;
         Ok(Some((kind, value)))
     }
 }
@@ -45,11 +35,7 @@ impl<'a> Records<'a> {
 /// What to do with a record of a type that the reader doesn't know: odd ones are passed over, even
 /// ones refused (BOLT 1).
 pub fn unknown_record(kind: u64) -> Result<(), DecodeError> {
-    if kind % 2 == 0 {
-        Err(Fault::UnknownEvenRecord { kind }.into())
-    } else {
-        Ok(())
-    }
+    if kind % 2 == 0 { Err(Fault::UnknownEvenRecord { kind }.into()) } else { Ok(()) }
 }
 
 /// Writes one record: type, length, value.

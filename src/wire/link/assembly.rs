@@ -16,16 +16,8 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(max_message_bytes: usize) -> Self {
-        let due = Ack {
-            sequence: 0,
-            fragment: 0,
-        };
-        Self {
-            max_message_bytes,
-            due,
-            count: None,
-            bytes: Vec::new(),
-        }
+        let due = Ack { sequence: 0, fragment: 0 };
+        Self { max_message_bytes, due, count: None, bytes: Vec::new() }
     }
 
     /// Bytes of the unfinished message.
@@ -34,18 +26,11 @@ impl Assembly {
     }
 
     /// Takes one fragment; gives the message when it is complete. An error changes nothing.
-    pub(super) fn accept(
-        &mut self,
-        frame: Frame,
-        payload: &[u8],
-    ) -> Result<Option<Vec<u8>>, LinkError> {
+    pub(super) fn accept(&mut self, frame: Frame, payload: &[u8]) -> Result<Option<Vec<u8>>, LinkError> {
         let last = self.check(frame, payload)?;
         self.bytes.extend_from_slice(payload);
         if last {
-            self.due = Ack {
-                sequence: frame.sequence.wrapping_add(1),
-                fragment: 0,
-            };
+            self.due = Ack { sequence: frame.sequence.wrapping_add(1), fragment: 0 };
             self.count = None;
             return Ok(Some(std::mem::take(&mut self.bytes)));
         }
@@ -60,39 +45,23 @@ impl Assembly {
             return Err(LinkError::Interrupted { due: self.due });
         }
         self.fits(payload.len())?;
-        if payload.is_empty() {
-            Err(LinkError::Empty)
-        } else {
-            Ok(payload)
-        }
+        if payload.is_empty() { Err(LinkError::Empty) } else { Ok(payload) }
     }
 
     /// Whether the fragment may come now, and is its message's last.
     fn check(&self, frame: Frame, payload: &[u8]) -> Result<bool, LinkError> {
-        let Frame {
-            sequence,
-            fragment,
-            count,
-        } = frame;
+        let Frame { sequence, fragment, count } = frame;
         if fragment >= count {
             return Err(LinkError::BadFrame { frame });
         }
         // Sequence numbers wrap: whatever lies in the half behind the one due is old.
         let behind = self.due.sequence.wrapping_sub(sequence);
-        let replayed = if behind == 0 {
-            fragment < self.due.fragment
-        } else {
-            behind < 1 << 31
-        };
+        let replayed = if behind == 0 { fragment < self.due.fragment } else { behind < 1 << 31 };
         if replayed {
             return Err(LinkError::Replayed { sequence, fragment });
         }
         if (Ack { sequence, fragment }) != self.due {
-            return Err(LinkError::OutOfOrder {
-                sequence,
-                fragment,
-                due: self.due,
-            });
+            return Err(LinkError::OutOfOrder { sequence, fragment, due: self.due });
         }
         if self.count.is_some_and(|announced| announced != count) {
             return Err(LinkError::BadFrame { frame });
@@ -109,10 +78,7 @@ impl Assembly {
             bytes => bytes == FRAGMENT_BYTES,
         };
         if !size_is_right {
-            return Err(LinkError::BadFragmentSize {
-                frame,
-                bytes: payload.len(),
-            });
+            return Err(LinkError::BadFragmentSize { frame, bytes: payload.len() });
         }
         self.fits(self.bytes.len().saturating_add(payload.len()))?;
         Ok(last)
@@ -120,10 +86,6 @@ impl Assembly {
 
     fn fits(&self, bytes: usize) -> Result<(), LinkError> {
         let max = self.max_message_bytes;
-        if bytes > max {
-            Err(LinkError::TooLarge { bytes, max })
-        } else {
-            Ok(())
-        }
+        if bytes > max { Err(LinkError::TooLarge { bytes, max }) } else { Ok(()) }
     }
 }

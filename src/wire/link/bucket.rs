@@ -18,12 +18,7 @@ impl Bucket {
     /// A full bucket.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         let capacity = u64::from(burst).saturating_mul(PARTS);
-        Self {
-            rate: per_second.into(),
-            capacity,
-            parts: capacity,
-            last: None,
-        }
+        Self { rate: per_second.into(), capacity, parts: capacity, last: None }
     }
 
     /// Takes a token; `false` if there is none. A clock that steps back gives nothing and costs
@@ -52,17 +47,10 @@ mod tests {
         let mut bucket = Bucket::new(2, 3);
         assert!((0..3).all(|_| bucket.take(10_000)));
         assert!(!bucket.take(10_000));
-        assert!(
-            !bucket.take(10_499),
-            "half a second makes a token, not less"
-        );
+        assert!(!bucket.take(10_499), "half a second makes a token, not less");
         assert!(bucket.take(10_500));
         assert!(!bucket.take(9_000), "a clock that steps back gives nothing");
         assert!(bucket.take(9_500), "and then goes on from there");
-        assert_eq!(
-            (0..9).filter(|_| bucket.take(u64::MAX)).count(),
-            3,
-            "never above the burst"
-        );
+        assert_eq!((0..9).filter(|_| bucket.take(u64::MAX)).count(), 3, "never above the burst");
     }
 }

@@ -34,14 +34,9 @@ pub enum LinkFull {
 impl fmt::Display for LinkFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkFull::Queue {
-                bytes,
-                queued,
-                limit,
-            } => write!(
-                f,
-                "no room for {bytes} bytes: {queued} of {limit} wait for the peer to acknowledge"
-            ),
+            LinkFull::Queue { bytes, queued, limit } => {
+                write!(f, "no room for {bytes} bytes: {queued} of {limit} wait for the peer to acknowledge")
+            }
             LinkFull::Message { bytes, max } => {
                 write!(f, "a message of {bytes} bytes, at most {max} allowed")
             }
@@ -135,17 +130,11 @@ impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LinkError::TooFast { per_second } => {
-                write!(
-                    f,
-                    "too fast: more than {per_second} factory messages per second"
-                )
+                write!(f, "too fast: more than {per_second} factory messages per second")
             }
             LinkError::Malformed(error) => write!(f, "malformed: {error}"),
             LinkError::NotListed { protocol } => {
-                write!(
-                    f,
-                    "a payload for factory protocol {protocol}, which we don't list"
-                )
+                write!(f, "a payload for factory protocol {protocol}, which we don't list")
             }
             LinkError::ListChanged => {
                 write!(f, "a second list of factory protocols, unlike the first")
@@ -154,11 +143,7 @@ impl fmt::Display for LinkError {
             LinkError::Replayed { sequence, fragment } => {
                 write!(f, "message {sequence} fragment {fragment} came before")
             }
-            LinkError::OutOfOrder {
-                sequence,
-                fragment,
-                due,
-            } => write!(
+            LinkError::OutOfOrder { sequence, fragment, due } => write!(
                 f,
                 "message {sequence} fragment {fragment} where message {} fragment {} is due",
                 due.sequence, due.fragment
@@ -177,10 +162,7 @@ impl fmt::Display for LinkError {
                 frame.sequence, frame.fragment, frame.count
             ),
             LinkError::TooLarge { bytes, max } => {
-                write!(
-                    f,
-                    "a message of at least {bytes} bytes, at most {max} allowed"
-                )
+                write!(f, "a message of at least {bytes} bytes, at most {max} allowed")
             }
             LinkError::Interrupted { due } => write!(
                 f,
