@@ -136,10 +136,10 @@ impl Engine {
         }
         for client in own_clients(factory) {
             let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
-            if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
-                if let Some(channel_id) = factory.channels.get(&client) {
-                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
-                }
+            if leaf.is_some_and(|outpoint| outpoint.txid == txid)
+                && let Some(channel_id) = factory.channels.get(&client)
+            {
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
             }
         }
     }

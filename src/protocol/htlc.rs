@@ -73,10 +73,10 @@ pub enum Verdict {
 
 /// Whether an HTLC may stand on the factory channels that it uses, at `height`.
 pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
-    if let Some(policy) = htlc.incoming {
-        if let Some(verdict) = refuse(policy, htlc.cltv_expiry, height, Failure::TemporaryNode) {
-            return verdict;
-        }
+    if let Some(policy) = htlc.incoming
+        && let Some(verdict) = refuse(policy, htlc.cltv_expiry, height, Failure::TemporaryNode)
+    {
+        return verdict;
     }
     if let Some(policy) = htlc.outgoing {
         let expiry = htlc.outgoing_cltv_expiry.unwrap_or(htlc.cltv_expiry);

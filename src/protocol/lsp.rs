@@ -204,10 +204,10 @@ impl Engine {
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             // The attempt ended while lightningd opened: don't leave the open behind.
-            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client)) {
-                if result.is_ok() {
-                    d.effect(Effect::CancelChannel { peer });
-                }
+            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client))
+                && result.is_ok()
+            {
+                d.effect(Effect::CancelChannel { peer });
             }
             return;
         };
@@ -227,10 +227,10 @@ impl Engine {
         let mut scripts = ceremony.scripts.clone();
         scripts.insert(client, script.clone());
         d.change(Change::Script(instance, client, script));
-        if let Some(funding) = &ceremony.funding {
-            if scripts.len() == factory.clients.len() {
-                self.begin_signing(d, factory, ceremony, &scripts, funding);
-            }
+        if let Some(funding) = &ceremony.funding
+            && scripts.len() == factory.clients.len()
+        {
+            self.begin_signing(d, factory, ceremony, &scripts, funding);
         }
     }
 

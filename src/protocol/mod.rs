@@ -11,6 +11,7 @@
 mod ceremony;
 mod chain;
 mod client;
+mod client_signing;
 mod draft;
 pub mod event;
 pub mod factory;
