@@ -8,6 +8,8 @@
 //! come the stock outputs of the sub-factories, in leaf order.
 
 mod build;
+mod check;
+mod coins;
 mod error;
 mod limits;
 
@@ -252,7 +254,7 @@ impl Layout {
         match self.coin(coin) {
             // Sums and differences were checked when the layout was built.
             Some(coin) if coin.has_distribution => {
-                build::payouts(&self.terms, coin).unwrap_or_default()
+                coins::payouts(&self.terms, coin).unwrap_or_default()
             }
             _ => Vec::new(),
         }

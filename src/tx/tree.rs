@@ -88,7 +88,7 @@ impl Tree {
         }
         let (own, foreign, who) = match scope {
             Scope::All => (
-                layout.sessions(None).iter().map(|id| id.coin).collect(),
+                (0..).zip(layout.coins()).map(|(coin, _)| coin).collect(),
                 Vec::new(),
                 None,
             ),
@@ -238,11 +238,9 @@ impl Tree {
         given: &BTreeMap<CoinIndex, XOnlyPublicKey>,
     ) -> Result<(), TreeError> {
         for coin in own {
-            if !self.keys.contains_key(&coin) {
-                let agg = roster.key_agg(layout, coin)?;
-                self.output_keys.insert(coin, agg.output_key());
-                self.keys.insert(coin, agg);
-            }
+            let agg = roster.key_agg(layout, coin)?;
+            self.output_keys.insert(coin, agg.output_key());
+            self.keys.insert(coin, agg);
         }
         if self.scope == Scope::All {
             return Ok(());
