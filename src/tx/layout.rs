@@ -261,8 +261,9 @@ impl Layout {
     }
 
     /// What a coin's distribution pays as fee: what its outputs leave. For a node's coin these are
-    /// the fees and anchors of the tree below it, a few times its size at `tree_feerate`; a stock
-    /// coin pays exactly `tree_feerate`. None if it has no distribution.
+    /// the fees and anchors of the tree below it; their feerate is above `tree_feerate`, by how much
+    /// depends on the shape (13 times, and the anchors, in the worst: a stateful binary tree down to
+    /// single clients). A stock coin pays `tree_feerate`. None if it has no distribution.
     pub fn distribution_fee(&self, coin: CoinIndex) -> Option<Amount> {
         let outputs = self.distribution_outputs(coin);
         if outputs.is_empty() {
