@@ -248,7 +248,7 @@ fn plans_are_cheapest() {
             }
         }
     }
-    // The exits of a factory of 127 in the default profile, as a table of the manual has them.
+    // The default profile for 127 clients: 32 leaves under three static levels.
     let shape = shape_for(127, Profile::default()).unwrap();
     assert_eq!(shape.leaf, leaf(Kind::Static, 2, 2));
     assert!(shape.levels.iter().all(|level| level.kind == Kind::Static));
