@@ -9,6 +9,10 @@
 //!
 //! The tree's part and the speed of one key aggregation are printed too, as a yardstick for the machine.
 
+#![allow(missing_docs, reason = "not a library")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails must fail the command")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the time")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -16,8 +20,8 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
 use cln_factory::protocol::event::encode_record;
 use cln_factory::protocol::{
-    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, OpenChannel, Policy, PreparedFunding,
-    State,
+    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, OpenChannel, Policy,
+    PreparedFunding, State,
 };
 use cln_factory::terms::Terms;
 use cln_factory::tx::layout::Layout;
@@ -64,7 +68,11 @@ impl World {
     fn new(clients: usize) -> Self {
         let config = || Config { policy: Policy::Auto, ..Config::default() };
         let member = |at: usize| Member {
-            engine: Engine::new(node(at), MasterSecret::new(sha256::Hash::hash(&[at as u8, (at >> 8) as u8]).to_byte_array()), config()),
+            engine: Engine::new(
+                node(at),
+                MasterSecret::new(sha256::Hash::hash(&[at as u8, (at >> 8) as u8]).to_byte_array()),
+                config(),
+            ),
             cpu: Duration::ZERO,
             sent: 0,
             received: 0,
@@ -141,13 +149,27 @@ impl World {
                 }
             }
             Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
-                let open = OpenChannel { peer: node(at), capacity, push_msat, zeroconf: true, channel_in_factory: None };
+                let open = OpenChannel {
+                    peer: node(at),
+                    capacity,
+                    push_msat,
+                    zeroconf: true,
+                    channel_in_factory: None,
+                };
                 assert_eq!(self.step(index(peer), Input::OpenChannel(open)), Answer::AcceptOpen);
-                let script = ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
+                let script =
+                    ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
                 Input::ChannelStarted { instance, attempt, client, result: Ok(script) }
             }
             Effect::CompleteChannel { instance, attempt, client, leaf, .. } => {
-                let vout = self.members[at].engine.factory(instance).unwrap().layout.channel_place(client).unwrap().1;
+                let vout = self.members[at]
+                    .engine
+                    .factory(instance)
+                    .unwrap()
+                    .layout
+                    .channel_place(client)
+                    .unwrap()
+                    .1;
                 let channel_id = ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout });
                 Input::ChannelCompleted { instance, attempt, client, result: Ok(channel_id) }
             }
@@ -195,14 +217,30 @@ fn main() {
     let keys: Vec<_> = (0..128)
         .map(|at| FactoryKey::derive(&MasterSecret::new([at; 32]), InstanceId([1; 32]), 1).public())
         .collect();
-    let aggregation = median((0..21).map(|_| {
-        let start = Instant::now();
-        std::hint::black_box(KeyAgg::new(&keys, None).unwrap());
-        milliseconds(start.elapsed())
-    }).collect());
+    let aggregation = median(
+        (0..21)
+            .map(|_| {
+                let start = Instant::now();
+                std::hint::black_box(KeyAgg::new(&keys, None).unwrap());
+                milliseconds(start.elapsed())
+            })
+            .collect(),
+    );
     println!("yardstick: one BIP-327 key aggregation of 128 keys takes {aggregation:.2} ms here\n");
-    println!("{:>5} {:>6} {:>9} {:>10} {:>10} {:>9} {:>9} {:>8} {:>8} {:>10} {:>10}",
-        "N", "nodes", "sessions", "layout ms", "L ms", "L/yard", "client ms", "sent B", "recv B", "client st.", "L stored");
+    println!(
+        "{:>5} {:>6} {:>9} {:>10} {:>10} {:>9} {:>9} {:>8} {:>8} {:>10} {:>10}",
+        "N",
+        "nodes",
+        "sessions",
+        "layout ms",
+        "L ms",
+        "L/yard",
+        "client ms",
+        "sent B",
+        "recv B",
+        "client st.",
+        "L stored"
+    );
     for clients in sizes {
         let runs = if clients > 300 { 3 } else { 7 };
         let mut columns: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -222,10 +260,19 @@ fn main() {
         let factory = world.members[0].engine.factory(instance).unwrap();
         let most = |of: fn(&Member) -> usize| world.members[1..].iter().map(of).max().unwrap();
         let lsp = median(columns.remove("lsp").unwrap());
-        println!("{:>5} {:>6} {:>9} {:>10.3} {:>10.1} {:>9.1} {:>9.2} {:>8} {:>8} {:>10} {:>10}",
-            clients, factory.layout.nodes().len(), factory.layout.sessions(None).len(),
-            median(columns.remove("layout").unwrap()), lsp, lsp / aggregation,
-            median(columns.remove("client").unwrap()), most(|member| member.sent), most(|member| member.received),
-            most(|member| member.stored), world.members[0].stored);
+        println!(
+            "{:>5} {:>6} {:>9} {:>10.3} {:>10.1} {:>9.1} {:>9.2} {:>8} {:>8} {:>10} {:>10}",
+            clients,
+            factory.layout.nodes().len(),
+            factory.layout.sessions(None).len(),
+            median(columns.remove("layout").unwrap()),
+            lsp,
+            lsp / aggregation,
+            median(columns.remove("client").unwrap()),
+            most(|member| member.sent),
+            most(|member| member.received),
+            most(|member| member.stored),
+            world.members[0].stored
+        );
     }
 }
