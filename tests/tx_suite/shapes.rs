@@ -5,7 +5,7 @@ use cln_factory::terms::{Kind, Shape, Terms};
 use cln_factory::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role};
 use cln_factory::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
 
-use crate::support::{Factory, leaf, level, shapes, terms};
+use crate::support::{leaf, level, shapes, terms};
 
 /// What must hold for every layout.
 fn check(layout: &Layout) {
