@@ -1,6 +1,6 @@
 //! Keeps ARCHITECTURE.md true: the pure modules stay pure.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,6 @@ fn layers_import_only_what_lies_below() {
     }
 }
 
-// S7: what is secret can't be printed or copied by accident; the compiler enforces it once no derive is there.
 #[test]
 fn only_one_file_names_the_musig_crate() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
