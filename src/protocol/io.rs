@@ -60,6 +60,15 @@ pub enum Input {
         /// The unsigned funding transaction, or what lightningd said.
         result: Result<PreparedFunding, String>,
     },
+    /// [`Effect::NewPayout`] ended.
+    PayoutReady {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// A script of this node's wallet, or what lightningd said.
+        result: Result<ScriptBuf, String>,
+    },
     /// [`Effect::StartChannel`] ended.
     ChannelStarted {
         /// Of which factory.
@@ -200,6 +209,14 @@ pub enum Effect {
         peer: NodeId,
         /// What.
         message: Message,
+    },
+    /// Get a fresh script of this node's wallet, for distribution transactions. Answered by
+    /// [`Input::PayoutReady`].
+    NewPayout {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
     },
     /// Reserve wallet inputs and make an unsigned transaction that pays `amount` to `script`.
     /// Answered by [`Input::FundingPrepared`].

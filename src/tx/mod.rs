@@ -5,6 +5,7 @@
 //! - [`scripts`] output scripts
 //! - [`layout`] terms → which transactions exist, who signs them, what they are worth
 //! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
+//! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
 //! - [`plan`] the planner: which shape for so many clients
 
@@ -12,5 +13,6 @@ pub mod layout;
 pub mod musig;
 pub mod plan;
 pub mod scripts;
+pub mod transcript;
 pub mod tree;
 pub mod verify;

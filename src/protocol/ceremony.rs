@@ -1,0 +1,148 @@
+//! What lives only in memory: ceremonies under way. A restart loses it, on purpose: secret nonces
+//! never touch a disk (S1), so whatever needs them begins again with fresh ones (S2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::SessionId;
+use crate::tx::musig::{AggNonce, PartialSig, SecNonce};
+use crate::tx::tree::Tree;
+use crate::types::{InstanceId, Millis, NodeId, ScriptBuf};
+use crate::wire::message::{Join, Message, Propose};
+
+use super::io::PreparedFunding;
+
+/// The operator's view of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Waiting for every `join`.
+    Inviting,
+    /// Waiting for the funding transaction and every channel's script.
+    Opening,
+    /// Waiting for every partial signature.
+    Signing,
+    /// Waiting for every `stored`.
+    Storing,
+    /// Channels are completed, waiting for every `channel_checked`.
+    Completing,
+}
+
+impl Phase {
+    /// Its number in `abort` and `resume`.
+    pub(super) fn number(self) -> u16 {
+        match self {
+            Phase::Inviting => 1,
+            Phase::Opening => 2,
+            Phase::Signing => 3,
+            Phase::Storing => 4,
+            Phase::Completing => 5,
+        }
+    }
+}
+
+/// L's side of one attempt.
+pub(super) struct LspCeremony {
+    pub(super) attempt: u32,
+    pub(super) phase: Phase,
+    pub(super) deadline: Millis,
+    pub(super) joins: BTreeMap<ClientIndex, Join>,
+    /// Clients that said `expecting`: their channel is being opened.
+    pub(super) expecting: BTreeSet<ClientIndex>,
+    pub(super) scripts: BTreeMap<ClientIndex, ScriptBuf>,
+    pub(super) funding: Option<PreparedFunding>,
+    pub(super) agg_nonces: Vec<AggNonce>,
+    pub(super) transcript: [u8; 32],
+    pub(super) own_partials: Vec<PartialSig>,
+    pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
+    pub(super) stored: BTreeSet<ClientIndex>,
+}
+
+impl LspCeremony {
+    pub(super) fn new(attempt: u32, phase: Phase, deadline: Millis) -> Self {
+        Self {
+            attempt,
+            phase,
+            deadline,
+            joins: BTreeMap::new(),
+            expecting: BTreeSet::new(),
+            scripts: BTreeMap::new(),
+            funding: None,
+            agg_nonces: vec![],
+            transcript: [0; 32],
+            own_partials: vec![],
+            partials: BTreeMap::new(),
+            stored: BTreeSet::new(),
+        }
+    }
+}
+
+/// A client's side of one attempt.
+pub(super) struct ClientCeremony {
+    pub(super) attempt: u32,
+    /// The `join` that was sent, for a repeated invitation.
+    pub(super) join: Join,
+    /// Secret nonces in the order of the sessions; taken when they sign.
+    pub(super) nonces: Vec<SecNonce>,
+    /// Whether the operator announced its `open_channel`, and whether it came.
+    pub(super) open: ExpectedOpen,
+    /// The proposal that was signed, and what was answered.
+    pub(super) signed: Option<(Arc<Propose>, Option<Message>)>,
+    pub(super) deadline: Millis,
+}
+
+/// Exactly one `open_channel` is accepted, after it was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpectedOpen {
+    /// Not announced.
+    NotYet,
+    /// Announced.
+    Expected,
+    /// It came.
+    Seen,
+}
+
+/// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
+pub(super) struct SignJob {
+    pub(super) attempt: u32,
+    pub(super) tree: Arc<Tree>,
+    pub(super) agg_nonces: Vec<AggNonce>,
+    pub(super) transcript: [u8; 32],
+    pub(super) role: SignAs,
+}
+
+/// For whom a [`SignJob`] signs.
+pub(super) enum SignAs {
+    /// L's nonces were made in the same step.
+    Lsp { nonces: Vec<SecNonce>, deadline: Millis },
+    /// The client's nonces wait in its ceremony.
+    Client { lsp: NodeId, proposal: Arc<Propose>, deadline: Millis },
+}
+
+/// A change of volatile state, made when the step is applied.
+pub(super) enum Change {
+    PeerUp(NodeId),
+    PeerDown(NodeId),
+    Tip(crate::types::Height, bitcoin::BlockHash),
+    ReorgTip(crate::types::Height),
+    StartLsp(InstanceId, LspCeremony),
+    StartClient(InstanceId, ClientCeremony),
+    End(InstanceId),
+    Phase(InstanceId, Phase, Millis),
+    Joined(InstanceId, ClientIndex, Join),
+    Unjoined(InstanceId, ClientIndex),
+    Expecting(InstanceId, ClientIndex),
+    Script(InstanceId, ClientIndex, ScriptBuf),
+    Funding(InstanceId, PreparedFunding),
+    Partials(InstanceId, ClientIndex, Vec<PartialSig>),
+    Stored(InstanceId, ClientIndex),
+    Open(InstanceId, ExpectedOpen),
+    Extend(InstanceId, Millis),
+    Sign(InstanceId, Box<SignJob>),
+    Tree(InstanceId, Arc<Tree>),
+}
+
+/// Session ids with something for each.
+pub(super) fn by_session<T: Clone>(tree: &Tree, values: &[T]) -> BTreeMap<SessionId, T> {
+    tree.sessions().iter().map(|session| session.id).zip(values.iter().cloned()).collect()
+}

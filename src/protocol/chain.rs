@@ -1,0 +1,256 @@
+//! The chain: what is watched, what a block means, and what is published when.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, SessionId};
+use crate::types::{Height, InstanceId, OutPoint, Transaction, Txid};
+
+use super::Engine;
+use super::ceremony::Change;
+use super::draft::Draft;
+use super::event::{Confirmed, ExitStarted, Forgotten, Reorged};
+use super::factory::{Factory, Role};
+use super::io::{Answer, Block, Effect, Level, Refusal};
+use super::state::State;
+
+/// Confirmations after which a transaction is taken to stay (S12).
+pub const BURIED: u32 = 100;
+
+/// What the chain follower has to look for in every block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// A transaction that spends one of these matters.
+    pub outpoints: HashSet<OutPoint>,
+    /// These matter themselves.
+    pub txids: HashSet<Txid>,
+}
+
+impl Engine {
+    /// What matters in a block.
+    pub fn watched(&self) -> Watched {
+        let mut watched = Watched::default();
+        for factory in self.factories.values() {
+            let (outpoints, txids) = watched_by(factory);
+            watched.outpoints.extend(outpoints);
+            watched.txids.extend(txids);
+        }
+        watched
+    }
+
+    /// The lowest height that a scan after a restart must begin at; nothing if nothing is watched.
+    pub fn scan_from(&self) -> Option<Height> {
+        self.factories.values().filter_map(|factory| factory.birth).min()
+    }
+
+    pub(super) fn on_block(&self, d: &mut Draft<'_>, block: &Block) {
+        d.height = block.height;
+        d.change(Change::Tip(block.height, block.hash));
+        for factory in self.factories.values() {
+            // The factory as it will be once this block is stored.
+            let mut after = factory.clone();
+            let (mut outpoints, txids) = watched_by(factory);
+            for tx in &block.txs {
+                let txid = tx.compute_txid();
+                let spends: Vec<OutPoint> = tx
+                    .input
+                    .iter()
+                    .map(|input| input.previous_output)
+                    .filter(|outpoint| outpoints.contains(outpoint))
+                    .collect();
+                if spends.is_empty() && !txids.contains(&txid) {
+                    continue;
+                }
+                if factory.confirmed.get(&txid) == Some(&block.height) {
+                    continue;
+                }
+                outpoints.retain(|outpoint| !spends.contains(outpoint));
+                let event = Confirmed { txid, height: block.height, spends };
+                d.log(Level::Info, format!(
+                    "{}: {} confirmed at height {}",
+                    factory.instance, describe(factory, txid), block.height
+                ));
+                self.close_exited(d, factory, txid);
+                if let Err(error) = after.apply(&event.clone().into(), None) {
+                    d.log(Level::Broken, format!("{}: {error}", factory.instance));
+                }
+                d.event(factory.instance, event);
+            }
+            self.publish(d, &after);
+            self.forget_if_dead(d, &after);
+        }
+    }
+
+    pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
+        d.change(Change::ReorgTip(height));
+        for factory in self.factories.values() {
+            if factory.confirmed.values().any(|confirmed| *confirmed > height) {
+                d.log(Level::Unusual, format!(
+                    "{}: blocks above {height} were reorganised away; its transactions wait again",
+                    factory.instance
+                ));
+                d.event(factory.instance, Reorged { height });
+            }
+        }
+    }
+
+    pub(super) fn exit(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
+        let state = factory.state(d.height);
+        match state {
+            State::Funding | State::Active | State::Dying => {}
+            State::Exiting | State::Exited => return Ok(Answer::Done),
+            other => {
+                return Err(Refusal::WrongState(format!(
+                    "factory {instance} is {other}: there is nothing on chain to exit from"
+                )));
+            }
+        }
+        let event = ExitStarted { height: d.height, reason: "factory-exit".into() };
+        let mut after = factory.clone();
+        after
+            .apply(&event.clone().into(), None)
+            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        d.event(instance, event);
+        self.publish(d, &after);
+        Ok(Answer::Done)
+    }
+
+    /// Broadcasts whatever is due: again at every block, until it confirms (S26).
+    pub(super) fn publish(&self, d: &mut Draft<'_>, factory: &Factory) {
+        for (what, tx) in due(factory, d.height) {
+            d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
+        }
+    }
+
+    /// Once its leaf is on chain an exiting channel is lightningd's: close it.
+    fn close_exited(&self, d: &mut Draft<'_>, factory: &Factory, txid: Txid) {
+        if factory.exit.is_none() {
+            return;
+        }
+        for client in own_clients(factory) {
+            let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
+            if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
+                if let Some(channel_id) = factory.channels.get(&client) {
+                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
+                }
+            }
+        }
+    }
+
+    /// S12: only when nothing that we signed can confirm any more.
+    fn forget_if_dead(&self, d: &mut Draft<'_>, factory: &Factory) {
+        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() {
+            return;
+        }
+        let dead = factory.signed_for().iter().all(|(funding, inputs)| {
+            inputs.iter().any(|input| {
+                factory.spent.get(input).is_some_and(|spender| {
+                    spender != funding
+                        && factory.confirmed.get(spender).is_some_and(|height| {
+                            d.height.saturating_sub(*height).saturating_add(1) >= BURIED
+                        })
+                })
+            })
+        });
+        if dead {
+            d.event(factory.instance, Forgotten {
+                reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep"),
+            });
+        }
+    }
+}
+
+/// Clients whose channel is this node's too.
+pub(super) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
+    match factory.role {
+        Role::Lsp => 0..factory.terms.clients(),
+        Role::Client { index, .. } => index..index.saturating_add(1),
+    }
+}
+
+fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
+    let mut outpoints = BTreeSet::new();
+    let mut txids = BTreeSet::new();
+    for (funding, inputs) in factory.signed_for() {
+        txids.insert(*funding);
+        outpoints.extend(inputs.iter().copied());
+    }
+    if let Some(tree) = &factory.tree {
+        for session in tree.sessions() {
+            outpoints.insert(session.outpoint);
+            txids.insert(session.tx.compute_txid());
+        }
+    }
+    outpoints.retain(|outpoint| !factory.spent.contains_key(outpoint));
+    (outpoints, txids)
+}
+
+/// A transaction's name, for people.
+pub fn describe(factory: &Factory, txid: Txid) -> String {
+    if factory.funding().is_some_and(|funding| funding.txid == txid) {
+        return format!("the funding transaction {txid}");
+    }
+    let session = factory
+        .tree
+        .as_ref()
+        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
+    match session {
+        Some(session) => format!("{} {txid}", name(factory, session.id)),
+        None => format!("a transaction that is not of the factory, {txid},"),
+    }
+}
+
+/// A session's name, for people: "static transaction 2", "distribution of coin 0".
+pub fn name(factory: &Factory, id: SessionId) -> String {
+    match (id.role, factory.layout.node(id.coin).map(|node| node.kind)) {
+        (SpendRole::State, Some(NodeKind::Static)) => format!("static transaction {}", id.coin),
+        (SpendRole::State, Some(NodeKind::Kickoff)) => format!("kickoff transaction {}", id.coin),
+        (SpendRole::State, Some(NodeKind::State)) => format!("state transaction {}", id.coin),
+        (SpendRole::Distribution, _) => format!("distribution of coin {}", id.coin),
+        (role, _) => format!("{role:?} of coin {}", id.coin),
+    }
+}
+
+/// The transactions that this node should have in the mempool at `height`.
+pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
+    if factory.funding_height().is_none() {
+        return vec![];
+    }
+    let mut wanted: Vec<SessionId> = Vec::new();
+    let matured = height >= factory.terms.timeout_height;
+    if factory.exit.is_some() && !(matured && factory.role != Role::Lsp) {
+        wanted.extend(path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }));
+    }
+    // A client that is still in takes its distribution: all of its capacity instead of its balance.
+    if let (true, Role::Client { index, .. }) = (matured, factory.role) {
+        let coins = factory.layout.client_coins(index);
+        wanted.extend(coins.into_iter().map(|coin| SessionId { coin, role: SpendRole::Distribution }));
+    }
+    wanted
+        .into_iter()
+        .filter(|session| is_due(factory, *session, height))
+        .filter_map(|session| Some((name(factory, session), factory.signed_tx(session)?)))
+        .collect()
+}
+
+fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
+    own_clients(factory).flat_map(|client| factory.layout.path(client)).collect()
+}
+
+/// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
+fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
+    let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else { return false };
+    let Some(parent) = factory.confirmed.get(&session.outpoint.txid) else { return false };
+    if factory.spent.contains_key(&session.outpoint) {
+        return false;
+    }
+    let next = height.saturating_add(1);
+    let locked = session.tx.lock_time.to_consensus_u32() >= next;
+    let sequence = session.tx.input.first().map(|input| input.sequence);
+    let early = sequence.and_then(|sequence| sequence.to_relative_lock_time()).is_some_and(|lock| {
+        matches!(lock, bitcoin::relative::LockTime::Blocks(blocks)
+            if next < parent.saturating_add(u32::from(blocks.value())))
+    });
+    !locked && !early
+}

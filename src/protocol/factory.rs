@@ -1,0 +1,452 @@
+//! One factory: the fold of its events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
+use crate::tx::tree::{Member, Roster, Scope, Tree};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
+use crate::wire::message::{ChannelInFactory, Propose};
+
+use super::event::{Event, RecordError, Signing};
+use super::state::State;
+
+/// This node's part in a factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The operator.
+    Lsp,
+    /// A client.
+    Client {
+        /// The operator's node.
+        lsp: NodeId,
+        /// This client's place, in leaf order.
+        index: ClientIndex,
+    },
+}
+
+/// Why stored events don't make a factory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadError {
+    /// A record was not understood.
+    Record(RecordError),
+    /// Its events contradict each other.
+    Inconsistent {
+        /// Which event.
+        event: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record(error) => error.fmt(f),
+            Self::Inconsistent { event, reason } => {
+                write!(f, "the stored event {event} doesn't fit what was stored before it: {reason}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl From<RecordError> for LoadError {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
+}
+
+fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
+    LoadError::Inconsistent { event, reason: reason.to_string() }
+}
+
+/// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
+#[derive(Debug, Clone)]
+pub struct Factory {
+    /// factory_instance.
+    pub instance: InstanceId,
+    /// This node's part.
+    pub role: Role,
+    /// Terms of the current attempt.
+    pub terms: Terms,
+    /// What follows from the terms.
+    pub layout: Arc<Layout>,
+    /// Number of the current attempt, from 1.
+    pub attempt: u32,
+    /// Price of joining, msat.
+    pub price_msat: u64,
+    /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
+    pub clients: Vec<NodeId>,
+    /// Members that were left out of a later attempt, and why.
+    pub left_out: Vec<(NodeId, String)>,
+    /// Whether the client has accepted.
+    pub accepted: bool,
+    /// The current attempt's transactions, once proposed.
+    pub tree: Option<Arc<Tree>>,
+    /// The current attempt's proposal.
+    pub proposal: Option<Arc<Propose>>,
+    /// L: the funding PSBT, base64.
+    pub psbt: Option<String>,
+    /// Finished signatures of the current attempt.
+    pub signatures: BTreeMap<SessionId, [u8; 64]>,
+    /// Channels that lightningd has committed.
+    pub channels: BTreeMap<ClientIndex, ChannelId>,
+    /// Clients whose channel was checked.
+    pub checked: BTreeSet<ClientIndex>,
+    /// Confirmed transactions of the factory, and spends of its outpoints by others.
+    pub confirmed: BTreeMap<Txid, Height>,
+    /// Which transaction spends which outpoint of the factory, on chain.
+    pub spent: BTreeMap<OutPoint, Txid>,
+    /// Height and reason of this node's exit.
+    pub exit: Option<(Height, String)>,
+    /// Why creation ended.
+    pub failure: Option<String>,
+    /// Lowest height whose block may hold something of this factory.
+    pub birth: Option<Height>,
+    phase: State,
+    /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
+    signed_for: Vec<(Txid, Vec<OutPoint>)>,
+}
+
+impl Factory {
+    /// The factory that its first event makes.
+    pub(super) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
+        let (role, terms, attempt, clients, price_msat, phase, birth) = match event {
+            Event::Created(e) => {
+                (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None)
+            }
+            Event::Invited(e) => {
+                let role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                (role, &e.terms, e.attempt, vec![], e.price_msat, State::Invited, Some(e.height))
+            }
+            other => return Err(inconsistent(other.name(), "a factory begins with Created or Invited")),
+        };
+        if terms.instance != instance {
+            return Err(inconsistent(event.name(), "it names another factory_instance"));
+        }
+        let layout = Layout::new(terms).map_err(|error| inconsistent(event.name(), error))?;
+        Ok(Self {
+            instance,
+            role,
+            terms: terms.clone(),
+            layout: Arc::new(layout),
+            attempt,
+            price_msat,
+            clients,
+            left_out: vec![],
+            accepted: false,
+            tree: None,
+            proposal: None,
+            psbt: None,
+            signatures: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
+            spent: BTreeMap::new(),
+            exit: None,
+            failure: None,
+            birth,
+            phase,
+            signed_for: vec![],
+        })
+    }
+
+    /// Takes the next event. `tree` spares building it again where the caller has it.
+    pub(super) fn apply(&mut self, event: &Event, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
+        match event {
+            Event::Created(_) => return Err(inconsistent("Created", "the factory exists already")),
+            Event::Invited(e) => {
+                self.start_attempt("Invited", e.attempt, &e.terms)?;
+                self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                self.price_msat = e.price_msat;
+                self.phase = if self.accepted { State::Joining } else { State::Invited };
+            }
+            Event::AttemptStarted(e) => {
+                self.start_attempt("AttemptStarted", e.attempt, &e.terms)?;
+                self.clients = e.clients.clone();
+                self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
+                self.phase = State::Joining;
+            }
+            Event::Accepted(_) => {
+                self.accepted = true;
+                self.phase = State::Joining;
+            }
+            Event::Declined(e) => {
+                self.failure = Some(e.reason.clone());
+                self.phase = State::Declined;
+            }
+            Event::Signing(e) => self.begin_signing(e, tree)?,
+            Event::Signed(e) => {
+                let tree = self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
+                if tree.sessions().len() != e.signatures.len() {
+                    return Err(inconsistent("Signed", "the number of signatures is wrong"));
+                }
+                let ids = tree.sessions().iter().map(|session| session.id);
+                self.signatures = ids.zip(e.signatures.iter().copied()).collect();
+                self.phase = State::Storing;
+            }
+            Event::AllStored(_) => self.phase = State::Opening,
+            Event::ChannelCommitted(e) => {
+                self.channels.insert(e.client, e.channel_id);
+            }
+            Event::ChannelChecked(e) => {
+                self.channels.insert(e.client, e.channel_id);
+                self.checked.insert(e.client);
+                if self.role != Role::Lsp {
+                    self.phase = State::Funding;
+                }
+            }
+            Event::FundingReleased(e) => {
+                self.birth = Some(e.height);
+                self.phase = State::Funding;
+            }
+            Event::Confirmed(e) => {
+                self.confirmed.insert(e.txid, e.height);
+                self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
+            }
+            Event::Reorged(e) => {
+                self.confirmed.retain(|_, height| *height <= e.height);
+                let confirmed = &self.confirmed;
+                self.spent.retain(|_, txid| confirmed.contains_key(txid));
+            }
+            Event::ExitStarted(e) => self.exit = Some((e.height, e.reason.clone())),
+            Event::Aborted(e) => {
+                self.failure = Some(e.reason.clone());
+                self.phase = State::Aborted;
+            }
+            Event::Forgotten(_) => {}
+        }
+        Ok(())
+    }
+
+    fn start_attempt(&mut self, event: &'static str, attempt: u32, terms: &Terms) -> Result<(), LoadError> {
+        if attempt <= self.attempt || terms.instance != self.instance {
+            return Err(inconsistent(event, "its attempt or factory_instance is wrong"));
+        }
+        self.layout = Arc::new(Layout::new(terms).map_err(|error| inconsistent(event, error))?);
+        self.terms = terms.clone();
+        self.attempt = attempt;
+        self.tree = None;
+        self.proposal = None;
+        self.psbt = None;
+        self.signatures.clear();
+        self.channels.clear();
+        self.checked.clear();
+        self.failure = None;
+        Ok(())
+    }
+
+    fn begin_signing(&mut self, event: &Signing, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
+        if event.attempt != self.attempt {
+            return Err(inconsistent("Signing", "it is of another attempt"));
+        }
+        let tree = match tree {
+            Some(tree) => tree,
+            None => Arc::new(
+                build_tree(&self.layout, self.scope(), &event.proposal)
+                    .map_err(|error| inconsistent("Signing", error))?,
+            ),
+        };
+        let tx = event.funding_tx();
+        let inputs = tx.input.iter().map(|input| input.previous_output).collect();
+        self.signed_for.push((tx.compute_txid(), inputs));
+        self.tree = Some(tree);
+        self.proposal = Some(Arc::new(event.proposal.clone()));
+        self.psbt = event.psbt.clone();
+        self.phase = State::Signing;
+        Ok(())
+    }
+
+    /// The part of the tree that this node rebuilds.
+    pub fn scope(&self) -> Scope {
+        match self.role {
+            Role::Lsp => Scope::All,
+            Role::Client { index, .. } => Scope::Client(index),
+        }
+    }
+
+    /// The operator's node.
+    pub fn lsp(&self) -> NodeId {
+        self.terms.lsp
+    }
+
+    /// State without regard to the chain's height: the last step of creation that is stored.
+    pub(super) fn phase(&self) -> State {
+        self.phase
+    }
+
+    /// Where the factory is in its life, at `height`.
+    pub fn state(&self, height: Height) -> State {
+        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some()) {
+            return self.phase;
+        }
+        let Some(funded) = self.funding_height() else { return State::Funding };
+        if self.distribution_confirmed() {
+            return State::Distributed;
+        }
+        if self.leaves_confirmed() {
+            return State::Exited;
+        }
+        if self.exit.is_some() {
+            return State::Exiting;
+        }
+        if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
+            return State::Funding;
+        }
+        if height.saturating_add(self.terms.dying_blocks) >= self.terms.timeout_height {
+            return State::Dying;
+        }
+        State::Active
+    }
+
+    /// The factory's funding outpoint, once proposed.
+    pub fn funding(&self) -> Option<OutPoint> {
+        self.tree.as_ref()?.coin_outpoint(0)
+    }
+
+    /// Height at which the funding transaction confirmed.
+    pub fn funding_height(&self) -> Option<Height> {
+        self.confirmed.get(&self.funding()?.txid).copied()
+    }
+
+    fn distribution_confirmed(&self) -> bool {
+        let Some(tree) = &self.tree else { return false };
+        tree.sessions()
+            .iter()
+            .filter(|session| session.id.role == SpendRole::Distribution)
+            .any(|session| self.confirmed.contains_key(&session.tx.compute_txid()))
+    }
+
+    /// Whether every channel that this node has in the factory has its leaf on chain.
+    fn leaves_confirmed(&self) -> bool {
+        let clients: Vec<ClientIndex> = match self.role {
+            Role::Lsp => (0..self.terms.clients()).collect(),
+            Role::Client { index, .. } => vec![index],
+        };
+        clients.into_iter().all(|client| self.leaf_height(client).is_some())
+    }
+
+    /// Height at which a client's leaf confirmed.
+    pub fn leaf_height(&self, client: ClientIndex) -> Option<Height> {
+        let outpoint = self.tree.as_ref()?.channel_outpoint(client)?;
+        self.confirmed.get(&outpoint.txid).copied()
+    }
+
+    /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
+    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), String> {
+        if !self.checked.contains(&client) {
+            return Err("its funding script has not been checked".into());
+        }
+        if self.leaf_height(client).is_some() {
+            return Ok(());
+        }
+        match self.state(height) {
+            State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
+            State::Funding => Err(format!(
+                "the factory's funding has not {} confirmations yet",
+                self.terms.funding_confirmations
+            )),
+            state => Err(format!("the factory is {state}")),
+        }
+    }
+
+    /// Blocks before an HTLC's expiry at which it must be off this node's channels.
+    pub fn blocks_early(&self) -> u16 {
+        match self.role {
+            Role::Lsp => self.layout.worst_blocks_early(),
+            Role::Client { index, .. } => self.layout.blocks_early(index),
+        }
+    }
+
+    /// Height after which no HTLC may live in this factory (S15): from the timeout on, distribution
+    /// transactions spend what the channels stand on.
+    pub fn safe_end(&self) -> Height {
+        self.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
+    }
+
+    /// The record that goes with a client's channel (bLIP-56).
+    pub fn channel_in_factory(&self, client: ClientIndex) -> ChannelInFactory {
+        ChannelInFactory {
+            factory_protocol: crate::wire::message::protocol_id(),
+            factory_instance: self.instance,
+            blocks_early: self.layout.blocks_early(client),
+        }
+    }
+
+    /// Channel capacity of a client.
+    pub fn capacity(&self, client: ClientIndex) -> Amount {
+        usize::try_from(client)
+            .ok()
+            .and_then(|client| self.terms.capacities.get(client).copied())
+            .unwrap_or(Amount::ZERO)
+    }
+
+    /// The place of a client's node (L only).
+    pub fn client_of(&self, node: NodeId) -> Option<ClientIndex> {
+        let place = self.clients.iter().position(|client| *client == node)?;
+        u32::try_from(place).ok()
+    }
+
+    /// A client's node (L only).
+    pub fn node_of(&self, client: ClientIndex) -> Option<NodeId> {
+        self.clients.get(usize::try_from(client).ok()?).copied()
+    }
+
+    /// A transaction of this factory with its signature in place, if we hold it.
+    pub fn signed_tx(&self, session: SessionId) -> Option<bitcoin::Transaction> {
+        self.tree.as_ref()?.signed(session, self.signatures.get(&session)?)
+    }
+
+    /// Funding transactions that we signed for, and their inputs (S12).
+    pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
+        &self.signed_for
+    }
+
+    /// What happens next, and who has to do it: for people.
+    pub fn next_action(&self, height: Height) -> String {
+        match self.state(height) {
+            State::Invited => "accept or decline: factory-accept, factory-decline".into(),
+            State::Joining => "members send their keys and nonces".into(),
+            State::Signing => "members send their partial signatures".into(),
+            State::Storing => "members store the finished signatures".into(),
+            State::Opening => "lightningd commits the channels, clients check them".into(),
+            State::Funding => match self.funding_height() {
+                None => "wait for the funding transaction to confirm".into(),
+                Some(funded) => format!(
+                    "channels become usable at height {}",
+                    funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
+                ),
+            },
+            State::Active => format!("nothing to do before the dying period at height {}",
+                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)),
+            State::Dying => format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end()),
+            State::Exiting => "this node publishes its path; each transaction waits for the one before".into(),
+            State::Exited => "lightningd closes the channel on chain".into(),
+            State::Distributed => "nothing: the distribution transaction has paid".into(),
+            State::Declined => "nothing".into(),
+            State::Aborted => "nothing; kept until its funding can never confirm".into(),
+        }
+    }
+}
+
+/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes).
+pub(super) fn build_tree(
+    layout: &Layout,
+    scope: Scope,
+    proposal: &Propose,
+) -> Result<Tree, crate::tx::tree::TreeError> {
+    let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
+    let channel_scripts = proposal.channel_scripts.iter().cloned().collect();
+    let foreign_keys = proposal.foreign_keys.iter().copied().collect();
+    Tree::build(layout, &roster(proposal), funding, scope, &channel_scripts, &foreign_keys)
+}
+
+/// Keys and payout scripts of a proposal.
+pub(super) fn roster(proposal: &Propose) -> Roster {
+    let client = |(key, payout): &(_, _)| Member { key: *key, payout: Clone::clone(payout) };
+    Roster { lsp_key: proposal.lsp_key, clients: proposal.clients.iter().map(client).collect() }
+}

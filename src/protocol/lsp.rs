@@ -1,0 +1,488 @@
+//! The operator's side of a ceremony: invitations, joins, channel opens, attempts and retries.
+//! What is signed is in `lsp_signing`.
+
+use std::collections::BTreeSet;
+
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::Layout;
+use crate::tx::tree::funding_script;
+use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
+
+use super::ceremony::{Change, LspCeremony, Phase};
+use super::draft::{Draft, Fault, short};
+use super::event::{AttemptStarted, ChannelCommitted, Created, Aborted};
+use super::factory::{Factory, Role};
+use super::io::{Answer, Create, Effect, Level, PreparedFunding, Refusal};
+use super::state::State;
+use super::Engine;
+
+impl Engine {
+    pub(super) fn create(&self, d: &mut Draft<'_>, create: &Create) -> Result<Answer, Refusal> {
+        self.check_clients(create)?;
+        let instance = InstanceId(d.rng.bytes32());
+        let config = &self.config;
+        let terms = Terms {
+            instance,
+            lsp: self.me,
+            shape: create.shape.clone(),
+            capacities: create.clients.iter().map(|(_, capacity)| *capacity).collect(),
+            stock: create.stock,
+            push_msat: config.push_msat,
+            state_step: config.state_step,
+            state_count: config.state_count,
+            stock_csv: config.stock_csv,
+            tree_feerate: create.tree_feerate,
+            timeout_height: d.height.saturating_add(create.lifetime_blocks),
+            dying_blocks: create.dying_blocks,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+            funding_confirmations: config.funding_confirmations,
+        };
+        let layout = Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
+        let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
+        if create.lifetime_blocks <= needed {
+            return Err(Refusal::BadParameter(format!(
+                "lifetime_blocks of {} is too short: dying_blocks and the worst exit alone take {needed}",
+                create.lifetime_blocks
+            )));
+        }
+        let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
+        d.event(instance, Created { terms: terms.clone(), clients: clients.clone() });
+        self.invite(d, &terms, 1, &clients);
+        Ok(Answer::Created(instance))
+    }
+
+    fn check_clients(&self, create: &Create) -> Result<(), Refusal> {
+        if create.clients.is_empty() {
+            return Err(Refusal::BadParameter("clients is empty: a factory needs at least one".into()));
+        }
+        let mut seen = BTreeSet::new();
+        for (node, _) in &create.clients {
+            if *node == self.me {
+                return Err(Refusal::BadClient(format!("{node} is this node itself: name only clients")));
+            }
+            if !seen.insert(*node) {
+                return Err(Refusal::BadClient(format!("{node} is named twice")));
+            }
+            if !self.peers.contains(node) {
+                return Err(Refusal::BadClient(format!(
+                    "{node} is not connected, or doesn't run a plugin that speaks {}",
+                    crate::wire::message::PROTOCOL_NAME
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
+    fn invite(&self, d: &mut Draft<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
+        let deadline = d.now.saturating_add(self.config.invite_timeout);
+        d.change(Change::StartLsp(terms.instance, LspCeremony::new(attempt, Phase::Inviting, deadline)));
+        // The terms made a layout when the attempt was decided on.
+        let Ok(layout) = Layout::new(terms) else { return };
+        for (client, node) in (0u32..).zip(clients) {
+            if self.peers.contains(node) {
+                d.send(*node, invitation(terms, &layout, attempt, client));
+            }
+        }
+    }
+
+    pub(super) fn on_join(&self, d: &mut Draft<'_>, peer: NodeId, join: Join) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, join.instance, join.attempt)?;
+        if let Some(before) = ceremony.joins.get(&client) {
+            return if *before == join {
+                Ok(())
+            } else {
+                Err(Fault::peer("a second join that differs from the first"))
+            };
+        }
+        if ceremony.phase != Phase::Inviting {
+            return Err(Fault::stale("joining is over"));
+        }
+        let expected = factory.layout.sessions(Some(client)).len();
+        if join.nonces.len() != expected {
+            return Err(Fault::peer(format!(
+                "{} nonces where {expected} transactions are to be signed", join.nonces.len()
+            )));
+        }
+        for nonce in &join.nonces {
+            nonce.check().map_err(Fault::peer)?;
+        }
+        if !crate::tx::scripts::is_payout(&join.payout) {
+            return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
+        }
+        // S5: the same key twice would let one signature count for two.
+        let own = self.factory_key(factory.instance, factory.attempt).public();
+        if join.factory_key == own || ceremony.joins.values().any(|other| other.factory_key == join.factory_key) {
+            return Err(Fault::peer("its factory key is another member's"));
+        }
+        let last = ceremony.joins.len().saturating_add(1) == factory.clients.len();
+        if last {
+            let mut joins = ceremony.joins.clone();
+            joins.insert(client, join.clone());
+            self.open_channels(d, factory, &joins);
+        }
+        d.change(Change::Joined(factory.instance, client, join));
+        Ok(())
+    }
+
+    /// Everybody has joined: fund, and announce the channels.
+    fn open_channels(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        joins: &std::collections::BTreeMap<ClientIndex, Join>,
+    ) {
+        let own = self.factory_key(factory.instance, factory.attempt).public();
+        let roster = super::lsp_signing::roster_of(own, joins);
+        let script = match funding_script(&factory.layout, &roster) {
+            Ok(script) => script,
+            Err(error) => return self.give_up(d, factory, &format!("its keys make no funding script: {error}")),
+        };
+        let instance = factory.instance;
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.change(Change::Phase(instance, Phase::Opening, deadline));
+        d.effect(Effect::PrepareFunding {
+            instance,
+            attempt: factory.attempt,
+            script,
+            amount: factory.layout.funding_value(),
+        });
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            d.send(*node, ExpectChannel {
+                instance,
+                attempt: factory.attempt,
+                client,
+                capacity: factory.capacity(client),
+                push_msat: factory.terms.push_msat,
+                channel_in_factory: factory.channel_in_factory(client),
+            });
+        }
+    }
+
+    pub(super) fn on_expecting(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, instance, attempt)?;
+        if ceremony.phase != Phase::Opening || ceremony.expecting.contains(&client) {
+            return Err(Fault::stale("its channel is open already"));
+        }
+        d.change(Change::Expecting(instance, client));
+        d.effect(Effect::StartChannel {
+            instance,
+            attempt,
+            client,
+            peer,
+            capacity: factory.capacity(client),
+            push_msat: factory.terms.push_msat,
+        });
+        Ok(())
+    }
+
+    pub(super) fn on_channel_started(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        client: ClientIndex,
+        result: Result<ScriptBuf, String>,
+    ) {
+        let Some((factory, ceremony)) = self.current(instance, attempt) else {
+            // The attempt ended while lightningd opened: don't leave the open behind.
+            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client)) {
+                if result.is_ok() {
+                    d.effect(Effect::CancelChannel { peer });
+                }
+            }
+            return;
+        };
+        let Some(peer) = factory.node_of(client) else { return };
+        let script = match result {
+            Ok(script) if script.is_p2wsh() => script,
+            Ok(_) => return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH"),
+            Err(error) => {
+                let reason = format!("fundchannel_start with {peer} failed: {error}");
+                return self.restart(d, factory, &[peer], &reason);
+            }
+        };
+        let mut scripts = ceremony.scripts.clone();
+        scripts.insert(client, script.clone());
+        d.change(Change::Script(instance, client, script));
+        if let Some(funding) = &ceremony.funding {
+            if scripts.len() == factory.clients.len() {
+                self.begin_signing(d, factory, ceremony, &scripts, funding);
+            }
+        }
+    }
+
+    pub(super) fn on_funding_prepared(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        result: Result<PreparedFunding, String>,
+    ) {
+        let Some((factory, ceremony)) = self.current(instance, attempt) else {
+            if let Ok(funding) = result {
+                d.effect(Effect::ReleaseFunding { psbt: funding.psbt });
+            }
+            return;
+        };
+        let funding = match result {
+            Ok(funding) => funding,
+            Err(error) => return self.give_up(d, factory, &format!("the wallet can't fund it: {error}")),
+        };
+        d.change(Change::Funding(instance, funding.clone()));
+        if ceremony.scripts.len() == factory.clients.len() {
+            self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
+        }
+    }
+
+    pub(super) fn on_client_abort(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        abort: &Abort,
+    ) -> Result<(), Fault> {
+        self.member(peer, abort.instance, abort.attempt)?;
+        let reason = format!("{peer} aborts: {}", abort.reason);
+        // Whom it blames is not believed (S4): a member names only itself.
+        let left_out: &[NodeId] = if abort.retry != 0 { &[] } else { &[peer] };
+        self.restart(d, factory, left_out, &reason);
+        Ok(())
+    }
+
+    /// A member broke the protocol: go on without it, unless the channels are already committed to.
+    pub(super) fn lsp_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+        if self.lsp.contains_key(&factory.instance) && factory.client_of(peer).is_some() {
+            self.restart(d, factory, &[peer], &format!("{peer}: {reason}"));
+        }
+    }
+
+    pub(super) fn lsp_peer_up(&self, d: &mut Draft<'_>, peer: NodeId) {
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                Phase::Inviting if !ceremony.joins.contains_key(&client) => {
+                    d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+                }
+                Phase::Completing => self.ask_for_check(d, factory, peer, client),
+                _ => {}
+            }
+        }
+    }
+
+    /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
+    /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
+    pub(super) fn lsp_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
+        for (factory, ceremony, _) in self.ceremonies_with(peer) {
+            if ceremony.phase != Phase::Inviting && ceremony.phase != Phase::Completing {
+                self.restart(d, factory, &[], &format!("{peer} disconnected"));
+            }
+        }
+    }
+
+    pub(super) fn on_resume(&self, d: &mut Draft<'_>, peer: NodeId, resume: &Resume) -> Result<(), Fault> {
+        let factory = self.known(resume.instance)?;
+        let Some(client) = factory.client_of(peer).filter(|_| factory.role == Role::Lsp) else {
+            return Err(Fault::stale("it is not a client of ours"));
+        };
+        match self.lsp.get(&factory.instance) {
+            // Its nonces are gone with its memory: a new join replaces the old.
+            Some(ceremony) if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt => {
+                if ceremony.joins.contains_key(&client) {
+                    d.change(Change::Unjoined(factory.instance, client));
+                }
+                d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+            }
+            Some(ceremony) if ceremony.phase == Phase::Completing => {
+                self.ask_for_check(d, factory, peer, client);
+            }
+            Some(_) => {}
+            None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
+            None => {
+                let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
+                d.abort(factory, peer, 0, &reason, false);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn lsp_tick(&self, d: &mut Draft<'_>) {
+        for (instance, ceremony) in &self.lsp {
+            let Some(factory) = self.factories.get(instance) else { continue };
+            if d.now < ceremony.deadline {
+                continue;
+            }
+            let silent: Vec<NodeId> = (0u32..)
+                .zip(&factory.clients)
+                .filter(|(client, _)| match ceremony.phase {
+                    Phase::Inviting => !ceremony.joins.contains_key(client),
+                    Phase::Opening => !ceremony.scripts.contains_key(client),
+                    Phase::Signing => !ceremony.partials.contains_key(client),
+                    Phase::Storing => !ceremony.stored.contains(client),
+                    Phase::Completing => !factory.checked.contains(client),
+                })
+                .map(|(_, node)| *node)
+                .collect();
+            if silent.is_empty() {
+                self.give_up(d, factory, "lightningd did not answer in time");
+            } else {
+                let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+                let reason = format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
+                self.restart(d, factory, &silent, &reason);
+            }
+        }
+    }
+
+    pub(super) fn lsp_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+        match factory.phase() {
+            State::Joining | State::Signing | State::Storing => {
+                self.restart(d, factory, &[], "this node was restarted");
+            }
+            State::Opening => self.resume_completing(d, factory, channels),
+            State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
+            _ => {}
+        }
+    }
+
+    /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
+    /// committed counts, whether or not we came to store it.
+    fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+        let mut missing = false;
+        for client in 0..factory.terms.clients() {
+            let id = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+            match id {
+                Some(channel_id) if channels.contains(&channel_id) => {
+                    if !factory.channels.contains_key(&client) {
+                        d.event(factory.instance, ChannelCommitted { client, channel_id });
+                    }
+                }
+                _ => missing = true,
+            }
+        }
+        if missing {
+            for channel_id in channels {
+                let ours = (0..factory.terms.clients()).any(|client| {
+                    factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
+                        == Some(*channel_id)
+                });
+                if ours {
+                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
+                }
+            }
+            self.restart(d, factory, &[], "this node was restarted before every channel was committed");
+        } else {
+            let deadline = d.now.saturating_add(self.config.invite_timeout);
+            let ceremony = LspCeremony::new(factory.attempt, Phase::Completing, deadline);
+            d.change(Change::StartLsp(factory.instance, ceremony));
+        }
+    }
+
+    /// Gives the attempt up, leaves nothing behind, and begins the next one with whoever is left.
+    pub(super) fn restart(&self, d: &mut Draft<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+        let kept: Vec<(NodeId, bitcoin::Amount)> = factory
+            .clients
+            .iter()
+            .copied()
+            .zip(factory.terms.capacities.iter().copied())
+            .filter(|(node, _)| !left_out.contains(node))
+            .collect();
+        if kept.is_empty() || factory.attempt >= self.config.max_attempts {
+            let reason = if kept.is_empty() {
+                reason.to_owned()
+            } else {
+                format!("{reason}; gave up after {} attempts", factory.attempt)
+            };
+            return self.give_up(d, factory, &reason);
+        }
+        self.clean_up(d, factory, left_out, reason);
+        let attempt = factory.attempt.saturating_add(1);
+        let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
+        let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
+        let terms = Terms { capacities, ..factory.terms.clone() };
+        d.log(Level::Info, format!(
+            "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
+            factory.instance, factory.attempt, clients.len()
+        ));
+        d.event(factory.instance, AttemptStarted {
+            attempt,
+            terms: terms.clone(),
+            clients: clients.clone(),
+            reason: short(reason),
+            left_out: left_out.to_vec(),
+        });
+        self.invite(d, &terms, attempt, &clients);
+    }
+
+    /// Ends creation for good.
+    pub(super) fn give_up(&self, d: &mut Draft<'_>, factory: &Factory, reason: &str) {
+        self.clean_up(d, factory, &factory.clients, reason);
+        d.change(Change::End(factory.instance));
+        d.event(factory.instance, Aborted { reason: short(reason) });
+    }
+
+    /// Undoes what the attempt has done in lightningd, here and at the clients.
+    fn clean_up(&self, d: &mut Draft<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+        let ceremony = self.lsp.get(&factory.instance);
+        let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            d.abort(factory, *node, phase, reason, !left_out.contains(node));
+            if let Some(channel_id) = factory.channels.get(&client) {
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
+                d.effect(Effect::CancelChannel { peer: *node });
+            }
+        }
+        let prepared = ceremony.and_then(|ceremony| ceremony.funding.as_ref()).map(|funding| &funding.psbt);
+        if let Some(psbt) = factory.psbt.as_ref().or(prepared) {
+            d.effect(Effect::ReleaseFunding { psbt: psbt.clone() });
+        }
+    }
+
+    /// The factory, its ceremony and the peer's place in it.
+    pub(super) fn member(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &LspCeremony, ClientIndex), Fault> {
+        let (factory, ceremony) =
+            self.current(instance, attempt).ok_or_else(|| Fault::stale("no such ceremony is under way"))?;
+        let client = factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        Ok((factory, ceremony, client))
+    }
+
+    pub(super) fn current(&self, instance: InstanceId, attempt: u32) -> Option<(&Factory, &LspCeremony)> {
+        let factory = self.factories.get(&instance)?;
+        let ceremony = self.lsp.get(&instance)?;
+        (ceremony.attempt == attempt && factory.attempt == attempt).then_some((factory, ceremony))
+    }
+
+    fn ceremonies_with(&self, peer: NodeId) -> impl Iterator<Item = (&Factory, &LspCeremony, ClientIndex)> {
+        self.lsp.iter().filter_map(move |(instance, ceremony)| {
+            let factory = self.factories.get(instance)?;
+            Some((factory, ceremony, factory.client_of(peer)?))
+        })
+    }
+}
+
+fn invitation(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {
+    Invite {
+        instance: terms.instance,
+        attempt,
+        terms: terms.clone(),
+        client,
+        price_msat: 0,
+        channel_in_factory: ChannelInFactory {
+            factory_protocol: crate::wire::message::protocol_id(),
+            factory_instance: terms.instance,
+            blocks_early: layout.blocks_early(client),
+        },
+    }
+}

@@ -1,0 +1,414 @@
+//! The operator's side of a ceremony, from the proposal to the broadcast of the funding.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::SessionId;
+use crate::tx::musig::{AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce, verify_partial};
+use crate::tx::transcript;
+use crate::tx::tree::{Member, Roster, Session, Tree};
+use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::codec::Codec;
+use crate::wire::message::{
+    ChannelChecked as ClientChecked, ChannelCommitted as CommittedMessage, FundingBroadcast, Join,
+    PartialSignatures, Propose, Ready,
+};
+
+use super::ceremony::{Change, LspCeremony, Phase, SignAs, SignJob};
+use super::draft::{Draft, Fault};
+use super::event::{AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing};
+use super::factory::{Factory, build_tree};
+use super::io::{Effect, Level, PreparedFunding};
+use super::Engine;
+
+/// What is about to be signed, for the ledger.
+pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
+    let entry = |session: &Session| LedgerEntry {
+        outpoint: session.outpoint,
+        session: session.id,
+        sighash: session.sighash,
+    };
+    tree.sessions().iter().map(entry).collect()
+}
+
+/// Keys and payout scripts of everybody who has joined.
+pub(super) fn roster_of(lsp_key: bitcoin::secp256k1::PublicKey, joins: &BTreeMap<ClientIndex, Join>) -> Roster {
+    let member = |join: &Join| Member { key: join.factory_key, payout: join.payout.clone() };
+    Roster { lsp_key, clients: joins.values().map(member).collect() }
+}
+
+/// The terms as they are hashed into the transcript.
+pub(super) fn terms_bytes(factory: &Factory) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    factory.terms.write(&mut bytes);
+    bytes
+}
+
+impl Engine {
+    /// Everything that determines the transactions is known: fix them, and propose them.
+    pub(super) fn begin_signing(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        ceremony: &LspCeremony,
+        scripts: &BTreeMap<ClientIndex, ScriptBuf>,
+        funding: &PreparedFunding,
+    ) {
+        let key = self.factory_key(factory.instance, factory.attempt);
+        let roster = roster_of(key.public(), &ceremony.joins);
+        let mut proposal = Propose {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            lsp_key: roster.lsp_key,
+            clients: roster.clients.iter().map(|member| (member.key, member.payout.clone())).collect(),
+            funding_tx: funding.tx.clone(),
+            funding_vout: funding.vout,
+            channel_scripts: scripts.iter().map(|(client, script)| (*client, script.clone())).collect(),
+            foreign_keys: vec![],
+            foreign_hashes: vec![],
+            nonces: vec![],
+        };
+        let tree = match build_tree(&factory.layout, factory.scope(), &proposal) {
+            Ok(tree) => Arc::new(tree),
+            Err(error) => return self.give_up(d, factory, &format!("the tree can't be built: {error}")),
+        };
+        let ledger = ledger_entries(&tree);
+        if let Err(error) = self.ledger.check(&ledger) {
+            return self.give_up(d, factory, &error.to_string());
+        }
+        let (own_nonces, own_public): (Vec<_>, Vec<_>) =
+            tree.sessions().iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let agg_nonces = match aggregate_all(factory, &tree, &own_public, &ceremony.joins) {
+            Ok(nonces) => nonces,
+            Err(error) => return self.give_up(d, factory, &format!("nonces don't aggregate: {error}")),
+        };
+        let by_id: BTreeMap<SessionId, AggNonce> =
+            tree.sessions().iter().map(|session| session.id).zip(agg_nonces.iter().copied()).collect();
+        let common = transcript::common_hash(
+            &terms_bytes(factory),
+            &roster,
+            bitcoin::OutPoint { txid: funding.tx.compute_txid(), vout: funding.vout },
+        );
+        let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
+        let Some(transcript) = transcript::transcript(&common, &hashes) else {
+            return self.give_up(d, factory, "the transcript can't be hashed");
+        };
+
+        d.event(factory.instance, Signing {
+            attempt: factory.attempt,
+            proposal: proposal.clone(),
+            ledger,
+            psbt: Some(funding.psbt.clone()),
+        });
+        d.change(Change::Tree(factory.instance, tree.clone()));
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            let foreign = Tree::foreign_coins(&factory.layout, client);
+            let neighbours = leaf_clients(factory, client);
+            proposal.channel_scripts = scripts
+                .iter()
+                .filter(|(other, _)| neighbours.contains(other))
+                .map(|(other, script)| (*other, script.clone()))
+                .collect();
+            proposal.foreign_keys =
+                foreign.iter().filter_map(|coin| Some((*coin, tree.output_key(*coin)?))).collect();
+            proposal.foreign_hashes =
+                foreign.iter().filter_map(|coin| Some((*coin, *hashes.get(coin)?))).collect();
+            proposal.nonces = factory
+                .layout
+                .sessions(Some(client))
+                .iter()
+                .filter_map(|session| by_id.get(session).copied())
+                .collect();
+            d.send(*node, proposal.clone());
+        }
+        d.change(Change::Sign(factory.instance, Box::new(SignJob {
+            attempt: factory.attempt,
+            tree,
+            agg_nonces,
+            transcript,
+            role: SignAs::Lsp { nonces: own_nonces, deadline },
+        })));
+    }
+
+    pub(super) fn on_partial_signatures(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: PartialSignatures,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, message.instance, message.attempt)?;
+        if let Some(before) = ceremony.partials.get(&client) {
+            return if *before == message.signatures {
+                Ok(())
+            } else {
+                Err(Fault::peer("a second set of partial signatures that differs from the first"))
+            };
+        }
+        if ceremony.phase != Phase::Signing {
+            return Err(Fault::stale("no partial signatures are expected now"));
+        }
+        // S6: it signed something else than everybody else.
+        if message.transcript != ceremony.transcript {
+            return Err(Fault::peer("its transcript hash differs from ours"));
+        }
+        let expected = factory.layout.sessions(Some(client)).len();
+        if message.signatures.len() != expected {
+            return Err(Fault::peer(format!(
+                "{} partial signatures where {expected} were asked for", message.signatures.len()
+            )));
+        }
+        let mut partials = ceremony.partials.clone();
+        partials.insert(client, message.signatures.clone());
+        if partials.len() == factory.clients.len() {
+            self.finish_signing(d, factory, ceremony, &partials);
+        }
+        d.change(Change::Partials(factory.instance, client, message.signatures));
+        Ok(())
+    }
+
+    /// Aggregates and verifies every signature; looks for a culprit only when one fails (S4).
+    fn finish_signing(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        ceremony: &LspCeremony,
+        partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
+    ) {
+        let Some(tree) = &factory.tree else { return };
+        let per_session = per_session(factory, tree, partials);
+        let mut signatures = Vec::with_capacity(per_session.len());
+        for (at, (session, theirs)) in tree.sessions().iter().zip(&per_session).enumerate() {
+            let (Some(agg), Some(nonce), Some(own)) =
+                (tree.key_agg(session.id.coin), ceremony.agg_nonces.get(at), ceremony.own_partials.get(at))
+            else {
+                return self.give_up(d, factory, "a session lost its key or nonce");
+            };
+            let all = theirs.iter().map(|(_, partial)| partial).chain([own]);
+            match aggregate(agg, nonce, &session.sighash, all) {
+                Ok(signature) => signatures.push(signature),
+                Err(error) => return self.blame(d, factory, ceremony, session, nonce, theirs, &error),
+            }
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let by_id: BTreeMap<SessionId, [u8; 64]> =
+            tree.sessions().iter().map(|session| session.id).zip(signatures.iter().copied()).collect();
+        d.event(factory.instance, Signed { signatures });
+        d.change(Change::Phase(factory.instance, Phase::Storing, deadline));
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            let path = factory.layout.sessions(Some(client));
+            d.send(*node, Ready {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                signatures: path.iter().filter_map(|session| by_id.get(session).copied()).collect(),
+            });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place that needs all of a failed session")]
+    fn blame(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        ceremony: &LspCeremony,
+        session: &Session,
+        agg_nonce: &AggNonce,
+        theirs: &[(ClientIndex, PartialSig)],
+        error: &MusigError,
+    ) {
+        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(session.id.coin)) else { return };
+        for (client, partial) in theirs {
+            let place = factory.layout.sessions(Some(*client)).iter().position(|id| *id == session.id);
+            let (Some(join), Some(place), Some(node)) =
+                (ceremony.joins.get(client), place, factory.node_of(*client))
+            else {
+                continue;
+            };
+            let Some(nonce) = join.nonces.get(place) else { continue };
+            if verify_partial(agg, agg_nonce, &session.sighash, join.factory_key, nonce, partial).is_err() {
+                let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
+                return self.restart(d, factory, &[node], &reason);
+            }
+        }
+        d.log(Level::Broken, format!("{}: no member is to blame for a bad signature", factory.instance));
+        self.give_up(d, factory, &format!("a signature doesn't verify although every part does: {error}"));
+    }
+
+    pub(super) fn on_stored(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, instance, attempt)?;
+        if ceremony.phase != Phase::Storing || ceremony.stored.contains(&client) {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
+        d.change(Change::Stored(instance, client));
+        if ceremony.stored.len().saturating_add(1) < factory.clients.len() {
+            return Ok(());
+        }
+        // Everybody can leave by itself now. Only from here on may a channel be committed to.
+        d.event(instance, AllStored {});
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.change(Change::Phase(instance, Phase::Completing, deadline));
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            let Some(leaf) = leaf_of(factory, client) else { continue };
+            d.effect(Effect::CompleteChannel {
+                instance,
+                attempt,
+                client,
+                peer: *node,
+                leaf: leaf.tx.clone(),
+                prevout: leaf.prevout.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_channel_completed(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        client: ClientIndex,
+        result: Result<ChannelId, String>,
+    ) {
+        let Some((factory, _)) = self.current(instance, attempt) else {
+            if let Ok(channel_id) = result {
+                d.effect(Effect::CloseChannel { channel_id });
+            }
+            return;
+        };
+        let Some(node) = factory.node_of(client) else { return };
+        let expected = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+        match result {
+            Ok(channel_id) if Some(channel_id) == expected => {
+                d.event(instance, ChannelCommitted { client, channel_id });
+                d.send(node, CommittedMessage { instance, attempt, channel_id });
+            }
+            Ok(channel_id) => {
+                d.effect(Effect::CloseChannel { channel_id });
+                self.give_up(d, factory, "lightningd committed a channel on another outpoint than the leaf's");
+            }
+            Err(error) => {
+                let reason = format!("fundchannel_complete with {node} failed: {error}");
+                self.restart(d, factory, &[node], &reason);
+            }
+        }
+    }
+
+    /// Tells a client again that its channel is committed and waits for its check.
+    pub(super) fn ask_for_check(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, client: ClientIndex) {
+        let Some(channel_id) = factory.channels.get(&client) else { return };
+        if !factory.checked.contains(&client) {
+            d.send(peer, CommittedMessage {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                channel_id: *channel_id,
+            });
+        }
+    }
+
+    pub(super) fn on_client_checked(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &ClientChecked,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, message.instance, message.attempt)?;
+        if ceremony.phase != Phase::Completing || factory.checked.contains(&client) {
+            return Err(Fault::stale("its channel is checked already"));
+        }
+        // S11 wants the channel committed on both sides; it is asked again once it is on ours.
+        let Some(committed) = factory.channels.get(&client) else {
+            return Err(Fault::stale("lightningd hasn't committed its channel here yet"));
+        };
+        if message.channel_id != *committed {
+            return Err(Fault::peer("it checked another channel"));
+        }
+        d.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
+        if factory.checked.len().saturating_add(1) == factory.clients.len() {
+            // S11: every path is signed and stored by its member, every channel committed and checked.
+            d.event(factory.instance, FundingReleased { height: d.height });
+            d.change(Change::End(factory.instance));
+            self.send_funding(d, factory);
+            for node in &factory.clients {
+                self.tell_broadcast(d, factory, *node);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_funding(&self, d: &mut Draft<'_>, factory: &Factory) {
+        if let Some(psbt) = &factory.psbt {
+            d.effect(Effect::SendFunding { instance: factory.instance, psbt: psbt.clone() });
+        }
+    }
+
+    pub(super) fn tell_broadcast(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId) {
+        if let Some(funding) = factory.funding() {
+            d.send(peer, FundingBroadcast {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                txid: funding.txid,
+            });
+        }
+    }
+}
+
+/// The transaction that has a client's channel as output.
+pub(super) fn leaf_of(factory: &Factory, client: ClientIndex) -> Option<&Session> {
+    let (node, _) = factory.layout.channel_place(client)?;
+    let id = SessionId { coin: node, role: crate::tx::layout::Role::State };
+    factory.tree.as_ref()?.session(id)
+}
+
+/// Clients whose channels stand in the same leaf.
+fn leaf_clients(factory: &Factory, client: ClientIndex) -> std::ops::Range<ClientIndex> {
+    factory
+        .layout
+        .channel_place(client)
+        .and_then(|(node, _)| factory.layout.node(node))
+        .map_or(client..client, |node| node.clients.clone())
+}
+
+/// Aggregate nonce of each session of L's tree, in its order.
+fn aggregate_all(
+    factory: &Factory,
+    tree: &Tree,
+    own: &[PubNonce],
+    joins: &BTreeMap<ClientIndex, Join>,
+) -> Result<Vec<AggNonce>, MusigError> {
+    let mut theirs: BTreeMap<SessionId, Vec<&PubNonce>> = BTreeMap::new();
+    for (client, join) in joins {
+        for (session, nonce) in factory.layout.sessions(Some(*client)).iter().zip(&join.nonces) {
+            theirs.entry(*session).or_default().push(nonce);
+        }
+    }
+    tree.sessions()
+        .iter()
+        .zip(own)
+        .map(|(session, own)| {
+            let theirs = theirs.get(&session.id).into_iter().flatten().copied();
+            aggregate_nonces(theirs.chain([own]))
+        })
+        .collect()
+}
+
+/// Partial signatures of the clients, by session of L's tree, in its order.
+fn per_session(
+    factory: &Factory,
+    tree: &Tree,
+    partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
+) -> Vec<Vec<(ClientIndex, PartialSig)>> {
+    let mut by_id: BTreeMap<SessionId, Vec<(ClientIndex, PartialSig)>> = BTreeMap::new();
+    for (client, signatures) in partials {
+        for (session, signature) in factory.layout.sessions(Some(*client)).iter().zip(signatures) {
+            by_id.entry(*session).or_default().push((*client, *signature));
+        }
+    }
+    tree.sessions().iter().map(|session| by_id.remove(&session.id).unwrap_or_default()).collect()
+}

@@ -1,0 +1,296 @@
+//! The protocol: a state machine without IO, clock or hidden randomness.
+//!
+//! [`Engine::handle`] looks at one [`Input`] and returns a [`Step`]: events, which must be stored
+//! first, and effects, which exist only afterwards. It changes nothing. [`Engine::apply`] takes a
+//! step whose events are stored, changes the engine accordingly and hands out the effects. If the
+//! store fails the step is dropped, and neither memory nor anybody else has seen it (S14).
+//!
+//! Partial signatures are made in `apply`, after their ledger entries are durable (S8, S10); that
+//! is also where secret nonces are consumed.
+
+mod ceremony;
+mod chain;
+mod client;
+mod draft;
+pub mod event;
+pub mod factory;
+pub mod htlc;
+mod io;
+pub mod ledger;
+mod lsp;
+mod lsp_signing;
+mod policy;
+mod sign;
+pub mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::BlockHash;
+
+use crate::tx::musig::{FactoryKey, MasterSecret};
+use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
+use crate::wire::message::Message;
+
+use ceremony::{Change, ClientCeremony, LspCeremony};
+use draft::{Draft, Fault};
+use event::Event;
+
+pub use chain::Watched;
+pub use factory::{Factory, LoadError, Role};
+pub use htlc::ChannelPolicy;
+pub use io::*;
+pub use policy::{Config, Policy};
+pub use state::State;
+
+/// The protocol engine of one node: all its factories, as operator and as client.
+pub struct Engine {
+    me: NodeId,
+    master: MasterSecret,
+    config: Config,
+    // Durable: the fold of what the store holds.
+    factories: BTreeMap<InstanceId, Factory>,
+    ledger: ledger::Ledger,
+    // Volatile.
+    lsp: BTreeMap<InstanceId, LspCeremony>,
+    client: BTreeMap<InstanceId, ClientCeremony>,
+    peers: BTreeSet<NodeId>,
+    tip: Option<(Height, BlockHash)>,
+    shown: BTreeMap<InstanceId, State>,
+}
+
+impl Engine {
+    /// An engine without factories. `me` is this node's id; `master` stays the same for ever, every
+    /// factory key is derived from it.
+    pub fn new(me: NodeId, master: MasterSecret, config: Config) -> Self {
+        Self {
+            me,
+            master,
+            config,
+            factories: BTreeMap::new(),
+            ledger: ledger::Ledger::default(),
+            lsp: BTreeMap::new(),
+            client: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            tip: None,
+            shown: BTreeMap::new(),
+        }
+    }
+
+    /// Rebuilds one factory from its stored records, in order.
+    ///
+    /// # Errors
+    /// When the records contradict each other or the terms. The engine must then not be used: the
+    /// plugin says so, and touches nothing.
+    pub fn load(
+        &mut self,
+        instance: InstanceId,
+        records: impl IntoIterator<Item = Vec<Event>>,
+    ) -> Result<(), LoadError> {
+        let mut folded: Option<Factory> = None;
+        for event in records.into_iter().flatten() {
+            if let Event::Signing(signing) = &event {
+                self.ledger.record(&signing.ledger);
+            }
+            match &mut folded {
+                None => folded = Some(Factory::begin(instance, &event)?),
+                Some(factory) => factory.apply(&event, None)?,
+            }
+            if matches!(event, Event::Forgotten(_)) {
+                return Ok(());
+            }
+        }
+        if let Some(factory) = folded {
+            self.factories.insert(instance, factory);
+        }
+        Ok(())
+    }
+
+    /// What `input` leads to. Changes nothing.
+    ///
+    /// `now` is the time, `height` the last block that was handled, `rng` where fresh nonces and
+    /// instance ids come from.
+    pub fn handle(&self, input: Input, now: Millis, height: Height, rng: &mut dyn Entropy) -> Step {
+        let mut d = Draft::new(self, now, height, rng);
+        let answer = match input {
+            Input::Command(command) => self.on_command(&mut d, command),
+            Input::OpenChannel(open) => Ok(self.on_open_channel(&mut d, &open)),
+            other => {
+                self.on_happening(&mut d, other);
+                Ok(Answer::Done)
+            }
+        };
+        d.finish(answer)
+    }
+
+    fn on_command(&self, d: &mut Draft<'_>, command: Command) -> Result<Answer, Refusal> {
+        match command {
+            Command::Create(create) => self.create(d, &create),
+            Command::Accept { instance } => self.accept(d, instance),
+            Command::Decline { instance, reason } => self.decline(d, instance, &reason),
+            Command::Exit { instance } => self.exit(d, instance),
+        }
+    }
+
+    fn on_happening(&self, d: &mut Draft<'_>, input: Input) {
+        match input {
+            Input::Started { channels } => self.on_started(d, &channels),
+            Input::PeerUp { peer } => {
+                d.change(Change::PeerUp(peer));
+                self.lsp_peer_up(d, peer);
+                self.client_peer_up(d, peer);
+            }
+            Input::PeerDown { peer } => {
+                d.change(Change::PeerDown(peer));
+                self.lsp_peer_down(d, peer);
+                self.client_peer_down(d, peer);
+            }
+            Input::Message { peer, payload } => self.on_message(d, peer, &payload),
+            Input::FundingPrepared { instance, attempt, result } => {
+                self.on_funding_prepared(d, instance, attempt, result);
+            }
+            Input::PayoutReady { instance, attempt, result } => {
+                self.on_payout_ready(d, instance, attempt, result);
+            }
+            Input::ChannelStarted { instance, attempt, client, result } => {
+                self.on_channel_started(d, instance, attempt, client, result);
+            }
+            Input::ChannelCompleted { instance, attempt, client, result } => {
+                self.on_channel_completed(d, instance, attempt, client, result);
+            }
+            Input::ChannelChecked { instance, attempt, result } => {
+                self.on_channel_check(d, instance, attempt, result);
+            }
+            Input::Block(block) => self.on_block(d, &block),
+            Input::Reorg { height } => self.on_reorg(d, height),
+            Input::Tick => {
+                self.lsp_tick(d);
+                self.client_tick(d);
+            }
+            Input::Command(_) | Input::OpenChannel(_) => {}
+        }
+    }
+
+    fn on_message(&self, d: &mut Draft<'_>, peer: NodeId, payload: &[u8]) {
+        let message = match Message::decode(payload) {
+            Ok(message) => message,
+            Err(error) => {
+                d.log(Level::Unusual, format!("{peer}: ignored a message that doesn't decode: {error}"));
+                return;
+            }
+        };
+        let name = message.name();
+        let instance = message.instance();
+        let result = match message {
+            Message::Invite(m) => self.on_invite(d, peer, m),
+            Message::Join(m) => self.on_join(d, peer, m),
+            Message::ExpectChannel(m) => self.on_expect_channel(d, peer, &m),
+            Message::Expecting(m) => self.on_expecting(d, peer, m.instance, m.attempt),
+            Message::Propose(m) => self.on_propose(d, peer, m),
+            Message::PartialSignatures(m) => self.on_partial_signatures(d, peer, m),
+            Message::Ready(m) => self.on_ready(d, peer, m),
+            Message::Stored(m) => self.on_stored(d, peer, m.instance, m.attempt),
+            Message::ChannelCommitted(m) => self.on_channel_committed(d, peer, &m),
+            Message::ChannelChecked(m) => self.on_client_checked(d, peer, &m),
+            Message::FundingBroadcast(m) => self.on_funding_broadcast(d, peer, &m),
+            Message::Resume(m) => self.on_resume(d, peer, &m),
+            Message::Abort(m) => self.on_abort(d, peer, &m),
+        };
+        match result {
+            Ok(()) => {}
+            Err(Fault::Stale(reason)) => {
+                d.log(Level::Debug, format!("{instance}: ignored {name} from {peer}: {reason}"));
+            }
+            Err(Fault::Peer(reason)) => self.on_fault(d, peer, instance, name, &reason),
+        }
+    }
+
+    /// A peer broke the protocol: L goes on without it, a client gives the attempt up.
+    fn on_fault(&self, d: &mut Draft<'_>, peer: NodeId, instance: InstanceId, name: &str, reason: &str) {
+        d.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
+        let Some(factory) = self.factories.get(&instance) else { return };
+        match factory.role {
+            Role::Lsp => self.lsp_fault(d, factory, peer, reason),
+            Role::Client { lsp, .. } if lsp == peer => self.client_gives_up(d, factory, reason),
+            Role::Client { .. } => {}
+        }
+    }
+
+    fn on_started(&self, d: &mut Draft<'_>, channels: &[ChannelId]) {
+        for factory in self.factories.values() {
+            match factory.role {
+                Role::Lsp => self.lsp_started(d, factory, channels),
+                Role::Client { .. } => self.client_started(d, factory, channels),
+            }
+        }
+    }
+
+    fn on_abort(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        abort: &crate::wire::message::Abort,
+    ) -> Result<(), Fault> {
+        let factory = self.known(abort.instance)?;
+        if abort.attempt != factory.attempt {
+            return Err(Fault::stale("it is of another attempt"));
+        }
+        match factory.role {
+            Role::Lsp => self.on_client_abort(d, factory, peer, abort),
+            Role::Client { lsp, .. } if lsp == peer => self.on_lsp_abort(d, factory, abort),
+            Role::Client { .. } => Err(Fault::stale("it is not from the operator")),
+        }
+    }
+
+    fn known(&self, instance: InstanceId) -> Result<&Factory, Fault> {
+        self.factories.get(&instance).ok_or_else(|| Fault::stale("no such factory"))
+    }
+
+    fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
+        FactoryKey::derive(&self.master, instance, attempt)
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
+        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline)).min()
+    }
+
+    /// All factories, by instance id.
+    pub fn factories(&self) -> impl Iterator<Item = &Factory> {
+        self.factories.values()
+    }
+
+    /// One factory.
+    pub fn factory(&self, instance: InstanceId) -> Option<&Factory> {
+        self.factories.get(&instance)
+    }
+
+    /// The last block that was handled.
+    pub fn tip(&self) -> Option<(Height, BlockHash)> {
+        self.tip
+    }
+
+    /// Peers that are connected and speak our protocol.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().copied()
+    }
+
+    /// Whether a peer's `open_channel` may be one that was announced: what the hook can answer from
+    /// memory.
+    pub fn expects_open_from(&self, peer: NodeId) -> bool {
+        self.client.iter().any(|(instance, ceremony)| {
+            ceremony.open == ceremony::ExpectedOpen::Expected
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
+        })
+    }
+
+    /// Number of ceremonies under way.
+    pub fn ceremonies(&self) -> usize {
+        self.lsp.len().saturating_add(self.client.len())
+    }
+
+    /// What was signed so far.
+    pub fn ledger(&self) -> &ledger::Ledger {
+        &self.ledger
+    }
+}

@@ -1,0 +1,259 @@
+//! Applying a step: memory changes, nonces are consumed, effects come out.
+
+use crate::tx::layout::SessionId;
+use crate::tx::musig::{AggNonce, FactoryKey, MusigError, PartialSig, SecNonce, sign_partial};
+use crate::tx::tree::Tree;
+use crate::types::InstanceId;
+use crate::wire::message::{Message, PartialSignatures};
+
+use super::Engine;
+use super::ceremony::{Change, Phase, SignAs, SignJob};
+use super::event::Event;
+use super::factory::Factory;
+use super::io::{Effect, Level, Step};
+use super::state::State;
+
+impl Engine {
+    /// Takes a step whose events are stored, and returns what is to be done now.
+    pub fn apply(&mut self, step: Step) -> Vec<Effect> {
+        let Step { events, changes, mut effects, .. } = step;
+        let mut trees = std::collections::BTreeMap::new();
+        for change in &changes {
+            if let Change::Tree(instance, tree) = change {
+                trees.insert(*instance, tree.clone());
+            }
+        }
+        for (instance, events) in events {
+            for event in events {
+                self.apply_event(instance, &event, &trees, &mut effects);
+            }
+        }
+        for change in changes {
+            self.apply_change(change, &mut effects);
+        }
+        self.show_states(&mut effects);
+        effects
+    }
+
+    fn apply_event(
+        &mut self,
+        instance: InstanceId,
+        event: &Event,
+        trees: &std::collections::BTreeMap<InstanceId, std::sync::Arc<Tree>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Event::Signing(signing) = event {
+            self.ledger.record(&signing.ledger);
+        }
+        let result = match self.factories.get_mut(&instance) {
+            None => Factory::begin(instance, event).map(|factory| {
+                self.factories.insert(instance, factory);
+            }),
+            Some(factory) => factory.apply(event, trees.get(&instance).cloned()),
+        };
+        // `handle` made the event from the very state that it is applied to.
+        if let Err(error) = result {
+            effects.push(Effect::Log { level: Level::Broken, text: format!("{instance}: {error}") });
+        }
+        if matches!(event, Event::Forgotten(_)) {
+            self.factories.remove(&instance);
+            self.lsp.remove(&instance);
+            self.client.remove(&instance);
+        }
+    }
+
+    fn apply_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+        match change {
+            Change::PeerUp(peer) => {
+                self.peers.insert(peer);
+            }
+            Change::PeerDown(peer) => {
+                self.peers.remove(&peer);
+            }
+            Change::Tip(height, hash) => self.tip = Some((height, hash)),
+            Change::ReorgTip(height) => {
+                // The hash of the common block is that of the next block's parent: the chain
+                // follower knows it, the engine needs only the height.
+                if let Some((tip, _)) = &mut self.tip {
+                    *tip = height.min(*tip);
+                }
+            }
+            Change::StartLsp(instance, ceremony) => {
+                self.lsp.insert(instance, ceremony);
+            }
+            Change::StartClient(instance, ceremony) => {
+                self.client.insert(instance, ceremony);
+            }
+            Change::End(instance) => {
+                self.lsp.remove(&instance);
+                self.client.remove(&instance);
+            }
+            Change::Extend(instance, deadline) => {
+                if let Some(ceremony) = self.client.get_mut(&instance) {
+                    ceremony.deadline = deadline;
+                }
+            }
+            Change::Open(instance, open) => {
+                if let Some(ceremony) = self.client.get_mut(&instance) {
+                    ceremony.open = open;
+                }
+            }
+            Change::Sign(instance, job) => self.sign(instance, *job, effects),
+            Change::Tree(..) => {}
+            lsp => self.apply_lsp_change(lsp),
+        }
+    }
+
+    fn apply_lsp_change(&mut self, change: Change) {
+        let instance = match &change {
+            Change::Phase(instance, ..)
+            | Change::Joined(instance, ..)
+            | Change::Unjoined(instance, ..)
+            | Change::Expecting(instance, ..)
+            | Change::Script(instance, ..)
+            | Change::Funding(instance, ..)
+            | Change::Partials(instance, ..)
+            | Change::Stored(instance, ..) => *instance,
+            _ => return,
+        };
+        // A step may end the ceremony that it also changes.
+        let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+        match change {
+            Change::Phase(_, phase, deadline) => {
+                ceremony.phase = phase;
+                ceremony.deadline = deadline;
+            }
+            Change::Joined(_, client, join) => {
+                ceremony.joins.insert(client, join);
+            }
+            Change::Unjoined(_, client) => {
+                ceremony.joins.remove(&client);
+            }
+            Change::Expecting(_, client) => {
+                ceremony.expecting.insert(client);
+            }
+            Change::Script(_, client, script) => {
+                ceremony.scripts.insert(client, script);
+            }
+            Change::Funding(_, funding) => ceremony.funding = Some(funding),
+            Change::Partials(_, client, partials) => {
+                ceremony.partials.insert(client, partials);
+            }
+            Change::Stored(_, client) => {
+                ceremony.stored.insert(client);
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes this node's partial signatures. Their ledger entries are durable by now (S8, S10); the
+    /// nonces are consumed whatever comes of it (S2).
+    fn sign(&mut self, instance: InstanceId, job: SignJob, effects: &mut Vec<Effect>) {
+        let key = self.factory_key(instance, job.attempt);
+        match job.role {
+            SignAs::Lsp { nonces, deadline } => {
+                let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
+                let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+                ceremony.agg_nonces = job.agg_nonces;
+                ceremony.transcript = job.transcript;
+                ceremony.phase = Phase::Signing;
+                ceremony.deadline = deadline;
+                match signed {
+                    Ok(partials) => ceremony.own_partials = partials,
+                    Err(error) => {
+                        // The phase's deadline ends the attempt; its retry has fresh nonces.
+                        let text = format!("{instance}: our own signature failed: {error}");
+                        effects.push(Effect::Log { level: Level::Broken, text });
+                    }
+                }
+            }
+            SignAs::Client { lsp, proposal, deadline } => {
+                let Some(ceremony) = self.client.get_mut(&instance) else { return };
+                let nonces = std::mem::take(&mut ceremony.nonces);
+                ceremony.deadline = deadline;
+                let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
+                let answer = signed.map(|signatures| {
+                    Message::from(PartialSignatures {
+                        instance,
+                        attempt: job.attempt,
+                        transcript: job.transcript,
+                        signatures,
+                    })
+                });
+                match answer {
+                    Ok(message) => {
+                        ceremony.signed = Some((proposal, Some(message.clone())));
+                        effects.push(Effect::Send { peer: lsp, message });
+                    }
+                    Err(error) => {
+                        ceremony.signed = Some((proposal, None));
+                        let text = format!("{instance}: could not sign: {error}");
+                        effects.push(Effect::Log { level: Level::Unusual, text });
+                    }
+                }
+            }
+        }
+    }
+
+    /// One line and one notification per transition.
+    fn show_states(&mut self, effects: &mut Vec<Effect>) {
+        let height = self.tip.map_or(0, |(height, _)| height);
+        let mut gone: Vec<InstanceId> = self.shown.keys().copied().collect();
+        for (instance, factory) in &self.factories {
+            gone.retain(|known| known != instance);
+            let new = factory.state(height);
+            let old = self.shown.insert(*instance, new);
+            if old != Some(new) {
+                effects.push(state_changed(*instance, old, new, factory.failure.as_deref()));
+                effects.push(Effect::StateChanged { instance: *instance, old, new });
+            }
+        }
+        for instance in gone {
+            self.shown.remove(&instance);
+        }
+    }
+}
+
+fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: Option<&str>) -> Effect {
+    let from = old.map_or_else(|| "new".to_owned(), |old| old.to_string());
+    let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
+    Effect::Log { level: Level::Info, text: format!("{instance}: {from} -> {new}{why}") }
+}
+
+fn sign_all(
+    key: &FactoryKey,
+    tree: &Tree,
+    nonces: Vec<SecNonce>,
+    agg_nonces: &[AggNonce],
+) -> Result<Vec<PartialSig>, SignError> {
+    if nonces.len() != tree.sessions().len() || agg_nonces.len() != nonces.len() {
+        return Err(SignError::Count);
+    }
+    tree.sessions()
+        .iter()
+        .zip(nonces)
+        .zip(agg_nonces)
+        .map(|((session, nonce), agg_nonce)| {
+            let agg = tree.key_agg(session.id.coin).ok_or(SignError::NotAMember(session.id))?;
+            sign_partial(key, nonce, agg, agg_nonce, &session.sighash).map_err(SignError::Musig)
+        })
+        .collect()
+}
+
+/// Why this node could not sign.
+#[derive(Debug)]
+enum SignError {
+    Count,
+    NotAMember(SessionId),
+    Musig(MusigError),
+}
+
+impl std::fmt::Display for SignError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count => f.write_str("there are not as many nonces as transactions"),
+            Self::NotAMember(id) => write!(f, "this node is no member of coin {}", id.coin),
+            Self::Musig(error) => error.fmt(f),
+        }
+    }
+}
