@@ -16,3 +16,11 @@ pub mod wire;
 pub mod tx;
 
 pub mod protocol;
+
+pub mod store;
+
+pub mod runtime;
+
+pub mod config;
+
+pub mod cln;

@@ -40,6 +40,11 @@ impl Fault {
         Self { code, message: message.into() }
     }
 
+    /// A command that panicked.
+    pub fn internal(command: &str) -> Self {
+        Self::new(OTHER, format!("{command} failed inside the plugin: this is a bug, please report it"))
+    }
+
     /// A wrong parameter.
     pub fn parameter(message: impl Into<String>) -> Self {
         Self::new(INVALID_PARAMS, message)
