@@ -66,10 +66,15 @@ impl Engine {
                 }
                 outpoints.retain(|outpoint| !spends.contains(outpoint));
                 let event = Confirmed { txid, height: block.height, spends };
-                d.log(Level::Info, format!(
-                    "{}: {} confirmed at height {}",
-                    factory.instance, describe(factory, txid), block.height
-                ));
+                d.log(
+                    Level::Info,
+                    format!(
+                        "{}: {} confirmed at height {}",
+                        factory.instance,
+                        describe(factory, txid),
+                        block.height
+                    ),
+                );
                 self.close_exited(d, factory, txid);
                 if let Err(error) = after.apply(&event.clone().into(), None) {
                     d.log(Level::Broken, format!("{}: {error}", factory.instance));
@@ -85,10 +90,13 @@ impl Engine {
         d.change(Change::ReorgTip(height));
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
-                d.log(Level::Unusual, format!(
-                    "{}: blocks above {height} were reorganised away; its transactions wait again",
-                    factory.instance
-                ));
+                d.log(
+                    Level::Unusual,
+                    format!(
+                        "{}: blocks above {height} were reorganised away; its transactions wait again",
+                        factory.instance
+                    ),
+                );
                 d.event(factory.instance, Reorged { height });
             }
         }
@@ -108,9 +116,7 @@ impl Engine {
         }
         let event = ExitStarted { height: d.height, reason: "factory-exit".into() };
         let mut after = factory.clone();
-        after
-            .apply(&event.clone().into(), None)
-            .map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        after.apply(&event.clone().into(), None).map_err(|error| Refusal::Unavailable(error.to_string()))?;
         d.event(instance, event);
         self.publish(d, &after);
         Ok(Answer::Done)
@@ -130,35 +136,44 @@ impl Engine {
         }
         for client in own_clients(factory) {
             let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
-            if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
-                if let Some(channel_id) = factory.channels.get(&client) {
-                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
-                }
+            if leaf.is_some_and(|outpoint| outpoint.txid == txid)
+                && let Some(channel_id) = factory.channels.get(&client)
+            {
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
             }
         }
     }
 
     /// S12: only when nothing that we signed can confirm any more.
     fn forget_if_dead(&self, d: &mut Draft<'_>, factory: &Factory) {
-        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() {
+        // A channel that lightningd may have on it must stay known, so that nothing moves there (S18);
+        // at the next start we see whether there is one.
+        let may_have_channel = !factory.opens_accepted().is_empty();
+        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
             return;
         }
-        let dead = factory.signed_for().iter().all(|(funding, inputs)| {
-            inputs.iter().any(|input| {
-                factory.spent.get(input).is_some_and(|spender| {
-                    spender != funding
-                        && factory.confirmed.get(spender).is_some_and(|height| {
-                            d.height.saturating_sub(*height).saturating_add(1) >= BURIED
-                        })
-                })
-            })
-        });
-        if dead {
-            d.event(factory.instance, Forgotten {
-                reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep"),
-            });
+        if is_dead(factory, d.height) {
+            d.event(
+                factory.instance,
+                Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
+            );
         }
     }
+}
+
+/// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
+pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
+    factory.signed_for().iter().all(|(funding, inputs)| {
+        inputs.iter().any(|input| {
+            factory.spent.get(input).is_some_and(|spender| {
+                spender != funding
+                    && factory
+                        .confirmed
+                        .get(spender)
+                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= BURIED)
+            })
+        })
+    })
 }
 
 /// Clients whose channel is this node's too.
@@ -176,7 +191,7 @@ fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
         txids.insert(*funding);
         outpoints.extend(inputs.iter().copied());
     }
-    if let Some(tree) = &factory.tree {
+    for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
         for session in tree.sessions() {
             outpoints.insert(session.outpoint);
             txids.insert(session.tx.compute_txid());
@@ -220,7 +235,9 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
     let mut wanted: Vec<SessionId> = Vec::new();
     let matured = height >= factory.terms.timeout_height;
     if factory.exit.is_some() && !(matured && factory.role != Role::Lsp) {
-        wanted.extend(path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }));
+        wanted.extend(
+            path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
+        );
     }
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
     if let (true, Role::Client { index, .. }) = (matured, factory.role) {
@@ -240,8 +257,12 @@ fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
 fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
-    let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else { return false };
-    let Some(parent) = factory.confirmed.get(&session.outpoint.txid) else { return false };
+    let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else {
+        return false;
+    };
+    let Some(parent) = factory.confirmed.get(&session.outpoint.txid) else {
+        return false;
+    };
     if factory.spent.contains_key(&session.outpoint) {
         return false;
     }

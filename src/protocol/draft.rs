@@ -3,16 +3,13 @@
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
 
-use super::Engine;
 use super::ceremony::Change;
 use super::event::Event;
 use super::factory::Factory;
 use super::io::{Answer, Effect, Entropy, Level, Step};
 
-/// Everything that a handler may read, and the step that it writes. The engine itself is read-only
-/// until the step's events are stored.
+/// What a handler is told, and the step that it writes.
 pub(super) struct Draft<'a> {
-    pub(super) engine: &'a Engine,
     pub(super) now: Millis,
     pub(super) height: Height,
     pub(super) rng: &'a mut dyn Entropy,
@@ -20,9 +17,9 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(engine: &'a Engine, now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
+    pub(super) fn new(now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
         let step = Step { events: vec![], answer: Ok(Answer::Done), changes: vec![], effects: vec![] };
-        Self { engine, now, height, rng, step }
+        Self { now, height, rng, step }
     }
 
     pub(super) fn finish(mut self, answer: Result<Answer, super::io::Refusal>) -> Step {
@@ -56,14 +53,17 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn abort(&mut self, factory: &Factory, peer: NodeId, phase: u16, reason: &str, retry: bool) {
-        self.send(peer, Abort {
-            instance: factory.instance,
-            attempt: factory.attempt,
-            phase,
-            reason: short(reason),
-            blames: None,
-            retry: u8::from(retry),
-        });
+        self.send(
+            peer,
+            Abort {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                phase,
+                reason: short(reason),
+                blames: None,
+                retry: u8::from(retry),
+            },
+        );
     }
 }
 

@@ -5,9 +5,11 @@
 use std::fmt;
 
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::layout::SessionId;
+use crate::tx::layout::{Role, SessionId};
 use crate::types::{ChannelId, Height, NodeId, OutPoint, Transaction, Txid};
-use crate::wire::codec::{Codec, DecodeError, Reader, tlv_struct};
+use crate::wire::codec::{
+    Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_counted,
+};
 use crate::wire::message::Propose;
 
 /// The first byte of every record. A newer plugin may write a newer version; this one then touches
@@ -80,19 +82,17 @@ pub struct LedgerEntry {
     pub sighash: [u8; 32],
 }
 
-impl Codec for LedgerEntry {
+plain_codec!(LedgerEntry { outpoint, session, sighash });
+plain_codec!(SessionId { coin, role });
+
+impl Codec for Role {
     fn write(&self, out: &mut Vec<u8>) {
-        self.outpoint.write(out);
-        self.session.write(out);
-        self.sighash.write(out);
+        u8::from(*self).write(out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            outpoint: Codec::read(r)?,
-            session: Codec::read(r)?,
-            sighash: Codec::read(r)?,
-        })
+        let value = u8::read(r)?;
+        Role::try_from(value).map_err(|_| Fault::BadValue { value: value.into(), expected: "a role" }.into())
     }
 }
 
@@ -105,8 +105,8 @@ tlv_struct! {
         pub proposal: Propose => 2,
         /// What is about to be signed.
         pub ledger: Vec<LedgerEntry> => 4,
-        /// L: the funding PSBT, base64.
-        pub psbt: Option<String> => 6,
+        /// L: the funding PSBT, base64; bytes, since text is cut off at 65,535 of them.
+        pub psbt: Option<Vec<u8>> => 6,
     }
 }
 
@@ -190,6 +190,15 @@ tlv_struct! {
 }
 
 tlv_struct! {
+    /// Client: the operator's announced `open_channel` was accepted as zero-conf. Whatever channel it
+    /// makes, nothing moves on it before it is checked (S18).
+    pub struct OpenAccepted {
+        /// In which attempt.
+        pub attempt: u32 => 0,
+    }
+}
+
+tlv_struct! {
     /// Nothing of this factory can matter any more (S12).
     pub struct Forgotten {
         /// Why.
@@ -197,69 +206,45 @@ tlv_struct! {
     }
 }
 
-macro_rules! events {
-    ($($(#[$doc:meta])* $name:ident = $tag:literal,)*) => {
-        /// A durable change of one factory.
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        #[allow(missing_docs, clippy::large_enum_variant)]
-        pub enum Event {
-            $($(#[$doc])* $name($name),)*
-        }
-
-        $(impl From<$name> for Event {
-            fn from(event: $name) -> Self {
-                Event::$name(event)
-            }
-        })*
-
-        impl Event {
-            /// Its name, for logs and coverage tables.
-            pub fn name(&self) -> &'static str {
-                match self {
-                    $(Event::$name(_) => stringify!($name),)*
-                }
-            }
-
-            fn tag(&self) -> u16 {
-                match self {
-                    $(Event::$name(_) => $tag,)*
-                }
-            }
-
-            fn write_body(&self, out: &mut Vec<u8>) {
-                match self {
-                    $(Event::$name(event) => event.write(out),)*
-                }
-            }
-
-            fn read_body(tag: u16, body: &mut Reader<'_>) -> Result<Self, RecordError> {
-                match tag {
-                    $($tag => Ok(Event::$name(Codec::read(body)?)),)*
-                    _ => Err(RecordError::UnknownEvent(tag)),
-                }
-            }
-        }
-    };
-}
-
-// Tags are never reused: a record outlives the version that wrote it.
-events! {
-    Created = 1,
-    AttemptStarted = 2,
-    Invited = 3,
-    Accepted = 4,
-    Declined = 5,
-    Signing = 6,
-    Signed = 7,
-    AllStored = 8,
-    ChannelCommitted = 9,
-    ChannelChecked = 10,
-    FundingReleased = 11,
-    Confirmed = 12,
-    Reorged = 13,
-    ExitStarted = 14,
-    Aborted = 15,
-    Forgotten = 16,
+tlv_enum! {
+    /// A durable change of one factory. Numbers are never reused: a record outlives the version
+    /// that wrote it.
+    pub enum Event {
+        /// L: `factory-create` was accepted.
+        1 "created" => Created(Created),
+        /// L: another attempt begins.
+        2 "attempt_started" => AttemptStarted(AttemptStarted),
+        /// Client: an invitation.
+        3 "invited" => Invited(Invited),
+        /// Client: the invitation was accepted.
+        4 "accepted" => Accepted(Accepted),
+        /// Client: the invitation was declined.
+        5 "declined" => Declined(Declined),
+        /// Partial signatures may leave.
+        6 "signing" => Signing(Signing),
+        /// Finished signatures.
+        7 "signed" => Signed(Signed),
+        /// L: every client has stored its path.
+        8 "all_stored" => AllStored(AllStored),
+        /// L: lightningd committed a channel.
+        9 "channel_committed" => ChannelCommitted(ChannelCommitted),
+        /// A channel's funding script was checked.
+        10 "channel_checked" => ChannelChecked(ChannelChecked),
+        /// L: the funding may be broadcast.
+        11 "funding_released" => FundingReleased(FundingReleased),
+        /// A transaction confirmed.
+        12 "confirmed" => Confirmed(Confirmed),
+        /// Blocks left the chain.
+        13 "reorged" => Reorged(Reorged),
+        /// This node leaves.
+        14 "exit_started" => ExitStarted(ExitStarted),
+        /// Creation failed.
+        15 "aborted" => Aborted(Aborted),
+        /// Nothing matters any more.
+        16 "forgotten" => Forgotten(Forgotten),
+        /// Client: an announced open was accepted.
+        17 "open_accepted" => OpenAccepted(OpenAccepted),
+    }
 }
 
 /// Why a stored record was not understood.
@@ -267,8 +252,6 @@ events! {
 pub enum RecordError {
     /// Written by a newer plugin.
     NewerVersion(u8),
-    /// An event that this version doesn't know.
-    UnknownEvent(u16),
     /// The bytes are damaged.
     Corrupt(DecodeError),
 }
@@ -280,9 +263,6 @@ impl fmt::Display for RecordError {
                 f,
                 "record version {version} is newer than this plugin's {RECORD_VERSION}: start the newer plugin again"
             ),
-            Self::UnknownEvent(tag) => {
-                write!(f, "event {tag} is unknown to this plugin: start the newer plugin again")
-            }
             Self::Corrupt(error) => write!(f, "the record is damaged: {error}"),
         }
     }
@@ -296,19 +276,19 @@ impl From<DecodeError> for RecordError {
     }
 }
 
-/// The bytes of one record: version, then each event as tag (u16), length (u32) and TLV stream.
+/// The bytes of one record: the version, then each event with its length in front.
 pub fn encode_record(events: &[Event]) -> Vec<u8> {
     let mut out = vec![RECORD_VERSION];
     for event in events {
-        let mut body = Vec::new();
-        event.write_body(&mut body);
-        event.tag().write(&mut out);
-        body.write(&mut out);
+        write_counted(&event.encode_tagged(), &mut out);
     }
     out
 }
 
 /// Reads what [`encode_record`] wrote.
+///
+/// # Errors
+/// When the record is of a newer version, or damaged.
 pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
     let mut reader = Reader::new(bytes);
     let version = u8::read(&mut reader)?;
@@ -316,10 +296,8 @@ pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
         return Err(RecordError::NewerVersion(version));
     }
     let mut events = Vec::new();
-    while !reader.is_empty() {
-        let tag = u16::read(&mut reader)?;
-        let body = Vec::<u8>::read(&mut reader)?;
-        events.push(Event::read_body(tag, &mut Reader::new(&body))?);
+    while reader.remaining() > 0 {
+        events.push(Event::decode_tagged(reader.take_counted()?)?);
     }
     Ok(events)
 }

@@ -110,20 +110,25 @@ pub struct Factory {
     phase: State,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
+    /// Capacities of the zero-conf opens that were accepted, this attempt's and earlier ones'.
+    opens_accepted: Vec<Amount>,
+    /// Earlier attempts whose finished signatures we hold. Should one's funding confirm after all, it
+    /// is the factory again.
+    past: Vec<Factory>,
 }
 
 impl Factory {
     /// The factory that its first event makes.
     pub(super) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
         let (role, terms, attempt, clients, price_msat, phase, birth) = match event {
-            Event::Created(e) => {
-                (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None)
-            }
+            Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None),
             Event::Invited(e) => {
                 let role = Role::Client { lsp: e.terms.lsp, index: e.client };
                 (role, &e.terms, e.attempt, vec![], e.price_msat, State::Invited, Some(e.height))
             }
-            other => return Err(inconsistent(other.name(), "a factory begins with Created or Invited")),
+            other => {
+                return Err(inconsistent(other.name(), "a factory begins with Created or Invited"));
+            }
         };
         if terms.instance != instance {
             return Err(inconsistent(event.name(), "it names another factory_instance"));
@@ -152,6 +157,8 @@ impl Factory {
             birth,
             phase,
             signed_for: vec![],
+            opens_accepted: vec![],
+            past: vec![],
         })
     }
 
@@ -181,7 +188,8 @@ impl Factory {
             }
             Event::Signing(e) => self.begin_signing(e, tree)?,
             Event::Signed(e) => {
-                let tree = self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
+                let tree =
+                    self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
                 if tree.sessions().len() != e.signatures.len() {
                     return Err(inconsistent("Signed", "the number of signatures is wrong"));
                 }
@@ -205,6 +213,7 @@ impl Factory {
                 self.phase = State::Funding;
             }
             Event::Confirmed(e) => {
+                self.revive(e.txid);
                 self.confirmed.insert(e.txid, e.height);
                 self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
             }
@@ -218,6 +227,11 @@ impl Factory {
                 self.failure = Some(e.reason.clone());
                 self.phase = State::Aborted;
             }
+            Event::OpenAccepted(_) => {
+                if let Role::Client { index, .. } = self.role {
+                    self.opens_accepted.push(self.capacity(index));
+                }
+            }
             Event::Forgotten(_) => {}
         }
         Ok(())
@@ -227,7 +241,11 @@ impl Factory {
         if attempt <= self.attempt || terms.instance != self.instance {
             return Err(inconsistent(event, "its attempt or factory_instance is wrong"));
         }
-        self.layout = Arc::new(Layout::new(terms).map_err(|error| inconsistent(event, error))?);
+        let layout = Layout::new(terms).map_err(|error| inconsistent(event, error))?;
+        if !self.signatures.is_empty() {
+            self.past.push(Self { past: vec![], ..self.clone() });
+        }
+        self.layout = Arc::new(layout);
         self.terms = terms.clone();
         self.attempt = attempt;
         self.tree = None;
@@ -238,6 +256,31 @@ impl Factory {
         self.checked.clear();
         self.failure = None;
         Ok(())
+    }
+
+    /// The funding of an attempt that was given up is on chain: that attempt is the factory.
+    fn revive(&mut self, txid: Txid) {
+        let of_past = |past: &Self| past.funding().is_some_and(|funding| funding.txid == txid);
+        if let Some(place) = self.past.iter().position(of_past) {
+            let past = self.past.swap_remove(place);
+            let newer = std::mem::replace(self, past);
+            self.signed_for = newer.signed_for.clone();
+            self.opens_accepted = newer.opens_accepted.clone();
+            self.confirmed = newer.confirmed.clone();
+            self.spent = newer.spent.clone();
+            self.past = newer.past.clone();
+            self.past.push(Self { past: vec![], ..newer });
+        }
+    }
+
+    /// Attempts that were given up although their signatures were finished.
+    pub fn past(&self) -> &[Factory] {
+        &self.past
+    }
+
+    /// Capacities of zero-conf opens of the operator that were accepted for this factory.
+    pub fn opens_accepted(&self) -> &[Amount] {
+        &self.opens_accepted
     }
 
     fn begin_signing(&mut self, event: &Signing, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
@@ -256,7 +299,11 @@ impl Factory {
         self.signed_for.push((tx.compute_txid(), inputs));
         self.tree = Some(tree);
         self.proposal = Some(Arc::new(event.proposal.clone()));
-        self.psbt = event.psbt.clone();
+        self.psbt = match event.psbt.clone().map(String::from_utf8) {
+            None => None,
+            Some(Ok(psbt)) => Some(psbt),
+            Some(Err(error)) => return Err(inconsistent("Signing", error)),
+        };
         self.phase = State::Signing;
         Ok(())
     }
@@ -281,10 +328,13 @@ impl Factory {
 
     /// Where the factory is in its life, at `height`.
     pub fn state(&self, height: Height) -> State {
-        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some()) {
+        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some())
+        {
             return self.phase;
         }
-        let Some(funded) = self.funding_height() else { return State::Funding };
+        let Some(funded) = self.funding_height() else {
+            return State::Funding;
+        };
         if self.distribution_confirmed() {
             return State::Distributed;
         }
@@ -421,10 +471,16 @@ impl Factory {
                     funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
                 ),
             },
-            State::Active => format!("nothing to do before the dying period at height {}",
-                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)),
-            State::Dying => format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end()),
-            State::Exiting => "this node publishes its path; each transaction waits for the one before".into(),
+            State::Active => format!(
+                "nothing to do before the dying period at height {}",
+                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
+            ),
+            State::Dying => {
+                format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
+            }
+            State::Exiting => {
+                "this node publishes its path; each transaction waits for the one before".into()
+            }
             State::Exited => "lightningd closes the channel on chain".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
             State::Declined => "nothing".into(),

@@ -9,13 +9,13 @@ use crate::tx::tree::funding_script;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
+use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
-use super::event::{AttemptStarted, ChannelCommitted, Created, Aborted};
+use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Create, Effect, Level, PreparedFunding, Refusal};
+use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
 use super::state::State;
-use super::Engine;
 
 impl Engine {
     pub(super) fn create(&self, d: &mut Draft<'_>, create: &Create) -> Result<Answer, Refusal> {
@@ -80,7 +80,9 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
         d.change(Change::StartLsp(terms.instance, LspCeremony::new(attempt, Phase::Inviting, deadline)));
         // The terms made a layout when the attempt was decided on.
-        let Ok(layout) = Layout::new(terms) else { return };
+        let Ok(layout) = Layout::new(terms) else {
+            return;
+        };
         for (client, node) in (0u32..).zip(clients) {
             if self.peers.contains(node) {
                 d.send(*node, invitation(terms, &layout, attempt, client));
@@ -103,7 +105,8 @@ impl Engine {
         let expected = factory.layout.sessions(Some(client)).len();
         if join.nonces.len() != expected {
             return Err(Fault::peer(format!(
-                "{} nonces where {expected} transactions are to be signed", join.nonces.len()
+                "{} nonces where {expected} transactions are to be signed",
+                join.nonces.len()
             )));
         }
         for nonce in &join.nonces {
@@ -114,7 +117,9 @@ impl Engine {
         }
         // S5: the same key twice would let one signature count for two.
         let own = self.factory_key(factory.instance, factory.attempt).public();
-        if join.factory_key == own || ceremony.joins.values().any(|other| other.factory_key == join.factory_key) {
+        if join.factory_key == own
+            || ceremony.joins.values().any(|other| other.factory_key == join.factory_key)
+        {
             return Err(Fault::peer("its factory key is another member's"));
         }
         let last = ceremony.joins.len().saturating_add(1) == factory.clients.len();
@@ -138,7 +143,9 @@ impl Engine {
         let roster = super::lsp_signing::roster_of(own, joins);
         let script = match funding_script(&factory.layout, &roster) {
             Ok(script) => script,
-            Err(error) => return self.give_up(d, factory, &format!("its keys make no funding script: {error}")),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
+            }
         };
         let instance = factory.instance;
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
@@ -150,14 +157,17 @@ impl Engine {
             amount: factory.layout.funding_value(),
         });
         for (client, node) in (0u32..).zip(&factory.clients) {
-            d.send(*node, ExpectChannel {
-                instance,
-                attempt: factory.attempt,
-                client,
-                capacity: factory.capacity(client),
-                push_msat: factory.terms.push_msat,
-                channel_in_factory: factory.channel_in_factory(client),
-            });
+            d.send(
+                *node,
+                ExpectChannel {
+                    instance,
+                    attempt: factory.attempt,
+                    client,
+                    capacity: factory.capacity(client),
+                    push_msat: factory.terms.push_msat,
+                    channel_in_factory: factory.channel_in_factory(client),
+                },
+            );
         }
     }
 
@@ -194,17 +204,21 @@ impl Engine {
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             // The attempt ended while lightningd opened: don't leave the open behind.
-            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client)) {
-                if result.is_ok() {
-                    d.effect(Effect::CancelChannel { peer });
-                }
+            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client))
+                && result.is_ok()
+            {
+                d.effect(Effect::CancelChannel { peer });
             }
             return;
         };
-        let Some(peer) = factory.node_of(client) else { return };
+        let Some(peer) = factory.node_of(client) else {
+            return;
+        };
         let script = match result {
             Ok(script) if script.is_p2wsh() => script,
-            Ok(_) => return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH"),
+            Ok(_) => {
+                return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH");
+            }
             Err(error) => {
                 let reason = format!("fundchannel_start with {peer} failed: {error}");
                 return self.restart(d, factory, &[peer], &reason);
@@ -213,10 +227,10 @@ impl Engine {
         let mut scripts = ceremony.scripts.clone();
         scripts.insert(client, script.clone());
         d.change(Change::Script(instance, client, script));
-        if let Some(funding) = &ceremony.funding {
-            if scripts.len() == factory.clients.len() {
-                self.begin_signing(d, factory, ceremony, &scripts, funding);
-            }
+        if let Some(funding) = &ceremony.funding
+            && scripts.len() == factory.clients.len()
+        {
+            self.begin_signing(d, factory, ceremony, &scripts, funding);
         }
     }
 
@@ -235,7 +249,9 @@ impl Engine {
         };
         let funding = match result {
             Ok(funding) => funding,
-            Err(error) => return self.give_up(d, factory, &format!("the wallet can't fund it: {error}")),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
+            }
         };
         d.change(Change::Funding(instance, funding.clone()));
         if ceremony.scripts.len() == factory.clients.len() {
@@ -315,7 +331,9 @@ impl Engine {
 
     pub(super) fn lsp_tick(&self, d: &mut Draft<'_>) {
         for (instance, ceremony) in &self.lsp {
-            let Some(factory) = self.factories.get(instance) else { continue };
+            let Some(factory) = self.factories.get(instance) else {
+                continue;
+            };
             if d.now < ceremony.deadline {
                 continue;
             }
@@ -334,13 +352,14 @@ impl Engine {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let reason = format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
+                let reason =
+                    format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
                 self.restart(d, factory, &silent, &reason);
             }
         }
     }
 
-    pub(super) fn lsp_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+    pub(super) fn lsp_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
         match factory.phase() {
             State::Joining | State::Signing | State::Storing => {
                 self.restart(d, factory, &[], "this node was restarted");
@@ -353,12 +372,14 @@ impl Engine {
 
     /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
     /// committed counts, whether or not we came to store it.
-    fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+    fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
         let mut missing = false;
-        for client in 0..factory.terms.clients() {
-            let id = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
-            match id {
-                Some(channel_id) if channels.contains(&channel_id) => {
+        let id_of =
+            |client| factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+        let ids: Vec<Option<ChannelId>> = (0..factory.terms.clients()).map(id_of).collect();
+        for (client, id) in (0u32..).zip(&ids) {
+            match *id {
+                Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
                     if !factory.channels.contains_key(&client) {
                         d.event(factory.instance, ChannelCommitted { client, channel_id });
                     }
@@ -367,13 +388,9 @@ impl Engine {
             }
         }
         if missing {
-            for channel_id in channels {
-                let ours = (0..factory.terms.clients()).any(|client| {
-                    factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
-                        == Some(*channel_id)
-                });
-                if ours {
-                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            for id in ids {
+                if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
+                    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
                 }
             }
             self.restart(d, factory, &[], "this node was restarted before every channel was committed");
@@ -406,17 +423,25 @@ impl Engine {
         let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
         let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
         let terms = Terms { capacities, ..factory.terms.clone() };
-        d.log(Level::Info, format!(
-            "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
-            factory.instance, factory.attempt, clients.len()
-        ));
-        d.event(factory.instance, AttemptStarted {
-            attempt,
-            terms: terms.clone(),
-            clients: clients.clone(),
-            reason: short(reason),
-            left_out: left_out.to_vec(),
-        });
+        d.log(
+            Level::Info,
+            format!(
+                "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
+                factory.instance,
+                factory.attempt,
+                clients.len()
+            ),
+        );
+        d.event(
+            factory.instance,
+            AttemptStarted {
+                attempt,
+                terms: terms.clone(),
+                clients: clients.clone(),
+                reason: short(reason),
+                left_out: left_out.to_vec(),
+            },
+        );
         self.invite(d, &terms, attempt, &clients);
     }
 
@@ -454,7 +479,8 @@ impl Engine {
     ) -> Result<(&Factory, &LspCeremony, ClientIndex), Fault> {
         let (factory, ceremony) =
             self.current(instance, attempt).ok_or_else(|| Fault::stale("no such ceremony is under way"))?;
-        let client = factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        let client =
+            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
         Ok((factory, ceremony, client))
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce, verify_partial};
+use crate::tx::musig::{
+    AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce, verify_partial,
+};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -15,12 +17,14 @@ use crate::wire::message::{
     PartialSignatures, Propose, Ready,
 };
 
+use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase, SignAs, SignJob};
 use super::draft::{Draft, Fault};
-use super::event::{AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing};
+use super::event::{
+    AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing,
+};
 use super::factory::{Factory, build_tree};
 use super::io::{Effect, Level, PreparedFunding};
-use super::Engine;
 
 /// What is about to be signed, for the ledger.
 pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
@@ -33,7 +37,10 @@ pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
 }
 
 /// Keys and payout scripts of everybody who has joined.
-pub(super) fn roster_of(lsp_key: bitcoin::secp256k1::PublicKey, joins: &BTreeMap<ClientIndex, Join>) -> Roster {
+pub(super) fn roster_of(
+    lsp_key: bitcoin::secp256k1::PublicKey,
+    joins: &BTreeMap<ClientIndex, Join>,
+) -> Roster {
     let member = |join: &Join| Member { key: join.factory_key, payout: join.payout.clone() };
     Roster { lsp_key, clients: joins.values().map(member).collect() }
 }
@@ -71,7 +78,9 @@ impl Engine {
         };
         let tree = match build_tree(&factory.layout, factory.scope(), &proposal) {
             Ok(tree) => Arc::new(tree),
-            Err(error) => return self.give_up(d, factory, &format!("the tree can't be built: {error}")),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
+            }
         };
         let ledger = ledger_entries(&tree);
         if let Err(error) = self.ledger.check(&ledger) {
@@ -81,26 +90,34 @@ impl Engine {
             tree.sessions().iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
         let agg_nonces = match aggregate_all(factory, &tree, &own_public, &ceremony.joins) {
             Ok(nonces) => nonces,
-            Err(error) => return self.give_up(d, factory, &format!("nonces don't aggregate: {error}")),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("nonces don't aggregate: {error}"));
+            }
         };
         let by_id: BTreeMap<SessionId, AggNonce> =
             tree.sessions().iter().map(|session| session.id).zip(agg_nonces.iter().copied()).collect();
-        let common = transcript::common_hash(
-            &terms_bytes(factory),
-            &roster,
-            bitcoin::OutPoint { txid: funding.tx.compute_txid(), vout: funding.vout },
-        );
         let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
-        let Some(transcript) = transcript::transcript(&common, &hashes) else {
+        let transcript = transcript::transcript(
+            &terms_bytes(factory),
+            &factory.layout,
+            &roster,
+            &tree,
+            &by_id,
+            &BTreeMap::new(),
+        );
+        let (Ok(hashes), Ok(transcript)) = (hashes, transcript) else {
             return self.give_up(d, factory, "the transcript can't be hashed");
         };
 
-        d.event(factory.instance, Signing {
-            attempt: factory.attempt,
-            proposal: proposal.clone(),
-            ledger,
-            psbt: Some(funding.psbt.clone()),
-        });
+        d.event(
+            factory.instance,
+            Signing {
+                attempt: factory.attempt,
+                proposal: proposal.clone(),
+                ledger,
+                psbt: Some(funding.psbt.clone().into_bytes()),
+            },
+        );
         d.change(Change::Tree(factory.instance, tree.clone()));
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         for (client, node) in (0u32..).zip(&factory.clients) {
@@ -123,13 +140,16 @@ impl Engine {
                 .collect();
             d.send(*node, proposal.clone());
         }
-        d.change(Change::Sign(factory.instance, Box::new(SignJob {
-            attempt: factory.attempt,
-            tree,
-            agg_nonces,
-            transcript,
-            role: SignAs::Lsp { nonces: own_nonces, deadline },
-        })));
+        d.change(Change::Sign(
+            factory.instance,
+            Box::new(SignJob {
+                attempt: factory.attempt,
+                tree,
+                agg_nonces,
+                transcript,
+                role: SignAs::Lsp { nonces: own_nonces, deadline },
+            }),
+        ));
     }
 
     pub(super) fn on_partial_signatures(
@@ -156,7 +176,8 @@ impl Engine {
         let expected = factory.layout.sessions(Some(client)).len();
         if message.signatures.len() != expected {
             return Err(Fault::peer(format!(
-                "{} partial signatures where {expected} were asked for", message.signatures.len()
+                "{} partial signatures where {expected} were asked for",
+                message.signatures.len()
             )));
         }
         let mut partials = ceremony.partials.clone();
@@ -188,7 +209,9 @@ impl Engine {
             let all = theirs.iter().map(|(_, partial)| partial).chain([own]);
             match aggregate(agg, nonce, &session.sighash, all) {
                 Ok(signature) => signatures.push(signature),
-                Err(error) => return self.blame(d, factory, ceremony, session, nonce, theirs, &error),
+                Err(error) => {
+                    return self.blame(d, factory, ceremony, session, nonce, theirs, &error);
+                }
             }
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
@@ -198,11 +221,14 @@ impl Engine {
         d.change(Change::Phase(factory.instance, Phase::Storing, deadline));
         for (client, node) in (0u32..).zip(&factory.clients) {
             let path = factory.layout.sessions(Some(client));
-            d.send(*node, Ready {
-                instance: factory.instance,
-                attempt: factory.attempt,
-                signatures: path.iter().filter_map(|session| by_id.get(session).copied()).collect(),
-            });
+            d.send(
+                *node,
+                Ready {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    signatures: path.iter().filter_map(|session| by_id.get(session).copied()).collect(),
+                },
+            );
         }
     }
 
@@ -217,7 +243,9 @@ impl Engine {
         theirs: &[(ClientIndex, PartialSig)],
         error: &MusigError,
     ) {
-        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(session.id.coin)) else { return };
+        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(session.id.coin)) else {
+            return;
+        };
         for (client, partial) in theirs {
             let place = factory.layout.sessions(Some(*client)).iter().position(|id| *id == session.id);
             let (Some(join), Some(place), Some(node)) =
@@ -225,7 +253,9 @@ impl Engine {
             else {
                 continue;
             };
-            let Some(nonce) = join.nonces.get(place) else { continue };
+            let Some(nonce) = join.nonces.get(place) else {
+                continue;
+            };
             if verify_partial(agg, agg_nonce, &session.sighash, join.factory_key, nonce, partial).is_err() {
                 let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
                 return self.restart(d, factory, &[node], &reason);
@@ -255,7 +285,9 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         d.change(Change::Phase(instance, Phase::Completing, deadline));
         for (client, node) in (0u32..).zip(&factory.clients) {
-            let Some(leaf) = leaf_of(factory, client) else { continue };
+            let Some(leaf) = leaf_of(factory, client) else {
+                continue;
+            };
             d.effect(Effect::CompleteChannel {
                 instance,
                 attempt,
@@ -282,8 +314,11 @@ impl Engine {
             }
             return;
         };
-        let Some(node) = factory.node_of(client) else { return };
-        let expected = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+        let Some(node) = factory.node_of(client) else {
+            return;
+        };
+        let expected =
+            factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
                 d.event(instance, ChannelCommitted { client, channel_id });
@@ -291,7 +326,11 @@ impl Engine {
             }
             Ok(channel_id) => {
                 d.effect(Effect::CloseChannel { channel_id });
-                self.give_up(d, factory, "lightningd committed a channel on another outpoint than the leaf's");
+                self.give_up(
+                    d,
+                    factory,
+                    "lightningd committed a channel on another outpoint than the leaf's",
+                );
             }
             Err(error) => {
                 let reason = format!("fundchannel_complete with {node} failed: {error}");
@@ -301,14 +340,25 @@ impl Engine {
     }
 
     /// Tells a client again that its channel is committed and waits for its check.
-    pub(super) fn ask_for_check(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, client: ClientIndex) {
-        let Some(channel_id) = factory.channels.get(&client) else { return };
+    pub(super) fn ask_for_check(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        client: ClientIndex,
+    ) {
+        let Some(channel_id) = factory.channels.get(&client) else {
+            return;
+        };
         if !factory.checked.contains(&client) {
-            d.send(peer, CommittedMessage {
-                instance: factory.instance,
-                attempt: factory.attempt,
-                channel_id: *channel_id,
-            });
+            d.send(
+                peer,
+                CommittedMessage {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    channel_id: *channel_id,
+                },
+            );
         }
     }
 
@@ -350,11 +400,10 @@ impl Engine {
 
     pub(super) fn tell_broadcast(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId) {
         if let Some(funding) = factory.funding() {
-            d.send(peer, FundingBroadcast {
-                instance: factory.instance,
-                attempt: factory.attempt,
-                txid: funding.txid,
-            });
+            d.send(
+                peer,
+                FundingBroadcast { instance: factory.instance, attempt: factory.attempt, txid: funding.txid },
+            );
         }
     }
 }

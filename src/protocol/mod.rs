@@ -11,6 +11,7 @@
 mod ceremony;
 mod chain;
 mod client;
+mod client_signing;
 mod draft;
 pub mod event;
 pub mod factory;
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::BlockHash;
 
 use crate::tx::musig::{FactoryKey, MasterSecret};
-use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
+use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
 
 use ceremony::{Change, ClientCeremony, LspCeremony};
@@ -110,7 +111,7 @@ impl Engine {
     /// `now` is the time, `height` the last block that was handled, `rng` where fresh nonces and
     /// instance ids come from.
     pub fn handle(&self, input: Input, now: Millis, height: Height, rng: &mut dyn Entropy) -> Step {
-        let mut d = Draft::new(self, now, height, rng);
+        let mut d = Draft::new(now, height, rng);
         let answer = match input {
             Input::Command(command) => self.on_command(&mut d, command),
             Input::OpenChannel(open) => Ok(self.on_open_channel(&mut d, &open)),
@@ -207,7 +208,9 @@ impl Engine {
     /// A peer broke the protocol: L goes on without it, a client gives the attempt up.
     fn on_fault(&self, d: &mut Draft<'_>, peer: NodeId, instance: InstanceId, name: &str, reason: &str) {
         d.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
-        let Some(factory) = self.factories.get(&instance) else { return };
+        let Some(factory) = self.factories.get(&instance) else {
+            return;
+        };
         match factory.role {
             Role::Lsp => self.lsp_fault(d, factory, peer, reason),
             Role::Client { lsp, .. } if lsp == peer => self.client_gives_up(d, factory, reason),
@@ -215,7 +218,7 @@ impl Engine {
         }
     }
 
-    fn on_started(&self, d: &mut Draft<'_>, channels: &[ChannelId]) {
+    fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
             match factory.role {
                 Role::Lsp => self.lsp_started(d, factory, channels),

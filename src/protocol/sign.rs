@@ -117,7 +117,9 @@ impl Engine {
             _ => return,
         };
         // A step may end the ceremony that it also changes.
-        let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+        let Some(ceremony) = self.lsp.get_mut(&instance) else {
+            return;
+        };
         match change {
             Change::Phase(_, phase, deadline) => {
                 ceremony.phase = phase;
@@ -153,7 +155,9 @@ impl Engine {
         match job.role {
             SignAs::Lsp { nonces, deadline } => {
                 let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
-                let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
+                let Some(ceremony) = self.lsp.get_mut(&instance) else {
+                    return;
+                };
                 ceremony.agg_nonces = job.agg_nonces;
                 ceremony.transcript = job.transcript;
                 ceremony.phase = Phase::Signing;
@@ -168,7 +172,9 @@ impl Engine {
                 }
             }
             SignAs::Client { lsp, proposal, deadline } => {
-                let Some(ceremony) = self.client.get_mut(&instance) else { return };
+                let Some(ceremony) = self.client.get_mut(&instance) else {
+                    return;
+                };
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
                 let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);

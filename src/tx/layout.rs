@@ -23,18 +23,30 @@ use crate::tx::scripts::ANCHOR_VALUE;
 
 /// Which spend of a coin; the ledger's roles (S8).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
 pub enum Role {
     /// The node transaction that spends the coin.
-    State = 0,
+    State,
     /// A sale out of a stock coin.
-    Sale = 1,
+    Sale,
     /// After the timeout: everything to the clients (S20).
-    Distribution = 2,
+    Distribution,
     /// A superseded state's outputs to the clients (S23).
-    Poison = 3,
+    Poison,
     /// The cooperative end.
-    Close = 4,
+    Close,
+}
+
+impl From<Role> for u8 {
+    /// The role's number, as it is stored.
+    fn from(role: Role) -> u8 {
+        match role {
+            Role::State => 0,
+            Role::Sale => 1,
+            Role::Distribution => 2,
+            Role::Poison => 3,
+            Role::Close => 4,
+        }
+    }
 }
 
 impl TryFrom<u8> for Role {
@@ -193,10 +205,7 @@ impl Layout {
         let mut next = self.channel_place(client).map(|(node, _)| node);
         while let Some(node) = next {
             path.push(node);
-            next = self
-                .node(node)
-                .and_then(|node| node.parent)
-                .map(|(parent, _)| parent);
+            next = self.node(node).and_then(|node| node.parent).map(|(parent, _)| parent);
         }
         path.reverse();
         path
@@ -230,16 +239,10 @@ impl Layout {
                 continue;
             };
             if !coin.stock {
-                sessions.push(SessionId {
-                    coin: index,
-                    role: Role::State,
-                });
+                sessions.push(SessionId { coin: index, role: Role::State });
             }
             if coin.has_distribution {
-                sessions.push(SessionId {
-                    coin: index,
-                    role: Role::Distribution,
-                });
+                sessions.push(SessionId { coin: index, role: Role::Distribution });
             }
         }
         sessions
@@ -251,9 +254,7 @@ impl Layout {
     pub fn distribution_outputs(&self, coin: CoinIndex) -> Vec<(ClientIndex, Amount)> {
         match self.coin(coin) {
             // Sums and differences were checked when the layout was built.
-            Some(coin) if coin.has_distribution => {
-                build::payouts(&self.terms, coin).unwrap_or_default()
-            }
+            Some(coin) if coin.has_distribution => build::payouts(&self.terms, coin).unwrap_or_default(),
             _ => Vec::new(),
         }
     }
@@ -267,9 +268,7 @@ impl Layout {
             return None;
         }
         let left = self.coin(coin)?.value.checked_sub(ANCHOR_VALUE)?;
-        outputs
-            .iter()
-            .try_fold(left, |left, (_, value)| left.checked_sub(*value))
+        outputs.iter().try_fold(left, |left, (_, value)| left.checked_sub(*value))
     }
 
     /// `blocks_early` of this client's channel at birth: relative timelocks on its path,
@@ -292,22 +291,9 @@ impl Layout {
 
     /// What this client's exit costs; zeros if there is no such client.
     pub fn exit_cost(&self, client: ClientIndex) -> ExitCost {
-        let mut cost = ExitCost {
-            transactions: 0,
-            vbytes: 0,
-            blocks: 0,
-            fees: Amount::ZERO,
-        };
-        for node in self
-            .path(client)
-            .into_iter()
-            .filter_map(|node| self.node(node))
-        {
-            let wait = if node.kind == NodeKind::State {
-                node.sequence
-            } else {
-                0
-            };
+        let mut cost = ExitCost { transactions: 0, vbytes: 0, blocks: 0, fees: Amount::ZERO };
+        for node in self.path(client).into_iter().filter_map(|node| self.node(node)) {
+            let wait = if node.kind == NodeKind::State { node.sequence } else { 0 };
             let blocks = wait.saturating_add(u32::from(self.terms.confirm_blocks));
             cost.transactions = cost.transactions.saturating_add(1);
             cost.vbytes = cost.vbytes.saturating_add(node.vbytes);

@@ -63,61 +63,38 @@ pub enum MusigError {
 impl fmt::Display for MusigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoKeys => write!(
-                f,
-                "no keys to aggregate: a coin has at least L and one client"
-            ),
+            Self::NoKeys => write!(f, "no keys to aggregate: a coin has at least L and one client"),
             Self::DuplicateKey(key) => {
-                write!(
-                    f,
-                    "member key {key} appears twice: every member needs a key of its own"
-                )
+                write!(f, "member key {key} appears twice: every member needs a key of its own")
             }
             Self::KeyAtInfinity => {
-                write!(
-                    f,
-                    "the member keys cancel each other out: start again with fresh keys"
-                )
+                write!(f, "the member keys cancel each other out: start again with fresh keys")
             }
             Self::NoNonces => write!(f, "no public nonces to aggregate: every signer sends one"),
-            Self::BadNonce { index } => write!(
-                f,
-                "public nonce {index} is not two points of the curve: ask its signer for another"
-            ),
-            Self::BadAggNonce => {
-                write!(
-                    f,
-                    "the aggregate nonce is not two points of the curve: aggregate again"
-                )
+            Self::BadNonce { index } => {
+                write!(f, "public nonce {index} is not two points of the curve: ask its signer for another")
             }
-            Self::BadScalar { index } => write!(
-                f,
-                "partial signature {index} is not below the group order: its signer is at fault"
-            ),
-            Self::WrongCount { keys, partials } => write!(
-                f,
-                "{partials} partial signatures for {keys} keys: exactly one for each key is needed"
-            ),
+            Self::BadAggNonce => {
+                write!(f, "the aggregate nonce is not two points of the curve: aggregate again")
+            }
+            Self::BadScalar { index } => {
+                write!(f, "partial signature {index} is not below the group order: its signer is at fault")
+            }
+            Self::WrongCount { keys, partials } => {
+                write!(f, "{partials} partial signatures for {keys} keys: exactly one for each key is needed")
+            }
             Self::NotAMember => {
-                write!(
-                    f,
-                    "the signer's key is not one of the keys that were aggregated"
-                )
+                write!(f, "the signer's key is not one of the keys that were aggregated")
             }
             Self::NonceOfAnotherKey => {
-                write!(
-                    f,
-                    "the secret nonce was made for another key: make a fresh one"
-                )
+                write!(f, "the secret nonce was made for another key: make a fresh one")
             }
-            Self::BadPartial => write!(
-                f,
-                "the partial signature does not fit its signer's key, nonce and this transaction"
-            ),
-            Self::BadSignature => write!(
-                f,
-                "the finished signature is invalid: check the partial signatures one by one"
-            ),
+            Self::BadPartial => {
+                write!(f, "the partial signature does not fit its signer's key, nonce and this transaction")
+            }
+            Self::BadSignature => {
+                write!(f, "the finished signature is invalid: check the partial signatures one by one")
+            }
         }
     }
 }
@@ -155,10 +132,7 @@ impl FactoryKey {
             if let Ok(mut key) = SecretKey::from_slice(&*candidate) {
                 let public = key.public_key(SECP256K1);
                 key.non_secure_erase();
-                return Self {
-                    secret: candidate,
-                    public,
-                };
+                return Self { secret: candidate, public };
             }
             // One in 2^128 hashes is no scalar; the next counter gives another.
             counter = counter.wrapping_add(1);
@@ -194,16 +168,12 @@ impl KeyAgg {
         if keys.is_empty() {
             return Err(MusigError::NoKeys);
         }
-        let mut sorted: Vec<([u8; 33], PublicKey)> =
-            keys.iter().map(|key| (key.serialize(), *key)).collect();
+        let mut sorted: Vec<([u8; 33], PublicKey)> = keys.iter().map(|key| (key.serialize(), *key)).collect();
         sorted.sort_unstable_by_key(|(bytes, _)| *bytes);
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(MusigError::DuplicateKey(pair[0].1));
         }
-        let points = sorted
-            .iter()
-            .map(|(_, key)| to_point(key))
-            .collect::<Result<Vec<_>, _>>()?;
+        let points = sorted.iter().map(|(_, key)| to_point(key)).collect::<Result<Vec<_>, _>>()?;
         let untweaked = KeyAggContext::new(points).map_err(|_| MusigError::KeyAtInfinity)?;
         let internal = x_only(&untweaked)?.0;
         let context = match merkle_root {
@@ -212,12 +182,7 @@ impl KeyAgg {
         }
         .map_err(|_| MusigError::KeyAtInfinity)?;
         let (output, parity) = x_only(&context)?;
-        Ok(Self {
-            context,
-            internal,
-            output,
-            parity,
-        })
+        Ok(Self { context, internal, output, parity })
     }
 
     /// The tweaked key that stands in the output (BIP-341).
@@ -297,9 +262,7 @@ pub fn new_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, PubNonce) {
 }
 
 /// Sums the signers' nonces (BIP-327 NonceAgg); a malformed one is named by its place.
-pub fn aggregate_nonces<'a>(
-    nonces: impl IntoIterator<Item = &'a PubNonce>,
-) -> Result<AggNonce, MusigError> {
+pub fn aggregate_nonces<'a>(nonces: impl IntoIterator<Item = &'a PubNonce>) -> Result<AggNonce, MusigError> {
     let parsed = nonces
         .into_iter()
         .enumerate()
@@ -321,8 +284,7 @@ pub fn sign_partial(
     sighash: &[u8; 32],
 ) -> Result<PartialSig, MusigError> {
     use musig2::errors::SigningError;
-    let secret =
-        musig2::SecNonce::from_bytes(&*nonce.0).map_err(|_| MusigError::NonceOfAnotherKey)?;
+    let secret = musig2::SecNonce::from_bytes(&*nonce.0).map_err(|_| MusigError::NonceOfAnotherKey)?;
     let sum = nonces.parse()?;
     musig2::sign_partial::<MaybeScalar>(&agg.context, key.scalar(), secret, &sum, sighash)
         .map(|partial| PartialSig(partial.serialize()))
@@ -347,17 +309,11 @@ pub fn verify_partial(
     let scalar = to_scalar(sig, 0)?;
     let nonce = signer_nonce.parse(0)?;
     let sum = nonces.parse()?;
-    musig2::verify_partial(
-        &agg.context,
-        scalar,
-        &sum,
-        to_point(&signer)?,
-        &nonce,
-        sighash,
-    )
-    .map_err(|error| match error {
-        VerifyError::UnknownKey => MusigError::NotAMember,
-        VerifyError::BadSignature => MusigError::BadPartial,
+    musig2::verify_partial(&agg.context, scalar, &sum, to_point(&signer)?, &nonce, sighash).map_err(|error| {
+        match error {
+            VerifyError::UnknownKey => MusigError::NotAMember,
+            VerifyError::BadSignature => MusigError::BadPartial,
+        }
     })
 }
 
@@ -375,20 +331,12 @@ pub fn aggregate<'a>(
         .map(|(index, partial)| to_scalar(partial, index))
         .collect::<Result<Vec<_>, _>>()?;
     if scalars.len() != agg.signers() {
-        return Err(MusigError::WrongCount {
-            keys: agg.signers(),
-            partials: scalars.len(),
-        });
+        return Err(MusigError::WrongCount { keys: agg.signers(), partials: scalars.len() });
     }
     let sum = nonces.parse()?;
-    musig2::aggregate_partial_signatures::<_, CompactSignature>(
-        &agg.context,
-        &sum,
-        scalars,
-        sighash,
-    )
-    .map(|signature| signature.serialize())
-    .map_err(|_| MusigError::BadSignature)
+    musig2::aggregate_partial_signatures::<_, CompactSignature>(&agg.context, &sum, scalars, sighash)
+        .map(|signature| signature.serialize())
+        .map_err(|_| MusigError::BadSignature)
 }
 
 fn to_scalar(sig: &PartialSig, index: usize) -> Result<MaybeScalar, MusigError> {

@@ -58,9 +58,7 @@ impl FromStr for Profile {
 
     fn from_str(name: &str) -> Result<Self, PlanError> {
         let known = Self::ALL.into_iter().find(|profile| profile.name() == name);
-        known.ok_or_else(|| PlanError::UnknownProfile {
-            name: name.to_owned(),
-        })
+        known.ok_or_else(|| PlanError::UnknownProfile { name: name.to_owned() })
     }
 }
 
@@ -80,12 +78,7 @@ pub struct Delays {
 impl Default for Delays {
     /// Five states six hours apart, an hour to confirm, a day of margin.
     fn default() -> Self {
-        Self {
-            state_step: 36,
-            state_count: 5,
-            confirm_blocks: 6,
-            margin_blocks: 144,
-        }
+        Self { state_step: 36, state_count: 5, confirm_blocks: 6, margin_blocks: 144 }
     }
 }
 
@@ -122,10 +115,9 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClients => write!(f, "a factory needs at least one client"),
-            Self::TooManyClients { clients } => write!(
-                f,
-                "{clients} clients are more than {MAX_CLIENTS}: split them into several factories"
-            ),
+            Self::TooManyClients { clients } => {
+                write!(f, "{clients} clients are more than {MAX_CLIENTS}: split them into several factories")
+            }
             Self::TooLargeForFlat { clients, vbytes } => write!(
                 f,
                 "one transaction over {clients} clients has {vbytes} vB, more than \
@@ -137,10 +129,7 @@ impl fmt::Display for PlanError {
                  static, or lower the delays"
             ),
             Self::UnknownProfile { name } => {
-                write!(
-                    f,
-                    "no profile {name:?}: there are static, stateful and flat"
-                )
+                write!(f, "no profile {name:?}: there are static, stateful and flat")
             }
         }
     }
@@ -165,32 +154,17 @@ pub fn shape_with(clients: u32, profile: Profile, delays: Delays) -> Result<Shap
         Profile::Flat => flat_sub_factories(clients)?,
         Profile::Static | Profile::Stateful => SUB_FACTORIES,
     };
-    let leaf = Leaf {
-        kind: Kind::Static,
-        sub_factories,
-        clients_per_sub: CLIENTS_PER_SUB,
-    };
+    let leaf = Leaf { kind: Kind::Static, sub_factories, clients_per_sub: CLIENTS_PER_SUB };
     // Two u16 multiplied fit a u32; neither is 0.
     let leaves = clients.div_ceil(u32::from(sub_factories) * u32::from(CLIENTS_PER_SUB));
-    let kind = if profile == Profile::Stateful {
-        Kind::Stateful
-    } else {
-        Kind::Static
-    };
+    let kind = if profile == Profile::Stateful { Kind::Stateful } else { Kind::Static };
     let best = cheapest(leaves, kind, delays, &mut BTreeMap::new());
     let leaf_blocks = u64::from(delays.confirm_blocks);
-    let blocks = best
-        .blocks
-        .saturating_add(leaf_blocks)
-        .saturating_add(delays.margin_blocks.into());
+    let blocks = best.blocks.saturating_add(leaf_blocks).saturating_add(delays.margin_blocks.into());
     if blocks > u64::from(MAX_EXIT_BLOCKS) {
         return Err(PlanError::ExitTooLong { blocks });
     }
-    let levels = best
-        .arities
-        .into_iter()
-        .map(|arity| Level { arity, kind })
-        .collect();
+    let levels = best.arities.into_iter().map(|arity| Level { arity, kind }).collect();
     Ok(Shape { levels, leaf })
 }
 
@@ -233,10 +207,7 @@ fn cheapest(leaves: u32, kind: Kind, delays: Delays, known: &mut BTreeMap<u32, L
             arities,
         };
         let cost = (candidate.vbytes, candidate.blocks);
-        if best
-            .as_ref()
-            .is_none_or(|best| cost < (best.vbytes, best.blocks))
-        {
+        if best.as_ref().is_none_or(|best| cost < (best.vbytes, best.blocks)) {
             best = Some(candidate);
         }
     }

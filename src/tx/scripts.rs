@@ -17,10 +17,7 @@ pub const DUST: Amount = Amount::from_sat(330);
 
 /// Pay-to-anchor: `OP_1 <4e73>`.
 pub fn anchor_script() -> ScriptBuf {
-    ScriptBuf::builder()
-        .push_opcode(OP_PUSHNUM_1)
-        .push_slice([0x4e, 0x73])
-        .into_script()
+    ScriptBuf::builder().push_opcode(OP_PUSHNUM_1).push_slice([0x4e, 0x73]).into_script()
 }
 
 /// P2TR for a key that already carries its BIP-341 tweak (a coin's output key).
@@ -61,10 +58,7 @@ pub fn stock_spend(agg: &KeyAgg, lsp_key: PublicKey, csv: u16) -> StockSpend {
     let parity = u8::from(agg.output_parity() == Parity::Odd);
     let mut control_block = vec![LeafVersion::TapScript.to_consensus() | parity];
     control_block.extend_from_slice(&agg.internal_key().serialize());
-    StockSpend {
-        script: stock_leaf(lsp_key, csv),
-        control_block,
-    }
+    StockSpend { script: stock_leaf(lsp_key, csv), control_block }
 }
 
 /// Whether a member may be paid to this script: P2WPKH, P2WSH or P2TR. All are standard, at most 34

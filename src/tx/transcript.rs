@@ -72,18 +72,12 @@ fn own_hashes(
                 engine.input(&[0]);
                 continue;
             };
-            let nonce = agg_nonces
-                .get(&id)
-                .ok_or(TreeError::NoNonce { session: id })?;
+            let nonce = agg_nonces.get(&id).ok_or(TreeError::NoNonce { session: id })?;
             engine.input(&[1]);
             engine.input(&session.sighash);
             engine.input(&nonce.0);
         }
-        for output in layout
-            .node(index)
-            .into_iter()
-            .flat_map(|node| &node.outputs)
-        {
+        for output in layout.node(index).into_iter().flat_map(|node| &node.outputs) {
             let (Output::Child(coin) | Output::Stock(coin)) = output else {
                 continue;
             };

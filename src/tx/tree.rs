@@ -14,9 +14,7 @@ use std::ops::Range;
 use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{
-    OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
-};
+use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
 use secp256k1::{PublicKey, XOnlyPublicKey};
 
 pub use error::TreeError;
@@ -87,11 +85,7 @@ impl Tree {
             return Err(TreeError::Funding);
         }
         let (own, foreign, who) = match scope {
-            Scope::All => (
-                layout.sessions(None).iter().map(|id| id.coin).collect(),
-                Vec::new(),
-                None,
-            ),
+            Scope::All => (layout.sessions(None).iter().map(|id| id.coin).collect(), Vec::new(), None),
             Scope::Client(client) => {
                 let own = layout.client_coins(client);
                 if own.is_empty() {
@@ -105,11 +99,7 @@ impl Tree {
             funding,
             lsp_key: roster.lsp_key,
             stock_csv: layout.terms().stock_csv,
-            coin_clients: layout
-                .coins()
-                .iter()
-                .map(|coin| coin.clients.clone())
-                .collect(),
+            coin_clients: layout.coins().iter().map(|coin| coin.clients.clone()).collect(),
             keys: BTreeMap::new(),
             output_keys: BTreeMap::new(),
             outpoints: BTreeMap::from([(0, funding)]),
@@ -178,11 +168,7 @@ impl Tree {
 
     /// The unsigned transaction of a node in scope.
     pub fn node_tx(&self, node: NodeIndex) -> Option<&Transaction> {
-        self.session(SessionId {
-            coin: node,
-            role: Role::State,
-        })
-        .map(|session| &session.tx)
+        self.session(SessionId { coin: node, role: Role::State }).map(|session| &session.tx)
     }
 
     /// A session's transaction with its signature in place. The signature isn't checked here.
@@ -209,23 +195,15 @@ impl Tree {
 
     /// Who signs for a coin: L (None), then its clients. Empty if there is no such coin.
     pub fn signers(&self, coin: CoinIndex) -> Vec<Option<ClientIndex>> {
-        let clients = usize::try_from(coin)
-            .ok()
-            .and_then(|coin| self.coin_clients.get(coin));
-        clients.map_or_else(Vec::new, |clients| {
-            std::iter::once(None)
-                .chain(clients.clone().map(Some))
-                .collect()
-        })
+        let clients = usize::try_from(coin).ok().and_then(|coin| self.coin_clients.get(coin));
+        clients
+            .map_or_else(Vec::new, |clients| std::iter::once(None).chain(clients.clone().map(Some)).collect())
     }
 
     /// L's script path of a stock coin in scope; None for any other coin.
     pub fn stock_script(&self, coin: CoinIndex) -> Option<StockSpend> {
         let agg = self.keys.get(&coin)?;
-        let spends_node = self.index.contains_key(&SessionId {
-            coin,
-            role: Role::State,
-        });
+        let spends_node = self.index.contains_key(&SessionId { coin, role: Role::State });
         (!spends_node).then(|| stock_spend(agg, self.lsp_key, self.stock_csv))
     }
 
@@ -248,9 +226,7 @@ impl Tree {
             return Ok(());
         }
         for coin in foreign {
-            let key = given
-                .get(coin)
-                .ok_or(TreeError::NoForeignKey { coin: *coin })?;
+            let key = given.get(coin).ok_or(TreeError::NoForeignKey { coin: *coin })?;
             self.output_keys.insert(*coin, *key);
         }
         match given.keys().find(|coin| !foreign.contains(coin)) {
@@ -271,10 +247,7 @@ impl Tree {
         let coin = layout.coin(id.coin).ok_or(no_coin.clone())?;
         let outpoint = self.coin_outpoint(id.coin).ok_or(no_coin.clone())?;
         let key = self.output_key(id.coin).ok_or(no_coin.clone())?;
-        let prevout = TxOut {
-            value: coin.value,
-            script_pubkey: key_script(key),
-        };
+        let prevout = TxOut { value: coin.value, script_pubkey: key_script(key) };
         let tx = match id.role {
             Role::State => {
                 let node = layout.node(id.coin).ok_or(no_coin)?;
@@ -283,20 +256,10 @@ impl Tree {
             _ => distribution(layout, roster, id.coin, outpoint)?,
         };
         let sighash = SighashCache::new(&tx)
-            .taproot_key_spend_signature_hash(
-                0,
-                &Prevouts::All(&[&prevout]),
-                TapSighashType::Default,
-            )
+            .taproot_key_spend_signature_hash(0, &Prevouts::All(&[&prevout]), TapSighashType::Default)
             .map_err(|_| TreeError::Sighash { session: id })?
             .to_byte_array();
-        Ok(Session {
-            id,
-            sighash,
-            tx,
-            prevout,
-            outpoint,
-        })
+        Ok(Session { id, sighash, tx, prevout, outpoint })
     }
 
     /// A node's transaction; notes where its outputs are.
@@ -316,10 +279,7 @@ impl Tree {
                 Output::Channel(client) => channel_script(channel_scripts, *client)?,
                 Output::Anchor => anchor_script(),
             };
-            output.push(TxOut {
-                value: *value,
-                script_pubkey,
-            });
+            output.push(TxOut { value: *value, script_pubkey });
         }
         let sequence = Sequence::from_consensus(node.sequence);
         let tx = transaction(Version(3), LockTime::ZERO, outpoint, sequence, output);
@@ -343,20 +303,12 @@ fn distribution(
     index: CoinIndex,
     outpoint: OutPoint,
 ) -> Result<Transaction, TreeError> {
-    let coin = layout
-        .coin(index)
-        .ok_or(TreeError::NoSuchCoin { coin: index })?;
+    let coin = layout.coin(index).ok_or(TreeError::NoSuchCoin { coin: index })?;
     let mut output = Vec::new();
     for (client, value) in layout.distribution_outputs(index) {
-        output.push(TxOut {
-            value,
-            script_pubkey: roster.payout(client)?,
-        });
+        output.push(TxOut { value, script_pubkey: roster.payout(client)? });
     }
-    output.push(TxOut {
-        value: ANCHOR_VALUE,
-        script_pubkey: anchor_script(),
-    });
+    output.push(TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() });
     // The layout refuses timeouts that nLockTime would read as a time.
     let timeout = LockTime::from_consensus(layout.terms().timeout_height);
     let version = Version(coin.distribution_version);
@@ -372,18 +324,8 @@ fn transaction(
     output: Vec<TxOut>,
 ) -> Transaction {
     let script_sig = ScriptBuf::new();
-    let input = vec![TxIn {
-        previous_output,
-        script_sig,
-        sequence,
-        witness: Witness::new(),
-    }];
-    Transaction {
-        version,
-        lock_time,
-        input,
-        output,
-    }
+    let input = vec![TxIn { previous_output, script_sig, sequence, witness: Witness::new() }];
+    Transaction { version, lock_time, input, output }
 }
 
 fn coin_of(output: &Output) -> Option<CoinIndex> {
@@ -397,9 +339,7 @@ fn channel_script(
     scripts: &BTreeMap<ClientIndex, ScriptBuf>,
     client: ClientIndex,
 ) -> Result<ScriptBuf, TreeError> {
-    let script = scripts
-        .get(&client)
-        .ok_or(TreeError::NoChannelScript { client })?;
+    let script = scripts.get(&client).ok_or(TreeError::NoChannelScript { client })?;
     if !script.is_p2wsh() {
         return Err(TreeError::ChannelScript { client });
     }

@@ -102,11 +102,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |id: &SessionId| match id.role {
             Role::State => format!("the transaction that spends coin {}", id.coin),
-            role => format!(
-                "the {} of coin {}",
-                format!("{role:?}").to_lowercase(),
-                id.coin
-            ),
+            role => format!("the {} of coin {}", format!("{role:?}").to_lowercase(), id.coin),
         };
         match self {
             Self::NotBuilt(id) => write!(f, "{} can't be rebuilt", name(id)),
@@ -114,10 +110,7 @@ impl fmt::Display for Problem {
             Self::Invalid(id, error) => write!(f, "{}: {error}", name(id)),
             Self::Wrong(id, rule) => write!(f, "{} breaks the terms: {rule:?}", name(id)),
             Self::Channel(client) => {
-                write!(
-                    f,
-                    "no transaction funds client {client}'s channel with its capacity"
-                )
+                write!(f, "no transaction funds client {client}'s channel with its capacity")
             }
         }
     }
@@ -151,11 +144,7 @@ pub fn verify_holdings(
             problems.push(Problem::Channel(client));
         }
     }
-    if problems.is_empty() {
-        Ok(report)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(report) } else { Err(problems) }
 }
 
 fn check_session(
@@ -167,8 +156,7 @@ fn check_session(
     let session = tree.session(id).ok_or(Problem::NotBuilt(id))?;
     let signature = signatures.get(&id).ok_or(Problem::NoSignature(id))?;
     let tx = tree.signed(id, signature).ok_or(Problem::NotBuilt(id))?;
-    check_terms(layout, tree, id, &tx, &session.prevout)
-        .map_err(|rule| Problem::Wrong(id, rule))?;
+    check_terms(layout, tree, id, &tx, &session.prevout).map_err(|rule| Problem::Wrong(id, rule))?;
     verify_input(&tx, &session.prevout).map_err(|error| Problem::Invalid(id, error))
 }
 
@@ -206,18 +194,10 @@ fn check_terms(
             (3, 0, sequence, node.output_values.clone())
         }
         _ => {
-            let mut values: Vec<_> = layout
-                .distribution_outputs(id.coin)
-                .iter()
-                .map(|(_, value)| *value)
-                .collect();
+            let mut values: Vec<_> =
+                layout.distribution_outputs(id.coin).iter().map(|(_, value)| *value).collect();
             values.push(ANCHOR_VALUE);
-            (
-                coin.distribution_version,
-                layout.terms().timeout_height,
-                0xffff_fffd,
-                values,
-            )
+            (coin.distribution_version, layout.terms().timeout_height, 0xffff_fffd, values)
         }
     };
     let paid = tx.output.iter().map(|output| output.value);
@@ -230,45 +210,26 @@ fn check_terms(
     if tx.lock_time.to_consensus_u32() != lock_time {
         return Err(Rule::LockTime);
     }
-    let anchored = tx
-        .output
-        .last()
-        .is_some_and(|last| last.script_pubkey == anchor_script());
+    let anchored = tx.output.last().is_some_and(|last| last.script_pubkey == anchor_script());
     if !anchored || !paid.clone().eq(values) {
         return Err(Rule::Outputs);
     }
-    let fee = paid
-        .into_iter()
-        .try_fold(prevout.value, |left, value| left.checked_sub(value));
+    let fee = paid.into_iter().try_fold(prevout.value, |left, value| left.checked_sub(value));
     let expected = match id.role {
         Role::State => layout.node(id.coin).map(|node| node.fee),
         _ => layout.distribution_fee(id.coin),
     };
-    if fee.is_none() || fee != expected {
-        Err(Rule::Fee)
-    } else {
-        Ok(())
-    }
+    if fee.is_none() || fee != expected { Err(Rule::Fee) } else { Ok(()) }
 }
 
 /// Where a coin is, from the transaction that makes it; that output too unless it is the funding.
-fn source<'t>(
-    layout: &Layout,
-    tree: &'t Tree,
-    coin: CoinIndex,
-) -> Option<(OutPoint, Option<&'t TxOut>)> {
+fn source<'t>(layout: &Layout, tree: &'t Tree, coin: CoinIndex) -> Option<(OutPoint, Option<&'t TxOut>)> {
     let Some((node, vout)) = layout.coin(coin)?.source else {
         return Some((tree.funding(), None));
     };
     let tx = tree.node_tx(node)?;
     let output = tx.output.get(usize::try_from(vout).ok()?)?;
-    Some((
-        OutPoint {
-            txid: tx.compute_txid(),
-            vout,
-        },
-        Some(output),
-    ))
+    Some((OutPoint { txid: tx.compute_txid(), vout }, Some(output)))
 }
 
 fn channel_is_funded(layout: &Layout, tree: &Tree, client: ClientIndex) -> bool {
@@ -277,20 +238,13 @@ fn channel_is_funded(layout: &Layout, tree: &Tree, client: ClientIndex) -> bool 
         let tx = tree.node_tx(node)?;
         let place = usize::try_from(vout).ok()?;
         let output = tx.output.get(place)?;
-        let capacity = layout
-            .terms()
-            .capacities
-            .get(usize::try_from(client).ok()?)?;
+        let capacity = layout.terms().capacities.get(usize::try_from(client).ok()?)?;
         let listed = layout.node(node)?.outputs.get(place)?;
         Some(
             *listed == Output::Channel(client)
                 && output.value == *capacity
                 && output.script_pubkey.is_p2wsh()
-                && tree.channel_outpoint(client)
-                    == Some(OutPoint {
-                        txid: tx.compute_txid(),
-                        vout,
-                    }),
+                && tree.channel_outpoint(client) == Some(OutPoint { txid: tx.compute_txid(), vout }),
         )
     };
     funded().unwrap_or(false)

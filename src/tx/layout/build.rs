@@ -21,17 +21,9 @@ pub(super) fn layout(terms: &Terms) -> Result<Layout, LayoutError> {
         places: Vec::new(),
     };
     builder.subtree(0, 0..leaves, None, 0)?;
-    let Builder {
-        mut nodes, places, ..
-    } = builder;
+    let Builder { mut nodes, places, .. } = builder;
     let coins = coins(terms, &mut nodes)?;
-    let mut layout = Layout {
-        terms: terms.clone(),
-        nodes,
-        coins,
-        places,
-        worst_blocks: 0,
-    };
+    let mut layout = Layout { terms: terms.clone(), nodes, coins, places, worst_blocks: 0 };
     layout.worst_blocks = worst_blocks(&layout, leaf_clients)?;
     Ok(layout)
 }
@@ -42,43 +34,27 @@ fn check(terms: &Terms) -> Result<(u32, u32), LayoutError> {
         Ok(0) => return Err(LayoutError::NoClients),
         Ok(clients) if clients <= MAX_CLIENTS => clients,
         _ => {
-            return Err(LayoutError::TooManyClients {
-                clients: terms.capacities.len(),
-            });
+            return Err(LayoutError::TooManyClients { clients: terms.capacities.len() });
         }
     };
     for (client, capacity) in (0..).zip(&terms.capacities) {
         if *capacity < MIN_CHANNEL {
-            return Err(LayoutError::ChannelTooSmall {
-                client,
-                capacity: *capacity,
-            });
+            return Err(LayoutError::ChannelTooSmall { client, capacity: *capacity });
         }
         if *capacity > Amount::MAX_MONEY {
             return Err(LayoutError::AmountsTooLarge);
         }
     }
     // Capacities are at most 2.1 × 10^15 sat: no overflow in msat.
-    let smallest = terms
-        .capacities
-        .iter()
-        .map(|capacity| capacity.to_sat())
-        .min()
-        .unwrap_or(0);
+    let smallest = terms.capacities.iter().map(|capacity| capacity.to_sat()).min().unwrap_or(0);
     if !(MIN_PUSH_MSAT..=smallest.saturating_mul(1000)).contains(&terms.push_msat) {
-        return Err(LayoutError::Push {
-            msat: terms.push_msat,
-        });
+        return Err(LayoutError::Push { msat: terms.push_msat });
     }
     if terms.tree_feerate < MIN_FEERATE {
-        return Err(LayoutError::FeerateTooLow {
-            feerate: terms.tree_feerate,
-        });
+        return Err(LayoutError::FeerateTooLow { feerate: terms.tree_feerate });
     }
     if terms.tree_feerate > MAX_FEERATE {
-        return Err(LayoutError::FeerateTooHigh {
-            feerate: terms.tree_feerate,
-        });
+        return Err(LayoutError::FeerateTooHigh { feerate: terms.tree_feerate });
     }
     if terms.confirm_blocks == 0 {
         return Err(LayoutError::ConfirmBlocks);
@@ -87,9 +63,7 @@ fn check(terms: &Terms) -> Result<(u32, u32), LayoutError> {
         return Err(LayoutError::FundingConfirmations);
     }
     if terms.timeout_height >= LOCK_TIME_THRESHOLD {
-        return Err(LayoutError::TimeoutIsATime {
-            height: terms.timeout_height,
-        });
+        return Err(LayoutError::TimeoutIsATime { height: terms.timeout_height });
     }
     if terms.timeout_height <= terms.dying_blocks {
         return Err(LayoutError::TimeoutInDyingPeriod {
@@ -112,17 +86,12 @@ fn check(terms: &Terms) -> Result<(u32, u32), LayoutError> {
 fn check_levels(terms: &Terms, leaves: u32) -> Result<(), LayoutError> {
     let levels = &terms.shape.levels;
     if levels.len() > MAX_LEVELS {
-        return Err(LayoutError::TooManyLevels {
-            levels: levels.len(),
-        });
+        return Err(LayoutError::TooManyLevels { levels: levels.len() });
     }
     let mut held: u64 = 1;
     for (level, spec) in levels.iter().enumerate() {
         if spec.arity < 2 {
-            return Err(LayoutError::ArityTooSmall {
-                level,
-                arity: spec.arity,
-            });
+            return Err(LayoutError::ArityTooSmall { level, arity: spec.arity });
         }
         held = held.saturating_mul(u64::from(spec.arity));
     }
@@ -149,10 +118,7 @@ fn check_stock(terms: &Terms, clients: u32) -> Result<(), LayoutError> {
         .and_then(|costs| costs.checked_add(DUST.checked_mul(most)?))
         .ok_or(LayoutError::AmountsTooLarge)?;
     if terms.stock < needed {
-        return Err(LayoutError::StockTooSmall {
-            stock: terms.stock,
-            needed,
-        });
+        return Err(LayoutError::StockTooSmall { stock: terms.stock, needed });
     }
     Ok(())
 }
@@ -160,11 +126,8 @@ fn check_stock(terms: &Terms, clients: u32) -> Result<(), LayoutError> {
 /// nSequence of a stateful level's first state: step × (last state − 0), as BIP-68 blocks.
 fn first_state_sequence(terms: &Terms) -> Result<u32, LayoutError> {
     let shape = &terms.shape;
-    let stateful = shape.leaf.kind == Kind::Stateful
-        || shape
-            .levels
-            .iter()
-            .any(|level| level.kind == Kind::Stateful);
+    let stateful =
+        shape.leaf.kind == Kind::Stateful || shape.levels.iter().any(|level| level.kind == Kind::Stateful);
     if !stateful {
         return Ok(SEQUENCE_NONE);
     }
@@ -199,12 +162,7 @@ impl Builder<'_> {
         parent: Option<(NodeIndex, u32)>,
         depth: u32,
     ) -> Result<Amount, LayoutError> {
-        let spec = self
-            .terms
-            .shape
-            .levels
-            .get(level)
-            .filter(|_| leaves.len() > 1);
+        let spec = self.terms.shape.levels.get(level).filter(|_| leaves.len() > 1);
         let clients = self.clients_of(&leaves);
         match spec.map_or(self.terms.shape.leaf.kind, |spec| spec.kind) {
             Kind::Static => self.splitting(level, leaves, NodeKind::Static, parent, depth),
@@ -213,10 +171,7 @@ impl Builder<'_> {
                 let state = Some((kickoff, 0));
                 let below = depth.saturating_add(1);
                 let value = self.splitting(level, leaves, NodeKind::State, state, below)?;
-                self.finish(
-                    kickoff,
-                    vec![(Output::Child(kickoff.saturating_add(1)), value)],
-                )
+                self.finish(kickoff, vec![(Output::Child(kickoff.saturating_add(1)), value)])
             }
         }
     }
@@ -233,12 +188,7 @@ impl Builder<'_> {
     ) -> Result<Amount, LayoutError> {
         let clients = self.clients_of(&leaves);
         let index = self.push(kind, parent, clients.clone(), depth)?;
-        let spec = self
-            .terms
-            .shape
-            .levels
-            .get(level)
-            .filter(|_| leaves.len() > 1);
+        let spec = self.terms.shape.levels.get(level).filter(|_| leaves.len() > 1);
         let mut outputs = Vec::new();
         match spec {
             Some(spec) => {
@@ -281,11 +231,7 @@ impl Builder<'_> {
         depth: u32,
     ) -> Result<NodeIndex, LayoutError> {
         let index = to_index(self.nodes.len())?;
-        let sequence = if kind == NodeKind::State {
-            self.sequence
-        } else {
-            SEQUENCE_NONE
-        };
+        let sequence = if kind == NodeKind::State { self.sequence } else { SEQUENCE_NONE };
         self.nodes.push(Node {
             kind,
             parent,
@@ -311,10 +257,7 @@ impl Builder<'_> {
         let (weight, too_large) = (weight(count), LayoutError::AmountsTooLarge);
         let size = vbytes(weight);
         if size > MAX_V3_VBYTES {
-            return Err(LayoutError::TransactionTooLarge {
-                outputs: count,
-                vbytes: size,
-            });
+            return Err(LayoutError::TransactionTooLarge { outputs: count, vbytes: size });
         }
         let fee = fee(weight, self.terms.tree_feerate).ok_or(too_large.clone())?;
         outputs.push((Output::Anchor, ANCHOR_VALUE));
@@ -323,10 +266,7 @@ impl Builder<'_> {
             .try_fold(fee, |sum, (_, value)| sum.checked_add(*value))
             .filter(|input| *input <= Amount::MAX_MONEY)
             .ok_or(too_large)?;
-        if let Some(node) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.nodes.get_mut(index))
-        {
+        if let Some(node) = usize::try_from(index).ok().and_then(|index| self.nodes.get_mut(index)) {
             (node.outputs, node.output_values) = outputs.into_iter().unzip();
             (node.input_value, node.fee, node.vbytes) = (input, fee, size);
         }
@@ -345,13 +285,7 @@ fn coins(terms: &Terms, nodes: &mut [Node]) -> Result<Vec<Coin>, LayoutError> {
     let first_stock = to_index(nodes.len())?;
     let mut coins = Vec::with_capacity(nodes.len());
     for node in nodes.iter() {
-        coins.push(coin(
-            terms,
-            node.clients.clone(),
-            node.input_value,
-            node.parent,
-            false,
-        )?);
+        coins.push(coin(terms, node.clients.clone(), node.input_value, node.parent, false)?);
     }
     for (index, node) in (0..).zip(nodes.iter_mut()) {
         let mut subs = sub_factories(terms, node.clients.clone());
@@ -392,9 +326,7 @@ fn coin(
         let relay = fee(weight, MIN_FEERATE);
         let left = payouts(terms, &coin).and_then(|outputs| {
             let left = value.checked_sub(ANCHOR_VALUE)?;
-            outputs
-                .iter()
-                .try_fold(left, |left, (_, value)| left.checked_sub(*value))
+            outputs.iter().try_fold(left, |left, (_, value)| left.checked_sub(*value))
         });
         if relay.is_none() || left < relay {
             return Err(LayoutError::DistributionFee { clients: count });
@@ -418,11 +350,7 @@ pub(super) fn payouts(terms: &Terms, coin: &Coin) -> Option<Vec<(ClientIndex, Am
         let remainder = shared.to_sat().checked_rem(clients)?;
         for (place, client) in (0..).zip(sub) {
             let share = Amount::from_sat(share.checked_add(u64::from(place < remainder))?);
-            let own = if coin.stock {
-                Amount::ZERO
-            } else {
-                capacity(terms, client)
-            };
+            let own = if coin.stock { Amount::ZERO } else { capacity(terms, client) };
             outputs.push((client, own.checked_add(share)?));
         }
     }
@@ -433,17 +361,11 @@ pub(super) fn payouts(terms: &Terms, coin: &Coin) -> Option<Vec<(ClientIndex, Am
 fn worst_blocks(layout: &Layout, leaf_clients: u32) -> Result<u16, LayoutError> {
     let terms = &layout.terms;
     let step = usize::try_from(leaf_clients).unwrap_or(usize::MAX);
-    let exit = (0..terms.clients())
-        .step_by(step)
-        .map(|client| layout.exit_cost(client).blocks)
-        .max()
-        .unwrap_or(0);
+    let exit =
+        (0..terms.clients()).step_by(step).map(|client| layout.exit_cost(client).blocks).max().unwrap_or(0);
     let blocks = exit.saturating_add(u32::from(terms.margin_blocks));
     if terms.dying_blocks < blocks && blocks <= MAX_EXIT_BLOCKS {
-        return Err(LayoutError::DyingPeriodTooShort {
-            dying: terms.dying_blocks,
-            exit: blocks,
-        });
+        return Err(LayoutError::DyingPeriodTooShort { dying: terms.dying_blocks, exit: blocks });
     }
     u16::try_from(blocks)
         .ok()
@@ -458,9 +380,7 @@ fn split(leaves: Range<u32>, parts: u32) -> impl Iterator<Item = Range<u32>> {
     let (size, larger) = (count / parts, count % parts);
     let mut start = leaves.start;
     (0..parts).map(move |part| {
-        let end = start
-            .saturating_add(size)
-            .saturating_add(u32::from(part < larger));
+        let end = start.saturating_add(size).saturating_add(u32::from(part < larger));
         let range = start..end;
         start = end;
         range
@@ -468,16 +388,11 @@ fn split(leaves: Range<u32>, parts: u32) -> impl Iterator<Item = Range<u32>> {
 }
 
 /// The sub-factories among these clients; the range begins with a whole one.
-fn sub_factories(
-    terms: &Terms,
-    clients: Range<ClientIndex>,
-) -> impl Iterator<Item = Range<ClientIndex>> {
+fn sub_factories(terms: &Terms, clients: Range<ClientIndex>) -> impl Iterator<Item = Range<ClientIndex>> {
     let size = u32::from(terms.shape.leaf.clients_per_sub).max(1);
     let step = usize::try_from(size).unwrap_or(usize::MAX);
     let end = clients.end;
-    clients
-        .step_by(step)
-        .map(move |start| start..start.saturating_add(size).min(end))
+    clients.step_by(step).map(move |start| start..start.saturating_add(size).min(end))
 }
 
 fn sub_index(terms: &Terms, sub: &Range<ClientIndex>) -> u32 {

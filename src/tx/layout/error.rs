@@ -5,8 +5,8 @@ use std::fmt;
 use bitcoin::Amount;
 
 use super::limits::{
-    LOCK_TIME_THRESHOLD, MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_FEERATE, MAX_LEVELS, MAX_V3_VBYTES,
-    MIN_CHANNEL, MIN_FEERATE, MIN_PUSH_MSAT,
+    LOCK_TIME_THRESHOLD, MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_FEERATE, MAX_LEVELS, MAX_V3_VBYTES, MIN_CHANNEL,
+    MIN_FEERATE, MIN_PUSH_MSAT,
 };
 use crate::terms::ClientIndex;
 use crate::tx::scripts::DUST;
@@ -134,25 +134,17 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClients => write!(f, "a factory needs at least one client: add capacities"),
-            Self::TooManyClients { clients } => write!(
-                f,
-                "{clients} clients are more than {MAX_CLIENTS}: split them into several factories"
-            ),
-            Self::LeafWithoutClients => write!(
-                f,
-                "a leaf needs at least one sub-factory with at least one client: raise both to 1"
-            ),
+            Self::TooManyClients { clients } => {
+                write!(f, "{clients} clients are more than {MAX_CLIENTS}: split them into several factories")
+            }
+            Self::LeafWithoutClients => {
+                write!(f, "a leaf needs at least one sub-factory with at least one client: raise both to 1")
+            }
             Self::TooManyLevels { levels } => {
-                write!(
-                    f,
-                    "{levels} interior levels are more than {MAX_LEVELS}: use larger arities"
-                )
+                write!(f, "{levels} interior levels are more than {MAX_LEVELS}: use larger arities")
             }
             Self::ArityTooSmall { level, arity } => {
-                write!(
-                    f,
-                    "level {level} has arity {arity}: an interior level needs at least 2"
-                )
+                write!(f, "level {level} has arity {arity}: an interior level needs at least 2")
             }
             Self::TooFewLevels { leaves, held } => write!(
                 f,
@@ -164,10 +156,7 @@ impl fmt::Display for LayoutError {
                 "client {client}'s channel of {capacity} is below {MIN_CHANNEL}: raise its capacity"
             ),
             Self::AmountsTooLarge => {
-                write!(
-                    f,
-                    "the factory is worth more than all bitcoin: lower capacities or stock"
-                )
+                write!(f, "the factory is worth more than all bitcoin: lower capacities or stock")
             }
             Self::Push { msat } => write!(
                 f,
@@ -179,14 +168,12 @@ impl fmt::Display for LayoutError {
                 "stock of {stock} can't pay its distribution's fee and {DUST} to each client: \
                  raise it to at least {needed}, or to zero for none"
             ),
-            Self::StockCsv => write!(
-                f,
-                "stock_csv is 0: L's way to the stock needs a delay of at least one block"
-            ),
-            Self::FeerateTooLow { feerate } => write!(
-                f,
-                "tree feerate of {feerate} sat/kw doesn't relay: at least {MIN_FEERATE} sat/kw"
-            ),
+            Self::StockCsv => {
+                write!(f, "stock_csv is 0: L's way to the stock needs a delay of at least one block")
+            }
+            Self::FeerateTooLow { feerate } => {
+                write!(f, "tree feerate of {feerate} sat/kw doesn't relay: at least {MIN_FEERATE} sat/kw")
+            }
             Self::FeerateTooHigh { feerate } => write!(
                 f,
                 "tree feerate of {feerate} sat/kw: at most {MAX_FEERATE} sat/kw, anchors do the rest"
@@ -202,15 +189,11 @@ impl fmt::Display for LayoutError {
                  lower state_step or state_count"
             ),
             Self::ConfirmBlocks => {
-                write!(
-                    f,
-                    "confirm_blocks is 0: a transaction takes at least one block to confirm"
-                )
+                write!(f, "confirm_blocks is 0: a transaction takes at least one block to confirm")
             }
-            Self::FundingConfirmations => write!(
-                f,
-                "funding_confirmations is 0: a factory is usable after at least one confirmation"
-            ),
+            Self::FundingConfirmations => {
+                write!(f, "funding_confirmations is 0: a factory is usable after at least one confirmation")
+            }
             Self::TransactionTooLarge { outputs, vbytes } => write!(
                 f,
                 "a node with {outputs} outputs has {vbytes} vB, more than {MAX_V3_VBYTES}: \

@@ -86,49 +86,34 @@ impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WrongMemberCount { given, expected } => {
-                write!(
-                    f,
-                    "{given} members for {expected} channels: one for each is needed"
-                )
+                write!(f, "{given} members for {expected} channels: one for each is needed")
             }
-            Self::DuplicateKey { client } => write!(
-                f,
-                "client {client} uses the key of another member: it must derive its own"
-            ),
-            Self::Payout { client } => write!(
-                f,
-                "client {client}'s payout script must be P2WPKH, P2WSH or P2TR"
-            ),
+            Self::DuplicateKey { client } => {
+                write!(f, "client {client} uses the key of another member: it must derive its own")
+            }
+            Self::Payout { client } => {
+                write!(f, "client {client}'s payout script must be P2WPKH, P2WSH or P2TR")
+            }
             Self::Key { coin, error } => write!(f, "coin {coin}: {error}"),
             Self::NoSuchClient { client } => {
-                write!(
-                    f,
-                    "the factory has no client {client}: clients count from 0"
-                )
+                write!(f, "the factory has no client {client}: clients count from 0")
             }
             Self::NoSuchCoin { coin } => {
                 write!(f, "the factory has no coin {coin}: coins count from 0")
             }
             Self::Funding => write!(f, "the funding outpoint is empty: give txid and output"),
             Self::NoChannelScript { client } => {
-                write!(
-                    f,
-                    "client {client}'s channel script is missing: open its channel first"
-                )
+                write!(f, "client {client}'s channel script is missing: open its channel first")
             }
             Self::ChannelScript { client } => {
-                write!(
-                    f,
-                    "client {client}'s channel script is not P2WSH: use a plain 2-of-2 channel"
-                )
+                write!(f, "client {client}'s channel script is not P2WSH: use a plain 2-of-2 channel")
             }
             Self::NoForeignKey { coin } => {
                 write!(f, "the output key of coin {coin} is missing: ask L for it")
             }
-            Self::UnexpectedForeignKey { coin } => write!(
-                f,
-                "a key was given for coin {coin}, which is ours or not next to our path: omit it"
-            ),
+            Self::UnexpectedForeignKey { coin } => {
+                write!(f, "a key was given for coin {coin}, which is ours or not next to our path: omit it")
+            }
             Self::Sighash { session } => write!(
                 f,
                 "no signature hash for coin {} ({:?}): its transaction has no input",
@@ -140,10 +125,7 @@ impl fmt::Display for TreeError {
                 session.coin, session.role
             ),
             Self::NoForeignHash { coin } => {
-                write!(
-                    f,
-                    "the transcript hash of coin {coin} is missing: ask L for it"
-                )
+                write!(f, "the transcript hash of coin {coin} is missing: ask L for it")
             }
         }
     }

@@ -55,14 +55,10 @@ impl Roster {
 
     /// Aggregate key of a coin: L's key and its clients'.
     pub(super) fn key_agg(&self, layout: &Layout, index: CoinIndex) -> Result<KeyAgg, TreeError> {
-        let coin = layout
-            .coin(index)
-            .ok_or(TreeError::NoSuchCoin { coin: index })?;
+        let coin = layout.coin(index).ok_or(TreeError::NoSuchCoin { coin: index })?;
         let mut keys = vec![self.lsp_key];
         keys.extend(self.members(&coin.clients)?.iter().map(|member| member.key));
-        let root = coin
-            .stock
-            .then(|| stock_root(self.lsp_key, layout.terms().stock_csv));
+        let root = coin.stock.then(|| stock_root(self.lsp_key, layout.terms().stock_csv));
         KeyAgg::new(&keys, root).map_err(|error| TreeError::Key { coin: index, error })
     }
 
@@ -79,9 +75,7 @@ impl Roster {
     pub(super) fn payout(&self, client: ClientIndex) -> Result<ScriptBuf, TreeError> {
         let end = client.saturating_add(1);
         let member = self.members(&(client..end))?.first();
-        member
-            .map(|member| member.payout.clone())
-            .ok_or(TreeError::Payout { client })
+        member.map(|member| member.payout.clone()).ok_or(TreeError::Payout { client })
     }
 }
 

@@ -1,0 +1,272 @@
+//! A client's side of a ceremony, from the proposal to its checked channel. It signs only what it
+//! rebuilt from terms that it accepted (S3).
+
+use std::sync::Arc;
+
+use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
+
+use crate::terms::ClientIndex;
+use crate::tx::transcript;
+use crate::tx::tree::{Tree, funding_script};
+use crate::types::{ChannelId, InstanceId, NodeId};
+use crate::wire::message::{
+    ChannelChecked as CheckedMessage, ChannelCommitted, FundingBroadcast, Propose, Ready, Stored,
+};
+
+use super::Engine;
+use super::ceremony::{Change, ClientCeremony, ExpectedOpen, SignAs, SignJob, by_session};
+use super::draft::{Draft, Fault};
+use super::event::{ChannelChecked, Signed, Signing};
+use super::factory::{Factory, Role, build_tree, roster};
+use super::io::{CheckFailure, Effect, Level};
+use super::lsp_signing::{ledger_entries, terms_bytes};
+use super::state::State;
+
+impl Engine {
+    pub(super) fn on_propose(&self, d: &mut Draft<'_>, peer: NodeId, propose: Propose) -> Result<(), Fault> {
+        let (factory, ceremony, index) = self.under_way(peer, propose.instance, propose.attempt)?;
+        if let Some((before, answer)) = &ceremony.signed {
+            if **before != propose {
+                return Err(Fault::peer("a second proposal that differs from the first"));
+            }
+            if let Some(answer) = answer {
+                d.send(peer, answer.clone());
+            }
+            return Ok(());
+        }
+        if ceremony.open != ExpectedOpen::Seen {
+            return Err(Fault::peer("a proposal before its open_channel"));
+        }
+        let tree = Arc::new(self.rebuild(factory, ceremony, index, &propose)?);
+        let ledger = ledger_entries(&tree);
+        self.ledger.check(&ledger).map_err(Fault::peer)?;
+
+        let agg_nonces = by_session(&tree, &propose.nonces);
+        let foreign_hashes = propose.foreign_hashes.iter().copied().collect();
+        let transcript = transcript::transcript(
+            &terms_bytes(factory),
+            &factory.layout,
+            &roster(&propose),
+            &tree,
+            &agg_nonces,
+            &foreign_hashes,
+        )
+        .map_err(Fault::peer)?;
+
+        let job_nonces = propose.nonces.clone();
+        let proposal = Arc::new(propose.clone());
+        d.event(
+            factory.instance,
+            Signing { attempt: factory.attempt, proposal: propose, ledger, psbt: None },
+        );
+        d.change(Change::Tree(factory.instance, tree.clone()));
+        d.change(Change::Sign(
+            factory.instance,
+            Box::new(SignJob {
+                attempt: factory.attempt,
+                tree,
+                agg_nonces: job_nonces,
+                transcript,
+                role: SignAs::Client {
+                    lsp: peer,
+                    proposal,
+                    deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2)),
+                },
+            }),
+        ));
+        Ok(())
+    }
+
+    /// Rebuilds every transaction that we would sign, and checks all that the proposal adds to the
+    /// terms (S3).
+    fn rebuild(
+        &self,
+        factory: &Factory,
+        ceremony: &ClientCeremony,
+        index: ClientIndex,
+        propose: &Propose,
+    ) -> Result<Tree, Fault> {
+        let place = usize::try_from(index).map_err(Fault::peer)?;
+        let own = (ceremony.join.factory_key, ceremony.join.payout.clone());
+        if propose.clients.get(place) != Some(&own) {
+            return Err(Fault::peer("our place has another key or payout script than we sent"));
+        }
+        let roster = roster(propose);
+        roster.check(&factory.layout).map_err(Fault::peer)?;
+
+        let funding = &propose.funding_tx;
+        if funding.input.is_empty() || funding.input.iter().any(|input| !input.script_sig.is_empty()) {
+            return Err(Fault::peer(
+                "its funding transaction is not made of native segwit inputs: the txid is not final",
+            ));
+        }
+        let script = funding_script(&factory.layout, &roster).map_err(Fault::peer)?;
+        let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
+        let output =
+            funding.output.get(vout).ok_or_else(|| Fault::peer("its funding output doesn't exist"))?;
+        if output.script_pubkey != script || output.value != factory.layout.funding_value() {
+            return Err(Fault::peer(format!(
+                "its funding output is {} to {}, not {} to the members' key",
+                output.value,
+                output.script_pubkey,
+                factory.layout.funding_value()
+            )));
+        }
+        if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
+            return Err(Fault::peer("a channel's funding script is not P2WSH"));
+        }
+        let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
+        if tree.sessions().len() != propose.nonces.len() {
+            return Err(Fault::peer(format!(
+                "{} aggregate nonces for {} transactions",
+                propose.nonces.len(),
+                tree.sessions().len()
+            )));
+        }
+        Ok(tree)
+    }
+
+    pub(super) fn on_ready(&self, d: &mut Draft<'_>, peer: NodeId, ready: Ready) -> Result<(), Fault> {
+        let factory = self.own_factory(peer, ready.instance, ready.attempt)?;
+        let tree = match (&factory.tree, factory.phase()) {
+            (Some(tree), State::Signing) => tree,
+            (Some(tree), State::Storing | State::Opening | State::Funding) => {
+                return if by_session(tree, &ready.signatures) == factory.signatures {
+                    d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
+                    Ok(())
+                } else {
+                    Err(Fault::stale("other signatures are stored already"))
+                };
+            }
+            _ => return Err(Fault::stale("nothing was signed yet")),
+        };
+        if ready.signatures.len() != tree.sessions().len() {
+            return Err(Fault::peer(format!(
+                "{} signatures for {} transactions",
+                ready.signatures.len(),
+                tree.sessions().len()
+            )));
+        }
+        for (session, signature) in tree.sessions().iter().zip(&ready.signatures) {
+            let key = tree.output_key(session.id.coin).ok_or_else(|| Fault::peer("a coin has no key"))?;
+            let valid = Signature::from_slice(signature).is_ok_and(|signature| {
+                SECP256K1
+                    .verify_schnorr(&signature, &SighashMessage::from_digest(session.sighash), &key)
+                    .is_ok()
+            });
+            if !valid {
+                return Err(Fault::peer(format!(
+                    "the signature of {} doesn't verify",
+                    super::chain::name(factory, session.id)
+                )));
+            }
+        }
+        d.event(factory.instance, Signed { signatures: ready.signatures });
+        d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
+        Ok(())
+    }
+
+    pub(super) fn on_channel_committed(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &ChannelCommitted,
+    ) -> Result<(), Fault> {
+        let factory = self.own_factory(peer, message.instance, message.attempt)?;
+        let Some((channel_id, check)) = check_channel(factory) else {
+            return Err(Fault::stale("no path is stored yet"));
+        };
+        if channel_id != message.channel_id {
+            return Err(Fault::peer("it committed another channel than our leaf's"));
+        }
+        match factory.phase() {
+            State::Storing => d.effect(check),
+            State::Funding => d.send(peer, checked(factory, channel_id)),
+            _ => return Err(Fault::stale("no path is stored yet")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_channel_check(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        result: Result<(), CheckFailure>,
+    ) {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.attempt == attempt) else {
+            return;
+        };
+        let (Role::Client { lsp, index }, State::Storing) = (factory.role, factory.phase()) else {
+            return;
+        };
+        let Some((channel_id, _)) = check_channel(factory) else {
+            return;
+        };
+        let failure = match result {
+            Ok(()) => None,
+            Err(CheckFailure::NotYet) => return,
+            Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
+                d.log(
+                    Level::Unusual,
+                    format!("{instance}: funding script not checked ({reason}), as an unsafe option says"),
+                );
+                None
+            }
+            Err(CheckFailure::Unavailable(reason)) => {
+                Some(format!("this node can't check its channel's funding script: {reason}"))
+            }
+            Err(CheckFailure::Mismatch(reason)) => {
+                d.log(Level::Broken, format!("{instance}: the leaf does not pay our channel: {reason}"));
+                Some(format!("the leaf does not pay our channel: {reason}"))
+            }
+        };
+        match failure {
+            None => {
+                d.event(instance, ChannelChecked { client: index, channel_id });
+                d.change(Change::End(instance));
+                d.send(lsp, checked(factory, channel_id));
+            }
+            Some(reason) => self.client_gives_up(d, factory, &reason),
+        }
+    }
+
+    pub(super) fn on_funding_broadcast(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &FundingBroadcast,
+    ) -> Result<(), Fault> {
+        let factory = self.own_factory(peer, message.instance, message.attempt)?;
+        if factory.funding().map(|funding| funding.txid) != Some(message.txid) {
+            return Err(Fault::stale("it is not the funding transaction that we signed for"));
+        }
+        d.log(
+            Level::Debug,
+            format!("{}: funding transaction {} is broadcast", factory.instance, message.txid),
+        );
+        Ok(())
+    }
+}
+
+fn checked(factory: &Factory, channel_id: ChannelId) -> CheckedMessage {
+    CheckedMessage { instance: factory.instance, attempt: factory.attempt, channel_id }
+}
+
+/// The question whether lightningd's record of our channel is what the leaf pays (S18).
+pub(super) fn check_channel(factory: &Factory) -> Option<(ChannelId, Effect)> {
+    let Role::Client { index, .. } = factory.role else {
+        return None;
+    };
+    let tree = factory.tree.as_ref()?;
+    let outpoint = tree.channel_outpoint(index)?;
+    let channel_id = ChannelId::of(outpoint);
+    let effect = Effect::CheckChannel {
+        instance: factory.instance,
+        attempt: factory.attempt,
+        channel_id,
+        outpoint,
+        output: tree.channel_output(index)?,
+    };
+    Some((channel_id, effect))
+}

@@ -1,0 +1,173 @@
+//! What can be wrong with bytes.
+
+use std::fmt;
+
+/// Bytes that were not accepted: which field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeError {
+    /// Names of the enclosing fields, the innermost first: an error gathers them on its way out.
+    path: Vec<&'static str>,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What is wrong with bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The bytes are no Bitcoin transaction.
+    BadTransaction,
+    /// The bytes end before the value does.
+    Truncated {
+        /// Bytes that were needed.
+        wanted: u64,
+        /// Bytes that were there.
+        left: usize,
+    },
+    /// The value ends before the bytes do.
+    Trailing {
+        /// Bytes left over.
+        bytes: usize,
+    },
+    /// A BigSize that takes more bytes than it needs (BOLT 1).
+    NotMinimal,
+    /// A TLV record of an even type that this version doesn't know (BOLT 1).
+    UnknownEvenRecord {
+        /// The record's type.
+        kind: u64,
+    },
+    /// TLV records out of ascending order (BOLT 1).
+    UnsortedRecord {
+        /// The record's type.
+        kind: u64,
+        /// The type of the record before it.
+        after: u64,
+    },
+    /// A TLV record that occurs twice (BOLT 1).
+    DuplicateRecord {
+        /// The record's type.
+        kind: u64,
+    },
+    /// A required TLV record that isn't there.
+    MissingRecord {
+        /// The record's type.
+        kind: u64,
+    },
+    /// A list that announces more entries than bytes follow.
+    TooMany {
+        /// Entries announced.
+        count: u64,
+        /// Bytes that follow.
+        left: usize,
+    },
+    /// Longer than allowed.
+    TooLong {
+        /// Bytes that it has.
+        bytes: usize,
+        /// Bytes that it may have.
+        max: usize,
+    },
+    /// More than 21 million BTC.
+    TooMuchMoney {
+        /// The amount without its sign, sat.
+        sat: u64,
+    },
+    /// Not a point on secp256k1.
+    BadPoint,
+    /// Text that isn't UTF-8.
+    NotUtf8,
+    /// A map whose keys don't strictly ascend.
+    UnsortedKeys,
+    /// A number that stands for nothing.
+    BadValue {
+        /// The number.
+        value: u64,
+        /// What would have been accepted, for people.
+        expected: &'static str,
+    },
+    /// A lightning message that isn't the factory envelope.
+    NotAFactoryMessage {
+        /// Its BOLT 1 message type.
+        kind: u16,
+    },
+    /// A submessage of the envelope, or a message inside it, that this version doesn't know.
+    UnknownMessage {
+        /// Its type.
+        kind: u16,
+    },
+}
+
+impl DecodeError {
+    /// An error about the value at hand, not yet inside any field.
+    pub fn new(fault: Fault) -> Self {
+        Self { path: Vec::new(), fault }
+    }
+
+    /// The same error, seen from outside: it happened inside `field`.
+    pub fn inside(mut self, field: &'static str) -> Self {
+        self.path.push(field);
+        self
+    }
+
+    /// The field's full name, outermost first: `invite.terms.capacities`. Empty at the top level.
+    pub fn field(&self) -> String {
+        self.path.iter().rev().copied().collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether the message may be ignored instead of being held against the peer: an unknown type
+    /// that is odd (BOLT 1's rule).
+    pub fn may_ignore(&self) -> bool {
+        matches!(self.fault, Fault::UnknownMessage { kind } if kind % 2 == 1)
+    }
+}
+
+impl From<Fault> for DecodeError {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault)
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            write!(f, "{}", self.fault)
+        } else {
+            write!(f, "{}: {}", self.field(), self.fault)
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Truncated { wanted, left } => {
+                write!(f, "truncated: {wanted} bytes needed, {left} left")
+            }
+            Fault::Trailing { bytes } => write!(f, "{bytes} bytes too many"),
+            Fault::NotMinimal => write!(f, "a BigSize that isn't minimal"),
+            Fault::UnknownEvenRecord { kind } => write!(f, "unknown even record {kind}"),
+            Fault::UnsortedRecord { kind, after } => {
+                write!(f, "record {kind} stands after record {after}")
+            }
+            Fault::DuplicateRecord { kind } => write!(f, "record {kind} occurs twice"),
+            Fault::MissingRecord { kind } => write!(f, "record {kind} is missing"),
+            Fault::TooMany { count, left } => {
+                write!(f, "{count} entries announced, but only {left} bytes follow")
+            }
+            Fault::TooLong { bytes, max } => write!(f, "{bytes} bytes, at most {max} allowed"),
+            Fault::TooMuchMoney { sat } => write!(f, "{sat} sat is more than 21 million BTC"),
+            Fault::BadPoint => write!(f, "not a point on secp256k1"),
+            Fault::BadTransaction => write!(f, "not a Bitcoin transaction"),
+            Fault::NotUtf8 => write!(f, "not UTF-8"),
+            Fault::UnsortedKeys => write!(f, "keys that don't strictly ascend"),
+            Fault::BadValue { value, expected } => {
+                write!(f, "{value} where {expected} is expected")
+            }
+            Fault::NotAFactoryMessage { kind } => {
+                write!(f, "lightning message {kind} isn't a factory message")
+            }
+            Fault::UnknownMessage { kind } => write!(f, "unknown message {kind}"),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What `superscalar/1` says inside a piggyback: `u16 type | TLV stream`.
+//!
+//! Every message names its factory instance and the attempt at creating it. Lists of nonces and
+//! signatures follow the order of the layout's signing sessions for whoever they are from or for.
+
+use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
+
+use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
+
+/// The protocol's name and major version.
+pub const PROTOCOL_NAME: &str = "superscalar/1";
+
+/// `factory_protocol_id` of bLIP-56: SHA-256 of [`PROTOCOL_NAME`].
+pub const PROTOCOL_ID: ProtocolId = ProtocolId([
+    0x28, 0xb7, 0x40, 0xc7, 0x56, 0xa6, 0xf2, 0x4a, 0x1f, 0x71, 0x0f, 0xa2, 0x30, 0xf6, 0x0b, 0xa4, 0x86,
+    0x2f, 0xc0, 0x3f, 0x8d, 0x91, 0x44, 0x2a, 0xae, 0x25, 0xdb, 0xe0, 0x57, 0x22, 0x04, 0xad,
+]);
+
+/// [`PROTOCOL_ID`].
+pub const fn protocol_id() -> ProtocolId {
+    PROTOCOL_ID
+}
+
+/// The most bytes that the reason of an [`Abort`] may have.
+pub const MAX_REASON_BYTES: usize = 1000;
+
+/// `channel_in_factory`, TLV 65600 of `open_channel` (bLIP-56): which factory a channel stands in.
+/// `superscalar/1` sends the same record, byte for byte, ahead of the open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelInFactory {
+    /// bLIP-56's `factory_protocol_id`.
+    pub factory_protocol: ProtocolId,
+    /// bLIP-56's `factory_instance_id`.
+    pub factory_instance: InstanceId,
+    /// bLIP-56's `factory_early_warning_time`: how many blocks before an HTLC's expiry the exit has
+    /// to begin.
+    pub blocks_early: u16,
+}
+
+impl ChannelInFactory {
+    /// The record's TLV type.
+    pub const TLV_TYPE: u64 = 65600;
+
+    /// Looks for the record among the TLVs of an `open_channel`. Other records are none of our
+    /// business, whatever their type: lightningd judges them.
+    pub fn find_in_open_channel_tlvs(tlvs: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let mut records = Records::new(tlvs);
+        while let Some((kind, value)) = records.next_record()? {
+            if kind == Self::TLV_TYPE {
+                let found = Self::decoded(value);
+                return found.map(Some).map_err(|e| e.inside("channel_in_factory"));
+            }
+        }
+        Ok(None)
+    }
+}
+
+// The record's value: 32, 32 and 2 bytes.
+plain_codec!(ChannelInFactory { factory_protocol, factory_instance, blocks_early });
+
+/// A `tlv_struct!` that begins with the two fields of every message.
+macro_rules! message_struct {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident { $($fields:tt)* }
+    ) => {
+        tlv_struct! {
+            $(#[$meta])*
+            pub struct $name {
+                /// The factory.
+                pub instance: InstanceId => 0,
+                /// Which attempt at creating it, from 0.
+                pub attempt: u32 => 2,
+                $($fields)*
+            }
+        }
+    };
+}
+
+message_struct! {
+    /// L → client: would you be in this factory, on these terms?
+    pub struct Invite {
+        /// All that the factory fixes at birth.
+        pub terms: Terms => 4,
+        /// Which client the receiver would be, in leaf order.
+        pub client: ClientIndex => 6,
+        /// What L asks for it, msat.
+        pub price_msat: u64 => 8,
+        /// The record of the channel to come.
+        pub channel_in_factory: ChannelInFactory => 65600,
+    }
+}
+
+message_struct! {
+    /// Client → L: yes.
+    pub struct Join {
+        /// The client's key in this factory.
+        pub factory_key: PublicKey => 4,
+        /// Where its share goes should the factory end by its timeout.
+        pub payout: ScriptBuf => 6,
+        /// A fresh public nonce for each session that it will sign.
+        pub nonces: Vec<PubNonce> => 8,
+    }
+}
+
+message_struct! {
+    /// L → client: an `open_channel` is about to come that belongs to this factory.
+    pub struct ExpectChannel {
+        /// Which client the receiver is, in leaf order.
+        pub client: ClientIndex => 4,
+        /// The channel's capacity.
+        pub capacity: Amount => 6,
+        /// What L pushes to the client, msat.
+        pub push_msat: u64 => 8,
+        /// The record that `open_channel` itself can't carry on stock lightningd.
+        pub channel_in_factory: ChannelInFactory => 65600,
+    }
+}
+
+message_struct! {
+    /// Client → L: I do expect it, go on.
+    pub struct Expecting {}
+}
+
+message_struct! {
+    /// L → client: all that it takes to rebuild the client's part of the tree and sign it.
+    pub struct Propose {
+        /// L's key in this factory.
+        pub lsp_key: PublicKey => 4,
+        /// Factory key and payout script of every client, in leaf order.
+        pub clients: Vec<(PublicKey, ScriptBuf)> => 6,
+        /// The unsigned funding transaction: native segwit inputs only, so that its txid is final. A
+        /// client sees from it what its tree will stand on, and which inputs to watch (S12).
+        pub funding_tx: Transaction => 8,
+        /// Index of the factory's output in it.
+        pub funding_vout: u32 => 10,
+        /// The funding script of each channel in the client's leaf.
+        pub channel_scripts: Vec<(ClientIndex, ScriptBuf)> => 12,
+        /// Output keys of the coins beside the client's path, by coin.
+        pub foreign_keys: Vec<(u32, XOnlyPublicKey)> => 14,
+        /// Transcript hashes of the same coins.
+        pub foreign_hashes: Vec<(u32, [u8; 32])> => 16,
+        /// The aggregate nonce of each session that the client signs.
+        pub nonces: Vec<AggNonce> => 18,
+    }
+}
+
+message_struct! {
+    /// Client → L: my signatures.
+    pub struct PartialSignatures {
+        /// Hash over terms, keys and aggregate nonces, as the client saw them (S6).
+        pub transcript: [u8; 32] => 4,
+        /// One for each session that the client signs.
+        pub signatures: Vec<PartialSig> => 6,
+    }
+}
+
+message_struct! {
+    /// L → client: the finished signatures of your path and distributions. Store them.
+    pub struct Ready {
+        /// BIP-340, one for each session that the client signed.
+        pub signatures: Vec<[u8; 64]> => 4,
+    }
+}
+
+message_struct! {
+    /// Client → L: verified and durable.
+    pub struct Stored {}
+}
+
+message_struct! {
+    /// L → client: the channel is complete on L's node; check it against your leaf.
+    pub struct ChannelCommitted {
+        /// BOLT 2's `channel_id`.
+        pub channel_id: ChannelId => 4,
+    }
+}
+
+message_struct! {
+    /// Client → L: my node's record of the channel matches my leaf.
+    pub struct ChannelChecked {
+        /// BOLT 2's `channel_id`.
+        pub channel_id: ChannelId => 4,
+    }
+}
+
+message_struct! {
+    /// L → client: the funding transaction is out.
+    pub struct FundingBroadcast {
+        /// Its txid.
+        pub txid: Txid => 4,
+    }
+}
+
+message_struct! {
+    /// Either way, after a reconnection: where I stand.
+    pub struct Resume {
+        /// The sender's phase of the ceremony.
+        pub phase: u16 => 4,
+    }
+}
+
+message_struct! {
+    /// Either way: this attempt is over.
+    pub struct Abort {
+        /// The sender's phase of the ceremony.
+        pub phase: u16 => 4,
+        /// Why, for people. At most [`MAX_REASON_BYTES`]; [`Message::encode`] cuts off the rest.
+        pub reason: String => 6,
+        /// The member at fault, if it was one.
+        pub blames: Option<NodeId> => 8,
+        /// Whether another attempt makes sense; 0 if not.
+        pub retry: u8 => 10,
+    }
+}
+
+tlv_enum! {
+    /// A message of `superscalar/1`.
+    pub enum Message {
+        /// L → client: would you be in this factory?
+        2 "invite" => Invite(Invite),
+        /// Client → L: yes.
+        4 "join" => Join(Join),
+        /// L → client: an `open_channel` is about to come.
+        8 "expect_channel" => ExpectChannel(ExpectChannel),
+        /// Client → L: I expect it.
+        10 "expecting" => Expecting(Expecting),
+        /// L → client: what to rebuild and sign.
+        12 "propose" => Propose(Propose),
+        /// Client → L: my signatures.
+        14 "partial_signatures" => PartialSignatures(PartialSignatures),
+        /// L → client: the finished signatures.
+        16 "ready" => Ready(Ready),
+        /// Client → L: durable.
+        18 "stored" => Stored(Stored),
+        /// L → client: check your channel.
+        20 "channel_committed" => ChannelCommitted(ChannelCommitted),
+        /// Client → L: it matches.
+        22 "channel_checked" => ChannelChecked(ChannelChecked),
+        /// L → client: the funding transaction is out.
+        24 "funding_broadcast" => FundingBroadcast(FundingBroadcast),
+        /// Either way: where I stand.
+        26 "resume" => Resume(Resume),
+        /// Either way: this attempt is over.
+        28 "abort" => Abort(Abort),
+    }
+}
+
+/// The same expression for whichever message it is: they all have the header.
+macro_rules! header {
+    ($message:expr, $m:ident => $get:expr) => {
+        match $message {
+            Message::Invite($m) => $get,
+            Message::Join($m) => $get,
+            Message::ExpectChannel($m) => $get,
+            Message::Expecting($m) => $get,
+            Message::Propose($m) => $get,
+            Message::PartialSignatures($m) => $get,
+            Message::Ready($m) => $get,
+            Message::Stored($m) => $get,
+            Message::ChannelCommitted($m) => $get,
+            Message::ChannelChecked($m) => $get,
+            Message::FundingBroadcast($m) => $get,
+            Message::Resume($m) => $get,
+            Message::Abort($m) => $get,
+        }
+    };
+}
+
+impl Message {
+    /// The bytes for the payload of a piggyback.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            // A reason that quotes another one grows; the receiver would refuse it, and with it the
+            // abort.
+            Message::Abort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
+                let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
+                Message::Abort(Abort { reason, ..abort.clone() }).encode_tagged()
+            }
+            message => message.encode_tagged(),
+        }
+    }
+
+    /// Reads the payload of a piggyback. [`DecodeError::may_ignore`] says whether an unknown message
+    /// may be passed over.
+    pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+        let message = Self::decode_tagged(bytes)?;
+        let Message::Abort(abort) = &message else {
+            return Ok(message);
+        };
+        let bytes = abort.reason.len();
+        if bytes > MAX_REASON_BYTES {
+            let fault = Fault::TooLong { bytes, max: MAX_REASON_BYTES };
+            return Err(DecodeError::new(fault).inside("reason").inside("abort"));
+        }
+        Ok(message)
+    }
+
+    /// The factory that it is about.
+    pub fn instance(&self) -> InstanceId {
+        header!(self, m => m.instance)
+    }
+
+    /// The attempt at creating it, from 0.
+    pub fn attempt(&self) -> u32 {
+        header!(self, m => m.attempt)
+    }
+}
