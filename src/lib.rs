@@ -21,6 +21,8 @@ pub mod store;
 
 pub mod runtime;
 
+pub mod drawing;
+
 pub mod config;
 
 pub mod cln;

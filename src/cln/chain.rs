@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::protocol::Watched;
-use crate::protocol::io::{Block, Input};
+use crate::protocol::{Block, Input};
 use crate::types::Height;
 
 use super::client::{Call, CallError, field};

@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Value, json};
 
-use crate::types::ChannelId;
+use crate::protocol::KnownChannel;
+use crate::types::{Amount, ChannelId, NodeId};
 
 use super::client::{Call, CallError, field};
 
@@ -30,26 +31,32 @@ impl Channels {
         self.get(scid)
     }
 
-    /// Reads all channels again, and gives their ids.
-    pub async fn refresh<C: Call>(&self, rpc: &C) -> Result<Vec<ChannelId>, CallError> {
+    /// Reads all channels again, and gives those that are committed.
+    pub async fn refresh<C: Call>(&self, rpc: &C) -> Result<Vec<KnownChannel>, CallError> {
         let answer = rpc.call("listpeerchannels", json!({})).await?;
         let list: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
         let mut scids = HashMap::new();
-        let mut ids = Vec::new();
+        let mut known = Vec::new();
         for channel in &list {
-            let Some(id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
-                // Not committed yet.
+            // What isn't committed yet has no id.
+            let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
                 continue;
             };
-            ids.push(id);
+            known.extend(describe(channel_id, channel));
             // Not the remote alias: the peer chose it, and could choose another channel's.
             for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
                 if let Some(scid) = scid.as_str() {
-                    scids.insert(scid.to_owned(), id);
+                    scids.insert(scid.to_owned(), channel_id);
                 }
             }
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = scids;
-        Ok(ids)
+        Ok(known)
     }
+}
+
+fn describe(channel_id: ChannelId, channel: &Value) -> Option<KnownChannel> {
+    let peer: NodeId = channel["peer_id"].as_str()?.parse().ok()?;
+    let capacity = Amount::from_sat(channel["total_msat"].as_u64()? / 1000);
+    Some(KnownChannel { channel_id, peer, capacity })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::protocol::io::Refusal;
+use crate::protocol::Refusal;
 
 use super::client::CallError;
 

@@ -14,7 +14,7 @@ use bitcoin::{PublicKey, ScriptBuf, TxOut};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::Value;
 
-use crate::protocol::io::CheckFailure;
+use crate::protocol::CheckFailure;
 use crate::types::{ChannelId, OutPoint, Txid};
 
 /// Where lightningd keeps its channels, or why we can't look.

@@ -4,7 +4,7 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{Amount, ScriptBuf, TxOut};
 use serde_json::json;
 
-use crate::protocol::io::PreparedFunding;
+use crate::protocol::PreparedFunding;
 use crate::types::Txid;
 
 use super::client::{Call, CallError, field};

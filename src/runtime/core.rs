@@ -9,7 +9,7 @@ use bitcoin::hashes::Hash;
 use crate::protocol::event::encode_record;
 use crate::protocol::{Answer, Effect, Engine, Input, Level, Refusal, Step};
 use crate::store::{Store, StoreError};
-use crate::types::{Height, InstanceId, NodeId};
+use crate::types::{Height, InstanceId};
 
 use super::clock::{SystemEntropy, now};
 use super::handle::{Inbox, Read, Reply, Request, Transition};
