@@ -16,3 +16,13 @@ pub mod wire;
 pub mod tx;
 
 pub mod protocol;
+
+pub mod store;
+
+pub mod runtime;
+
+pub mod drawing;
+
+pub mod config;
+
+pub mod cln;
