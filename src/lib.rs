@@ -16,3 +16,5 @@ pub mod wire;
 pub mod tx;
 
 pub mod protocol;
+
+pub mod lab;
