@@ -17,4 +17,13 @@ pub mod tx;
 
 pub mod protocol;
 
+pub mod store;
+
+pub mod runtime;
+
+pub mod drawing;
+
+pub mod config;
+
+pub mod cln;
 pub mod lab;

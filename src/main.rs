@@ -1,2 +1,6 @@
-//! The plugin.
-fn main() {}
+//! `lightningd --plugin=cln-factory`.
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    cln_factory::cln::run().await
+}

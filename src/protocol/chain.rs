@@ -146,26 +146,34 @@ impl Engine {
 
     /// S12: only when nothing that we signed can confirm any more.
     fn forget_if_dead(&self, d: &mut Draft<'_>, factory: &Factory) {
-        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() {
+        // A channel that lightningd may have on it must stay known, so that nothing moves there (S18);
+        // at the next start we see whether there is one.
+        let may_have_channel = !factory.opens_accepted().is_empty();
+        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
             return;
         }
-        let dead = factory.signed_for().iter().all(|(funding, inputs)| {
-            inputs.iter().any(|input| {
-                factory.spent.get(input).is_some_and(|spender| {
-                    spender != funding
-                        && factory.confirmed.get(spender).is_some_and(|height| {
-                            d.height.saturating_sub(*height).saturating_add(1) >= BURIED
-                        })
-                })
-            })
-        });
-        if dead {
+        if is_dead(factory, d.height) {
             d.event(
                 factory.instance,
                 Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
             );
         }
     }
+}
+
+/// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
+pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
+    factory.signed_for().iter().all(|(funding, inputs)| {
+        inputs.iter().any(|input| {
+            factory.spent.get(input).is_some_and(|spender| {
+                spender != funding
+                    && factory
+                        .confirmed
+                        .get(spender)
+                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= BURIED)
+            })
+        })
+    })
 }
 
 /// Clients whose channel is this node's too.
@@ -183,7 +191,7 @@ fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
         txids.insert(*funding);
         outpoints.extend(inputs.iter().copied());
     }
-    if let Some(tree) = &factory.tree {
+    for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
         for session in tree.sessions() {
             outpoints.insert(session.outpoint);
             txids.insert(session.tx.compute_txid());

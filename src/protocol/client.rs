@@ -4,18 +4,22 @@
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::new_nonce;
-use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::types::{InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 
 use super::Engine;
 use super::ceremony::{Change, ClientCeremony, ExpectedOpen};
+use super::chain::is_dead;
 use super::client_signing::check_channel;
 use super::draft::{Draft, Fault, short};
-use super::event::{Aborted, Accepted, Declined, Forgotten, Invited};
+use super::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Effect, Level, OpenChannel, Refusal};
+use super::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
 use super::policy::Policy;
 use super::state::State;
+
+/// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
+const MAX_KEPT_PER_PEER: usize = 64;
 
 impl Engine {
     pub(super) fn on_invite(&self, d: &mut Draft<'_>, peer: NodeId, invite: Invite) -> Result<(), Fault> {
@@ -27,11 +31,11 @@ impl Engine {
             if invite.attempt <= factory.attempt {
                 return self.on_repeated_invite(d, factory, &invite);
             }
-            if !factory.phase().is_creating() && factory.phase() != State::Aborted {
-                return Err(Fault::stale("the factory is beyond invitations"));
+            if factory.phase() == State::Declined {
+                return Err(Fault::stale("it was declined"));
             }
-            if !factory.checked.is_empty() || factory.funding_height().is_some() {
-                return Err(Fault::stale("its channel is committed: no other attempt can follow"));
+            if factory.funding_height().is_some() {
+                return Err(Fault::stale("it is funded: no other attempt can follow"));
             }
         }
         let layout = Layout::new(&invite.terms);
@@ -100,9 +104,13 @@ impl Engine {
                 && (factory.phase().is_creating()
                     || matches!(factory.phase(), State::Aborted | State::Declined))
         });
-        let (over, open): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
-        if open.len() >= self.config.max_ceremonies_per_peer {
-            return Err(format!("{} invitations of this peer are open already", open.len()));
+        let (over, kept): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
+        let open = kept.iter().filter(|factory| factory.phase().is_creating()).count();
+        if open >= self.config.max_ceremonies_per_peer {
+            return Err(format!("{open} invitations of this peer are open already"));
+        }
+        if kept.len() >= MAX_KEPT_PER_PEER {
+            return Err(format!("{} failed factories of this peer have to be kept", kept.len()));
         }
         for factory in over {
             d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
@@ -227,10 +235,11 @@ impl Engine {
                 && open.capacity == factory.capacity(index)
                 && open.push_msat == factory.terms.push_msat
                 && record.is_none_or(|record| record == factory.channel_in_factory(index)))
-            .then_some(*instance)
+            .then_some((*instance, ceremony.attempt))
         });
         match matching {
-            Some(instance) => {
+            Some((instance, attempt)) => {
+                d.event(instance, OpenAccepted { attempt });
                 d.change(Change::Open(instance, ExpectedOpen::Seen));
                 Answer::AcceptOpen
             }
@@ -267,6 +276,14 @@ impl Engine {
             return;
         }
         d.abort(factory, factory.lsp(), 0, reason, false);
+        self.end_attempt(d, factory, reason);
+    }
+
+    fn end_attempt(&self, d: &mut Draft<'_>, factory: &Factory, reason: &str) {
+        // Its channel, if lightningd has it by now, stands on nothing.
+        if let Some((channel_id, _)) = check_channel(factory).filter(|_| !factory.signatures.is_empty()) {
+            d.effect(Effect::CloseChannel { channel_id });
+        }
         d.event(factory.instance, Aborted { reason: short(reason) });
         d.change(Change::End(factory.instance));
     }
@@ -315,11 +332,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn client_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
-        if is_forgettable(factory) {
-            d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+    pub(super) fn client_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
+        // A channel that lightningd may have must stay known, so that nothing moves on it (S18).
+        let suspect = channels.iter().any(|channel| {
+            channel.peer == factory.lsp() && factory.opens_accepted().contains(&channel.capacity)
+        });
+        if matches!(factory.phase(), State::Aborted | State::Declined)
+            && !suspect
+            && is_dead(factory, d.height)
+        {
+            d.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
         } else if let (State::Storing, Some((channel_id, check))) = (factory.phase(), check_channel(factory))
-            && channels.contains(&channel_id)
+            && channels.iter().any(|channel| channel.channel_id == channel_id)
         {
             d.effect(check);
         }
@@ -378,7 +402,9 @@ fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
 }
 
 fn is_forgettable(factory: &Factory) -> bool {
-    matches!(factory.phase(), State::Aborted | State::Declined) && factory.signed_for().is_empty()
+    matches!(factory.phase(), State::Aborted | State::Declined)
+        && factory.signed_for().is_empty()
+        && factory.opens_accepted().is_empty()
 }
 
 fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
 
 use crate::terms::ClientIndex;
+use crate::tx::scripts::key_script;
 use crate::tx::transcript;
-use crate::tx::tree::{Tree, funding_script};
+use crate::tx::tree::Tree;
 use crate::types::{ChannelId, InstanceId, NodeId};
 use crate::wire::message::{
     ChannelChecked as CheckedMessage, ChannelCommitted, FundingBroadcast, Propose, Ready, Stored,
@@ -100,11 +101,15 @@ impl Engine {
                 "its funding transaction is not made of native segwit inputs: the txid is not final",
             ));
         }
-        let script = funding_script(&factory.layout, &roster).map_err(Fault::peer)?;
+        if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
+            return Err(Fault::peer("a channel's funding script is not P2WSH"));
+        }
+        let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
+        let script = tree.output_key(0).map(key_script);
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
         let output =
             funding.output.get(vout).ok_or_else(|| Fault::peer("its funding output doesn't exist"))?;
-        if output.script_pubkey != script || output.value != factory.layout.funding_value() {
+        if Some(&output.script_pubkey) != script.as_ref() || output.value != factory.layout.funding_value() {
             return Err(Fault::peer(format!(
                 "its funding output is {} to {}, not {} to the members' key",
                 output.value,
@@ -112,10 +117,6 @@ impl Engine {
                 factory.layout.funding_value()
             )));
         }
-        if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
-            return Err(Fault::peer("a channel's funding script is not P2WSH"));
-        }
-        let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
         if tree.sessions().len() != propose.nonces.len() {
             return Err(Fault::peer(format!(
                 "{} aggregate nonces for {} transactions",

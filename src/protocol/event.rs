@@ -190,6 +190,15 @@ tlv_struct! {
 }
 
 tlv_struct! {
+    /// Client: the operator's announced `open_channel` was accepted as zero-conf. Whatever channel it
+    /// makes, nothing moves on it before it is checked (S18).
+    pub struct OpenAccepted {
+        /// In which attempt.
+        pub attempt: u32 => 0,
+    }
+}
+
+tlv_struct! {
     /// Nothing of this factory can matter any more (S12).
     pub struct Forgotten {
         /// Why.
@@ -233,6 +242,8 @@ tlv_enum! {
         15 "aborted" => Aborted(Aborted),
         /// Nothing matters any more.
         16 "forgotten" => Forgotten(Forgotten),
+        /// Client: an announced open was accepted.
+        17 "open_accepted" => OpenAccepted(OpenAccepted),
     }
 }
 

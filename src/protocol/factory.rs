@@ -110,6 +110,11 @@ pub struct Factory {
     phase: State,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
+    /// Capacities of the zero-conf opens that were accepted, this attempt's and earlier ones'.
+    opens_accepted: Vec<Amount>,
+    /// Earlier attempts whose finished signatures we hold. Should one's funding confirm after all, it
+    /// is the factory again.
+    past: Vec<Factory>,
 }
 
 impl Factory {
@@ -152,6 +157,8 @@ impl Factory {
             birth,
             phase,
             signed_for: vec![],
+            opens_accepted: vec![],
+            past: vec![],
         })
     }
 
@@ -206,6 +213,7 @@ impl Factory {
                 self.phase = State::Funding;
             }
             Event::Confirmed(e) => {
+                self.revive(e.txid);
                 self.confirmed.insert(e.txid, e.height);
                 self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
             }
@@ -219,6 +227,11 @@ impl Factory {
                 self.failure = Some(e.reason.clone());
                 self.phase = State::Aborted;
             }
+            Event::OpenAccepted(_) => {
+                if let Role::Client { index, .. } = self.role {
+                    self.opens_accepted.push(self.capacity(index));
+                }
+            }
             Event::Forgotten(_) => {}
         }
         Ok(())
@@ -228,7 +241,11 @@ impl Factory {
         if attempt <= self.attempt || terms.instance != self.instance {
             return Err(inconsistent(event, "its attempt or factory_instance is wrong"));
         }
-        self.layout = Arc::new(Layout::new(terms).map_err(|error| inconsistent(event, error))?);
+        let layout = Layout::new(terms).map_err(|error| inconsistent(event, error))?;
+        if !self.signatures.is_empty() {
+            self.past.push(Self { past: vec![], ..self.clone() });
+        }
+        self.layout = Arc::new(layout);
         self.terms = terms.clone();
         self.attempt = attempt;
         self.tree = None;
@@ -239,6 +256,31 @@ impl Factory {
         self.checked.clear();
         self.failure = None;
         Ok(())
+    }
+
+    /// The funding of an attempt that was given up is on chain: that attempt is the factory.
+    fn revive(&mut self, txid: Txid) {
+        let of_past = |past: &Self| past.funding().is_some_and(|funding| funding.txid == txid);
+        if let Some(place) = self.past.iter().position(of_past) {
+            let past = self.past.swap_remove(place);
+            let newer = std::mem::replace(self, past);
+            self.signed_for = newer.signed_for.clone();
+            self.opens_accepted = newer.opens_accepted.clone();
+            self.confirmed = newer.confirmed.clone();
+            self.spent = newer.spent.clone();
+            self.past = newer.past.clone();
+            self.past.push(Self { past: vec![], ..newer });
+        }
+    }
+
+    /// Attempts that were given up although their signatures were finished.
+    pub fn past(&self) -> &[Factory] {
+        &self.past
+    }
+
+    /// Capacities of zero-conf opens of the operator that were accepted for this factory.
+    pub fn opens_accepted(&self) -> &[Amount] {
+        &self.opens_accepted
     }
 
     fn begin_signing(&mut self, event: &Signing, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {

@@ -1,9 +1,9 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
-use crate::types::{ChannelId, Height, InstanceId};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
-use super::factory::Role;
+use super::chain::own_clients;
 
 /// What the hooks need to know about one factory channel, so that they can answer from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,12 +119,8 @@ impl Engine {
     pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
-        for factory in self.factories() {
-            let clients: Vec<u32> = match factory.role {
-                Role::Lsp => (0..factory.terms.clients()).collect(),
-                Role::Client { index, .. } => vec![index],
-            };
-            for client in clients {
+        for factory in self.factories().flat_map(|factory| factory.past().iter().chain([factory])) {
+            for client in own_clients(factory) {
                 let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client))
                 else {
                     continue;
@@ -141,6 +137,15 @@ impl Engine {
             }
         }
         policies
+    }
+
+    /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that
+    /// looks like one of these, isn't on chain and has no usable policy of its own may be anything:
+    /// an operator can complete an open on whatever transaction it likes. Nothing moves on it (S18).
+    pub fn suspects(&self) -> Vec<(NodeId, Amount)> {
+        self.factories()
+            .flat_map(|factory| factory.opens_accepted().iter().map(|capacity| (factory.lsp(), *capacity)))
+            .collect()
     }
 
     /// The largest `blocks_early` of any usable channel; what invoices must allow for (S17).

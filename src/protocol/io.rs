@@ -22,11 +22,11 @@ pub trait Entropy {
 /// Everything that can happen to the engine.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The store was loaded and the node is up: channels that lightningd has, as `channel_id`s.
-    /// Ceremonies that were under way when the node stopped are resumed or aborted.
+    /// The store was loaded and the node is up. Ceremonies that were under way when the node stopped
+    /// are resumed or aborted.
     Started {
         /// Every channel of this node, with any peer.
-        channels: Vec<ChannelId>,
+        channels: Vec<KnownChannel>,
     },
     /// A peer is connected and speaks our factory protocol.
     PeerUp {
@@ -107,6 +107,17 @@ pub enum Input {
     },
     /// Time went by: [`Engine::poll_timeout`](super::Engine::poll_timeout) was reached.
     Tick,
+}
+
+/// A channel that lightningd has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownChannel {
+    /// Its id.
+    pub channel_id: ChannelId,
+    /// With whom.
+    pub peer: NodeId,
+    /// Its capacity.
+    pub capacity: Amount,
 }
 
 /// Why a channel's funding script could not be confirmed.

@@ -14,7 +14,7 @@ use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Create, Effect, Level, PreparedFunding, Refusal};
+use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
 use super::state::State;
 
 impl Engine {
@@ -374,7 +374,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn lsp_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+    pub(super) fn lsp_started(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
         match factory.phase() {
             State::Joining | State::Signing | State::Storing => {
                 self.restart(d, factory, &[], "this node was restarted");
@@ -390,12 +390,14 @@ impl Engine {
 
     /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
     /// committed counts, whether or not we came to store it.
-    fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[ChannelId]) {
+    fn resume_completing(&self, d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
         let mut missing = false;
-        for client in 0..factory.terms.clients() {
-            let id = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
-            match id {
-                Some(channel_id) if channels.contains(&channel_id) => {
+        let id_of =
+            |client| factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+        let ids: Vec<Option<ChannelId>> = (0..factory.terms.clients()).map(id_of).collect();
+        for (client, id) in (0u32..).zip(&ids) {
+            match *id {
+                Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
                     if !factory.channels.contains_key(&client) {
                         d.event(factory.instance, ChannelCommitted { client, channel_id });
                     }
@@ -404,13 +406,9 @@ impl Engine {
             }
         }
         if missing {
-            for channel_id in channels {
-                let ours = (0..factory.terms.clients()).any(|client| {
-                    factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
-                        == Some(*channel_id)
-                });
-                if ours {
-                    d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            for id in ids {
+                if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
+                    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
                 }
             }
             self.restart(d, factory, &[], "this node was restarted before every channel was committed");

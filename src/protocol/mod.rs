@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::BlockHash;
 
 use crate::tx::musig::{FactoryKey, MasterSecret};
-use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
+use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
 
 use ceremony::{Change, ClientCeremony, LspCeremony};
@@ -219,7 +219,7 @@ impl Engine {
         }
     }
 
-    fn on_started(&self, d: &mut Draft<'_>, channels: &[ChannelId]) {
+    fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
             match factory.role {
                 Role::Lsp => self.lsp_started(d, factory, channels),

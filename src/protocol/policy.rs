@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::tx::layout::Layout;
+use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Invite;
 
@@ -61,6 +62,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let delays = Delays::default();
         Self {
             policy: Policy::Ask,
             allowed_lsps: None,
@@ -69,11 +71,11 @@ impl Default for Config {
             max_tree_feerate: 5_000,
             funding_confirmations: 3,
             min_funding_confirmations: 1,
-            confirm_blocks: 6,
-            margin_blocks: 12,
+            confirm_blocks: delays.confirm_blocks,
+            margin_blocks: delays.margin_blocks,
             push_msat: 1_000,
-            state_step: 144,
-            state_count: 3,
+            state_step: delays.state_step,
+            state_count: delays.state_count,
             stock_csv: 144,
             invite_timeout: 60_000,
             ceremony_timeout: 30_000,

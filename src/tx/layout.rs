@@ -8,6 +8,8 @@
 //! come the stock outputs of the sub-factories, in leaf order.
 
 mod build;
+mod check;
+mod coins;
 mod error;
 mod limits;
 
@@ -254,14 +256,15 @@ impl Layout {
     pub fn distribution_outputs(&self, coin: CoinIndex) -> Vec<(ClientIndex, Amount)> {
         match self.coin(coin) {
             // Sums and differences were checked when the layout was built.
-            Some(coin) if coin.has_distribution => build::payouts(&self.terms, coin).unwrap_or_default(),
+            Some(coin) if coin.has_distribution => coins::payouts(&self.terms, coin).unwrap_or_default(),
             _ => Vec::new(),
         }
     }
 
     /// What a coin's distribution pays as fee: what its outputs leave. For a node's coin these are
-    /// the fees and anchors of the tree below it, a few times its size at `tree_feerate`; a stock
-    /// coin pays exactly `tree_feerate`. None if it has no distribution.
+    /// the fees and anchors of the tree below it; their feerate is above `tree_feerate`, by how much
+    /// depends on the shape (13 times, and the anchors, in the worst: a stateful binary tree down to
+    /// single clients). A stock coin pays `tree_feerate`. None if it has no distribution.
     pub fn distribution_fee(&self, coin: CoinIndex) -> Option<Amount> {
         let outputs = self.distribution_outputs(coin);
         if outputs.is_empty() {

@@ -6,100 +6,20 @@
 //! What is secret here is wiped when it is dropped (S7) and implements neither `Clone` nor `Debug`
 //! (S1). Copies that the MuSig2 crate keeps on the stack during a call are out of our reach.
 
-use std::fmt;
+mod error;
 
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
 use musig2::secp::{MaybeScalar, Point, Scalar};
 use musig2::{CompactSignature, KeyAggContext};
-use secp256k1::{Parity, PublicKey, SECP256K1, SecretKey, XOnlyPublicKey};
+use secp256k1::{Keypair, Parity, PublicKey, SECP256K1, SecretKey, XOnlyPublicKey};
 use zeroize::Zeroizing;
+
+pub use error::MusigError;
 
 use crate::types::InstanceId;
 
 /// Separates factory keys from anything else that is derived from the same master secret.
 const FACTORY_KEY_LABEL: &[u8] = b"superscalar/1 factory key";
-
-/// What is wrong with a key, a nonce or a signature. Indices count from 0 in the order in which the
-/// caller handed the values over, so that the culprit has a name (S4).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MusigError {
-    /// No key at all.
-    NoKeys,
-    /// The same key twice (S5).
-    DuplicateKey(PublicKey),
-    /// The aggregate key is the point at infinity: possible only if members chose keys to this end.
-    KeyAtInfinity,
-    /// No nonce at all.
-    NoNonces,
-    /// This public nonce isn't two curve points.
-    BadNonce {
-        /// Its place among those given.
-        index: usize,
-    },
-    /// The aggregate nonce isn't two curve points.
-    BadAggNonce,
-    /// This partial signature isn't a scalar.
-    BadScalar {
-        /// Its place among those given.
-        index: usize,
-    },
-    /// As many partial signatures as keys are needed.
-    WrongCount {
-        /// Keys in the aggregate.
-        keys: usize,
-        /// Partial signatures given.
-        partials: usize,
-    },
-    /// The signer's key isn't part of the aggregate key.
-    NotAMember,
-    /// The nonce was made for another key.
-    NonceOfAnotherKey,
-    /// This partial signature isn't valid for its signer's key and nonce.
-    BadPartial,
-    /// The finished signature isn't valid: check the partial signatures one by one.
-    BadSignature,
-}
-
-impl fmt::Display for MusigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoKeys => write!(f, "no keys to aggregate: a coin has at least L and one client"),
-            Self::DuplicateKey(key) => {
-                write!(f, "member key {key} appears twice: every member needs a key of its own")
-            }
-            Self::KeyAtInfinity => {
-                write!(f, "the member keys cancel each other out: start again with fresh keys")
-            }
-            Self::NoNonces => write!(f, "no public nonces to aggregate: every signer sends one"),
-            Self::BadNonce { index } => {
-                write!(f, "public nonce {index} is not two points of the curve: ask its signer for another")
-            }
-            Self::BadAggNonce => {
-                write!(f, "the aggregate nonce is not two points of the curve: aggregate again")
-            }
-            Self::BadScalar { index } => {
-                write!(f, "partial signature {index} is not below the group order: its signer is at fault")
-            }
-            Self::WrongCount { keys, partials } => {
-                write!(f, "{partials} partial signatures for {keys} keys: exactly one for each key is needed")
-            }
-            Self::NotAMember => {
-                write!(f, "the signer's key is not one of the keys that were aggregated")
-            }
-            Self::NonceOfAnotherKey => {
-                write!(f, "the secret nonce was made for another key: make a fresh one")
-            }
-            Self::BadPartial => {
-                write!(f, "the partial signature does not fit its signer's key, nonce and this transaction")
-            }
-            Self::BadSignature => {
-                write!(f, "the finished signature is invalid: check the partial signatures one by one")
-            }
-        }
-    }
-}
-
-impl std::error::Error for MusigError {}
 
 /// 32 bytes from lightningd's `makesecret`. Wiped on drop; neither `Clone` nor `Debug` (S7).
 pub struct MasterSecret(Zeroizing<[u8; 32]>);
@@ -142,6 +62,12 @@ impl FactoryKey {
     /// The public half.
     pub fn public(&self) -> PublicKey {
         self.public
+    }
+
+    #[expect(clippy::expect_used)]
+    fn pair(&self) -> Keypair {
+        // As in `scalar`.
+        Keypair::from_seckey_slice(SECP256K1, &*self.secret).expect("checked in derive")
     }
 
     #[expect(clippy::expect_used)]
@@ -339,6 +265,19 @@ pub fn aggregate<'a>(
         .map_err(|_| MusigError::BadSignature)
 }
 
+/// Signs alone with the bare factory key (BIP-340), for L's script path of a stock output. `aux`
+/// is 32 fresh random bytes.
+pub fn sign_alone(key: &FactoryKey, sighash: &[u8; 32], aux: [u8; 32]) -> [u8; 64] {
+    let mut pair = key.pair();
+    let message = secp256k1::Message::from_digest(*sighash);
+    let signature = SECP256K1.sign_schnorr_with_aux_rand(&message, &pair, &Zeroizing::new(aux));
+    pair.non_secure_erase();
+    signature.serialize()
+}
+
 fn to_scalar(sig: &PartialSig, index: usize) -> Result<MaybeScalar, MusigError> {
     MaybeScalar::from_slice(&sig.0).map_err(|_| MusigError::BadScalar { index })
 }
+
+#[cfg(test)]
+mod vectors;

@@ -29,7 +29,7 @@ pub enum Profile {
     /// "stateful": interior levels can be reallocated later, at the price of relative timelocks.
     Stateful,
     /// "flat": one transaction over everybody; the shortest exit, but everybody's vB are paid by
-    /// whoever exits first. Up to 154 clients.
+    /// whoever exits first. Up to 153 clients.
     Flat,
 }
 

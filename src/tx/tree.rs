@@ -85,7 +85,7 @@ impl Tree {
             return Err(TreeError::Funding);
         }
         let (own, foreign, who) = match scope {
-            Scope::All => (layout.sessions(None).iter().map(|id| id.coin).collect(), Vec::new(), None),
+            Scope::All => ((0..).zip(layout.coins()).map(|(coin, _)| coin).collect(), Vec::new(), None),
             Scope::Client(client) => {
                 let own = layout.client_coins(client);
                 if own.is_empty() {
@@ -216,11 +216,9 @@ impl Tree {
         given: &BTreeMap<CoinIndex, XOnlyPublicKey>,
     ) -> Result<(), TreeError> {
         for coin in own {
-            if !self.keys.contains_key(&coin) {
-                let agg = roster.key_agg(layout, coin)?;
-                self.output_keys.insert(coin, agg.output_key());
-                self.keys.insert(coin, agg);
-            }
+            let agg = roster.key_agg(layout, coin)?;
+            self.output_keys.insert(coin, agg.output_key());
+            self.keys.insert(coin, agg);
         }
         if self.scope == Scope::All {
             return Ok(());

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use bitcoin::SignedAmount;
+use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
+
 use super::*;
 use crate::terms::Terms;
+use crate::types::{Amount, ScriptBuf};
 
 tlv_struct! {
     /// A struct as messages and events declare it.

@@ -35,7 +35,7 @@ impl<'a> Records<'a> {
 /// What to do with a record of a type that the reader doesn't know: odd ones are passed over, even
 /// ones refused (BOLT 1).
 pub fn unknown_record(kind: u64) -> Result<(), DecodeError> {
-    if kind % 2 == 0 { Err(Fault::UnknownEvenRecord { kind }.into()) } else { Ok(()) }
+    if kind.is_multiple_of(2) { Err(Fault::UnknownEvenRecord { kind }.into()) } else { Ok(()) }
 }
 
 /// Writes one record: type, length, value.

@@ -1,0 +1,64 @@
+"""Fixtures for tests on real lightningd and bitcoind.
+
+Tests that need a binary which isn't on PATH are skipped, and say which one.
+"""
+
+import os
+import shutil
+import subprocess
+
+# pyln-testing reads these when it is imported. RUST=0: don't expect the plugins that lightningd has
+# only where it was built with Rust.
+os.environ.setdefault("RUST", "0")
+os.environ.setdefault("TIMEOUT", "60")
+os.environ.setdefault("TEST_NETWORK", "regtest")
+
+import pytest  # noqa: E402
+from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
+from pyln.testing.fixtures import *  # noqa: E402,F401,F403
+from pyln.testing.utils import BitcoinD  # noqa: E402
+
+import harness  # noqa: E402
+
+NEEDS_NODES = {"node_factory", "bitcoind"}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a minute")
+
+
+def pytest_collection_modifyitems(items):
+    missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
+    plugin = harness.find_plugin()
+    for item in items:
+        if not NEEDS_NODES.intersection(item.fixturenames):
+            continue
+        if missing:
+            item.add_marker(pytest.mark.skip(reason="not on PATH: " + ", ".join(missing)))
+        elif plugin is None:
+            item.add_marker(pytest.mark.skip(reason="no cln-factory binary: run `cargo build` first"))
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """pyln-testing keeps the directories of tests that failed; it learns of it here."""
+    outcome = yield
+    report = outcome.get_result()
+    setattr(item, "rep_" + report.when, report)
+
+
+class StrictBitcoinD(BitcoinD):
+    """bitcoind that enforces the limits of version 3 transactions.
+
+    Bitcoin Knots accepts such transactions without enforcing them unless it is told to; Bitcoin Core
+    always does, and doesn't know the option.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        version = subprocess.run(["bitcoind", "-version"], capture_output=True, text=True, check=True)
+        if "Knots" in version.stdout:
+            self.cmd_line.append("-mempooltruc=enforce")
+
+
+pyln_fixtures.network_daemons["regtest"] = StrictBitcoinD

@@ -1,0 +1,208 @@
+//! From lightningd's `init` to a running engine.
+//!
+//! What hooks rest on is loaded before we answer `init`, so that no hook ever sees a plugin that
+//! doesn't know its factories. Everything that needs the chain comes after, because lightningd's
+//! backend may start only then.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::hex::FromHex;
+use cln_plugin::messages::Configuration;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::protocol::event::decode_record;
+use crate::protocol::{Config, Engine, Input, Watched};
+use crate::runtime::{self, Handle, Inbox, Runtime};
+use crate::store::Store;
+use crate::store::datastore::Datastore;
+use crate::tx::musig::MasterSecret;
+use crate::types::{Height, NodeId};
+
+use super::chain::{self, Follower, Sink};
+use super::channels::Channels;
+use super::client::{Call, CallError, Rpc, field};
+use super::executor::Executor;
+use super::funding_script::Database;
+use super::outbox::Outbox;
+use super::peers;
+use super::state::{Shared, State};
+
+/// Label of the secret that every factory key is derived from. Never changes.
+const SECRET_LABEL: &str = "cln-factory";
+/// lightningd's default `cltv-final`, should `listconfigs` not say.
+const CLTV_FINAL: u32 = 18;
+/// Between attempts to reach lightningd's backend.
+const RETRY: Duration = Duration::from_secs(1);
+/// How far a reorganisation is assumed to reach that happened while the node was down.
+const DEEPEST_REORG: Height = 144;
+
+/// What [`prepare`] leaves for [`follow`].
+pub struct Prepared {
+    /// For every hook, command and subscription.
+    pub state: State,
+    stored_tip: Option<(Height, BlockHash)>,
+    scan_from: Option<Height>,
+    news: watch::Receiver<Height>,
+}
+
+/// Loads everything and starts the runtime.
+pub async fn prepare(
+    configuration: &Configuration,
+    config: Config,
+    outbox: Outbox,
+) -> Result<Prepared, CallError> {
+    let network_dir = Path::new(&configuration.lightning_dir);
+    let rpc = Rpc::new(socket(network_dir, &configuration.rpc_file));
+    let info = rpc.call("getinfo", json!({})).await?;
+    let me: String = field("getinfo", &info, "id")?;
+    let me: NodeId = me.parse().map_err(|error| unexpected("getinfo", error))?;
+    let configs = rpc.call("listconfigs", json!({})).await?;
+    let cltv_final = configs["configs"]["cltv-final"]["value_int"].as_u64();
+    let database = Database::locate(&configs["configs"], network_dir);
+    let master = master_secret(&rpc).await?;
+
+    let (handle, inbox) = runtime::channel();
+    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox);
+    let engine = Engine::new(me, master, config.clone());
+    let store = Datastore::new(rpc.clone());
+    let loaded = load(engine, store).await;
+    let (news, news_receiver) = watch::channel(0);
+    let (unavailable, stored_tip, scan_from) = match loaded {
+        Ok(loaded) => {
+            let rest = (None, loaded.stored_tip, loaded.engine.scan_from());
+            tokio::spawn(Runtime::new(loaded.engine, loaded.store, executor, inbox).run());
+            rest
+        }
+        Err(reason) => {
+            (Some(refuse_everything(inbox, reason)), None, None)
+        }
+    };
+    let state = State::new(Shared {
+        rpc,
+        runtime: handle,
+        channels: Channels::default(),
+        config,
+        me,
+        cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
+        news,
+        unavailable,
+    });
+    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver })
+}
+
+fn refuse_everything(inbox: Inbox, reason: String) -> String {
+    log::error!("factories are left alone, commands are refused: {reason}");
+    tokio::spawn(runtime::run_unavailable(inbox, reason.clone()));
+    reason
+}
+
+/// lightningd gives the socket's name relative to its directory, or as a path.
+fn socket(network_dir: &Path, rpc_file: &str) -> PathBuf {
+    network_dir.join(rpc_file)
+}
+
+async fn master_secret(rpc: &Rpc) -> Result<MasterSecret, CallError> {
+    let mut answer = rpc.call("makesecret", json!({"string": SECRET_LABEL})).await?;
+    let text = match answer["secret"].take() {
+        Value::String(text) => Zeroizing::new(text),
+        _ => return Err(unexpected("makesecret", "no secret in its result")),
+    };
+    let bytes = <[u8; 32]>::from_hex(&text).map_err(|_| unexpected("makesecret", "not 32 bytes of hex"))?;
+    let bytes = Zeroizing::new(bytes);
+    Ok(MasterSecret::new(*bytes))
+}
+
+fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
+    CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
+}
+
+struct Loaded<S> {
+    engine: Engine,
+    store: S,
+    stored_tip: Option<(Height, BlockHash)>,
+}
+
+/// Rebuilds every factory. The error says which record was not understood: then nothing may be
+/// written, because what is there might be a newer plugin's.
+async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
+    let histories = store.load_all().await.map_err(|error| error.to_string())?;
+    for (instance, records) in histories {
+        let decoded = (0u32..).zip(&records).map(|(index, bytes)| {
+            decode_record(bytes).map_err(|error| format!("factory {instance}, record {index}: {error}"))
+        });
+        let records: Vec<_> = decoded.collect::<Result<_, String>>()?;
+        engine.load(instance, records).map_err(|error| format!("factory {instance}: {error}"))?;
+    }
+    let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    Ok(Loaded { engine, store, stored_tip })
+}
+
+/// What needs the chain: resumes what was under way, greets peers, and then follows the blocks for
+/// as long as the plugin runs.
+pub async fn follow(prepared: Prepared) {
+    let Prepared { state, stored_tip, scan_from, news } = prepared;
+    if state.unavailable.is_some() {
+        return;
+    }
+    let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
+    state.runtime.height(tip);
+    let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
+    state.runtime.input(Input::Started { channels });
+    for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
+        let number = state.runtime.listed(peer.id);
+        state.runtime.features(peer.id, number, peer.supports);
+    }
+    let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
+    log::debug!("following the chain from block {start}");
+    let sink = EngineSink(state.runtime.clone());
+    Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
+}
+
+/// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
+async fn first_block(
+    state: &State,
+    tip: Height,
+    stored: Option<(Height, BlockHash)>,
+    scan_from: Option<Height>,
+) -> Result<Height, CallError> {
+    // Without factories, the tip alone: so that its height is known.
+    let Some(birth) = scan_from else { return Ok(tip) };
+    let Some((height, hash)) = stored.filter(|(height, _)| *height >= birth) else {
+        return Ok(birth.min(tip));
+    };
+    if chain::hash_at(&state.rpc, height).await? == Some(hash) {
+        // Handling a block again changes nothing, and tells the engine where it is.
+        return Ok(height);
+    }
+    let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
+    log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
+    let reorg = Input::Reorg { height: start.saturating_sub(1) };
+    state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
+    Ok(start)
+}
+
+async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: impl Fn() -> F) -> T {
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) => log::debug!("cannot learn {what} yet: {error}"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+struct EngineSink(Handle);
+
+impl Sink for EngineSink {
+    async fn watched(&self) -> Option<Watched> {
+        self.0.read(|engine, _| engine.watched()).await.ok()
+    }
+
+    async fn deliver(&self, input: Input) -> Result<(), String> {
+        self.0.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
+    }
+}

@@ -1,0 +1,155 @@
+//! What the plugin promises to lightningd: options, commands, hooks, subscriptions.
+
+use std::future::Future;
+
+use cln_plugin::messages::NotificationTopic;
+use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
+use serde_json::Value;
+use tokio::io::{Stdin, Stdout};
+
+use crate::config;
+use crate::types::NodeId;
+use crate::wire::envelope::MESSAGE_TYPE;
+
+use super::boot;
+use super::error::Fault;
+use super::executor::STATE_TOPIC;
+use super::hooks::{carry_on, custommsg, guarded, htlc_accepted, openchannel, rpc_command};
+use super::methods;
+use super::outbox::Outbox;
+use super::peers;
+use super::state::State;
+
+type Draft = Builder<State, Stdin, Stdout>;
+
+/// Runs until lightningd ends.
+pub async fn run() -> anyhow::Result<()> {
+    let (outbox, undelivered) = Outbox::new();
+    outbox.clone().install_logger();
+    let builder = subscriptions(hooks(commands(promises())));
+    // `None`: lightningd only wanted the manifest.
+    let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
+    let config = match config::read(&configured) {
+        Ok(config) => config,
+        Err(error) => return configured.disable(&error.to_string()).await,
+    };
+    let prepared = match boot::prepare(&configured.configuration(), config, outbox).await {
+        Ok(prepared) => prepared,
+        Err(error) => return configured.disable(&error.to_string()).await,
+    };
+    let plugin = configured.start(State::clone(&prepared.state)).await?;
+    tokio::spawn(undelivered.deliver(plugin.clone()));
+    tokio::spawn(boot::follow(prepared));
+    plugin.join().await
+}
+
+fn promises() -> Draft {
+    Builder::new(tokio::io::stdin(), tokio::io::stdout())
+        .with_logging(false)
+        .custommessages(vec![MESSAGE_TYPE])
+        .featurebits(FeatureBitsKind::Init, peers::our_features())
+        .featurebits(FeatureBitsKind::Node, peers::our_features())
+        .notification(NotificationTopic::new(STATE_TOPIC))
+}
+
+fn commands(builder: Draft) -> Draft {
+    let builder = command(builder, methods::plan::COMMAND, methods::plan::call);
+    let builder = command(builder, methods::create::COMMAND, methods::create::call);
+    let builder = command(builder, methods::invitations::COMMAND, methods::invitations::call);
+    let builder = command(builder, methods::accept::COMMAND, methods::accept::call);
+    let builder = command(builder, methods::decline::COMMAND, methods::decline::call);
+    let builder = command(builder, methods::list::COMMAND, methods::list::call);
+    let builder = command(builder, methods::show::COMMAND, methods::show::call);
+    let builder = command(builder, methods::verify::COMMAND, methods::verify::call);
+    let builder = command(builder, methods::exit::COMMAND, methods::exit::call);
+    command(builder, methods::status::COMMAND, methods::status::call)
+}
+
+fn command<F>(builder: Draft, command: methods::Command, call: fn(State, Value) -> F) -> Draft
+where
+    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    let callback = move |plugin: Plugin<State>, params| async move {
+        // A task of its own: a panic then answers the command instead of hanging it.
+        let answer = tokio::spawn(call(State::clone(plugin.state()), params)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Fault::internal(command.name)));
+        answer.map_err(anyhow::Error::new)
+    };
+    let method = RpcMethodBuilder::new(command.name, callback)
+        .usage(command.usage)
+        .description(command.description);
+    builder.rpcmethod_from_builder(method)
+}
+
+fn hooks(builder: Draft) -> Draft {
+    let custommsg = HookBuilder::new("custommsg", |plugin: Plugin<State>, request: Value| {
+        custommsg::receive(&plugin.state().runtime, &request);
+        async { Ok(carry_on()) }
+    })
+    // A slower plugin before us would let a disconnect overtake the peer's last messages.
+    .before(vec!["chanbackup".to_owned()])
+    .filters(vec![HookFilter::Int(MESSAGE_TYPE.into())]);
+    let rpc_command = HookBuilder::new("rpc_command", |plugin: Plugin<State>, request: Value| {
+        let state = State::clone(plugin.state());
+        guarded("rpc_command", async move { rpc_command::answer(&state, &request).await })
+    })
+    .filters(rpc_command::COMMANDS.map(|name| HookFilter::Str(name.to_owned())).to_vec());
+    builder
+        .hook_from_builder(custommsg)
+        .hook_from_builder(rpc_command)
+        .hook("openchannel", |plugin: Plugin<State>, request: Value| {
+            let state = State::clone(plugin.state());
+            guarded("openchannel", async move { openchannel::answer(&state, &request).await })
+        })
+        .hook("htlc_accepted", |plugin: Plugin<State>, request: Value| {
+            let state = State::clone(plugin.state());
+            guarded("htlc_accepted", async move { htlc_accepted::answer(&state, &request).await })
+        })
+}
+
+fn subscriptions(builder: Draft) -> Draft {
+    // All but the last do their work before the future is made: so it keeps lightningd's order.
+    builder
+        .subscribe("block_added", |plugin: Plugin<State>, request: Value| {
+            if let Some(height) = body(&request, "block_added")["height"].as_u64() {
+                plugin.state().news.send_replace(height.try_into().unwrap_or(u32::MAX));
+            }
+            async { Ok(()) }
+        })
+        .subscribe("connect", |plugin: Plugin<State>, request: Value| {
+            if let Some(peer) = peer(body(&request, "connect")) {
+                peers::greet(plugin.state(), peer);
+            }
+            async { Ok(()) }
+        })
+        .subscribe("disconnect", |plugin: Plugin<State>, request: Value| {
+            if let Some(peer) = peer(body(&request, "disconnect")) {
+                plugin.state().runtime.disconnected(peer);
+            }
+            async { Ok(()) }
+        })
+        .subscribe("channel_opened", |plugin, _| refresh_channels(plugin))
+        .subscribe("channel_state_changed", |plugin, _| refresh_channels(plugin))
+        .subscribe("shutdown", |plugin: Plugin<State>, _| async move {
+            plugin.state().runtime.flush().await;
+            // Returning from `main` instead would wait for a thread that reads stdin.
+            std::process::exit(0)
+        })
+}
+
+async fn refresh_channels(plugin: Plugin<State>) -> anyhow::Result<()> {
+    let state = plugin.state();
+    if let Err(error) = state.channels.refresh(&state.rpc).await {
+        log::debug!("after a channel's change: {error}");
+    }
+    Ok(())
+}
+
+/// lightningd puts a notification's fields in an object of its name; older versions didn't.
+fn body<'a>(request: &'a Value, topic: &str) -> &'a Value {
+    request.get(topic).unwrap_or(request)
+}
+
+fn peer(body: &Value) -> Option<NodeId> {
+    body["id"].as_str()?.parse().ok()
+}

@@ -1,0 +1,341 @@
+//! Following the chain through lightningd's own backend: no bitcoind credentials needed.
+//!
+//! Every block goes to the engine once, in order, reduced to what the engine watches. A block whose
+//! parent isn't the one before it means a reorganisation: we walk back to the last block that both
+//! chains share and tell the engine.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::hashes::Hash;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::protocol::Watched;
+use crate::protocol::{Block, Input};
+use crate::types::Height;
+
+use super::client::{Call, CallError, field};
+
+/// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
+const REMEMBERED: usize = 300;
+/// Looked at without a notification after this long, in case one was lost.
+const POLL: Duration = Duration::from_secs(60);
+/// After a failure of the backend or of the store.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Who takes the blocks.
+pub trait Sink: Send + Sync {
+    /// What to look for in the next block.
+    fn watched(&self) -> impl Future<Output = Option<Watched>> + Send;
+    /// Hands over a block or a reorganisation; an error means that it wasn't taken (the store
+    /// failed) and must come again.
+    fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// Where we are in the chain.
+#[derive(Debug)]
+pub struct Follower {
+    next: Height,
+    recent: VecDeque<(Height, BlockHash)>,
+}
+
+/// Why a round of [`Follower::advance`] ended early. The next round goes on where this one stopped.
+#[derive(Debug)]
+pub enum Interrupted {
+    /// lightningd's backend failed.
+    Backend(CallError),
+    /// The block was not taken.
+    Sink(String),
+    /// The runtime has ended.
+    Closed,
+}
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backend(error) => error.fmt(f),
+            Self::Sink(reason) => f.write_str(reason),
+            Self::Closed => f.write_str("shutting down"),
+        }
+    }
+}
+
+impl From<CallError> for Interrupted {
+    fn from(error: CallError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+impl Follower {
+    /// The first block handed over is the one at `next`. `before` is the block below it, when its
+    /// hash is known: a reorganisation while the node was down is then noticed.
+    pub fn new(next: Height, before: Option<BlockHash>) -> Self {
+        let recent = before.map(|hash| (next.saturating_sub(1), hash)).into_iter().collect();
+        Self { next, recent }
+    }
+
+    /// Hands over every block up to the tip.
+    pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
+        loop {
+            let tip = tip_height(rpc).await?;
+            if tip.saturating_add(1) < self.next {
+                // Shorter than what we saw: the chain was rewound and has not grown past us yet.
+                self.rewind(rpc, sink, tip).await?;
+            }
+            if self.next > tip {
+                return Ok(());
+            }
+            while self.next <= tip {
+                let Some(block) = block_at(rpc, self.next).await? else { return Ok(()) };
+                let parent = self.recent.back().map(|(_, hash)| *hash);
+                if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
+                    self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
+                    break;
+                }
+                let hash = block.block_hash();
+                let watched = sink.watched().await.ok_or(Interrupted::Closed)?;
+                let input = Input::Block(reduce(self.next, block, &watched));
+                sink.deliver(input).await.map_err(Interrupted::Sink)?;
+                self.recent.push_back((self.next, hash));
+                if self.recent.len() > REMEMBERED {
+                    self.recent.pop_front();
+                }
+                self.next += 1;
+            }
+        }
+    }
+
+    /// Finds the last block of ours, not above `highest`, that is still part of the chain.
+    async fn rewind<C: Call, S: Sink>(
+        &mut self,
+        rpc: &C,
+        sink: &S,
+        highest: Height,
+    ) -> Result<(), Interrupted> {
+        let mut kept = self.recent.clone();
+        let mut common = highest;
+        while let Some((height, hash)) = kept.back().copied() {
+            common = common.min(height);
+            if height <= highest {
+                let now = block_at(rpc, height).await?.map(|block| block.block_hash());
+                if now == Some(hash) {
+                    break;
+                }
+            }
+            common = height.saturating_sub(1);
+            kept.pop_back();
+        }
+        sink.deliver(Input::Reorg { height: common }).await.map_err(Interrupted::Sink)?;
+        self.recent = kept;
+        self.next = common.saturating_add(1);
+        Ok(())
+    }
+
+    /// Advances at every change of `news`, for as long as somebody holds its sender.
+    pub async fn run<C: Call, S: Sink>(mut self, rpc: C, sink: S, mut news: watch::Receiver<Height>) {
+        loop {
+            let pause = match self.advance(&rpc, &sink).await {
+                Ok(()) => POLL,
+                Err(Interrupted::Closed) => return,
+                Err(error) => {
+                    log::warn!("block {} not handled yet: {error}", self.next);
+                    RETRY
+                }
+            };
+            if let Ok(Err(_)) = tokio::time::timeout(pause, news.changed()).await {
+                return;
+            }
+        }
+    }
+}
+
+/// The height of the backend's best block.
+pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
+    let info = rpc.call("getchaininfo", json!({"last_height": 0})).await?;
+    field("getchaininfo", &info, "blockcount")
+}
+
+/// The hash of the block at `height`; `None` above the tip.
+pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
+    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
+    field("getrawblockbyheight", &answer, "blockhash")
+}
+
+async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
+    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
+    let text: Option<String> = field("getrawblockbyheight", &answer, "block")?;
+    let Some(text) = text else { return Ok(None) };
+    let block = bitcoin::consensus::encode::deserialize_hex(&text).map_err(|error| CallError {
+        method: "getrawblockbyheight".to_owned(),
+        code: None,
+        message: format!("block {height} is unreadable: {error}"),
+    })?;
+    Ok(Some(block))
+}
+
+/// Only what the engine asked for: transactions with a watched txid, or that spend a watched
+/// outpoint.
+fn reduce(height: Height, block: bitcoin::Block, watched: &Watched) -> Block {
+    let hash = block.block_hash();
+    let nothing = watched.outpoints.is_empty() && watched.txids.is_empty();
+    let txs = if nothing { Vec::new() } else { block.txdata };
+    let concerns = |tx: &bitcoin::Transaction| {
+        tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
+            || watched.txids.contains(&tx.compute_txid())
+    };
+    Block { height, hash, txs: txs.into_iter().filter(concerns).collect() }
+}
+
+/// A hash that no block has: for chains whose last block we don't know.
+pub fn no_hash() -> BlockHash {
+    BlockHash::all_zeros()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::sync::{Arc, Mutex};
+
+    /// A chain of empty blocks; `salt` makes branches differ.
+    #[derive(Clone, Default)]
+    struct FakeNode {
+        blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
+    }
+
+    impl FakeNode {
+        fn grow(&self, count: u32, salt: u32) {
+            let mut blocks = self.blocks.lock().unwrap();
+            for _ in 0..count {
+                let parent = blocks.last().map_or(no_hash(), bitcoin::Block::block_hash);
+                let mut block = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
+                block.header.prev_blockhash = parent;
+                block.header.nonce = salt;
+                blocks.push(block);
+            }
+        }
+
+        fn cut(&self, height: usize) {
+            self.blocks.lock().unwrap().truncate(height + 1);
+        }
+    }
+
+    impl Call for FakeNode {
+        async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
+            let blocks = self.blocks.lock().unwrap();
+            match method {
+                "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
+                _ => {
+                    let height = params["height"].as_u64().unwrap() as usize;
+                    Ok(blocks.get(height).map_or(json!({"blockhash": null, "block": null}), |block| {
+                        json!({
+                            "blockhash": block.block_hash(),
+                            "block": bitcoin::consensus::encode::serialize_hex(block),
+                        })
+                    }))
+                }
+            }
+        }
+    }
+
+    /// Notes "5" for block 5 and "<3" for a reorganisation back to block 3.
+    #[derive(Default)]
+    struct Notes {
+        seen: Mutex<Vec<String>>,
+        fails: Mutex<bool>,
+    }
+
+    impl Sink for Notes {
+        async fn watched(&self) -> Option<Watched> {
+            Some(Watched::default())
+        }
+
+        async fn deliver(&self, input: Input) -> Result<(), String> {
+            if *self.fails.lock().unwrap() {
+                return Err("the disk is full".to_owned());
+            }
+            self.seen.lock().unwrap().push(match input {
+                Input::Block(block) => block.height.to_string(),
+                Input::Reorg { height } => format!("<{height}"),
+                other => panic!("{other:?}"),
+            });
+            Ok(())
+        }
+    }
+
+    impl Notes {
+        fn take(&self) -> String {
+            std::mem::take(&mut *self.seen.lock().unwrap()).join(" ")
+        }
+    }
+
+    #[tokio::test]
+    async fn each_block_once_and_in_order() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(5, 0);
+        let mut follower = Follower::new(2, None);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "2 3 4");
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "");
+        node.grow(1, 0);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "5");
+    }
+
+    // S25
+    #[tokio::test]
+    async fn a_reorganisation_goes_back_to_the_fork() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        let mut follower = Follower::new(1, None);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "1 2 3 4 5");
+        node.cut(3);
+        node.grow(3, 1);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "<3 4 5 6");
+    }
+
+    // S25
+    #[tokio::test]
+    async fn a_chain_that_shrinks_is_noticed_before_it_grows() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        let mut follower = Follower::new(1, None);
+        follower.advance(&node, &notes).await.unwrap();
+        notes.take();
+        node.cut(2);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "<2");
+        node.grow(1, 1);
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "3");
+    }
+
+    // S25
+    #[tokio::test]
+    async fn a_reorganisation_while_the_node_was_down() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        let mut follower = Follower::new(4, Some(no_hash()));
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "<2 3 4 5");
+    }
+
+    // S14
+    #[tokio::test]
+    async fn a_block_that_was_not_taken_comes_again() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(3, 0);
+        let mut follower = Follower::new(1, None);
+        *notes.fails.lock().unwrap() = true;
+        assert!(matches!(follower.advance(&node, &notes).await, Err(Interrupted::Sink(_))));
+        *notes.fails.lock().unwrap() = false;
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "1 2");
+    }
+}

@@ -1,0 +1,62 @@
+//! Which short channel id is which channel. Hooks name channels by scid, factories by channel_id.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::{Value, json};
+
+use crate::protocol::KnownChannel;
+use crate::types::{Amount, ChannelId, NodeId};
+
+use super::client::{Call, CallError, field};
+
+/// A map that follows `listpeerchannels`.
+#[derive(Debug, Clone, Default)]
+pub struct Channels(Arc<RwLock<HashMap<String, ChannelId>>>);
+
+impl Channels {
+    /// The channel of this scid or local alias, if it is known.
+    pub fn get(&self, scid: &str) -> Option<ChannelId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(scid).copied()
+    }
+
+    /// The channel of this scid; asks lightningd if it isn't known.
+    pub async fn find<C: Call>(&self, rpc: &C, scid: &str) -> Option<ChannelId> {
+        if let Some(known) = self.get(scid) {
+            return Some(known);
+        }
+        if let Err(error) = self.refresh(rpc).await {
+            log::warn!("looking for channel {scid}: {error}");
+        }
+        self.get(scid)
+    }
+
+    /// Reads all channels again, and gives those that are committed.
+    pub async fn refresh<C: Call>(&self, rpc: &C) -> Result<Vec<KnownChannel>, CallError> {
+        let answer = rpc.call("listpeerchannels", json!({})).await?;
+        let list: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
+        let mut scids = HashMap::new();
+        let mut known = Vec::new();
+        for channel in &list {
+            // What isn't committed yet has no id.
+            let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
+                continue;
+            };
+            known.extend(describe(channel_id, channel));
+            // Not the remote alias: the peer chose it, and could choose another channel's.
+            for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
+                if let Some(scid) = scid.as_str() {
+                    scids.insert(scid.to_owned(), channel_id);
+                }
+            }
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = scids;
+        Ok(known)
+    }
+}
+
+fn describe(channel_id: ChannelId, channel: &Value) -> Option<KnownChannel> {
+    let peer: NodeId = channel["peer_id"].as_str()?.parse().ok()?;
+    let capacity = Amount::from_sat(channel["total_msat"].as_u64()? / 1000);
+    Some(KnownChannel { channel_id, peer, capacity })
+}

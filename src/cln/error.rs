@@ -1,0 +1,80 @@
+//! Errors of the `factory-*` commands, with the codes that lightningd's users switch on.
+
+use std::fmt;
+
+use serde_json::json;
+
+use crate::protocol::Refusal;
+
+use super::client::CallError;
+
+/// A parameter is wrong (JSON-RPC's own code).
+pub const INVALID_PARAMS: i32 = -32602;
+/// The wallet can't pay for it (lightningd's `FUND_CANNOT_AFFORD`).
+pub const CANNOT_AFFORD: i32 = 301;
+/// No such factory or invitation.
+pub const UNKNOWN_FACTORY: i32 = 2500;
+/// The factory's state doesn't allow it.
+pub const WRONG_STATE: i32 = 2501;
+/// A client can't take part.
+pub const BAD_CLIENT: i32 = 2502;
+/// The plugin can't write its state, or doesn't understand what is stored.
+pub const UNAVAILABLE: i32 = 2503;
+/// The factory was not created; its state says why.
+pub const NOT_CREATED: i32 = 2504;
+/// Anything that lightningd said without a code.
+const OTHER: i32 = -1;
+
+/// An error with a code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// One of the constants of this module, or lightningd's own.
+    pub code: i32,
+    /// For people: names what is wrong.
+    pub message: String,
+}
+
+impl Fault {
+    /// With this code and text.
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A command that panicked.
+    pub fn internal(command: &str) -> Self {
+        Self::new(OTHER, format!("{command} failed inside the plugin: this is a bug, please report it"))
+    }
+
+    /// A wrong parameter.
+    pub fn parameter(message: impl Into<String>) -> Self {
+        Self::new(INVALID_PARAMS, message)
+    }
+}
+
+/// As JSON: cln-plugin sends an error whose text has this form as the error object itself.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", json!({"code": self.code, "message": self.message}))
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::BadParameter(_) => INVALID_PARAMS,
+            Refusal::Unknown(_) => UNKNOWN_FACTORY,
+            Refusal::WrongState(_) => WRONG_STATE,
+            Refusal::BadClient(_) => BAD_CLIENT,
+            Refusal::Unavailable(_) => UNAVAILABLE,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+impl From<CallError> for Fault {
+    fn from(error: CallError) -> Self {
+        Self::new(error.code.unwrap_or(OTHER), error.to_string())
+    }
+}

@@ -1,0 +1,282 @@
+//! Effects, carried out by lightningd. Each that has an outcome comes back as an input.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bitcoin::psbt::Psbt;
+use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
+use bitcoin::address::NetworkUnchecked;
+use bitcoin::hex::DisplayHex;
+use serde_json::{Value, json};
+
+use crate::protocol::{CheckFailure, Effect, Input};
+use crate::runtime::{Handle, Node};
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
+
+use super::client::{Call, CallError, Rpc, field};
+use super::funding_script::Database;
+use super::lanes::Lanes;
+use super::outbox::Outbox;
+use super::wallet;
+
+/// How long a call may take that waits for a peer.
+const PEER_PATIENCE: Duration = Duration::from_secs(60);
+/// Notification topic for changes of state.
+pub const STATE_TOPIC: &str = "factory_state_changed";
+/// static_remotekey, anchors, scid_alias and zeroconf.
+const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
+/// lightningd commits a channel to its database a moment after the peer has heard of it.
+const CHECK_PAUSES: [u64; 5] = [100, 200, 500, 1000, 2000];
+
+/// lightningd, as the runtime sees it.
+pub struct Executor {
+    rpc: Rpc,
+    runtime: Handle,
+    database: Database,
+    outbox: Outbox,
+    messages: Lanes,
+    channels: Lanes,
+}
+
+impl Executor {
+    /// Outcomes go to `runtime`.
+    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox) -> Self {
+        Self { rpc, runtime, database, outbox, messages: Lanes::default(), channels: Lanes::default() }
+    }
+
+    fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
+        let runtime = self.runtime.clone();
+        tokio::spawn(async move { runtime.input(outcome.await) });
+    }
+
+    /// For effects that nobody waits for.
+    fn spawn_logged(
+        &self,
+        what: String,
+        call: impl Future<Output = Result<String, CallError>> + Send + 'static,
+    ) {
+        tokio::spawn(async move {
+            match call.await {
+                Ok(result) => log::debug!("{what}: {result}"),
+                Err(error) => log::warn!("{what}: {error}"),
+            }
+        });
+    }
+
+    fn new_payout(&self, instance: InstanceId, attempt: u32) {
+        let rpc = self.rpc.clone();
+        self.spawn(async move {
+            let result = payout(&rpc).await.map_err(|error| error.to_string());
+            Input::PayoutReady { instance, attempt, result }
+        });
+    }
+
+    fn prepare_funding(&self, instance: InstanceId, attempt: u32, script: ScriptBuf, amount: Amount) {
+        let rpc = self.rpc.clone();
+        self.spawn(async move {
+            let result = wallet::prepare(&rpc, script, amount).await;
+            Input::FundingPrepared { instance, attempt, result: result.map_err(|e| e.to_string()) }
+        });
+    }
+
+    fn start_channel(&self, instance: InstanceId, attempt: u32, client: u32, peer: NodeId, params: Value) {
+        let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+        self.channels.push(peer, async move {
+            let result = start(&rpc, params).await.map_err(|error| error.to_string());
+            runtime.input(Input::ChannelStarted { instance, attempt, client, result });
+        });
+    }
+
+    fn complete_channel(
+        &self,
+        instance: InstanceId,
+        attempt: u32,
+        client: u32,
+        peer: NodeId,
+        leaf: Transaction,
+        prevout: TxOut,
+    ) {
+        let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+        self.channels.push(peer, async move {
+            let result = complete(&rpc, peer, leaf, prevout).await.map_err(|error| error.to_string());
+            runtime.input(Input::ChannelCompleted { instance, attempt, client, result });
+        });
+    }
+
+    fn cancel_channel(&self, peer: NodeId) {
+        let rpc = self.rpc.clone();
+        self.channels.push(peer, async move {
+            let params = json!({"id": peer.to_string()});
+            if let Err(error) = rpc.call_within(PEER_PATIENCE, "fundchannel_cancel", params).await {
+                // Most often there is nothing to cancel: the open failed, or the peer went away.
+                log::debug!("{peer}: {error}");
+            }
+        });
+    }
+
+    fn check_channel(
+        &self,
+        instance: InstanceId,
+        attempt: u32,
+        channel: ChannelId,
+        outpoint: OutPoint,
+        output: TxOut,
+    ) {
+        let database = self.database.clone();
+        self.spawn(async move {
+            let result = check(database, channel, outpoint, output).await;
+            Input::ChannelChecked { instance, attempt, result }
+        });
+    }
+
+    fn state_changed(&self, instance: InstanceId, old: Option<&str>, new: &str) {
+        let mut body = json!({"factory_instance": instance.to_string(), "new_state": new});
+        if let Some(old) = old {
+            body["old_state"] = old.into();
+        }
+        self.outbox.notify(STATE_TOPIC, body);
+    }
+}
+
+impl Node for Executor {
+    fn execute(&self, effect: Effect) {
+        let rpc = self.rpc.clone();
+        match effect {
+            Effect::NewPayout { instance, attempt } => self.new_payout(instance, attempt),
+            Effect::PrepareFunding { instance, attempt, script, amount } => {
+                self.prepare_funding(instance, attempt, script, amount);
+            }
+            Effect::ReleaseFunding { psbt } => {
+                self.spawn_logged("releasing reserved inputs".to_owned(), async move {
+                    wallet::release(&rpc, &psbt).await.map(|()| "done".to_owned())
+                });
+            }
+            Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
+                let params = json!({
+                    "id": peer.to_string(),
+                    "amount": capacity.to_sat(),
+                    "announce": false,
+                    "mindepth": 0,
+                    "push_msat": push_msat,
+                    // What the client keeps at least: nothing, it never held more than it was pushed.
+                    "reserve": 0,
+                    "channel_type": CHANNEL_TYPE,
+                });
+                self.start_channel(instance, attempt, client, peer, params);
+            }
+            Effect::CancelChannel { peer } => self.cancel_channel(peer),
+            Effect::CompleteChannel { instance, attempt, client, peer, leaf, prevout } => {
+                self.complete_channel(instance, attempt, client, peer, leaf, prevout);
+            }
+            Effect::CheckChannel { instance, attempt, channel_id, outpoint, output } => {
+                self.check_channel(instance, attempt, channel_id, outpoint, output);
+            }
+            Effect::SendFunding { instance, psbt } => {
+                self.spawn_logged(format!("{instance}: sending the funding"), async move {
+                    wallet::send(&rpc, &psbt).await.map(|txid| txid.to_string())
+                });
+            }
+            Effect::Broadcast { instance, what, tx } => {
+                let txid = tx.compute_txid();
+                self.spawn_logged(format!("{instance}: broadcasting {what} {txid}"), async move {
+                    broadcast(&rpc, &tx).await
+                });
+            }
+            Effect::CloseChannel { channel_id } => {
+                self.spawn_logged(format!("closing channel {channel_id}"), async move {
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
+                    rpc.call("close", params).await.map(|closed| closed["type"].to_string())
+                });
+            }
+            Effect::StateChanged { instance, old, new } => {
+                self.state_changed(instance, old.map(|state| state.name()), new.name());
+            }
+            // The runtime keeps these to itself.
+            Effect::Send { .. } | Effect::Log { .. } => {}
+        }
+    }
+
+    fn transmit(&self, peer: NodeId, raw: Vec<u8>) {
+        let rpc = self.rpc.clone();
+        self.messages.push(peer, async move {
+            let params = json!({"node_id": peer.to_string(), "msg": raw.to_lower_hex_string()});
+            if let Err(error) = rpc.call_within(PEER_PATIENCE, "sendcustommsg", params).await {
+                // The peer has gone; its disconnect says so to the engine.
+                log::debug!("{peer}: {error}");
+            }
+        });
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        let rpc = self.rpc.clone();
+        self.spawn_logged(format!("{peer}: disconnecting"), async move {
+            let params = json!({"id": peer.to_string(), "force": true});
+            rpc.call("disconnect", params).await.map(|_| "done".to_owned())
+        });
+    }
+}
+
+async fn payout(rpc: &Rpc) -> Result<ScriptBuf, CallError> {
+    let answer = rpc.call("newaddr", json!({"addresstype": "p2tr"})).await?;
+    let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
+    // lightningd made it for its own network.
+    Ok(address.assume_checked().script_pubkey())
+}
+
+async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
+    let started = rpc.call_within(PEER_PATIENCE, "fundchannel_start", params).await?;
+    field("fundchannel_start", &started, "scriptpubkey")
+}
+
+async fn complete(
+    rpc: &Rpc,
+    peer: NodeId,
+    leaf: Transaction,
+    prevout: TxOut,
+) -> Result<ChannelId, CallError> {
+    let method = "fundchannel_complete";
+    let failed =
+        |message: String| CallError { method: method.to_owned(), code: None, message };
+    let mut psbt = Psbt::from_unsigned_tx(leaf).map_err(|error| failed(error.to_string()))?;
+    // Without it lightningd can't know that the txid is final.
+    match psbt.inputs.as_mut_slice() {
+        [input] => input.witness_utxo = Some(prevout),
+        inputs => return Err(failed(format!("a leaf with {} inputs", inputs.len()))),
+    }
+    let params = json!({"id": peer.to_string(), "psbt": psbt.to_string()});
+    let completed = rpc.call_within(PEER_PATIENCE, method, params).await?;
+    let text: String = field(method, &completed, "channel_id")?;
+    text.parse().map_err(|error| failed(format!("unexpected channel_id '{text}': {error}")))
+}
+
+async fn check(
+    database: Database,
+    channel: ChannelId,
+    outpoint: OutPoint,
+    output: TxOut,
+) -> Result<(), CheckFailure> {
+    for pause in CHECK_PAUSES {
+        let (database, output) = (database.clone(), output.clone());
+        let look = move || database.check(channel, outpoint, &output);
+        let result = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+            Err(CheckFailure::Unavailable(format!("reading lightningd's database: {error}")))
+        });
+        if result != Err(CheckFailure::NotYet) {
+            return result;
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    Err(CheckFailure::NotYet)
+}
+
+/// lightningd reports a transaction that was refused as a result, not as an error.
+async fn broadcast(rpc: &Rpc, tx: &Transaction) -> Result<String, CallError> {
+    let method = "sendrawtransaction";
+    let hex = bitcoin::consensus::encode::serialize_hex(tx);
+    let answer = rpc.call(method, json!({"tx": hex, "allowhighfees": false})).await?;
+    if answer["success"] == true {
+        return Ok("accepted".to_owned());
+    }
+    let message = answer["errmsg"].as_str().unwrap_or("refused without a reason").trim().to_owned();
+    Err(CallError { method: method.to_owned(), code: None, message })
+}

@@ -1,0 +1,26 @@
+//! `factory-accept`.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Command as EngineCommand, Input};
+use crate::types::InstanceId;
+
+use super::super::error::Fault;
+use super::super::params::Params;
+use super::super::state::State;
+use super::{Command, factory, factory_json};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-accept",
+    usage: "factory_instance",
+    description: "Accept an invitation into a channel factory",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
+    state.runtime.ask(Input::Command(EngineCommand::Accept { instance })).await?;
+    let (factory, height) = factory(&state, instance).await?;
+    Ok(json!({"factory": factory_json::factory(&factory, state.me, height)}))
+}

@@ -1,0 +1,135 @@
+//! `factory-create`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+use crate::protocol::{Answer, Command as EngineCommand, Create, Factory, Input, State as FactoryState};
+use crate::runtime::Transition;
+use crate::types::{Amount, Height, InstanceId, NodeId};
+
+use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, Fault, NOT_CREATED};
+use super::super::params::Params;
+use super::super::state::State;
+use super::super::{peers, wallet};
+use super::planning::{Plan, Wishes, client, list, plan};
+use super::{Command, factory, factory_json};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-create",
+    usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run]",
+    description: "Create a channel factory with these clients, a channel of capacity_sat for each; \
+                  answers once its funding is broadcast",
+};
+
+const NAMES: &[&str] = &[
+    "clients",
+    "capacity_sat",
+    "stock_sat",
+    "profile",
+    "lifetime_blocks",
+    "dying_blocks",
+    "feerate",
+    "dry_run",
+];
+
+/// Looked at without a notification after this long, in case one was lost.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let mut params = Params::new(NAMES, &params)?;
+    let clients: Value = params.required("clients")?;
+    let capacity: Option<Amount> = params.optional("capacity_sat")?;
+    let clients: Vec<(NodeId, Amount)> =
+        list(clients)?.iter().map(|value| client(value, capacity)).collect::<Result<_, _>>()?;
+    let wishes = Wishes::parse(&state, &mut params).await?;
+    let dry_run = params.optional("dry_run")?.unwrap_or(false);
+
+    let height = state.runtime.read(|_, height| height).await?;
+    let plan = plan(state.me, &state.config, height, clients, &wishes)?;
+    check_clients(&state, &plan.create).await?;
+    let wallet = check_wallet(&state, &plan).await?;
+    if dry_run {
+        let mut answer = plan.json();
+        answer["wallet_sat"] = wallet.to_sat().into();
+        return Ok(answer);
+    }
+
+    // Listen before anything can happen.
+    let transitions = state.runtime.transitions();
+    let command = EngineCommand::Create(plan.create);
+    let Answer::Created(instance) = state.runtime.ask(Input::Command(command)).await? else {
+        return Err(Fault::internal(COMMAND.name));
+    };
+    let (factory, height) = funded(&state, instance, transitions).await?;
+    Ok(json!({"factory": factory_json::factory(&factory, state.me, height)}))
+}
+
+/// Every client that can't take part is named at once.
+async fn check_clients(state: &State, create: &Create) -> Result<(), Fault> {
+    let connected = peers::connected(&state.rpc, None).await?;
+    let mut problems = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (node, _) in &create.clients {
+        let peer = connected.iter().find(|peer| peer.id == *node);
+        if *node == state.me {
+            problems.push(format!("{node} is this node itself"));
+        } else if !seen.insert(*node) {
+            problems.push(format!("{node} is named twice"));
+        } else if peer.is_none() {
+            problems.push(format!("{node} is not connected"));
+        } else if peer.is_some_and(|peer| !peer.supports) {
+            problems.push(format!("{node} has no factory plugin: it sets neither feature bit 270 nor 271"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Fault::new(BAD_CLIENT, problems.join("; "))) }
+}
+
+async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, Fault> {
+    let have = wallet::spendable(&state.rpc).await?;
+    let need = plan.layout.funding_value();
+    if have <= need {
+        return Err(Fault::new(
+            CANNOT_AFFORD,
+            format!(
+                "the factory needs {} sat and a fee, the wallet has {} sat that are confirmed and free",
+                need.to_sat(),
+                have.to_sat()
+            ),
+        ));
+    }
+    Ok(have)
+}
+
+/// Waits until the funding is released, or creation has failed.
+async fn funded(
+    state: &State,
+    instance: InstanceId,
+    mut transitions: broadcast::Receiver<Transition>,
+) -> Result<(Factory, Height), Fault> {
+    loop {
+        let (factory, height) = factory(state, instance).await?;
+        match factory.state(height) {
+            FactoryState::Aborted | FactoryState::Declined => return Err(not_created(&factory)),
+            reached if !reached.is_creating() => return Ok((factory, height)),
+            _ => {}
+        }
+        // Whatever it is that comes, or if nothing does: look again.
+        let _ = tokio::time::timeout(POLL, transitions.recv()).await;
+    }
+}
+
+fn not_created(factory: &Factory) -> Fault {
+    let mut text = format!("factory {} was not created", factory.instance);
+    if let Some(failure) = &factory.failure {
+        text = format!("{text}: {failure}");
+    }
+    for (node, reason) in &factory.left_out {
+        text = format!("{text}; {node} was left out: {reason}");
+    }
+    Fault::new(NOT_CREATED, text)
+}

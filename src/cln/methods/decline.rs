@@ -1,0 +1,28 @@
+//! `factory-decline`.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Command as EngineCommand, Input};
+use crate::types::InstanceId;
+
+use super::super::error::Fault;
+use super::super::params::Params;
+use super::super::state::State;
+use super::Command;
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-decline",
+    usage: "factory_instance [reason]",
+    description: "Decline an invitation into a channel factory; the operator is told the reason",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let mut params = Params::new(&["factory_instance", "reason"], &params)?;
+    let instance: InstanceId = params.required("factory_instance")?;
+    let reason: Option<String> = params.optional("reason")?;
+    let reason = reason.unwrap_or_else(|| "declined by its operator".to_owned());
+    state.runtime.ask(Input::Command(EngineCommand::Decline { instance, reason })).await?;
+    Ok(json!({"factory_instance": instance.to_string()}))
+}

@@ -1,0 +1,52 @@
+//! `factory-exit`.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Command as EngineCommand, Factory, Input, Role};
+use crate::types::InstanceId;
+
+use super::super::error::Fault;
+use super::super::params::Params;
+use super::super::state::State;
+use super::{Command, factory, factory_json};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-exit",
+    usage: "factory_instance [dry_run]",
+    description: "Leave a channel factory without anybody's help: publish this node's path and close \
+                  its channel on chain",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let mut params = Params::new(&["factory_instance", "dry_run"], &params)?;
+    let instance: InstanceId = params.required("factory_instance")?;
+    let dry_run = params.optional("dry_run")?.unwrap_or(false);
+    if !dry_run {
+        state.runtime.ask(Input::Command(EngineCommand::Exit { instance })).await?;
+    }
+    let (factory, height) = factory(&state, instance).await?;
+    Ok(json!({
+        "factory_instance": instance.to_string(),
+        "state": factory.state(height).name(),
+        "exit": exit(&factory),
+        "next_action": factory.next_action(height),
+    }))
+}
+
+/// What this node's exit takes: a client's own, or L's of everybody.
+pub fn exit(factory: &Factory) -> Value {
+    match factory.role {
+        Role::Client { index, .. } => factory_json::exit_cost(&factory.layout.exit_cost(index)).into(),
+        Role::Lsp => {
+            let nodes = factory.layout.nodes();
+            json!({
+                "transactions": nodes.len(),
+                "vbytes": nodes.iter().map(|node| node.vbytes).fold(0, u64::saturating_add),
+                "blocks": factory.layout.worst_blocks_early(),
+                "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
+            })
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A factory as `factory-list` and `factory-create` show it.
+
+use bitcoin::OutPoint;
+use serde_json::{Map, Value, json};
+
+use crate::protocol::{Factory, Role};
+use crate::terms::ClientIndex;
+use crate::tx::layout::ExitCost;
+use crate::types::{Height, NodeId};
+use crate::wire::message::protocol_id;
+
+/// The factory at `height`, as seen from `me`.
+pub fn factory(factory: &Factory, me: NodeId, height: Height) -> Value {
+    let terms = &factory.terms;
+    let mut object = json!({
+        "factory_protocol": protocol_id().to_string(),
+        "factory_instance": factory.instance.to_string(),
+        "role": role(factory),
+        "lsp": factory.lsp().to_string(),
+        "state": factory.state(height).name(),
+        "attempt": factory.attempt,
+        "blocks_early": factory.blocks_early(),
+        "dying_block": terms.timeout_height.saturating_sub(terms.dying_blocks),
+        "timeout_block": terms.timeout_height,
+        "funding_confirmations": terms.funding_confirmations,
+        "funding_sat": factory.layout.funding_value().to_sat(),
+        "clients": clients(factory, me, height),
+        "next_action": factory.next_action(height),
+    });
+    if let Some(outpoint) = factory.funding() {
+        insert_outpoint(&mut object, outpoint);
+    }
+    if let Some(confirmed) = factory.funding_height() {
+        object["funding_height"] = confirmed.into();
+    }
+    if factory.role != Role::Lsp {
+        object["price_msat"] = factory.price_msat.into();
+    }
+    if let Some((since, reason)) = &factory.exit {
+        object["exit"] = json!({"since_block": since, "reason": reason});
+    }
+    if let Some(failure) = &factory.failure {
+        object["failure"] = failure.as_str().into();
+    }
+    if !factory.left_out.is_empty() {
+        let left_out = |(node, reason): &(NodeId, String)| json!({"id": node.to_string(), "reason": reason});
+        object["left_out"] = factory.left_out.iter().map(left_out).collect();
+    }
+    object
+}
+
+/// `lsp` or `client`.
+pub fn role(factory: &Factory) -> &'static str {
+    match factory.role {
+        Role::Lsp => "lsp",
+        Role::Client { .. } => "client",
+    }
+}
+
+/// Clients whose channels are this node's: for L all, for a client itself.
+pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
+    match factory.role {
+        Role::Lsp => 0..factory.terms.clients(),
+        Role::Client { index, .. } => index..index.saturating_add(1),
+    }
+}
+
+fn clients(factory: &Factory, me: NodeId, height: Height) -> Vec<Value> {
+    own_clients(factory).map(|client| one_client(factory, client, me, height)).collect()
+}
+
+fn one_client(factory: &Factory, client: ClientIndex, me: NodeId, height: Height) -> Value {
+    let id = match factory.role {
+        Role::Lsp => factory.node_of(client),
+        Role::Client { .. } => Some(me),
+    };
+    let mut object = json!({
+        "client": client,
+        "state": client_state(factory, client, height),
+        "capacity_sat": factory.capacity(client).to_sat(),
+        "blocks_early": factory.layout.blocks_early(client),
+    });
+    if let Some(id) = id {
+        object["id"] = id.to_string().into();
+    }
+    if let Some(channel) = factory.channels.get(&client) {
+        object["channel_id"] = channel.to_string().into();
+    }
+    if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
+        insert_outpoint(&mut object, outpoint);
+    }
+    object
+}
+
+fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {
+    if factory.leaf_height(client).is_some() {
+        "on_chain"
+    } else if factory.channel_usable(client, height).is_ok() {
+        "usable"
+    } else if factory.checked.contains(&client) {
+        "checked"
+    } else if factory.channels.contains_key(&client) {
+        "committed"
+    } else {
+        "waiting"
+    }
+}
+
+fn insert_outpoint(object: &mut Value, outpoint: OutPoint) {
+    object["funding_txid"] = outpoint.txid.to_string().into();
+    object["funding_outnum"] = outpoint.vout.into();
+}
+
+/// What an exit costs.
+pub fn exit_cost(cost: &ExitCost) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("transactions".to_owned(), cost.transactions.into());
+    object.insert("vbytes".to_owned(), cost.vbytes.into());
+    object.insert("blocks".to_owned(), cost.blocks.into());
+    object.insert("fee_sat".to_owned(), cost.fees.to_sat().into());
+    object
+}

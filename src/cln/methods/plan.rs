@@ -1,0 +1,44 @@
+//! `factory-plan`.
+
+use serde_json::Value;
+
+use crate::tx::layout::MAX_CLIENTS;
+use crate::types::{Amount, NodeId};
+
+use super::super::error::Fault;
+use super::super::params::{Parameter, Params};
+use super::super::state::State;
+use super::Command;
+use super::planning::{Wishes, client, list, plan};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-plan",
+    usage: "clients capacity_sat [stock_sat] [profile] [feerate]",
+    description: "Choose a shape for a channel factory with so many clients, and show what it needs and \
+                  what one client's exit costs; changes nothing",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let names = ["clients", "capacity_sat", "stock_sat", "profile", "feerate"];
+    let mut params = Params::new(&names, &params)?;
+    let clients: Value = params.required("clients")?;
+    let capacity: Option<Amount> = params.optional("capacity_sat")?;
+    let clients = match u32::parse(&clients) {
+        Some(count) => anybody(count, capacity)?,
+        None => list(clients)?.iter().map(|value| client(value, capacity)).collect::<Result<_, _>>()?,
+    };
+    let wishes = Wishes::parse(&state, &mut params).await?;
+    let height = state.runtime.read(|_, height| height).await?;
+    Ok(plan(state.me, &state.config, height, clients, &wishes)?.json())
+}
+
+/// Clients that nobody knows yet.
+fn anybody(count: u32, capacity: Option<Amount>) -> Result<Vec<(NodeId, Amount)>, Fault> {
+    let capacity = capacity.ok_or_else(|| Fault::parameter("missing required parameter: capacity_sat"))?;
+    if count > MAX_CLIENTS {
+        return Err(Fault::parameter(format!("clients: {count} are more than {MAX_CLIENTS}")));
+    }
+    Ok((0..count).map(|_| (NodeId([0; 33]), capacity)).collect())
+}

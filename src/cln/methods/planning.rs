@@ -1,0 +1,206 @@
+//! What `factory-plan` and `factory-create` have in common: parameters, defaults, and the layout
+//! that they lead to.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Config, Create};
+use crate::terms::{Kind, Terms};
+use crate::tx::layout::Layout;
+use crate::tx::plan::{Delays, Profile, shape_with};
+use crate::types::{Amount, Height, InstanceId, NodeId};
+
+use super::super::client::{Call, field};
+use super::super::error::Fault;
+use super::super::params::{Parameter, Params};
+use super::super::state::State;
+use super::factory_json;
+
+/// Two months.
+const LIFETIME_BLOCKS: u32 = 8_640;
+/// A week.
+const DYING_BLOCKS: u32 = 1_008;
+/// Twice what relays at all; whoever needs more speed adds it through the anchors.
+const FEERATE: u32 = 500;
+
+impl Parameter for Profile {
+    const EXPECTED: &'static str = "'static', 'stateful' or 'flat'";
+
+    fn parse(value: &Value) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+/// Everything that a plan needs but the clients.
+pub struct Wishes {
+    /// Stock of each sub-factory.
+    pub stock: Amount,
+    /// What the shape is to be good at.
+    pub profile: Profile,
+    /// Blocks from now to the timeout.
+    pub lifetime_blocks: u32,
+    /// Length of the dying period.
+    pub dying_blocks: u32,
+    /// sat/kw.
+    pub feerate: u32,
+}
+
+impl Wishes {
+    /// Takes them from a command's parameters.
+    pub async fn parse(state: &State, params: &mut Params) -> Result<Self, Fault> {
+        Ok(Self {
+            stock: params.optional("stock_sat")?.unwrap_or(Amount::ZERO),
+            profile: params.optional("profile")?.unwrap_or_default(),
+            lifetime_blocks: params.optional("lifetime_blocks")?.unwrap_or(LIFETIME_BLOCKS),
+            dying_blocks: params.optional("dying_blocks")?.unwrap_or(DYING_BLOCKS),
+            feerate: match params.optional::<Value>("feerate")? {
+                None => FEERATE,
+                Some(feerate) => parse_feerate(state, &feerate).await?,
+            },
+        })
+    }
+}
+
+/// lightningd knows all its ways to write a feerate.
+async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, Fault> {
+    let text = feerate.as_str().map_or_else(|| feerate.to_string(), str::to_owned);
+    let parsed = state.rpc.call("parsefeerate", json!({"feerate": text})).await;
+    let parsed = parsed.map_err(|error| Fault::parameter(format!("feerate: {}", error.message)))?;
+    Ok(field("parsefeerate", &parsed, "perkw")?)
+}
+
+/// A plan that holds together.
+pub struct Plan {
+    /// For the engine.
+    pub create: Create,
+    /// What it leads to.
+    pub layout: Layout,
+    profile: Profile,
+}
+
+/// Chooses a shape and works out its consequences. The error says what to change.
+pub fn plan(
+    me: NodeId,
+    config: &Config,
+    height: Height,
+    clients: Vec<(NodeId, Amount)>,
+    wishes: &Wishes,
+) -> Result<Plan, Fault> {
+    let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
+    let delays = Delays {
+        state_step: config.state_step,
+        state_count: config.state_count,
+        confirm_blocks: config.confirm_blocks,
+        margin_blocks: config.margin_blocks,
+    };
+    let shape = shape_with(count, wishes.profile, delays).map_err(|error| Fault::parameter(error.to_string()))?;
+    let terms = Terms {
+        // The engine draws the real one.
+        instance: InstanceId([0; 32]),
+        lsp: me,
+        shape: shape.clone(),
+        capacities: clients.iter().map(|(_, capacity)| *capacity).collect(),
+        stock: wishes.stock,
+        push_msat: config.push_msat,
+        state_step: config.state_step,
+        state_count: config.state_count,
+        stock_csv: config.stock_csv,
+        tree_feerate: wishes.feerate,
+        timeout_height: height.saturating_add(wishes.lifetime_blocks),
+        dying_blocks: wishes.dying_blocks,
+        confirm_blocks: config.confirm_blocks,
+        margin_blocks: config.margin_blocks,
+        funding_confirmations: config.funding_confirmations,
+    };
+    let layout = Layout::new(&terms).map_err(|error| Fault::parameter(error.to_string()))?;
+    let create = Create {
+        clients,
+        stock: wishes.stock,
+        shape,
+        lifetime_blocks: wishes.lifetime_blocks,
+        dying_blocks: wishes.dying_blocks,
+        tree_feerate: wishes.feerate,
+    };
+    Ok(Plan { create, layout, profile: wishes.profile })
+}
+
+impl Plan {
+    /// For `factory-plan`, and `factory-create` with `dry_run`.
+    pub fn json(&self) -> Value {
+        let nodes = self.layout.nodes();
+        let clients = self.layout.terms().clients();
+        let exits = (0..clients).map(|client| self.layout.exit_cost(client));
+        let worst = exits.max_by_key(|cost| (cost.blocks, cost.vbytes));
+        let capacity = self.create.clients.iter().map(|(_, capacity)| capacity.to_sat());
+        let stocks = self.layout.coins().iter().filter(|coin| coin.stock);
+        let shape = &self.create.shape;
+        json!({
+            "profile": self.profile.name(),
+            "clients": clients,
+            "shape": {
+                "levels": shape.levels.iter()
+                    .map(|level| json!({"arity": level.arity, "kind": kind(level.kind)}))
+                    .collect::<Vec<_>>(),
+                "leaf": {
+                    "kind": kind(shape.leaf.kind),
+                    "sub_factories": shape.leaf.sub_factories,
+                    "clients_per_sub": shape.leaf.clients_per_sub,
+                },
+            },
+            "transactions": nodes.len(),
+            "vbytes": nodes.iter().map(|node| node.vbytes).fold(0, u64::saturating_add),
+            "blocks_early": self.layout.worst_blocks_early(),
+            "exit": worst.map(|cost| factory_json::exit_cost(&cost)),
+            "funding_sat": self.layout.funding_value().to_sat(),
+            "capacity_sat": capacity.fold(0, u64::saturating_add),
+            "stock_sat": stocks.map(|coin| coin.value.to_sat()).fold(0, u64::saturating_add),
+            "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
+            "feerate_perkw": self.create.tree_feerate,
+            "lifetime_blocks": self.create.lifetime_blocks,
+            "dying_blocks": self.create.dying_blocks,
+        })
+    }
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Static => "static",
+        Kind::Stateful => "stateful",
+    }
+}
+
+/// One entry of `clients`: an id, or an object with a capacity of its own.
+pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount), Fault> {
+    let (id, own) = match value {
+        Value::Object(object) => {
+            if let Some(name) = object.keys().find(|name| !["id", "capacity_sat"].contains(&name.as_str())) {
+                return Err(Fault::parameter(format!("clients: unknown field {name}")));
+            }
+            let own = object.get("capacity_sat").map(|own| {
+                Amount::parse(own)
+                    .ok_or_else(|| Fault::parameter(format!("clients: {own} is not {}", Amount::EXPECTED)))
+            });
+            (object.get("id").unwrap_or(&Value::Null), own.transpose()?)
+        }
+        other => (other, None),
+    };
+    let node = NodeId::parse(id)
+        .ok_or_else(|| Fault::parameter(format!("clients: {id} is not {}", NodeId::EXPECTED)))?;
+    let capacity = own
+        .or(capacity)
+        .ok_or_else(|| Fault::parameter(format!("capacity_sat is missing, and {node} has none of its own")))?;
+    Ok((node, capacity))
+}
+
+/// A list that came as JSON, or as text with JSON in it (`lightning-cli` with a quoted list).
+pub fn list(value: Value) -> Result<Vec<Value>, Fault> {
+    let value = match &value {
+        Value::String(text) => serde_json::from_str(text).unwrap_or(value),
+        _ => value,
+    };
+    match value {
+        Value::Array(list) => Ok(list),
+        // One client needs no list.
+        other @ (Value::String(_) | Value::Object(_)) => Ok(vec![other]),
+        other => Err(Fault::parameter(format!("clients: {other} is not a list"))),
+    }
+}

@@ -1,0 +1,79 @@
+//! `factory-verify`.
+
+use serde_json::{Value, json};
+
+use crate::protocol::Factory;
+use crate::tx::verify::verify_holdings;
+use crate::types::{ChannelId, InstanceId};
+
+use super::super::client::{Call, field};
+use super::super::error::{Fault, WRONG_STATE};
+use super::super::params::Params;
+use super::super::state::State;
+use super::{Command, exit, factory, factory_json};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-verify",
+    usage: "factory_instance",
+    description: "Check everything that this node holds of a factory as if everybody else had vanished \
+                  now, by consensus code, and say what an exit costs and brings",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
+    let (factory, height) = factory(&state, instance).await?;
+    let ours = our_balance(&state, &factory).await?;
+    let mut exit = exit::exit(&factory);
+    exit["brings_msat"] = ours.into();
+    let (checked, problems) = check(factory.clone()).await?;
+    Ok(json!({
+        "factory_instance": instance.to_string(),
+        "state": factory.state(height).name(),
+        "valid": problems.is_empty(),
+        "checked": checked,
+        "problems": problems,
+        "exit": exit,
+    }))
+}
+
+/// A signature check takes a fraction of a millisecond, but an operator's factory has thousands: they
+/// run where they hold nobody up.
+async fn check(factory: Factory) -> Result<(Value, Vec<String>), Fault> {
+    let Some(tree) = factory.tree.clone() else {
+        let text = format!("factory {} has no transactions yet: nothing to verify", factory.instance);
+        return Err(Fault::new(WRONG_STATE, text));
+    };
+    let verify = move || verify_holdings(&factory.layout, &tree, &factory.signatures);
+    let result = tokio::task::spawn_blocking(verify).await.map_err(|_| Fault::internal(COMMAND.name))?;
+    Ok(match result {
+        Ok(report) => {
+            let checked = json!({
+                "transactions": report.nodes,
+                "distributions": report.distributions,
+                "channels": report.channels,
+            });
+            (checked, vec![])
+        }
+        Err(problems) => {
+            let none = json!({"transactions": 0, "distributions": 0, "channels": 0});
+            (none, problems.iter().map(ToString::to_string).collect())
+        }
+    })
+}
+
+/// What this node owns in the factory's channels, msat.
+async fn our_balance(state: &State, factory: &Factory) -> Result<u64, Fault> {
+    let answer = state.rpc.call("listpeerchannels", json!({})).await?;
+    let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
+    let ours: Vec<ChannelId> = factory_json::own_clients(factory)
+        .filter_map(|client| factory.channels.get(&client).copied())
+        .collect();
+    let in_factory = channels.iter().filter(|channel| {
+        let id = channel["channel_id"].as_str().and_then(|text| text.parse().ok());
+        id.is_some_and(|id| ours.contains(&id))
+    });
+    Ok(in_factory.filter_map(|channel| channel["to_us_msat"].as_u64()).fold(0, u64::saturating_add))
+}
+

@@ -1,0 +1,26 @@
+//! Everything that knows lightningd, and nothing else does.
+//!
+//! - [`builder`] the manifest: options, commands, hooks, subscriptions
+//! - [`boot`] from lightningd's `init` to a running engine
+//! - [`hooks`], [`methods`] one file for each surface
+//! - [`executor`] effects become calls; [`chain`] blocks become inputs
+//! - [`client`] the RPC socket
+
+pub mod boot;
+pub mod builder;
+pub mod chain;
+pub mod channels;
+pub mod client;
+pub mod error;
+pub mod executor;
+pub mod funding_script;
+pub mod hooks;
+pub mod lanes;
+pub mod methods;
+pub mod outbox;
+pub mod params;
+pub mod peers;
+pub mod state;
+pub mod wallet;
+
+pub use builder::run;

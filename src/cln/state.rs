@@ -1,0 +1,35 @@
+//! What every hook, method and subscription can reach.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::protocol::Config;
+use crate::runtime::Handle;
+use crate::types::{Height, NodeId};
+
+use super::channels::Channels;
+use super::client::Rpc;
+
+/// A cheap clone, as cln-plugin makes one for every call.
+pub type State = Arc<Shared>;
+
+/// The plugin's own state; everything about factories is the runtime's.
+pub struct Shared {
+    /// To lightningd.
+    pub rpc: Rpc,
+    /// To the engine.
+    pub runtime: Handle,
+    /// Short channel ids.
+    pub channels: Channels,
+    /// The node's options.
+    pub config: Config,
+    /// This node.
+    pub me: NodeId,
+    /// lightningd's `cltv-final`: what an invoice gets where nobody says otherwise.
+    pub cltv_final: u32,
+    /// Height of lightningd's last block: wakes the chain follower.
+    pub news: watch::Sender<Height>,
+    /// Why the plugin can't do anything but answer hooks, if so.
+    pub unavailable: Option<String>,
+}

@@ -1,0 +1,28 @@
+//! Time and randomness: the only places that ask the operating system for either.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::protocol::Entropy;
+use crate::types::Millis;
+
+/// Milliseconds since the Unix epoch.
+pub fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// The operating system's generator.
+#[derive(Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn bytes32(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            // A predictable nonce gives a key away. There is nothing to go on with.
+            log::error!("the operating system gives no randomness: {error}");
+            std::process::abort();
+        }
+        bytes
+    }
+}

@@ -1,0 +1,256 @@
+//! Receive, handle, commit, apply, execute.
+
+
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::hashes::Hash;
+
+use crate::protocol::event::encode_record;
+use crate::protocol::{Answer, Effect, Engine, Input, Level, Refusal, Step};
+use crate::store::{Store, StoreError};
+use crate::types::{Height, InstanceId};
+
+use super::clock::{SystemEntropy, now};
+use super::handle::{Inbox, Read, Reply, Request, Transition};
+use super::peers::Peers;
+
+use super::Node;
+
+/// Name under which the last handled block is kept.
+const TIP: &str = "tip";
+/// Pauses between attempts to store a step.
+const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// The engine, the store, and everything that only their owner may touch.
+pub struct Runtime<S, N> {
+    engine: Engine,
+    store: S,
+    node: N,
+    peers: Peers,
+    entropy: SystemEntropy,
+    inbox: Inbox,
+    /// Before the first block is handled: what lightningd said.
+    base_height: Height,
+    stale_view: bool,
+}
+
+/// The last block that was handled before a restart.
+pub async fn stored_tip<S: Store>(store: &mut S) -> Result<Option<(Height, BlockHash)>, StoreError> {
+    let Some(bytes) = store.get(TIP).await? else { return Ok(None) };
+    Ok(bytes.split_at_checked(4).and_then(|(height, hash)| {
+        let height = Height::from_be_bytes(height.try_into().ok()?);
+        Some((height, BlockHash::from_slice(hash).ok()?))
+    }))
+}
+
+impl<S: Store, N: Node> Runtime<S, N> {
+    /// With everything in place.
+    pub fn new(engine: Engine, store: S, node: N, inbox: Inbox) -> Self {
+        Self {
+            engine,
+            store,
+            node,
+            peers: Peers::default(),
+            entropy: SystemEntropy,
+            inbox,
+            base_height: 0,
+            stale_view: true,
+        }
+    }
+
+    /// Runs until every [`Handle`](super::Handle) is gone.
+    pub async fn run(mut self) {
+        self.refresh_view();
+        loop {
+            let request = match self.inbox.requests.try_recv() {
+                Ok(request) => request,
+                Err(_) => {
+                    // Nothing waits: a good moment for what can wait.
+                    self.refresh_view();
+                    match self.next_request().await {
+                        Some(request) => request,
+                        None => return,
+                    }
+                }
+            };
+            self.serve(request).await;
+        }
+    }
+
+    /// The next request, or a tick when the engine's clock runs out. `None`: nobody is left.
+    async fn next_request(&mut self) -> Option<Request> {
+        let Some(deadline) = self.engine.poll_timeout() else {
+            return self.inbox.requests.recv().await;
+        };
+        let pause = Duration::from_millis(deadline.saturating_sub(now()));
+        match tokio::time::timeout(pause, self.inbox.requests.recv()).await {
+            Ok(request) => request,
+            Err(_) => Some(Request::Input(Input::Tick, None)),
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        // A stream of requests must not keep the engine from its clock.
+        if self.engine.poll_timeout().is_some_and(|deadline| deadline <= now()) {
+            self.handle(Input::Tick, None).await;
+        }
+        match request {
+            Request::Input(input, reply) => self.handle(input, reply).await,
+            Request::Connected(peer, number) => {
+                let input = self.peers.connected(peer, number);
+                self.handle_if(input).await;
+            }
+            Request::Listed(peer, number) => self.peers.listed(peer, number),
+            Request::Features(peer, number, supports) => {
+                let input = self.peers.features(peer, number, supports, &self.node);
+                self.handle_if(input).await;
+            }
+            Request::Disconnected(peer) => {
+                let input = self.peers.disconnected(peer);
+                self.handle_if(input).await;
+            }
+            Request::Raw(peer, bytes) => {
+                self.inbox.waiting.taken(peer, bytes.len());
+                let input = self.peers.receive(peer, &bytes, now(), &self.node);
+                self.handle_if(input).await;
+            }
+            Request::Flood(peer) => {
+                self.peers.end(peer, "it sends faster than we can handle", &self.node);
+            }
+            Request::Read(read) => {
+                let height = self.height();
+                read(Ok((&self.engine, height)));
+            }
+            Request::Height(height) => self.base_height = height,
+            Request::Flush(done) => {
+                // Whoever waits for it may be gone.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn handle_if(&mut self, input: Option<Input>) {
+        if let Some(input) = input {
+            self.handle(input, None).await;
+        }
+    }
+
+    fn height(&self) -> Height {
+        self.engine.tip().map_or(self.base_height, |(height, _)| height)
+    }
+
+    async fn handle(&mut self, input: Input, reply: Option<Reply>) {
+        let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
+        let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
+        if let Err(error) = self.commit(&step).await {
+            // The step is dropped: nothing of it happened, in memory or outside (S14).
+            log::error!("cannot store: {error}");
+            answer(reply, Err(Refusal::Unavailable(format!("cannot store: {error}"))));
+            return;
+        }
+        self.stale_view |= moves_tip || !step.events.is_empty();
+        let result = step.answer.clone();
+        let effects = self.engine.apply(step);
+        // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
+        self.inbox.view.update_expecting(&self.engine);
+        if moves_tip {
+            self.keep_tip().await;
+            self.refresh_view();
+        }
+        answer(reply, result);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    async fn commit(&mut self, step: &Step) -> Result<(), StoreError> {
+        if step.events.is_empty() {
+            return Ok(());
+        }
+        let encode = |(instance, events): &(InstanceId, Vec<_>)| (*instance, encode_record(events));
+        let records: Vec<(InstanceId, Vec<u8>)> = step.events.iter().map(encode).collect();
+        let mut result = self.store.append(&records).await;
+        for pause in RETRIES {
+            if result.is_ok() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            result = self.store.append(&records).await;
+        }
+        result
+    }
+
+    /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it
+    /// costs that time only.
+    async fn keep_tip(&mut self) {
+        let (Some((height, hash)), Some(_)) = (self.engine.tip(), self.engine.scan_from()) else {
+            return;
+        };
+        let mut bytes = height.to_be_bytes().to_vec();
+        bytes.extend(hash.as_byte_array());
+        if let Err(error) = self.store.put(TIP, bytes).await {
+            log::warn!("cannot note block {height} as handled: {error}");
+        }
+    }
+
+    fn refresh_view(&mut self) {
+        if std::mem::take(&mut self.stale_view) {
+            self.inbox.view.update_htlc(&self.engine);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { peer, message } => self.peers.send(peer, &message, &self.node),
+            Effect::Log { level, text } => write_log(level, &text),
+            Effect::StateChanged { instance, new, .. } => {
+                // Nobody may be listening.
+                let _ = self.inbox.transitions.send(Transition { instance, new });
+                self.node.execute(effect);
+            }
+            effect => {
+                // Whatever acts on lightningd's channels finds hooks that know them (S18).
+                self.refresh_view();
+                self.node.execute(effect);
+            }
+        }
+    }
+}
+
+fn answer(reply: Option<Reply>, result: Result<Answer, Refusal>) {
+    if let Some(reply) = reply {
+        // Whoever asked may have given up.
+        let _ = reply.send(result);
+    }
+}
+
+fn write_log(level: Level, text: &str) {
+    match level {
+        Level::Debug => log::debug!("{text}"),
+        Level::Info => log::info!("{text}"),
+        Level::Unusual => log::warn!("{text}"),
+        Level::Broken => log::error!("{text}"),
+    }
+}
+
+/// Stands in for a runtime whose records could not be understood: refuses every command with
+/// `reason`, takes no notice of anything else, and writes nothing.
+pub async fn run_unavailable(mut inbox: Inbox, reason: String) {
+    while let Some(request) = inbox.requests.recv().await {
+        match request {
+            Request::Input(_, reply) => answer(reply, Err(Refusal::Unavailable(reason.clone()))),
+            Request::Read(read) => refuse_read(read, &reason),
+            Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
+            Request::Flush(done) => {
+                // Whoever waits for it may be gone.
+                let _ = done.send(());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn refuse_read(read: Read, reason: &str) {
+    read(Err(reason));
+}

@@ -1,0 +1,13 @@
+//! The factory's transactions, signed by all members and judged by consensus code.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod chain;
+mod distributions;
+mod faults;
+mod holdings;
+mod play;
+mod refusals;
+mod shapes;
+mod support;
+mod transcripts;
