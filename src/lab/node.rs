@@ -17,6 +17,7 @@ use super::rng::Rng;
 
 pub(super) use channel::commitment;
 pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
+pub(super) use wallet::payment;
 
 /// The model of one lightningd.
 #[derive(Debug, Clone)]

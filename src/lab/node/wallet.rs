@@ -165,3 +165,13 @@ fn unsigned(previous_output: OutPoint) -> TxIn {
         witness: Witness::new(),
     }
 }
+
+/// An unsigned transaction from one coin to one script.
+pub fn payment(coin: OutPoint, script_pubkey: ScriptBuf, value: Amount) -> Transaction {
+    Transaction {
+        version: Version::TWO,
+        lock_time: absolute::LockTime::ZERO,
+        input: vec![unsigned(coin)],
+        output: vec![TxOut { value, script_pubkey }],
+    }
+}

@@ -99,6 +99,19 @@ impl World {
         Ok(Exit { began, ended: self.chain.height(), transactions })
     }
 
+    /// A member spends a coin of its wallet to itself, past any reservation.
+    ///
+    /// # Errors
+    /// When the coin is not there.
+    pub fn spend(&mut self, at: usize, coin: OutPoint) -> Result<Txid, LabError> {
+        let member = &mut self.members[at].lightningd;
+        let value = self.chain.coin(coin).ok_or_else(|| error("no such coin"))?.output.value;
+        let value = value.checked_sub(Amount::from_sat(1_000)).ok_or_else(|| error("too little"))?;
+        let script = member.new_script();
+        let tx = member.sign(&self.chain, super::super::node::payment(coin, script, value))?;
+        self.chain.submit(&tx).map_err(error)
+    }
+
     /// A member's channel of a factory (a client's only one).
     pub fn channel_in(&self, at: usize, instance: InstanceId) -> Option<ChannelId> {
         let factory = self.members[at].engine.as_ref()?.factory(instance)?;
