@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::secp256k1::{PublicKey, SECP256K1, SecretKey};
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
 
-use crate::protocol::CheckFailure;
+use crate::protocol::{CheckFailure, KnownChannel};
 use crate::types::{ChannelId, NodeId};
 
 use super::chain::Chain;
@@ -48,9 +48,14 @@ impl Lightningd {
         }
     }
 
-    /// Ids of all channels.
-    pub fn channel_ids(&self) -> Vec<ChannelId> {
-        self.channels.keys().copied().collect()
+    /// All channels, as the plugin reads them at its start.
+    pub fn known_channels(&self) -> Vec<KnownChannel> {
+        let known = |(channel_id, channel): (&ChannelId, &Channel)| KnownChannel {
+            channel_id: *channel_id,
+            peer: channel.peer,
+            capacity: channel.capacity,
+        };
+        self.channels.iter().map(known).collect()
     }
 
     /// lightningd's own record of a channel against a leaf (S18): outpoint, amount and both keys.

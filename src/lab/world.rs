@@ -178,7 +178,7 @@ impl World {
         let engine = self.rebuild(at)?;
         let member = &mut self.members[at];
         member.engine = Some(engine);
-        let channels = member.lightningd.channel_ids();
+        let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
         member.view.pop();
         self.sync(at)?;
