@@ -13,7 +13,7 @@ const CLTV_DELTA: Height = 34;
 impl World {
     /// The channels of a client, usable or not.
     pub fn channels_of(&self, client: usize) -> Vec<ChannelId> {
-        self.members[client].lightningd.channel_ids()
+        self.members[client].lightningd.channels.keys().copied().collect()
     }
 
     /// Pays from one member to another, over the operator where neither is it. Both sides of every
