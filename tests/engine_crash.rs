@@ -204,8 +204,13 @@ fn what_is_forgotten_and_when() {
     world.mine(99).unwrap();
     assert_eq!(world.state(1, instance), Some(State::Aborted), "not buried yet");
     world.mine(1).unwrap();
-    assert_eq!(world.state(1, instance), None);
     assert_eq!(world.state(LSP, instance), None);
+    // The client accepted the operator's zero-conf open: only a look at lightningd's channels, at its
+    // next start, shows that none came of it (S18).
+    assert_eq!(world.state(1, instance), Some(State::Aborted));
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), None);
 }
 
 /// S8: a proposal that comes again after a restart, with anything changed, signs nothing.
