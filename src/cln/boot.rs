@@ -77,9 +77,7 @@ pub async fn prepare(
             tokio::spawn(Runtime::new(loaded.engine, loaded.store, executor, inbox).run());
             rest
         }
-        Err(reason) => {
-            (Some(refuse_everything(inbox, reason)), None, None)
-        }
+        Err(reason) => (Some(refuse_everything(inbox, reason)), None, None),
     };
     let state = State::new(Shared {
         rpc,

@@ -75,9 +75,8 @@ where
         let answer = answer.unwrap_or_else(|_| Err(Fault::internal(command.name)));
         answer.map_err(anyhow::Error::new)
     };
-    let method = RpcMethodBuilder::new(command.name, callback)
-        .usage(command.usage)
-        .description(command.description);
+    let method =
+        RpcMethodBuilder::new(command.name, callback).usage(command.usage).description(command.description);
     builder.rpcmethod_from_builder(method)
 }
 

@@ -40,11 +40,7 @@ impl std::error::Error for CallError {}
 /// How commands reach lightningd. A trait, so that what is built on it can be tested without a node.
 pub trait Call: Clone + Send + Sync + 'static {
     /// Makes one call and waits for its result.
-    fn call(
-        &self,
-        method: &str,
-        params: Value,
-    ) -> impl Future<Output = Result<Value, CallError>> + Send;
+    fn call(&self, method: &str, params: Value) -> impl Future<Output = Result<Value, CallError>> + Send;
 }
 
 /// lightningd's RPC socket.

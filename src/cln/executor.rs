@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bitcoin::psbt::Psbt;
-use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::hex::DisplayHex;
+use bitcoin::psbt::Psbt;
+use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 
 use crate::protocol::{CheckFailure, Effect, Input};
@@ -235,8 +235,7 @@ async fn complete(
     prevout: TxOut,
 ) -> Result<ChannelId, CallError> {
     let method = "fundchannel_complete";
-    let failed =
-        |message: String| CallError { method: method.to_owned(), code: None, message };
+    let failed = |message: String| CallError { method: method.to_owned(), code: None, message };
     let mut psbt = Psbt::from_unsigned_tx(leaf).map_err(|error| failed(error.to_string()))?;
     // Without it lightningd can't know that the txid is final.
     match psbt.inputs.as_mut_slice() {

@@ -45,19 +45,13 @@ impl Database {
     }
 
     /// Compares lightningd's record of a channel with the leaf. Blocks on the disk.
-    pub fn check(
-        &self,
-        channel: ChannelId,
-        outpoint: OutPoint,
-        output: &TxOut,
-    ) -> Result<(), CheckFailure> {
+    pub fn check(&self, channel: ChannelId, outpoint: OutPoint, output: &TxOut) -> Result<(), CheckFailure> {
         let path = match &self.0 {
             Ok(path) => path,
             Err(reason) => return Err(CheckFailure::Unavailable(reason.clone())),
         };
-        let record = read(path, channel).map_err(|error| {
-            CheckFailure::Unavailable(format!("cannot read {}: {error}", path.display()))
-        })?;
+        let record = read(path, channel)
+            .map_err(|error| CheckFailure::Unavailable(format!("cannot read {}: {error}", path.display())))?;
         record.ok_or(CheckFailure::NotYet)?.compare(outpoint, output)
     }
 }
@@ -133,8 +127,7 @@ fn key(bytes: &[u8]) -> Option<PublicKey> {
 
 /// BOLT 3: P2WSH of the 2-of-2 of both funding keys, the lexicographically lesser first.
 fn funding_script(one: PublicKey, other: PublicKey) -> ScriptBuf {
-    let (first, second) =
-        if one.to_bytes() <= other.to_bytes() { (one, other) } else { (other, one) };
+    let (first, second) = if one.to_bytes() <= other.to_bytes() { (one, other) } else { (other, one) };
     Builder::new()
         .push_opcode(OP_PUSHNUM_2)
         .push_key(&first)
@@ -228,6 +221,8 @@ mod tests {
 
         let missing = Database::locate(&json!({}), Path::new("/nowhere"));
         let result = missing.check(ChannelId([9; 32]), outpoint(), &output());
-        assert!(matches!(result, Err(CheckFailure::Unavailable(text)) if text.contains("/nowhere/lightningd.sqlite3")));
+        assert!(
+            matches!(result, Err(CheckFailure::Unavailable(text)) if text.contains("/nowhere/lightningd.sqlite3"))
+        );
     }
 }

@@ -61,8 +61,7 @@ impl Params {
 
     /// A parameter that must be there.
     pub fn required<T: Parameter>(&mut self, name: &str) -> Result<T, Fault> {
-        self.optional(name)?
-            .ok_or_else(|| Fault::parameter(format!("missing required parameter: {name}")))
+        self.optional(name)?.ok_or_else(|| Fault::parameter(format!("missing required parameter: {name}")))
     }
 }
 
@@ -153,7 +152,7 @@ impl Parameter for Amount {
             Value::String(text) => {
                 if let Some(digits) = text.strip_suffix("msat") {
                     let msat: u64 = digits.parse().ok()?;
-                    if msat % 1000 != 0 {
+                    if !msat.is_multiple_of(1000) {
                         return None;
                     }
                     msat / 1000
@@ -182,7 +181,9 @@ mod tests {
 
     #[test]
     fn by_position_and_by_name() {
-        for raw in [json!(["ab", "100sat", true]), json!({"dry_run": "true", "capacity_sat": 100, "id": "ab"})] {
+        for raw in
+            [json!(["ab", "100sat", true]), json!({"dry_run": "true", "capacity_sat": 100, "id": "ab"})]
+        {
             let mut params = Params::new(NAMES, &raw).unwrap();
             assert_eq!(params.required::<String>("id").unwrap(), "ab");
             assert_eq!(params.required::<Amount>("capacity_sat").unwrap(), Amount::from_sat(100));
@@ -212,7 +213,8 @@ mod tests {
         assert_eq!(parse(json!("7")), Some(7));
         assert_eq!(parse(json!("7000msat")), Some(7));
         assert_eq!(parse(json!("0.5btc")), Some(50_000_000));
-        for bad in [json!(-1), json!(1.5), json!("7001msat"), json!("seven"), json!([]), json!("22000000btc")] {
+        for bad in [json!(-1), json!(1.5), json!("7001msat"), json!("seven"), json!([]), json!("22000000btc")]
+        {
             assert_eq!(parse(bad.clone()), None, "{bad}");
         }
     }

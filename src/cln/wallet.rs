@@ -53,21 +53,14 @@ pub async fn prepare<C: Call>(
     }
 }
 
-async fn with_output<C: Call>(
-    rpc: &C,
-    reserved: &str,
-    output: TxOut,
-) -> Result<PreparedFunding, CallError> {
+async fn with_output<C: Call>(rpc: &C, reserved: &str, output: TxOut) -> Result<PreparedFunding, CallError> {
     // Version 0, the only one that the `bitcoin` crate reads, and the only one with a whole
     // transaction in it.
     let version0 = rpc.call("setpsbtversion", json!({"psbt": reserved, "version": 0})).await?;
     let text: String = field("setpsbtversion", &version0, "psbt")?;
     let mut psbt = parse(&text)?;
     for (index, input) in psbt.inputs.iter().enumerate() {
-        let segwit = input
-            .witness_utxo
-            .as_ref()
-            .is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
+        let segwit = input.witness_utxo.as_ref().is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
         if !segwit {
             return Err(malformed(format!("input {index} is not native segwit: its txid may change")));
         }
@@ -86,11 +79,7 @@ pub async fn release<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
 pub async fn send<C: Call>(rpc: &C, psbt: &str) -> Result<Txid, CallError> {
     let expected = parse(psbt)?.unsigned_tx.compute_txid();
     // lightningd signs only what is reserved, and a reservation may have run out since.
-    rpc.call(
-        "reserveinputs",
-        json!({"psbt": psbt, "exclusive": false, "reserve": RESERVE_BLOCKS}),
-    )
-    .await?;
+    rpc.call("reserveinputs", json!({"psbt": psbt, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
     let signed = rpc.call("signpsbt", json!({"psbt": psbt})).await?;
     let signed: String = field("signpsbt", &signed, "signed_psbt")?;
     let sent = rpc.call("sendpsbt", json!({"psbt": signed, "reserve": RESERVE_BLOCKS})).await?;

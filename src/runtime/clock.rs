@@ -6,6 +6,7 @@ use crate::protocol::Entropy;
 use crate::types::Millis;
 
 /// Milliseconds since the Unix epoch.
+#[allow(clippy::disallowed_methods)] // The one place.
 pub fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
@@ -16,6 +17,7 @@ pub fn now() -> Millis {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[allow(clippy::disallowed_methods)] // The one place.
     fn bytes32(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
         if let Err(error) = getrandom::fill(&mut bytes) {

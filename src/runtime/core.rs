@@ -1,6 +1,5 @@
 //! Receive, handle, commit, apply, execute.
 
-
 use std::time::Duration;
 
 use bitcoin::BlockHash;

@@ -44,8 +44,7 @@ impl View {
     }
 
     pub(super) fn update_htlc(&self, engine: &Engine) {
-        let policies: HashMap<ChannelId, ChannelPolicy> =
-            engine.channel_policies().into_iter().collect();
+        let policies: HashMap<ChannelId, ChannelPolicy> = engine.channel_policies().into_iter().collect();
         let usable = policies.values().filter(|policy| policy.usable.is_ok());
         let largest_blocks_early = usable.map(|policy| policy.blocks_early).max().unwrap_or(0);
         let height = engine.tip().map(|(height, _)| height);

@@ -96,11 +96,8 @@ impl<C: Call> Store for Datastore<C> {
         self.clear_doubtful().await?;
         let mut next: HashMap<InstanceId, u32> = HashMap::new();
         for (instance, record) in records {
-            let sequence = next
-                .get(instance)
-                .or_else(|| self.next.get(instance))
-                .copied()
-                .unwrap_or_default();
+            let sequence =
+                next.get(instance).or_else(|| self.next.get(instance)).copied().unwrap_or_default();
             if sequence > MAX_SEQUENCE {
                 return Err(StoreError(format!("factory {instance} has too many records")));
             }

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn positions_become_names() {
         let params = named(INVOICE, &json!([1000, "label", "text", null, null, null, null, 9])).unwrap();
-        assert_eq!(Value::Object(params), json!({"amount_msat": 1000, "label": "label", "description": "text", "cltv": 9}));
+        assert_eq!(
+            Value::Object(params),
+            json!({"amount_msat": 1000, "label": "label", "description": "text", "cltv": 9})
+        );
         assert_eq!(named(&["one"], &json!([1, 2])), None);
     }
 }

@@ -92,7 +92,8 @@ pub fn plan(
         confirm_blocks: config.confirm_blocks,
         margin_blocks: config.margin_blocks,
     };
-    let shape = shape_with(count, wishes.profile, delays).map_err(|error| Fault::parameter(error.to_string()))?;
+    let shape =
+        shape_with(count, wishes.profile, delays).map_err(|error| Fault::parameter(error.to_string()))?;
     let terms = Terms {
         // The engine draws the real one.
         instance: InstanceId([0; 32]),
@@ -185,9 +186,9 @@ pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount
     };
     let node = NodeId::parse(id)
         .ok_or_else(|| Fault::parameter(format!("clients: {id} is not {}", NodeId::EXPECTED)))?;
-    let capacity = own
-        .or(capacity)
-        .ok_or_else(|| Fault::parameter(format!("capacity_sat is missing, and {node} has none of its own")))?;
+    let capacity = own.or(capacity).ok_or_else(|| {
+        Fault::parameter(format!("capacity_sat is missing, and {node} has none of its own"))
+    })?;
     Ok((node, capacity))
 }
 

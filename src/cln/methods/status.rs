@@ -33,7 +33,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let connected = peers::connected(&state.rpc, None).await?;
     let supporting = connected.iter().filter(|peer| peer.supports).map(|peer| peer.id);
     let supporting: Vec<_> = supporting.collect();
-    let seen = state.runtime.read(move |engine, height| look(engine, height)).await;
+    let seen = state.runtime.read(look).await;
     let (ready, mut warnings) = match seen {
         Ok(seen) => {
             answer["ceremonies"] = seen.ceremonies.into();
@@ -46,10 +46,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             (vec![], vec![text])
         }
     };
-    answer["peers"] = supporting
-        .iter()
-        .map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)}))
-        .collect();
+    answer["peers"] =
+        supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.config.unsafe_skip_funding_check {
         warnings.push(
             "factory-unsafe-skip-funding-check is set: an operator that lies can take what is paid \
@@ -78,7 +76,9 @@ fn look(engine: &Engine, height: Height) -> Seen {
                 let end = factory.safe_end();
                 format!("is dying: no payment can use it after block {end}; move out, or factory-exit")
             }
-            FactoryState::Exiting => "is being left; keep the node online until its state is exited".to_owned(),
+            FactoryState::Exiting => {
+                "is being left; keep the node online until its state is exited".to_owned()
+            }
             _ => continue,
         };
         warnings.push(format!("factory {} {advice}", factory.instance));

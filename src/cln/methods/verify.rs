@@ -76,4 +76,3 @@ async fn our_balance(state: &State, factory: &Factory) -> Result<u64, Fault> {
     });
     Ok(in_factory.filter_map(|channel| channel["to_us_msat"].as_u64()).fold(0, u64::saturating_add))
 }
-
