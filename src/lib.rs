@@ -26,3 +26,4 @@ pub mod drawing;
 pub mod config;
 
 pub mod cln;
+pub mod lab;

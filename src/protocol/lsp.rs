@@ -12,7 +12,7 @@ use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join,
 use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
-use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created};
+use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
 use super::state::State;
@@ -304,7 +304,22 @@ impl Engine {
     }
 
     pub(super) fn on_resume(&self, d: &mut Draft<'_>, peer: NodeId, resume: &Resume) -> Result<(), Fault> {
-        let factory = self.known(resume.instance)?;
+        let Some(factory) = self.factories.get(&resume.instance) else {
+            // Forgotten here: nobody shall wait for it (S29).
+            let reason = "the operator knows no such factory";
+            d.send(
+                peer,
+                Abort {
+                    instance: resume.instance,
+                    attempt: resume.attempt,
+                    phase: 0,
+                    reason: reason.into(),
+                    blames: None,
+                    retry: 0,
+                },
+            );
+            return Ok(());
+        };
         let Some(client) = factory.client_of(peer).filter(|_| factory.role == Role::Lsp) else {
             return Err(Fault::stale("it is not a client of ours"));
         };
@@ -366,6 +381,9 @@ impl Engine {
             }
             State::Opening => self.resume_completing(d, factory, channels),
             State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
+            State::Aborted if factory.signed_for().is_empty() => {
+                d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+            }
             _ => {}
         }
     }

@@ -97,7 +97,8 @@ impl Engine {
                 Some(factory) => factory.apply(&event, None)?,
             }
             if matches!(event, Event::Forgotten(_)) {
-                return Ok(());
+                // Its operator may have invited again afterwards.
+                folded = None;
             }
         }
         if let Some(factory) = folded {

@@ -1,0 +1,101 @@
+//! What one lightningd does for the plugin: a wallet with real keys, and channels whose commitment
+//! transactions both sides really sign.
+
+mod channel;
+mod wallet;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::secp256k1::{PublicKey, SECP256K1, SecretKey};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
+
+use crate::protocol::{CheckFailure, KnownChannel};
+use crate::types::{ChannelId, NodeId};
+
+use super::chain::Chain;
+use super::rng::Rng;
+
+pub(super) use channel::commitment;
+pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
+pub(super) use wallet::payment;
+
+/// The model of one lightningd.
+#[derive(Debug, Clone)]
+pub struct Lightningd {
+    /// Its node id.
+    pub id: NodeId,
+    pub(super) rng: Rng,
+    /// Keys of the wallet, by script.
+    pub(super) keys: BTreeMap<ScriptBuf, SecretKey>,
+    reserved: BTreeSet<OutPoint>,
+    /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
+    pub(super) pending: BTreeMap<NodeId, PendingOpen>,
+    /// Channels. Durable.
+    pub channels: BTreeMap<ChannelId, Channel>,
+}
+
+impl Lightningd {
+    /// A node with an empty wallet.
+    pub fn new(mut rng: Rng) -> Self {
+        let id = NodeId(rng.secret_key().public_key(SECP256K1).serialize());
+        Self {
+            id,
+            rng,
+            keys: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            channels: BTreeMap::new(),
+        }
+    }
+
+    /// All channels, as the plugin reads them at its start.
+    pub fn known_channels(&self) -> Vec<KnownChannel> {
+        let known = |(channel_id, channel): (&ChannelId, &Channel)| KnownChannel {
+            channel_id: *channel_id,
+            peer: channel.peer,
+            capacity: channel.capacity,
+        };
+        self.channels.iter().map(known).collect()
+    }
+
+    /// lightningd's own record of a channel against a leaf (S18): outpoint, amount and both keys.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_channel(
+        &self,
+        channel_id: ChannelId,
+        outpoint: OutPoint,
+        output: &TxOut,
+    ) -> Result<(), CheckFailure> {
+        let Some(channel) = self.channels.get(&channel_id) else {
+            return Err(CheckFailure::NotYet);
+        };
+        let own = channel.key.public_key(SECP256K1);
+        let script = funding_script(own, channel.remote).to_p2wsh();
+        if channel.outpoint != outpoint || channel.capacity != output.value {
+            return Err(CheckFailure::Mismatch("outpoint or amount differ".into()));
+        }
+        if script != output.script_pubkey {
+            return Err(CheckFailure::Mismatch("the leaf pays another script".into()));
+        }
+        Ok(())
+    }
+
+    /// A disconnect or a restart ends every open that is not complete.
+    pub(super) fn forget_opens(&mut self, peer: Option<NodeId>) {
+        self.pending.retain(|other, _| peer.is_some_and(|peer| peer != *other));
+    }
+
+    /// Confirmed money in the wallet.
+    pub fn balance(&self, chain: &Chain) -> Amount {
+        let own = chain.coins().filter(|(_, coin)| self.keys.contains_key(&coin.output.script_pubkey));
+        own.map(|(_, coin)| coin.output.value).sum()
+    }
+
+    /// A fresh channel key.
+    pub(super) fn channel_key(&mut self) -> (SecretKey, PublicKey) {
+        let key = self.rng.secret_key();
+        (key, key.public_key(SECP256K1))
+    }
+}

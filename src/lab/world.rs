@@ -1,0 +1,428 @@
+//! One operator (member 0), N clients, a network, a chain and a clock.
+
+mod chain;
+mod effects;
+mod exit;
+mod fault;
+mod network;
+mod pay;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bitcoin::{Amount, BlockHash};
+
+use crate::protocol::{Answer, Command, Config, Create, Engine, Input, Level, Policy, Refusal, State};
+use crate::tx::musig::MasterSecret;
+use crate::tx::plan::{Delays, Profile, shape_with};
+use crate::types::{Height, InstanceId, Millis, NodeId, Txid};
+use crate::wire::link::Link;
+
+use super::chain::{Chain, Reject};
+use super::judge::Judge;
+use super::node::Lightningd;
+use super::rng::Rng;
+use super::store::Store;
+use super::{LabError, error};
+
+use crate::protocol::Entropy;
+pub use exit::{Account, Exit};
+pub use fault::{CrashAt, Fate, Outgoing};
+
+/// The operator's number.
+pub const LSP: usize = 0;
+
+/// More steps than any scenario takes: whoever needs more runs in a circle.
+const STEP_LIMIT: usize = 10_000_000;
+
+/// One node: its plugin's engine and store, and its lightningd.
+pub struct Member {
+    /// Node id.
+    pub id: NodeId,
+    /// The engine's settings; a restart reads them again.
+    pub config: Config,
+    /// The engine while the node is up.
+    pub engine: Option<Engine>,
+    /// What survives a restart.
+    pub store: Store,
+    /// The node that the plugin runs in.
+    pub lightningd: Lightningd,
+    /// The engine's log, oldest first.
+    pub log: Vec<(Level, String)>,
+    master: [u8; 32],
+    rng: Rng,
+    /// Blocks that were handled. Durable, as the tip is in the plugin.
+    view: Vec<(Height, BlockHash)>,
+    crash: Option<CrashAt>,
+}
+
+/// A broadcast of some member, and what the chain said.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Who.
+    pub at: usize,
+    /// What the engine calls it.
+    pub what: String,
+    /// Which.
+    pub txid: Txid,
+    /// Height at that time.
+    pub height: Height,
+    /// What the chain said.
+    pub result: Result<(), Reject>,
+}
+
+/// What became of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fed {
+    /// The engine took it.
+    Done(Result<Answer, Refusal>),
+    /// The node is down.
+    Down,
+    /// The store failed: the step never happened.
+    StoreFailed,
+    /// The node crashed on it.
+    Crashed,
+}
+
+/// Everything.
+pub struct World {
+    /// Member 0 is the operator.
+    pub members: Vec<Member>,
+    /// The chain.
+    pub chain: Chain,
+    /// Milliseconds.
+    pub now: Millis,
+    /// What must hold.
+    pub judge: Judge,
+    /// Whether every step is followed by a recovery from the store (costs time).
+    pub check_recovery: bool,
+    /// Every broadcast.
+    pub sent: Vec<Sent>,
+    /// Messages delivered so far.
+    pub delivered: u64,
+    rng: Rng,
+    links: BTreeMap<(usize, usize), Link>,
+    wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
+    tasks: BTreeMap<usize, VecDeque<Input>>,
+    #[allow(clippy::type_complexity)] // A closure is what a fault is; a name for it would hide that.
+    tamper: Option<Box<dyn FnMut(&Outgoing) -> Fate>>,
+}
+
+impl World {
+    /// An operator with a full wallet and `clients` clients that accept whatever their limits allow,
+    /// all connected.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn new(seed: u64, clients: usize) -> Result<Self, LabError> {
+        let mut world = Self::offline(seed, clients)?;
+        for client in 1..=clients {
+            world.connect(LSP, client)?;
+        }
+        world.settle()?;
+        Ok(world)
+    }
+
+    /// The same without connections.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline(seed: u64, clients: usize) -> Result<Self, LabError> {
+        let mut members = Vec::new();
+        for number in 0..=clients {
+            let mut rng = Rng::new(seed, &format!("member {number}"));
+            let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
+            let config = Config { policy: Policy::Auto, ..Config::default() };
+            members.push(Member {
+                id: lightningd.id,
+                config,
+                engine: None,
+                store: Store::default(),
+                lightningd,
+                log: vec![],
+                master: rng.bytes32(),
+                rng,
+                view: vec![],
+                crash: None,
+            });
+        }
+        let mut world = Self {
+            members,
+            chain: Chain::new(),
+            now: 1_700_000_000_000,
+            judge: Judge::default(),
+            check_recovery: true,
+            sent: vec![],
+            delivered: 0,
+            rng: Rng::new(seed, "schedule"),
+            links: BTreeMap::new(),
+            wire: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            tamper: None,
+        };
+        for _ in 0..4 {
+            let script = world.members[LSP].lightningd.new_script();
+            world.chain.mint(script, Amount::from_sat(60_000_000));
+        }
+        world.chain.mine();
+        for member in 0..world.members.len() {
+            world.start(member)?;
+        }
+        Ok(world)
+    }
+
+    /// Begins a node whose store may hold something already.
+    ///
+    /// # Errors
+    /// When its records are not understood, as a plugin would refuse to work then.
+    pub fn start(&mut self, at: usize) -> Result<(), LabError> {
+        let engine = self.rebuild(at)?;
+        let member = &mut self.members[at];
+        member.engine = Some(engine);
+        let channels = member.lightningd.known_channels();
+        // The last block again: the engine has no height before its first block.
+        member.view.pop();
+        self.sync(at)?;
+        self.feed(at, Input::Started { channels })?;
+        Ok(())
+    }
+
+    /// The engine that a restart would make from the store.
+    ///
+    /// # Errors
+    /// When the records are not understood.
+    pub fn rebuild(&self, at: usize) -> Result<Engine, LabError> {
+        let member = &self.members[at];
+        let mut engine = Engine::new(member.id, MasterSecret::new(member.master), member.config.clone());
+        for (instance, records) in member.store.load().map_err(error)? {
+            engine.load(instance, records).map_err(error)?;
+        }
+        Ok(engine)
+    }
+
+    /// Gives a member something to handle: handle, store, apply, effects.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn feed(&mut self, at: usize, input: Input) -> Result<Fed, LabError> {
+        let height = self.members[at].view.last().map_or(0, |(height, _)| *height);
+        let now = self.now;
+        let member = &mut self.members[at];
+        let Some(engine) = &member.engine else {
+            return Ok(Fed::Down);
+        };
+        let step = engine.handle(input, now, height, &mut member.rng);
+        let durable = !step.events.is_empty();
+        if durable {
+            if self.crash_now(at, |crash| crash.before_store()) {
+                return Ok(Fed::Crashed);
+            }
+            if self.members[at].store.append(&step.events).is_err() {
+                return Ok(Fed::StoreFailed);
+            }
+            self.judge.stored(at, &step.events);
+            if self.crash_now(at, |crash| crash.after_store()) {
+                return Ok(Fed::Crashed);
+            }
+        }
+        let answer = step.answer.clone();
+        let Some(engine) = &mut self.members[at].engine else {
+            return Ok(Fed::Down);
+        };
+        let effects = engine.apply(step);
+        if durable && self.check_recovery {
+            let rebuilt = self.rebuild(at)?;
+            if let Some(live) = &self.members[at].engine {
+                self.judge.recovered(at, live, &rebuilt);
+            }
+        }
+        for effect in effects {
+            if self.crash_now(at, |crash| crash.between_effects(durable)) {
+                return Ok(Fed::Crashed);
+            }
+            self.execute(at, effect)?;
+            if self.members[at].engine.is_none() {
+                return Ok(Fed::Crashed);
+            }
+        }
+        match self.judge.violations.first() {
+            Some(violation) => Err(error(violation)),
+            None => Ok(Fed::Done(answer)),
+        }
+    }
+
+    /// A command of a node.
+    ///
+    /// # Errors
+    /// When the node is down, or refuses.
+    pub fn command(&mut self, at: usize, command: Command) -> Result<Answer, LabError> {
+        match self.feed(at, Input::Command(command))? {
+            Fed::Done(Ok(answer)) => Ok(answer),
+            Fed::Done(Err(refusal)) => Err(error(refusal)),
+            other => Err(error(format!("member {at}: {other:?}"))),
+        }
+    }
+
+    /// One random pending thing; false if there is none.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn step(&mut self) -> Result<bool, LabError> {
+        let tasks = self.tasks.iter().filter(|(_, queue)| !queue.is_empty()).map(|(at, _)| (*at, *at));
+        let wires = self.wire.iter().filter(|(_, queue)| !queue.is_empty()).map(|(pair, _)| *pair);
+        let pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
+        if pending.is_empty() {
+            return Ok(false);
+        }
+        let (from, to) = pending[self.rng.below(pending.len())];
+        if from == to {
+            let input = self.tasks.get_mut(&to).and_then(VecDeque::pop_front);
+            if let Some(input) = input {
+                self.feed(to, input)?;
+            }
+        } else {
+            self.deliver(from, to)?;
+        }
+        Ok(true)
+    }
+
+    /// Until nothing is pending. Time stands still.
+    ///
+    /// # Errors
+    /// When a property is violated, or it never ends.
+    pub fn settle(&mut self) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if !self.step()? {
+                return Ok(());
+            }
+        }
+        Err(error("the members talk without end"))
+    }
+
+    /// To the next moment at which some engine wants a tick; false if none does.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn advance(&mut self) -> Result<bool, LabError> {
+        let next = self.members.iter().filter_map(|m| m.engine.as_ref()?.poll_timeout()).min();
+        let Some(next) = next else {
+            return Ok(false);
+        };
+        self.now = self.now.max(next);
+        for at in 0..self.members.len() {
+            let due = self.members[at].engine.as_ref().and_then(Engine::poll_timeout);
+            if due.is_some_and(|due| due <= self.now) {
+                self.feed(at, Input::Tick)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Until `done`, letting time pass where nothing else happens.
+    ///
+    /// # Errors
+    /// When a property is violated, or nothing can happen any more.
+    pub fn run_until(&mut self, what: &str, done: impl Fn(&World) -> bool) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if done(self) {
+                return Ok(());
+            }
+            if !self.step()? && !self.advance()? {
+                return Err(error(format!("nothing can happen any more, and not yet: {what}")));
+            }
+        }
+        Err(error(format!("too many steps, and not yet: {what}")))
+    }
+
+    /// Until nothing happens any more, time included.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn run_out(&mut self) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if !self.step()? && !self.advance()? {
+                return Ok(());
+            }
+        }
+        Err(error("the members talk without end"))
+    }
+
+    /// `factory-create` with every client, in order.
+    ///
+    /// # Errors
+    /// When the shape can't be planned.
+    pub fn create_command(
+        &self,
+        clients: &[usize],
+        profile: Profile,
+        capacity: Amount,
+        stock: Amount,
+    ) -> Result<Create, LabError> {
+        let config = &self.members[LSP].config;
+        let delays = Delays {
+            state_step: config.state_step,
+            state_count: config.state_count,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+        };
+        let count = u32::try_from(clients.len()).map_err(error)?;
+        Ok(Create {
+            clients: clients.iter().map(|client| (self.members[*client].id, capacity)).collect(),
+            stock,
+            shape: shape_with(count, profile, delays).map_err(error)?,
+            lifetime_blocks: 4320,
+            dying_blocks: 432,
+            tree_feerate: 1000,
+        })
+    }
+
+    /// A factory with all clients, until its channels are usable everywhere.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn make_factory(&mut self, profile: Profile) -> Result<InstanceId, LabError> {
+        let clients: Vec<usize> = (1..self.members.len()).collect();
+        let capacity = Amount::from_sat(100_000);
+        let create = self.create_command(&clients, profile, capacity, Amount::from_sat(20_000))?;
+        let Answer::Created(instance) = self.command(LSP, Command::Create(create))? else {
+            return Err(error("factory-create answered something else"));
+        };
+        self.activate(instance)?;
+        Ok(instance)
+    }
+
+    /// Runs a factory that was begun until it is active everywhere.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn activate(&mut self, instance: InstanceId) -> Result<(), LabError> {
+        self.run_until("the funding transaction is out", |world| {
+            matches!(world.state(LSP, instance), Some(State::Funding | State::Aborted))
+        })?;
+        self.settle()?;
+        if let Some(failure) = self.failure(LSP, instance) {
+            return Err(error(format!("the factory was aborted: {failure}")));
+        }
+        self.mine(u32::from(self.members[LSP].config.funding_confirmations))?;
+        Ok(())
+    }
+
+    /// A member's state of a factory.
+    pub fn state(&self, at: usize, instance: InstanceId) -> Option<State> {
+        let member = &self.members[at];
+        let height = member.view.last().map_or(0, |(height, _)| *height);
+        member.engine.as_ref()?.factory(instance).map(|factory| factory.state(height))
+    }
+
+    /// Why a member gave a factory up.
+    pub fn failure(&self, at: usize, instance: InstanceId) -> Option<String> {
+        let member = &self.members[at];
+        let factory = member.engine.as_ref()?.factory(instance)?;
+        (self.state(at, instance) == Some(State::Aborted))
+            .then(|| factory.failure.clone().unwrap_or_default())
+    }
+
+    /// The member with a node id.
+    pub fn member_of(&self, id: NodeId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id)
+    }
+}

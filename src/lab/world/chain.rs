@@ -1,0 +1,92 @@
+//! Blocks and what members make of them.
+
+use crate::lab::LabError;
+use crate::protocol::{Block, Input};
+use crate::types::Height;
+
+use super::World;
+
+impl World {
+    /// Mines blocks; every member that is up handles each, and answers settle.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn mine(&mut self, blocks: u32) -> Result<(), LabError> {
+        for _ in 0..blocks {
+            self.chain.mine();
+            self.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Mines until a height.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn mine_to(&mut self, height: Height) -> Result<(), LabError> {
+        self.mine(height.saturating_sub(self.chain.height()))
+    }
+
+    /// Replaces the last `depth` blocks with one more; transactions that were in them come again.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn reorg(&mut self, depth: u32) -> Result<(), LabError> {
+        self.chain.reorg(depth);
+        self.mine_quietly(depth.saturating_add(1));
+        self.sync_all()
+    }
+
+    /// Mines without telling anybody.
+    pub fn mine_quietly(&mut self, blocks: u32) {
+        for _ in 0..blocks {
+            self.chain.mine();
+        }
+    }
+
+    /// Everybody handles the chain as it is now.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn sync_all(&mut self) -> Result<(), LabError> {
+        for at in 0..self.members.len() {
+            if self.members[at].engine.is_some() {
+                self.sync(at)?;
+                self.publish_commitments(at);
+            }
+        }
+        self.settle()
+    }
+
+    /// One member handles the chain as it is now, as the plugin's chain follower feeds it.
+    pub(super) fn sync(&mut self, at: usize) -> Result<(), LabError> {
+        let mut lost = false;
+        while let Some((height, hash)) = self.members[at].view.last().copied() {
+            if self.chain.block(height).is_some_and(|block| block.hash == hash) {
+                break;
+            }
+            self.members[at].view.pop();
+            lost = true;
+        }
+        let common = self.members[at].view.last().map_or(crate::lab::chain::FIRST, |(height, _)| *height);
+        if lost {
+            self.feed(at, Input::Reorg { height: common })?;
+        }
+        for height in common.saturating_add(1)..=self.chain.height() {
+            let Some(block) = self.chain.block(height) else { break };
+            let Some(engine) = &self.members[at].engine else { break };
+            let watched = engine.watched();
+            let matters = |tx: &&bitcoin::Transaction| {
+                watched.txids.contains(&tx.compute_txid())
+                    || tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
+            };
+            let (hash, txs) = (block.hash, block.txs.iter().filter(matters).cloned().collect());
+            self.feed(at, Input::Block(Block { height, hash, txs }))?;
+            if self.members[at].engine.is_none() {
+                break;
+            }
+            self.members[at].view.push((height, hash));
+        }
+        Ok(())
+    }
+}

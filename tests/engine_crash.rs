@@ -1,0 +1,240 @@
+//! Crashes, restarts and failing stores, at every place where something becomes durable.
+
+mod common;
+
+use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
+use cln_factory::protocol::{Command, Input, State};
+use cln_factory::tx::plan::Profile;
+
+use common::{begin, factory, finish, left_out};
+
+/// Creates a factory of two clients while `at` crashes as planned; false if it came to no crash.
+fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
+    let mut world = World::new(seed, 2).unwrap();
+    world.crash_at(at, plan);
+    let Some(instance) = begin(&mut world, Profile::Static) else {
+        // The operator crashed on the command itself: nothing or a first record is stored.
+        world.restart(LSP).unwrap();
+        world.settle().unwrap();
+        let instances: Vec<_> = world.members[LSP].store.instances().collect();
+        for instance in instances {
+            assert_eq!(finish(&mut world, instance), State::Active, "{plan:?} of {at}");
+        }
+        return true;
+    };
+    let ended = |world: &World| {
+        world.members[at].engine.is_none() || !world.state(LSP, instance).is_some_and(State::is_creating)
+    };
+    world.run_until("a crash or the end", ended).unwrap();
+    if world.members[at].engine.is_some() {
+        world.settle().unwrap();
+    }
+    if world.members[at].engine.is_some() {
+        world.mine(4).unwrap();
+    }
+    let crashed = world.members[at].engine.is_none();
+    if crashed {
+        world.restart(at).unwrap();
+        world.settle().unwrap();
+    }
+    // Nobody is to blame for a crash that lasts a moment: the factory comes to be, with everybody.
+    assert_eq!(finish(&mut world, instance), State::Active, "{plan:?} of {at}");
+    assert_eq!(left_out(&world, instance), Vec::<usize>::new(), "{plan:?} of {at}");
+    crashed
+}
+
+/// S2, S8, S10, S12: whatever was stored is the truth after a restart, whatever was not never left.
+/// The judge compares every sighash that a member ever stored, and every nonce that it used.
+#[test]
+fn the_operator_crashes_around_every_record() {
+    for step in 1.. {
+        if !crash(u64::from(step), LSP, CrashAt::BeforeStore(step)) {
+            assert!(step > 9, "only {step} steps");
+            break;
+        }
+        assert!(crash(50 + u64::from(step), LSP, CrashAt::AfterStore(step)));
+    }
+}
+
+#[test]
+fn the_operator_crashes_between_effects() {
+    for step in 1..=16 {
+        for effects in 1..=3 {
+            crash(u64::from(step), LSP, CrashAt::AfterEffects(step, effects));
+        }
+    }
+}
+
+#[test]
+fn a_client_crashes_around_every_record() {
+    for step in 1.. {
+        if !crash(u64::from(step), 1, CrashAt::BeforeStore(step)) {
+            assert!(step > 4, "only {step} steps");
+            break;
+        }
+        assert!(crash(50 + u64::from(step), 1, CrashAt::AfterStore(step)));
+        crash(90 + u64::from(step), 1, CrashAt::AfterEffects(step, 1));
+    }
+}
+
+/// S14: where the store fails nothing is sent and memory is as it was.
+#[test]
+fn a_store_that_fails_changes_nothing() {
+    for at in [LSP, 1] {
+        let mut world = World::new(3, 2).unwrap();
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        let mut failed = 0;
+        let mut done = false;
+        for _ in 0..100_000 {
+            let before = format!(
+                "{:?}",
+                world.members[at].engine.as_ref().unwrap().factory(instance).map(|f| (
+                    f.attempt,
+                    f.state(0),
+                    f.signatures.len()
+                ))
+            );
+            let ledger = world.members[at].engine.as_ref().unwrap().ledger().clone();
+            let (appends, ceremonies) =
+                (world.members[at].store.appends, world.members[at].engine.as_ref().unwrap().ceremonies());
+            world.members[at].store.failures = 1;
+            let moved = world.step().unwrap();
+            if world.members[at].store.failures == 0 {
+                failed += 1;
+                let engine = world.members[at].engine.as_ref().unwrap();
+                let after = format!(
+                    "{:?}",
+                    engine.factory(instance).map(|f| (f.attempt, f.state(0), f.signatures.len()))
+                );
+                assert_eq!(before, after);
+                assert_eq!(engine.ledger(), &ledger);
+                assert_eq!(engine.ceremonies(), ceremonies);
+                assert_eq!(world.members[at].store.appends, appends);
+            }
+            world.members[at].store.failures = 0;
+            if !moved && !world.advance().unwrap() {
+                done = true;
+                break;
+            }
+        }
+        assert!(done && failed > 0, "member {at}: {failed} failures");
+        // S11, S30: an operator that can store nothing funds nothing; a client that can't is left out.
+        if at == LSP {
+            assert!(world.chain.mempool().is_empty());
+        } else {
+            assert_eq!(left_out(&world, instance), [at]);
+            assert_eq!(world.state(2, instance), Some(State::Funding));
+        }
+    }
+}
+
+/// S14 for a command: the error is told, and the next try works.
+#[test]
+fn factory_create_on_a_failing_store() {
+    let mut world = World::new(4, 2).unwrap();
+    world.members[LSP].store.failures = 1;
+    assert_eq!(begin(&mut world, Profile::Static), None);
+    world.settle().unwrap();
+    assert_eq!(world.members[LSP].engine.as_ref().unwrap().factories().count(), 0);
+    assert_eq!(world.members[1].engine.as_ref().unwrap().factories().count(), 0);
+    world.make_factory(Profile::Static).unwrap();
+}
+
+/// S12, S25: a restart in every later state finds the factory as it was.
+#[test]
+fn restarts_of_a_living_factory() {
+    let mut world = World::new(5, 2).unwrap();
+    let instance = world.make_factory(Profile::Stateful).unwrap();
+    for at in [LSP, 1, 2, LSP] {
+        world.restart(at).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.state(at, instance), Some(State::Active));
+    }
+    world.pay(LSP, 1, 5_000_000).unwrap();
+    world.pay(1, 2, 1_000_000).unwrap();
+    world.command(1, Command::Exit { instance }).unwrap();
+    for _ in 0..3 {
+        world.mine(1).unwrap();
+        world.restart(1).unwrap();
+        world.settle().unwrap();
+    }
+    world.mine(1500).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Exited));
+    assert!(world.members[1].lightningd.balance(&world.chain).to_sat() > 3_000);
+}
+
+/// S12: without a signature an aborted factory is forgotten at the next start; with one it stays until
+/// its funding's input is buried in another transaction.
+#[test]
+fn what_is_forgotten_and_when() {
+    // Aborted before anything was signed: the second client never joins, the first has joined.
+    let mut world = World::new(6, 2).unwrap();
+    world.members[LSP].config.max_attempts = 1;
+    world.restart(LSP).unwrap();
+    world.settle().unwrap();
+    world.tamper(|out| match out.message.name() {
+        "join" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
+        _ => cln_factory::lab::world::Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Aborted);
+    for at in [LSP, 1, 2] {
+        world.restart(at).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.state(at, instance), None, "member {at} remembers what never mattered");
+    }
+
+    // Aborted after the first client has signed.
+    world.tamper(|out| match out.message.name() {
+        "partial_signatures" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
+        _ => cln_factory::lab::world::Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Aborted);
+    world.heal();
+    world.restart(LSP).unwrap();
+    world.restart(1).unwrap();
+    world.mine(150).unwrap();
+    assert_eq!(world.state(LSP, instance), Some(State::Aborted), "its funding could still confirm");
+    assert_eq!(world.state(1, instance), Some(State::Aborted), "its funding could still confirm");
+    let (_, inputs) = factory(&world, 1, instance).signed_for()[0].clone();
+
+    // The operator spends the input otherwise.
+    world.spend(LSP, inputs[0]).unwrap();
+    world.mine(99).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Aborted), "not buried yet");
+    world.mine(1).unwrap();
+    assert_eq!(world.state(1, instance), None);
+    assert_eq!(world.state(LSP, instance), None);
+}
+
+/// S8: a proposal that comes again after a restart, with anything changed, signs nothing.
+#[test]
+fn a_replayed_proposal_after_a_restart() {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    let mut world = World::new(8, 2).unwrap();
+    let kept: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let keep = kept.clone();
+    world.tamper(move |out| {
+        if out.to == 1 {
+            keep.borrow_mut().push(out.message.encode());
+        }
+        cln_factory::lab::world::Fate::Deliver
+    });
+    let instance = world.make_factory(Profile::Static).unwrap();
+    world.heal();
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    let records = world.members[1].store.records(instance).len();
+    let ledger = world.members[1].engine.as_ref().unwrap().ledger().clone();
+    let peer = world.members[LSP].id;
+    for payload in kept.borrow().iter() {
+        let fed = world.feed(1, Input::Message { peer, payload: payload.clone() }).unwrap();
+        assert!(matches!(fed, Fed::Done(_)));
+    }
+    world.settle().unwrap();
+    assert_eq!(world.members[1].store.records(instance).len(), records);
+    assert_eq!(world.members[1].engine.as_ref().unwrap().ledger(), &ledger);
+    assert_eq!(world.state(1, instance), Some(State::Active));
+}
