@@ -83,7 +83,7 @@ def test_plugins_meet_and_meet_again(node_factory):
 
 
 def test_bad_options_say_what_is_wrong(node_factory):
-    node = node_factory.get_node(options=plugin_options(**{"factory-policy": "maybe"}))
+    (node,) = node_factory.get_nodes(1, opts=[plugin_options(**{"factory-policy": "maybe"})])
     assert node.daemon.is_in_log("expected never, ask or auto, got 'maybe'")
     with pytest.raises(RpcError, match="Unknown command"):
         status(node)
@@ -123,10 +123,11 @@ def test_bad_parameters_change_nothing(node_factory):
 
 
 def test_plan(node_factory):
-    node = node_factory.get_node(options=lsp_options())
+    (node,) = node_factory.get_nodes(1, opts=[lsp_options()])
     plan = node.rpc.call("factory-plan", [8, 100_000])
     assert plan["clients"] == 8
     assert plan["capacity_sat"] == 800_000
-    assert plan["funding_sat"] == plan["capacity_sat"] + plan["stock_sat"] + plan["fee_sat"]
+    parts = ("capacity_sat", "stock_sat", "anchors_sat", "fee_sat")
+    assert plan["funding_sat"] == sum(plan[part] for part in parts)
     assert plan["exit"]["transactions"] <= plan["transactions"]
     assert plan["blocks_early"] >= plan["exit"]["blocks"]
