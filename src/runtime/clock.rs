@@ -6,6 +6,7 @@ use crate::protocol::Entropy;
 use crate::types::Millis;
 
 /// Milliseconds since the Unix epoch.
+#[allow(clippy::disallowed_methods)] // The one place.
 pub fn now() -> Millis {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -17,6 +18,7 @@ pub fn now() -> Millis {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[allow(clippy::disallowed_methods)] // The one place.
     fn bytes32(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's randomness")]
