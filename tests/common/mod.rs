@@ -1,5 +1,6 @@
 //! What several test files need.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
 use cln_factory::lab::world::{Fed, LSP, World};
