@@ -18,6 +18,8 @@ use super::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
 use super::policy::Policy;
 use super::state::State;
 
+/// Attempts at one factory that a client follows: each costs a record (S28).
+const MAX_ATTEMPT: u32 = 100;
 /// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
 const MAX_KEPT_PER_PEER: usize = 64;
 
@@ -37,6 +39,9 @@ impl Engine {
             if factory.funding_height().is_some() {
                 return Err(Fault::stale("it is funded: no other attempt can follow"));
             }
+        }
+        if invite.attempt > MAX_ATTEMPT {
+            return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
         let layout = Layout::new(&invite.terms);
         let checked = layout.map_err(|error| error.to_string()).and_then(|layout| {

@@ -328,12 +328,11 @@ impl Factory {
 
     /// Where the factory is in its life, at `height`.
     pub fn state(&self, height: Height) -> State {
-        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some())
-        {
-            return self.phase;
-        }
-        let Some(funded) = self.funding_height() else {
-            return State::Funding;
+        // Signed and funded, it lives, whatever else was said about it.
+        let lives = self.phase == State::Funding || !self.signatures.is_empty();
+        let funded = match self.funding_height() {
+            Some(funded) if lives => funded,
+            _ => return self.phase,
         };
         if self.distribution_confirmed() {
             return State::Distributed;
@@ -481,7 +480,8 @@ impl Factory {
             State::Exiting => {
                 "this node publishes its path; each transaction waits for the one before".into()
             }
-            State::Exited => "lightningd closes the channel on chain".into(),
+            State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
+            State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
             State::Declined => "nothing".into(),
             State::Aborted => "nothing; kept until its funding can never confirm".into(),

@@ -203,12 +203,7 @@ impl Engine {
         result: Result<ScriptBuf, String>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
-            // The attempt ended while lightningd opened: don't leave the open behind.
-            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client))
-                && result.is_ok()
-            {
-                d.effect(Effect::CancelChannel { peer });
-            }
+            // The attempt ended while lightningd opened; the cancel that belongs to it is queued.
             return;
         };
         let Some(peer) = factory.node_of(client) else {
