@@ -1,5 +1,7 @@
 //! Crashes, restarts and failing stores, at every place where something becomes durable.
 
+#![allow(clippy::unwrap_used)] // Tests.
+
 mod common;
 
 use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
@@ -204,8 +206,11 @@ fn what_is_forgotten_and_when() {
     world.mine(99).unwrap();
     assert_eq!(world.state(1, instance), Some(State::Aborted), "not buried yet");
     world.mine(1).unwrap();
-    assert_eq!(world.state(1, instance), None);
     assert_eq!(world.state(LSP, instance), None);
+    // The client accepted an open: only the next start shows that lightningd has no channel of it.
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), None);
 }
 
 /// S8: a proposal that comes again after a restart, with anything changed, signs nothing.
