@@ -1,6 +1,6 @@
 //! Members that are silent, wrong or hostile: named, left out, and nobody else loses anything.
 
-#![allow(clippy::unwrap_used)] // Tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 

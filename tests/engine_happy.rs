@@ -1,6 +1,6 @@
 //! From `factory-create` to usable channels, payments, and everybody's exit with the operator gone.
 
-#![allow(clippy::unwrap_used)] // Tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use cln_factory::lab::node::COMMITMENT_FEE;
 use cln_factory::lab::world::{LSP, World};

@@ -152,7 +152,7 @@ impl Parameter for Amount {
             Value::String(text) => {
                 if let Some(digits) = text.strip_suffix("msat") {
                     let msat: u64 = digits.parse().ok()?;
-                    if msat % 1000 != 0 {
+                    if !msat.is_multiple_of(1000) {
                         return None;
                     }
                     msat / 1000

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::protocol::event::{Event, RecordError, decode_record, encode_record};
 use crate::types::InstanceId;
 
+/// A factory and its records, in order.
+pub type Loaded = (InstanceId, Vec<Vec<Event>>);
+
 /// The store refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreFailed;
@@ -40,7 +43,7 @@ impl Store {
     ///
     /// # Errors
     /// When a record doesn't decode.
-    pub fn load(&self) -> Result<Vec<(InstanceId, Vec<Vec<Event>>)>, RecordError> {
+    pub fn load(&self) -> Result<Vec<Loaded>, RecordError> {
         let decode = |records: &[Vec<u8>]| -> Result<Vec<Vec<Event>>, RecordError> {
             records.iter().map(|record| decode_record(record)).collect()
         };

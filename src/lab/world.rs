@@ -373,7 +373,7 @@ impl World {
             stock,
             shape: shape_with(count, profile, delays).map_err(error)?,
             lifetime_blocks: 4320,
-            dying_blocks: 432,
+            dying_blocks: 2016,
             tree_feerate: 1000,
         })
     }

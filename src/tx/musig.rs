@@ -79,12 +79,19 @@ impl FactoryKey {
 
 /// Aggregate key of one coin: BIP-327 over the members' keys in BIP-327 sorted order, then the
 /// BIP-341 tweak. Made once (about 34 µs for each key) and used for every signature on that coin.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeyAgg {
     context: KeyAggContext,
     internal: XOnlyPublicKey,
     output: XOnlyPublicKey,
     parity: Parity,
+}
+
+/// The output key: everything else follows from the members' keys.
+impl std::fmt::Debug for KeyAgg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeyAgg").field(&self.output_key()).finish()
+    }
 }
 
 impl KeyAgg {

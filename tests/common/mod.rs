@@ -1,6 +1,7 @@
 //! What several test files need.
 
-#![allow(dead_code, clippy::unwrap_used)] // Each test file uses another part of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(dead_code)] // Each test file uses another part of it.
 
 use cln_factory::lab::world::{Fed, LSP, World};
 use cln_factory::protocol::{Answer, Command, Factory, Input, State};

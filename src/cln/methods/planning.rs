@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::protocol::{Config, Create};
 use crate::terms::{Kind, Terms};
-use crate::tx::layout::Layout;
+use crate::tx::layout::{Layout, Output};
 use crate::tx::plan::{Delays, Profile, shape_with};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 
@@ -132,6 +132,8 @@ impl Plan {
         let exits = (0..clients).map(|client| self.layout.exit_cost(client));
         let worst = exits.max_by_key(|cost| (cost.blocks, cost.vbytes));
         let capacity = self.create.clients.iter().map(|(_, capacity)| capacity.to_sat());
+        let outputs = nodes.iter().flat_map(|node| node.outputs.iter().zip(&node.output_values));
+        let anchors = outputs.filter(|(output, _)| **output == Output::Anchor);
         let stocks = self.layout.coins().iter().filter(|coin| coin.stock);
         let shape = &self.create.shape;
         json!({
@@ -154,6 +156,7 @@ impl Plan {
             "funding_sat": self.layout.funding_value().to_sat(),
             "capacity_sat": capacity.fold(0, u64::saturating_add),
             "stock_sat": stocks.map(|coin| coin.value.to_sat()).fold(0, u64::saturating_add),
+            "anchors_sat": anchors.map(|(_, value)| value.to_sat()).fold(0, u64::saturating_add),
             "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
             "feerate_perkw": self.create.tree_feerate,
             "lifetime_blocks": self.create.lifetime_blocks,

@@ -33,7 +33,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let connected = peers::connected(&state.rpc, None).await?;
     let supporting = connected.iter().filter(|peer| peer.supports).map(|peer| peer.id);
     let supporting: Vec<_> = supporting.collect();
-    let seen = state.runtime.read(move |engine, height| look(engine, height)).await;
+    let seen = state.runtime.read(look).await;
     let (ready, mut warnings) = match seen {
         Ok(seen) => {
             answer["ceremonies"] = seen.ceremonies.into();

@@ -174,10 +174,10 @@ impl World {
         };
         channel.closing = true;
         let peer = channel.peer;
-        if let Some(other) = self.member_of(peer).filter(|other| self.connected(at, *other)) {
-            if let Some(channel) = self.members[other].lightningd.channels.get_mut(&channel_id) {
-                channel.closing = true;
-            }
+        if let Some(other) = self.member_of(peer).filter(|other| self.connected(at, *other))
+            && let Some(channel) = self.members[other].lightningd.channels.get_mut(&channel_id)
+        {
+            channel.closing = true;
         }
         self.publish_commitments(at);
     }

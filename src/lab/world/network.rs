@@ -127,11 +127,11 @@ impl World {
         // The end of the connection before is known before anything of this one.
         let peer = self.members[from].id;
         let ended = |input: &Input| matches!(input, Input::PeerDown { peer: other } if *other == peer);
-        if let Some(tasks) = self.tasks.get_mut(&to) {
-            if let Some(place) = tasks.iter().position(ended) {
-                tasks.remove(place);
-                self.feed(to, Input::PeerDown { peer })?;
-            }
+        if let Some(tasks) = self.tasks.get_mut(&to)
+            && let Some(place) = tasks.iter().position(ended)
+        {
+            tasks.remove(place);
+            self.feed(to, Input::PeerDown { peer })?;
         }
         let now = self.now;
         let Some(link) = self.links.get_mut(&(to, from)) else {
