@@ -9,7 +9,7 @@ mod pay;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bitcoin::{Amount, BlockHash};
+use bitcoin::{Amount, BlockHash, ScriptBuf};
 
 use crate::protocol::{Answer, Command, Config, Create, Engine, Input, Level, Policy, Refusal, State};
 use crate::tx::musig::MasterSecret;
@@ -97,6 +97,8 @@ pub struct World {
     pub check_recovery: bool,
     /// Every broadcast.
     pub sent: Vec<Sent>,
+    /// Clients in whose leaf the operator puts this script in place of the channel's.
+    pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Messages delivered so far.
     pub delivered: u64,
     rng: Rng,
@@ -152,6 +154,7 @@ impl World {
             judge: Judge::default(),
             check_recovery: true,
             sent: vec![],
+            foreign_scripts: BTreeMap::new(),
             delivered: 0,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
@@ -370,7 +373,7 @@ impl World {
             stock,
             shape: shape_with(count, profile, delays).map_err(error)?,
             lifetime_blocks: 4320,
-            dying_blocks: 432,
+            dying_blocks: 2016,
             tree_feerate: 1000,
         })
     }

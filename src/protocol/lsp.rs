@@ -116,19 +116,19 @@ impl Engine {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
         // S5: the same key twice would let one signature count for two.
+        // So would its negation, which is the same key in a Taproot output.
+        let x = |key: &bitcoin::secp256k1::PublicKey| key.x_only_public_key().0;
         let own = self.factory_key(factory.instance, factory.attempt).public();
-        if join.factory_key == own
-            || ceremony.joins.values().any(|other| other.factory_key == join.factory_key)
-        {
+        let theirs = x(&join.factory_key);
+        if theirs == x(&own) || ceremony.joins.values().any(|other| x(&other.factory_key) == theirs) {
             return Err(Fault::peer("its factory key is another member's"));
         }
-        let last = ceremony.joins.len().saturating_add(1) == factory.clients.len();
-        if last {
-            let mut joins = ceremony.joins.clone();
-            joins.insert(client, join.clone());
+        let mut joins = ceremony.joins.clone();
+        joins.insert(client, join.clone());
+        d.change(Change::Joined(factory.instance, client, join));
+        if joins.len() == factory.clients.len() {
             self.open_channels(d, factory, &joins);
         }
-        d.change(Change::Joined(factory.instance, client, join));
         Ok(())
     }
 

@@ -182,10 +182,11 @@ impl Engine {
         }
         let mut partials = ceremony.partials.clone();
         partials.insert(client, message.signatures.clone());
+        // Before what follows from it: that may end the attempt, and the next must not begin with this.
+        d.change(Change::Partials(factory.instance, client, message.signatures));
         if partials.len() == factory.clients.len() {
             self.finish_signing(d, factory, ceremony, &partials);
         }
-        d.change(Change::Partials(factory.instance, client, message.signatures));
         Ok(())
     }
 
