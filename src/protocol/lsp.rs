@@ -123,10 +123,11 @@ impl Engine {
         if theirs == x(&own) || ceremony.joins.values().any(|other| x(&other.factory_key) == theirs) {
             return Err(Fault::peer("its factory key is another member's"));
         }
-        let mut joins = ceremony.joins.clone();
-        joins.insert(client, join.clone());
-        d.change(Change::Joined(factory.instance, client, join));
-        if joins.len() == factory.clients.len() {
+        // The change first: what follows from it may end the attempt.
+        d.change(Change::Joined(factory.instance, client, join.clone()));
+        if ceremony.joins.len().saturating_add(1) == factory.clients.len() {
+            let mut joins = ceremony.joins.clone();
+            joins.insert(client, join);
             self.open_channels(d, factory, &joins);
         }
         Ok(())
