@@ -149,6 +149,7 @@ fn run(options: &Options) -> Result<(), LabError> {
 }
 
 /// The ceremony, a line for each phase.
+#[expect(clippy::disallowed_methods, reason = "the time it took is for people; nothing depends on it")]
 fn create(world: &mut World, options: &Options) -> Result<InstanceId, LabError> {
     let all: Vec<usize> = (1..=options.clients).collect();
     let create =
