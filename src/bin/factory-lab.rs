@@ -163,7 +163,6 @@ fn create(world: &mut World, options: &Options) -> Result<InstanceId, LabError> 
         count.1 += out.message.encode().len();
         Fate::Deliver
     });
-    #[expect(clippy::disallowed_methods, reason = "a program for people says how long it took")]
     let began = Instant::now();
     let Answer::Created(instance) = world.command(LSP, Command::Create(create))? else {
         return Err(LabError("factory-create answered something else".into()));
