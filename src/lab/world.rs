@@ -4,6 +4,7 @@ mod chain;
 mod effects;
 mod exit;
 mod fault;
+pub(in crate::lab) mod judged;
 mod network;
 mod pay;
 mod scenario;
@@ -12,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 
+use crate::planted::{Bug, planted};
+use crate::protocol::event::{Event, decode_record, encode_record};
 use crate::protocol::{Answer, Command, Config, Engine, Input, Level, Policy, Refusal, State};
 use crate::tx::musig::MasterSecret;
 use crate::types::{Height, InstanceId, Millis, NodeId, Txid};
@@ -21,6 +24,7 @@ use super::chain::{Chain, Reject};
 use super::judge::Judge;
 use super::node::Lightningd;
 use super::rng::Rng;
+use super::sim::chaos::{Chaos, Commit};
 use super::store::Store;
 use super::{LabError, error};
 
@@ -53,6 +57,8 @@ pub struct Member {
     /// Blocks that were handled. Durable, as the tip is in the plugin.
     view: Vec<(Height, BlockHash)>,
     crash: Option<CrashAt>,
+    /// What a restart would make of the store, kept up to date record by record.
+    shadow: Option<Engine>,
 }
 
 /// A broadcast of some member, and what the chain said.
@@ -101,6 +107,8 @@ pub struct World {
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Messages delivered so far.
     pub delivered: u64,
+    /// Random faults, in the simulator.
+    pub chaos: Option<Box<Chaos>>,
     rng: Rng,
     links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
@@ -129,14 +137,21 @@ impl World {
     /// # Errors
     /// When the nodes don't come up.
     pub fn offline(seed: u64, clients: usize) -> Result<Self, LabError> {
+        Self::offline_with(seed, clients, &Config { policy: Policy::Auto, ..Config::default() })
+    }
+
+    /// The same with settings, everybody's.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline_with(seed: u64, clients: usize, config: &Config) -> Result<Self, LabError> {
         let mut members = Vec::new();
         for number in 0..=clients {
             let mut rng = Rng::new(seed, &format!("member {number}"));
             let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
-            let config = Config { policy: Policy::Auto, ..Config::default() };
             members.push(Member {
                 id: lightningd.id,
-                config,
+                config: config.clone(),
                 engine: None,
                 store: Store::default(),
                 lightningd,
@@ -145,6 +160,7 @@ impl World {
                 rng,
                 view: vec![],
                 crash: None,
+                shadow: None,
             });
         }
         let mut world = Self {
@@ -156,6 +172,7 @@ impl World {
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
             delivered: 0,
+            chaos: None,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -181,6 +198,7 @@ impl World {
         let engine = self.rebuild(at)?;
         let member = &mut self.members[at];
         member.engine = Some(engine);
+        member.shadow = None;
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
         member.view.pop();
@@ -202,6 +220,24 @@ impl World {
         Ok(engine)
     }
 
+    /// Takes one more record into the engine that stands for the store.
+    fn follow(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<(), LabError> {
+        if !self.check_recovery {
+            return Ok(());
+        }
+        let Some(mut shadow) = self.members[at].shadow.take() else {
+            self.members[at].shadow = Some(self.rebuild(at)?);
+            return Ok(());
+        };
+        for (instance, events) in events {
+            // As bytes and back: what is read must be what was written.
+            let record = decode_record(&encode_record(events)).map_err(error)?;
+            shadow.load(*instance, [record]).map_err(error)?;
+        }
+        self.members[at].shadow = Some(shadow);
+        Ok(())
+    }
+
     /// Gives a member something to handle: handle, store, apply, effects.
     ///
     /// # Errors
@@ -213,32 +249,34 @@ impl World {
         let Some(engine) = &member.engine else {
             return Ok(Fed::Down);
         };
+        if let Some(chaos) = &mut self.chaos {
+            chaos.input(at, &input, engine, height);
+        }
         let step = engine.handle(input, now, height, &mut member.rng);
         let durable = !step.events.is_empty();
-        if durable {
-            if self.crash_now(at, |crash| crash.before_store()) {
-                return Ok(Fed::Crashed);
-            }
-            if self.members[at].store.append(&step.events).is_err() {
-                return Ok(Fed::StoreFailed);
-            }
-            self.judge.stored(at, &step.events);
-            if self.crash_now(at, |crash| crash.after_store()) {
-                return Ok(Fed::Crashed);
+        let hasty = durable && planted(Bug::SendBeforeStore);
+        if durable && !hasty {
+            let fed = self.commit(at, &step.events)?;
+            let ignored = planted(Bug::AppliedUnstored) && fed == Some(Fed::StoreFailed);
+            if let Some(fed) = fed.filter(|_| !ignored) {
+                return Ok(fed);
             }
         }
         let answer = step.answer.clone();
+        let late = if hasty { step.events.clone() } else { vec![] };
         let Some(engine) = &mut self.members[at].engine else {
             return Ok(Fed::Down);
         };
         let effects = engine.apply(step);
-        if durable && self.check_recovery {
-            let rebuilt = self.rebuild(at)?;
-            if let Some(live) = &self.members[at].engine {
-                self.judge.recovered(at, live, &rebuilt);
-            }
+        if durable && self.check_recovery && !hasty {
+            self.judge_recovery(at);
         }
         for effect in effects {
+            let random = self.chaos.as_mut().is_some_and(|chaos| chaos.between(at));
+            if random {
+                self.stop(at);
+                return Ok(Fed::Crashed);
+            }
             if self.crash_now(at, |crash| crash.between_effects(durable)) {
                 return Ok(Fed::Crashed);
             }
@@ -247,10 +285,37 @@ impl World {
                 return Ok(Fed::Crashed);
             }
         }
+        if hasty && let Some(fed) = self.commit(at, &late)? {
+            return Ok(fed);
+        }
         match self.judge.violations.first() {
             Some(violation) => Err(error(violation)),
             None => Ok(Fed::Done(answer)),
         }
+    }
+
+    /// Stores a step's events, unless something happens.
+    fn commit(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<Option<Fed>, LabError> {
+        let chance = self.chaos.as_mut().map_or(Commit::Fine, |chaos| chaos.commit(at, events));
+        if chance == Commit::CrashBefore {
+            self.stop(at);
+        }
+        if chance == Commit::CrashBefore || self.crash_now(at, |crash| crash.before_store()) {
+            return Ok(Some(Fed::Crashed));
+        }
+        if chance == Commit::Fails || self.members[at].store.append(events).is_err() {
+            return Ok(Some(Fed::StoreFailed));
+        }
+        self.judge.stored(at, events);
+        self.judge_events(at, events);
+        self.follow(at, events)?;
+        if chance == Commit::CrashAfter {
+            self.stop(at);
+        }
+        if chance == Commit::CrashAfter || self.crash_now(at, |crash| crash.after_store()) {
+            return Ok(Some(Fed::Crashed));
+        }
+        Ok(None)
     }
 
     /// A command of a node.
@@ -272,9 +337,16 @@ impl World {
     pub fn step(&mut self) -> Result<bool, LabError> {
         let tasks = self.tasks.iter().filter(|(_, queue)| !queue.is_empty()).map(|(at, _)| (*at, *at));
         let wires = self.wire.iter().filter(|(_, queue)| !queue.is_empty()).map(|(pair, _)| *pair);
-        let pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
+        let mut pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
         if pending.is_empty() {
             return Ok(false);
+        }
+        if let Some(chaos) = &mut self.chaos {
+            chaos.unstall();
+            let free = |pair: &(usize, usize)| !chaos.is_stalled(*pair);
+            if pending.iter().any(free) {
+                pending.retain(free);
+            }
         }
         let (from, to) = pending[self.rng.below(pending.len())];
         if from == to {
@@ -299,6 +371,11 @@ impl World {
             }
         }
         Err(error("the members talk without end"))
+    }
+
+    /// The last block that a member has handled.
+    pub fn seen(&self, at: usize) -> Option<Height> {
+        self.members[at].view.last().map(|(height, _)| *height)
     }
 
     /// To the next moment at which some engine wants a tick; false if none does.

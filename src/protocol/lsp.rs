@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::planted::{Bug, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::tree::funding_script;
@@ -345,7 +346,7 @@ impl Engine {
             let Some(factory) = self.factories.get(instance) else {
                 continue;
             };
-            if d.now < ceremony.deadline {
+            if d.now < ceremony.deadline || planted(Bug::NoDeadline) {
                 continue;
             }
             let silent: Vec<NodeId> = (0u32..)
@@ -377,7 +378,7 @@ impl Engine {
             }
             State::Opening => self.resume_completing(d, factory, channels),
             State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
-            State::Aborted if factory.signed_for().is_empty() => {
+            State::Aborted if factory.signed_for().is_empty() || planted(Bug::ForgetSigned) => {
                 d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
             }
             _ => {}

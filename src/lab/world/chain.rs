@@ -1,10 +1,13 @@
 //! Blocks and what members make of them.
 
+use bitcoin::BlockHash;
+use bitcoin::hashes::Hash;
+
 use crate::lab::LabError;
 use crate::protocol::{Block, Input};
 use crate::types::Height;
 
-use super::World;
+use super::{Fed, World};
 
 impl World {
     /// Mines blocks; every member that is up handles each, and answers settle.
@@ -59,7 +62,7 @@ impl World {
     }
 
     /// One member handles the chain as it is now, as the plugin's chain follower feeds it.
-    pub(super) fn sync(&mut self, at: usize) -> Result<(), LabError> {
+    pub(in crate::lab) fn sync(&mut self, at: usize) -> Result<(), LabError> {
         let mut lost = false;
         while let Some((height, hash)) = self.members[at].view.last().copied() {
             if self.chain.block(height).is_some_and(|block| block.hash == hash) {
@@ -70,7 +73,12 @@ impl World {
         }
         let common = self.members[at].view.last().map_or(crate::lab::chain::FIRST, |(height, _)| *height);
         if lost {
-            self.feed(at, Input::Reorg { height: common })?;
+            let fed = self.feed(at, Input::Reorg { height: common })?;
+            if fed == Fed::StoreFailed && self.chaos.is_some() {
+                // Nothing of it happened: a block that is no more makes the next look find it again.
+                self.members[at].view.push((common.saturating_add(1), BlockHash::all_zeros()));
+                return Ok(());
+            }
         }
         for height in common.saturating_add(1)..=self.chain.height() {
             let Some(block) = self.chain.block(height) else { break };
@@ -81,7 +89,11 @@ impl World {
                     || tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
             };
             let (hash, txs) = (block.hash, block.txs.iter().filter(matters).cloned().collect());
-            self.feed(at, Input::Block(Block { height, hash, txs }))?;
+            let fed = self.feed(at, Input::Block(Block { height, hash, txs }))?;
+            if fed == Fed::StoreFailed && self.chaos.is_some() {
+                // The plugin's chain follower delivers it again.
+                break;
+            }
             if self.members[at].engine.is_none() {
                 break;
             }
