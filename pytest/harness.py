@@ -6,6 +6,7 @@ import pathlib
 from pyln.testing.utils import sync_blockheight, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PLUGINS = ROOT / "pytest" / "plugins"
 FEATURE_BIT = 271
 
 

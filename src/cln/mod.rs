@@ -15,6 +15,7 @@ pub mod error;
 pub mod executor;
 pub mod funding_script;
 pub mod hooks;
+pub mod htlcs;
 pub mod lanes;
 pub mod methods;
 pub mod outbox;

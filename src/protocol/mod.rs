@@ -163,6 +163,7 @@ impl Engine {
                 self.on_channel_check(d, instance, attempt, result);
             }
             Input::Block(block) => self.on_block(d, &block),
+            Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Reorg { height } => self.on_reorg(d, height),
             Input::Tick => {
                 self.lsp_tick(d);
