@@ -1,4 +1,4 @@
-//! MuSig2 (BIP-327) over factory keys: the only file that names the library that does it.
+//! MuSig2 (BIP-327) over factory keys: the only module that names the library that does it.
 //!
 //! That is the musig module of libsecp256k1, by a later version of the `secp256k1` crate than the one
 //! whose types are used everywhere else, so everything crosses by its serialised bytes. The `musig2`
@@ -11,6 +11,7 @@
 //! (S1). Copies that a call leaves on the stack are out of our reach.
 
 mod error;
+mod round;
 
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
 use bitcoin::taproot::{TapNodeHash, TapTweakHash};
@@ -19,6 +20,7 @@ use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
 use zeroize::Zeroizing;
 
 pub use error::MusigError;
+pub use round::Round;
 
 use crate::types::InstanceId;
 
@@ -91,6 +93,7 @@ impl Drop for FactoryKey {
 pub struct KeyAgg {
     cache: musig::KeyAggCache,
     members: Vec<[u8; 33]>,
+    merkle_root: Option<[u8; 32]>,
     internal: XOnlyPublicKey,
     output: XOnlyPublicKey,
     parity: Parity,
@@ -100,8 +103,23 @@ impl KeyAgg {
     /// Aggregates in sorted order and tweaks with `merkle_root`, or for None as BIP-341 does for an
     /// output without scripts. Refuses an empty list and duplicates (S5).
     pub fn new(keys: &[PublicKey], merkle_root: Option<[u8; 32]>) -> Result<Self, MusigError> {
+        Self::reusing(None, keys, merkle_root)
+    }
+
+    /// As [`KeyAgg::new`]; a clone of `known` if that is of the same keys and root.
+    pub fn reusing(
+        known: Option<&Self>,
+        keys: &[PublicKey],
+        merkle_root: Option<[u8; 32]>,
+    ) -> Result<Self, MusigError> {
         let mut sorted: Vec<([u8; 33], &PublicKey)> = keys.iter().map(|key| (key.serialize(), key)).collect();
         sorted.sort_unstable_by_key(|(bytes, _)| *bytes);
+        if let Some(known) = known
+            && known.merkle_root == merkle_root
+            && known.members.iter().eq(sorted.iter().map(|(bytes, _)| bytes))
+        {
+            return Ok(known.clone());
+        }
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(MusigError::DuplicateKey(*pair[0].1));
         }
@@ -118,7 +136,7 @@ impl KeyAgg {
         let cache = musig::KeyAggCache::new(&parsed.iter().collect::<Vec<_>>());
         let (internal, parity) = from_library(&cache.agg_pk_full())?.x_only_public_key();
         let members = keys.into_iter().map(|(bytes, _)| bytes).collect();
-        Ok(Self { cache, members, internal, output: internal, parity })
+        Ok(Self { cache, members, merkle_root: None, internal, output: internal, parity })
     }
 
     fn tweaked(mut self, merkle_root: Option<[u8; 32]>) -> Result<Self, MusigError> {
@@ -127,6 +145,7 @@ impl KeyAgg {
         let tweak = Scalar::from_be_bytes(tweak).map_err(|_| MusigError::KeyAtInfinity)?;
         let output = self.cache.pubkey_xonly_tweak_add(&tweak).map_err(|_| MusigError::KeyAtInfinity)?;
         (self.output, self.parity) = from_library(&output)?.x_only_public_key();
+        self.merkle_root = merkle_root;
         Ok(self)
     }
 
@@ -192,7 +211,12 @@ pub struct PartialSig(pub [u8; 32]);
 impl PubNonce {
     /// Whether this is two points of the curve.
     pub fn check(&self) -> Result<(), MusigError> {
-        self.parse(0).map(|_| ())
+        self.checked().map(|_| ())
+    }
+
+    /// The two points of the curve that this is, to be added up later.
+    pub fn checked(&self) -> Result<CheckedNonce, MusigError> {
+        self.parse(0).map(CheckedNonce)
     }
 
     fn parse(&self, index: usize) -> Result<musig::PublicNonce, MusigError> {
@@ -200,29 +224,26 @@ impl PubNonce {
     }
 }
 
-impl AggNonce {
-    fn session(&self, agg: &KeyAgg, sighash: &[u8; 32]) -> Result<musig::Session, MusigError> {
-        let sum = musig::AggregatedNonce::from_byte_array(&self.0).map_err(|_| MusigError::BadAggNonce)?;
-        Ok(musig::Session::new(&agg.cache, sum, sighash))
-    }
-}
-
-impl PartialSig {
-    fn parse(&self, index: usize) -> Result<musig::PartialSignature, MusigError> {
-        musig::PartialSignature::from_byte_array(&self.0).map_err(|_| MusigError::BadScalar { index })
-    }
-}
+/// A [`PubNonce`] that is known to be two points of the curve: spares finding them twice.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedNonce(musig::PublicNonce);
 
 /// Makes one nonce (BIP-327 NonceGen with the secret key mixed in). `seed` is 32 fresh random bytes
 /// that are used for nothing else: the same seed and key give the same nonce (S2).
 pub fn new_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, PubNonce) {
+    let (secret, public) = new_checked_nonce(seed, key);
+    (secret, PubNonce(public.0.serialize()))
+}
+
+/// As [`new_nonce`], for a nonce that doesn't travel: that of whoever aggregates.
+pub fn new_checked_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, CheckedNonce) {
     let seed = Zeroizing::new(seed);
     let mut secret = key.pair.secret_key();
     let random = musig::SessionSecretRand::assume_unique_per_nonce_gen(*seed, &secret);
     secret.non_secure_erase();
     let (secret, public) = musig::new_nonce_pair(random, None, None, key.pair.public_key(), None, None);
     let secret = Zeroizing::new(secret.dangerous_into_bytes());
-    (SecNonce { secret, owner: key.public }, PubNonce(public.serialize()))
+    (SecNonce { secret, owner: key.public }, CheckedNonce(public))
 }
 
 /// Sums the signers' nonces (BIP-327 NonceAgg); a malformed one is named by its place.
@@ -232,10 +253,7 @@ pub fn aggregate_nonces<'a>(nonces: impl IntoIterator<Item = &'a PubNonce>) -> R
         .enumerate()
         .map(|(index, nonce)| nonce.parse(index))
         .collect::<Result<Vec<_>, _>>()?;
-    if parsed.is_empty() {
-        return Err(MusigError::NoNonces);
-    }
-    Ok(AggNonce(musig::AggregatedNonce::new(&parsed.iter().collect::<Vec<_>>()).serialize()))
+    round::sum(&parsed.iter().collect::<Vec<_>>()).map(|sum| AggNonce(sum.serialize()))
 }
 
 /// Signs `sighash` for `agg` with a nonce that is gone afterwards, also after an error (S1, S2). The
@@ -247,16 +265,7 @@ pub fn sign_partial(
     nonces: &AggNonce,
     sighash: &[u8; 32],
 ) -> Result<PartialSig, MusigError> {
-    // The library wipes a nonce to zeros and aborts the process when it meets such a one.
-    if nonce.owner != key.public || nonce.secret.iter().all(|byte| *byte == 0) {
-        return Err(MusigError::NonceOfAnotherKey);
-    }
-    if !agg.has(&key.public) {
-        return Err(MusigError::NotAMember);
-    }
-    let session = nonces.session(agg, sighash)?;
-    let secret = musig::SecretNonce::dangerous_from_bytes(*nonce.secret);
-    Ok(PartialSig(session.partial_sign(secret, &key.pair, &agg.cache).serialize()))
+    Round::new(agg, nonces, sighash)?.sign(key, nonce, agg)
 }
 
 /// Checks one signer's partial signature (BIP-327 PartialSigVerify); names who is at fault when
@@ -269,16 +278,7 @@ pub fn verify_partial(
     signer_nonce: &PubNonce,
     sig: &PartialSig,
 ) -> Result<(), MusigError> {
-    let partial = sig.parse(0)?;
-    let nonce = signer_nonce.parse(0)?;
-    let session = nonces.session(agg, sighash)?;
-    if !agg.has(&signer) {
-        return Err(MusigError::NotAMember);
-    }
-    match session.partial_verify(&agg.cache, &partial, &nonce, to_library(&signer)?) {
-        true => Ok(()),
-        false => Err(MusigError::BadPartial),
-    }
+    Round::new(agg, nonces, sighash)?.verify(agg, signer, signer_nonce, sig)
 }
 
 /// The finished BIP-340 signature from everybody's partial signatures, in any order. It is verified:
@@ -289,20 +289,7 @@ pub fn aggregate<'a>(
     sighash: &[u8; 32],
     partials: impl IntoIterator<Item = &'a PartialSig>,
 ) -> Result<[u8; 64], MusigError> {
-    let parsed = partials
-        .into_iter()
-        .enumerate()
-        .map(|(index, partial)| partial.parse(index))
-        .collect::<Result<Vec<_>, _>>()?;
-    if parsed.len() != agg.signers() {
-        return Err(MusigError::WrongCount { keys: agg.signers(), partials: parsed.len() });
-    }
-    let session = nonces.session(agg, sighash)?;
-    session
-        .partial_sig_agg(&parsed.iter().collect::<Vec<_>>())
-        .verify(&agg.cache.agg_pk(), sighash)
-        .map(|signature| signature.to_byte_array())
-        .map_err(|_| MusigError::BadSignature)
+    Round::new(agg, nonces, sighash)?.finish(agg, partials)
 }
 
 /// Signs alone with the bare factory key (BIP-340), for L's script path of a stock output. `aux`
