@@ -97,14 +97,10 @@ impl Engine {
         let by_id: BTreeMap<SessionId, AggNonce> =
             tree.sessions().iter().map(|session| session.id).zip(agg_nonces).collect();
         let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
-        let transcript = transcript::transcript(
-            &terms_bytes(factory),
-            &factory.layout,
-            &roster,
-            &tree,
-            &by_id,
-            &BTreeMap::new(),
-        );
+        let transcript = hashes
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|hashes| transcript::root(&terms_bytes(factory), &roster, &tree, hashes));
         let (Ok(hashes), Ok(transcript)) = (hashes, transcript) else {
             return self.give_up(d, factory, "the transcript can't be hashed");
         };
@@ -122,10 +118,8 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         for (client, node) in (0u32..).zip(&factory.clients) {
             let foreign = Tree::foreign_coins(&factory.layout, client);
-            let neighbours = leaf_clients(factory, client);
             proposal.channel_scripts = scripts
-                .iter()
-                .filter(|(other, _)| neighbours.contains(other))
+                .range(leaf_clients(factory, client))
                 .map(|(other, script)| (*other, script.clone()))
                 .collect();
             proposal.foreign_keys =
