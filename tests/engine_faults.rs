@@ -214,7 +214,7 @@ fn every_tampering_of_a_proposal() {
         }),
         ("a payout that is none", |m| m.clients[0].1 = anchor_script()),
         ("one member less", |m| {
-            m.clients.pop();
+            m.clients = m.clients[..m.clients.len() - 1].into();
         }),
         ("members swapped", |m| m.clients.swap(0, 1)),
         ("funding amount", |m| {
@@ -277,7 +277,9 @@ fn a_lie_that_only_the_transcript_shows() {
     without(100, &[2], |out| match &out.message {
         Message::Propose(propose) if out.to == 2 => {
             let mut propose = propose.clone();
-            propose.clients[0].1 = propose.clients[2].1.clone();
+            let mut clients = propose.clients.to_vec();
+            clients[0].1 = clients[2].1.clone();
+            propose.clients = clients.into();
             Fate::replace(propose)
         }
         _ => Fate::Deliver,

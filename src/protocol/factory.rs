@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
+use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
 use crate::wire::message::{ChannelInFactory, Propose};
@@ -301,7 +302,7 @@ impl Factory {
         let tree = match tree {
             Some(tree) => tree,
             None => Arc::new(
-                build_tree(&self.layout, self.scope(), &event.proposal)
+                build_tree(&self.layout, self.scope(), &event.proposal, None)
                     .map_err(|error| inconsistent("Signing", error))?,
             ),
         };
@@ -499,16 +500,19 @@ impl Factory {
     }
 }
 
-/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes).
+/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes). Aggregates the
+/// members' keys unless `funding_key` is just that.
 pub(super) fn build_tree(
     layout: &Layout,
     scope: Scope,
     proposal: &Propose,
+    funding_key: Option<&KeyAgg>,
 ) -> Result<Tree, crate::tx::tree::TreeError> {
     let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
     let channel_scripts = proposal.channel_scripts.iter().cloned().collect();
     let foreign_keys = proposal.foreign_keys.iter().copied().collect();
-    Tree::build(layout, &roster(proposal), funding, scope, &channel_scripts, &foreign_keys)
+    let roster = roster(proposal);
+    Tree::build_reusing(layout, &roster, funding, scope, &channel_scripts, &foreign_keys, funding_key)
 }
 
 /// Keys and payout scripts of a proposal.
