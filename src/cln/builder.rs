@@ -18,9 +18,10 @@ use super::hooks::{carry_on, custommsg, guarded, htlc_accepted, openchannel, rpc
 use super::methods;
 use super::outbox::Outbox;
 use super::peers;
+use super::requests::{Request, Tagged};
 use super::state::State;
 
-type Draft = Builder<State, Stdin, Stdout>;
+type Draft = Builder<State, Tagged<Stdin>, Stdout>;
 
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
@@ -44,7 +45,7 @@ pub async fn run() -> anyhow::Result<()> {
 }
 
 fn promises() -> Draft {
-    Builder::new(tokio::io::stdin(), tokio::io::stdout())
+    Builder::new(Tagged::new(tokio::io::stdin()), tokio::io::stdout())
         .with_logging(false)
         .custommessages(vec![MESSAGE_TYPE])
         .featurebits(FeatureBitsKind::Init, peers::our_features())
@@ -53,25 +54,37 @@ fn promises() -> Draft {
 }
 
 fn commands(builder: Draft) -> Draft {
-    let builder = command(builder, methods::plan::COMMAND, methods::plan::call);
+    let builder = plain(builder, methods::plan::COMMAND, methods::plan::call);
     let builder = command(builder, methods::create::COMMAND, methods::create::call);
-    let builder = command(builder, methods::invitations::COMMAND, methods::invitations::call);
-    let builder = command(builder, methods::accept::COMMAND, methods::accept::call);
-    let builder = command(builder, methods::decline::COMMAND, methods::decline::call);
-    let builder = command(builder, methods::list::COMMAND, methods::list::call);
-    let builder = command(builder, methods::show::COMMAND, methods::show::call);
-    let builder = command(builder, methods::verify::COMMAND, methods::verify::call);
-    let builder = command(builder, methods::exit::COMMAND, methods::exit::call);
-    command(builder, methods::status::COMMAND, methods::status::call)
+    let builder = plain(builder, methods::invitations::COMMAND, methods::invitations::call);
+    let builder = plain(builder, methods::accept::COMMAND, methods::accept::call);
+    let builder = plain(builder, methods::decline::COMMAND, methods::decline::call);
+    let builder = plain(builder, methods::list::COMMAND, methods::list::call);
+    let builder = plain(builder, methods::show::COMMAND, methods::show::call);
+    let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
+    let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
+    plain(builder, methods::status::COMMAND, methods::status::call)
 }
 
-fn command<F>(builder: Draft, command: methods::Command, call: fn(State, Value) -> F) -> Draft
+/// A command that has its answer soon.
+fn plain<F>(builder: Draft, about: methods::Command, call: fn(State, Value) -> F) -> Draft
 where
     F: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
-    let callback = move |plugin: Plugin<State>, params| async move {
+    command(builder, about, move |state, request| call(state, request.params))
+}
+
+fn command<F>(
+    builder: Draft,
+    command: methods::Command,
+    call: impl Fn(State, Request) -> F + Copy + Send + Sync + 'static,
+) -> Draft
+where
+    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    let callback = move |plugin: Plugin<State>, tagged| async move {
         // A task of its own: a panic then answers the command instead of hanging it.
-        let answer = tokio::spawn(call(State::clone(plugin.state()), params)).await;
+        let answer = tokio::spawn(call(State::clone(plugin.state()), Request::new(tagged))).await;
         let answer = answer.unwrap_or_else(|_| Err(Fault::internal(command.name)));
         answer.map_err(anyhow::Error::new)
     };

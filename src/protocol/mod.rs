@@ -21,6 +21,7 @@ pub mod ledger;
 mod lsp;
 mod lsp_signing;
 mod policy;
+mod progress;
 mod sign;
 pub mod state;
 
@@ -41,6 +42,7 @@ pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
+pub use progress::{Progress, Stage};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
