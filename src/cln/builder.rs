@@ -5,7 +5,7 @@ use std::future::Future;
 use cln_plugin::messages::NotificationTopic;
 use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
 use serde_json::Value;
-use tokio::io::{Stdin, Stdout};
+use tokio::io::{DuplexStream, Stdin};
 
 use crate::config;
 use crate::types::NodeId;
@@ -21,13 +21,25 @@ use super::peers;
 use super::requests::{Request, Tagged};
 use super::state::State;
 
-type Draft = Builder<State, Tagged<Stdin>, Stdout>;
+type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
+
+/// Bytes of answers that may wait for stdout.
+const OUTPUT_BUFFER: usize = 64 * 1024;
 
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     let (outbox, undelivered) = Outbox::new();
     outbox.clone().install_logger();
-    let builder = subscriptions(hooks(commands(promises())));
+    let (output, answers) = tokio::io::duplex(OUTPUT_BUFFER);
+    let delivery = tokio::spawn(undelivered.deliver(answers, tokio::io::stdout()));
+    let ended = serve(outbox, output).await;
+    // Answers that are on their way get there: it ends when cln-plugin has dropped `output`.
+    delivery.await??;
+    ended
+}
+
+async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
+    let builder = subscriptions(hooks(commands(promises(output))));
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let config = match config::read(&configured) {
@@ -39,13 +51,12 @@ pub async fn run() -> anyhow::Result<()> {
         Err(error) => return configured.disable(&error.to_string()).await,
     };
     let plugin = configured.start(State::clone(&prepared.state)).await?;
-    tokio::spawn(undelivered.deliver(plugin.clone()));
     tokio::spawn(boot::follow(prepared));
     plugin.join().await
 }
 
-fn promises() -> Draft {
-    Builder::new(Tagged::new(tokio::io::stdin()), tokio::io::stdout())
+fn promises(output: DuplexStream) -> Draft {
+    Builder::new(Tagged::new(tokio::io::stdin()), output)
         .with_logging(false)
         .custommessages(vec![MESSAGE_TYPE])
         .featurebits(FeatureBitsKind::Init, peers::our_features())

@@ -37,7 +37,7 @@ impl Reporter {
 
     /// Prints a line.
     pub fn say(&self, message: &str) {
-        self.outbox.notify("message", json!({"id": self.id, "level": "info", "message": message}));
+        self.outbox.tell("message", json!({"id": self.id, "level": "info", "message": message}));
     }
 
     /// Draws how far a ceremony is. True if another attempt has begun.
@@ -74,6 +74,6 @@ impl Reporter {
             "total": shown.of.saturating_add(1),
             "stage": {"num": shown.stage, "total": Stage::ALL.len()},
         });
-        self.outbox.notify("progress", body);
+        self.outbox.tell("progress", body);
     }
 }

@@ -104,15 +104,8 @@ impl Engine {
 
     pub(super) fn exit(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        let state = factory.state(d.height);
-        match state {
-            State::Funding | State::Active | State::Dying => {}
-            State::Exiting | State::Exited => return Ok(Answer::Done),
-            other => {
-                return Err(Refusal::WrongState(format!(
-                    "factory {instance} is {other}: there is nothing on chain to exit from"
-                )));
-            }
+        if exit_under_way(factory, d.height)? {
+            return Ok(Answer::Done);
         }
         let event = ExitStarted { height: d.height, reason: "factory-exit".into() };
         let mut after = factory.clone();
@@ -158,6 +151,18 @@ impl Engine {
                 Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
             );
         }
+    }
+}
+
+/// Whether this node is leaving already. An error if it can't leave.
+pub fn exit_under_way(factory: &Factory, height: Height) -> Result<bool, Refusal> {
+    match factory.state(height) {
+        State::Funding | State::Active | State::Dying => Ok(false),
+        State::Exiting | State::Exited => Ok(true),
+        other => Err(Refusal::WrongState(format!(
+            "factory {} is {other}: there is nothing on chain to exit from",
+            factory.instance
+        ))),
     }
 }
 

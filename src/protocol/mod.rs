@@ -37,7 +37,7 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
-pub use chain::Watched;
+pub use chain::{Watched, exit_under_way};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
