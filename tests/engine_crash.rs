@@ -1,5 +1,7 @@
 //! Crashes, restarts and failing stores, at every place where something becomes durable.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 mod common;
 
 use cln_factory::lab::world::{CrashAt, Fed, LSP, World};

@@ -1,5 +1,7 @@
 //! From `factory-create` to usable channels, payments, and everybody's exit with the operator gone.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use cln_factory::lab::node::COMMITMENT_FEE;
 use cln_factory::lab::world::{LSP, World};
 use cln_factory::protocol::State;

@@ -8,8 +8,9 @@ use crate::types::{Height, InstanceId, OutPoint, Transaction, Txid};
 
 use super::Engine;
 use super::ceremony::Change;
+use super::client_signing::check_channel;
 use super::draft::Draft;
-use super::event::{Confirmed, ExitStarted, Forgotten, Reorged};
+use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Block, Effect, Level, Refusal};
 use super::state::State;
@@ -82,7 +83,9 @@ impl Engine {
                 d.event(factory.instance, event);
             }
             self.publish(d, &after);
-            self.forget_if_dead(d, &after);
+            self.client_patience(d, &after);
+            check_again(d, &after);
+            self.end_if_dead(d, &after);
         }
     }
 
@@ -137,12 +140,22 @@ impl Engine {
         }
     }
 
-    /// S12: only when nothing that we signed can confirm any more.
-    fn forget_if_dead(&self, d: &mut Draft<'_>, factory: &Factory) {
+    /// S25: a conflict with the funding that is buried ends the factory. S12: it is forgotten only when
+    /// nothing that we signed can confirm any more.
+    fn end_if_dead(&self, d: &mut Draft<'_>, factory: &Factory) {
+        let state = factory.state(d.height);
+        if state == State::Funding && factory.funding_height().is_none() && is_dead(factory, d.height) {
+            for channel_id in factory.channels.values() {
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            }
+            let reason = format!("its funding inputs are spent otherwise, {BURIED} blocks deep");
+            d.event(factory.instance, Aborted { reason });
+            return;
+        }
         // A channel that lightningd may have on it must stay known, so that nothing moves there (S18);
         // at the next start we see whether there is one.
         let may_have_channel = !factory.opens_accepted().is_empty();
-        if factory.state(d.height) != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
+        if state != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
             return;
         }
         if is_dead(factory, d.height) {
@@ -163,6 +176,16 @@ pub fn exit_under_way(factory: &Factory, height: Height) -> Result<bool, Refusal
             "factory {} is {other}: there is nothing on chain to exit from",
             factory.instance
         ))),
+    }
+}
+
+/// A client whose channel isn't checked yet asks again: lightningd may have it by now, and an operator
+/// that funds without telling must not keep us from using or leaving it.
+fn check_again(d: &mut Draft<'_>, factory: &Factory) {
+    if factory.phase() == State::Storing
+        && let Some((_, check)) = check_channel(factory)
+    {
+        d.effect(check);
     }
 }
 

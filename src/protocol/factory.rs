@@ -107,6 +107,8 @@ pub struct Factory {
     pub failure: Option<String>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// Client: height at which the current attempt's invitation arrived.
+    pub invited_at: Option<Height>,
     phase: State,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
@@ -155,6 +157,7 @@ impl Factory {
             exit: None,
             failure: None,
             birth,
+            invited_at: birth,
             phase,
             signed_for: vec![],
             opens_accepted: vec![],
@@ -170,6 +173,7 @@ impl Factory {
                 self.start_attempt("Invited", e.attempt, &e.terms)?;
                 self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
                 self.price_msat = e.price_msat;
+                self.invited_at = Some(e.height);
                 self.phase = if self.accepted { State::Joining } else { State::Invited };
             }
             Event::AttemptStarted(e) => {
@@ -328,12 +332,11 @@ impl Factory {
 
     /// Where the factory is in its life, at `height`.
     pub fn state(&self, height: Height) -> State {
-        if self.phase != State::Funding && !(self.phase == State::Aborted && self.funding_height().is_some())
-        {
-            return self.phase;
-        }
-        let Some(funded) = self.funding_height() else {
-            return State::Funding;
+        // Signed and funded, it lives, whatever else was said about it.
+        let lives = self.phase == State::Funding || !self.signatures.is_empty();
+        let funded = match self.funding_height() {
+            Some(funded) if lives => funded,
+            _ => return self.phase,
         };
         if self.distribution_confirmed() {
             return State::Distributed;
@@ -481,7 +484,8 @@ impl Factory {
             State::Exiting => {
                 "this node publishes its path; each transaction waits for the one before".into()
             }
-            State::Exited => "lightningd closes the channel on chain".into(),
+            State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
+            State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
             State::Declined => "nothing".into(),
             State::Aborted => "nothing; kept until its funding can never confirm".into(),

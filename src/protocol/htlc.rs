@@ -5,6 +5,9 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 use super::Engine;
 use super::chain::own_clients;
 
+/// Confirmations after which a leaf is not expected to leave the chain again.
+const SETTLED: u32 = 6;
+
 /// What the hooks need to know about one factory channel, so that they can answer from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelPolicy {
@@ -115,12 +118,17 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
 }
 
 impl Engine {
-    /// The policy of every channel of every factory.
+    /// The policy of every channel of every factory whose leaf isn't on chain, settled: from then on it
+    /// is a channel like any other.
     pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
         for factory in self.factories().flat_map(|factory| factory.past().iter().chain([factory])) {
             for client in own_clients(factory) {
+                let depth = |confirmed: u32| height.saturating_sub(confirmed).saturating_add(1);
+                if factory.leaf_height(client).is_some_and(|confirmed| depth(confirmed) >= SETTLED) {
+                    continue;
+                }
                 let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client))
                 else {
                     continue;

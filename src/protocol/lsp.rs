@@ -117,19 +117,20 @@ impl Engine {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
         // S5: the same key twice would let one signature count for two.
+        // So would its negation, which is the same key in a Taproot output.
+        let x = |key: &bitcoin::secp256k1::PublicKey| key.x_only_public_key().0;
         let own = self.factory_key(factory.instance, factory.attempt).public();
-        if join.factory_key == own
-            || ceremony.joins.values().any(|other| other.factory_key == join.factory_key)
-        {
+        let theirs = x(&join.factory_key);
+        if theirs == x(&own) || ceremony.joins.values().any(|other| x(&other.factory_key) == theirs) {
             return Err(Fault::peer("its factory key is another member's"));
         }
-        let last = ceremony.joins.len().saturating_add(1) == factory.clients.len();
-        if last {
+        // The change first: what follows from it may end the attempt.
+        d.change(Change::Joined(factory.instance, client, join.clone()));
+        if ceremony.joins.len().saturating_add(1) == factory.clients.len() {
             let mut joins = ceremony.joins.clone();
-            joins.insert(client, join.clone());
+            joins.insert(client, join);
             self.open_channels(d, factory, &joins);
         }
-        d.change(Change::Joined(factory.instance, client, join));
         Ok(())
     }
 
@@ -204,12 +205,7 @@ impl Engine {
         result: Result<ScriptBuf, String>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
-            // The attempt ended while lightningd opened: don't leave the open behind.
-            if let Some(peer) = self.factories.get(&instance).and_then(|f| f.node_of(client))
-                && result.is_ok()
-            {
-                d.effect(Effect::CancelChannel { peer });
-            }
+            // The attempt ended while lightningd opened; the cancel that belongs to it is queued.
             return;
         };
         let Some(peer) = factory.node_of(client) else {

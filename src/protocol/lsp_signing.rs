@@ -180,12 +180,13 @@ impl Engine {
                 message.signatures.len()
             )));
         }
-        let mut partials = ceremony.partials.clone();
-        partials.insert(client, message.signatures.clone());
-        if partials.len() == factory.clients.len() {
+        // Before what follows from it: that may end the attempt, and the next must not begin with this.
+        d.change(Change::Partials(factory.instance, client, message.signatures.clone()));
+        if ceremony.partials.len().saturating_add(1) == factory.clients.len() {
+            let mut partials = ceremony.partials.clone();
+            partials.insert(client, message.signatures);
             self.finish_signing(d, factory, ceremony, &partials);
         }
-        d.change(Change::Partials(factory.instance, client, message.signatures));
         Ok(())
     }
 

@@ -58,7 +58,7 @@ impl World {
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { .. } => {}
             Effect::Log { level, text } => {
-                if level == crate::protocol::Level::Broken {
+                if level == crate::protocol::Level::Broken && self.foreign_scripts.is_empty() {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
                 }
                 self.members[at].log.push((level, text));
@@ -107,7 +107,8 @@ impl World {
         let theirs = PendingOpen { key: their_key, remote: public, capacity, push_msat };
         self.members[at].lightningd.pending.insert(peer, ours);
         self.members[other].lightningd.pending.insert(id, theirs);
-        Ok(Ok(funding_script(public, their_public).to_p2wsh()))
+        let honest = funding_script(public, their_public).to_p2wsh();
+        Ok(Ok(self.foreign_scripts.get(&other).cloned().unwrap_or(honest)))
     }
 
     /// What the fundee's hook sees of an `open_channel`; stock lightningd shows no record.
@@ -130,7 +131,8 @@ impl World {
         let (Some(ours), Some(theirs)) = (ours, theirs) else {
             return Err(error("No channel funding in progress."));
         };
-        let script = funding_script(theirs.remote, ours.remote).to_p2wsh();
+        let honest = funding_script(theirs.remote, ours.remote).to_p2wsh();
+        let script = self.foreign_scripts.get(&other).cloned().unwrap_or(honest);
         let vout = (0..)
             .zip(&leaf.output)
             .find(|(_, output)| output.script_pubkey == script && output.value == ours.capacity)

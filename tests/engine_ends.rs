@@ -1,0 +1,181 @@
+//! How factories end: distributions, reorganisations, races.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::chain::Reject;
+use cln_factory::lab::world::{LSP, World};
+use cln_factory::protocol::{Command, State};
+use cln_factory::tx::layout::{Role, SessionId};
+use cln_factory::tx::plan::Profile;
+use common::{begin, factory};
+
+/// S20: before its timeout consensus refuses a distribution, then every client gets all of its
+/// capacity and its share of the stock, and the operator nothing. Nobody has to do anything for it.
+#[test]
+fn distribution_after_the_timeout() {
+    for (seed, clients, profile) in [(1, 3, Profile::Static), (2, 5, Profile::Stateful)] {
+        let mut world = World::new(seed, clients).unwrap();
+        let instance = world.make_factory(profile).unwrap();
+        world.pay(LSP, 1, 40_000_000).unwrap();
+        let (timeout, funding, value, early) = {
+            let factory = factory(&world, 1, instance);
+            let root = SessionId { coin: 0, role: Role::Distribution };
+            (
+                factory.terms.timeout_height,
+                factory.funding().unwrap(),
+                factory.layout.funding_value(),
+                factory.signed_tx(root).unwrap(),
+            )
+        };
+        let before = world.members[LSP].lightningd.balance(&world.chain);
+        world.stop(LSP);
+        world.mine_to(timeout - 1).unwrap();
+        assert!(world.sent.is_empty());
+        assert!(
+            matches!(world.chain.submit(&early), Err(Reject::TooEarly { due, .. }) if due == timeout + 1)
+        );
+        world.mine(3).unwrap();
+        for client in 1..=clients {
+            let balance = world.members[client].lightningd.balance(&world.chain).to_sat();
+            assert!(balance >= 100_000, "client {client} has {balance}");
+            assert_eq!(world.state(client, instance), Some(State::Distributed));
+        }
+        assert_eq!(world.members[LSP].lightningd.balance(&world.chain), before);
+        let account = world.account(funding, value).unwrap();
+        assert_eq!(account.sum().unwrap(), value);
+        assert!(!account.wallets.contains_key(&LSP));
+    }
+}
+
+/// S19: whoever is in the middle of an exit at the timeout takes its distribution from where it is.
+#[test]
+fn an_exit_that_meets_the_timeout() {
+    let mut world = World::new(3, 8).unwrap();
+    let instance = world.make_factory(Profile::Stateful).unwrap();
+    world.stop(LSP);
+    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    world.mine_to(timeout - 20).unwrap();
+    // The kickoff confirms, its state would only be valid after the timeout.
+    world.command(8, Command::Exit { instance }).unwrap();
+    world.mine(40).unwrap();
+    for client in 1..=8 {
+        let balance = world.members[client].lightningd.balance(&world.chain).to_sat();
+        assert!(balance >= 100_000, "client {client} has {balance}");
+    }
+}
+
+/// S25: a reorganised funding freezes the channels until it is deep again.
+#[test]
+fn a_reorganised_funding() {
+    let mut world = World::new(4, 2).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    world.pay(LSP, 1, 1_000_000).unwrap();
+    world.chain.reorg(3);
+    world.chain.mine_without(|_| true);
+    world.mine_quietly(0);
+    world.chain.mine_without(|_| true);
+    world.chain.mine_without(|_| true);
+    world.chain.mine_without(|_| true);
+    world.sync_all().unwrap();
+    for at in 0..=2 {
+        assert_eq!(world.state(at, instance), Some(State::Funding), "member {at}");
+    }
+    // S18.
+    assert!(world.pay(LSP, 1, 1_000).is_err());
+    world.mine(3).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Active));
+    world.pay(LSP, 1, 1_000_000).unwrap();
+}
+
+/// S25, S26: an exit whose transactions are reorganised away, or left out of blocks, goes on.
+#[test]
+fn a_reorganised_exit() {
+    for depth in 1..=4 {
+        let mut world = World::new(5, 8).unwrap();
+        let instance = world.make_factory(Profile::Static).unwrap();
+        world.pay(LSP, 3, 20_000_000).unwrap();
+        world.stop(LSP);
+        world.command(3, Command::Exit { instance }).unwrap();
+        world.mine(2).unwrap();
+        world.reorg(depth).unwrap();
+        if depth == 2 {
+            world.restart(3).unwrap();
+        }
+        world.chain.mine_without(|_| true);
+        world.sync_all().unwrap();
+        world.mine(6).unwrap();
+        assert_eq!(world.state(3, instance), Some(State::Exited), "depth {depth}");
+        assert_eq!(world.members[3].lightningd.balance(&world.chain).to_sat(), 20_001);
+    }
+}
+
+/// S25: a reorganisation while the node is down is seen at its start.
+#[test]
+fn a_reorganisation_while_down() {
+    let mut world = World::new(6, 2).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    world.stop(1);
+    world.chain.reorg(3);
+    for _ in 0..5 {
+        world.chain.mine_without(|_| true);
+    }
+    world.restart(1).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Funding));
+}
+
+/// Two members leave at once, over the same transactions.
+#[test]
+fn everybody_leaves_at_once() {
+    let mut world = World::new(7, 8).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    for client in 1..=8 {
+        world.pay(LSP, client, 10_000_000).unwrap();
+    }
+    for at in 0..=8 {
+        world.command(at, Command::Exit { instance }).unwrap();
+    }
+    world.mine(6).unwrap();
+    for client in 1..=8 {
+        assert_eq!(world.state(client, instance), Some(State::Exited));
+        assert_eq!(world.members[client].lightningd.balance(&world.chain).to_sat(), 10_001);
+    }
+    assert_eq!(world.state(LSP, instance), Some(State::Exited));
+    assert!(world.sent.iter().all(|sent| sent.result.is_ok()), "{:?}", world.sent);
+}
+
+/// S12, S13: the operator aborts after everything was signed and broadcasts the funding all the same:
+/// the clients still hold their paths.
+#[test]
+fn an_operator_that_aborts_and_funds() {
+    let mut world = World::new(8, 2).unwrap();
+    world.tamper(|out| match out.message.name() {
+        "channel_checked" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
+        _ => cln_factory::lab::world::Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Funding));
+    let psbt = factory(&world, LSP, instance).psbt.clone().unwrap();
+    let abort = cln_factory::wire::message::Abort {
+        instance,
+        attempt: 1,
+        phase: 5,
+        reason: "never mind".into(),
+        blames: None,
+        retry: 1,
+    };
+    let payload = cln_factory::wire::message::Message::from(abort).encode();
+    for client in [1, 2] {
+        world.send_raw(LSP, client, payload.clone()).unwrap();
+    }
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Aborted));
+    let World { members, chain, .. } = &mut world;
+    members[LSP].lightningd.send_funding(chain, &psbt).unwrap();
+    world.stop(LSP);
+    world.mine(3).unwrap();
+    let exit = world.exit(1, instance).unwrap();
+    assert_eq!(exit.transactions.len(), 2);
+}

@@ -1,0 +1,375 @@
+//! Members that are silent, wrong or hostile: named, left out, and nobody else loses anything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
+use cln_factory::protocol::{Input, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::tx::scripts::anchor_script;
+use cln_factory::wire::message::{Join, Message, PartialSignatures, Propose};
+use common::{begin, factory, finish, left_out};
+
+/// Three clients; `fate` decides about every message. The factory comes to be without `expected`.
+fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 'static) -> World {
+    let mut world = World::new(seed, 3).unwrap();
+    world.tamper(fate);
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    let ended = finish(&mut world, instance);
+    let why = world.failure(LSP, instance);
+    assert_eq!(ended, State::Active, "{why:?} {:?}", world.members[LSP].log);
+    assert_eq!(left_out(&world, instance), expected, "{:?}", factory(&world, LSP, instance).left_out);
+    world
+}
+
+/// S29, S30: whoever is silent in a phase is named, and the others go on without it.
+#[test]
+fn a_silent_client_in_every_phase() {
+    for (seed, name) in (10..).zip(["join", "expecting", "partial_signatures", "stored", "channel_checked"]) {
+        let world = without(seed, &[2], move |out| {
+            if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+        });
+        let log = format!("{:?}", world.members[LSP].log);
+        assert!(log.contains(&world.members[2].id.to_string()), "{name}: nobody is named");
+    }
+}
+
+/// S29: a client does not wait for ever for an operator that is silent towards it alone.
+#[test]
+fn an_operator_that_is_silent_towards_one_client() {
+    for (seed, name) in (20..).zip(["invite", "expect_channel", "propose", "ready", "channel_committed"]) {
+        without(seed, &[2], move |out| {
+            if out.to == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+        });
+    }
+}
+
+/// S11: as long as one `stored` or one `channel_checked` is missing, nothing is broadcast.
+#[test]
+fn no_funding_before_everybody_is_safe() {
+    for name in ["stored", "channel_checked"] {
+        for client in 1..=3 {
+            let mut world = World::new(30, 3).unwrap();
+            world.tamper(move |out| {
+                if out.from == client && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+            });
+            begin(&mut world, Profile::Static).unwrap();
+            world.settle().unwrap();
+            assert!(world.chain.mempool().is_empty(), "{name} of {client}");
+        }
+    }
+}
+
+/// One that never learns that the funding is out sees it in the chain.
+#[test]
+fn funding_broadcast_is_a_courtesy() {
+    without(
+        31,
+        &[],
+        |out| {
+            if out.message.name() == "funding_broadcast" { Fate::Drop } else { Fate::Deliver }
+        },
+    );
+}
+
+/// S28: everything twice is as everything once.
+#[test]
+fn duplicated_messages() {
+    without(32, &[], |_| Fate::Twice);
+}
+
+fn of_client_two<T: Clone + Into<Message>>(
+    pick: fn(&Message) -> Option<&T>,
+    mut change: impl FnMut(&mut T) + 'static,
+) -> impl FnMut(&Outgoing) -> Fate {
+    move |out| match pick(&out.message) {
+        Some(message) if out.from == 2 => {
+            let mut message = message.clone();
+            change(&mut message);
+            Fate::replace(message)
+        }
+        _ => Fate::Deliver,
+    }
+}
+
+fn join(message: &Message) -> Option<&Join> {
+    if let Message::Join(join) = message { Some(join) } else { None }
+}
+
+fn partials(message: &Message) -> Option<&PartialSignatures> {
+    if let Message::PartialSignatures(partials) = message { Some(partials) } else { None }
+}
+
+/// S4: a partial signature that is wrong has a name, and its author is left out of the retry.
+#[test]
+fn a_bad_partial_signature() {
+    without(40, &[2], of_client_two(partials, |m| m.signatures[0].0[31] ^= 1));
+    without(41, &[2], of_client_two(partials, |m| m.signatures.swap(0, 1)));
+    // Not even a scalar.
+    without(42, &[2], of_client_two(partials, |m| m.signatures[1].0 = [0xff; 32]));
+    without(43, &[2], of_client_two(partials, |m| m.signatures.truncate(1)));
+    without(
+        44,
+        &[2],
+        of_client_two(partials, |m| {
+            m.signatures.pop();
+            m.signatures.push(cln_factory::tx::musig::PartialSig([0; 32]));
+        }),
+    );
+}
+
+/// S6: whoever signed another transcript is named.
+#[test]
+fn another_transcript() {
+    without(45, &[2], of_client_two(partials, |m| m.transcript[0] ^= 1));
+}
+
+/// S4: nonces that are no points, too few or too many.
+#[test]
+fn a_bad_nonce() {
+    without(46, &[2], of_client_two(join, |m| m.nonces[0].0 = [0; 66]));
+    without(47, &[2], of_client_two(join, |m| m.nonces[1].0[0] = 9));
+    without(48, &[2], of_client_two(join, |m| m.nonces.truncate(1)));
+    without(49, &[2], of_client_two(join, |m| m.nonces.push(m.nonces[0])));
+    // A point that is not its own: its partial signatures fit nothing.
+    without(50, &[2], of_client_two(join, |m| m.nonces.swap(0, 1)));
+}
+
+/// S20: a payout script that nobody can reckon with.
+#[test]
+fn a_bad_payout() {
+    without(51, &[2], of_client_two(join, |m| m.payout = anchor_script()));
+}
+
+/// S5: another member's key, or its negation, is refused, and its sender named.
+#[test]
+fn another_members_key() {
+    for (seed, negate) in [(52, false), (53, true)] {
+        // Client 2 is the last to join, and repeats what client 1 sent.
+        let stolen: Rc<RefCell<Option<bitcoin::secp256k1::PublicKey>>> = Rc::default();
+        let held: Rc<RefCell<Option<Join>>> = Rc::default();
+        let mut world = World::new(seed, 3).unwrap();
+        let (steal, hold) = (stolen.clone(), held.clone());
+        world.tamper(move |out| match &out.message {
+            Message::Join(join) if out.from == 1 => {
+                *steal.borrow_mut() = Some(join.factory_key);
+                Fate::Deliver
+            }
+            Message::Join(join) if out.from == 2 && join.attempt == 1 => {
+                *hold.borrow_mut() = Some(join.clone());
+                Fate::Drop
+            }
+            _ => Fate::Deliver,
+        });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.settle().unwrap();
+        let mut join = held.borrow().clone().unwrap();
+        let key = stolen.borrow().unwrap();
+        join.factory_key = if negate { key.negate(bitcoin::secp256k1::SECP256K1) } else { key };
+        world.send_raw(2, LSP, Message::from(join).encode()).unwrap();
+        assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+        assert_eq!(left_out(&world, instance), [2]);
+    }
+}
+
+/// S18: the operator funds something else than the client's channel. Only lightningd's own record can
+/// show it, and does; nothing was funded by then.
+#[test]
+fn a_foreign_script_in_the_leaf() {
+    let mut world = World::new(60, 3).unwrap();
+    let foreign = bitcoin::ScriptBuf::new_p2wsh(&anchor_script().wscript_hash());
+    world.foreign_scripts.insert(2, foreign);
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    let ended = finish(&mut world, instance);
+    let log = format!("{:?}", world.members[2].log);
+    assert!(log.contains("does not pay our channel"), "{log}");
+    assert_ne!(world.state(2, instance), Some(State::Active));
+    assert_eq!(ended, State::Active);
+    assert_eq!(left_out(&world, instance), [2]);
+}
+
+/// S3: a proposal with anything else than what was agreed is refused: no partial signature leaves, and
+/// nothing was signed for.
+#[test]
+fn every_tampering_of_a_proposal() {
+    type Change = fn(&mut Propose);
+    let key = |bytes: u8| {
+        let secret = bitcoin::secp256k1::SecretKey::from_slice(&[bytes; 32]).unwrap();
+        secret.public_key(bitcoin::secp256k1::SECP256K1)
+    };
+    assert_ne!(key(7), key(8));
+    let changes: &[(&str, Change)] = &[
+        ("operator's key", |m| m.lsp_key = m.lsp_key.negate(bitcoin::secp256k1::SECP256K1)),
+        ("operator's key is ours", |m| m.lsp_key = m.clients[1].0),
+        ("our key", |m| m.clients[1].0 = m.clients[1].0.negate(bitcoin::secp256k1::SECP256K1)),
+        ("our payout", |m| m.clients[1].1 = m.clients[0].1.clone()),
+        ("a key twice", |m| m.clients[2].0 = m.clients[0].0),
+        ("another's key", |m| {
+            let secret = bitcoin::secp256k1::SecretKey::from_slice(&[7; 32]).unwrap();
+            m.clients[0].0 = secret.public_key(bitcoin::secp256k1::SECP256K1);
+        }),
+        ("a payout that is none", |m| m.clients[0].1 = anchor_script()),
+        ("one member less", |m| {
+            m.clients.pop();
+        }),
+        ("members swapped", |m| m.clients.swap(0, 1)),
+        ("funding amount", |m| {
+            let vout = usize::try_from(m.funding_vout).unwrap();
+            m.funding_tx.output[vout].value -= bitcoin::Amount::ONE_SAT;
+        }),
+        ("funding script", |m| {
+            let vout = usize::try_from(m.funding_vout).unwrap();
+            m.funding_tx.output[vout].script_pubkey = m.clients[0].1.clone();
+        }),
+        ("funding output", |m| m.funding_vout = 9),
+        ("funding without inputs", |m| m.funding_tx.input.clear()),
+        ("funding whose txid may change", |m| {
+            m.funding_tx.input[0].script_sig = bitcoin::ScriptBuf::from_bytes(vec![0x51]);
+        }),
+        ("no script for our channel", |m| m.channel_scripts.retain(|(client, _)| *client != 1)),
+        ("our channel's script is no P2WSH", |m| {
+            for (_, script) in &mut m.channel_scripts {
+                *script = anchor_script();
+            }
+        }),
+        ("a foreign key in our path", |m| {
+            m.foreign_keys.push((0, m.lsp_key.x_only_public_key().0));
+        }),
+        ("a missing foreign key", |m| m.foreign_keys.clear()),
+        ("a missing foreign hash", |m| m.foreign_hashes.clear()),
+        ("a missing nonce", |m| {
+            m.nonces.pop();
+        }),
+        ("a nonce too many", |m| m.nonces.push(m.nonces[0])),
+    ];
+    for (seed, (what, change)) in (70..).zip(changes) {
+        let signed = Rc::new(RefCell::new(0));
+        let (count, change) = (signed.clone(), *change);
+        let mut world = World::new(seed, 5).unwrap();
+        world.tamper(move |out| match &out.message {
+            Message::Propose(propose) if out.to == 2 => {
+                let mut propose = propose.clone();
+                change(&mut propose);
+                Fate::replace(propose)
+            }
+            Message::PartialSignatures(_) if out.from == 2 => {
+                *count.borrow_mut() += 1;
+                Fate::Deliver
+            }
+            _ => Fate::Deliver,
+        });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        assert_eq!(finish(&mut world, instance), State::Active, "{what}");
+        assert_eq!(*signed.borrow(), 0, "{what}: it signed");
+        assert_eq!(left_out(&world, instance), [2], "{what}");
+        assert!(factory(&world, 2, instance).signed_for().is_empty(), "{what}");
+    }
+}
+
+/// S2, S6: a proposal whose lie the client can't see is signed, but the signatures fit nothing: the
+/// transcript differs. The same proposal with other nonces afterwards gets no second signature.
+#[test]
+fn a_lie_that_only_the_transcript_shows() {
+    without(100, &[2], |out| match &out.message {
+        Message::Propose(propose) if out.to == 2 => {
+            let mut propose = propose.clone();
+            propose.clients[0].1 = propose.clients[2].1.clone();
+            Fate::replace(propose)
+        }
+        _ => Fate::Deliver,
+    });
+    let mut world = World::new(101, 3).unwrap();
+    world.tamper(|out| match &out.message {
+        Message::Propose(propose) if out.to == 2 => {
+            let mut second = propose.clone();
+            second.nonces.swap(0, 1);
+            let both = [propose.clone(), second].map(|m| Message::from(m).encode());
+            Fate::Replace(both.to_vec())
+        }
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    finish(&mut world, instance);
+    assert!(format!("{:?}", world.members[2].log).contains("a second proposal that differs"));
+}
+
+/// S28: garbage, truncated, replayed and early messages change nothing, whoever they are from.
+#[test]
+fn garbage_and_replays() {
+    let heard: Rc<RefCell<Vec<Outgoing>>> = Rc::default();
+    let keep = heard.clone();
+    let mut world = World::new(110, 3).unwrap();
+    world.tamper(move |out| {
+        keep.borrow_mut().push(out.clone());
+        Fate::Deliver
+    });
+    let instance = world.make_factory(Profile::Static).unwrap();
+    world.heal();
+    let everything = |world: &World| {
+        let of = |at: usize| {
+            let engine = world.members[at].engine.as_ref().unwrap();
+            (world.members[at].store.records(instance).to_vec(), engine.ledger().clone(), engine.ceremonies())
+        };
+        (0..4).map(of).collect::<Vec<_>>()
+    };
+    let before = everything(&world);
+    for out in heard.borrow().iter() {
+        let payload = out.message.encode();
+        for to in 0..4 {
+            for from in (0..4).filter(|from| *from != to) {
+                let peer = world.members[from].id;
+                let cut = payload.len() / 2;
+                let mut flipped = payload.clone();
+                flipped[cut] ^= 0x40;
+                for payload in [payload.clone(), payload[..cut].to_vec(), flipped, vec![], vec![0xff; 70_000]]
+                {
+                    world.feed(to, Input::Message { peer, payload }).unwrap();
+                }
+            }
+        }
+    }
+    world.settle().unwrap();
+    assert_eq!(before, everything(&world));
+    world.pay(LSP, 3, 1_000_000).unwrap();
+
+    // The same messages before their time, in a world with the same seed: the same factory.
+    let mut early = World::new(110, 3).unwrap();
+    assert_eq!(begin(&mut early, Profile::Static), Some(instance));
+    for out in heard.borrow().iter().filter(|out| out.to == LSP && out.message.name() != "join") {
+        if matches!(out.message, Message::Abort(_)) {
+            continue;
+        }
+        let peer = early.members[out.from].id;
+        early.feed(LSP, Input::Message { peer, payload: out.message.encode() }).unwrap();
+    }
+    assert_eq!(finish(&mut early, instance), State::Active);
+    assert_eq!(left_out(&early, instance), Vec::<usize>::new());
+}
+
+/// S29: an operator that vanishes in the middle and never comes back is given up on, by its name, also
+/// after a restart has lost the ceremony and its deadline.
+#[test]
+fn an_operator_that_never_comes_back() {
+    for name in ["join", "partial_signatures", "stored"] {
+        let mut world = World::new(40, 2).unwrap();
+        world.tamper(move |out| if out.message.name() == name { Fate::Drop } else { Fate::Deliver });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.run_until("it was sent", |world| world.state(1, instance).is_some()).unwrap();
+        world.settle().unwrap();
+        world.stop(LSP);
+        world.restart(1).unwrap();
+        world.mine(143).unwrap();
+        assert!(world.state(1, instance).is_some_and(State::is_creating), "{name}: given up too early");
+        world.mine(5).unwrap();
+        assert_eq!(world.state(1, instance), Some(State::Aborted), "{name}");
+        let operator = world.members[LSP].id.to_string();
+        assert!(
+            world.failure(1, instance).unwrap_or_default().contains(&operator),
+            "{name}: nobody is named"
+        );
+    }
+}

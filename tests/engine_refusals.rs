@@ -1,0 +1,304 @@
+//! Bad input: each refused with a reason, and without effect.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::world::{Fate, Fed, LSP, World};
+use cln_factory::protocol::htlc::{Failure, Htlc, Verdict, admit};
+use cln_factory::protocol::{Answer, ChannelPolicy, Command, Create, Input, Policy, Refusal, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::types::{Amount, InstanceId, NodeId};
+use cln_factory::wire::message::{Invite, Message};
+use common::{begin, factory, finish};
+
+fn refused(world: &mut World, at: usize, command: Command) -> Refusal {
+    let records = |world: &World| world.members[at].store.appends;
+    let before = records(world);
+    let fed = world.feed(at, Input::Command(command)).unwrap();
+    assert_eq!(records(world), before, "a refusal stored something");
+    let Fed::Done(Err(refusal)) = fed else { panic!("{fed:?}") };
+    assert!(!refusal.to_string().is_empty());
+    refusal
+}
+
+#[test]
+fn bad_commands() {
+    let mut world = World::new(1, 2).unwrap();
+    let good =
+        world.create_command(&[1, 2], Profile::Static, Amount::from_sat(100_000), Amount::ZERO).unwrap();
+    let create = |change: fn(&mut Create)| {
+        let mut create = good.clone();
+        change(&mut create);
+        Command::Create(create)
+    };
+    let mut is_parameter = |command| {
+        let refusal = refused(&mut world, LSP, command);
+        assert!(matches!(refusal, Refusal::BadParameter(_)), "{refusal}");
+    };
+    is_parameter(create(|c| c.clients.clear()));
+    is_parameter(create(|c| c.clients[0].1 = Amount::from_sat(100)));
+    is_parameter(create(|c| c.lifetime_blocks = 100));
+    is_parameter(create(|c| c.tree_feerate = 1));
+    is_parameter(create(|c| c.shape.leaf.clients_per_sub = 0));
+    let mut is_client = |command| {
+        let refusal = refused(&mut world, LSP, command);
+        assert!(matches!(refusal, Refusal::BadClient(_)), "{refusal}");
+    };
+    is_client(create(|c| c.clients[1].0 = c.clients[0].0));
+    is_client(create(|c| c.clients[1].0 = NodeId([2; 33])));
+    let me = world.members[LSP].id;
+    let mut own = good.clone();
+    own.clients[0].0 = me;
+    assert!(matches!(refused(&mut world, LSP, Command::Create(own)), Refusal::BadClient(_)));
+
+    let instance = InstanceId([9; 32]);
+    for command in [
+        Command::Accept { instance },
+        Command::Decline { instance, reason: "no".into() },
+        Command::Exit { instance },
+    ] {
+        assert_eq!(refused(&mut world, 1, command), Refusal::Unknown(instance));
+    }
+
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    for command in [
+        Command::Accept { instance },
+        Command::Decline { instance, reason: "no".into() },
+        Command::Exit { instance },
+    ] {
+        assert!(matches!(refused(&mut world, LSP, command), Refusal::WrongState(_)));
+    }
+    finish(&mut world, instance);
+    assert!(matches!(refused(&mut world, 1, Command::Accept { instance }), Refusal::WrongState(_)));
+}
+
+#[test]
+fn an_offline_client() {
+    let mut world = World::offline(2, 2).unwrap();
+    world.connect(LSP, 1).unwrap();
+    world.settle().unwrap();
+    let create =
+        world.create_command(&[1, 2], Profile::Static, Amount::from_sat(100_000), Amount::ZERO).unwrap();
+    let refusal = refused(&mut world, LSP, Command::Create(create));
+    assert!(refusal.to_string().contains(&world.members[2].id.to_string()));
+}
+
+#[test]
+fn a_wallet_with_too_little() {
+    let mut world = World::new(3, 2).unwrap();
+    let huge = Amount::from_sat(1_000_000_000);
+    let create = world.create_command(&[1, 2], Profile::Static, huge, Amount::ZERO).unwrap();
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
+    assert_eq!(finish(&mut world, instance), State::Aborted);
+    assert!(world.failure(LSP, instance).unwrap().contains("the wallet"));
+    assert!(world.members.iter().all(|member| member.lightningd.channels.is_empty()));
+}
+
+#[test]
+fn invitations_that_people_answer() {
+    let mut world = World::new(4, 3).unwrap();
+    for client in 1..=3 {
+        world.members[client].config.policy = Policy::Ask;
+        world.restart(client).unwrap();
+    }
+    world.settle().unwrap();
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Invited));
+    world.command(1, Command::Accept { instance }).unwrap();
+    world.command(2, Command::Decline { instance, reason: "too dear".into() }).unwrap();
+    world.settle().unwrap();
+    // The next attempt has other members on the terms that were accepted: nobody is asked twice.
+    assert_eq!(world.state(1, instance), Some(State::Joining));
+    world.command(3, Command::Accept { instance }).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Active);
+    assert_eq!(world.state(2, instance), Some(State::Declined));
+    assert_eq!(common::left_out(&world, instance), [2]);
+}
+
+/// S3: terms out of bounds, or that contradict themselves, are declined by the client by itself.
+#[test]
+fn invitations_out_of_bounds() {
+    type Change = fn(&mut Invite);
+    let changes: &[(&str, Change)] = &[
+        ("an absurd fee", |m| m.terms.tree_feerate = 20_000),
+        ("a price", |m| m.price_msat = 1),
+        ("another operator", |m| m.terms.lsp = NodeId([3; 33])),
+        ("another instance", |m| m.terms.instance = InstanceId([1; 32])),
+        ("a client that doesn't exist", |m| m.client = 3),
+        ("a timeout out of reach", |m| m.terms.timeout_height += 100_000),
+        ("a timeout at once", |m| m.terms.timeout_height = 110),
+        ("no push", |m| m.terms.push_msat = 0),
+        ("no confirmations", |m| m.terms.funding_confirmations = 0),
+        ("another record", |m| m.channel_in_factory.blocks_early += 1),
+        ("no clients", |m| m.terms.capacities.clear()),
+        ("a shape that exits too late", |m| m.terms.confirm_blocks = 3000),
+        ("dust", |m| m.terms.capacities[0] = Amount::from_sat(1)),
+    ];
+    for (seed, (what, change)) in (10..).zip(changes) {
+        let change = *change;
+        let mut world = World::new(seed, 3).unwrap();
+        world.tamper(move |out| match &out.message {
+            Message::Invite(invite) if out.to == 2 => {
+                let mut invite = invite.clone();
+                change(&mut invite);
+                Fate::replace(invite)
+            }
+            _ => Fate::Deliver,
+        });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        assert_eq!(finish(&mut world, instance), State::Active, "{what}");
+        assert_eq!(common::left_out(&world, instance), [2], "{what}");
+        assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
+    }
+}
+
+/// A later attempt with other terms than those that were accepted is declined.
+#[test]
+fn terms_that_change_between_attempts() {
+    let mut world = World::new(30, 3).unwrap();
+    world.tamper(|out| match &out.message {
+        Message::Join(_) if out.from == 3 => Fate::Drop,
+        Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => {
+            let mut invite = invite.clone();
+            invite.terms.margin_blocks += 1;
+            invite.channel_in_factory.blocks_early += 1;
+            Fate::replace(invite)
+        }
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Active);
+    assert_eq!(common::left_out(&world, instance), [3, 2]);
+    assert!(format!("{:?}", world.members[2].log).contains("differ from those that were accepted"));
+}
+
+/// S28: one peer's invitations don't fill the disk.
+#[test]
+fn too_many_invitations() {
+    let mut world = World::new(31, 1).unwrap();
+    world.members[1].config.policy = Policy::Ask;
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    for _ in 0..10 {
+        begin(&mut world, Profile::Static).unwrap();
+        world.settle().unwrap();
+    }
+    let limit = world.members[1].config.max_ceremonies_per_peer;
+    assert_eq!(world.members[1].engine.as_ref().unwrap().factories().count(), limit);
+}
+
+/// S18: an `open_channel` that was not announced, or comes twice, or differs.
+#[test]
+fn opens_that_match_nothing() {
+    let answer =
+        |world: &mut World, capacity: u64, push: u64, change: fn(&mut cln_factory::protocol::OpenChannel)| {
+            let mut open = world.open_of(world.members[LSP].id, Amount::from_sat(capacity), push);
+            change(&mut open);
+            match world.feed(1, Input::OpenChannel(open)).unwrap() {
+                Fed::Done(Ok(answer)) => answer,
+                other => panic!("{other:?}"),
+            }
+        };
+    let mut world = World::new(32, 2).unwrap();
+    assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::NotOurs);
+    world.tamper(|out| if out.message.name() == "expecting" { Fate::Drop } else { Fate::Deliver });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    assert_eq!(answer(&mut world, 100_001, 1_000, |_| {}), Answer::NotOurs);
+    assert_eq!(answer(&mut world, 100_000, 1_001, |_| {}), Answer::NotOurs);
+    assert_eq!(answer(&mut world, 100_000, 1_000, |open| open.zeroconf = false), Answer::NotOurs);
+    assert_eq!(answer(&mut world, 100_000, 1_000, |open| open.peer = NodeId([2; 33])), Answer::NotOurs);
+    let mut record = factory(&world, 1, instance).channel_in_factory(0);
+    record.blocks_early += 1;
+    let mut open = world.open_of(world.members[LSP].id, Amount::from_sat(100_000), 1_000);
+    open.channel_in_factory = Some(record);
+    let fed = world.feed(1, Input::OpenChannel(open)).unwrap();
+    assert!(matches!(fed, Fed::Done(Ok(Answer::RejectOpen(_)))), "{fed:?}");
+    assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::AcceptOpen);
+    assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::NotOurs);
+}
+
+/// S15, S18: which HTLCs a factory channel takes.
+#[test]
+fn admission() {
+    let policy = |usable: Result<(), String>| ChannelPolicy {
+        instance: InstanceId([1; 32]),
+        usable,
+        blocks_early: 50,
+        safe_end: 1_000,
+    };
+    let (good, bad) = (policy(Ok(())), policy(Err("not yet".into())));
+    let height = 100;
+    let check = |incoming, outgoing, cltv_expiry, outgoing_cltv_expiry| match admit(
+        &Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry },
+        height,
+    ) {
+        Verdict::Continue => None,
+        Verdict::Fail { failure, .. } => Some(failure),
+    };
+    // Neither channel is ours.
+    assert_eq!(check(None, None, 1, Some(1)), None);
+    // At the edge, and one block before it.
+    assert_eq!(check(Some(&good), None, 151, None), None);
+    assert_eq!(check(Some(&good), None, 150, None), Some(Failure::ExpiryTooSoon));
+    assert_eq!(check(None, Some(&good), 200, Some(151)), None);
+    assert_eq!(check(None, Some(&good), 200, Some(150)), Some(Failure::ExpiryTooSoon));
+    // Nothing outlives the factory's safe end.
+    assert_eq!(check(Some(&good), None, 1_000, None), None);
+    assert_eq!(check(Some(&good), None, 1_001, None), Some(Failure::ExpiryTooFar));
+    assert_eq!(check(None, Some(&good), 2_000, Some(1_001)), Some(Failure::ExpiryTooFar));
+    // Not usable.
+    assert_eq!(check(Some(&bad), None, 500, None), Some(Failure::TemporaryNode));
+    assert_eq!(check(None, Some(&bad), 500, Some(400)), Some(Failure::TemporaryChannel));
+    assert_eq!(check(Some(&good), Some(&bad), 500, Some(400)), Some(Failure::TemporaryChannel));
+}
+
+/// S18: nothing moves before the funding is as deep as the terms say, on either side.
+#[test]
+fn no_htlc_before_the_funding_is_deep() {
+    let mut world = World::new(33, 2).unwrap();
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.run_until("funding", |world| world.state(LSP, instance) == Some(State::Funding)).unwrap();
+    world.settle().unwrap();
+    for _ in 0..world.members[LSP].config.funding_confirmations {
+        assert!(world.pay(LSP, 1, 1_000).is_err());
+        assert_eq!(world.members[1].engine.as_ref().unwrap().largest_blocks_early(), 0);
+        world.mine(1).unwrap();
+    }
+    world.pay(LSP, 1, 1_000).unwrap();
+    // S17.
+    assert!(world.members[1].engine.as_ref().unwrap().largest_blocks_early() > 0);
+}
+
+/// A record that is damaged, missing, or of a newer version stops the node from starting.
+#[test]
+fn damaged_and_newer_records() {
+    for seed in 0..30 {
+        let mut world = World::new(34, 2).unwrap();
+        let instance = world.make_factory(Profile::Static).unwrap();
+        world.stop(1);
+        let records = world.members[1].store.records_mut(instance);
+        let place = usize::try_from(seed).unwrap() % records.len();
+        let what = match seed / 10 {
+            0 => {
+                records[place][0] = 2;
+                "newer"
+            }
+            1 => {
+                let half = records[place].len() / 2;
+                records[place].truncate(half.max(2));
+                "damaged"
+            }
+            _ => {
+                let first = records.first().cloned().unwrap();
+                records.push(first);
+                "doesn't fit"
+            }
+        };
+        let error = world.start(1).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+        assert!(world.members[1].engine.is_none());
+    }
+}
