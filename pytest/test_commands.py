@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 from pyln.client import RpcError
@@ -20,7 +21,7 @@ from harness import (
 )
 from promises import MANIFEST, Response, hold, load, notifications
 
-LISTENER = '''#!/usr/bin/env python3
+LISTENER = '''#!{python}
 """Keeps what it hears of factories, for a test."""
 from pyln.client import Plugin
 
@@ -65,7 +66,7 @@ def test_help_lists_every_option():
 @needs_cli
 def test_creation_draws_its_progress(node_factory, bitcoind, tmp_path):
     listener = tmp_path / "listener.py"
-    listener.write_text(LISTENER)
+    listener.write_text(LISTENER.replace("{python}", sys.executable))
     listener.chmod(0o755)
     options = [lsp_options(plugin=[find_plugin(), str(listener)]), plugin_options(), plugin_options()]
     lsp, alice, bob = nodes = node_factory.get_nodes(3, opts=options)

@@ -4,7 +4,7 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from harness import connect_all, lsp_options, plugin_options, status
+from harness import connect_all, find_plugin, lsp_options, plugin_options, status
 
 
 def test_a_peer_without_the_plugin_notices_nothing(node_factory):
@@ -33,6 +33,18 @@ def test_bad_options_say_what_is_wrong(node_factory):
     assert node.daemon.is_in_log("expected never, ask or auto, got 'maybe'")
     with pytest.raises(RpcError, match="Unknown command"):
         status(node)
+
+
+def test_an_important_plugin_that_cannot_start_stops_the_node(node_factory):
+    options = plugin_options(**{"important-plugin": find_plugin(), "factory-confirmations": 0})
+    for name in ("plugin", "may_reconnect"):
+        del options[name]
+    # lightningd's own plugins complain as well when it goes.
+    expected = "Plugin marked as important|Connection reset by peer"
+    node = node_factory.get_node(options=options, start=False, may_fail=True, broken_log=expected)
+    node.daemon.start(wait_for_initialized=False)
+    assert node.daemon.wait(60) != 0
+    assert node.daemon.is_in_log("factory-confirmations: 0 is out of range, the least is 1")
 
 
 def test_bad_parameters_change_nothing(node_factory):

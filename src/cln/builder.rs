@@ -35,7 +35,19 @@ pub async fn run() -> anyhow::Result<()> {
     let ended = serve(outbox, output).await;
     // Answers that are on their way get there: it ends when cln-plugin has dropped `output`.
     delivery.await??;
+    if let Err(error) = &ended {
+        eprintln!("cln-factory: {error}");
+        // Returning from `main` instead would wait for a thread that reads stdin.
+        std::process::exit(1);
+    }
     ended
+}
+
+/// To disable ourselves would be the polite way, but lightningd then goes on without a word even if
+/// the plugin is important to its operator: and nobody would watch the factories' channels.
+fn give_up(error: impl std::fmt::Display) -> anyhow::Error {
+    log::warn!("the plugin can't start: {error}");
+    anyhow::anyhow!("{error}")
 }
 
 async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
@@ -44,11 +56,11 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let config = match config::read(&configured) {
         Ok(config) => config,
-        Err(error) => return configured.disable(&error.to_string()).await,
+        Err(error) => return Err(give_up(error)),
     };
     let prepared = match boot::prepare(&configured.configuration(), config, outbox).await {
         Ok(prepared) => prepared,
-        Err(error) => return configured.disable(&error.to_string()).await,
+        Err(error) => return Err(give_up(error)),
     };
     let plugin = configured.start(State::clone(&prepared.state)).await?;
     tokio::spawn(boot::follow(prepared));
