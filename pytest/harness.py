@@ -26,6 +26,8 @@ def plugin_options(**more):
     options = {
         "plugin": find_plugin(),
         "factory-policy": "auto",
+        # The default of a day makes every test mine a day's blocks.
+        "factory-margin-blocks": 12,
         "log-level": "debug",
         "may_reconnect": True,
     }

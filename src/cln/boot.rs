@@ -67,7 +67,7 @@ pub async fn prepare(
     let master = master_secret(&rpc).await?;
 
     let (handle, inbox) = runtime::channel();
-    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox);
+    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = Datastore::new(rpc.clone());
     let loaded = load(engine, store).await;
@@ -83,6 +83,7 @@ pub async fn prepare(
     let state = State::new(Shared {
         rpc,
         runtime: handle,
+        outbox,
         channels: Channels::default(),
         config,
         me,

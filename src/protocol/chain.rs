@@ -107,21 +107,12 @@ impl Engine {
 
     pub(super) fn exit(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        let state = factory.state(d.height);
-        match state {
-            State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => {
-                // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
-                let not_yet = |client: &ClientIndex| !factory.exiting.contains(client);
-                let clients: Vec<ClientIndex> = own_clients(factory).filter(not_yet).collect();
-                if !clients.is_empty() {
-                    self.start_exit(d, factory, clients, "factory-exit");
-                }
-            }
-            other => {
-                return Err(Refusal::WrongState(format!(
-                    "factory {instance} is {other}: there is nothing on chain to exit from"
-                )));
-            }
+        exit_allowed(factory, d.height)?;
+        // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
+        let clients: Vec<ClientIndex> =
+            own_clients(factory).filter(|client| !factory.exiting.contains(client)).collect();
+        if !clients.is_empty() {
+            self.start_exit(d, factory, clients, "factory-exit");
         }
         Ok(Answer::Done)
     }
@@ -212,6 +203,20 @@ impl Engine {
                 Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
             );
         }
+    }
+}
+
+/// Whether there is something to exit from.
+///
+/// # Errors
+/// When the factory's state has nothing on chain.
+pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    match factory.state(height) {
+        State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
+        other => Err(Refusal::WrongState(format!(
+            "factory {} is {other}: there is nothing on chain to exit from",
+            factory.instance
+        ))),
     }
 }
 

@@ -17,6 +17,7 @@ use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
+use super::progress::silent;
 use super::state::State;
 
 impl Engine {
@@ -352,17 +353,7 @@ impl Engine {
             if d.now < ceremony.deadline {
                 continue;
             }
-            let silent: Vec<NodeId> = (0u32..)
-                .zip(&factory.clients)
-                .filter(|(client, _)| match ceremony.phase {
-                    Phase::Inviting => !ceremony.joins.contains_key(client),
-                    Phase::Opening => !ceremony.scripts.contains_key(client),
-                    Phase::Signing => !ceremony.partials.contains_key(client),
-                    Phase::Storing => !ceremony.stored.contains(client),
-                    Phase::Completing => !factory.checked.contains(client),
-                })
-                .map(|(_, node)| *node)
-                .collect();
+            let silent = silent(factory, ceremony);
             if silent.is_empty() {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
