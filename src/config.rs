@@ -86,6 +86,13 @@ const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
      An operator that lies can then take everything that is paid to this node through it",
 );
 
+#[cfg(feature = "faults")]
+const FAULT: cln_plugin::options::StringConfigOption =
+    cln_plugin::options::StringConfigOption::new_str_no_default(
+        "factory-fault",
+        "FOR TESTS ONLY: what this node does wrong on purpose, see src/runtime/faults.rs",
+    );
+
 /// A value that an option can't have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadOption(pub String);
@@ -105,6 +112,8 @@ where
     I: AsyncRead + Send + Unpin + 'static,
     O: AsyncWrite + Send + Unpin + 'static,
 {
+    #[cfg(feature = "faults")]
+    let builder = builder.option(FAULT);
     builder
         .option(POLICY)
         .option(ALLOW_LSP)
@@ -132,6 +141,11 @@ where
     let integer = |option: &DefaultIntegerConfigOption<'static>| -> anyhow::Result<(String, i64)> {
         Ok((option.name().to_owned(), plugin.option(option)?))
     };
+    #[cfg(feature = "faults")]
+    match plugin.option(&FAULT)? {
+        Some(name) => crate::runtime::faults::arm(&name).map_err(BadOption)?,
+        None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
+    }
     let defaults = Config::default();
     Ok(Config {
         policy: policy(&plugin.option(&POLICY)?)?,
