@@ -25,11 +25,13 @@ NEEDS_NODES = {"node_factory", "bitcoind"}
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a minute")
+    config.addinivalue_line("markers", "faults: needs the binary that misbehaves on request")
 
 
 def pytest_collection_modifyitems(items):
     missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
     plugin = harness.find_plugin()
+    faults = harness.find_plugin(faults=True)
     for item in items:
         if not NEEDS_NODES.intersection(item.fixturenames):
             continue
@@ -37,6 +39,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="not on PATH: " + ", ".join(missing)))
         elif plugin is None:
             item.add_marker(pytest.mark.skip(reason="no cln-factory binary: run `cargo build` first"))
+        elif faults is None and item.get_closest_marker("faults"):
+            text = "no cln-factory-faults binary: run `cargo build --features faults --bin cln-factory-faults` first"
+            item.add_marker(pytest.mark.skip(reason=text))
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
