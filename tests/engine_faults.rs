@@ -374,3 +374,27 @@ fn garbage_and_replays() {
     assert_eq!(finish(&mut early, instance), State::Active);
     assert_eq!(left_out(&early, instance), Vec::<usize>::new());
 }
+
+/// S29: an operator that vanishes in the middle and never comes back is given up on, by its name, also
+/// after a restart has lost the ceremony and its deadline.
+#[test]
+fn an_operator_that_never_comes_back() {
+    for name in ["join", "partial_signatures", "stored"] {
+        let mut world = World::new(40, 2).unwrap();
+        world.tamper(move |out| if out.message.name() == name { Fate::Drop } else { Fate::Deliver });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.run_until("it was sent", |world| world.state(1, instance).is_some()).unwrap();
+        world.settle().unwrap();
+        world.stop(LSP);
+        world.restart(1).unwrap();
+        world.mine(143).unwrap();
+        assert!(world.state(1, instance).is_some_and(State::is_creating), "{name}: given up too early");
+        world.mine(5).unwrap();
+        assert_eq!(world.state(1, instance), Some(State::Aborted), "{name}");
+        let operator = world.members[LSP].id.to_string();
+        assert!(
+            world.failure(1, instance).unwrap_or_default().contains(&operator),
+            "{name}: nobody is named"
+        );
+    }
+}

@@ -83,6 +83,7 @@ impl Engine {
                 d.event(factory.instance, event);
             }
             self.publish(d, &after);
+            self.client_patience(d, &after);
             check_again(d, &after);
             self.end_if_dead(d, &after);
         }

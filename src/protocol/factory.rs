@@ -107,6 +107,8 @@ pub struct Factory {
     pub failure: Option<String>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// Client: height at which the current attempt's invitation arrived.
+    pub invited_at: Option<Height>,
     phase: State,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
@@ -155,6 +157,7 @@ impl Factory {
             exit: None,
             failure: None,
             birth,
+            invited_at: birth,
             phase,
             signed_for: vec![],
             opens_accepted: vec![],
@@ -170,6 +173,7 @@ impl Factory {
                 self.start_attempt("Invited", e.attempt, &e.terms)?;
                 self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
                 self.price_msat = e.price_msat;
+                self.invited_at = Some(e.height);
                 self.phase = if self.accepted { State::Joining } else { State::Invited };
             }
             Event::AttemptStarted(e) => {
