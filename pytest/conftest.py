@@ -52,6 +52,21 @@ def pytest_runtest_makereport(item, call):
     setattr(item, "rep_" + report.when, report)
 
 
+@pytest.fixture(autouse=True)
+def stop_together(request):
+    """Stops all nodes at once: pyln-testing does it one after the other, which takes longer than
+    many a test. It then finds them stopped, and looks at how they ended and what they logged."""
+    if "node_factory" not in request.fixturenames:
+        yield
+        return
+    factory = request.getfixturevalue("node_factory")
+    yield
+    stopping = [factory.executor.submit(node.stop) for node in factory.nodes]
+    for stopped in stopping:
+        # What went wrong comes up again when pyln-testing stops the node.
+        stopped.exception()
+
+
 class StrictBitcoinD(BitcoinD):
     """bitcoind that enforces the limits of version 3 transactions.
 

@@ -120,9 +120,17 @@ def channel_with(node, peer):
     return channels[0]
 
 
-def pay(payer, payee, amount_msat, label):
-    """Pays an invoice, and waits until the payee knows it."""
-    invoice = payee.rpc.invoice(amount_msat, label, label)["bolt11"]
+def pay(payer, payee, amount_msat, label, dead_end=False):
+    """Pays an invoice, and waits until the payee knows it.
+
+    Where the operator has no public channel, lightningd takes its clients for dead ends and gives
+    route hints through it only when it is told to (`dead_end`).
+    """
+    more = {}
+    if dead_end:
+        incoming = payee.rpc.call("listincoming")["incoming"]
+        more["exposeprivatechannels"] = [channel["short_channel_id"] for channel in incoming]
+    invoice = payee.rpc.invoice(amount_msat, label, label, **more)["bolt11"]
     result = payer.rpc.call("xpay", {"invstring": invoice})
     paid = payee.rpc.listinvoices(label)["invoices"][0]
     assert paid["status"] == "paid", paid

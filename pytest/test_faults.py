@@ -95,7 +95,7 @@ def test_whoever_fails_is_named_and_left_out(node_factory, bitcoind):
         (channel,) = client.rpc.listpeerchannels()["channels"]
         assert channel["state"] == "CHANNELD_NORMAL"
     pay(lsp, good[0], 20_000_000, "to the first")
-    pay(good[0], good[1], 5_000_000, "to the second")
+    pay(good[0], good[1], 5_000_000, "to the second", dead_end=True)
 
 
 # S4, S29, S30
@@ -116,7 +116,7 @@ def test_one_that_vanishes_between_ready_and_complete(node_factory, bitcoind):
     for client in (alice, bob):
         assert len(client.rpc.listpeerchannels()["channels"]) == 1, "the first attempt left no channel"
     pay(lsp, alice, 20_000_000, "to alice")
-    pay(alice, bob, 5_000_000, "alice to bob")
+    pay(alice, bob, 5_000_000, "alice to bob", dead_end=True)
 
     # When she is back, nothing waits for her and she waits for nothing.
     carol.start()

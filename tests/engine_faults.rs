@@ -53,9 +53,11 @@ fn an_operator_that_is_silent_towards_one_client() {
 fn a_client_that_comes_back_after_the_others_went_on() {
     for (seed, name) in (35..).zip(["join", "partial_signatures", "stored"]) {
         let mut world = World::new(seed, 3).unwrap();
-        world.tamper(move |out| {
-            if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
-        });
+        world.tamper(
+            move |out| {
+                if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+            },
+        );
         let instance = begin(&mut world, Profile::Static).unwrap();
         world.settle().unwrap();
         assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
