@@ -96,9 +96,9 @@ def test_clients_and_amounts(node_factory, bitcoind):
 
 
 def test_an_exit_that_takes_too_long(node_factory):
-    (node,) = node_factory.get_nodes(1, opts=[lsp_options(**{"factory-confirm-blocks": 1000})])
-    refused(node, "factory-plan", [8, 100_000], INVALID, "the longest exit takes", "2016")
-    refused(node, "factory-plan", [8, 100_000, 0, "stateful"], INVALID, "2016")
+    (node,) = node_factory.get_nodes(1, opts=[lsp_options(**{"factory-confirm-blocks": 700})])
+    refused(node, "factory-plan", [8, 100_000, 0, "stateful"], INVALID, "the longest exit takes", "2016")
+    refused(node, "factory-plan", [8, 100_000], INVALID, "dying period", "the longest exit, 1412 blocks")
     # One transaction over everybody still fits.
     assert node.rpc.call("factory-plan", [8, 100_000, 0, "flat"])["blocks_early"] <= 2016
 
@@ -163,7 +163,8 @@ def read_records(node):
 @pytest.mark.parametrize("damage", ["corrupted", "newer"])
 def test_a_record_that_is_not_understood(node_factory, bitcoind, damage):
     """S31: hooks keep answering, ordinary payments go on, nothing of any factory is touched."""
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), plugin_options()])
+    damaged = plugin_options(broken_log="factories are left alone, commands are refused")
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), damaged])
     fund(bitcoind, lsp, 3_000_000, 3_000_000)
     connect_all(lsp, [alice])
     wait_for_synced(bitcoind, nodes)

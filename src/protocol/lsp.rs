@@ -12,7 +12,7 @@ use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join,
 use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
-use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
+use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
 use super::state::State;
@@ -249,6 +249,8 @@ impl Engine {
                 return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
             }
         };
+        // So that a restart knows what to give back.
+        d.event(instance, FundingReserved { attempt, psbt: funding.psbt.clone().into_bytes() });
         d.change(Change::Funding(instance, funding.clone()));
         if ceremony.scripts.len() == factory.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);

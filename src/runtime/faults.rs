@@ -4,7 +4,7 @@
 //! | option `factory-fault` | what the node does wrong |
 //! | --- | --- |
 //! | `drop-<message>` | never sends this message of the protocol, such as `stored` |
-//! | `drop-first-<message>` | doesn't send it in the first attempt |
+//! | `drop-first-<message>` | doesn't send it the first time, to each peer |
 //! | `vanish-<message>` | hangs up instead of sending it, and says nothing more |
 //! | `bad-partial` | its last partial signature is wrong |
 //! | `bad-nonce` | its first nonce is no pair of points |
@@ -35,7 +35,8 @@ const MESSAGES: [&str; 13] = [
 #[derive(Debug, Clone)]
 enum Fault {
     Drop(String),
-    DropFirst(String),
+    /// And to whom it wasn't sent yet.
+    DropFirst(String, Vec<NodeId>),
     Vanish(String),
     /// After [`Fault::Vanish`].
     Mute,
@@ -56,7 +57,7 @@ fn fault() -> std::sync::MutexGuard<'static, Option<Fault>> {
 pub fn arm(name: &str) -> Result<(), String> {
     let message = |text: &str| MESSAGES.contains(&text).then(|| text.to_owned());
     let armed = if let Some(text) = name.strip_prefix("drop-first-") {
-        message(text).map(Fault::DropFirst)
+        message(text).map(|text| Fault::DropFirst(text, vec![]))
     } else if let Some(text) = name.strip_prefix("drop-") {
         message(text).map(Fault::Drop)
     } else if let Some(text) = name.strip_prefix("vanish-") {
@@ -84,9 +85,11 @@ pub(super) fn effect(effect: Effect) -> (Option<Effect>, Option<NodeId>) {
     match (armed, effect) {
         (Fault::Mute, Effect::Send { .. }) => (None, None),
         (Fault::Drop(name), Effect::Send { message, .. }) if message.name() == name => dropped(&message),
-        (Fault::DropFirst(name), Effect::Send { message, .. })
-            if message.name() == name && message.attempt() <= 1 =>
+        (Fault::DropFirst(name, mut done), Effect::Send { peer, message })
+            if message.name() == name && !done.contains(&peer) =>
         {
+            done.push(peer);
+            *fault = Some(Fault::DropFirst(name, done));
             dropped(&message)
         }
         (Fault::Vanish(name), Effect::Send { peer, message }) if message.name() == name => {
