@@ -157,6 +157,13 @@ fn in_seconds(millis: Millis) -> i64 {
     signed(millis / 1000)
 }
 
+#[cfg(feature = "faults")]
+const FAULT: cln_plugin::options::StringConfigOption =
+    cln_plugin::options::StringConfigOption::new_str_no_default(
+        "factory-fault",
+        "FOR TESTS ONLY: what this node does wrong on purpose, see src/runtime/faults.rs",
+    );
+
 /// A value that an option can't have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadOption(pub String);
@@ -176,6 +183,8 @@ where
     I: AsyncRead + Send + Unpin + 'static,
     O: AsyncWrite + Send + Unpin + 'static,
 {
+    #[cfg(feature = "faults")]
+    let builder = builder.option(FAULT);
     let builder = builder.option(policy_option()).option(ALLOW_LSP).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
@@ -190,6 +199,11 @@ where
     let integer = |number: &Number| -> anyhow::Result<(String, i64)> {
         Ok((number.name.to_owned(), plugin.option(&number.option())?))
     };
+    #[cfg(feature = "faults")]
+    match plugin.option(&FAULT)? {
+        Some(name) => crate::runtime::faults::arm(&name).map_err(BadOption)?,
+        None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
+    }
     Ok(Config {
         policy: policy(&plugin.option(&policy_option())?)?,
         allowed_lsps: plugin.option(&ALLOW_LSP)?.map(|ids| node_ids(&ids)).transpose()?,

@@ -58,6 +58,33 @@ fn an_operator_that_is_silent_towards_one_client() {
     }
 }
 
+/// S29: one that was left out while it was away is told so when it is back, and waits for nothing.
+#[test]
+fn a_client_that_comes_back_after_the_others_went_on() {
+    for (seed, name) in (35..).zip(["join", "partial_signatures", "stored"]) {
+        let mut world = World::new(seed, 3).unwrap();
+        world.tamper(
+            move |out| {
+                if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+            },
+        );
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.settle().unwrap();
+        assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
+        world.disconnect(LSP, 2);
+        let ended = |world: &World| !world.state(LSP, instance).is_some_and(State::is_creating);
+        world.run_until("creation has ended", ended).unwrap();
+        assert_eq!(world.state(LSP, instance), Some(State::Funding), "{name}");
+        assert_eq!(left_out(&world, instance), [2], "{name}");
+        assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
+        world.heal();
+        world.connect(LSP, 2).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.state(2, instance), Some(State::Aborted), "{name}");
+        assert!(world.failure(2, instance).unwrap().contains("left out"), "{name}");
+    }
+}
+
 /// S11: as long as one `stored` or one `channel_checked` is missing, nothing is broadcast.
 #[test]
 fn no_funding_before_everybody_is_safe() {

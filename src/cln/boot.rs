@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How far a reorganisation is assumed to reach that happened while the node was down.
 const DEEPEST_REORG: Height = 144;
 
+/// Bytes of `sun_path` without the final zero.
+const LONGEST_SOCKET_PATH: usize = 107;
+
 /// What [`prepare`] leaves for [`follow`].
 pub struct Prepared {
     /// For every hook, command and subscription.
@@ -100,9 +103,12 @@ fn refuse_everything(inbox: Inbox, reason: String) -> String {
     reason
 }
 
-/// lightningd gives the socket's name relative to its directory, or as a path.
+/// lightningd gives the socket's name relative to its directory, or as a path. It runs in that
+/// directory and so do we, which helps where the whole path is longer than a socket's may be.
 fn socket(network_dir: &Path, rpc_file: &str) -> PathBuf {
-    network_dir.join(rpc_file)
+    let path = network_dir.join(rpc_file);
+    let here = || std::env::current_dir().is_ok_and(|here| here.join(rpc_file) == path);
+    if path.as_os_str().len() > LONGEST_SOCKET_PATH && here() { PathBuf::from(rpc_file) } else { path }
 }
 
 async fn master_secret(rpc: &Rpc) -> Result<MasterSecret, CallError> {

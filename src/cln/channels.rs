@@ -20,6 +20,8 @@ struct Maps {
     ids: HashMap<String, ChannelId>,
     /// What is on chain.
     scids: HashMap<ChannelId, String>,
+    /// Those whose funding lightningd hasn't seen on chain.
+    unconfirmed: HashMap<ChannelId, KnownChannel>,
 }
 
 impl Channels {
@@ -31,6 +33,11 @@ impl Channels {
     /// A channel's short_channel_id, once it has one, as of the last look.
     pub fn scid(&self, channel: ChannelId) -> Option<String> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
+    }
+
+    /// The channel, if its funding isn't on chain as far as we have heard.
+    pub fn unconfirmed(&self, id: ChannelId) -> Option<KnownChannel> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).unconfirmed.get(&id).copied()
     }
 
     /// The channel of this scid; asks lightningd if it isn't known.
@@ -55,7 +62,12 @@ impl Channels {
             let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
                 continue;
             };
-            known.extend(describe(channel_id, channel));
+            let described = describe(channel_id, channel);
+            known.extend(described);
+            // lightningd knows no scid of its own for a funding that it hasn't seen.
+            if channel.get("short_channel_id").is_none() {
+                maps.unconfirmed.extend(described.map(|channel| (channel_id, channel)));
+            }
             // Not the remote alias: the peer chose it, and could choose another channel's.
             for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
                 if let Some(scid) = scid.as_str() {

@@ -204,7 +204,11 @@ impl Engine {
         };
         let failure = match result {
             Ok(()) => None,
-            Err(CheckFailure::NotYet) => return,
+            Err(CheckFailure::NotYet) => {
+                let text = "lightningd has no channel on our leaf yet: nothing is relied on before it has";
+                d.log(Level::Unusual, format!("{instance}: {text}"));
+                return;
+            }
             Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
                 d.log(
                     Level::Unusual,

@@ -208,6 +208,16 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// L: wallet inputs are reserved for an attempt. A restart gives them back.
+    pub struct FundingReserved {
+        /// For which attempt.
+        pub attempt: u32 => 0,
+        /// The funding PSBT, base64.
+        pub psbt: Vec<u8> => 2,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -246,6 +256,8 @@ tlv_enum! {
         16 "forgotten" => Forgotten(Forgotten),
         /// Client: an announced open was accepted.
         17 "open_accepted" => OpenAccepted(OpenAccepted),
+        /// L: wallet inputs are reserved.
+        18 "funding_reserved" => FundingReserved(FundingReserved),
     }
 }
 

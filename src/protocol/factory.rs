@@ -244,6 +244,13 @@ impl Factory {
                     self.opens_accepted.push(self.capacity(index));
                 }
             }
+            Event::FundingReserved(e) if e.attempt == self.attempt => {
+                let psbt = String::from_utf8(e.psbt.clone());
+                self.psbt = Some(psbt.map_err(|error| inconsistent("FundingReserved", error))?);
+            }
+            Event::FundingReserved(_) => {
+                return Err(inconsistent("FundingReserved", "it is of another attempt"));
+            }
             Event::Forgotten(_) => {}
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join,
 use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
-use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
+use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
 use super::progress::silent;
@@ -254,6 +254,8 @@ impl Engine {
                 return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
             }
         };
+        // So that a restart knows what to give back.
+        d.event(instance, FundingReserved { attempt, psbt: funding.psbt.clone().into_bytes() });
         d.change(Change::Funding(instance, funding.clone()));
         if ceremony.scripts.len() == factory.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
@@ -307,22 +309,18 @@ impl Engine {
     pub(super) fn on_resume(&self, d: &mut Draft<'_>, peer: NodeId, resume: &Resume) -> Result<(), Fault> {
         let Some(factory) = self.factories.get(&resume.instance) else {
             // Forgotten here: nobody shall wait for it (S29).
-            let reason = "the operator knows no such factory";
-            d.send(
-                peer,
-                Abort {
-                    instance: resume.instance,
-                    attempt: resume.attempt,
-                    phase: 0,
-                    reason: reason.into(),
-                    blames: None,
-                    retry: 0,
-                },
-            );
+            d.send(peer, over(resume, "the operator knows no such factory"));
             return Ok(());
         };
-        let Some(client) = factory.client_of(peer).filter(|_| factory.role == Role::Lsp) else {
+        if factory.role != Role::Lsp {
             return Err(Fault::stale("it is not a client of ours"));
+        }
+        let Some(client) = factory.client_of(peer) else {
+            // It was away when it was left out, and still waits (S29).
+            let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
+            let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
+            d.send(peer, over(resume, &format!("it was left out: {why}")));
+            return Ok(());
         };
         match self.lsp.get(&factory.instance) {
             // Its nonces are gone with its memory: a new join replaces the old.
@@ -339,7 +337,7 @@ impl Engine {
             None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
             None => {
                 let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
-                d.abort(factory, peer, 0, &reason, false);
+                d.send(peer, over(resume, &reason));
             }
         }
         Ok(())
@@ -511,6 +509,12 @@ impl Engine {
             Some((factory, ceremony, factory.client_of(peer)?))
         })
     }
+}
+
+/// The answer to who resumes what is over: about the attempt that it knows.
+fn over(resume: &Resume, reason: &str) -> Abort {
+    let (instance, attempt) = (resume.instance, resume.attempt);
+    Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }
 }
 
 fn invitation(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {

@@ -6,6 +6,8 @@
 
 pub mod clock;
 mod core;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod handle;
 mod peers;
 mod view;
