@@ -16,20 +16,23 @@ os.environ.setdefault("TEST_NETWORK", "regtest")
 import pytest  # noqa: E402
 from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
-from pyln.testing.utils import BitcoinD  # noqa: E402
+from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
 import harness  # noqa: E402
+import promises  # noqa: E402
 
 NEEDS_NODES = {"node_factory", "bitcoind"}
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a minute")
+    config.addinivalue_line("markers", "faults: needs the binary that misbehaves on request")
 
 
 def pytest_collection_modifyitems(items):
     missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
     plugin = harness.find_plugin()
+    faults = harness.find_plugin(faults=True)
     for item in items:
         if not NEEDS_NODES.intersection(item.fixturenames):
             continue
@@ -37,6 +40,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="not on PATH: " + ", ".join(missing)))
         elif plugin is None:
             item.add_marker(pytest.mark.skip(reason="no cln-factory binary: run `cargo build` first"))
+        elif faults is None and item.get_closest_marker("faults"):
+            text = "no cln-factory-faults binary: run `cargo build --features faults --bin cln-factory-faults` first"
+            item.add_marker(pytest.mark.skip(reason=text))
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
@@ -45,6 +51,28 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     setattr(item, "rep_" + report.when, report)
+
+
+@pytest.fixture(autouse=True)
+def keep_promises(monkeypatch):
+    """Every factory-* call of every test has to keep its schema in plugin-manifest/."""
+    call = promises.hold_to_schemas(PrettyPrintingLightningRpc.call)
+    monkeypatch.setattr(PrettyPrintingLightningRpc, "call", call)
+
+
+@pytest.fixture(autouse=True)
+def stop_together(request):
+    """Stops all nodes at once: pyln-testing does it one after the other, which takes longer than
+    many a test. It then finds them stopped, and looks at how they ended and what they logged."""
+    if "node_factory" not in request.fixturenames:
+        yield
+        return
+    factory = request.getfixturevalue("node_factory")
+    yield
+    stopping = [factory.executor.submit(node.stop) for node in factory.nodes]
+    for stopped in stopping:
+        # What went wrong comes up again when pyln-testing stops the node.
+        stopped.exception()
 
 
 class StrictBitcoinD(BitcoinD):

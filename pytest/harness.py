@@ -6,16 +6,23 @@ import pathlib
 from pyln.testing.utils import sync_blockheight, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PLUGINS = ROOT / "pytest" / "plugins"
 FEATURE_BIT = 271
 
 
-def find_plugin():
-    """The binary: $CLN_FACTORY, or the newest that cargo built."""
-    if "CLN_FACTORY" in os.environ:
-        path = pathlib.Path(os.environ["CLN_FACTORY"])
+# Exits that are as short as they can be, and deadlines that a test can wait for.
+FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2}
+
+
+def find_plugin(faults=False):
+    """The binary: $CLN_FACTORY, or the newest that cargo built. With `faults`, the one that
+    misbehaves on request: $CLN_FACTORY_FAULTS, or what `cargo build --features faults` made."""
+    variable, name = ("CLN_FACTORY_FAULTS", "cln-factory-faults") if faults else ("CLN_FACTORY", "cln-factory")
+    if variable in os.environ:
+        path = pathlib.Path(os.environ[variable])
         return str(path) if path.exists() else None
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    built = [target / profile / "cln-factory" for profile in ("release", "debug")]
+    built = [target / profile / name for profile in ("release", "debug")]
     built = [path for path in built if path.exists()]
     return str(max(built, key=lambda path: path.stat().st_mtime)) if built else None
 
@@ -25,6 +32,8 @@ def plugin_options(**more):
     options = {
         "plugin": find_plugin(),
         "factory-policy": "auto",
+        # The default of a day makes every test mine a day's blocks.
+        "factory-margin-blocks": 12,
         "log-level": "debug",
         "may_reconnect": True,
     }
@@ -34,6 +43,11 @@ def plugin_options(**more):
 
 def lsp_options(**more):
     return plugin_options(**{"factory-policy": "never", **more})
+
+
+def faulty(fault, **more):
+    """Options of a node that does this wrong on purpose (src/runtime/faults.rs)."""
+    return plugin_options(**{"plugin": find_plugin(faults=True), "factory-fault": fault, **more})
 
 
 def status(node):
@@ -109,9 +123,17 @@ def channel_with(node, peer):
     return channels[0]
 
 
-def pay(payer, payee, amount_msat, label):
-    """Pays an invoice, and waits until the payee knows it."""
-    invoice = payee.rpc.invoice(amount_msat, label, label)["bolt11"]
+def pay(payer, payee, amount_msat, label, dead_end=False):
+    """Pays an invoice, and waits until the payee knows it.
+
+    Where the operator has no public channel, lightningd takes its clients for dead ends and gives
+    route hints through it only when it is told to (`dead_end`).
+    """
+    more = {}
+    if dead_end:
+        incoming = payee.rpc.call("listincoming")["incoming"]
+        more["exposeprivatechannels"] = [channel["short_channel_id"] for channel in incoming]
+    invoice = payee.rpc.invoice(amount_msat, label, label, **more)["bolt11"]
     result = payer.rpc.call("xpay", {"invstring": invoice})
     paid = payee.rpc.listinvoices(label)["invoices"][0]
     assert paid["status"] == "paid", paid
@@ -122,3 +144,90 @@ def onchain_msat(node):
     """What the node's wallet can spend, confirmed."""
     outputs = node.rpc.listfunds()["outputs"]
     return sum(int(output["amount_msat"]) for output in outputs if output["status"] == "confirmed")
+
+
+def factory_of(node, instance):
+    """One factory as a node sees it."""
+    found = node.rpc.call("factory-list", {"factory_instance": instance})["factories"]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def wait_for_factory(node, instance, *wanted):
+    wait_for(lambda: factory_of(node, instance)["state"] in wanted)
+
+
+def channel_in(factory, client):
+    """lightningd's channel of a client in a factory, as the client sees it."""
+    mine = [place for place in factory_of(client, factory["factory_instance"])["clients"]]
+    assert len(mine) == 1, mine
+    return channel_by_id(client, mine[0]["channel_id"])
+
+
+def channel_by_id(node, channel_id):
+    channels = node.rpc.listpeerchannels()["channels"]
+    found = [channel for channel in channels if channel.get("channel_id") == channel_id]
+    assert len(found) == 1, (channel_id, channels)
+    return found[0]
+
+
+def activate(bitcoind, factory, lsp, clients):
+    """Mines until every channel of a factory that was just created is usable."""
+    nodes, instance = [lsp, *clients], factory["factory_instance"]
+    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=factory["funding_txid"])
+    for node in nodes:
+        wait_for_factory(node, instance, "active")
+    for client in clients:
+        wait_for(lambda: channel_in(factory, client)["state"] == "CHANNELD_NORMAL")
+        # Route hints need the operator's channel_update.
+        wait_for(lambda: "remote" in channel_in(factory, client).get("updates", {}))
+    return factory_of(lsp, instance)
+
+
+def fund(bitcoind, node, *amounts):
+    """Confirmed coins of these amounts, in one block."""
+    for amount in amounts:
+        bitcoind.rpc.sendtoaddress(node.rpc.newaddr("bech32")["bech32"], amount / 10**8)
+    before = len(node.rpc.listfunds()["outputs"])
+    bitcoind.generate_block(1, wait_for_mempool=len(amounts))
+    wait_for(lambda: len(node.rpc.listfunds()["outputs"]) >= before + len(amounts))
+
+
+def reserved(node):
+    """Outputs of the wallet that something keeps back."""
+    return [output for output in node.rpc.listfunds()["outputs"] if output["reserved"]]
+
+
+def wait_for_synced(bitcoind, nodes):
+    """Until every node's plugin has handled the last block."""
+    mine(bitcoind, 0, nodes)
+
+
+def transaction(bitcoind, txid):
+    """A transaction, decoded, with its amounts in satoshi."""
+    tx = bitcoind.rpc.getrawtransaction(txid, True)
+    for output in tx["vout"]:
+        output["sat"] = round(output["value"] * 10**8)
+    return tx
+
+
+def spender(bitcoind, txid, vout):
+    """The confirmed transaction that spends an output, or None. Looks at the last 400 blocks."""
+    tip = bitcoind.rpc.getblockcount()
+    for height in range(tip, max(tip - 400, 0), -1):
+        block = bitcoind.rpc.getblock(bitcoind.rpc.getblockhash(height), 2)
+        for tx in block["tx"]:
+            for spent in tx["vin"]:
+                if spent.get("txid") == txid and spent.get("vout") == vout:
+                    return transaction(bitcoind, tx["txid"])
+    return None
+
+
+def start_without_developer(nodes):
+    """Starts nodes that pyln-testing made with start=False, as an operator would run them."""
+    for node in nodes:
+        node.daemon.early_opts.remove("--developer")
+        for option in [option for option in node.daemon.opts if option.startswith("dev-")]:
+            del node.daemon.opts[option]
+    for node in nodes:
+        node.start()

@@ -26,6 +26,16 @@ fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 
     world
 }
 
+/// Changes the list of members that a proposal shows.
+fn members(
+    propose: &mut Propose,
+    change: impl FnOnce(&mut Vec<(bitcoin::secp256k1::PublicKey, bitcoin::ScriptBuf)>),
+) {
+    let mut all = propose.clients.to_vec();
+    change(&mut all);
+    propose.clients = all.into();
+}
+
 /// S29, S30: whoever is silent in a phase is named, and the others go on without it.
 #[test]
 fn a_silent_client_in_every_phase() {
@@ -45,6 +55,33 @@ fn an_operator_that_is_silent_towards_one_client() {
         without(seed, &[2], move |out| {
             if out.to == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
         });
+    }
+}
+
+/// S29: one that was left out while it was away is told so when it is back, and waits for nothing.
+#[test]
+fn a_client_that_comes_back_after_the_others_went_on() {
+    for (seed, name) in (35..).zip(["join", "partial_signatures", "stored"]) {
+        let mut world = World::new(seed, 3).unwrap();
+        world.tamper(
+            move |out| {
+                if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+            },
+        );
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.settle().unwrap();
+        assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
+        world.disconnect(LSP, 2);
+        let ended = |world: &World| !world.state(LSP, instance).is_some_and(State::is_creating);
+        world.run_until("creation has ended", ended).unwrap();
+        assert_eq!(world.state(LSP, instance), Some(State::Funding), "{name}");
+        assert_eq!(left_out(&world, instance), [2], "{name}");
+        assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
+        world.heal();
+        world.connect(LSP, 2).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.state(2, instance), Some(State::Aborted), "{name}");
+        assert!(world.failure(2, instance).unwrap().contains("left out"), "{name}");
     }
 }
 
@@ -205,18 +242,16 @@ fn every_tampering_of_a_proposal() {
     let changes: &[(&str, Change)] = &[
         ("operator's key", |m| m.lsp_key = m.lsp_key.negate(bitcoin::secp256k1::SECP256K1)),
         ("operator's key is ours", |m| m.lsp_key = m.clients[1].0),
-        ("our key", |m| m.clients[1].0 = m.clients[1].0.negate(bitcoin::secp256k1::SECP256K1)),
-        ("our payout", |m| m.clients[1].1 = m.clients[0].1.clone()),
-        ("a key twice", |m| m.clients[2].0 = m.clients[0].0),
+        ("our key", |m| members(m, |all| all[1].0 = all[1].0.negate(bitcoin::secp256k1::SECP256K1))),
+        ("our payout", |m| members(m, |all| all[1].1 = all[0].1.clone())),
+        ("a key twice", |m| members(m, |all| all[2].0 = all[0].0)),
         ("another's key", |m| {
             let secret = bitcoin::secp256k1::SecretKey::from_slice(&[7; 32]).unwrap();
-            m.clients[0].0 = secret.public_key(bitcoin::secp256k1::SECP256K1);
+            members(m, |all| all[0].0 = secret.public_key(bitcoin::secp256k1::SECP256K1));
         }),
-        ("a payout that is none", |m| m.clients[0].1 = anchor_script()),
-        ("one member less", |m| {
-            m.clients.pop();
-        }),
-        ("members swapped", |m| m.clients.swap(0, 1)),
+        ("a payout that is none", |m| members(m, |all| all[0].1 = anchor_script())),
+        ("one member less", |m| members(m, |all| all.truncate(2))),
+        ("members swapped", |m| members(m, |all| all.swap(0, 1))),
         ("funding amount", |m| {
             let vout = usize::try_from(m.funding_vout).unwrap();
             m.funding_tx.output[vout].value -= bitcoin::Amount::ONE_SAT;
@@ -277,7 +312,7 @@ fn a_lie_that_only_the_transcript_shows() {
     without(100, &[2], |out| match &out.message {
         Message::Propose(propose) if out.to == 2 => {
             let mut propose = propose.clone();
-            propose.clients[0].1 = propose.clients[2].1.clone();
+            members(&mut propose, |all| all[0].1 = all[2].1.clone());
             Fate::replace(propose)
         }
         _ => Fate::Deliver,
@@ -348,4 +383,28 @@ fn garbage_and_replays() {
     }
     assert_eq!(finish(&mut early, instance), State::Active);
     assert_eq!(left_out(&early, instance), Vec::<usize>::new());
+}
+
+/// S29: an operator that vanishes in the middle and never comes back is given up on, by its name, also
+/// after a restart has lost the ceremony and its deadline.
+#[test]
+fn an_operator_that_never_comes_back() {
+    for name in ["join", "partial_signatures", "stored"] {
+        let mut world = World::new(40, 2).unwrap();
+        world.tamper(move |out| if out.message.name() == name { Fate::Drop } else { Fate::Deliver });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.run_until("it was sent", |world| world.state(1, instance).is_some()).unwrap();
+        world.settle().unwrap();
+        world.stop(LSP);
+        world.restart(1).unwrap();
+        world.mine(143).unwrap();
+        assert!(world.state(1, instance).is_some_and(State::is_creating), "{name}: given up too early");
+        world.mine(5).unwrap();
+        assert_eq!(world.state(1, instance), Some(State::Aborted), "{name}");
+        let operator = world.members[LSP].id.to_string();
+        assert!(
+            world.failure(1, instance).unwrap_or_default().contains(&operator),
+            "{name}: nobody is named"
+        );
+    }
 }

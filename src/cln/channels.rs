@@ -12,12 +12,32 @@ use super::client::{Call, CallError, field};
 
 /// A map that follows `listpeerchannels`.
 #[derive(Debug, Clone, Default)]
-pub struct Channels(Arc<RwLock<HashMap<String, ChannelId>>>);
+pub struct Channels(Arc<RwLock<Maps>>);
+
+#[derive(Debug, Default)]
+struct Maps {
+    /// By scid or local alias.
+    ids: HashMap<String, ChannelId>,
+    /// What is on chain.
+    scids: HashMap<ChannelId, String>,
+    /// Those whose funding lightningd hasn't seen on chain.
+    unconfirmed: HashMap<ChannelId, KnownChannel>,
+}
 
 impl Channels {
     /// The channel of this scid or local alias, if it is known.
     pub fn get(&self, scid: &str) -> Option<ChannelId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(scid).copied()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).ids.get(scid).copied()
+    }
+
+    /// A channel's short_channel_id, once it has one, as of the last look.
+    pub fn scid(&self, channel: ChannelId) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
+    }
+
+    /// The channel, if its funding isn't on chain as far as we have heard.
+    pub fn unconfirmed(&self, id: ChannelId) -> Option<KnownChannel> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).unconfirmed.get(&id).copied()
     }
 
     /// The channel of this scid; asks lightningd if it isn't known.
@@ -35,22 +55,30 @@ impl Channels {
     pub async fn refresh<C: Call>(&self, rpc: &C) -> Result<Vec<KnownChannel>, CallError> {
         let answer = rpc.call("listpeerchannels", json!({})).await?;
         let list: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-        let mut scids = HashMap::new();
+        let mut maps = Maps::default();
         let mut known = Vec::new();
         for channel in &list {
             // What isn't committed yet has no id.
             let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
                 continue;
             };
-            known.extend(describe(channel_id, channel));
+            let described = describe(channel_id, channel);
+            known.extend(described);
+            // lightningd knows no scid of its own for a funding that it hasn't seen.
+            if channel.get("short_channel_id").is_none() {
+                maps.unconfirmed.extend(described.map(|channel| (channel_id, channel)));
+            }
             // Not the remote alias: the peer chose it, and could choose another channel's.
             for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
                 if let Some(scid) = scid.as_str() {
-                    scids.insert(scid.to_owned(), channel_id);
+                    maps.ids.insert(scid.to_owned(), channel_id);
                 }
             }
+            if let Some(scid) = channel["short_channel_id"].as_str() {
+                maps.scids.insert(channel_id, scid.to_owned());
+            }
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = scids;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = maps;
         Ok(known)
     }
 }

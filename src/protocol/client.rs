@@ -21,6 +21,9 @@ use super::state::State;
 
 /// Attempts at one factory that a client follows: each costs a record (S28).
 const MAX_ATTEMPT: u32 = 100;
+/// Blocks that an invitation, or an attempt that a restart or a disconnect has interrupted, waits for
+/// its operator (S29).
+const PATIENCE: u32 = 144;
 /// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
 const MAX_KEPT_PER_PEER: usize = 64;
 
@@ -336,6 +339,20 @@ impl Engine {
                 );
             }
             d.change(Change::End(*instance));
+        }
+    }
+
+    /// S29: an operator that never comes back doesn't keep us waiting for ever.
+    pub(super) fn client_patience(&self, d: &mut Draft<'_>, factory: &Factory) {
+        let waiting = factory.role != Role::Lsp
+            && factory.phase().is_creating()
+            && factory.funding_height().is_none()
+            && !self.client.contains_key(&factory.instance);
+        let Some(since) = factory.invited_at.filter(|_| waiting) else { return };
+        if d.height >= since.saturating_add(PATIENCE) {
+            let reason = format!("the operator {} did nothing for {PATIENCE} blocks", factory.lsp());
+            d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
+            self.end_attempt(d, factory, &reason);
         }
     }
 

@@ -57,7 +57,6 @@ impl Engine {
         )
         .map_err(Fault::peer)?;
 
-        let job_nonces = propose.nonces.clone();
         let proposal = Arc::new(propose.clone());
         d.event(
             factory.instance,
@@ -69,7 +68,6 @@ impl Engine {
             Box::new(SignJob {
                 attempt: factory.attempt,
                 tree,
-                agg_nonces: job_nonces,
                 transcript,
                 role: SignAs::Client {
                     lsp: peer,
@@ -108,7 +106,7 @@ impl Engine {
         if foreign && !planted(Bug::SiblingScript) {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
-        let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
+        let tree = build_tree(&factory.layout, factory.scope(), propose, None).map_err(Fault::peer)?;
         let script = tree.output_key(0).map(key_script);
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
         let output =
@@ -210,7 +208,11 @@ impl Engine {
         };
         let failure = match result {
             Ok(()) => None,
-            Err(CheckFailure::NotYet) => return,
+            Err(CheckFailure::NotYet) => {
+                let text = "lightningd has no channel on our leaf yet: nothing is relied on before it has";
+                d.log(Level::Unusual, format!("{instance}: {text}"));
+                return;
+            }
             Err(CheckFailure::Mismatch(_)) if planted(Bug::UncheckedChannel) => None,
             Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
                 d.log(

@@ -178,6 +178,8 @@ tlv_struct! {
         pub height: Height => 0,
         /// Why.
         pub reason: String => 2,
+        /// Whose paths: a client's own; for L those of the clients whose channels it takes on chain.
+        pub clients: Vec<ClientIndex> => 4,
     }
 }
 
@@ -203,6 +205,16 @@ tlv_struct! {
     pub struct Forgotten {
         /// Why.
         pub reason: String => 0,
+    }
+}
+
+tlv_struct! {
+    /// L: wallet inputs are reserved for an attempt. A restart gives them back.
+    pub struct FundingReserved {
+        /// For which attempt.
+        pub attempt: u32 => 0,
+        /// The funding PSBT, base64.
+        pub psbt: Vec<u8> => 2,
     }
 }
 
@@ -244,6 +256,8 @@ tlv_enum! {
         16 "forgotten" => Forgotten(Forgotten),
         /// Client: an announced open was accepted.
         17 "open_accepted" => OpenAccepted(OpenAccepted),
+        /// L: wallet inputs are reserved.
+        18 "funding_reserved" => FundingReserved(FundingReserved),
     }
 }
 

@@ -6,16 +6,19 @@ use std::collections::BTreeSet;
 use crate::planted::{Bug, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::tx::tree::funding_script;
+use crate::tx::musig::PubNonce;
+use crate::tx::scripts::{is_payout, key_script};
+use crate::tx::tree::funding_key;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
 use super::Engine;
 use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
-use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten};
+use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
+use super::progress::silent;
 use super::state::State;
 
 impl Engine {
@@ -79,7 +82,9 @@ impl Engine {
     /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
     fn invite(&self, d: &mut Draft<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
-        d.change(Change::StartLsp(terms.instance, LspCeremony::new(attempt, Phase::Inviting, deadline)));
+        let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
+        let ceremony = LspCeremony::new(attempt, own_key, Phase::Inviting, deadline);
+        d.change(Change::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
             return;
@@ -110,22 +115,19 @@ impl Engine {
                 join.nonces.len()
             )));
         }
-        for nonce in &join.nonces {
-            nonce.check().map_err(Fault::peer)?;
-        }
-        if !crate::tx::scripts::is_payout(&join.payout) {
+        let nonces =
+            join.nonces.iter().map(PubNonce::checked).collect::<Result<Vec<_>, _>>().map_err(Fault::peer)?;
+        if !is_payout(&join.payout) {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
         // S5: the same key twice would let one signature count for two.
         // So would its negation, which is the same key in a Taproot output.
-        let x = |key: &bitcoin::secp256k1::PublicKey| key.x_only_public_key().0;
-        let own = self.factory_key(factory.instance, factory.attempt).public();
-        let theirs = x(&join.factory_key);
-        if theirs == x(&own) || ceremony.joins.values().any(|other| x(&other.factory_key) == theirs) {
+        let key = join.factory_key.x_only_public_key().0.serialize();
+        if key == ceremony.own_key || ceremony.keys.contains(&key) {
             return Err(Fault::peer("its factory key is another member's"));
         }
         // The change first: what follows from it may end the attempt.
-        d.change(Change::Joined(factory.instance, client, join.clone()));
+        d.change(Change::Joined(factory.instance, client, join.clone(), nonces));
         if ceremony.joins.len().saturating_add(1) == factory.clients.len() {
             let mut joins = ceremony.joins.clone();
             joins.insert(client, join);
@@ -143,14 +145,16 @@ impl Engine {
     ) {
         let own = self.factory_key(factory.instance, factory.attempt).public();
         let roster = super::lsp_signing::roster_of(own, joins);
-        let script = match funding_script(&factory.layout, &roster) {
-            Ok(script) => script,
+        let key = match funding_key(&factory.layout, &roster) {
+            Ok(key) => Box::new(key),
             Err(error) => {
                 return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
             }
         };
+        let script = key_script(key.output_key());
         let instance = factory.instance;
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.change(Change::FundingKey(instance, key));
         d.change(Change::Phase(instance, Phase::Opening, deadline));
         d.effect(Effect::PrepareFunding {
             instance,
@@ -221,12 +225,13 @@ impl Engine {
                 return self.restart(d, factory, &[peer], &reason);
             }
         };
-        let mut scripts = ceremony.scripts.clone();
-        scripts.insert(client, script.clone());
-        d.change(Change::Script(instance, client, script));
+        d.change(Change::Script(instance, client, script.clone()));
+        let others = ceremony.scripts.keys().filter(|other| **other != client).count();
         if let Some(funding) = &ceremony.funding
-            && scripts.len() == factory.clients.len()
+            && others.saturating_add(1) == factory.clients.len()
         {
+            let mut scripts = ceremony.scripts.clone();
+            scripts.insert(client, script);
             self.begin_signing(d, factory, ceremony, &scripts, funding);
         }
     }
@@ -250,6 +255,8 @@ impl Engine {
                 return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
             }
         };
+        // So that a restart knows what to give back.
+        d.event(instance, FundingReserved { attempt, psbt: funding.psbt.clone().into_bytes() });
         d.change(Change::Funding(instance, funding.clone()));
         if ceremony.scripts.len() == factory.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
@@ -303,22 +310,18 @@ impl Engine {
     pub(super) fn on_resume(&self, d: &mut Draft<'_>, peer: NodeId, resume: &Resume) -> Result<(), Fault> {
         let Some(factory) = self.factories.get(&resume.instance) else {
             // Forgotten here: nobody shall wait for it (S29).
-            let reason = "the operator knows no such factory";
-            d.send(
-                peer,
-                Abort {
-                    instance: resume.instance,
-                    attempt: resume.attempt,
-                    phase: 0,
-                    reason: reason.into(),
-                    blames: None,
-                    retry: 0,
-                },
-            );
+            d.send(peer, over(resume, "the operator knows no such factory"));
             return Ok(());
         };
-        let Some(client) = factory.client_of(peer).filter(|_| factory.role == Role::Lsp) else {
+        if factory.role != Role::Lsp {
             return Err(Fault::stale("it is not a client of ours"));
+        }
+        let Some(client) = factory.client_of(peer) else {
+            // It was away when it was left out, and still waits (S29).
+            let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
+            let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
+            d.send(peer, over(resume, &format!("it was left out: {why}")));
+            return Ok(());
         };
         match self.lsp.get(&factory.instance) {
             // Its nonces are gone with its memory: a new join replaces the old.
@@ -335,7 +338,7 @@ impl Engine {
             None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
             None => {
                 let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
-                d.abort(factory, peer, 0, &reason, false);
+                d.send(peer, over(resume, &reason));
             }
         }
         Ok(())
@@ -349,17 +352,7 @@ impl Engine {
             if d.now < ceremony.deadline || planted(Bug::NoDeadline) {
                 continue;
             }
-            let silent: Vec<NodeId> = (0u32..)
-                .zip(&factory.clients)
-                .filter(|(client, _)| match ceremony.phase {
-                    Phase::Inviting => !ceremony.joins.contains_key(client),
-                    Phase::Opening => !ceremony.scripts.contains_key(client),
-                    Phase::Signing => !ceremony.partials.contains_key(client),
-                    Phase::Storing => !ceremony.stored.contains(client),
-                    Phase::Completing => !factory.checked.contains(client),
-                })
-                .map(|(_, node)| *node)
-                .collect();
+            let silent = silent(factory, ceremony);
             if silent.is_empty() {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
@@ -411,7 +404,13 @@ impl Engine {
             self.restart(d, factory, &[], "this node was restarted before every channel was committed");
         } else {
             let deadline = d.now.saturating_add(self.config.invite_timeout);
-            let ceremony = LspCeremony::new(factory.attempt, Phase::Completing, deadline);
+            let own_key = self
+                .factory_key(factory.instance, factory.attempt)
+                .public()
+                .x_only_public_key()
+                .0
+                .serialize();
+            let ceremony = LspCeremony::new(factory.attempt, own_key, Phase::Completing, deadline);
             d.change(Change::StartLsp(factory.instance, ceremony));
         }
     }
@@ -511,6 +510,12 @@ impl Engine {
             Some((factory, ceremony, factory.client_of(peer)?))
         })
     }
+}
+
+/// The answer to who resumes what is over: about the attempt that it knows.
+fn over(resume: &Resume, reason: &str) -> Abort {
+    let (instance, attempt) = (resume.instance, resume.attempt);
+    Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }
 }
 
 fn invitation(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {

@@ -141,6 +141,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
 
     async fn handle(&mut self, input: Input, reply: Option<Reply>) {
         let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
+        #[cfg(feature = "faults")]
+        let input = super::faults::input(input);
         let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
         if let Err(error) = self.commit(&step).await {
             // The step is dropped: nothing of it happened, in memory or outside (S14).
@@ -199,7 +201,18 @@ impl<S: Store, N: Node> Runtime<S, N> {
         }
     }
 
+    #[cfg(feature = "faults")]
+    fn tampered(&self, effect: Effect) -> Option<Effect> {
+        let (effect, vanish_from) = super::faults::effect(effect);
+        if let Some(peer) = vanish_from {
+            self.node.disconnect(peer);
+        }
+        effect
+    }
+
     fn carry_out(&mut self, effect: Effect) {
+        #[cfg(feature = "faults")]
+        let Some(effect) = self.tampered(effect) else { return };
         match effect {
             Effect::Send { peer, message } => self.peers.send(peer, &message, &self.node),
             Effect::Log { level, text } => write_log(level, &text),

@@ -4,8 +4,10 @@
 //! stores the events, and only then lets anything of it become real (S10, S14). Nothing is shared
 //! but the [`View`], from which hooks answer without waiting.
 
-mod clock;
+pub mod clock;
 mod core;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod handle;
 mod peers;
 mod view;

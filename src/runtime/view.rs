@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use crate::protocol::{ChannelPolicy, Engine};
-use crate::types::{ChannelId, Height, NodeId};
+use crate::types::{Amount, ChannelId, Height, NodeId};
 
 /// The latest of everything that a hook may ask.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +14,8 @@ pub struct HtlcView {
     pub height: Option<Height>,
     /// Every factory channel of this node.
     pub policies: HashMap<ChannelId, ChannelPolicy>,
+    /// Peer and capacity of every open that was accepted for a factory, whatever became of it (S18).
+    pub suspects: HashSet<(NodeId, Amount)>,
     /// Over all usable factory channels (S17).
     pub largest_blocks_early: u16,
 }
@@ -48,7 +50,8 @@ impl View {
         let usable = policies.values().filter(|policy| policy.usable.is_ok());
         let largest_blocks_early = usable.map(|policy| policy.blocks_early).max().unwrap_or(0);
         let height = engine.tip().map(|(height, _)| height);
-        let view = HtlcView { height, policies, largest_blocks_early };
+        let suspects = engine.suspects().into_iter().collect();
+        let view = HtlcView { height, policies, suspects, largest_blocks_early };
         *self.htlc.write().unwrap_or_else(PoisonError::into_inner) = view;
     }
 }

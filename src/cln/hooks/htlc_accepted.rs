@@ -6,7 +6,9 @@ use std::time::Duration;
 use bitcoin::hex::DisplayHex;
 use serde_json::{Value, json};
 
-use crate::protocol::htlc::{Htlc, Verdict, admit};
+use crate::protocol::KnownChannel;
+use crate::protocol::htlc::{Failure, Htlc, Verdict, admit};
+use crate::runtime::HtlcView;
 use crate::types::{ChannelId, Height};
 
 use super::super::state::State;
@@ -20,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Answers the hook.
 pub async fn answer(state: &State, request: &Value) -> Value {
     let view = state.runtime.view();
-    if view.htlc(|view| view.policies.is_empty()) {
+    if view.htlc(|view| view.policies.is_empty() && view.suspects.is_empty()) {
         return carry_on();
     }
     let htlc = &request["htlc"];
@@ -33,8 +35,10 @@ pub async fn answer(state: &State, request: &Value) -> Value {
     let ours = |channel: &Option<ChannelId>| {
         channel.is_some_and(|id| view.htlc(|view| view.policies.contains_key(&id)))
     };
-    if !ours(&incoming) && !ours(&outgoing) {
-        return carry_on();
+    let others = [incoming, outgoing].map(|channel| channel.filter(|_| !ours(&channel)));
+    let verdict = suspicion(state, others).await;
+    if verdict != Verdict::Continue || (!ours(&incoming) && !ours(&outgoing)) {
+        return answer_with(htlc, verdict);
     }
     wait_for_first_block(state).await;
     // Where lightningd is ahead of the block that we handled last, its height counts.
@@ -54,12 +58,48 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         };
         admit(&htlc, view.height.unwrap_or(0).max(ahead))
     });
+    answer_with(htlc, verdict)
+}
+
+fn answer_with(htlc: &Value, verdict: Verdict) -> Value {
     match verdict {
         Verdict::Continue => carry_on(),
         Verdict::Fail { failure, reason } => {
             log::info!("failing an HTLC of {} msat: {reason}", htlc["amount_msat"]);
             json!({"result": "fail", "failure_message": failure.message().to_lower_hex_string()})
         }
+    }
+}
+
+async fn suspicion(state: &State, channels: [Option<ChannelId>; 2]) -> Verdict {
+    let judge = || {
+        let unconfirmed = channels.map(|channel| state.channels.unconfirmed(channel?));
+        state.runtime.view().htlc(|view| judge_unchecked(view, unconfirmed))
+    };
+    if judge() == Verdict::Continue {
+        return Verdict::Continue;
+    }
+    // Nobody tells us when a funding confirms: look once more before a payment fails for it.
+    if let Err(error) = state.channels.refresh(&state.rpc).await {
+        log::warn!("looking at channels before an HTLC fails: {error}");
+    }
+    judge()
+}
+
+/// An operator can complete an open that we accepted for a factory on whatever transaction it likes:
+/// a channel that looks like one, isn't on chain and is none that we checked, takes nothing (S18).
+fn judge_unchecked(view: &HtlcView, [incoming, outgoing]: [Option<KnownChannel>; 2]) -> Verdict {
+    let suspect = |channel: Option<KnownChannel>| {
+        channel.filter(|channel| view.suspects.contains(&(channel.peer, channel.capacity)))
+    };
+    let fail = |failure, channel: KnownChannel| Verdict::Fail {
+        failure,
+        reason: format!("channel {} was opened for a factory and isn't in any", channel.channel_id),
+    };
+    match (suspect(incoming), suspect(outgoing)) {
+        (Some(channel), _) => fail(Failure::TemporaryNode, channel),
+        (None, Some(channel)) => fail(Failure::TemporaryChannel, channel),
+        (None, None) => Verdict::Continue,
     }
 }
 
@@ -77,4 +117,31 @@ async fn wait_for_first_block(state: &State) {
 
 fn height(value: &Value) -> Option<Height> {
     value.as_u64()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Amount, NodeId};
+
+    // S18
+    #[test]
+    fn nothing_moves_on_a_channel_that_was_opened_for_a_factory_and_is_in_none() {
+        let peer = NodeId([2; 33]);
+        let capacity = Amount::from_sat(50_000);
+        let looks_alike = KnownChannel { channel_id: ChannelId([1; 32]), peer, capacity };
+        let other_size = KnownChannel { capacity: Amount::from_sat(50_001), ..looks_alike };
+        let other_peer = KnownChannel { peer: NodeId([3; 33]), ..looks_alike };
+        let view = HtlcView { suspects: [(peer, capacity)].into(), ..HtlcView::default() };
+
+        let failure = |channels| match judge_unchecked(&view, channels) {
+            Verdict::Continue => None,
+            Verdict::Fail { failure, .. } => Some(failure),
+        };
+        assert_eq!(failure([Some(looks_alike), None]), Some(Failure::TemporaryNode));
+        assert_eq!(failure([None, Some(looks_alike)]), Some(Failure::TemporaryChannel));
+        assert_eq!(failure([Some(other_size), Some(other_peer)]), None);
+        // Confirmed, or not known: lightningd's own business.
+        assert_eq!(failure([None, None]), None);
+    }
 }

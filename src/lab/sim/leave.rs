@@ -75,7 +75,7 @@ impl Run {
             let chain = &self.world.chain;
             let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
             let paid = self.world.members[*at].lightningd.balance(chain) > Amount::ZERO;
-            leaf || paid || chain.confirmed(used.funding).is_none()
+            leaf || paid || !chain.knows(used.funding)
         })
     }
 

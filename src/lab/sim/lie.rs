@@ -117,7 +117,9 @@ impl Lie {
         // Everybody else's keys stay, so that only the client whose place it is can see it; sometimes
         // it is not the receiver's place.
         let place = self.dice.below(m.clients.len());
-        m.clients.get_mut(place)?.0 = secret.public_key(SECP256K1);
+        let mut clients = m.clients.to_vec();
+        clients.get_mut(place)?.0 = secret.public_key(SECP256K1);
+        m.clients = clients.into();
         refund(&mut m);
         Some(m.into())
     }
@@ -128,7 +130,9 @@ impl Lie {
             0 if m.clients.len() > 1 => {
                 let last = m.clients.len().saturating_sub(1);
                 let payout = m.clients[last].1.clone();
-                m.clients[0].1 = payout;
+                let mut clients = m.clients.to_vec();
+                clients[0].1 = payout;
+                m.clients = clients.into();
             }
             1 if m.nonces.len() > 1 => m.nonces.swap(0, 1),
             2 => {

@@ -210,10 +210,14 @@ impl World {
         let matured = self.chain.height() >= factory.terms.timeout_height;
         let role = match client {
             Some(_) if matured => Spend::Distribution,
-            _ if factory.exit.is_some() => Spend::State,
+            _ if !factory.exiting.is_empty() => Spend::State,
             _ => return Ok(()),
         };
+        let leaving = |coin| factory.exiting.iter().any(|client| factory.layout.path(*client).contains(&coin));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
+            if role == Spend::State && !leaving(session.id.coin) {
+                continue;
+            }
             let Some(signature) = factory.signatures.get(&session.id) else { continue };
             let parent: Txid = session.outpoint.txid;
             if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {

@@ -1,0 +1,214 @@
+"""Every bad input to a command gets a clear error that names what is wrong, and changes nothing."""
+
+import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from harness import (
+    FAST,
+    activate,
+    connect_all,
+    create,
+    factories,
+    factory_of,
+    fund,
+    lsp_options,
+    only_factory,
+    pay,
+    plugin_options,
+    reserved,
+    state,
+    status,
+    wait_for_factory,
+    wait_for_state,
+    wait_for_synced,
+)
+
+BAD_CLIENT, WRONG_STATE, UNKNOWN, UNAVAILABLE, NOT_CREATED = 2502, 2501, 2500, 2503, 2504
+CANNOT_AFFORD, INVALID = 301, -32602
+
+
+def refused(node, command, params, code, *texts):
+    """The command fails with this code, and its message has all of these texts."""
+    with pytest.raises(RpcError) as error:
+        node.rpc.call(command, params)
+    assert error.value.error["code"] == code, error.value.error
+    for text in texts:
+        assert text in error.value.error["message"], error.value.error
+
+
+def untouched(lsp):
+    """Nothing is left of a command that was refused."""
+    assert factories(lsp) == []
+    assert lsp.rpc.listdatastore("cln-factory")["datastore"] == []
+    assert reserved(lsp) == []
+    assert lsp.rpc.listpeerchannels()["channels"] == []
+
+
+def test_clients_and_amounts(node_factory, bitcoind):
+    options = [
+        lsp_options(**FAST),
+        plugin_options(),
+        plugin_options(**{"factory-policy": "never"}),
+        {"may_reconnect": True},
+        plugin_options(),
+    ]
+    lsp, good, unwilling, plain, offline = nodes = node_factory.get_nodes(5, opts=options)
+    fund(bitcoind, lsp, 1_000_000)
+    connect_all(lsp, [good, unwilling])
+    plain.connect(lsp)
+    wait_for_synced(bitcoind, [lsp, good, unwilling])
+    ids = [node.info["id"] for node in nodes]
+    me, good_id, unwilling_id, plain_id, offline_id = ids
+
+    def create_refused(clients, code, *texts, **more):
+        params = {"clients": clients, "capacity_sat": 100_000, **more}
+        refused(lsp, "factory-create", params, code, *texts)
+        untouched(lsp)
+
+    create_refused([good_id, plain_id], BAD_CLIENT, plain_id, "has no factory plugin")
+    create_refused([good_id, offline_id], BAD_CLIENT, f"{offline_id} is not connected")
+    create_refused([good_id, good_id], BAD_CLIENT, f"{good_id} is named twice")
+    create_refused([good_id, me], BAD_CLIENT, f"{me} is this node itself")
+    # All of them at once.
+    create_refused([plain_id, offline_id, me], BAD_CLIENT, plain_id, offline_id, me)
+    create_refused([], INVALID, "at least one client")
+    create_refused([good_id], INVALID, "100", capacity_sat=100)
+    create_refused([{"id": good_id, "capacity_sat": 200}], INVALID, "200")
+    create_refused([{"id": good_id, "capacity": 20_000}], INVALID, "capacity")
+    create_refused([good_id], INVALID, "stock", stock_sat=10)
+    create_refused([good_id], CANNOT_AFFORD, "the wallet has", "1000000", capacity_sat=999_990)
+    create_refused([good_id], INVALID, "lifetime_blocks", lifetime_blocks=10, dying_blocks=10)
+    create_refused([good_id], INVALID, "feerate", feerate="cheap")
+    create_refused([good_id], INVALID, "profile", profile="round")
+    # Nobody is left to make a factory with.
+    refused(
+        lsp, "factory-create", {"clients": [unwilling_id], "capacity_sat": 100_000}, NOT_CREATED,
+        unwilling_id, "factory-policy is never",
+    )  # fmt: skip
+    assert reserved(lsp) == [] and lsp.rpc.listpeerchannels()["channels"] == []
+    assert factories(unwilling) == []
+    # One who won't doesn't keep the other from it.
+    factory = create(lsp, [unwilling, good], capacity_sat=100_000)
+    assert [client["id"] for client in factory["clients"]] == [good_id]
+    (left_out,) = factory["left_out"]
+    assert left_out["id"] == unwilling_id and "factory-policy is never" in left_out["reason"]
+
+
+def test_an_exit_that_takes_too_long(node_factory):
+    (node,) = node_factory.get_nodes(1, opts=[lsp_options(**{"factory-confirm-blocks": 700})])
+    refused(node, "factory-plan", [8, 100_000, 0, "stateful"], INVALID, "the longest exit takes", "2016")
+    refused(node, "factory-plan", [8, 100_000], INVALID, "dying period", "the longest exit, 1412 blocks")
+    # One transaction over everybody still fits.
+    assert node.rpc.call("factory-plan", [8, 100_000, 0, "flat"])["blocks_early"] <= 2016
+
+
+def test_ask_accept_decline_and_wrong_states(node_factory, bitcoind):
+    ask = {"factory-policy": "ask"}
+    options = [lsp_options(**FAST, **{"factory-invite-timeout": 60}), plugin_options(**ask), plugin_options(**ask)]
+    lsp, alice, bob = nodes = node_factory.get_nodes(3, opts=options)
+    fund(bitcoind, lsp, 5_000_000)
+    connect_all(lsp, [alice, bob])
+    wait_for_synced(bitcoind, nodes)
+
+    invitations = lambda node: node.rpc.call("factory-invitations")["invitations"]  # noqa: E731
+    creating = node_factory.executor.submit(create, lsp, [alice, bob], capacity_sat=200_000)
+    for client in (alice, bob):
+        wait_for(lambda: len(invitations(client)) == 1)
+    (invitation,) = invitations(alice)
+    instance = invitation["factory_instance"]
+    assert invitation["lsp"] == lsp.info["id"]
+    assert (invitation["capacity_sat"], invitation["clients"], invitation["price_msat"]) == (200_000, 2, 0)
+    assert state(alice) == "invited"
+
+    # Not before it is accepted, and not by whoever invited.
+    named = {"factory_instance": instance}
+    refused(alice, "factory-exit", named, WRONG_STATE, instance, "invited")
+    refused(alice, "factory-verify", named, WRONG_STATE, instance)
+    refused(lsp, "factory-accept", named, WRONG_STATE, "this node's own factory")
+    refused(lsp, "factory-decline", named, WRONG_STATE, "this node's own factory")
+    refused(lsp, "factory-exit", named, WRONG_STATE, "joining")
+    for command in ("factory-accept", "factory-decline", "factory-exit", "factory-show", "factory-verify"):
+        refused(alice, command, {"factory_instance": "cd" * 32}, UNKNOWN, "cd" * 32)
+
+    bob.rpc.call("factory-decline", {"factory_instance": instance, "reason": "not today"})
+    refused(bob, "factory-accept", named, WRONG_STATE, "declined")
+    # Bob is left out; alice's invitation is renewed, and she accepts the second attempt.
+    wait_for(lambda: only_factory(alice)["attempt"] == 2)
+    alice.rpc.call("factory-accept", named)
+    factory = creating.result(60)
+    assert [client["id"] for client in factory["clients"]] == [alice.info["id"]]
+    (left_out,) = factory["left_out"]
+    assert left_out["id"] == bob.info["id"] and "not today" in left_out["reason"]
+    assert state(bob) == "declined" and bob.rpc.listpeerchannels()["channels"] == []
+    refused(alice, "factory-accept", named, WRONG_STATE, "no longer an invitation")
+    refused(alice, "factory-decline", named, WRONG_STATE, "no longer an invitation")
+    assert invitations(alice) == []
+    activate(bitcoind, factory, lsp, [alice])
+    pay(lsp, alice, 20_000_000, "after asking")
+
+
+def read_records(node):
+    """Everything that the plugin has stored: key and bytes of each record."""
+    found, keys = {}, [["cln-factory"]]
+    while keys:
+        for entry in node.rpc.listdatastore(keys.pop())["datastore"]:
+            if "hex" in entry:
+                found[tuple(entry["key"])] = entry["hex"]
+            else:
+                keys.append(entry["key"])
+    return found
+
+
+@pytest.mark.parametrize("damage", ["corrupted", "newer"])
+def test_a_record_that_is_not_understood(node_factory, bitcoind, damage):
+    """S31: hooks keep answering, ordinary payments go on, nothing of any factory is touched."""
+    damaged = plugin_options(broken_log="factories are left alone, commands are refused")
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), damaged])
+    fund(bitcoind, lsp, 3_000_000, 3_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, nodes)
+    lsp.rpc.fundchannel(alice.info["id"], 1_000_000, announce=False)
+    bitcoind.generate_block(1, wait_for_mempool=1)
+    factory = create(lsp, [alice], capacity_sat=300_000)
+    instance = factory["factory_instance"]
+    activate(bitcoind, factory, lsp, [alice])
+
+    before = read_records(alice)
+    key = max(key for key in before if key[1] == "factory")
+    good = before[key]
+    bad = "02" + good[2:] if damage == "newer" else good[:-2]
+    alice.rpc.datastore(key=list(key), hex=bad, mode="must-replace")
+    alice.restart()
+    expected = "record version 2 is newer than this plugin's 1" if damage == "newer" else "the record is damaged"
+    assert alice.daemon.is_in_log(f"factories are left alone, commands are refused: .*{instance}.*{expected}")
+    seen = status(alice)
+    assert not seen["available"]
+    assert any(expected in warning and instance in warning for warning in seen["warnings"]), seen
+    refused(alice, "factory-list", {}, UNAVAILABLE, expected, instance)
+    refused(alice, "factory-exit", {"factory_instance": instance}, UNAVAILABLE, expected)
+
+    alice.connect(lsp)
+    ordinary = lambda: [  # noqa: E731
+        channel
+        for channel in lsp.rpc.listpeerchannels(alice.info["id"])["channels"]
+        if channel["channel_id"] != factory["clients"][0]["channel_id"]
+    ]
+    wait_for(lambda: ordinary()[0].get("reestablished"))
+    invoice = alice.rpc.invoice(400_000_000, "more than the factory's channel has", "ordinary")
+    lsp.rpc.call("xpay", {"invstring": invoice["bolt11"]})
+    bitcoind.generate_block(2)
+    wait_for_synced(bitcoind, [lsp])
+    # S14: nothing was written over what was not understood.
+    assert read_records(alice) == {**before, key: bad}
+
+    # With the record as it was, the factory is as it was.
+    alice.rpc.datastore(key=list(key), hex=good, mode="must-replace")
+    alice.restart()
+    wait_for_factory(alice, instance, "active")
+    connect_all(lsp, [alice])
+    assert status(alice)["available"]
+    verified = alice.rpc.call("factory-verify", {"factory_instance": instance})
+    assert verified["valid"], verified
+    assert factory_of(alice, instance)["funding_txid"] == factory["funding_txid"]
+    wait_for_state(lsp, "active")

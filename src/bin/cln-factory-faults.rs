@@ -1,0 +1,6 @@
+//! FOR TESTS ONLY: `cln-factory` with the option `factory-fault` (`src/runtime/faults.rs`).
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    cln_factory::cln::run().await
+}
