@@ -56,6 +56,7 @@ bugs! {
     HtlcMargin "htlc-margin" "S15" "An HTLC may be one block inside the margin.";
     HtlcTooLong "htlc-too-long" "S15" "An HTLC may outlive the factory's safe end.";
     HtlcUnusable "htlc-unusable" "S18" "HTLCs move on a channel that is not usable.";
+    HtlcExpires "htlc-expires" "S16" "An HTLC that is not settled in time starts no exit.";
     NoDeadline "no-deadline" "S29" "The operator waits for ever.";
 }
 

@@ -244,9 +244,10 @@ fn report(options: &Options, outcome: &Outcome) {
     let points = short.only.unwrap_or_default();
     let points: Vec<String> = points.iter().map(u64::to_string).collect();
     let points = if points.is_empty() { "-".to_owned() } else { points.join(",") };
-    let mut rates = String::new();
+    let none = Kind::ALL.iter().all(|kind| options.rates.get(*kind) == 0);
+    let mut rates = String::from(if none { " --no-faults" } else { "" });
     for kind in Kind::ALL {
-        if options.rates.get(*kind) != kind.usual() {
+        if !none && options.rates.get(*kind) != kind.usual() {
             rates += &format!(" --fault {}={}", kind.name(), rate(options.rates.get(*kind)));
         }
     }

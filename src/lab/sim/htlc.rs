@@ -2,11 +2,12 @@
 
 use bitcoin::OutPoint;
 
-use crate::lab::world::LSP;
+use crate::lab::node::COMMITMENT_FEE;
 use crate::lab::world::judged::early;
+use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
 use crate::protocol::htlc::{Htlc, Verdict, admit};
-use crate::protocol::{Engine, Factory};
+use crate::protocol::{Engine, Factory, Input, PendingHtlc};
 use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height};
 
@@ -41,11 +42,73 @@ impl Run {
         }
         let enough = self.world.members[from].lightningd.channels.get(&channel).is_some_and(|channel| {
             let own = channel.balances;
-            !channel.closing && (if channel.opener { own.opener_msat } else { own.fundee_msat }) >= msat
+            // The opener keeps its reserve and the commitment's fee, as lightningd sees to.
+            let kept = (channel.capacity.to_sat() / 100 + COMMITMENT_FEE.to_sat()) * 1000;
+            let free = if channel.opener { own.opener_msat.saturating_sub(kept) } else { own.fundee_msat };
+            !channel.closing && free >= msat
         });
         if enough {
             self.htlcs.1 = self.htlcs.1.saturating_add(1);
-            self.world.shift((from, to), channel, msat)?;
+            if self.dice.one_in(4) {
+                // The payee takes its time: until then the channel owes it to nobody.
+                self.pending.push((channel, expiry));
+            } else {
+                self.world.shift((from, to), channel, msat)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody's HTLCs, as the plugin reads them at each block; some are settled before.
+    ///
+    /// # Errors
+    /// S16: when one is left until it is too late, and nobody leaves.
+    pub(super) fn show_htlcs(&mut self) -> Result<(), LabError> {
+        let height = self.world.chain.height();
+        let settled = self.dice.below(16);
+        if settled < self.pending.len() {
+            self.pending.swap_remove(settled);
+        }
+        self.pending.retain(|(_, expiry)| *expiry >= height);
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        for at in 0..self.world.members.len() {
+            let member = &self.world.members[at];
+            let own = |(channel, _): &&(ChannelId, Height)| member.lightningd.channels.contains_key(channel);
+            let htlc = |(channel_id, cltv_expiry): &(ChannelId, Height)| PendingHtlc {
+                channel_id: *channel_id,
+                cltv_expiry: *cltv_expiry,
+            };
+            let shown: Vec<PendingHtlc> = self.pending.iter().filter(own).map(htlc).collect();
+            if shown.is_empty() || self.world.seen(at) != Some(height) {
+                continue;
+            }
+            let fed = self.world.feed(at, Input::Htlcs(shown.clone()))?;
+            if !matches!(fed, Fed::Done(_)) || self.world.is_dishonest(at) {
+                continue;
+            }
+            self.judge_pending(at, &shown).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    fn judge_pending(&self, at: usize, shown: &[PendingHtlc]) -> Result<(), String> {
+        let chain = &self.world.chain;
+        let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
+        for htlc in shown {
+            let Some((factory, client)) = find(engine, htlc.channel_id) else { continue };
+            let Some(tree) = &factory.tree else { continue };
+            let leaf = tree.channel_outpoint(client).is_some_and(|o| chain.confirmed(o.txid).is_some());
+            let late = chain.height().saturating_add(early(&factory.layout, client)) >= htlc.cltv_expiry;
+            let funded = chain.confirmed(tree.funding().txid).is_some();
+            if late && funded && !leaf && !factory.exiting.contains(&client) {
+                return Err(format!(
+                    "S16: member {at} has an HTLC that expires at {} at height {}, and doesn't leave",
+                    htlc.cltv_expiry,
+                    chain.height()
+                ));
+            }
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ pub struct Run {
     pub(super) used: BTreeMap<(usize, ChannelId), Used>,
     pub(super) gone: bool,
     pub(super) evicted: Option<Height>,
+    /// HTLCs that nobody has settled yet: the channel, the expiry.
+    pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
     dies_at: Option<u64>,
     acts_at: Option<(Kind, u64)>,
@@ -88,6 +90,7 @@ impl Run {
             used: BTreeMap::new(),
             gone: false,
             evicted: None,
+            pending: vec![],
             censored: vec![],
             dies_at: None,
             acts_at: None,
@@ -370,6 +373,7 @@ impl Run {
                 self.world.publish_commitments(at);
             }
         }
+        self.show_htlcs()?;
         self.world.judge_chain();
         if let Some(violation) = self.world.judge.violations.first() {
             return Err(error(violation));

@@ -213,7 +213,8 @@ impl World {
             _ if !factory.exiting.is_empty() => Spend::State,
             _ => return Ok(()),
         };
-        let leaving = |coin| factory.exiting.iter().any(|client| factory.layout.path(*client).contains(&coin));
+        let leaving =
+            |coin| factory.exiting.iter().any(|client| factory.layout.path(*client).contains(&coin));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
             if role == Spend::State && !leaving(session.id.coin) {
                 continue;
