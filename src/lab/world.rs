@@ -201,7 +201,12 @@ impl World {
         member.shadow = None;
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
-        member.view.pop();
+        let is_known = |(height, hash): &(Height, BlockHash)| {
+            self.chain.block(*height).is_some_and(|block| block.hash == *hash)
+        };
+        if member.view.last().is_some_and(is_known) {
+            member.view.pop();
+        }
         self.sync(at)?;
         self.feed(at, Input::Started { channels })?;
         Ok(())

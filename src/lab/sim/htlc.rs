@@ -40,6 +40,9 @@ impl Run {
             }
             self.judge_htlc(at, channel, expiry).map_err(error)?;
         }
+        // Once one side has closed, lightningd adds nothing.
+        let theirs = self.world.members[to].lightningd.channels.get(&channel);
+        let open = theirs.is_some_and(|channel| !channel.closing);
         let enough = self.world.members[from].lightningd.channels.get(&channel).is_some_and(|channel| {
             let own = channel.balances;
             // The opener keeps its reserve and the commitment's fee, as lightningd sees to.
@@ -47,7 +50,7 @@ impl Run {
             let free = if channel.opener { own.opener_msat.saturating_sub(kept) } else { own.fundee_msat };
             !channel.closing && free >= msat
         });
-        if enough {
+        if enough && open {
             self.htlcs.1 = self.htlcs.1.saturating_add(1);
             if self.dice.one_in(4) {
                 // The payee takes its time: until then the channel owes it to nobody.

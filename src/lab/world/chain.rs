@@ -1,8 +1,5 @@
 //! Blocks and what members make of them.
 
-use bitcoin::BlockHash;
-use bitcoin::hashes::Hash;
-
 use crate::lab::LabError;
 use crate::protocol::{Block, Input};
 use crate::types::Height;
@@ -63,20 +60,19 @@ impl World {
 
     /// One member handles the chain as it is now, as the plugin's chain follower feeds it.
     pub(in crate::lab) fn sync(&mut self, at: usize) -> Result<(), LabError> {
-        let mut lost = false;
+        let seen = self.members[at].view.clone();
         while let Some((height, hash)) = self.members[at].view.last().copied() {
             if self.chain.block(height).is_some_and(|block| block.hash == hash) {
                 break;
             }
             self.members[at].view.pop();
-            lost = true;
         }
         let common = self.members[at].view.last().map_or(crate::lab::chain::FIRST, |(height, _)| *height);
-        if lost {
+        if self.members[at].view.len() < seen.len() {
             let fed = self.feed(at, Input::Reorg { height: common })?;
-            if fed == Fed::StoreFailed && self.chaos.is_some() {
-                // Nothing of it happened: a block that is no more makes the next look find it again.
-                self.members[at].view.push((common.saturating_add(1), BlockHash::all_zeros()));
+            if matches!(fed, Fed::StoreFailed | Fed::Crashed) && self.chaos.is_some() {
+                // Nothing of it is stored: the next look at the chain finds it again.
+                self.members[at].view = seen;
                 return Ok(());
             }
         }
