@@ -34,7 +34,7 @@ macro_rules! bugs {
 
 bugs! {
     SendBeforeStore "send-before-store" "S10" "Effects are carried out before the step is stored.";
-    AppliedUnstored "applied-unstored" "S14" "A step whose store failed is applied all the same.";
+    AppliedUnstored "applied-unstored" "S10" "A step whose store failed is applied all the same.";
     NonceReused "nonce-reused" "S2" "Nonces and keys follow from the instance: a restart brings the same ones again.";
     LedgerForgotten "ledger-forgotten" "S8" "A restart forgets the sign-once ledger.";
     SignTwice "sign-twice" "S8" "The ledger is not asked, and an attempt has no keys of its own: two ceremonies, one coin.";

@@ -1,6 +1,6 @@
 //! A slice of the simulator: fixed seeds, a fresh one, and that one seed is one run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::process::Command;

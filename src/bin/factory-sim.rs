@@ -272,7 +272,7 @@ fn planted(arguments: &Arguments) -> ExitCode {
     let limit = LIMIT.min(if arguments.runs == 100 { LIMIT } else { arguments.runs });
     let wanted = arguments.planted.clone().flatten();
     let mut missed = 0;
-    println!("{:24} {:>6}  {:8} {}", "bug", "runs", "property", "what was seen");
+    println!("{:24} {:>6}  {:8} what was seen", "bug", "runs", "property");
     for bug in Bug::ALL.iter().filter(|bug| wanted.as_deref().is_none_or(|name| name == bug.name())) {
         plant(Some(*bug));
         let found = (0..limit).find_map(|index| {

@@ -300,9 +300,14 @@ impl Engine {
     /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
     /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
     pub(super) fn lsp_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
-        for (factory, ceremony, _) in self.ceremonies_with(peer) {
-            if ceremony.phase != Phase::Inviting && ceremony.phase != Phase::Completing {
-                self.restart(d, factory, &[], &format!("{peer} disconnected"));
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                // With the connection the client has lost the nonces of its join; it is asked again.
+                Phase::Inviting if ceremony.joins.contains_key(&client) => {
+                    d.change(Change::Unjoined(factory.instance, client));
+                }
+                Phase::Inviting | Phase::Completing => {}
+                _ => self.restart(d, factory, &[], &format!("{peer} disconnected")),
             }
         }
     }

@@ -162,9 +162,8 @@ impl Chaos {
             }
         }
         let text = || format!("member {at} at {}", names());
-        let commit = if self.crash_again.remove(&at) && self.chances.on {
-            Commit::CrashBefore
-        } else if self.chances.roll(Kind::CrashBefore, text).is_some() {
+        let again = self.crash_again.remove(&at) && self.chances.on;
+        let commit = if again || self.chances.roll(Kind::CrashBefore, text).is_some() {
             Commit::CrashBefore
         } else if self.chances.roll(Kind::CrashAfter, text).is_some() {
             Commit::CrashAfter

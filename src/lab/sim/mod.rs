@@ -6,6 +6,7 @@
 //! - [`run`] the course of a run
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - [`htlc`] payments at the edges of what may be admitted
+//! - `people` who lies, who is gone
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
 
@@ -14,6 +15,7 @@ pub mod fault;
 pub mod htlc;
 pub mod leave;
 pub mod lie;
+mod people;
 pub mod probe;
 pub mod run;
 pub mod shrink;
