@@ -102,6 +102,13 @@ impl World {
     /// # Errors
     /// When the link refuses it.
     pub fn send_raw(&mut self, from: usize, to: usize, payload: Vec<u8>) -> Result<(), LabError> {
+        // The sender hasn't noticed yet that the connection before ended: this still belongs to it, and
+        // the other side's new link knows nothing of it.
+        let peer = self.members[to].id;
+        let ended = |input: &Input| matches!(input, Input::PeerDown { peer: other } if *other == peer);
+        if self.tasks.get(&from).is_some_and(|tasks| tasks.iter().any(ended)) {
+            return Ok(());
+        }
         // To somebody who isn't connected: lost, as with `sendcustommsg`.
         if let Some(link) = self.links.get_mut(&(from, to)) {
             link.send(payload).map_err(|full| error(format!("link {from} to {to}: {full}")))?;
