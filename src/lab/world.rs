@@ -207,7 +207,12 @@ impl World {
             member.view.pop();
         }
         self.sync(at)?;
-        self.feed(at, Input::Started { channels })?;
+        // As the plugin does: again until it is stored.
+        for _ in 0..100 {
+            if self.feed(at, Input::Started { channels: channels.clone() })? != Fed::StoreFailed {
+                break;
+            }
+        }
         Ok(())
     }
 
