@@ -16,9 +16,10 @@ os.environ.setdefault("TEST_NETWORK", "regtest")
 import pytest  # noqa: E402
 from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
-from pyln.testing.utils import BitcoinD  # noqa: E402
+from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
 import harness  # noqa: E402
+import promises  # noqa: E402
 
 NEEDS_NODES = {"node_factory", "bitcoind"}
 
@@ -50,6 +51,13 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     setattr(item, "rep_" + report.when, report)
+
+
+@pytest.fixture(autouse=True)
+def keep_promises(monkeypatch):
+    """Every factory-* call of every test has to keep its schema in plugin-manifest/."""
+    call = promises.hold_to_schemas(PrettyPrintingLightningRpc.call)
+    monkeypatch.setattr(PrettyPrintingLightningRpc, "call", call)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import pathlib
 from pyln.testing.utils import sync_blockheight, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PLUGINS = ROOT / "pytest" / "plugins"
 FEATURE_BIT = 271
 
 
@@ -31,6 +32,8 @@ def plugin_options(**more):
     options = {
         "plugin": find_plugin(),
         "factory-policy": "auto",
+        # The default of a day makes every test mine a day's blocks.
+        "factory-margin-blocks": 12,
         "log-level": "debug",
         "may_reconnect": True,
     }

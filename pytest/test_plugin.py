@@ -1,64 +1,10 @@
-"""What the plugin promises to lightningd, and that nobody else notices it."""
-
-import json
-import subprocess
+"""The plugin in a real node: nobody else notices it, and it says clearly what it can't do."""
 
 import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from harness import FEATURE_BIT, connect_all, find_plugin, lsp_options, plugin_options, status
-
-COMMANDS = {
-    "factory-plan",
-    "factory-create",
-    "factory-invitations",
-    "factory-accept",
-    "factory-decline",
-    "factory-list",
-    "factory-show",
-    "factory-verify",
-    "factory-exit",
-    "factory-status",
-}
-
-
-@pytest.fixture
-def manifest():
-    plugin = find_plugin()
-    if plugin is None:
-        pytest.skip("no cln-factory binary: run `cargo build` first")
-    request = {"jsonrpc": "2.0", "id": "1", "method": "getmanifest", "params": {"allow-deprecated-apis": False}}
-    answer = subprocess.run(
-        [plugin], input=json.dumps(request) + "\n\n", capture_output=True, text=True, timeout=30
-    )
-    return json.loads(answer.stdout.split("\n\n")[0])["result"]
-
-
-def test_manifest(manifest):
-    for where in ("init", "node"):
-        assert int(manifest["featurebits"][where], 16) == 1 << FEATURE_BIT
-    assert manifest["custommessages"] == [32800]
-    assert {method["name"] for method in manifest["rpcmethods"]} == COMMANDS
-    hooks = {hook["name"]: hook for hook in manifest["hooks"]}
-    assert set(hooks) == {"openchannel", "custommsg", "htlc_accepted", "rpc_command"}
-    assert hooks["custommsg"]["filters"] == [32800]
-    assert {"block_added", "connect", "disconnect", "channel_state_changed", "shutdown"} <= set(
-        manifest["subscriptions"]
-    )
-    assert manifest["notifications"] == [{"method": "factory_state_changed"}]
-    assert not manifest["dynamic"]
-
-
-def test_every_option_has_a_unit_or_a_choice(manifest):
-    options = {option["name"]: option for option in manifest["options"]}
-    assert "factory-policy" in options
-    units = ("in blocks", "in seconds", "in millisatoshi", "satoshi per kiloweight")
-    for name, option in options.items():
-        assert name.startswith("factory-")
-        if option["type"] == "int" and not name.startswith("factory-max-attempts"):
-            text = option["description"]
-            assert any(unit in text for unit in units) or "per-peer" in name, name
+from harness import connect_all, find_plugin, lsp_options, plugin_options, status
 
 
 def test_a_peer_without_the_plugin_notices_nothing(node_factory):
@@ -87,6 +33,18 @@ def test_bad_options_say_what_is_wrong(node_factory):
     assert node.daemon.is_in_log("expected never, ask or auto, got 'maybe'")
     with pytest.raises(RpcError, match="Unknown command"):
         status(node)
+
+
+def test_an_important_plugin_that_cannot_start_stops_the_node(node_factory):
+    options = plugin_options(**{"important-plugin": find_plugin(), "factory-confirmations": 0})
+    for name in ("plugin", "may_reconnect"):
+        del options[name]
+    # lightningd's own plugins complain as well when it goes.
+    expected = "Plugin marked as important|Connection reset by peer"
+    node = node_factory.get_node(options=options, start=False, may_fail=True, broken_log=expected)
+    node.daemon.start(wait_for_initialized=False)
+    assert node.daemon.wait(60) != 0
+    assert node.daemon.is_in_log("factory-confirmations: 0 is out of range, the least is 1")
 
 
 def test_bad_parameters_change_nothing(node_factory):

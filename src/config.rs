@@ -9,82 +9,153 @@ use cln_plugin::{Builder, ConfiguredPlugin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::protocol::{Config, Policy};
-use crate::types::NodeId;
+use crate::tx::layout::MIN_PUSH_MSAT;
+use crate::types::{Millis, NodeId};
 
-const POLICY: DefaultStringConfigOption = DefaultStringConfigOption::new_str_with_default(
-    "factory-policy",
-    "ask",
-    "What to do with invitations into a channel factory that are within this node's limits: never \
-     (decline), ask (wait for factory-accept) or auto (accept)",
-);
+const POLICY: &str = "factory-policy";
+const POLICY_TEXT: &str = "What to do with invitations into a channel factory that are within this node's \
+                           limits: never (decline), ask (wait for factory-accept) or auto (accept)";
 const ALLOW_LSP: StringArrayConfigOption = StringArrayConfigOption::new_str_arr_no_default(
     "factory-allow-lsp",
     "Node id of an operator that may invite this node; may be given several times. Without it every \
      connected peer may",
-);
-const MAX_PRICE: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-max-price-msat",
-    0,
-    "Largest price of joining a factory that this node accepts, in millisatoshi",
-);
-const MAX_LIFETIME: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-max-lifetime-blocks",
-    26_280,
-    "Most distant timeout of a factory that this node joins, in blocks from the invitation",
-);
-const MAX_FEERATE: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-max-feerate",
-    5_000,
-    "Largest feerate of a factory's transactions that this node signs, in satoshi per kiloweight",
-);
-const CONFIRMATIONS: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-confirmations",
-    3,
-    "Confirmations of the funding transaction before channels of a factory that this node creates \
-     are used, in blocks",
-);
-const MIN_CONFIRMATIONS: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-min-confirmations",
-    1,
-    "Fewest confirmations that a factory may ask for, for this node to join it, in blocks",
-);
-const CONFIRM_BLOCKS: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-confirm-blocks",
-    6,
-    "Time allowed for each transaction of an exit to confirm, in blocks, in factories that this node \
-     creates",
-);
-const MARGIN_BLOCKS: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-margin-blocks",
-    12,
-    "Safety margin added to the time that an exit takes, in blocks, in factories that this node \
-     creates",
-);
-const INVITE_TIMEOUT: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-invite-timeout",
-    60,
-    "How long clients may take to answer an invitation of this node, in seconds",
-);
-const CEREMONY_TIMEOUT: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-ceremony-timeout",
-    30,
-    "How long each later step of creating a factory may take, in seconds",
-);
-const MAX_ATTEMPTS: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-max-attempts",
-    5,
-    "How often this node tries to create a factory, each time without the clients that failed it",
-);
-const MAX_CEREMONIES: DefaultIntegerConfigOption = DefaultIntegerConfigOption::new_i64_with_default(
-    "factory-max-ceremonies-per-peer",
-    4,
-    "Open invitations and unfinished factories that one operator may have with this node",
 );
 const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
     "factory-unsafe-skip-funding-check",
     "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's database. \
      An operator that lies can then take everything that is paid to this node through it",
 );
+
+/// An option with a number. Its default is what [`Config::default`] says.
+struct Number {
+    name: &'static str,
+    description: &'static str,
+    default: fn(&Config) -> i64,
+}
+
+impl Number {
+    fn option(&self) -> DefaultIntegerConfigOption<'static> {
+        let default = (self.default)(&Config::default());
+        DefaultIntegerConfigOption::new_i64_with_default(self.name, default, self.description)
+    }
+}
+
+const MAX_PRICE: Number = Number {
+    name: "factory-max-price-msat",
+    description: "Largest price of joining a factory that this node accepts, in millisatoshi",
+    default: |config| signed(config.max_price_msat),
+};
+const MAX_LIFETIME: Number = Number {
+    name: "factory-max-lifetime-blocks",
+    description: "Most distant timeout of a factory that this node joins, in blocks from the invitation",
+    default: |config| config.max_lifetime_blocks.into(),
+};
+const MAX_FEERATE: Number = Number {
+    name: "factory-max-feerate",
+    description: "Largest feerate of a factory's transactions that this node signs, in satoshi per \
+                  kiloweight",
+    default: |config| config.max_tree_feerate.into(),
+};
+const CONFIRMATIONS: Number = Number {
+    name: "factory-confirmations",
+    description: "Confirmations of the funding transaction before channels of a factory that this node \
+                  creates are used, in blocks",
+    default: |config| config.funding_confirmations.into(),
+};
+const MIN_CONFIRMATIONS: Number = Number {
+    name: "factory-min-confirmations",
+    description: "Fewest confirmations that a factory may ask for, for this node to join it, in blocks",
+    default: |config| config.min_funding_confirmations.into(),
+};
+const CONFIRM_BLOCKS: Number = Number {
+    name: "factory-confirm-blocks",
+    description: "Time allowed for each transaction of an exit to confirm, in blocks, in factories that \
+                  this node creates",
+    default: |config| config.confirm_blocks.into(),
+};
+const MARGIN_BLOCKS: Number = Number {
+    name: "factory-margin-blocks",
+    description: "Safety margin added to the time that an exit takes, in blocks, in factories that this \
+                  node creates",
+    default: |config| config.margin_blocks.into(),
+};
+const STATE_STEP: Number = Number {
+    name: "factory-state-step",
+    description: "Difference of the relative timelocks of two successive states of a stateful level, in \
+                  blocks, in factories that this node creates",
+    default: |config| config.state_step.into(),
+};
+const STATE_COUNT: Number = Number {
+    name: "factory-state-count",
+    description: "Number of states that a stateful level can have, in factories that this node creates; \
+                  its first state waits factory-state-step blocks for each of the others",
+    default: |config| config.state_count.into(),
+};
+const STOCK_CSV: Number = Number {
+    name: "factory-stock-csv",
+    description: "Relative timelock after which this node alone may take the stock of a sub-factory that \
+                  is on chain, in blocks, in factories that this node creates",
+    default: |config| config.stock_csv.into(),
+};
+const PUSH: Number = Number {
+    name: "factory-push-msat",
+    description: "What this node gives each client of a factory when its channel opens, in millisatoshi; \
+                  with less than 1000 the client's node would forget a channel that stays off chain",
+    default: |config| signed(config.push_msat),
+};
+const INVITE_TIMEOUT: Number = Number {
+    name: "factory-invite-timeout",
+    description: "How long clients may take to answer an invitation of this node, in seconds",
+    default: |config| in_seconds(config.invite_timeout),
+};
+const CEREMONY_TIMEOUT: Number = Number {
+    name: "factory-ceremony-timeout",
+    description: "How long each later step of creating a factory may take, in seconds",
+    default: |config| in_seconds(config.ceremony_timeout),
+};
+const MAX_ATTEMPTS: Number = Number {
+    name: "factory-max-attempts",
+    description: "Number of times that this node tries to create a factory, each time without the clients \
+                  that failed it",
+    default: |config| config.max_attempts.into(),
+};
+const MAX_CEREMONIES: Number = Number {
+    name: "factory-max-ceremonies-per-peer",
+    description: "Number of open invitations and unfinished factories that one operator may have with this \
+                  node",
+    default: |config| signed(config.max_ceremonies_per_peer),
+};
+
+/// Every option with a number.
+const NUMBERS: [&Number; 15] = [
+    &MAX_PRICE,
+    &MAX_LIFETIME,
+    &MAX_FEERATE,
+    &CONFIRMATIONS,
+    &MIN_CONFIRMATIONS,
+    &CONFIRM_BLOCKS,
+    &MARGIN_BLOCKS,
+    &STATE_STEP,
+    &STATE_COUNT,
+    &STOCK_CSV,
+    &PUSH,
+    &INVITE_TIMEOUT,
+    &CEREMONY_TIMEOUT,
+    &MAX_ATTEMPTS,
+    &MAX_CEREMONIES,
+];
+
+fn policy_option() -> DefaultStringConfigOption<'static> {
+    DefaultStringConfigOption::new_str_with_default(POLICY, Config::default().policy.name(), POLICY_TEXT)
+}
+
+fn signed<T: TryInto<i64>>(value: T) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+fn in_seconds(millis: Millis) -> i64 {
+    signed(millis / 1000)
+}
 
 #[cfg(feature = "faults")]
 const FAULT: cln_plugin::options::StringConfigOption =
@@ -114,21 +185,8 @@ where
 {
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
-    builder
-        .option(POLICY)
-        .option(ALLOW_LSP)
-        .option(MAX_PRICE)
-        .option(MAX_LIFETIME)
-        .option(MAX_FEERATE)
-        .option(CONFIRMATIONS)
-        .option(MIN_CONFIRMATIONS)
-        .option(CONFIRM_BLOCKS)
-        .option(MARGIN_BLOCKS)
-        .option(INVITE_TIMEOUT)
-        .option(CEREMONY_TIMEOUT)
-        .option(MAX_ATTEMPTS)
-        .option(MAX_CEREMONIES)
-        .option(UNSAFE_SKIP_FUNDING_CHECK)
+    let builder = builder.option(policy_option()).option(ALLOW_LSP).option(UNSAFE_SKIP_FUNDING_CHECK);
+    NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
 
 /// Reads every option. The error names the first that can't be used.
@@ -138,17 +196,16 @@ where
     I: AsyncRead + Send + Unpin + 'static,
     O: AsyncWrite + Send + Unpin + 'static,
 {
-    let integer = |option: &DefaultIntegerConfigOption<'static>| -> anyhow::Result<(String, i64)> {
-        Ok((option.name().to_owned(), plugin.option(option)?))
+    let integer = |number: &Number| -> anyhow::Result<(String, i64)> {
+        Ok((number.name.to_owned(), plugin.option(&number.option())?))
     };
     #[cfg(feature = "faults")]
     match plugin.option(&FAULT)? {
         Some(name) => crate::runtime::faults::arm(&name).map_err(BadOption)?,
         None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
     }
-    let defaults = Config::default();
     Ok(Config {
-        policy: policy(&plugin.option(&POLICY)?)?,
+        policy: policy(&plugin.option(&policy_option())?)?,
         allowed_lsps: plugin.option(&ALLOW_LSP)?.map(|ids| node_ids(&ids)).transpose()?,
         max_price_msat: within(integer(&MAX_PRICE)?, 0)?,
         max_lifetime_blocks: within(integer(&MAX_LIFETIME)?, 1)?,
@@ -157,22 +214,21 @@ where
         min_funding_confirmations: within(integer(&MIN_CONFIRMATIONS)?, 1)?,
         confirm_blocks: within(integer(&CONFIRM_BLOCKS)?, 1)?,
         margin_blocks: within(integer(&MARGIN_BLOCKS)?, 0)?,
+        push_msat: within(integer(&PUSH)?, signed(MIN_PUSH_MSAT))?,
+        state_step: within(integer(&STATE_STEP)?, 1)?,
+        state_count: within(integer(&STATE_COUNT)?, 1)?,
+        stock_csv: within(integer(&STOCK_CSV)?, 1)?,
         invite_timeout: seconds(integer(&INVITE_TIMEOUT)?)?,
         ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
-        ..defaults
     })
 }
 
 fn policy(text: &str) -> Result<Policy, BadOption> {
-    match text {
-        "never" => Ok(Policy::Never),
-        "ask" => Ok(Policy::Ask),
-        "auto" => Ok(Policy::Auto),
-        other => Err(BadOption(format!("factory-policy: expected never, ask or auto, got '{other}'"))),
-    }
+    let found = Policy::ALL.into_iter().find(|policy| policy.name() == text);
+    found.ok_or_else(|| BadOption(format!("{POLICY}: expected never, ask or auto, got '{text}'")))
 }
 
 fn node_ids(texts: &[String]) -> Result<Vec<NodeId>, BadOption> {

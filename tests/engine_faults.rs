@@ -26,6 +26,16 @@ fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 
     world
 }
 
+/// Changes the list of members that a proposal shows.
+fn members(
+    propose: &mut Propose,
+    change: impl FnOnce(&mut Vec<(bitcoin::secp256k1::PublicKey, bitcoin::ScriptBuf)>),
+) {
+    let mut all = propose.clients.to_vec();
+    change(&mut all);
+    propose.clients = all.into();
+}
+
 /// S29, S30: whoever is silent in a phase is named, and the others go on without it.
 #[test]
 fn a_silent_client_in_every_phase() {
@@ -232,18 +242,16 @@ fn every_tampering_of_a_proposal() {
     let changes: &[(&str, Change)] = &[
         ("operator's key", |m| m.lsp_key = m.lsp_key.negate(bitcoin::secp256k1::SECP256K1)),
         ("operator's key is ours", |m| m.lsp_key = m.clients[1].0),
-        ("our key", |m| m.clients[1].0 = m.clients[1].0.negate(bitcoin::secp256k1::SECP256K1)),
-        ("our payout", |m| m.clients[1].1 = m.clients[0].1.clone()),
-        ("a key twice", |m| m.clients[2].0 = m.clients[0].0),
+        ("our key", |m| members(m, |all| all[1].0 = all[1].0.negate(bitcoin::secp256k1::SECP256K1))),
+        ("our payout", |m| members(m, |all| all[1].1 = all[0].1.clone())),
+        ("a key twice", |m| members(m, |all| all[2].0 = all[0].0)),
         ("another's key", |m| {
             let secret = bitcoin::secp256k1::SecretKey::from_slice(&[7; 32]).unwrap();
-            m.clients[0].0 = secret.public_key(bitcoin::secp256k1::SECP256K1);
+            members(m, |all| all[0].0 = secret.public_key(bitcoin::secp256k1::SECP256K1));
         }),
-        ("a payout that is none", |m| m.clients[0].1 = anchor_script()),
-        ("one member less", |m| {
-            m.clients.pop();
-        }),
-        ("members swapped", |m| m.clients.swap(0, 1)),
+        ("a payout that is none", |m| members(m, |all| all[0].1 = anchor_script())),
+        ("one member less", |m| members(m, |all| all.truncate(2))),
+        ("members swapped", |m| members(m, |all| all.swap(0, 1))),
         ("funding amount", |m| {
             let vout = usize::try_from(m.funding_vout).unwrap();
             m.funding_tx.output[vout].value -= bitcoin::Amount::ONE_SAT;
@@ -304,7 +312,7 @@ fn a_lie_that_only_the_transcript_shows() {
     without(100, &[2], |out| match &out.message {
         Message::Propose(propose) if out.to == 2 => {
             let mut propose = propose.clone();
-            propose.clients[0].1 = propose.clients[2].1.clone();
+            members(&mut propose, |all| all[0].1 = all[2].1.clone());
             Fate::replace(propose)
         }
         _ => Fate::Deliver,

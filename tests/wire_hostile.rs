@@ -237,7 +237,7 @@ fn random_messages_come_back() {
         panic!("a sample")
     };
     for _ in 0..500 {
-        let mut clients = fixed.clients.clone();
+        let mut clients = fixed.clients.to_vec();
         for _ in 0..random.below(30) {
             let script = (0..random.below(40)).map(|_| random.byte()).collect::<Vec<_>>();
             clients.push((clients[random.below(2)].0, ScriptBuf::from_bytes(script)));
@@ -245,7 +245,8 @@ fn random_messages_come_back() {
         let nonces = (0..random.below(300)).map(|_| AggNonce(random.bytes())).collect();
         let foreign_hashes = (0..random.below(9)).map(|i| (u32::try_from(i).unwrap(), random.bytes()));
         let foreign_hashes = foreign_hashes.collect();
-        let message = Message::Propose(Propose { clients, nonces, foreign_hashes, ..fixed.clone() });
+        let message =
+            Message::Propose(Propose { clients: clients.into(), nonces, foreign_hashes, ..fixed.clone() });
         assert_eq!(Message::decode(&message.encode()), Ok(message));
 
         let signatures = (0..random.below(300)).map(|_| PartialSig(random.bytes())).collect();

@@ -27,6 +27,7 @@ use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
 use super::funding_script::Database;
+use super::htlcs;
 use super::outbox::Outbox;
 use super::peers;
 use super::state::{Shared, State};
@@ -69,7 +70,7 @@ pub async fn prepare(
     let master = master_secret(&rpc).await?;
 
     let (handle, inbox) = runtime::channel();
-    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox);
+    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = Datastore::new(rpc.clone());
     let loaded = load(engine, store).await;
@@ -85,6 +86,7 @@ pub async fn prepare(
     let state = State::new(Shared {
         rpc,
         runtime: handle,
+        outbox,
         channels: Channels::default(),
         config,
         me,
@@ -162,7 +164,7 @@ pub async fn follow(prepared: Prepared) {
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
     log::debug!("following the chain from block {start}");
-    let sink = EngineSink(state.runtime.clone());
+    let sink = EngineSink { runtime: state.runtime.clone(), rpc: state.rpc.clone() };
     Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
 }
 
@@ -199,14 +201,25 @@ async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: im
     }
 }
 
-struct EngineSink(Handle);
+struct EngineSink<C> {
+    runtime: Handle,
+    rpc: C,
+}
 
-impl Sink for EngineSink {
+impl<C: Call> Sink for EngineSink<C> {
     async fn watched(&self) -> Option<Watched> {
-        self.0.read(|engine, _| engine.watched()).await.ok()
+        self.runtime.read(|engine, _| engine.watched()).await.ok()
+    }
+
+    /// S16: the deadlines of HTLCs, at every block, and at once after a pause of any length.
+    async fn at_tip(&self) {
+        match htlcs::pending(&self.rpc).await {
+            Ok(pending) => self.runtime.input(Input::Htlcs(pending)),
+            Err(error) => log::warn!("cannot look at pending HTLCs: {error}"),
+        }
     }
 
     async fn deliver(&self, input: Input) -> Result<(), String> {
-        self.0.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
+        self.runtime.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use cln_plugin::messages::NotificationTopic;
 use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
 use serde_json::Value;
-use tokio::io::{Stdin, Stdout};
+use tokio::io::{DuplexStream, Stdin};
 
 use crate::config;
 use crate::types::NodeId;
@@ -18,33 +18,57 @@ use super::hooks::{carry_on, custommsg, guarded, htlc_accepted, openchannel, rpc
 use super::methods;
 use super::outbox::Outbox;
 use super::peers;
+use super::requests::{Request, Tagged};
 use super::state::State;
 
-type Draft = Builder<State, Stdin, Stdout>;
+type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
+
+/// Bytes of answers that may wait for stdout.
+const OUTPUT_BUFFER: usize = 64 * 1024;
 
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     let (outbox, undelivered) = Outbox::new();
     outbox.clone().install_logger();
-    let builder = subscriptions(hooks(commands(promises())));
+    let (output, answers) = tokio::io::duplex(OUTPUT_BUFFER);
+    let delivery = tokio::spawn(undelivered.deliver(answers, tokio::io::stdout()));
+    let ended = serve(outbox, output).await;
+    // Answers that are on their way get there: it ends when cln-plugin has dropped `output`.
+    delivery.await??;
+    if let Err(error) = &ended {
+        eprintln!("cln-factory: {error}");
+        // Returning from `main` instead would wait for a thread that reads stdin.
+        std::process::exit(1);
+    }
+    ended
+}
+
+/// To disable ourselves would be the polite way, but lightningd then goes on without a word even if
+/// the plugin is important to its operator: and nobody would watch the factories' channels.
+fn give_up(error: impl std::fmt::Display) -> anyhow::Error {
+    log::warn!("the plugin can't start: {error}");
+    anyhow::anyhow!("{error}")
+}
+
+async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
+    let builder = subscriptions(hooks(commands(promises(output))));
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let config = match config::read(&configured) {
         Ok(config) => config,
-        Err(error) => return configured.disable(&error.to_string()).await,
+        Err(error) => return Err(give_up(error)),
     };
     let prepared = match boot::prepare(&configured.configuration(), config, outbox).await {
         Ok(prepared) => prepared,
-        Err(error) => return configured.disable(&error.to_string()).await,
+        Err(error) => return Err(give_up(error)),
     };
     let plugin = configured.start(State::clone(&prepared.state)).await?;
-    tokio::spawn(undelivered.deliver(plugin.clone()));
     tokio::spawn(boot::follow(prepared));
     plugin.join().await
 }
 
-fn promises() -> Draft {
-    Builder::new(tokio::io::stdin(), tokio::io::stdout())
+fn promises(output: DuplexStream) -> Draft {
+    Builder::new(Tagged::new(tokio::io::stdin()), output)
         .with_logging(false)
         .custommessages(vec![MESSAGE_TYPE])
         .featurebits(FeatureBitsKind::Init, peers::our_features())
@@ -53,25 +77,37 @@ fn promises() -> Draft {
 }
 
 fn commands(builder: Draft) -> Draft {
-    let builder = command(builder, methods::plan::COMMAND, methods::plan::call);
+    let builder = plain(builder, methods::plan::COMMAND, methods::plan::call);
     let builder = command(builder, methods::create::COMMAND, methods::create::call);
-    let builder = command(builder, methods::invitations::COMMAND, methods::invitations::call);
-    let builder = command(builder, methods::accept::COMMAND, methods::accept::call);
-    let builder = command(builder, methods::decline::COMMAND, methods::decline::call);
-    let builder = command(builder, methods::list::COMMAND, methods::list::call);
-    let builder = command(builder, methods::show::COMMAND, methods::show::call);
-    let builder = command(builder, methods::verify::COMMAND, methods::verify::call);
-    let builder = command(builder, methods::exit::COMMAND, methods::exit::call);
-    command(builder, methods::status::COMMAND, methods::status::call)
+    let builder = plain(builder, methods::invitations::COMMAND, methods::invitations::call);
+    let builder = plain(builder, methods::accept::COMMAND, methods::accept::call);
+    let builder = plain(builder, methods::decline::COMMAND, methods::decline::call);
+    let builder = plain(builder, methods::list::COMMAND, methods::list::call);
+    let builder = plain(builder, methods::show::COMMAND, methods::show::call);
+    let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
+    let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
+    plain(builder, methods::status::COMMAND, methods::status::call)
 }
 
-fn command<F>(builder: Draft, command: methods::Command, call: fn(State, Value) -> F) -> Draft
+/// A command that has its answer soon.
+fn plain<F>(builder: Draft, about: methods::Command, call: fn(State, Value) -> F) -> Draft
 where
     F: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
-    let callback = move |plugin: Plugin<State>, params| async move {
+    command(builder, about, move |state, request| call(state, request.params))
+}
+
+fn command<F>(
+    builder: Draft,
+    command: methods::Command,
+    call: impl Fn(State, Request) -> F + Copy + Send + Sync + 'static,
+) -> Draft
+where
+    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    let callback = move |plugin: Plugin<State>, tagged| async move {
         // A task of its own: a panic then answers the command instead of hanging it.
-        let answer = tokio::spawn(call(State::clone(plugin.state()), params)).await;
+        let answer = tokio::spawn(call(State::clone(plugin.state()), Request::new(tagged))).await;
         let answer = answer.unwrap_or_else(|_| Err(Fault::internal(command.name)));
         answer.map_err(anyhow::Error::new)
     };

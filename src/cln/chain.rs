@@ -33,6 +33,8 @@ pub trait Sink: Send + Sync {
     /// Hands over a block or a reorganisation; an error means that it wasn't taken (the store
     /// failed) and must come again.
     fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
+    /// Every block up to the tip was taken.
+    fn at_tip(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Where we are in the chain.
@@ -138,7 +140,10 @@ impl Follower {
     pub async fn run<C: Call, S: Sink>(mut self, rpc: C, sink: S, mut news: watch::Receiver<Height>) {
         loop {
             let pause = match self.advance(&rpc, &sink).await {
-                Ok(()) => POLL,
+                Ok(()) => {
+                    sink.at_tip().await;
+                    POLL
+                }
                 Err(Interrupted::Closed) => return,
                 Err(error) => {
                     log::warn!("block {} not handled yet: {error}", self.next);
@@ -252,6 +257,8 @@ mod tests {
         async fn watched(&self) -> Option<Watched> {
             Some(Watched::default())
         }
+
+        async fn at_tip(&self) {}
 
         async fn deliver(&self, input: Input) -> Result<(), String> {
             if *self.fails.lock().unwrap() {

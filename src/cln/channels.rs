@@ -16,7 +16,10 @@ pub struct Channels(Arc<RwLock<Maps>>);
 
 #[derive(Debug, Default)]
 struct Maps {
-    scids: HashMap<String, ChannelId>,
+    /// By scid or local alias.
+    ids: HashMap<String, ChannelId>,
+    /// What is on chain.
+    scids: HashMap<ChannelId, String>,
     /// Those whose funding lightningd hasn't seen on chain.
     unconfirmed: HashMap<ChannelId, KnownChannel>,
 }
@@ -24,7 +27,12 @@ struct Maps {
 impl Channels {
     /// The channel of this scid or local alias, if it is known.
     pub fn get(&self, scid: &str) -> Option<ChannelId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(scid).copied()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).ids.get(scid).copied()
+    }
+
+    /// A channel's short_channel_id, once it has one, as of the last look.
+    pub fn scid(&self, channel: ChannelId) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
     }
 
     /// The channel, if its funding isn't on chain as far as we have heard.
@@ -63,8 +71,11 @@ impl Channels {
             // Not the remote alias: the peer chose it, and could choose another channel's.
             for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
                 if let Some(scid) = scid.as_str() {
-                    maps.scids.insert(scid.to_owned(), channel_id);
+                    maps.ids.insert(scid.to_owned(), channel_id);
                 }
+            }
+            if let Some(scid) = channel["short_channel_id"].as_str() {
+                maps.scids.insert(channel_id, scid.to_owned());
             }
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = maps;

@@ -134,7 +134,7 @@ impl Executor {
         if let Some(old) = old {
             body["old_state"] = old.into();
         }
-        self.outbox.notify(STATE_TOPIC, body);
+        self.outbox.publish(STATE_TOPIC, body);
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`boot`] from lightningd's `init` to a running engine
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
+//! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`client`] the RPC socket
 
 pub mod boot;
@@ -15,11 +16,14 @@ pub mod error;
 pub mod executor;
 pub mod funding_script;
 pub mod hooks;
+pub mod htlcs;
 pub mod lanes;
 pub mod methods;
 pub mod outbox;
 pub mod params;
 pub mod peers;
+pub mod progress;
+pub mod requests;
 pub mod state;
 pub mod wallet;
 

@@ -1,25 +1,28 @@
-//! What the plugin says to lightningd without being asked: log lines and notifications.
+//! What goes out on stdout: cln-plugin's answers, and what the plugin says without being asked.
 //!
-//! cln-plugin's own logger drops everything below `info` unless an environment variable says
-//! otherwise; lightningd filters by its `log-level` anyhow, so it should get to see all of ours.
+//! cln-plugin repeats a notification's body in a field of the notification's name. That is right for
+//! topics of plugins, and breaks lightningd's own `message`, which has a field of that name. And its
+//! logger drops everything below `info` unless an environment variable says otherwise; lightningd
+//! filters by its `log-level` anyhow, so it should get to see all of ours. So both go around it.
 
-use cln_plugin::Plugin;
+use std::io;
+
 use log::{LevelFilter, Log, Metadata, Record};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::state::State;
+/// What ends every message, and is nowhere in one.
+const END: &[u8] = b"\n\n";
+const CHUNK: usize = 16 * 1024;
 
-/// A notification: its method and parameters.
-type Letter = (String, Value);
-
-/// Where letters are left. They go out in order, once the plugin runs.
+/// Where letters are left. They go out in order.
 #[derive(Debug, Clone)]
-pub struct Outbox(mpsc::UnboundedSender<Letter>);
+pub struct Outbox(mpsc::UnboundedSender<Value>);
 
 /// Letters that wait to be sent.
 #[derive(Debug)]
-pub struct Undelivered(mpsc::UnboundedReceiver<Letter>);
+pub struct Undelivered(mpsc::UnboundedReceiver<Value>);
 
 impl Outbox {
     /// An outbox, and what delivers from it.
@@ -28,10 +31,18 @@ impl Outbox {
         (Self(sender), Undelivered(receiver))
     }
 
-    /// Publishes a notification of a topic that the manifest lists.
-    pub fn notify(&self, topic: &str, body: Value) {
+    /// Sends one of lightningd's own notifications: `log`, `message`, `progress`.
+    pub fn tell(&self, method: &str, params: Value) {
         // Fails only when the plugin is ending.
-        let _ = self.0.send((topic.to_owned(), body));
+        let _ = self.0.send(json!({"jsonrpc": "2.0", "method": method, "params": params}));
+    }
+
+    /// Publishes a notification of a topic that the manifest lists.
+    pub fn publish(&self, topic: &str, body: Value) {
+        // Subscribers of lightningd before v26.09 may read the fields themselves.
+        let mut params = body.clone();
+        params[topic] = body;
+        self.tell(topic, params);
     }
 
     /// Makes this the process's logger.
@@ -44,14 +55,55 @@ impl Outbox {
 }
 
 impl Undelivered {
-    /// Delivers for as long as the plugin runs.
-    pub async fn deliver(mut self, plugin: Plugin<State>) {
-        while let Some((method, body)) = self.0.recv().await {
-            if plugin.send_custom_notification(method, body).await.is_err() {
-                return;
+    /// Delivers letters and the messages in `answers`, each whole, until `answers` ends.
+    pub async fn deliver(
+        mut self,
+        mut answers: impl AsyncRead + Unpin,
+        mut out: impl AsyncWrite + Unpin,
+    ) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK];
+        let mut partial: Vec<u8> = Vec::new();
+        loop {
+            tokio::select! {
+                read = answers.read(&mut chunk) => {
+                    let bytes = chunk.get(..read?).unwrap_or_default();
+                    if bytes.is_empty() {
+                        break;
+                    }
+                    partial.extend_from_slice(bytes);
+                    // What was said before an answer arrives before it.
+                    self.deliver_letters(&mut out).await?;
+                    let rest = partial.split_off(end_of_last(&partial));
+                    out.write_all(&std::mem::replace(&mut partial, rest)).await?;
+                }
+                Some(letter) = self.0.recv() => send(&mut out, &letter).await?,
             }
+            out.flush().await?;
         }
+        self.deliver_letters(&mut out).await?;
+        // What was cut off, for lightningd to complain about.
+        out.write_all(&partial).await?;
+        out.flush().await
     }
+
+    async fn deliver_letters(&mut self, out: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while let Ok(letter) = self.0.try_recv() {
+            send(out, &letter).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn send(out: &mut (impl AsyncWrite + Unpin), letter: &Value) -> io::Result<()> {
+    let mut bytes = letter.to_string().into_bytes();
+    bytes.extend_from_slice(END);
+    out.write_all(&bytes).await
+}
+
+/// Where the last whole message ends.
+fn end_of_last(bytes: &[u8]) -> usize {
+    let last = bytes.windows(END.len()).rposition(|window| window == END);
+    last.map_or(0, |at| at.saturating_add(END.len()))
 }
 
 struct Logger(Outbox);
@@ -65,9 +117,45 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_ascii_lowercase();
-            self.0.notify("log", json!({"level": level, "message": record.args().to_string()}));
+            self.0.tell("log", json!({"level": level, "message": record.args().to_string()}));
         }
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_stay_whole() {
+        let (outbox, undelivered) = Outbox::new();
+        let (mut plugin, answers) = tokio::io::duplex(3);
+        let (out, mut lightningd) = tokio::io::duplex(1 << 20);
+        let delivery = tokio::spawn(undelivered.deliver(answers, out));
+        for number in 0..100i64 {
+            outbox.tell("message", json!({"message": number}));
+            plugin.write_all(format!("{{\"id\":{number}}}\n\n").as_bytes()).await.unwrap();
+        }
+        outbox.publish("topic", json!({"field": 1}));
+        plugin.write_all(b"{\"cut").await.unwrap();
+        drop(plugin);
+        delivery.await.unwrap().unwrap();
+        let mut text = String::new();
+        lightningd.read_to_string(&mut text).await.unwrap();
+        let messages: Vec<&str> =
+            text.split_terminator("\n\n").filter(|m| !m.starts_with("{\"cut")).collect();
+        let parsed: Vec<Value> = messages.iter().map(|m| serde_json::from_str(m).unwrap()).collect();
+        let answers = parsed.iter().filter_map(|message| message["id"].as_i64());
+        assert!(answers.eq(0..100));
+        let told = parsed.iter().filter_map(|message| message["params"]["message"].as_i64());
+        assert!(told.eq(0..100));
+        // And none before what was said before it.
+        let place = |wanted: Value| parsed.iter().position(|message| *message == wanted);
+        for number in 0..100i64 {
+            let letter = json!({"jsonrpc": "2.0", "method": "message", "params": {"message": number}});
+            assert!(place(letter) < place(json!({"id": number})));
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::types::{Height, NodeId};
 
 use super::channels::Channels;
 use super::client::Rpc;
+use super::outbox::Outbox;
 
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;
@@ -20,6 +21,8 @@ pub struct Shared {
     pub rpc: Rpc,
     /// To the engine.
     pub runtime: Handle,
+    /// For progress notifications.
+    pub outbox: Outbox,
     /// Short channel ids.
     pub channels: Channels,
     /// The node's options.

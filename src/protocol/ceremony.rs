@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, PartialSig, SecNonce};
+use crate::tx::musig::{CheckedNonce, KeyAgg, PartialSig, Round, SecNonce};
 use crate::tx::tree::Tree;
 use crate::types::{InstanceId, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Join, Message, Propose};
@@ -46,12 +46,21 @@ pub(super) struct LspCeremony {
     pub(super) attempt: u32,
     pub(super) phase: Phase,
     pub(super) deadline: Millis,
+    /// L's own key, x-only: a key and its negation are one in a Taproot output (S5).
+    pub(super) own_key: [u8; 32],
     pub(super) joins: BTreeMap<ClientIndex, Join>,
+    /// Factory keys of `joins`, x-only.
+    pub(super) keys: BTreeSet<[u8; 32]>,
+    /// Nonces of `joins`.
+    pub(super) nonces: BTreeMap<ClientIndex, Vec<CheckedNonce>>,
+    /// All members' key together, once they have joined.
+    pub(super) funding_key: Option<Box<KeyAgg>>,
     /// Clients that said `expecting`: their channel is being opened.
     pub(super) expecting: BTreeSet<ClientIndex>,
     pub(super) scripts: BTreeMap<ClientIndex, ScriptBuf>,
     pub(super) funding: Option<PreparedFunding>,
-    pub(super) agg_nonces: Vec<AggNonce>,
+    /// In the order of the tree's sessions.
+    pub(super) rounds: Vec<Round>,
     pub(super) transcript: [u8; 32],
     pub(super) own_partials: Vec<PartialSig>,
     pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
@@ -59,16 +68,20 @@ pub(super) struct LspCeremony {
 }
 
 impl LspCeremony {
-    pub(super) fn new(attempt: u32, phase: Phase, deadline: Millis) -> Self {
+    pub(super) fn new(attempt: u32, own_key: [u8; 32], phase: Phase, deadline: Millis) -> Self {
         Self {
             attempt,
             phase,
             deadline,
+            own_key,
             joins: BTreeMap::new(),
+            keys: BTreeSet::new(),
+            nonces: BTreeMap::new(),
+            funding_key: None,
             expecting: BTreeSet::new(),
             scripts: BTreeMap::new(),
             funding: None,
-            agg_nonces: vec![],
+            rounds: vec![],
             transcript: [0; 32],
             own_partials: vec![],
             partials: BTreeMap::new(),
@@ -106,7 +119,6 @@ pub(super) enum ExpectedOpen {
 pub(super) struct SignJob {
     pub(super) attempt: u32,
     pub(super) tree: Arc<Tree>,
-    pub(super) agg_nonces: Vec<AggNonce>,
     pub(super) transcript: [u8; 32],
     pub(super) role: SignAs,
 }
@@ -114,8 +126,8 @@ pub(super) struct SignJob {
 /// For whom a [`SignJob`] signs.
 pub(super) enum SignAs {
     /// L's nonces were made in the same step.
-    Lsp { nonces: Vec<SecNonce>, deadline: Millis },
-    /// The client's nonces wait in its ceremony.
+    Lsp { nonces: Vec<SecNonce>, rounds: Vec<Round>, deadline: Millis },
+    /// The client's nonces wait in its ceremony; their sums are in the proposal.
     Client { lsp: NodeId, proposal: Arc<Propose>, deadline: Millis },
 }
 
@@ -129,7 +141,8 @@ pub(super) enum Change {
     StartClient(InstanceId, ClientCeremony),
     End(InstanceId),
     Phase(InstanceId, Phase, Millis),
-    Joined(InstanceId, ClientIndex, Join),
+    Joined(InstanceId, ClientIndex, Join, Vec<CheckedNonce>),
+    FundingKey(InstanceId, Box<KeyAgg>),
     Unjoined(InstanceId, ClientIndex),
     Expecting(InstanceId, ClientIndex),
     Script(InstanceId, ClientIndex, ScriptBuf),

@@ -12,7 +12,7 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Block, Effect, Level, Refusal};
+use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
 use super::state::State;
 
 /// Confirmations after which a transaction is taken to stay (S12).
@@ -107,22 +107,59 @@ impl Engine {
 
     pub(super) fn exit(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        let state = factory.state(d.height);
-        match state {
-            State::Funding | State::Active | State::Dying => {}
-            State::Exiting | State::Exited => return Ok(Answer::Done),
-            other => {
-                return Err(Refusal::WrongState(format!(
-                    "factory {instance} is {other}: there is nothing on chain to exit from"
-                )));
+        exit_allowed(factory, d.height)?;
+        // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
+        let clients: Vec<ClientIndex> =
+            own_clients(factory).filter(|client| !factory.exiting.contains(client)).collect();
+        if !clients.is_empty() {
+            self.start_exit(d, factory, clients, "factory-exit");
+        }
+        Ok(Answer::Done)
+    }
+
+    /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
+    /// chain, and that takes as many blocks.
+    pub(super) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
+        for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
+            let mut late = BTreeSet::new();
+            for client in own_clients(factory) {
+                let Some(channel_id) = factory.channels.get(&client) else { continue };
+                let early = u32::from(factory.layout.blocks_early(client));
+                let due = |htlc: &&PendingHtlc| {
+                    htlc.channel_id == *channel_id && d.height.saturating_add(early) >= htlc.cltv_expiry
+                };
+                if factory.leaf_height(client).is_none()
+                    && !factory.exiting.contains(&client)
+                    && let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry)
+                {
+                    late.insert(client);
+                    d.log(Level::Unusual, format!(
+                        "{}: an HTLC of client {client} that expires at {} is not settled: taking its channel on chain",
+                        factory.instance, htlc.cltv_expiry
+                    ));
+                }
+            }
+            if !late.is_empty() {
+                let reason = "an HTLC was not settled in time";
+                self.start_exit(d, factory, late.into_iter().collect(), reason);
             }
         }
-        let event = ExitStarted { height: d.height, reason: "factory-exit".into() };
+    }
+
+    fn start_exit(&self, d: &mut Draft<'_>, factory: &Factory, clients: Vec<ClientIndex>, reason: &str) {
+        let event = ExitStarted { height: d.height, reason: reason.into(), clients };
         let mut after = factory.clone();
-        after.apply(&event.clone().into(), None).map_err(|error| Refusal::Unavailable(error.to_string()))?;
-        d.event(instance, event);
+        if let Err(error) = after.apply(&event.clone().into(), None) {
+            d.log(Level::Broken, format!("{}: {error}", factory.instance));
+        }
+        d.event(factory.instance, event);
         self.publish(d, &after);
-        Ok(Answer::Done)
+        // A leaf that somebody else has put on chain needs no path, only the close.
+        for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
+            if after.leaf_height(client).is_some() {
+                close(d, &after, client);
+            }
+        }
     }
 
     /// Broadcasts whatever is due: again at every block, until it confirms (S26).
@@ -134,15 +171,10 @@ impl Engine {
 
     /// Once its leaf is on chain an exiting channel is lightningd's: close it.
     fn close_exited(&self, d: &mut Draft<'_>, factory: &Factory, txid: Txid) {
-        if factory.exit.is_none() {
-            return;
-        }
-        for client in own_clients(factory) {
+        for client in factory.exiting.iter().copied() {
             let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
-            if leaf.is_some_and(|outpoint| outpoint.txid == txid)
-                && let Some(channel_id) = factory.channels.get(&client)
-            {
-                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
+                close(d, factory, client);
             }
         }
     }
@@ -174,6 +206,20 @@ impl Engine {
     }
 }
 
+/// Whether there is something to exit from.
+///
+/// # Errors
+/// When the factory's state has nothing on chain.
+pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    match factory.state(height) {
+        State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
+        other => Err(Refusal::WrongState(format!(
+            "factory {} is {other}: there is nothing on chain to exit from",
+            factory.instance
+        ))),
+    }
+}
+
 /// A client whose channel isn't checked yet asks again: lightningd may have it by now, and an operator
 /// that funds without telling must not keep us from using or leaving it.
 fn check_again(d: &mut Draft<'_>, factory: &Factory) {
@@ -181,6 +227,12 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
         && let Some((_, check)) = check_channel(factory)
     {
         d.effect(check);
+    }
+}
+
+fn close(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
+    if let Some(channel_id) = factory.channels.get(&client) {
+        d.effect(Effect::CloseChannel { channel_id: *channel_id });
     }
 }
 
@@ -257,7 +309,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
     }
     let mut wanted: Vec<SessionId> = Vec::new();
     let matured = height >= factory.terms.timeout_height;
-    if factory.exit.is_some() && !(matured && factory.role != Role::Lsp) {
+    if !(matured && factory.role != Role::Lsp) {
         wanted.extend(
             path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
         );
@@ -275,7 +327,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
 }
 
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    own_clients(factory).flat_map(|client| factory.layout.path(client)).collect()
+    factory.exiting.iter().flat_map(|client| factory.layout.path(*client)).collect()
 }
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.

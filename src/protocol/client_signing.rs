@@ -54,7 +54,6 @@ impl Engine {
         )
         .map_err(Fault::peer)?;
 
-        let job_nonces = propose.nonces.clone();
         let proposal = Arc::new(propose.clone());
         d.event(
             factory.instance,
@@ -66,7 +65,6 @@ impl Engine {
             Box::new(SignJob {
                 attempt: factory.attempt,
                 tree,
-                agg_nonces: job_nonces,
                 transcript,
                 role: SignAs::Client {
                     lsp: peer,
@@ -104,7 +102,7 @@ impl Engine {
         if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
-        let tree = build_tree(&factory.layout, factory.scope(), propose).map_err(Fault::peer)?;
+        let tree = build_tree(&factory.layout, factory.scope(), propose, None).map_err(Fault::peer)?;
         let script = tree.output_key(0).map(key_script);
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
         let output =

@@ -178,6 +178,8 @@ tlv_struct! {
         pub height: Height => 0,
         /// Why.
         pub reason: String => 2,
+        /// Whose paths: a client's own; for L those of the clients whose channels it takes on chain.
+        pub clients: Vec<ClientIndex> => 4,
     }
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
+use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
 use crate::wire::message::{ChannelInFactory, Propose};
 
+use super::chain::own_clients;
 use super::event::{Event, RecordError, Signing};
 use super::state::State;
 
@@ -101,8 +103,10 @@ pub struct Factory {
     pub confirmed: BTreeMap<Txid, Height>,
     /// Which transaction spends which outpoint of the factory, on chain.
     pub spent: BTreeMap<OutPoint, Txid>,
-    /// Height and reason of this node's exit.
+    /// Height and reason of this node's first exit.
     pub exit: Option<(Height, String)>,
+    /// Clients whose channels this node takes on chain.
+    pub exiting: BTreeSet<ClientIndex>,
     /// Why creation ended.
     pub failure: Option<String>,
     /// Lowest height whose block may hold something of this factory.
@@ -155,6 +159,7 @@ impl Factory {
             confirmed: BTreeMap::new(),
             spent: BTreeMap::new(),
             exit: None,
+            exiting: BTreeSet::new(),
             failure: None,
             birth,
             invited_at: birth,
@@ -226,7 +231,10 @@ impl Factory {
                 let confirmed = &self.confirmed;
                 self.spent.retain(|_, txid| confirmed.contains_key(txid));
             }
-            Event::ExitStarted(e) => self.exit = Some((e.height, e.reason.clone())),
+            Event::ExitStarted(e) => {
+                self.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.exiting.extend(e.clients.iter().copied());
+            }
             Event::Aborted(e) => {
                 self.failure = Some(e.reason.clone());
                 self.phase = State::Aborted;
@@ -301,7 +309,7 @@ impl Factory {
         let tree = match tree {
             Some(tree) => tree,
             None => Arc::new(
-                build_tree(&self.layout, self.scope(), &event.proposal)
+                build_tree(&self.layout, self.scope(), &event.proposal, None)
                     .map_err(|error| inconsistent("Signing", error))?,
             ),
         };
@@ -351,7 +359,7 @@ impl Factory {
         if self.leaves_confirmed() {
             return State::Exited;
         }
-        if self.exit.is_some() {
+        if own_clients(self).all(|client| self.exiting.contains(&client)) {
             return State::Exiting;
         }
         if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
@@ -383,11 +391,7 @@ impl Factory {
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
     fn leaves_confirmed(&self) -> bool {
-        let clients: Vec<ClientIndex> = match self.role {
-            Role::Lsp => (0..self.terms.clients()).collect(),
-            Role::Client { index, .. } => vec![index],
-        };
-        clients.into_iter().all(|client| self.leaf_height(client).is_some())
+        own_clients(self).all(|client| self.leaf_height(client).is_some())
     }
 
     /// Height at which a client's leaf confirmed.
@@ -403,6 +407,9 @@ impl Factory {
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
+        }
+        if self.exiting.contains(&client) {
+            return Err("it is being taken on chain".into());
         }
         match self.state(height) {
             State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
@@ -500,16 +507,19 @@ impl Factory {
     }
 }
 
-/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes).
+/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes). Aggregates the
+/// members' keys unless `funding_key` is just that.
 pub(super) fn build_tree(
     layout: &Layout,
     scope: Scope,
     proposal: &Propose,
+    funding_key: Option<&KeyAgg>,
 ) -> Result<Tree, crate::tx::tree::TreeError> {
     let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
     let channel_scripts = proposal.channel_scripts.iter().cloned().collect();
     let foreign_keys = proposal.foreign_keys.iter().copied().collect();
-    Tree::build(layout, &roster(proposal), funding, scope, &channel_scripts, &foreign_keys)
+    let roster = roster(proposal);
+    Tree::build_reusing(layout, &roster, funding, scope, &channel_scripts, &foreign_keys, funding_key)
 }
 
 /// Keys and payout scripts of a proposal.

@@ -100,6 +100,9 @@ pub enum Input {
     },
     /// A block was connected.
     Block(Block),
+    /// HTLCs that are not settled, after every block and at the start: those on factory channels
+    /// matter.
+    Htlcs(Vec<PendingHtlc>),
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// The last common block.
@@ -118,6 +121,15 @@ pub struct KnownChannel {
     pub peer: NodeId,
     /// Its capacity.
     pub capacity: Amount,
+}
+
+/// An HTLC that neither side can forget yet: offered by us, or received and perhaps to be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingHtlc {
+    /// The channel that it stands on.
+    pub channel_id: ChannelId,
+    /// Its cltv_expiry.
+    pub cltv_expiry: Height,
 }
 
 /// Why a channel's funding script could not be confirmed.

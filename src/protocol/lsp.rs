@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::tx::tree::funding_script;
+use crate::tx::musig::PubNonce;
+use crate::tx::scripts::{is_payout, key_script};
+use crate::tx::tree::funding_key;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
@@ -15,6 +17,7 @@ use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
+use super::progress::silent;
 use super::state::State;
 
 impl Engine {
@@ -78,7 +81,9 @@ impl Engine {
     /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
     fn invite(&self, d: &mut Draft<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
-        d.change(Change::StartLsp(terms.instance, LspCeremony::new(attempt, Phase::Inviting, deadline)));
+        let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
+        let ceremony = LspCeremony::new(attempt, own_key, Phase::Inviting, deadline);
+        d.change(Change::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
             return;
@@ -109,22 +114,19 @@ impl Engine {
                 join.nonces.len()
             )));
         }
-        for nonce in &join.nonces {
-            nonce.check().map_err(Fault::peer)?;
-        }
-        if !crate::tx::scripts::is_payout(&join.payout) {
+        let nonces =
+            join.nonces.iter().map(PubNonce::checked).collect::<Result<Vec<_>, _>>().map_err(Fault::peer)?;
+        if !is_payout(&join.payout) {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
         // S5: the same key twice would let one signature count for two.
         // So would its negation, which is the same key in a Taproot output.
-        let x = |key: &bitcoin::secp256k1::PublicKey| key.x_only_public_key().0;
-        let own = self.factory_key(factory.instance, factory.attempt).public();
-        let theirs = x(&join.factory_key);
-        if theirs == x(&own) || ceremony.joins.values().any(|other| x(&other.factory_key) == theirs) {
+        let key = join.factory_key.x_only_public_key().0.serialize();
+        if key == ceremony.own_key || ceremony.keys.contains(&key) {
             return Err(Fault::peer("its factory key is another member's"));
         }
         // The change first: what follows from it may end the attempt.
-        d.change(Change::Joined(factory.instance, client, join.clone()));
+        d.change(Change::Joined(factory.instance, client, join.clone(), nonces));
         if ceremony.joins.len().saturating_add(1) == factory.clients.len() {
             let mut joins = ceremony.joins.clone();
             joins.insert(client, join);
@@ -142,14 +144,16 @@ impl Engine {
     ) {
         let own = self.factory_key(factory.instance, factory.attempt).public();
         let roster = super::lsp_signing::roster_of(own, joins);
-        let script = match funding_script(&factory.layout, &roster) {
-            Ok(script) => script,
+        let key = match funding_key(&factory.layout, &roster) {
+            Ok(key) => Box::new(key),
             Err(error) => {
                 return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
             }
         };
+        let script = key_script(key.output_key());
         let instance = factory.instance;
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.change(Change::FundingKey(instance, key));
         d.change(Change::Phase(instance, Phase::Opening, deadline));
         d.effect(Effect::PrepareFunding {
             instance,
@@ -220,12 +224,13 @@ impl Engine {
                 return self.restart(d, factory, &[peer], &reason);
             }
         };
-        let mut scripts = ceremony.scripts.clone();
-        scripts.insert(client, script.clone());
-        d.change(Change::Script(instance, client, script));
+        d.change(Change::Script(instance, client, script.clone()));
+        let others = ceremony.scripts.keys().filter(|other| **other != client).count();
         if let Some(funding) = &ceremony.funding
-            && scripts.len() == factory.clients.len()
+            && others.saturating_add(1) == factory.clients.len()
         {
+            let mut scripts = ceremony.scripts.clone();
+            scripts.insert(client, script);
             self.begin_signing(d, factory, ceremony, &scripts, funding);
         }
     }
@@ -346,17 +351,7 @@ impl Engine {
             if d.now < ceremony.deadline {
                 continue;
             }
-            let silent: Vec<NodeId> = (0u32..)
-                .zip(&factory.clients)
-                .filter(|(client, _)| match ceremony.phase {
-                    Phase::Inviting => !ceremony.joins.contains_key(client),
-                    Phase::Opening => !ceremony.scripts.contains_key(client),
-                    Phase::Signing => !ceremony.partials.contains_key(client),
-                    Phase::Storing => !ceremony.stored.contains(client),
-                    Phase::Completing => !factory.checked.contains(client),
-                })
-                .map(|(_, node)| *node)
-                .collect();
+            let silent = silent(factory, ceremony);
             if silent.is_empty() {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
@@ -408,7 +403,13 @@ impl Engine {
             self.restart(d, factory, &[], "this node was restarted before every channel was committed");
         } else {
             let deadline = d.now.saturating_add(self.config.invite_timeout);
-            let ceremony = LspCeremony::new(factory.attempt, Phase::Completing, deadline);
+            let own_key = self
+                .factory_key(factory.instance, factory.attempt)
+                .public()
+                .x_only_public_key()
+                .0
+                .serialize();
+            let ceremony = LspCeremony::new(factory.attempt, own_key, Phase::Completing, deadline);
             d.change(Change::StartLsp(factory.instance, ceremony));
         }
     }

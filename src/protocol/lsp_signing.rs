@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{
-    AggNonce, MusigError, PartialSig, PubNonce, aggregate, aggregate_nonces, new_nonce, verify_partial,
-};
+use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, Round, new_checked_nonce};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -76,35 +74,33 @@ impl Engine {
             foreign_hashes: vec![],
             nonces: vec![],
         };
-        let tree = match build_tree(&factory.layout, factory.scope(), &proposal) {
-            Ok(tree) => Arc::new(tree),
-            Err(error) => {
-                return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
-            }
-        };
+        let tree =
+            match build_tree(&factory.layout, factory.scope(), &proposal, ceremony.funding_key.as_deref()) {
+                Ok(tree) => Arc::new(tree),
+                Err(error) => {
+                    return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
+                }
+            };
         let ledger = ledger_entries(&tree);
         if let Err(error) = self.ledger.check(&ledger) {
             return self.give_up(d, factory, &error.to_string());
         }
         let (own_nonces, own_public): (Vec<_>, Vec<_>) =
-            tree.sessions().iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
-        let agg_nonces = match aggregate_all(factory, &tree, &own_public, &ceremony.joins) {
-            Ok(nonces) => nonces,
+            tree.sessions().iter().map(|_| new_checked_nonce(d.rng.bytes32(), &key)).unzip();
+        let (agg_nonces, rounds): (Vec<_>, Vec<_>) = match start_rounds(factory, &tree, &own_public, ceremony)
+        {
+            Ok(rounds) => rounds.into_iter().unzip(),
             Err(error) => {
                 return self.give_up(d, factory, &format!("nonces don't aggregate: {error}"));
             }
         };
         let by_id: BTreeMap<SessionId, AggNonce> =
-            tree.sessions().iter().map(|session| session.id).zip(agg_nonces.iter().copied()).collect();
+            tree.sessions().iter().map(|session| session.id).zip(agg_nonces).collect();
         let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
-        let transcript = transcript::transcript(
-            &terms_bytes(factory),
-            &factory.layout,
-            &roster,
-            &tree,
-            &by_id,
-            &BTreeMap::new(),
-        );
+        let transcript = hashes
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|hashes| transcript::root(&terms_bytes(factory), &roster, &tree, hashes));
         let (Ok(hashes), Ok(transcript)) = (hashes, transcript) else {
             return self.give_up(d, factory, "the transcript can't be hashed");
         };
@@ -122,10 +118,8 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         for (client, node) in (0u32..).zip(&factory.clients) {
             let foreign = Tree::foreign_coins(&factory.layout, client);
-            let neighbours = leaf_clients(factory, client);
             proposal.channel_scripts = scripts
-                .iter()
-                .filter(|(other, _)| neighbours.contains(other))
+                .range(leaf_clients(factory, client))
                 .map(|(other, script)| (*other, script.clone()))
                 .collect();
             proposal.foreign_keys =
@@ -145,9 +139,8 @@ impl Engine {
             Box::new(SignJob {
                 attempt: factory.attempt,
                 tree,
-                agg_nonces,
                 transcript,
-                role: SignAs::Lsp { nonces: own_nonces, deadline },
+                role: SignAs::Lsp { nonces: own_nonces, rounds, deadline },
             }),
         ));
     }
@@ -202,16 +195,16 @@ impl Engine {
         let per_session = per_session(factory, tree, partials);
         let mut signatures = Vec::with_capacity(per_session.len());
         for (at, (session, theirs)) in tree.sessions().iter().zip(&per_session).enumerate() {
-            let (Some(agg), Some(nonce), Some(own)) =
-                (tree.key_agg(session.id.coin), ceremony.agg_nonces.get(at), ceremony.own_partials.get(at))
+            let (Some(agg), Some(round), Some(own)) =
+                (tree.key_agg(session.id.coin), ceremony.rounds.get(at), ceremony.own_partials.get(at))
             else {
                 return self.give_up(d, factory, "a session lost its key or nonce");
             };
             let all = theirs.iter().map(|(_, partial)| partial).chain([own]);
-            match aggregate(agg, nonce, &session.sighash, all) {
+            match round.finish(agg, all) {
                 Ok(signature) => signatures.push(signature),
                 Err(error) => {
-                    return self.blame(d, factory, ceremony, session, nonce, theirs, &error);
+                    return self.blame(d, factory, ceremony, session, round, theirs, &error);
                 }
             }
         }
@@ -240,7 +233,7 @@ impl Engine {
         factory: &Factory,
         ceremony: &LspCeremony,
         session: &Session,
-        agg_nonce: &AggNonce,
+        round: &Round,
         theirs: &[(ClientIndex, PartialSig)],
         error: &MusigError,
     ) {
@@ -257,7 +250,7 @@ impl Engine {
             let Some(nonce) = join.nonces.get(place) else {
                 continue;
             };
-            if verify_partial(agg, agg_nonce, &session.sighash, join.factory_key, nonce, partial).is_err() {
+            if round.verify(agg, join.factory_key, nonce, partial).is_err() {
                 let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
                 return self.restart(d, factory, &[node], &reason);
             }
@@ -425,16 +418,16 @@ fn leaf_clients(factory: &Factory, client: ClientIndex) -> std::ops::Range<Clien
         .map_or(client..client, |node| node.clients.clone())
 }
 
-/// Aggregate nonce of each session of L's tree, in its order.
-fn aggregate_all(
+/// Aggregate nonce and round of each session of L's tree, in its order.
+fn start_rounds(
     factory: &Factory,
     tree: &Tree,
-    own: &[PubNonce],
-    joins: &BTreeMap<ClientIndex, Join>,
-) -> Result<Vec<AggNonce>, MusigError> {
-    let mut theirs: BTreeMap<SessionId, Vec<&PubNonce>> = BTreeMap::new();
-    for (client, join) in joins {
-        for (session, nonce) in factory.layout.sessions(Some(*client)).iter().zip(&join.nonces) {
+    own: &[CheckedNonce],
+    ceremony: &LspCeremony,
+) -> Result<Vec<(AggNonce, Round)>, MusigError> {
+    let mut theirs: BTreeMap<SessionId, Vec<&CheckedNonce>> = BTreeMap::new();
+    for (client, nonces) in &ceremony.nonces {
+        for (session, nonce) in factory.layout.sessions(Some(*client)).iter().zip(nonces) {
             theirs.entry(*session).or_default().push(nonce);
         }
     }
@@ -442,8 +435,10 @@ fn aggregate_all(
         .iter()
         .zip(own)
         .map(|(session, own)| {
+            // L is a member of every coin: a tree without its key would be refused before this.
+            let agg = tree.key_agg(session.id.coin).ok_or(MusigError::NotAMember)?;
             let theirs = theirs.get(&session.id).into_iter().flatten().copied();
-            aggregate_nonces(theirs.chain([own]))
+            Round::start(agg, theirs.chain([own]), &session.sighash)
         })
         .collect()
 }

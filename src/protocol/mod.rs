@@ -21,6 +21,7 @@ pub mod ledger;
 mod lsp;
 mod lsp_signing;
 mod policy;
+mod progress;
 mod sign;
 pub mod state;
 
@@ -36,11 +37,12 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
-pub use chain::Watched;
+pub use chain::{Watched, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
+pub use progress::{Progress, Stage};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -163,6 +165,7 @@ impl Engine {
                 self.on_channel_check(d, instance, attempt, result);
             }
             Input::Block(block) => self.on_block(d, &block),
+            Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Reorg { height } => self.on_reorg(d, height),
             Input::Tick => {
                 self.lsp_tick(d);

@@ -18,6 +18,20 @@ pub enum Policy {
     Auto,
 }
 
+impl Policy {
+    /// Every policy, the strictest first.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Ask, Self::Auto];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Ask => "ask",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// The engine's settings. The plugin fills them from its `factory-*` options.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -77,7 +91,8 @@ impl Default for Config {
             state_step: delays.state_step,
             state_count: delays.state_count,
             stock_csv: 144,
-            invite_timeout: 60_000,
+            // A person may have to be asked.
+            invite_timeout: 300_000,
             ceremony_timeout: 30_000,
             max_attempts: 5,
             max_ceremonies_per_peer: 4,

@@ -1,7 +1,7 @@
 //! Applying a step: memory changes, nonces are consumed, effects come out.
 
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, FactoryKey, MusigError, PartialSig, SecNonce, sign_partial};
+use crate::tx::musig::{FactoryKey, KeyAgg, MusigError, PartialSig, Round, SecNonce};
 use crate::tx::tree::Tree;
 use crate::types::InstanceId;
 use crate::wire::message::{Message, PartialSignatures};
@@ -108,6 +108,7 @@ impl Engine {
         let instance = match &change {
             Change::Phase(instance, ..)
             | Change::Joined(instance, ..)
+            | Change::FundingKey(instance, ..)
             | Change::Unjoined(instance, ..)
             | Change::Expecting(instance, ..)
             | Change::Script(instance, ..)
@@ -125,11 +126,17 @@ impl Engine {
                 ceremony.phase = phase;
                 ceremony.deadline = deadline;
             }
-            Change::Joined(_, client, join) => {
+            Change::Joined(_, client, join, nonces) => {
+                ceremony.keys.insert(join.factory_key.x_only_public_key().0.serialize());
+                ceremony.nonces.insert(client, nonces);
                 ceremony.joins.insert(client, join);
             }
+            Change::FundingKey(_, key) => ceremony.funding_key = Some(key),
             Change::Unjoined(_, client) => {
-                ceremony.joins.remove(&client);
+                ceremony.nonces.remove(&client);
+                if let Some(join) = ceremony.joins.remove(&client) {
+                    ceremony.keys.remove(&join.factory_key.x_only_public_key().0.serialize());
+                }
             }
             Change::Expecting(_, client) => {
                 ceremony.expecting.insert(client);
@@ -153,12 +160,12 @@ impl Engine {
     fn sign(&mut self, instance: InstanceId, job: SignJob, effects: &mut Vec<Effect>) {
         let key = self.factory_key(instance, job.attempt);
         match job.role {
-            SignAs::Lsp { nonces, deadline } => {
-                let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
+            SignAs::Lsp { nonces, rounds, deadline } => {
+                let signed = sign_all(&key, &job.tree, nonces, &rounds, |_, round| Ok(*round));
                 let Some(ceremony) = self.lsp.get_mut(&instance) else {
                     return;
                 };
-                ceremony.agg_nonces = job.agg_nonces;
+                ceremony.rounds = rounds;
                 ceremony.transcript = job.transcript;
                 ceremony.phase = Phase::Signing;
                 ceremony.deadline = deadline;
@@ -177,7 +184,9 @@ impl Engine {
                 };
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
-                let signed = sign_all(&key, &job.tree, nonces, &job.agg_nonces);
+                let signed = sign_all(&key, &job.tree, nonces, &proposal.nonces, |(agg, sighash), sum| {
+                    Round::new(agg, sum, sighash)
+                });
                 let answer = signed.map(|signatures| {
                     Message::from(PartialSignatures {
                         instance,
@@ -226,22 +235,25 @@ fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: 
     Effect::Log { level: Level::Info, text: format!("{instance}: {from} -> {new}{why}") }
 }
 
-fn sign_all(
+/// Signs every session of a tree: `round` makes a round of a coin's key, a sighash and one of `sums`.
+fn sign_all<T>(
     key: &FactoryKey,
     tree: &Tree,
     nonces: Vec<SecNonce>,
-    agg_nonces: &[AggNonce],
+    sums: &[T],
+    round: impl Fn((&KeyAgg, &[u8; 32]), &T) -> Result<Round, MusigError>,
 ) -> Result<Vec<PartialSig>, SignError> {
-    if nonces.len() != tree.sessions().len() || agg_nonces.len() != nonces.len() {
+    if nonces.len() != tree.sessions().len() || sums.len() != nonces.len() {
         return Err(SignError::Count);
     }
     tree.sessions()
         .iter()
         .zip(nonces)
-        .zip(agg_nonces)
-        .map(|((session, nonce), agg_nonce)| {
+        .zip(sums)
+        .map(|((session, nonce), sum)| {
             let agg = tree.key_agg(session.id.coin).ok_or(SignError::NotAMember(session.id))?;
-            sign_partial(key, nonce, agg, agg_nonce, &session.sighash).map_err(SignError::Musig)
+            let round = round((agg, &session.sighash), sum).map_err(SignError::Musig)?;
+            round.sign(key, nonce, agg).map_err(SignError::Musig)
         })
         .collect()
 }

@@ -4,7 +4,7 @@
 //! stores the events, and only then lets anything of it become real (S10, S14). Nothing is shared
 //! but the [`View`], from which hooks answer without waiting.
 
-mod clock;
+pub mod clock;
 mod core;
 #[cfg(feature = "faults")]
 pub mod faults;

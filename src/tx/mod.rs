@@ -1,7 +1,7 @@
 //! The factory's transactions: keys, scripts, layout, fees, signatures and their verification.
 //! Pure: no IO, no clock, randomness is an argument.
 //!
-//! - [`musig`] the only file that names the MuSig2 crate
+//! - [`musig`] MuSig2: the only module that names the library that does it
 //! - [`scripts`] output scripts
 //! - [`layout`] terms → which transactions exist, who signs them, what they are worth
 //! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes

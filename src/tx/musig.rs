@@ -1,20 +1,26 @@
-//! MuSig2 (BIP-327) over factory keys: the only file that names the MuSig2 crate.
+//! MuSig2 (BIP-327) over factory keys: the only module that names the library that does it.
 //!
-//! Keys are `secp256k1` 0.29 types, as everywhere in this crate; the MuSig2 crate uses a later
-//! version, so everything crosses by its serialised bytes.
+//! That is the musig module of libsecp256k1, by a later version of the `secp256k1` crate than the one
+//! whose types are used everywhere else, so everything crosses by its serialised bytes. The `musig2`
+//! crate does the same independently and is the judge in tests: each accepts what the other makes.
+//!
+//! libsecp256k1 aborts the process when it is handed what its documentation forbids; every such case
+//! is an error here, before the call.
 //!
 //! What is secret here is wiped when it is dropped (S7) and implements neither `Clone` nor `Debug`
-//! (S1). Copies that the MuSig2 crate keeps on the stack during a call are out of our reach.
+//! (S1). Copies that a call leaves on the stack are out of our reach.
 
 mod error;
+mod round;
 
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
-use musig2::secp::{MaybeScalar, Point, Scalar};
-use musig2::{CompactSignature, KeyAggContext};
-use secp256k1::{Keypair, Parity, PublicKey, SECP256K1, SecretKey, XOnlyPublicKey};
+use bitcoin::taproot::{TapNodeHash, TapTweakHash};
+use secp_musig::{Keypair, Scalar, ffi, musig, schnorr};
+use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
 use zeroize::Zeroizing;
 
 pub use error::MusigError;
+pub use round::Round;
 
 use crate::types::InstanceId;
 
@@ -33,7 +39,7 @@ impl MasterSecret {
 
 /// A member's secret factory key. No `Clone`, no `Debug`, no serialisation; wiped on drop (S7).
 pub struct FactoryKey {
-    secret: Zeroizing<[u8; 32]>,
+    pair: Keypair,
     public: PublicKey,
 }
 
@@ -49,10 +55,8 @@ impl FactoryKey {
             engine.input(&attempt.to_be_bytes());
             engine.input(&counter.to_be_bytes());
             let candidate = Zeroizing::new(Hmac::from_engine(engine).to_byte_array());
-            if let Ok(mut key) = SecretKey::from_slice(&*candidate) {
-                let public = key.public_key(SECP256K1);
-                key.non_secure_erase();
-                return Self { secret: candidate, public };
+            if let Some(key) = Self::from_secret(&candidate) {
+                return key;
             }
             // One in 2^128 hashes is no scalar; the next counter gives another.
             counter = counter.wrapping_add(1);
@@ -64,24 +68,32 @@ impl FactoryKey {
         self.public
     }
 
-    #[expect(clippy::expect_used)]
-    fn pair(&self) -> Keypair {
-        // As in `scalar`.
-        Keypair::from_seckey_slice(SECP256K1, &*self.secret).expect("checked in derive")
+    fn from_secret(secret: &[u8; 32]) -> Option<Self> {
+        let mut pair = Keypair::from_secret_bytes(*secret).ok()?;
+        match from_library(&pair.public_key()) {
+            Ok(public) => Some(Self { pair, public }),
+            Err(_) => {
+                pair.non_secure_erase();
+                None
+            }
+        }
     }
+}
 
-    #[expect(clippy::expect_used)]
-    fn scalar(&self) -> Scalar {
-        // `derive` admits only scalars, and there is no other way to make a key.
-        Scalar::from_slice(&*self.secret).expect("checked in derive")
+impl Drop for FactoryKey {
+    fn drop(&mut self) {
+        // A volatile write and a fence, as zeroize does; "non-secure" because of earlier copies.
+        self.pair.non_secure_erase();
     }
 }
 
 /// Aggregate key of one coin: BIP-327 over the members' keys in BIP-327 sorted order, then the
-/// BIP-341 tweak. Made once (about 34 µs for each key) and used for every signature on that coin.
+/// BIP-341 tweak. Made once (about 21 µs for each key) and used for every signature on that coin.
 #[derive(Clone)]
 pub struct KeyAgg {
-    context: KeyAggContext,
+    cache: musig::KeyAggCache,
+    members: Vec<[u8; 33]>,
+    merkle_root: Option<[u8; 32]>,
     internal: XOnlyPublicKey,
     output: XOnlyPublicKey,
     parity: Parity,
@@ -96,26 +108,52 @@ impl std::fmt::Debug for KeyAgg {
 
 impl KeyAgg {
     /// Aggregates in sorted order and tweaks with `merkle_root`, or for None as BIP-341 does for an
-    /// output without scripts. Refuses an empty list, duplicates (S5) and infinity.
+    /// output without scripts. Refuses an empty list and duplicates (S5).
     pub fn new(keys: &[PublicKey], merkle_root: Option<[u8; 32]>) -> Result<Self, MusigError> {
+        Self::reusing(None, keys, merkle_root)
+    }
+
+    /// As [`KeyAgg::new`]; a clone of `known` if that is of the same keys and root.
+    pub fn reusing(
+        known: Option<&Self>,
+        keys: &[PublicKey],
+        merkle_root: Option<[u8; 32]>,
+    ) -> Result<Self, MusigError> {
+        let mut sorted: Vec<([u8; 33], &PublicKey)> = keys.iter().map(|key| (key.serialize(), key)).collect();
+        sorted.sort_unstable_by_key(|(bytes, _)| *bytes);
+        if let Some(known) = known
+            && known.merkle_root == merkle_root
+            && known.members.iter().eq(sorted.iter().map(|(bytes, _)| bytes))
+        {
+            return Ok(known.clone());
+        }
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(MusigError::DuplicateKey(*pair[0].1));
+        }
+        Self::untweaked(sorted)?.tweaked(merkle_root)
+    }
+
+    /// BIP-327's KeyAgg, in the given order. The sum is infinity only for whoever breaks discrete
+    /// logarithms or SHA-256: the library doesn't look.
+    fn untweaked(keys: Vec<([u8; 33], &PublicKey)>) -> Result<Self, MusigError> {
         if keys.is_empty() {
             return Err(MusigError::NoKeys);
         }
-        let mut sorted: Vec<([u8; 33], PublicKey)> = keys.iter().map(|key| (key.serialize(), *key)).collect();
-        sorted.sort_unstable_by_key(|(bytes, _)| *bytes);
-        if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(MusigError::DuplicateKey(pair[0].1));
-        }
-        let points = sorted.iter().map(|(_, key)| to_point(key)).collect::<Result<Vec<_>, _>>()?;
-        let untweaked = KeyAggContext::new(points).map_err(|_| MusigError::KeyAtInfinity)?;
-        let internal = x_only(&untweaked)?.0;
-        let context = match merkle_root {
-            Some(root) => untweaked.with_taproot_tweak(&root),
-            None => untweaked.with_unspendable_taproot_tweak(),
-        }
-        .map_err(|_| MusigError::KeyAtInfinity)?;
-        let (output, parity) = x_only(&context)?;
-        Ok(Self { context, internal, output, parity })
+        let parsed = keys.iter().map(|(_, key)| to_library(key)).collect::<Result<Vec<_>, _>>()?;
+        let cache = musig::KeyAggCache::new(&parsed.iter().collect::<Vec<_>>());
+        let (internal, parity) = from_library(&cache.agg_pk_full())?.x_only_public_key();
+        let members = keys.into_iter().map(|(bytes, _)| bytes).collect();
+        Ok(Self { cache, members, merkle_root: None, internal, output: internal, parity })
+    }
+
+    fn tweaked(mut self, merkle_root: Option<[u8; 32]>) -> Result<Self, MusigError> {
+        let root = merkle_root.map(TapNodeHash::from_byte_array);
+        let tweak = TapTweakHash::from_key_and_tweak(self.internal, root).to_byte_array();
+        let tweak = Scalar::from_be_bytes(tweak).map_err(|_| MusigError::KeyAtInfinity)?;
+        let output = self.cache.pubkey_xonly_tweak_add(&tweak).map_err(|_| MusigError::KeyAtInfinity)?;
+        (self.output, self.parity) = from_library(&output)?.x_only_public_key();
+        self.merkle_root = merkle_root;
+        Ok(self)
     }
 
     /// The tweaked key that stands in the output (BIP-341).
@@ -135,25 +173,34 @@ impl KeyAgg {
 
     /// How many keys were aggregated: as many partial signatures make a signature.
     pub fn signers(&self) -> usize {
-        self.context.pubkeys().len()
+        self.members.len()
+    }
+
+    /// Whether a key is one of those that were aggregated.
+    fn has(&self, member: &PublicKey) -> bool {
+        self.members.contains(&member.serialize())
     }
 }
 
-fn to_point(key: &PublicKey) -> Result<Point, MusigError> {
-    // A secp256k1 public key is a point in the other library too: no caller can meet this error.
-    Point::from_slice(&key.serialize_uncompressed()).map_err(|_| MusigError::KeyAtInfinity)
-}
-
-fn x_only(context: &KeyAggContext) -> Result<(XOnlyPublicKey, Parity), MusigError> {
-    let point: Point = context.aggregated_pubkey();
-    PublicKey::from_slice(&point.serialize_uncompressed())
-        .map(|key| key.x_only_public_key())
+/// A public key in the library's type. Uncompressed, to spare it a square root.
+fn to_library(key: &PublicKey) -> Result<secp_musig::PublicKey, MusigError> {
+    // A point of the curve is one in every version: no caller can meet this error.
+    secp_musig::PublicKey::from_byte_array_uncompressed(key.serialize_uncompressed())
         .map_err(|_| MusigError::KeyAtInfinity)
 }
 
-/// A secret nonce, in its 97-byte BIP-327 encoding. No `Clone`, no `Debug`, no serialisation, wiped
+fn from_library(key: &secp_musig::PublicKey) -> Result<PublicKey, MusigError> {
+    // As in `to_library`.
+    PublicKey::from_slice(&key.serialize_uncompressed()).map_err(|_| MusigError::KeyAtInfinity)
+}
+
+/// A secret nonce and the key that it was made for. No `Clone`, no `Debug`, no serialisation, wiped
 /// on drop; signing consumes it (S1).
-pub struct SecNonce(Zeroizing<[u8; 97]>);
+pub struct SecNonce {
+    /// As the library keeps it: a form that may differ between its versions, so it never leaves.
+    secret: Zeroizing<[u8; ffi::MUSIG_SECNONCE_SIZE]>,
+    owner: PublicKey,
+}
 
 /// A signer's public nonce (BIP-327, 66 bytes). Not validated until it is used, or by
 /// [`PubNonce::check`].
@@ -171,27 +218,39 @@ pub struct PartialSig(pub [u8; 32]);
 impl PubNonce {
     /// Whether this is two points of the curve.
     pub fn check(&self) -> Result<(), MusigError> {
-        self.parse(0).map(|_| ())
+        self.checked().map(|_| ())
     }
 
-    fn parse(&self, index: usize) -> Result<musig2::PubNonce, MusigError> {
-        musig2::PubNonce::from_bytes(&self.0).map_err(|_| MusigError::BadNonce { index })
+    /// The two points of the curve that this is, to be added up later.
+    pub fn checked(&self) -> Result<CheckedNonce, MusigError> {
+        self.parse(0).map(CheckedNonce)
+    }
+
+    fn parse(&self, index: usize) -> Result<musig::PublicNonce, MusigError> {
+        musig::PublicNonce::from_byte_array(&self.0).map_err(|_| MusigError::BadNonce { index })
     }
 }
 
-impl AggNonce {
-    fn parse(&self) -> Result<musig2::AggNonce, MusigError> {
-        musig2::AggNonce::from_bytes(&self.0).map_err(|_| MusigError::BadAggNonce)
-    }
-}
+/// A [`PubNonce`] that is known to be two points of the curve: spares finding them twice.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedNonce(musig::PublicNonce);
 
 /// Makes one nonce (BIP-327 NonceGen with the secret key mixed in). `seed` is 32 fresh random bytes
 /// that are used for nothing else: the same seed and key give the same nonce (S2).
 pub fn new_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, PubNonce) {
+    let (secret, public) = new_checked_nonce(seed, key);
+    (secret, PubNonce(public.0.serialize()))
+}
+
+/// As [`new_nonce`], for a nonce that doesn't travel: that of whoever aggregates.
+pub fn new_checked_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, CheckedNonce) {
     let seed = Zeroizing::new(seed);
-    let secret = musig2::SecNonceBuilder::from_seckey(*seed, key.scalar()).build();
-    let public = PubNonce(secret.public_nonce().serialize());
-    (SecNonce(Zeroizing::new(secret.serialize())), public)
+    let mut secret = key.pair.secret_key();
+    let random = musig::SessionSecretRand::assume_unique_per_nonce_gen(*seed, &secret);
+    secret.non_secure_erase();
+    let (secret, public) = musig::new_nonce_pair(random, None, None, key.pair.public_key(), None, None);
+    let secret = Zeroizing::new(secret.dangerous_into_bytes());
+    (SecNonce { secret, owner: key.public }, CheckedNonce(public))
 }
 
 /// Sums the signers' nonces (BIP-327 NonceAgg); a malformed one is named by its place.
@@ -201,14 +260,11 @@ pub fn aggregate_nonces<'a>(nonces: impl IntoIterator<Item = &'a PubNonce>) -> R
         .enumerate()
         .map(|(index, nonce)| nonce.parse(index))
         .collect::<Result<Vec<_>, _>>()?;
-    if parsed.is_empty() {
-        return Err(MusigError::NoNonces);
-    }
-    Ok(AggNonce(musig2::AggNonce::sum(&parsed).serialize()))
+    round::sum(&parsed.iter().collect::<Vec<_>>()).map(|sum| AggNonce(sum.serialize()))
 }
 
 /// Signs `sighash` for `agg` with a nonce that is gone afterwards, also after an error (S1, S2). The
-/// partial signature is verified before it is returned.
+/// result isn't verified: the finished signature is (S4).
 pub fn sign_partial(
     key: &FactoryKey,
     nonce: SecNonce,
@@ -216,16 +272,7 @@ pub fn sign_partial(
     nonces: &AggNonce,
     sighash: &[u8; 32],
 ) -> Result<PartialSig, MusigError> {
-    use musig2::errors::SigningError;
-    let secret = musig2::SecNonce::from_bytes(&*nonce.0).map_err(|_| MusigError::NonceOfAnotherKey)?;
-    let sum = nonces.parse()?;
-    musig2::sign_partial::<MaybeScalar>(&agg.context, key.scalar(), secret, &sum, sighash)
-        .map(|partial| PartialSig(partial.serialize()))
-        .map_err(|error| match error {
-            SigningError::UnknownKey => MusigError::NotAMember,
-            SigningError::SecNoncePubkeyMismatch => MusigError::NonceOfAnotherKey,
-            SigningError::SelfVerifyFail => MusigError::BadPartial,
-        })
+    Round::new(agg, nonces, sighash)?.sign(key, nonce, agg)
 }
 
 /// Checks one signer's partial signature (BIP-327 PartialSigVerify); names who is at fault when
@@ -238,16 +285,7 @@ pub fn verify_partial(
     signer_nonce: &PubNonce,
     sig: &PartialSig,
 ) -> Result<(), MusigError> {
-    use musig2::errors::VerifyError;
-    let scalar = to_scalar(sig, 0)?;
-    let nonce = signer_nonce.parse(0)?;
-    let sum = nonces.parse()?;
-    musig2::verify_partial(&agg.context, scalar, &sum, to_point(&signer)?, &nonce, sighash).map_err(|error| {
-        match error {
-            VerifyError::UnknownKey => MusigError::NotAMember,
-            VerifyError::BadSignature => MusigError::BadPartial,
-        }
-    })
+    Round::new(agg, nonces, sighash)?.verify(agg, signer, signer_nonce, sig)
 }
 
 /// The finished BIP-340 signature from everybody's partial signatures, in any order. It is verified:
@@ -258,33 +296,16 @@ pub fn aggregate<'a>(
     sighash: &[u8; 32],
     partials: impl IntoIterator<Item = &'a PartialSig>,
 ) -> Result<[u8; 64], MusigError> {
-    let scalars = partials
-        .into_iter()
-        .enumerate()
-        .map(|(index, partial)| to_scalar(partial, index))
-        .collect::<Result<Vec<_>, _>>()?;
-    if scalars.len() != agg.signers() {
-        return Err(MusigError::WrongCount { keys: agg.signers(), partials: scalars.len() });
-    }
-    let sum = nonces.parse()?;
-    musig2::aggregate_partial_signatures::<_, CompactSignature>(&agg.context, &sum, scalars, sighash)
-        .map(|signature| signature.serialize())
-        .map_err(|_| MusigError::BadSignature)
+    Round::new(agg, nonces, sighash)?.finish(agg, partials)
 }
 
 /// Signs alone with the bare factory key (BIP-340), for L's script path of a stock output. `aux`
 /// is 32 fresh random bytes.
 pub fn sign_alone(key: &FactoryKey, sighash: &[u8; 32], aux: [u8; 32]) -> [u8; 64] {
-    let mut pair = key.pair();
-    let message = secp256k1::Message::from_digest(*sighash);
-    let signature = SECP256K1.sign_schnorr_with_aux_rand(&message, &pair, &Zeroizing::new(aux));
-    pair.non_secure_erase();
-    signature.serialize()
+    schnorr::sign_with_aux_rand(sighash, &key.pair, &Zeroizing::new(aux)).to_byte_array()
 }
 
-fn to_scalar(sig: &PartialSig, index: usize) -> Result<MaybeScalar, MusigError> {
-    MaybeScalar::from_slice(&sig.0).map_err(|_| MusigError::BadScalar { index })
-}
-
+#[cfg(test)]
+mod crosscheck;
 #[cfg(test)]
 mod vectors;

@@ -27,8 +27,17 @@ pub fn transcript(
     agg_nonces: &BTreeMap<SessionId, AggNonce>,
     foreign_hashes: &BTreeMap<CoinIndex, [u8; 32]>,
 ) -> Result<[u8; 32], TreeError> {
-    let mut hashes = own_hashes(layout, tree, agg_nonces, foreign_hashes)?;
-    let tree_hash = hashes.remove(&0).ok_or(TreeError::NoSuchCoin { coin: 0 })?;
+    root(terms_bytes, roster, tree, &own_hashes(layout, tree, agg_nonces, foreign_hashes)?)
+}
+
+/// The transcript, from [`coin_hashes`].
+pub fn root(
+    terms_bytes: &[u8],
+    roster: &Roster,
+    tree: &Tree,
+    hashes: &BTreeMap<CoinIndex, [u8; 32]>,
+) -> Result<[u8; 32], TreeError> {
+    let tree_hash = hashes.get(&0).ok_or(TreeError::NoSuchCoin { coin: 0 })?;
     let mut engine = tagged(ROOT_TAG);
     engine.input(&sha256::Hash::hash(terms_bytes).to_byte_array());
     engine.input(&roster.lsp_key.serialize());
@@ -40,7 +49,7 @@ pub fn transcript(
     }
     engine.input(&tree.funding().txid.to_byte_array());
     engine.input(&tree.funding().vout.to_be_bytes());
-    engine.input(&tree_hash);
+    engine.input(tree_hash);
     Ok(finish(engine))
 }
 

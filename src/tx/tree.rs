@@ -18,7 +18,7 @@ use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, 
 use secp256k1::{PublicKey, XOnlyPublicKey};
 
 pub use error::TreeError;
-pub use roster::{Member, Roster, funding_script};
+pub use roster::{Member, Roster, funding_key, funding_script};
 
 use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
 use super::musig::KeyAgg;
@@ -80,6 +80,19 @@ impl Tree {
         channel_scripts: &BTreeMap<ClientIndex, ScriptBuf>,
         foreign_keys: &BTreeMap<CoinIndex, XOnlyPublicKey>,
     ) -> Result<Self, TreeError> {
+        Self::build_reusing(layout, roster, funding, scope, channel_scripts, foreign_keys, None)
+    }
+
+    /// As [`Tree::build`]; doesn't aggregate every member's key again if it is `funding_key`.
+    pub fn build_reusing(
+        layout: &Layout,
+        roster: &Roster,
+        funding: OutPoint,
+        scope: Scope,
+        channel_scripts: &BTreeMap<ClientIndex, ScriptBuf>,
+        foreign_keys: &BTreeMap<CoinIndex, XOnlyPublicKey>,
+        funding_key: Option<&KeyAgg>,
+    ) -> Result<Self, TreeError> {
         roster.check(layout)?;
         if funding.is_null() {
             return Err(TreeError::Funding);
@@ -107,7 +120,13 @@ impl Tree {
             sessions: Vec::new(),
             index: BTreeMap::new(),
         };
-        tree.take_keys(layout, roster, own, &foreign, foreign_keys)?;
+        for coin in own {
+            let known = funding_key.filter(|_| coin == 0);
+            let agg = roster.key_agg(layout, coin, known)?;
+            tree.output_keys.insert(coin, agg.output_key());
+            tree.keys.insert(coin, agg);
+        }
+        tree.take_foreign_keys(&foreign, foreign_keys)?;
         for id in layout.sessions(who) {
             let session = tree.session_for(layout, roster, id, channel_scripts)?;
             tree.index.insert(id, tree.sessions.len());
@@ -207,19 +226,11 @@ impl Tree {
         (!spends_node).then(|| stock_spend(agg, self.lsp_key, self.stock_csv))
     }
 
-    fn take_keys(
+    fn take_foreign_keys(
         &mut self,
-        layout: &Layout,
-        roster: &Roster,
-        own: Vec<CoinIndex>,
         foreign: &[CoinIndex],
         given: &BTreeMap<CoinIndex, XOnlyPublicKey>,
     ) -> Result<(), TreeError> {
-        for coin in own {
-            let agg = roster.key_agg(layout, coin)?;
-            self.output_keys.insert(coin, agg.output_key());
-            self.keys.insert(coin, agg);
-        }
         if self.scope == Scope::All {
             return Ok(());
         }

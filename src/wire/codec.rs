@@ -10,6 +10,7 @@ mod tests;
 mod tlv;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
 use crate::types::{ChannelId, InstanceId, NodeId, ProtocolId};
@@ -238,8 +239,7 @@ pub fn clip(text: &str, max: usize) -> &str {
 /// A BigSize count and the entries.
 impl<T: Codec> Codec for Vec<T> {
     fn write(&self, out: &mut Vec<u8>) {
-        BigSize::of(self.len()).write(out);
-        self.iter().for_each(|entry| entry.write(out));
+        write_list(self, out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -258,6 +258,22 @@ impl<T: Codec> Codec for Vec<T> {
         }
         Ok(entries)
     }
+}
+
+/// As a `Vec`, for lists that many messages share.
+impl<T: Codec> Codec for Arc<[T]> {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_list(self, out);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Vec::read(r)?.into())
+    }
+}
+
+fn write_list<T: Codec>(list: &[T], out: &mut Vec<u8>) {
+    BigSize::of(list.len()).write(out);
+    list.iter().for_each(|entry| entry.write(out));
 }
 
 /// One after the other.

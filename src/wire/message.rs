@@ -3,6 +3,8 @@
 //! Every message names its factory instance and the attempt at creating it. Lists of nonces and
 //! signatures follow the order of the layout's signing sessions for whoever they are from or for.
 
+use std::sync::Arc;
+
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
@@ -130,8 +132,8 @@ message_struct! {
     pub struct Propose {
         /// L's key in this factory.
         pub lsp_key: PublicKey => 4,
-        /// Factory key and payout script of every client, in leaf order.
-        pub clients: Vec<(PublicKey, ScriptBuf)> => 6,
+        /// Factory key and payout script of every client, in leaf order; the same for all of them.
+        pub clients: Arc<[(PublicKey, ScriptBuf)]> => 6,
         /// The unsigned funding transaction: native segwit inputs only, so that its txid is final. A
         /// client sees from it what its tree will stand on, and which inputs to watch (S12).
         pub funding_tx: Transaction => 8,

@@ -154,7 +154,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 instance,
                 attempt,
                 lsp_key: point(3),
-                clients: vec![(point(1), p2wpkh(0xaa)), (point(2), p2wsh(0xbb))],
+                clients: vec![(point(1), p2wpkh(0xaa)), (point(2), p2wsh(0xbb))].into(),
                 funding_tx: funding_tx(),
                 funding_vout: 1,
                 channel_scripts: vec![(0, p2wsh(0x0c)), (1, p2wsh(0x1c))],

@@ -6,12 +6,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use crate::protocol::{Answer, Command as EngineCommand, Create, Factory, Input, State as FactoryState};
+use crate::protocol::{
+    Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState,
+};
 use crate::runtime::Transition;
-use crate::types::{Amount, Height, InstanceId, NodeId};
+use crate::types::{Amount, InstanceId, NodeId};
 
 use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, Fault, NOT_CREATED};
 use super::super::params::Params;
+use super::super::progress::Reporter;
+use super::super::requests::Request;
 use super::super::state::State;
 use super::super::{peers, wallet};
 use super::planning::{Plan, Wishes, client, list, plan};
@@ -36,12 +40,12 @@ const NAMES: &[&str] = &[
     "dry_run",
 ];
 
-/// Looked at without a notification after this long, in case one was lost.
-const POLL: Duration = Duration::from_secs(1);
+/// Looked at without a change of state after this long: clients answer in between.
+const POLL: Duration = Duration::from_millis(250);
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
-    let mut params = Params::new(NAMES, &params)?;
+pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
+    let mut params = Params::new(NAMES, &request.params)?;
     let clients: Value = params.required("clients")?;
     let capacity: Option<Amount> = params.optional("capacity_sat")?;
     let clients: Vec<(NodeId, Amount)> =
@@ -65,8 +69,10 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let Answer::Created(instance) = state.runtime.ask(Input::Command(command)).await? else {
         return Err(Fault::internal(COMMAND.name));
     };
-    let (factory, height) = funded(&state, instance, transitions).await?;
-    Ok(json!({"factory": factory_json::factory(&factory, state.me, height)}))
+    let reporter = Reporter::new(state.outbox.clone(), request.id);
+    funded(&state, instance, transitions, reporter).await?;
+    let (factory, height) = factory(&state, instance).await?;
+    Ok(json!({"factory": factory_json::factory(&factory, &state, height)}))
 }
 
 /// Every client that can't take part is named at once.
@@ -110,12 +116,38 @@ async fn funded(
     state: &State,
     instance: InstanceId,
     mut transitions: broadcast::Receiver<Transition>,
-) -> Result<(Factory, Height), Fault> {
+    mut reporter: Reporter,
+) -> Result<(), Fault> {
+    reporter.say(&format!("factory {instance}"));
+    let mut left_out = 0;
     loop {
-        let (factory, height) = factory(state, instance).await?;
-        match factory.state(height) {
-            FactoryState::Aborted | FactoryState::Declined => return Err(not_created(&factory)),
-            reached if !reached.is_creating() => return Ok((factory, height)),
+        let look = move |engine: &Engine, height| {
+            let factory = engine.factory(instance)?;
+            Some((factory.state(height), factory.left_out.clone(), engine.progress_of(instance)))
+        };
+        // A factory that was forgotten had failed.
+        let Some((reached, without, progress)) = state.runtime.read(look).await? else {
+            return Err(Fault::new(NOT_CREATED, format!("factory {instance} was not created")));
+        };
+        for (node, reason) in without.iter().skip(left_out) {
+            reporter.say(&format!("{node} is left out: {reason}"));
+        }
+        left_out = without.len();
+        if let Some(progress) = progress
+            && reporter.show(&progress)
+        {
+            let clients = progress.of;
+            reporter.say(&format!("attempt {} with {clients} clients", progress.attempt));
+        }
+        match reached {
+            FactoryState::Aborted | FactoryState::Declined => {
+                let (factory, _) = factory(state, instance).await?;
+                return Err(not_created(&factory));
+            }
+            reached if !reached.is_creating() => {
+                reporter.finish();
+                return Ok(());
+            }
             _ => {}
         }
         // Whatever it is that comes, or if nothing does: look again.

@@ -1,8 +1,12 @@
 //! `factory-exit`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::protocol::{Command as EngineCommand, Factory, Input, Role};
+use crate::drawing;
+use crate::protocol::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
+use crate::tx::layout::{NodeIndex, NodeKind};
 use crate::types::InstanceId;
 
 use super::super::error::Fault;
@@ -27,12 +31,41 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         state.runtime.ask(Input::Command(EngineCommand::Exit { instance })).await?;
     }
     let (factory, height) = factory(&state, instance).await?;
+    exit_allowed(&factory, height)?;
     Ok(json!({
         "factory_instance": instance.to_string(),
         "state": factory.state(height).name(),
+        "dry_run": dry_run,
         "exit": exit(&factory),
+        "path": path(&factory),
         "next_action": factory.next_action(height),
     }))
+}
+
+/// The transactions that this node publishes, in order.
+fn path(factory: &Factory) -> Vec<Value> {
+    let nodes: BTreeSet<NodeIndex> =
+        factory_json::own_clients(factory).flat_map(|client| factory.layout.path(client)).collect();
+    nodes.into_iter().filter_map(|index| step(factory, index)).collect()
+}
+
+fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
+    let node = factory.layout.node(index)?;
+    let mut object = json!({
+        "index": index,
+        "kind": drawing::kind(node.kind),
+        "vbytes": node.vbytes,
+        "fee_sat": node.fee.to_sat(),
+        "wait_blocks": if node.kind == NodeKind::State { node.sequence } else { 0 },
+    });
+    if let Some(tx) = factory.tree.as_ref().and_then(|tree| tree.node_tx(index)) {
+        let txid = tx.compute_txid();
+        object["txid"] = txid.to_string().into();
+        if let Some(height) = factory.confirmed.get(&txid) {
+            object["confirmed_height"] = (*height).into();
+        }
+    }
+    Some(object)
 }
 
 /// What this node's exit takes: a client's own, or L's of everybody.

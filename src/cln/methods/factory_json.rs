@@ -9,8 +9,10 @@ use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
 use crate::wire::message::protocol_id;
 
-/// The factory at `height`, as seen from `me`.
-pub fn factory(factory: &Factory, me: NodeId, height: Height) -> Value {
+use super::super::state::Shared;
+
+/// The factory at `height`, as this node sees it.
+pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
     let terms = &factory.terms;
     let mut object = json!({
         "factory_protocol": protocol_id().to_string(),
@@ -24,7 +26,7 @@ pub fn factory(factory: &Factory, me: NodeId, height: Height) -> Value {
         "timeout_block": terms.timeout_height,
         "funding_confirmations": terms.funding_confirmations,
         "funding_sat": factory.layout.funding_value().to_sat(),
-        "clients": clients(factory, me, height),
+        "clients": clients(factory, node, height),
         "next_action": factory.next_action(height),
     });
     if let Some(outpoint) = factory.funding() {
@@ -65,14 +67,14 @@ pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
     }
 }
 
-fn clients(factory: &Factory, me: NodeId, height: Height) -> Vec<Value> {
-    own_clients(factory).map(|client| one_client(factory, client, me, height)).collect()
+fn clients(factory: &Factory, node: &Shared, height: Height) -> Vec<Value> {
+    own_clients(factory).map(|client| one_client(factory, client, node, height)).collect()
 }
 
-fn one_client(factory: &Factory, client: ClientIndex, me: NodeId, height: Height) -> Value {
+fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Height) -> Value {
     let id = match factory.role {
         Role::Lsp => factory.node_of(client),
-        Role::Client { .. } => Some(me),
+        Role::Client { .. } => Some(node.me),
     };
     let mut object = json!({
         "client": client,
@@ -85,6 +87,9 @@ fn one_client(factory: &Factory, client: ClientIndex, me: NodeId, height: Height
     }
     if let Some(channel) = factory.channels.get(&client) {
         object["channel_id"] = channel.to_string().into();
+        if let Some(scid) = node.channels.scid(*channel) {
+            object["short_channel_id"] = scid.into();
+        }
     }
     if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
         insert_outpoint(&mut object, outpoint);

@@ -8,7 +8,7 @@ use crate::types::InstanceId;
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
-use super::{Command, factory_json, unknown};
+use super::{Command, factory_json, fresh_channels, unknown};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -30,7 +30,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let mut params = Params::new(&["factory_instance", "state"], &params)?;
     let instance: Option<InstanceId> = params.optional("factory_instance")?;
     let wanted: Option<FactoryState> = params.optional("state")?;
-    let me = state.me;
+    fresh_channels(&state).await;
+    let node = State::clone(&state);
     let look = move |engine: &crate::protocol::Engine, height| {
         if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none()) {
             return Err(unknown(instance));
@@ -39,7 +40,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             .factories()
             .filter(|factory| instance.is_none_or(|instance| factory.instance == instance))
             .filter(|factory| wanted.is_none_or(|wanted| factory.state(height) == wanted))
-            .map(|factory| factory_json::factory(factory, me, height))
+            .map(|factory| factory_json::factory(factory, &node, height))
             .collect::<Vec<_>>())
     };
     let factories = state.runtime.read(look).await??;

@@ -13,6 +13,7 @@ pub mod planning;
 pub mod show;
 pub mod status;
 pub mod verify;
+pub mod warnings;
 
 use crate::protocol::Factory;
 use crate::types::{Height, InstanceId};
@@ -37,6 +38,13 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
     match found {
         (Some(factory), height) => Ok((factory, height)),
         (None, _) => Err(unknown(instance)),
+    }
+}
+
+/// So that short channel ids are what lightningd says now; without an answer, what it said last.
+async fn fresh_channels(state: &State) {
+    if let Err(error) = state.channels.refresh(&state.rpc).await {
+        log::debug!("{error}");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::types::{Height, InstanceId, Transaction};
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
-use super::{Command, factory, factory_json};
+use super::{Command, factory, factory_json, fresh_channels};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -46,6 +46,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let mut params = Params::new(&["factory_instance", "format"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
     let format = params.optional("format")?.unwrap_or(Format::Json);
+    fresh_channels(&state).await;
     let (factory, height) = factory(&state, instance).await?;
     Ok(match format {
         // lightning-cli prints an object that asks for it as plain text.
@@ -56,7 +57,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
-    let mut answer = factory_json::factory(factory, state.me, height);
+    let mut answer = factory_json::factory(factory, state, height);
     let nodes = (0u32..).zip(factory.layout.nodes()).map(|(index, node)| transaction(factory, index, node));
     answer["transactions"] = nodes.collect();
     answer["distributions"] = distributions(factory);

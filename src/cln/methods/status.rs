@@ -2,14 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Engine, State as FactoryState};
-use crate::types::Height;
+use crate::protocol::{Engine, Progress, Role};
+use crate::runtime::clock;
+use crate::types::{Amount, Height, NodeId};
 
+use super::super::client::{Call, field};
 use super::super::error::Fault;
 use super::super::params::Params;
 use super::super::peers;
 use super::super::state::State;
-use super::Command;
+use super::warnings::{self, Node, Warning};
+use super::{Command, factory_json};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -30,10 +33,14 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         }],
         "available": state.unavailable.is_none(),
     });
-    let connected = peers::connected(&state.rpc, None).await?;
-    let supporting = connected.iter().filter(|peer| peer.supports).map(|peer| peer.id);
-    let supporting: Vec<_> = supporting.collect();
-    let seen = state.runtime.read(look).await;
+    let node = Node {
+        peers: peers::connected(&state.rpc, None).await?,
+        unconfirmed: unconfirmed(&state).await?,
+        height: *state.news.borrow(),
+    };
+    let supporting: Vec<NodeId> =
+        node.peers.iter().filter(|peer| peer.supports).map(|peer| peer.id).collect();
+    let seen = state.runtime.read(move |engine, height| look(engine, height, &node)).await;
     let (ready, mut warnings) = match seen {
         Ok(seen) => {
             answer["ceremonies"] = seen.ceremonies.into();
@@ -42,55 +49,70 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
-            let text = format!("nothing of any factory is touched: {refusal}");
-            (vec![], vec![text])
+            let action = "run the version of the plugin that wrote the records, or restore them; until \
+                          then nothing of any factory is touched, and this node must stay online";
+            (vec![], vec![Warning::new("unavailable", refusal.to_string(), action)])
         }
     };
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.config.unsafe_skip_funding_check {
-        warnings.push(
-            "factory-unsafe-skip-funding-check is set: an operator that lies can take what is paid \
-             to this node; remove the option"
-                .to_owned(),
-        );
+        warnings.push(Warning::new(
+            "unsafe_option",
+            "factory-unsafe-skip-funding-check is set: an operator that lies can take what is paid to \
+             this node",
+            "remove the option",
+        ));
     }
-    answer["warnings"] = warnings.into();
+    answer["warnings"] = warnings.iter().map(Warning::json).collect();
     Ok(answer)
 }
 
-struct Seen {
-    ready: Vec<crate::types::NodeId>,
-    ceremonies: usize,
-    factories: usize,
-    height: Height,
-    warnings: Vec<String>,
+/// Channels in use that have no place on chain yet.
+async fn unconfirmed(state: &State) -> Result<Vec<(NodeId, Amount, String)>, Fault> {
+    let answer = state.rpc.call("listpeerchannels", json!({})).await?;
+    let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
+    let in_use = channels
+        .iter()
+        .filter(|channel| channel["state"] == "CHANNELD_NORMAL" && channel.get("short_channel_id").is_none());
+    let read = |channel: &Value| {
+        let peer = channel["peer_id"].as_str()?.parse().ok()?;
+        let capacity = Amount::from_sat(channel["total_msat"].as_u64()? / 1000);
+        Some((peer, capacity, channel["channel_id"].as_str()?.to_owned()))
+    };
+    Ok(in_use.filter_map(read).collect())
 }
 
-fn look(engine: &Engine, height: Height) -> Seen {
-    let mut warnings = Vec::new();
-    for factory in engine.factories() {
-        let advice = match factory.state(height) {
-            FactoryState::Invited => "waits for factory-accept or factory-decline".to_owned(),
-            FactoryState::Dying => {
-                let end = factory.safe_end();
-                format!("is dying: no payment can use it after block {end}; move out, or factory-exit")
-            }
-            FactoryState::Exiting => {
-                "is being left; keep the node online until its state is exited".to_owned()
-            }
-            _ => continue,
-        };
-        warnings.push(format!("factory {} {advice}", factory.instance));
-    }
-    if engine.tip().is_none() {
-        warnings.push("no block has been handled yet: wait, or look at lightningd's backend".to_owned());
-    }
+struct Seen {
+    ready: Vec<NodeId>,
+    ceremonies: Vec<Value>,
+    factories: usize,
+    height: Height,
+    warnings: Vec<Warning>,
+}
+
+fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
+    let now = clock::now();
+    let ceremony = |progress: Progress| {
+        let factory = engine.factory(progress.instance)?;
+        let mut object = json!({
+            "factory_instance": progress.instance.to_string(),
+            "role": factory_json::role(factory),
+            "state": factory.state(height).name(),
+            "attempt": progress.attempt,
+            "waiting_for": progress.waiting_for.iter().map(NodeId::to_string).collect::<Vec<_>>(),
+            "seconds_left": progress.deadline.saturating_sub(now) / 1000,
+        });
+        if let (Some(stage), Role::Lsp) = (progress.stage, factory.role) {
+            object["stage"] = stage.name().into();
+        }
+        Some(object)
+    };
     Seen {
         ready: engine.peers().collect(),
-        ceremonies: engine.ceremonies(),
+        ceremonies: engine.progress().into_iter().filter_map(ceremony).collect(),
         factories: engine.factories().count(),
         height,
-        warnings,
+        warnings: warnings::look(engine, height, node),
     }
 }

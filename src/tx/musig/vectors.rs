@@ -20,10 +20,7 @@ fn keys<const N: usize>(hex: [&str; N]) -> Vec<PublicKey> {
 
 /// BIP-327 without the sorting and without a tweak, as its own vectors want it.
 fn unsorted(keys: &[PublicKey]) -> KeyAgg {
-    let points: Vec<Point> = keys.iter().map(|key| to_point(key).unwrap()).collect();
-    let context = KeyAggContext::new(points).unwrap();
-    let (output, parity) = x_only(&context).unwrap();
-    KeyAgg { context, internal: output, output, parity }
+    KeyAgg::untweaked(keys.iter().map(|key| (key.serialize(), key)).collect()).unwrap()
 }
 
 #[test]
@@ -61,7 +58,7 @@ fn script_root_tweak_is_bip341() {
     use bitcoin::taproot::TapNodeHash;
     let agg = KeyAgg::new(&keys(KEYS), Some([7; 32])).unwrap();
     let root = TapNodeHash::from_byte_array([7; 32]);
-    let (tweaked, parity) = agg.internal_key().tap_tweak(SECP256K1, Some(root));
+    let (tweaked, parity) = agg.internal_key().tap_tweak(secp256k1::SECP256K1, Some(root));
     assert_eq!(tweaked.to_x_only_public_key(), agg.output_key());
     assert_eq!(parity, agg.output_parity());
 }
@@ -117,9 +114,17 @@ const AGG_NONCE: &str = "028465fcf0bbdbcf443aabcce533d42b4b5a10966ac09a49655e8c4
 const MESSAGE: &str = "f95466d086770e689964664219266fe5ed215c92ae20bab5c9d79addddf3c0cf";
 
 fn sign_key() -> FactoryKey {
-    let secret = bytes(SIGN_KEY);
-    let public = SecretKey::from_slice(&secret).unwrap().public_key(SECP256K1);
-    FactoryKey { secret: Zeroizing::new(secret), public }
+    FactoryKey::from_secret(&bytes(SIGN_KEY)).unwrap()
+}
+
+/// The vectors' secret nonce. The library's form of it is 4 bytes that say what it is, both scalars,
+/// and the key: a nonce of the same key with other scalars.
+fn sec_nonce() -> SecNonce {
+    let vector: [u8; 97] = bytes(SEC_NONCE);
+    let (mut nonce, _) = new_nonce([1; 32], &sign_key());
+    nonce.secret[4..68].copy_from_slice(&vector[..64]);
+    assert_eq!(nonce.owner.serialize(), vector[64..]);
+    nonce
 }
 
 #[test]
@@ -131,8 +136,7 @@ fn signing_is_bip327() {
         ([1, 2, 0], "fa23c359f6fac4e7796bb93bc9f0532a95468c539ba20ff86d7c76ed92227900"),
     ] {
         let agg = unsorted(&keys(order.map(|index| SIGN_KEYS[index])));
-        let nonce = SecNonce(Zeroizing::new(bytes(SEC_NONCE)));
-        let partial = sign_partial(&sign_key(), nonce, &agg, &nonces, &message).unwrap();
+        let partial = sign_partial(&sign_key(), sec_nonce(), &agg, &nonces, &message).unwrap();
         assert_eq!(partial.0, bytes::<32>(expected));
     }
 }
@@ -157,14 +161,15 @@ fn partial_verification_is_bip327() {
     assert_eq!(check(0, beyond), Err(MusigError::BadScalar { index: 0 }));
 }
 
-/// S2: a used-up nonce, as the vectors have it: zeros.
+/// S2: a used-up nonce is zeros.
 #[test]
 fn a_wiped_nonce_signs_nothing() {
-    let mut nonce = Zeroizing::new(bytes::<97>(SEC_NONCE));
-    nonce[..64].fill(0);
+    use zeroize::Zeroize;
+    let mut nonce = sec_nonce();
+    nonce.secret.zeroize();
     let agg = unsorted(&keys(SIGN_KEYS));
     let nonces = AggNonce(bytes(AGG_NONCE));
-    let result = sign_partial(&sign_key(), SecNonce(nonce), &agg, &nonces, &bytes(MESSAGE));
+    let result = sign_partial(&sign_key(), nonce, &agg, &nonces, &bytes(MESSAGE));
     assert_eq!(result, Err(MusigError::NonceOfAnotherKey));
 }
 
@@ -176,8 +181,7 @@ fn bad_aggregate_nonces_are_refused() {
         "028465fcf0bbdbcf443aabcce533d42b4b5a10966ac09a49655e8c42daab8fcd61020000000000000000000000000000000000000000000000000000000000000009",
         "028465fcf0bbdbcf443aabcce533d42b4b5a10966ac09a49655e8c42daab8fcd6102fffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc30",
     ] {
-        let nonce = SecNonce(Zeroizing::new(bytes(SEC_NONCE)));
-        let result = sign_partial(&sign_key(), nonce, &agg, &AggNonce(bytes(bad)), &bytes(MESSAGE));
+        let result = sign_partial(&sign_key(), sec_nonce(), &agg, &AggNonce(bytes(bad)), &bytes(MESSAGE));
         assert_eq!(result, Err(MusigError::BadAggNonce));
     }
 }

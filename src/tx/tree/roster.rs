@@ -54,12 +54,17 @@ impl Roster {
     }
 
     /// Aggregate key of a coin: L's key and its clients'.
-    pub(super) fn key_agg(&self, layout: &Layout, index: CoinIndex) -> Result<KeyAgg, TreeError> {
+    pub(super) fn key_agg(
+        &self,
+        layout: &Layout,
+        index: CoinIndex,
+        known: Option<&KeyAgg>,
+    ) -> Result<KeyAgg, TreeError> {
         let coin = layout.coin(index).ok_or(TreeError::NoSuchCoin { coin: index })?;
         let mut keys = vec![self.lsp_key];
         keys.extend(self.members(&coin.clients)?.iter().map(|member| member.key));
         let root = coin.stock.then(|| stock_root(self.lsp_key, layout.terms().stock_csv));
-        KeyAgg::new(&keys, root).map_err(|error| TreeError::Key { coin: index, error })
+        KeyAgg::reusing(known, &keys, root).map_err(|error| TreeError::Key { coin: index, error })
     }
 
     fn members(&self, clients: &Range<ClientIndex>) -> Result<&[Member], TreeError> {
@@ -79,8 +84,13 @@ impl Roster {
     }
 }
 
-/// Script of the funding output: every member's key.
-pub fn funding_script(layout: &Layout, roster: &Roster) -> Result<ScriptBuf, TreeError> {
+/// Key of the funding output: every member's.
+pub fn funding_key(layout: &Layout, roster: &Roster) -> Result<KeyAgg, TreeError> {
     roster.check(layout)?;
-    Ok(key_script(roster.key_agg(layout, 0)?.output_key()))
+    roster.key_agg(layout, 0, None)
+}
+
+/// Script of the funding output.
+pub fn funding_script(layout: &Layout, roster: &Roster) -> Result<ScriptBuf, TreeError> {
+    Ok(key_script(funding_key(layout, roster)?.output_key()))
 }

@@ -1,0 +1,174 @@
+//! What `factory-status` warns of, and what to do about it.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Engine, Factory, Role, State as FactoryState};
+use crate::types::{Amount, Height, InstanceId, NodeId};
+
+use super::super::peers::Peer;
+
+/// Without a confirmation for so long, a funding transaction needs somebody's attention.
+const FUNDING_BLOCKS: u32 = 12;
+/// Blocks that the plugin may be behind lightningd without a word.
+const BEHIND_BLOCKS: Height = 6;
+
+/// One thing that somebody should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// For scripts.
+    pub code: &'static str,
+    /// What it is about, if that is one factory.
+    pub instance: Option<InstanceId>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub action: String,
+}
+
+impl Warning {
+    /// Of the node.
+    pub fn new(code: &'static str, message: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { code, instance: None, message: message.into(), action: action.into() }
+    }
+
+    fn of(factory: &Factory, code: &'static str, message: String, action: impl Into<String>) -> Self {
+        Self { instance: Some(factory.instance), ..Self::new(code, message, action) }
+    }
+
+    /// For the RPC.
+    pub fn json(&self) -> Value {
+        let mut object = json!({"code": self.code, "message": self.message, "action": self.action});
+        if let Some(instance) = self.instance {
+            object["factory_instance"] = instance.to_string().into();
+        }
+        object
+    }
+}
+
+/// What lightningd says.
+pub struct Node {
+    /// Connected peers.
+    pub peers: Vec<Peer>,
+    /// Channels that are in use without being on chain: with whom, how large, their id.
+    pub unconfirmed: Vec<(NodeId, Amount, String)>,
+    /// lightningd's height; 0 before its first block.
+    pub height: Height,
+}
+
+/// Everything that the engine has to warn of.
+pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    match engine.tip() {
+        None => warnings.push(Warning::new(
+            "no_block",
+            "no block has been handled yet",
+            "wait; if it stays, look at lightningd's bitcoin backend",
+        )),
+        Some((tip, _)) if node.height > tip.saturating_add(BEHIND_BLOCKS) => {
+            warnings.push(Warning::new(
+                "behind",
+                format!("the plugin has handled block {tip}, lightningd is at {}", node.height),
+                "wait; if the distance grows, look at the log",
+            ));
+        }
+        Some(_) => {}
+    }
+    for factory in engine.factories() {
+        warnings.extend(life(factory, height));
+        warnings.extend(peers(factory, height, node));
+    }
+    warnings.extend(suspects(engine, node));
+    warnings
+}
+
+/// Of a factory's state.
+fn life(factory: &Factory, height: Height) -> Option<Warning> {
+    let warning = |code, message: String, action: &str| Some(Warning::of(factory, code, message, action));
+    match factory.state(height) {
+        FactoryState::Invited => warning(
+            "invitation",
+            format!("{} invites this node", factory.lsp()),
+            "see factory-invitations, then factory-accept or factory-decline",
+        ),
+        FactoryState::Funding => funding(factory, height),
+        FactoryState::Dying => warning(
+            "dying",
+            format!("no payment can use it after block {}", factory.safe_end()),
+            "move out: close its channels in agreement with the peer's plan, or factory-exit",
+        ),
+        FactoryState::Exiting => warning(
+            "exiting",
+            "this node is leaving it".to_owned(),
+            "keep the node online until the factory's state is exited",
+        ),
+        FactoryState::Aborted if !factory.signed_for().is_empty() => warning(
+            "aborted",
+            format!("it failed: {}", factory.failure.as_deref().unwrap_or("nobody said why")),
+            "nothing: it is kept until its funding can never confirm",
+        ),
+        _ => None,
+    }
+}
+
+fn funding(factory: &Factory, height: Height) -> Option<Warning> {
+    let outpoint = factory.funding()?;
+    let waited = height.saturating_sub(factory.birth?);
+    if factory.funding_height().is_some() || waited < FUNDING_BLOCKS {
+        return None;
+    }
+    let txid = outpoint.txid;
+    let message = format!("its funding transaction {txid} has not confirmed for {waited} blocks");
+    let action = match factory.role {
+        Role::Lsp => {
+            "if the fee is too low, spend its change with a higher one (lightning-cli withdraw with \
+             utxos); if the mempool has lost it, restart the plugin: it sends it again"
+        }
+        Role::Client { .. } => {
+            "ask the operator; nothing can be paid over the channel, and nothing of yours is at stake"
+        }
+    };
+    Some(Warning::of(factory, "funding_unconfirmed", message, action))
+}
+
+/// Of members that can't do their part.
+fn peers(factory: &Factory, height: Height, node: &Node) -> Option<Warning> {
+    let state = factory.state(height);
+    if !(state.is_creating() || matches!(state, FactoryState::Active | FactoryState::Dying)) {
+        return None;
+    }
+    let members: Vec<NodeId> = match factory.role {
+        Role::Lsp => factory.clients.clone(),
+        Role::Client { lsp, .. } => vec![lsp],
+    };
+    let without: Vec<String> = members
+        .iter()
+        .filter(|id| node.peers.iter().any(|peer| peer.id == **id && !peer.supports))
+        .map(NodeId::to_string)
+        .collect();
+    if without.is_empty() {
+        return None;
+    }
+    Some(Warning::of(
+        factory,
+        "peer_without_plugin",
+        format!("connected without the plugin: {}", without.join(", ")),
+        "payments go on, but nothing of the factory can be agreed on: ask them to load the plugin",
+    ))
+}
+
+/// Channels that were accepted as a factory's and are no factory's that is known (S18).
+fn suspects(engine: &Engine, node: &Node) -> Vec<Warning> {
+    let suspects = engine.suspects();
+    let known: Vec<String> = engine.channel_policies().into_iter().map(|(id, _)| id.to_string()).collect();
+    node.unconfirmed
+        .iter()
+        .filter(|(peer, capacity, id)| suspects.contains(&(*peer, *capacity)) && !known.contains(id))
+        .map(|(peer, _, id)| {
+            Warning::new(
+                "unchecked_channel",
+                format!("channel {id} with {peer} was opened for a factory that never came to be"),
+                "take no payment over it: it may stand on nothing; close it",
+            )
+        })
+        .collect()
+}

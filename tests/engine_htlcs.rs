@@ -1,0 +1,63 @@
+//! HTLCs that are not settled in time take their channel on chain by themselves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::world::{LSP, World};
+use cln_factory::protocol::{Input, PendingHtlc, State};
+use cln_factory::tx::plan::Profile;
+use common::factory;
+
+/// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
+/// lies in between.
+#[test]
+fn an_unsettled_htlc_starts_the_exit() {
+    for (at, restart) in [(1, false), (1, true), (LSP, false), (LSP, true)] {
+        let mut world = World::new(7, 3).unwrap();
+        let instance = world.make_factory(Profile::Static).unwrap();
+        let on_node = factory(&world, at, instance);
+        let early = u32::from(on_node.layout.blocks_early(0));
+        let channel_id = on_node.channels[&0];
+        let height = world.chain.height();
+        let pending = PendingHtlc { channel_id, cltv_expiry: height + early + 3 };
+        let tell = |world: &mut World| {
+            world.feed(at, Input::Htlcs(vec![pending])).unwrap();
+            world.settle().unwrap();
+        };
+
+        world.mine(2).unwrap();
+        tell(&mut world);
+        assert!(factory(&world, at, instance).exiting.is_empty(), "a block too early");
+        if restart {
+            world.restart(at).unwrap();
+            world.settle().unwrap();
+        }
+        world.mine(1).unwrap();
+        tell(&mut world);
+        assert_eq!(factory(&world, at, instance).exiting.iter().copied().collect::<Vec<_>>(), [0]);
+        assert!(factory(&world, at, instance).channel_usable(0, height + 3).is_err());
+        if at == LSP {
+            // The operator goes on with its other clients.
+            assert_eq!(world.state(LSP, instance), Some(State::Active));
+            assert!(factory(&world, LSP, instance).channel_usable(2, height + 3).is_ok());
+        } else {
+            assert_eq!(world.state(at, instance), Some(State::Exiting));
+        }
+        let path = factory(&world, at, instance).layout.path(0).len();
+        world.mine(u32::try_from(path).unwrap()).unwrap();
+        let leaf = factory(&world, at, instance).leaf_height(0).unwrap();
+        assert!(leaf <= pending.cltv_expiry, "the leaf confirmed at {leaf}, after the expiry");
+    }
+}
+
+/// An HTLC on a channel that is no factory's, or whose leaf is on chain, starts nothing.
+#[test]
+fn other_htlcs_start_nothing() {
+    let mut world = World::new(8, 2).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    let foreign = PendingHtlc { channel_id: cln_factory::types::ChannelId([9; 32]), cltv_expiry: 0 };
+    world.feed(1, Input::Htlcs(vec![foreign])).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Active));
+}
