@@ -11,6 +11,8 @@ pub mod types;
 
 pub mod terms;
 
+pub mod planted;
+
 pub mod wire;
 
 pub mod tx;

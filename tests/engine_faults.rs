@@ -408,3 +408,30 @@ fn an_operator_that_never_comes_back() {
         );
     }
 }
+
+/// S30: a client that had joined loses its connection, and with it its nonces; the last other join comes
+/// before the client is heard of again. Its old join must not count, nor its new one against it.
+#[test]
+fn a_join_does_not_outlive_its_connection() {
+    let held: Rc<RefCell<Option<Join>>> = Rc::default();
+    let hold = held.clone();
+    let mut world = World::new(120, 2).unwrap();
+    world.tamper(move |out| match &out.message {
+        Message::Join(join) if out.from == 2 && hold.borrow().is_none() => {
+            *hold.borrow_mut() = Some(join.clone());
+            Fate::Drop
+        }
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    let payload = Message::from(held.borrow().clone().unwrap()).encode();
+    let peer = world.members[2].id;
+    world.feed(LSP, Input::Message { peer, payload }).unwrap();
+    world.connect(LSP, 1).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+    assert_eq!(left_out(&world, instance), Vec::<usize>::new());
+    assert_eq!(factory(&world, LSP, instance).attempt, 1);
+}

@@ -37,6 +37,8 @@ pub struct Block {
     pub hash: BlockHash,
     /// Its transactions.
     pub txs: Vec<Transaction>,
+    /// Their ids, in the same order.
+    pub txids: Vec<Txid>,
     /// What they spent, for a reorganisation.
     spent: Vec<(OutPoint, Coin)>,
 }
@@ -108,8 +110,8 @@ impl Chain {
     /// The height at which a transaction confirmed, with the transaction.
     pub fn confirmed(&self, txid: Txid) -> Option<(Height, &Transaction)> {
         (FIRST..).zip(&self.blocks).find_map(|(height, block)| {
-            let tx = block.txs.iter().find(|tx| tx.compute_txid() == txid)?;
-            Some((height, tx))
+            let place = block.txids.iter().position(|other| *other == txid)?;
+            Some((height, block.txs.get(place)?))
         })
     }
 
@@ -160,9 +162,25 @@ impl Chain {
     /// Whatever would keep it out of the next block, or from being relayed.
     pub fn submit(&mut self, tx: &Transaction) -> Result<Txid, Reject> {
         let txid = tx.compute_txid();
-        if self.mempool.iter().any(|other| other.compute_txid() == txid) || self.confirmed(txid).is_some() {
-            return Ok(txid);
+        if !self.knows(txid) {
+            let checks = self.check(tx)?;
+            self.script_checks = self.script_checks.saturating_add(checks);
+            self.mempool.push(tx.clone());
         }
+        Ok(txid)
+    }
+
+    /// Whether a transaction is in the mempool or in a block.
+    pub fn knows(&self, txid: Txid) -> bool {
+        self.mempool.iter().any(|other| other.compute_txid() == txid) || self.confirmed(txid).is_some()
+    }
+
+    /// Whether the mempool would take a transaction that it doesn't have; how many inputs consensus
+    /// code has judged for that.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`].
+    pub fn check(&self, tx: &Transaction) -> Result<u64, Reject> {
         let mut prevouts = Vec::with_capacity(tx.input.len());
         let mut parents = BTreeSet::new();
         for input in &tx.input {
@@ -180,9 +198,7 @@ impl Chain {
         policy::check_lock_time(tx, self.height())?;
         policy::check_standard(tx, &prevouts)?;
         self.check_topology(tx, &parents)?;
-        self.script_checks = self.script_checks.saturating_add(check_scripts(tx, &prevouts)?);
-        self.mempool.push(tx.clone());
-        Ok(txid)
+        check_scripts(tx, &prevouts)
     }
 
     fn in_conflict(&self, outpoint: OutPoint) -> Option<Txid> {
@@ -250,7 +266,8 @@ impl Chain {
             }
         }
         let hash = self.hash(height, &txs);
-        self.blocks.push(Block { hash, txs, spent });
+        let txids = txs.iter().map(Transaction::compute_txid).collect();
+        self.blocks.push(Block { hash, txs, txids, spent });
         height
     }
 
@@ -270,6 +287,22 @@ impl Chain {
     /// Drops the last `depth` blocks. What was in them waits in the mempool again, as far as it may;
     /// new money comes in the next block.
     pub fn reorg(&mut self, depth: u32) {
+        let waiting = std::mem::take(&mut self.mempool);
+        let again = self.unwind(depth);
+        for tx in again.into_iter().chain(waiting) {
+            // One that the shorter chain doesn't allow is its owner's to send again.
+            let _ = self.submit(&tx);
+        }
+    }
+
+    /// The same, and every mempool is empty afterwards: whoever needs a transaction sends it again.
+    pub fn reorg_and_drop(&mut self, depth: u32) {
+        self.mempool.clear();
+        self.unwind(depth);
+    }
+
+    /// Drops blocks, and returns what was in them, without the new money: that comes in the next block.
+    fn unwind(&mut self, depth: u32) -> Vec<Transaction> {
         let mut again = Vec::new();
         for _ in 0..depth {
             if self.blocks.len() <= 1 {
@@ -288,14 +321,8 @@ impl Chain {
             self.coins.extend(spent);
             again.splice(0..0, block.txs);
         }
-        let waiting = std::mem::take(&mut self.mempool);
-        for tx in again.into_iter().chain(waiting) {
-            if tx.is_coinbase() {
-                self.minted.push(tx);
-            } else {
-                // One that the shorter chain doesn't allow is its owner's to send again.
-                let _ = self.submit(&tx);
-            }
-        }
+        let (minted, others) = again.into_iter().partition(Transaction::is_coinbase);
+        self.minted.extend::<Vec<_>>(minted);
+        others
     }
 }

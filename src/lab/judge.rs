@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::OutPoint;
 
-use crate::protocol::event::Event;
+use crate::protocol::event::{Event, Invited};
 use crate::protocol::{Engine, Factory};
 use crate::tx::layout::Role;
 use crate::tx::musig::PubNonce;
 use crate::types::InstanceId;
-use crate::wire::message::Message;
+use crate::wire::message::{Join, Message};
 
 /// Watches a world. Members are numbered as in the world.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub struct Judge {
     stored: BTreeSet<(usize, InstanceId, u32, Stage)>,
     attempts: BTreeMap<(usize, InstanceId), u32>,
     joins: BTreeMap<(usize, InstanceId), Vec<PubNonce>>,
+    joined: BTreeMap<(usize, InstanceId), Join>,
+    invited: BTreeMap<(usize, InstanceId), Invited>,
     uses: BTreeMap<[u8; 66], ([u8; 32], [u8; 32])>,
     /// What did not hold, with the property's number.
     pub violations: Vec<String>,
@@ -43,6 +45,7 @@ impl Judge {
                 }
                 Event::Invited(e) => {
                     self.attempts.insert((at, instance), e.attempt);
+                    self.invited.insert((at, instance), e.clone());
                 }
                 Event::Signing(e) => {
                     self.stored.insert((at, instance, e.attempt, Stage::Signing));
@@ -69,6 +72,7 @@ impl Judge {
         match message {
             Message::Join(join) => {
                 self.joins.insert((at, instance), join.nonces.clone());
+                self.joined.insert((at, instance), join.clone());
             }
             Message::PartialSignatures(m) => {
                 self.durable(at, instance, attempt, Stage::Signing, "partial signatures");
@@ -95,13 +99,12 @@ impl Judge {
 
     /// An engine that was rebuilt from the store must be the live one, as far as it is durable.
     pub fn recovered(&mut self, at: usize, live: &Engine, rebuilt: &Engine) {
-        let durable = |engine: &Engine| {
-            let factories = engine.factories();
-            factories.map(|factory| (factory.instance, text(factory))).collect::<BTreeMap<_, _>>()
-        };
-        let (before, after) = (durable(live), durable(rebuilt));
-        if before != after {
-            let difference = difference(&format!("{before:?}"), &format!("{after:?}"));
+        if !live.factories().eq(rebuilt.factories()) {
+            let text = |engine: &Engine| {
+                let factories = engine.factories().map(|factory| (factory.instance, text(factory)));
+                format!("{:?}", factories.collect::<BTreeMap<_, _>>())
+            };
+            let difference = difference(&text(live), &text(rebuilt));
             self.violations.push(format!("S10: member {at} is another after a restart: {difference}"));
         }
         if live.ledger() != rebuilt.ledger() {
@@ -113,20 +116,21 @@ impl Judge {
     pub fn nonces_used(&self) -> usize {
         self.uses.len()
     }
+
+    /// The `join` with which a member entered the attempt that it is in.
+    pub fn join(&self, at: usize, instance: InstanceId) -> Option<&Join> {
+        self.joined.get(&(at, instance))
+    }
+
+    /// The terms that a client was invited on, as it stored them.
+    pub fn invited(&self, at: usize, instance: InstanceId) -> Option<&Invited> {
+        self.invited.get(&(at, instance))
+    }
 }
 
-/// All of a factory as text, without the maps by which a key context finds a key: they hash, so that
-/// two equal ones print differently.
+/// All of a factory as text.
 fn text(factory: &Factory) -> String {
-    let full = format!("{factory:?}");
-    let mut out = String::with_capacity(full.len());
-    let mut rest = full.as_str();
-    while let Some((before, after)) = rest.split_once("{Point(") {
-        out.push_str(before);
-        rest = after.split_once('}').map_or("", |(_, rest)| rest);
-    }
-    out.push_str(rest);
-    out
+    format!("{factory:?}")
 }
 
 /// The first place where two texts differ.

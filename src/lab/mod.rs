@@ -8,11 +8,13 @@
 //! - [`store`] a member's records
 //! - [`judge`] what must hold after every step
 //! - [`world`] members, messages, time, faults
+//! - [`sim`] many worlds, with a random schedule of faults each
 
 pub mod chain;
 pub mod judge;
 pub mod node;
 pub mod rng;
+pub mod sim;
 pub mod store;
 pub mod world;
 

@@ -4,6 +4,8 @@ mod chain;
 mod effects;
 mod exit;
 mod fault;
+mod feed;
+pub(in crate::lab) mod judged;
 mod network;
 mod pay;
 mod scenario;
@@ -21,6 +23,7 @@ use super::chain::{Chain, Reject};
 use super::judge::Judge;
 use super::node::Lightningd;
 use super::rng::Rng;
+use super::sim::chaos::Chaos;
 use super::store::Store;
 use super::{LabError, error};
 
@@ -53,6 +56,8 @@ pub struct Member {
     /// Blocks that were handled. Durable, as the tip is in the plugin.
     view: Vec<(Height, BlockHash)>,
     crash: Option<CrashAt>,
+    /// What a restart would make of the store, kept up to date record by record.
+    shadow: Option<Engine>,
 }
 
 /// A broadcast of some member, and what the chain said.
@@ -101,6 +106,8 @@ pub struct World {
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Messages delivered so far.
     pub delivered: u64,
+    /// Random faults, in the simulator.
+    pub chaos: Option<Box<Chaos>>,
     rng: Rng,
     links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
@@ -129,14 +136,21 @@ impl World {
     /// # Errors
     /// When the nodes don't come up.
     pub fn offline(seed: u64, clients: usize) -> Result<Self, LabError> {
+        Self::offline_with(seed, clients, &Config { policy: Policy::Auto, ..Config::default() })
+    }
+
+    /// The same with settings, everybody's.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline_with(seed: u64, clients: usize, config: &Config) -> Result<Self, LabError> {
         let mut members = Vec::new();
         for number in 0..=clients {
             let mut rng = Rng::new(seed, &format!("member {number}"));
             let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
-            let config = Config { policy: Policy::Auto, ..Config::default() };
             members.push(Member {
                 id: lightningd.id,
-                config,
+                config: config.clone(),
                 engine: None,
                 store: Store::default(),
                 lightningd,
@@ -145,6 +159,7 @@ impl World {
                 rng,
                 view: vec![],
                 crash: None,
+                shadow: None,
             });
         }
         let mut world = Self {
@@ -156,6 +171,7 @@ impl World {
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
             delivered: 0,
+            chaos: None,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -181,9 +197,15 @@ impl World {
         let engine = self.rebuild(at)?;
         let member = &mut self.members[at];
         member.engine = Some(engine);
+        member.shadow = None;
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
-        member.view.pop();
+        let is_known = |(height, hash): &(Height, BlockHash)| {
+            self.chain.block(*height).is_some_and(|block| block.hash == *hash)
+        };
+        if member.view.last().is_some_and(is_known) {
+            member.view.pop();
+        }
         self.sync(at)?;
         self.feed(at, Input::Started { channels })?;
         Ok(())
@@ -200,57 +222,6 @@ impl World {
             engine.load(instance, records).map_err(error)?;
         }
         Ok(engine)
-    }
-
-    /// Gives a member something to handle: handle, store, apply, effects.
-    ///
-    /// # Errors
-    /// When a property is violated.
-    pub fn feed(&mut self, at: usize, input: Input) -> Result<Fed, LabError> {
-        let height = self.members[at].view.last().map_or(0, |(height, _)| *height);
-        let now = self.now;
-        let member = &mut self.members[at];
-        let Some(engine) = &member.engine else {
-            return Ok(Fed::Down);
-        };
-        let step = engine.handle(input, now, height, &mut member.rng);
-        let durable = !step.events.is_empty();
-        if durable {
-            if self.crash_now(at, |crash| crash.before_store()) {
-                return Ok(Fed::Crashed);
-            }
-            if self.members[at].store.append(&step.events).is_err() {
-                return Ok(Fed::StoreFailed);
-            }
-            self.judge.stored(at, &step.events);
-            if self.crash_now(at, |crash| crash.after_store()) {
-                return Ok(Fed::Crashed);
-            }
-        }
-        let answer = step.answer.clone();
-        let Some(engine) = &mut self.members[at].engine else {
-            return Ok(Fed::Down);
-        };
-        let effects = engine.apply(step);
-        if durable && self.check_recovery {
-            let rebuilt = self.rebuild(at)?;
-            if let Some(live) = &self.members[at].engine {
-                self.judge.recovered(at, live, &rebuilt);
-            }
-        }
-        for effect in effects {
-            if self.crash_now(at, |crash| crash.between_effects(durable)) {
-                return Ok(Fed::Crashed);
-            }
-            self.execute(at, effect)?;
-            if self.members[at].engine.is_none() {
-                return Ok(Fed::Crashed);
-            }
-        }
-        match self.judge.violations.first() {
-            Some(violation) => Err(error(violation)),
-            None => Ok(Fed::Done(answer)),
-        }
     }
 
     /// A command of a node.
@@ -272,9 +243,16 @@ impl World {
     pub fn step(&mut self) -> Result<bool, LabError> {
         let tasks = self.tasks.iter().filter(|(_, queue)| !queue.is_empty()).map(|(at, _)| (*at, *at));
         let wires = self.wire.iter().filter(|(_, queue)| !queue.is_empty()).map(|(pair, _)| *pair);
-        let pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
+        let mut pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
         if pending.is_empty() {
             return Ok(false);
+        }
+        if let Some(chaos) = &mut self.chaos {
+            chaos.unstall();
+            let free = |pair: &(usize, usize)| !chaos.is_stalled(*pair);
+            if pending.iter().any(free) {
+                pending.retain(free);
+            }
         }
         let (from, to) = pending[self.rng.below(pending.len())];
         if from == to {
@@ -299,6 +277,11 @@ impl World {
             }
         }
         Err(error("the members talk without end"))
+    }
+
+    /// The last block that a member has handled.
+    pub fn seen(&self, at: usize) -> Option<Height> {
+        self.members[at].view.last().map(|(height, _)| *height)
     }
 
     /// To the next moment at which some engine wants a tick; false if none does.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, SessionId};
 use crate::types::{Height, InstanceId, OutPoint, Transaction, Txid};
@@ -82,8 +83,11 @@ impl Engine {
                 }
                 d.event(factory.instance, event);
             }
-            self.publish(d, &after);
+            if !planted(Bug::ExitOnce) {
+                self.publish(d, &after);
+            }
             self.client_patience(d, &after);
+            self.publish_funding(d, &after);
             check_again(d, &after);
             self.end_if_dead(d, &after);
         }
@@ -91,6 +95,9 @@ impl Engine {
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
         d.change(Change::ReorgTip(height));
+        if planted(Bug::ReorgIgnored) {
+            return;
+        }
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
                 d.log(
@@ -139,7 +146,7 @@ impl Engine {
                     ));
                 }
             }
-            if !late.is_empty() {
+            if !late.is_empty() && !planted(Bug::HtlcExpires) {
                 let reason = "an HTLC was not settled in time";
                 self.start_exit(d, factory, late.into_iter().collect(), reason);
             }
@@ -166,6 +173,15 @@ impl Engine {
     pub(super) fn publish(&self, d: &mut Draft<'_>, factory: &Factory) {
         for (what, tx) in due(factory, d.height) {
             d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
+        }
+    }
+
+    /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
+    /// it out of the chain, and lightningd repeats it only until its next restart.
+    fn publish_funding(&self, d: &mut Draft<'_>, factory: &Factory) {
+        let waits = factory.phase() == State::Funding && factory.funding_height().is_none();
+        if waits && factory.role == Role::Lsp && !is_dead(factory, d.height) {
+            self.send_funding(d, factory);
         }
     }
 
@@ -238,6 +254,7 @@ fn close(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
 
 /// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
 pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
+    let buried = if planted(Bug::ConflictNotBuried) { 1 } else { BURIED };
     factory.signed_for().iter().all(|(funding, inputs)| {
         inputs.iter().any(|input| {
             factory.spent.get(input).is_some_and(|spender| {
@@ -245,7 +262,7 @@ pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
                     && factory
                         .confirmed
                         .get(spender)
-                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= BURIED)
+                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= buried)
             })
         })
     })
@@ -308,7 +325,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();
-    let matured = height >= factory.terms.timeout_height;
+    let matured = height >= factory.terms.timeout_height && !planted(Bug::NoDistribution);
     if !(matured && factory.role != Role::Lsp) {
         wanted.extend(
             path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
@@ -341,7 +358,7 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     if factory.spent.contains_key(&session.outpoint) {
         return false;
     }
-    let next = height.saturating_add(1);
+    let next = height.saturating_add(u32::from(!planted(Bug::ExitLate)));
     let locked = session.tx.lock_time.to_consensus_u32() >= next;
     let sequence = session.tx.input.first().map(|input| input.sequence);
     let early = sequence.and_then(|sequence| sequence.to_relative_lock_time()).is_some_and(|lock| {

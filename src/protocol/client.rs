@@ -1,6 +1,7 @@
 //! A client's side of a ceremony: invitations, joining, the channel's open, aborts. What is signed is
 //! in `client_signing`.
 
+use crate::planted::{Bug, nonce_seed, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::new_nonce;
@@ -189,7 +190,8 @@ impl Engine {
         };
         let key = self.factory_key(instance, attempt);
         let sessions = factory.layout.sessions(Some(index));
-        let (nonces, public) = sessions.iter().map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let (nonces, public) =
+            (0..sessions.len()).map(|n| new_nonce(nonce_seed(d.rng.bytes32(), n), &key)).unzip();
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
         d.change(Change::StartClient(
             instance,
@@ -361,7 +363,7 @@ impl Engine {
         });
         if matches!(factory.phase(), State::Aborted | State::Declined)
             && !suspect
-            && is_dead(factory, d.height)
+            && (is_dead(factory, d.height) || planted(Bug::ForgetSigned))
         {
             d.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
         } else if let (State::Storing, Some((channel_id, check))) = (factory.phase(), check_channel(factory))
@@ -425,7 +427,7 @@ fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
 
 fn is_forgettable(factory: &Factory) -> bool {
     matches!(factory.phase(), State::Aborted | State::Declined)
-        && factory.signed_for().is_empty()
+        && (factory.signed_for().is_empty() || planted(Bug::ForgetSigned))
         && factory.opens_accepted().is_empty()
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::scripts::key_script;
 use crate::tx::transcript;
@@ -40,7 +41,9 @@ impl Engine {
         }
         let tree = Arc::new(self.rebuild(factory, ceremony, index, &propose)?);
         let ledger = ledger_entries(&tree);
-        self.ledger.check(&ledger).map_err(Fault::peer)?;
+        if !planted(Bug::SignTwice) {
+            self.ledger.check(&ledger).map_err(Fault::peer)?;
+        }
 
         let agg_nonces = by_session(&tree, &propose.nonces);
         let foreign_hashes = propose.foreign_hashes.iter().copied().collect();
@@ -87,7 +90,7 @@ impl Engine {
     ) -> Result<Tree, Fault> {
         let place = usize::try_from(index).map_err(Fault::peer)?;
         let own = (ceremony.join.factory_key, ceremony.join.payout.clone());
-        if propose.clients.get(place) != Some(&own) {
+        if propose.clients.get(place) != Some(&own) && !planted(Bug::ForeignKey) {
             return Err(Fault::peer("our place has another key or payout script than we sent"));
         }
         let roster = roster(propose);
@@ -99,7 +102,8 @@ impl Engine {
                 "its funding transaction is not made of native segwit inputs: the txid is not final",
             ));
         }
-        if propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
+        let foreign = propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh());
+        if foreign && !planted(Bug::SiblingScript) {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
         let tree = build_tree(&factory.layout, factory.scope(), propose, None).map_err(Fault::peer)?;
@@ -153,7 +157,7 @@ impl Engine {
                     .verify_schnorr(&signature, &SighashMessage::from_digest(session.sighash), &key)
                     .is_ok()
             });
-            if !valid {
+            if !valid && !planted(Bug::UnverifiedSignature) {
                 return Err(Fault::peer(format!(
                     "the signature of {} doesn't verify",
                     super::chain::name(factory, session.id)
@@ -209,6 +213,7 @@ impl Engine {
                 d.log(Level::Unusual, format!("{instance}: {text}"));
                 return;
             }
+            Err(CheckFailure::Mismatch(_)) if planted(Bug::UncheckedChannel) => None,
             Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
                 d.log(
                     Level::Unusual,

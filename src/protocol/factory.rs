@@ -67,7 +67,7 @@ fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
 }
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Factory {
     /// factory_instance.
     pub instance: InstanceId,

@@ -1,5 +1,6 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
+use crate::planted::{Bug, planted};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
@@ -92,10 +93,11 @@ pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
 
 fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Failure) -> Option<Verdict> {
     let fail = |failure, reason| Some(Verdict::Fail { failure, reason });
-    if let Err(why) = &policy.usable {
+    if let (Err(why), false) = (&policy.usable, planted(Bug::HtlcUnusable)) {
         return fail(unusable, format!("factory {}: {why}", policy.instance));
     }
     let earliest = height.saturating_add(u32::from(policy.blocks_early)).saturating_add(1);
+    let earliest = earliest.saturating_sub(u32::from(planted(Bug::HtlcMargin)));
     if expiry < earliest {
         return fail(
             Failure::ExpiryTooSoon,
@@ -105,7 +107,7 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
             ),
         );
     }
-    if expiry > policy.safe_end {
+    if expiry > policy.safe_end && !planted(Bug::HtlcTooLong) {
         return fail(
             Failure::ExpiryTooFar,
             format!(

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::planted::{Bug, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::PubNonce;
@@ -299,9 +300,14 @@ impl Engine {
     /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
     /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
     pub(super) fn lsp_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
-        for (factory, ceremony, _) in self.ceremonies_with(peer) {
-            if ceremony.phase != Phase::Inviting && ceremony.phase != Phase::Completing {
-                self.restart(d, factory, &[], &format!("{peer} disconnected"));
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                // With the connection the client has lost the nonces of its join; it is asked again.
+                Phase::Inviting if ceremony.joins.contains_key(&client) => {
+                    d.change(Change::Unjoined(factory.instance, client));
+                }
+                Phase::Inviting | Phase::Completing => {}
+                _ => self.restart(d, factory, &[], &format!("{peer} disconnected")),
             }
         }
     }
@@ -348,7 +354,7 @@ impl Engine {
             let Some(factory) = self.factories.get(instance) else {
                 continue;
             };
-            if d.now < ceremony.deadline {
+            if d.now < ceremony.deadline || planted(Bug::NoDeadline) {
                 continue;
             }
             let silent = silent(factory, ceremony);
@@ -370,7 +376,7 @@ impl Engine {
             }
             State::Opening => self.resume_completing(d, factory, channels),
             State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
-            State::Aborted if factory.signed_for().is_empty() => {
+            State::Aborted if factory.signed_for().is_empty() || planted(Bug::ForgetSigned) => {
                 d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
             }
             _ => {}

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
+use crate::planted::{Bug, planted};
 use crate::tx::musig::{FactoryKey, MasterSecret};
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
@@ -37,7 +38,7 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
-pub use chain::{Watched, exit_allowed};
+pub use chain::{BURIED, Watched, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
@@ -79,7 +80,8 @@ impl Engine {
         }
     }
 
-    /// Rebuilds one factory from its stored records, in order.
+    /// Rebuilds one factory from its stored records, in order; called again, it goes on with further
+    /// ones.
     ///
     /// # Errors
     /// When the records contradict each other or the terms. The engine must then not be used: the
@@ -89,10 +91,13 @@ impl Engine {
         instance: InstanceId,
         records: impl IntoIterator<Item = Vec<Event>>,
     ) -> Result<(), LoadError> {
-        let mut folded: Option<Factory> = None;
+        let mut folded: Option<Factory> = self.factories.remove(&instance);
         for event in records.into_iter().flatten() {
-            if let Event::Signing(signing) = &event {
+            if let (Event::Signing(signing), false) = (&event, planted(Bug::LedgerForgotten)) {
                 self.ledger.record(&signing.ledger);
+            }
+            if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {
+                continue;
             }
             match &mut folded {
                 None => folded = Some(Factory::begin(instance, &event)?),
@@ -253,7 +258,8 @@ impl Engine {
     }
 
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
-        FactoryKey::derive(&self.master, instance, attempt)
+        let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
+        FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
     }
 
     /// When [`Input::Tick`] is due at the latest.

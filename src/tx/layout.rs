@@ -164,7 +164,7 @@ pub struct ExitCost {
 }
 
 /// Every transaction of a factory, without keys. Deterministic in the terms.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
     terms: Terms,
     nodes: Vec<Node>,

@@ -106,6 +106,15 @@ impl std::fmt::Debug for KeyAgg {
     }
 }
 
+/// As for `Debug`: equal keys aggregate to equal keys, and others don't.
+impl PartialEq for KeyAgg {
+    fn eq(&self, other: &Self) -> bool {
+        (self.internal, self.output, self.parity) == (other.internal, other.output, other.parity)
+    }
+}
+
+impl Eq for KeyAgg {}
+
 impl KeyAgg {
     /// Aggregates in sorted order and tweaks with `merkle_root`, or for None as BIP-341 does for an
     /// output without scripts. Refuses an empty list and duplicates (S5).

@@ -23,6 +23,7 @@ pub use roster::{Member, Roster, funding_key, funding_script};
 use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
 use super::musig::KeyAgg;
 use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 
 /// Whose part of the tree is built.
@@ -50,7 +51,7 @@ pub struct Session {
 }
 
 /// The part of a factory's tree that one party rebuilds.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tree {
     scope: Scope,
     funding: OutPoint,
@@ -317,6 +318,9 @@ fn distribution(
     for (client, value) in layout.distribution_outputs(index) {
         output.push(TxOut { value, script_pubkey: roster.payout(client)? });
     }
+    if planted(Bug::DistributionOmitsOne) {
+        output.pop();
+    }
     output.push(TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() });
     // The layout refuses timeouts that nLockTime would read as a time.
     let timeout = LockTime::from_consensus(layout.terms().timeout_height);
@@ -349,7 +353,7 @@ fn channel_script(
     client: ClientIndex,
 ) -> Result<ScriptBuf, TreeError> {
     let script = scripts.get(&client).ok_or(TreeError::NoChannelScript { client })?;
-    if !script.is_p2wsh() {
+    if !script.is_p2wsh() && !planted(Bug::SiblingScript) {
         return Err(TreeError::ChannelScript { client });
     }
     Ok(script.clone())

@@ -4,7 +4,7 @@ use crate::lab::LabError;
 use crate::protocol::{Block, Input};
 use crate::types::Height;
 
-use super::World;
+use super::{Fed, World};
 
 impl World {
     /// Mines blocks; every member that is up handles each, and answers settle.
@@ -59,18 +59,22 @@ impl World {
     }
 
     /// One member handles the chain as it is now, as the plugin's chain follower feeds it.
-    pub(super) fn sync(&mut self, at: usize) -> Result<(), LabError> {
-        let mut lost = false;
+    pub(in crate::lab) fn sync(&mut self, at: usize) -> Result<(), LabError> {
+        let seen = self.members[at].view.clone();
         while let Some((height, hash)) = self.members[at].view.last().copied() {
             if self.chain.block(height).is_some_and(|block| block.hash == hash) {
                 break;
             }
             self.members[at].view.pop();
-            lost = true;
         }
         let common = self.members[at].view.last().map_or(crate::lab::chain::FIRST, |(height, _)| *height);
-        if lost {
-            self.feed(at, Input::Reorg { height: common })?;
+        if self.members[at].view.len() < seen.len() {
+            let fed = self.feed(at, Input::Reorg { height: common })?;
+            if matches!(fed, Fed::StoreFailed | Fed::Crashed) && self.chaos.is_some() {
+                // Nothing of it is stored: the next look at the chain finds it again.
+                self.members[at].view = seen;
+                return Ok(());
+            }
         }
         for height in common.saturating_add(1)..=self.chain.height() {
             let Some(block) = self.chain.block(height) else { break };
@@ -81,7 +85,11 @@ impl World {
                     || tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
             };
             let (hash, txs) = (block.hash, block.txs.iter().filter(matters).cloned().collect());
-            self.feed(at, Input::Block(Block { height, hash, txs }))?;
+            let fed = self.feed(at, Input::Block(Block { height, hash, txs }))?;
+            if fed == Fed::StoreFailed && self.chaos.is_some() {
+                // The plugin's chain follower delivers it again.
+                break;
+            }
             if self.members[at].engine.is_none() {
                 break;
             }

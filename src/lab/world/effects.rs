@@ -58,7 +58,7 @@ impl World {
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { .. } => {}
             Effect::Log { level, text } => {
-                if level == crate::protocol::Level::Broken && self.foreign_scripts.is_empty() {
+                if level == crate::protocol::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
                 }
                 self.members[at].log.push((level, text));
@@ -73,6 +73,11 @@ impl World {
 
     pub(super) fn broadcast(&mut self, at: usize, what: String, tx: &Transaction) {
         let result = self.chain.submit(tx).map(|_| ());
+        if let Some(chaos) = &mut self.chaos {
+            let txid = tx.compute_txid();
+            chaos.trace.note("broadcast", at, &bitcoin::consensus::serialize(&txid));
+            chaos.trace.line(|| format!("{at}    broadcast {what} {txid}: {result:?}"));
+        }
         let (txid, height): (Txid, _) = (tx.compute_txid(), self.chain.height());
         self.sent.push(Sent { at, what, txid, height, result });
     }
@@ -183,7 +188,7 @@ impl World {
     }
 
     /// lightningd publishes the commitment of a closing channel once its funding output is on chain.
-    pub(super) fn publish_commitments(&mut self, at: usize) {
+    pub(in crate::lab) fn publish_commitments(&mut self, at: usize) {
         let due =
             |chain: &Chain, channel: &&Channel| channel.closing && chain.coin(channel.outpoint).is_some();
         let lightningd = &self.members[at].lightningd;
@@ -201,13 +206,23 @@ impl World {
     /// S11, from outside: every client's own store holds its whole path, both lightningds have the
     /// channel, and the client has checked it.
     fn judge_funding(&mut self, at: usize, instance: InstanceId) {
+        if self.is_dishonest(at) {
+            return;
+        }
         let Some(factory) = self.members[at].engine.as_ref().and_then(|engine| engine.factory(instance))
         else {
             return;
         };
+        if factory.funding().is_some_and(|funding| self.chain.knows(funding.txid)) {
+            // It is out already: this is a repetition.
+            return;
+        }
         let (clients, funding) = (factory.clients.clone(), factory.funding());
         let mut missing = Vec::new();
         for (client, node) in (0..).zip(&clients) {
+            if self.member_of(*node).is_some_and(|at| self.is_dishonest(at)) {
+                continue;
+            }
             if let Err(why) = self.is_safe(*node, client, instance, funding) {
                 missing.push(format!("S11: funding is sent although for client {client} {why}"));
             }

@@ -117,6 +117,7 @@ impl World {
         let member = &mut self.members[at];
         member.crash = None;
         member.engine = None;
+        member.shadow = None;
         member.lightningd.forget_opens(None);
         self.tasks.remove(&at);
         for other in 0..self.members.len() {

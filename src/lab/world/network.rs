@@ -80,9 +80,10 @@ impl World {
             return Err(error(format!("member {from} sends to {peer}, whom nobody knows")));
         };
         let payload = message.encode();
-        let fate = match &mut self.tamper {
-            Some(tamper) => tamper(&Outgoing { from, to, message }),
-            None => Fate::Deliver,
+        let fate = match (&mut self.chaos, &mut self.tamper) {
+            (Some(chaos), _) => chaos.fate(&Outgoing { from, to, message }),
+            (None, Some(tamper)) => tamper(&Outgoing { from, to, message }),
+            (None, None) => Fate::Deliver,
         };
         let payloads = match fate {
             Fate::Deliver => vec![payload],

@@ -77,7 +77,12 @@ impl World {
         Err(why)
     }
 
-    fn shift(&mut self, (from, to): (usize, usize), id: ChannelId, msat: u64) -> Result<(), LabError> {
+    pub(in crate::lab) fn shift(
+        &mut self,
+        (from, to): (usize, usize),
+        id: ChannelId,
+        msat: u64,
+    ) -> Result<(), LabError> {
         let missing = || error("the channel is gone");
         let ours = self.members[from].lightningd.channels.get(&id).ok_or_else(missing)?;
         let theirs = self.members[to].lightningd.channels.get(&id).ok_or_else(missing)?;

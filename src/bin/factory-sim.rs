@@ -1,0 +1,301 @@
+//! `factory-sim`: many worlds, each with an operator, clients and a random schedule of faults.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use cln_factory::lab::sim::chaos::Coverage;
+use cln_factory::lab::sim::fault::{Kind, Rates};
+use cln_factory::lab::sim::shrink::shrink;
+use cln_factory::lab::sim::{Options, Outcome, play};
+
+const USAGE: &str = "\
+factory-sim: the real engine of every member in one process, with random faults and a judge.
+
+  --runs N           runs (default 100)
+  --seed S           seed of the first run (default 1); run i has seed S + i
+  --clients N        clients of each run (default 4)
+  --mode real        every signature and script check is real (the only mode so far)
+  --fault NAME=RATE  how often a fault happens, from 0 to 1
+  --no-fault NAME    never
+  --no-faults        none at all; --fault after it switches single ones on
+  --only 3,17,..     faults at these points only, as a violation prints them (none: `--only -`)
+  --trace            print what happens, line by line
+  --coverage         print every transition and commit that was reached
+  --list-faults      names, usual rates, meanings
+  --planted [NAME]   plant bugs and look for them (build with --features planted-bugs)
+";
+
+struct Arguments {
+    runs: u64,
+    options: Options,
+    coverage: bool,
+    #[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))] // Read where there are bugs to plant.
+    planted: Option<Option<String>>,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let rates = Rates::default();
+    let options = Options { seed: 1, clients: 4, rates, only: None, lines: false };
+    let mut parsed = Arguments { runs: 100, options, coverage: false, planted: None };
+    let mut args = std::env::args().skip(1).peekable();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--trace" => parsed.options.lines = true,
+            "--coverage" => parsed.coverage = true,
+            "--no-faults" => parsed.options.rates = Rates::none(),
+            "--planted" => {
+                let name = args.next_if(|next| !next.starts_with("--"));
+                parsed.planted = Some(name);
+            }
+            "--list-faults" => return Err(faults()),
+            "--help" | "-h" => return Err(USAGE.into()),
+            _ => {
+                let value = args.next().ok_or_else(|| format!("{arg} needs a value\n{USAGE}"))?;
+                set(&mut parsed, &arg, &value)?;
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+fn set(parsed: &mut Arguments, arg: &str, value: &str) -> Result<(), String> {
+    let number = || value.parse::<u64>().map_err(|_| format!("{arg}: {value:?} is no number"));
+    let kind =
+        |name: &str| Kind::named(name).ok_or_else(|| format!("{arg}: no fault {name:?}\n{}", faults()));
+    match arg {
+        "--runs" => parsed.runs = number()?,
+        "--seed" => parsed.options.seed = number()?,
+        "--clients" => {
+            parsed.options.clients = usize::try_from(number()?).map_err(|error| error.to_string())?;
+            if !(1..=64).contains(&parsed.options.clients) {
+                return Err("--clients: from 1 to 64".into());
+            }
+        }
+        "--mode" if value == "real" => {}
+        "--mode" => return Err(format!("--mode {value}: there is only real so far")),
+        "--no-fault" => parsed.options.rates.set(kind(value)?, 0),
+        "--fault" => {
+            let (name, rate) = value.split_once('=').ok_or("--fault: NAME=RATE")?;
+            let rate: f64 = rate.parse().map_err(|_| format!("--fault: {rate:?} is no rate"))?;
+            if !(0.0..=1.0).contains(&rate) {
+                return Err("--fault: rates go from 0 to 1".into());
+            }
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 10^6")]
+            parsed.options.rates.set(kind(name)?, (rate * 1e6).round() as u32);
+        }
+        "--only" => {
+            let points = value.split(',').filter(|point| *point != "-");
+            let points = points.map(|point| point.parse().map_err(|_| format!("--only: {point:?}")));
+            parsed.options.only = Some(points.collect::<Result<_, String>>()?);
+        }
+        other => return Err(format!("unknown option {other}\n{USAGE}")),
+    }
+    Ok(())
+}
+
+fn faults() -> String {
+    let line = |kind: &Kind| format!("  {:15} {:>9.6}  {}\n", kind.name(), rate(kind.usual()), kind.what());
+    Kind::ALL.iter().map(line).collect()
+}
+
+fn rate(ppm: u32) -> f64 {
+    f64::from(ppm) / 1e6
+}
+
+/// Numbers over many runs.
+#[derive(Default)]
+struct Sum {
+    runs: u64,
+    steps: u64,
+    blocks: u64,
+    htlcs: (u64, u64),
+    checks: u64,
+    faults: BTreeMap<&'static str, u64>,
+    ended: BTreeMap<&'static str, u64>,
+    coverage: Coverage,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.runs += 1;
+        self.steps += outcome.steps;
+        self.blocks += outcome.blocks;
+        self.htlcs.0 += outcome.htlcs.0;
+        self.htlcs.1 += outcome.htlcs.1;
+        self.checks += outcome.checks;
+        for fired in &outcome.fired {
+            *self.faults.entry(fired.kind.name()).or_default() += 1;
+        }
+        *self.ended.entry(outcome.ended).or_default() += 1;
+        self.coverage.add(&outcome.coverage);
+    }
+
+    fn print(&self, seconds: f64, all: bool) {
+        let list = |map: &BTreeMap<&'static str, u64>| {
+            map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let speed = self.runs as f64 / seconds.max(0.001);
+        println!("runs              {} (real mode, {speed:.1} a second)", self.runs);
+        println!("ended             {}", list(&self.ended));
+        println!("steps             {}", self.steps);
+        println!("blocks            {}", self.blocks);
+        println!("htlcs             {} tried, {} moved", self.htlcs.0, self.htlcs.1);
+        println!("consensus checks  {}", self.checks);
+        println!("faults            {}", list(&self.faults));
+        let silent: Vec<&str> =
+            Kind::ALL.iter().map(|kind| kind.name()).filter(|name| !self.faults.contains_key(name)).collect();
+        if !silent.is_empty() {
+            println!("no fault yet of   {}", silent.join(", "));
+        }
+        self.print_coverage(all);
+    }
+
+    fn print_coverage(&self, all: bool) {
+        let commits = &self.coverage.commits;
+        let mut points: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+        for ((events, what), count) in commits {
+            points.entry(events).or_default().insert(what, *count);
+        }
+        let crashes = ["crash before", "crash after", "store fails"];
+        let missing: Vec<String> = points
+            .iter()
+            .filter_map(|(events, whats)| {
+                let missing: Vec<&str> =
+                    crashes.iter().copied().filter(|what| !whats.contains_key(what)).collect();
+                (!missing.is_empty()).then(|| format!("{events} ({})", missing.join(", ")))
+            })
+            .collect();
+        println!(
+            "transitions       {} (input × role × state); commit points {}, {} with every crash",
+            self.coverage.transitions.len(),
+            points.len(),
+            points.len() - missing.len()
+        );
+        if all {
+            for ((input, role, state), count) in &self.coverage.transitions {
+                println!("  {count:>9}  {role:6} {state:12} {input}");
+            }
+            for (events, whats) in &points {
+                let whats: Vec<String> =
+                    whats.iter().map(|(what, count)| format!("{what} {count}")).collect();
+                println!("  {events}: {}", whats.join(", "));
+            }
+            missing.iter().for_each(|point| println!("  not yet: {point}"));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the time it took is for people; nothing depends on it")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(text) => {
+            eprint!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    // What panics in a run is reported with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    if arguments.planted.is_some() {
+        return planted(&arguments);
+    }
+    let (began, mut sum) = (now(), Sum::default());
+    for index in 0..arguments.runs {
+        let seed = arguments.options.seed.wrapping_add(index);
+        let options = Options { seed, ..arguments.options.clone() };
+        let outcome = play(&options);
+        sum.add(&outcome);
+        outcome.lines.iter().for_each(|line| println!("{line}"));
+        if outcome.violation.is_some() {
+            sum.print(began.elapsed().as_secs_f64(), arguments.coverage);
+            report(&options, &outcome);
+            return ExitCode::FAILURE;
+        }
+        if arguments.runs == 1 {
+            let hash: String = outcome.trace.iter().map(|byte| format!("{byte:02x}")).collect();
+            println!("trace             {hash}");
+        }
+    }
+    sum.print(began.elapsed().as_secs_f64(), arguments.coverage);
+    println!("violations        0");
+    println!(
+        "replay any run    factory-sim --runs 1 --clients {} --seed SEED --trace",
+        arguments.options.clients
+    );
+    ExitCode::SUCCESS
+}
+
+/// A violation, as short as it gets.
+fn report(options: &Options, outcome: &Outcome) {
+    println!("\nVIOLATION with seed {}: {}", options.seed, outcome.violation.as_deref().unwrap_or_default());
+    println!("shrinking {} faults ...", outcome.fired.len());
+    let (short, shown) = shrink(options, outcome);
+    println!("{}", shown.violation.as_deref().unwrap_or_default());
+    println!("with {} faults:", shown.fired.len());
+    for fired in &shown.fired {
+        println!("  {:6}  {:15} {}", fired.point, fired.kind.name(), fired.text);
+    }
+    let points = short.only.unwrap_or_default();
+    let points: Vec<String> = points.iter().map(u64::to_string).collect();
+    let points = if points.is_empty() { "-".to_owned() } else { points.join(",") };
+    let none = Kind::ALL.iter().all(|kind| options.rates.get(*kind) == 0);
+    let mut rates = String::from(if none { " --no-faults" } else { "" });
+    for kind in Kind::ALL {
+        if !none && options.rates.get(*kind) != kind.usual() {
+            rates += &format!(" --fault {}={}", kind.name(), rate(options.rates.get(*kind)));
+        }
+    }
+    println!(
+        "replay: factory-sim --runs 1 --clients {} --seed {}{rates} --only {points} --trace",
+        options.clients, options.seed
+    );
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn planted(_arguments: &Arguments) -> ExitCode {
+    eprintln!("factory-sim: there are no bugs in this build to find: use --features planted-bugs");
+    ExitCode::from(2)
+}
+
+/// Each bug until it is found.
+#[cfg(feature = "planted-bugs")]
+fn planted(arguments: &Arguments) -> ExitCode {
+    use cln_factory::planted::{Bug, plant};
+    /// So many runs may it take.
+    const LIMIT: u64 = 10_000;
+    let limit = LIMIT.min(if arguments.runs == 100 { LIMIT } else { arguments.runs });
+    let wanted = arguments.planted.clone().flatten();
+    let mut missed = 0;
+    println!("{:24} {:>6}  {:8} what was seen", "bug", "runs", "property");
+    for bug in Bug::ALL.iter().filter(|bug| wanted.as_deref().is_none_or(|name| name == bug.name())) {
+        plant(Some(*bug));
+        let found = (0..limit).find_map(|index| {
+            let seed = arguments.options.seed.wrapping_add(index);
+            let options = Options { seed, ..arguments.options.clone() };
+            let outcome = play(&options);
+            outcome.violation.is_some().then_some((index + 1, options, outcome))
+        });
+        match found {
+            Some((runs, options, outcome)) => {
+                let property = outcome.property().unwrap_or_default();
+                let text: String = outcome.violation.clone().unwrap_or_default().chars().take(100).collect();
+                println!("{:24} {runs:>6}  {property:8} {text}", bug.name());
+                if wanted.is_some() {
+                    report(&options, &outcome);
+                }
+            }
+            None => {
+                missed += 1;
+                println!("{:24} {limit:>6}  NOT FOUND: {}", bug.name(), bug.what());
+            }
+        }
+    }
+    plant(None);
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

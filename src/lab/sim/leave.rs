@@ -1,0 +1,221 @@
+//! The end of a run: exits and timeouts while things go wrong, then the account.
+
+use crate::lab::world::{Fed, LSP};
+use crate::lab::{LabError, error};
+use crate::protocol::{Command, Input, State};
+use crate::tx::scripts::DUST;
+use crate::types::{Amount, Height};
+
+use super::run::Run;
+
+/// Blocks that censors, reorganisations and crashes may cost an exit beyond its `blocks_early`.
+const SLACK: u32 = 14;
+
+impl Run {
+    /// Some leave, some wait for the timeout.
+    ///
+    /// # Errors
+    /// A violation.
+    pub(super) fn leave(&mut self) -> Result<(), LabError> {
+        let Some(instance) = self.instance else { return Ok(()) };
+        let members = self.world.members.len();
+        // When each member gives its command: in how many blocks.
+        let plans: Vec<Option<u32>> = (0..members)
+            .map(|at| {
+                let leaves = if at == LSP { self.dice.one_in(4) } else { self.dice.one_in(3) };
+                let when = self.dice.below_u32(12);
+                leaves.then_some(when)
+            })
+            .collect();
+        let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
+        let mut blocks = 0;
+        while self.world.chain.height() < timeout.saturating_add(4) && !self.all_out() {
+            for (at, plan) in plans.iter().enumerate() {
+                if plan.is_some_and(|when| when <= blocks) {
+                    self.command_exit(at, instance)?;
+                }
+            }
+            self.block()?;
+            self.quiet(60)?;
+            if self.dice.one_in(2) {
+                self.try_htlc()?;
+            }
+            if self.dice.one_in(24) {
+                self.probe_some()?;
+            }
+            blocks = blocks.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn command_exit(&mut self, at: usize, instance: crate::types::InstanceId) -> Result<(), LabError> {
+        let state = self.world.state(at, instance);
+        if !matches!(state, Some(State::Active | State::Dying | State::Funding)) {
+            return Ok(());
+        }
+        let fed = self.world.feed(at, Input::Command(Command::Exit { instance }))?;
+        if at == LSP && matches!(fed, Fed::Done(Ok(_))) {
+            self.evicted = Some(self.world.chain.height());
+        }
+        Ok(())
+    }
+
+    fn probe_some(&mut self) -> Result<(), LabError> {
+        let used: Vec<_> = self.used.keys().copied().collect();
+        match used.get(self.dice.below(used.len())) {
+            Some((at, channel)) if !self.world.is_dishonest(*at) => self.probe(*at, *channel),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether every client that relied on a channel has its leaf or its distribution on chain.
+    fn all_out(&self) -> bool {
+        self.used.iter().all(|((at, channel), used)| {
+            let known = self.world.members[*at].lightningd.channels.get(channel);
+            let chain = &self.world.chain;
+            let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
+            let paid = self.world.members[*at].lightningd.balance(chain) > Amount::ZERO;
+            leaf || paid || !chain.knows(used.funding)
+        })
+    }
+
+    /// Nothing goes wrong any more; every member does what is left to do, and the money is counted.
+    ///
+    /// # Errors
+    /// A violation.
+    pub(super) fn settle_up(&mut self) -> Result<(), LabError> {
+        if let Some(chaos) = &mut self.world.chaos {
+            chaos.chances.on = false;
+            chaos.stalled.clear();
+            chaos.crash_again.clear();
+        }
+        while self.mend(1)? {
+            self.quiet(4)?;
+        }
+        self.quiet(20_000)?;
+        for _ in 0..5 {
+            self.block()?;
+            self.quiet(20_000)?;
+        }
+        self.judge_waits()?;
+        self.restart_all()?;
+        let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
+        while self.world.chain.height() < timeout.saturating_add(8) && !self.all_out() {
+            self.block()?;
+        }
+        self.conflicts()?;
+        for at in 1..self.world.members.len() {
+            for channel in self.world.channels_of(at) {
+                let known = self.world.members[at].lightningd.channels.get(&channel);
+                let on_chain = known.is_some_and(|known| self.world.chain.coin(known.outpoint).is_some());
+                if on_chain {
+                    self.world.close(at, channel);
+                }
+            }
+        }
+        self.block()?;
+        self.block()?;
+        self.count()
+    }
+
+    /// Every node once more from its store: the last proof that it holds everything (S10), and for
+    /// what may be forgotten the only moment (S12).
+    fn restart_all(&mut self) -> Result<(), LabError> {
+        for at in 0..self.world.members.len() {
+            if at == LSP && self.gone {
+                continue;
+            }
+            let rebuilt = self.world.rebuild(at)?;
+            if let Some(live) = &self.world.members[at].engine {
+                self.world.judge.recovered(at, live, &rebuilt);
+            }
+            self.world.stop(at);
+            self.world.start(at)?;
+        }
+        while self.mend(1)? {}
+        self.quiet(20_000)
+    }
+
+    /// A funding that was spent otherwise: until that is buried, and a restart after it (S12).
+    fn conflicts(&mut self) -> Result<(), LabError> {
+        let Some(chaos) = &self.world.chaos else { return Ok(()) };
+        let kind = super::fault::Kind::DoubleSpend;
+        if !chaos.lies.iter().any(|lie| lie.kind == kind) || !self.used.is_empty() {
+            return Ok(());
+        }
+        let blocks = if self.dice.one_in(2) { 98 } else { 104 };
+        for _ in 0..blocks {
+            self.block()?;
+        }
+        self.restart_all()
+    }
+
+    /// S29: with everybody back nobody waits for ever.
+    fn judge_waits(&mut self) -> Result<(), LabError> {
+        for (at, member) in self.world.members.iter().enumerate() {
+            let Some(engine) = &member.engine else { continue };
+            if engine.ceremonies() > 0 {
+                return Err(error(format!("S29: member {at} is in a ceremony that never ends")));
+            }
+        }
+        if self.lsp_state().is_some_and(State::is_creating) {
+            return Err(error("S29: the operator waits for nothing"));
+        }
+        self.ended = match self.lsp_state() {
+            None => "gone",
+            Some(state) => state.name(),
+        };
+        Ok(())
+    }
+
+    /// S19: every honest client has at least what it was owed, by transactions that consensus code took.
+    fn count(&mut self) -> Result<(), LabError> {
+        for at in 1..self.world.members.len() {
+            if self.world.is_dishonest(at) {
+                continue;
+            }
+            let member = &self.world.members[at].lightningd;
+            let mut owed = Amount::ZERO;
+            for ((owner, channel), used) in &self.used {
+                let funded = self.world.chain.confirmed(used.funding).is_some();
+                if *owner != at || !funded {
+                    continue;
+                }
+                let balance =
+                    member.channels.get(channel).map_or(0, |known| known.balances.fundee_msat / 1000);
+                let balance = Amount::from_sat(balance);
+                if balance >= DUST {
+                    owed += balance;
+                }
+            }
+            let has = member.balance(&self.world.chain);
+            if has < owed {
+                return Err(error(format!("S19: member {at} has {has} of the {owed} that it was owed")));
+            }
+        }
+        self.count_operator()
+    }
+
+    /// S19 for the operator: it began to evict in time, so everybody is out with a channel.
+    fn count_operator(&mut self) -> Result<(), LabError> {
+        let (Some(began), false) = (self.evicted, self.gone || self.world.is_dishonest(LSP)) else {
+            return Ok(());
+        };
+        for ((at, channel), used) in &self.used {
+            let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
+            let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {
+                engine.factories().map(|factory| Height::from(factory.blocks_early())).max()
+            });
+            let needed = early.unwrap_or(Height::MAX).saturating_add(SLACK);
+            let in_time = began.saturating_add(needed) <= used.timeout;
+            let funded = self.world.chain.confirmed(used.funding).is_some();
+            if in_time && funded && self.world.chain.confirmed(known.outpoint.txid).is_none() {
+                return Err(error(format!(
+                    "S19: the operator evicted from {began} on, and client {at} is not out before {}",
+                    used.timeout
+                )));
+            }
+        }
+        Ok(())
+    }
+}

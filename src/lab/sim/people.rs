@@ -1,0 +1,83 @@
+//! Who is not what it should be: liars, the silent, an operator that goes away.
+
+use bitcoin::Transaction;
+
+use crate::lab::world::LSP;
+
+use super::fault::Kind;
+use super::lie::Lie;
+use super::run::Run;
+
+impl Run {
+    /// Who lies, who falls silent, who is gone for good.
+    pub(super) fn choose_people(&mut self, clients: usize) {
+        for kind in Kind::ALL {
+            let lsp_only = match kind {
+                Kind::BadNonce | Kind::Transcript => false,
+                Kind::BadSignature | Kind::Replay | Kind::FalseBlame | Kind::Silence => self.dice.one_in(3),
+                Kind::LspGone
+                | Kind::ForeignScript
+                | Kind::SiblingScript
+                | Kind::ForeignKey
+                | Kind::OtherTree
+                | Kind::WrongAmounts
+                | Kind::SameFunding
+                | Kind::OldFunding
+                | Kind::DoubleSpend => true,
+                _ => continue,
+            };
+            let client = self.dice.below(clients).saturating_add(1);
+            let at = if lsp_only { LSP } else { client };
+            let Some(mut dice) = self.roll(*kind, || format!("member {at}, client {client}")) else {
+                continue;
+            };
+            match kind {
+                Kind::LspGone => self.dies_at = Some(dice.next_number() % 500),
+                Kind::Silence => {
+                    let names = if at == LSP {
+                        ["invite", "expect_channel", "propose", "ready", "channel_committed"]
+                    } else {
+                        ["join", "expecting", "partial_signatures", "stored", "channel_checked"]
+                    };
+                    let name = names[dice.below(names.len())];
+                    if let Some(chaos) = &mut self.world.chaos {
+                        chaos.silent.insert(at, name);
+                    }
+                }
+                kind => {
+                    if *kind == Kind::ForeignScript {
+                        let script = self.world.members[LSP].lightningd.new_script().to_p2wsh();
+                        self.world.foreign_scripts.insert(client, script);
+                    }
+                    if matches!(kind, Kind::OldFunding | Kind::DoubleSpend) {
+                        self.acts_at = Some((*kind, 100 + dice.next_number() % 300));
+                    }
+                    if let Some(chaos) = &mut self.world.chaos {
+                        chaos.lies.push(Lie::new(at, *kind, client, dice));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A dishonest operator's doings on the chain; true once it has done it.
+    pub(super) fn act(&mut self, kind: Kind) -> bool {
+        let Some(chaos) = &self.world.chaos else { return true };
+        let Some(psbt) = chaos.psbts.first().cloned() else { return false };
+        let Ok(tx) = bitcoin::consensus::encode::deserialize_hex::<Transaction>(&psbt) else { return true };
+        match kind {
+            Kind::OldFunding => {
+                let lightningd = &self.world.members[LSP].lightningd;
+                // The chain may not take it: then it has done what it could.
+                let _ = lightningd.send_funding(&mut self.world.chain, &psbt);
+            }
+            _ => {
+                if let Some(input) = tx.input.first() {
+                    // As above: where its own funding is in the mempool it can't any more.
+                    let _ = self.world.spend(LSP, input.previous_output);
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,64 @@
+//! S19 in the middle of a run: from nothing but its store a member could leave now.
+
+use crate::lab::chain::Chain;
+use crate::lab::{LabError, error};
+use crate::terms::ClientIndex;
+use crate::tx::layout::{Role, SessionId};
+use crate::types::ChannelId;
+
+use super::htlc::find;
+use super::run::Run;
+
+impl Run {
+    /// Plays a client's exit on a copy of the chain, with what a restart would find.
+    ///
+    /// # Errors
+    /// When it can't get out.
+    pub(super) fn probe(&mut self, at: usize, channel: ChannelId) -> Result<(), LabError> {
+        let engine = self.world.rebuild(at)?;
+        let Some((factory, client)) = find(&engine, channel) else {
+            return Err(error(format!("S12: member {at} has forgotten a channel that it uses")));
+        };
+        let Some(tree) = &factory.tree else { return Ok(()) };
+        let Some(known) = self.world.members[at].lightningd.channels.get(&channel) else { return Ok(()) };
+        let mut chain = self.world.chain.clone();
+        if chain.confirmed(tree.funding().txid).is_none() {
+            return Ok(());
+        }
+        let before = chain.script_checks();
+        let path: Vec<ClientIndex> = factory.layout.path(client);
+        let limit = u32::from(factory.layout.blocks_early(client)).saturating_add(6);
+        let spent_otherwise = |chain: &Chain, id: SessionId| {
+            let session = tree.session(id)?;
+            let (_, spender) = chain.spender(session.outpoint)?;
+            Some(spender.compute_txid() != session.tx.compute_txid())
+        };
+        for _ in 0..limit {
+            for node in &path {
+                let id = SessionId { coin: *node, role: Role::State };
+                if spent_otherwise(&chain, id) == Some(true) {
+                    return Ok(()); // Distributed: judged at the end.
+                }
+                if let Some(tx) = factory.signed_tx(id) {
+                    // Not yet, or not any more: the next block's business.
+                    let _ = chain.submit(&tx);
+                }
+            }
+            chain.mine();
+            if chain.confirmed(known.outpoint.txid).is_some() {
+                break;
+            }
+        }
+        let open = chain.coin(known.outpoint).is_some();
+        let out = open && chain.submit(&known.commitment).is_ok();
+        self.probed = self.probed.saturating_add(chain.script_checks().saturating_sub(before));
+        if out || chain.spender(known.outpoint).is_some() {
+            return Ok(());
+        }
+        let mined = chain.confirmed(known.outpoint.txid).is_some();
+        Err(error(format!(
+            "S19: member {at} can't leave with what it has stored: after {limit} blocks its leaf is {}",
+            if mined { "there, its channel not" } else { "not there" }
+        )))
+    }
+}

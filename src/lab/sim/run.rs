@@ -1,0 +1,353 @@
+//! The course of a run: a factory is created, used and left, while things go wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::hashes::Hash;
+use bitcoin::{Amount, Txid};
+
+use crate::lab::chain::FIRST;
+use crate::lab::world::{Fed, LSP, World};
+use crate::lab::{LabError, error};
+use crate::protocol::{Answer, Command, Config, Create, Input, Policy, State};
+use crate::terms::{Kind as LevelKind, Shape};
+use crate::tx::plan::{Delays, Profile, shape_with};
+use crate::types::{ChannelId, Height, InstanceId};
+
+use super::chaos::Chaos;
+use super::fault::{Dice, Kind};
+
+/// Steps after which a phase of a run is given up as endless.
+const MANY: u32 = 50_000;
+/// The part of the seed's stream that decides about everything but faults.
+const SCENARIO: u64 = u64::MAX;
+
+/// A client's channel that its engine has called usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) funding: Txid,
+    pub(super) timeout: Height,
+}
+
+/// One run.
+pub struct Run {
+    /// The world.
+    pub world: World,
+    /// Steps so far.
+    pub steps: u64,
+    /// Blocks so far.
+    pub blocks: u64,
+    /// HTLCs that were tried, and that were admitted.
+    pub htlcs: (u64, u64),
+    /// Inputs that consensus code has judged for probes.
+    pub probed: u64,
+    /// How it ended.
+    pub ended: &'static str,
+    pub(super) dice: Dice,
+    pub(super) instance: Option<InstanceId>,
+    pub(super) used: BTreeMap<(usize, ChannelId), Used>,
+    pub(super) gone: bool,
+    pub(super) evicted: Option<Height>,
+    /// HTLCs that nobody has settled yet: the channel, the expiry.
+    pub(super) pending: Vec<(ChannelId, Height)>,
+    censored: Vec<(Txid, Height)>,
+    pub(super) dies_at: Option<u64>,
+    pub(super) acts_at: Option<(Kind, u64)>,
+}
+
+impl Run {
+    /// A world that is ready, and what is going to happen in it.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn new(seed: u64, clients: usize, chaos: Chaos) -> Result<Self, LabError> {
+        let mut dice = Dice::new(seed, SCENARIO);
+        let config = Config {
+            policy: Policy::Auto,
+            confirm_blocks: 3,
+            margin_blocks: 4,
+            state_step: 4,
+            state_count: 3,
+            funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
+            ..Config::default()
+        };
+        let mut world = World::offline_with(seed, clients, &config)?;
+        for client in 1..=clients {
+            world.connect(LSP, client)?;
+        }
+        world.settle()?;
+        world.mine(8)?;
+        world.chaos = Some(Box::new(chaos));
+        let mut run = Self {
+            world,
+            steps: 0,
+            blocks: 0,
+            htlcs: (0, 0),
+            probed: 0,
+            ended: "begun",
+            dice,
+            instance: None,
+            used: BTreeMap::new(),
+            gone: false,
+            evicted: None,
+            pending: vec![],
+            censored: vec![],
+            dies_at: None,
+            acts_at: None,
+        };
+        run.choose_people(clients);
+        Ok(run)
+    }
+
+    pub(super) fn roll(&mut self, kind: Kind, text: impl FnOnce() -> String) -> Option<Dice> {
+        self.world.chaos.as_mut()?.chances.roll(kind, text)
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// A violation, with its property in front.
+    pub fn play(&mut self) -> Result<(), LabError> {
+        self.create()?;
+        self.live()?;
+        self.leave()?;
+        self.settle_up()
+    }
+
+    fn create(&mut self) -> Result<(), LabError> {
+        let command = self.command()?;
+        for _ in 0..4 {
+            let fed = self.world.feed(LSP, Input::Command(Command::Create(command.clone())))?;
+            if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
+                self.instance = Some(*instance);
+            }
+            if let Fed::Done(Err(crate::protocol::Refusal::BadParameter(why))) = fed {
+                return Err(error(format!("lab: {why}")));
+            }
+            let stored = self.world.members[LSP].store.instances().next();
+            self.instance = self.instance.or(stored);
+            if self.instance.is_some() {
+                break;
+            }
+            // A crash, a failing store, a client that was just cut off: the operator tries again.
+            for _ in 0..200 {
+                self.tick()?;
+            }
+        }
+        let Some(instance) = self.instance else {
+            return Ok(());
+        };
+        for _ in 0..MANY {
+            let state = self.world.state(LSP, instance);
+            let over = self.gone || state.is_some_and(|state| !state.is_creating());
+            if over || !self.tick()? {
+                return Ok(());
+            }
+            if self.dice.one_in(250) {
+                self.block()?;
+            }
+        }
+        Err(error("S29: creation never ends"))
+    }
+
+    fn command(&mut self) -> Result<Create, LabError> {
+        let clients = self.world.members.len().saturating_sub(1);
+        let profile = match self.dice.below(7) {
+            0..4 => Profile::Static,
+            4..6 => Profile::Stateful,
+            _ => Profile::Flat,
+        };
+        let config = &self.world.members[LSP].config;
+        let delays = Delays {
+            state_step: config.state_step,
+            state_count: config.state_count,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+        };
+        let shape = shape_with(u32::try_from(clients).map_err(error)?, profile, delays).map_err(error)?;
+        let early = longest(&shape, config);
+        let dying_blocks = early;
+        let nodes = (1..=clients).map(|client| self.world.members[client].id).collect::<Vec<_>>();
+        let clients =
+            nodes.into_iter().map(|id| (id, Amount::from_sat(50_000 + self.dice.next_number() % 150_000)));
+        Ok(Create {
+            clients: clients.collect(),
+            stock: Amount::from_sat(if self.dice.one_in(3) { 0 } else { 20_000 }),
+            shape,
+            lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10),
+            dying_blocks,
+            tree_feerate: 1000,
+        })
+    }
+
+    /// Blocks until the channels are usable, and a few more; payments.
+    fn live(&mut self) -> Result<(), LabError> {
+        let blocks = 4 + self.dice.below(4);
+        for _ in 0..blocks {
+            self.block()?;
+            self.quiet(400)?;
+            for _ in 0..3 {
+                self.try_htlc()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One thing that happens; false where nothing can.
+    pub(super) fn tick(&mut self) -> Result<bool, LabError> {
+        self.steps = self.steps.saturating_add(1);
+        if self.dies_at.is_some_and(|at| self.steps >= at) && !self.gone {
+            self.gone = true;
+            self.world.stop(LSP);
+        }
+        if let Some((kind, at)) = self.acts_at
+            && self.steps >= at
+            && self.act(kind)
+        {
+            self.acts_at = None;
+        }
+        let clients = self.world.members.len().saturating_sub(1);
+        let client = self.dice.below(clients).saturating_add(1);
+        if self.roll(Kind::Cut, || format!("member {client}")).is_some() {
+            self.world.disconnect(LSP, client);
+        }
+        let mended = self.mend(12)?;
+        if self.world.step()? {
+            return Ok(true);
+        }
+        // Time passes once everybody is back, or nobody can come back.
+        Ok(mended || self.world.advance()?)
+    }
+
+    /// Members come back, connections too, each with one chance in `of`. Whether something is left to
+    /// mend.
+    pub(super) fn mend(&mut self, of: usize) -> Result<bool, LabError> {
+        let mut left = false;
+        for at in 0..self.world.members.len() {
+            if self.world.members[at].engine.is_some() || (at == LSP && self.gone) {
+                continue;
+            }
+            left = true;
+            if self.dice.one_in(of) {
+                let again = self.roll(Kind::CrashAgain, || format!("member {at}")).is_some();
+                if let (Some(chaos), true) = (&mut self.world.chaos, again) {
+                    chaos.crash_again.insert(at);
+                }
+                self.world.start(at)?;
+            }
+        }
+        if self.gone || self.world.members[LSP].engine.is_none() {
+            return Ok(left);
+        }
+        for client in 1..self.world.members.len() {
+            if self.world.members[client].engine.is_some() && !self.world.connected(LSP, client) {
+                left = true;
+                if self.dice.one_in(of) {
+                    self.world.connect(LSP, client)?;
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Until nothing happens any more, or for some steps.
+    pub(super) fn quiet(&mut self, steps: u32) -> Result<(), LabError> {
+        for _ in 0..steps {
+            if !self.tick()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A block, and whatever the chain does besides; everybody handles it.
+    pub(super) fn block(&mut self) -> Result<(), LabError> {
+        self.blocks = self.blocks.saturating_add(1);
+        let height = self.world.chain.height();
+        let deepest = height.saturating_sub(FIRST + 8).min(6);
+        let text = || format!("height {height}");
+        if let Some(mut dice) = self.roll(Kind::Reorg, text) {
+            let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.world.chain.reorg(depth);
+            self.world.mine_quietly(depth);
+        }
+        if let Some(mut dice) = self.roll(Kind::ReorgDrop, text) {
+            let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.world.chain.reorg_and_drop(depth);
+            self.world.mine_quietly(depth);
+        }
+        if let Some(mut dice) = self.roll(Kind::Censor, text) {
+            let waiting = self.world.chain.mempool();
+            if let Some(tx) = waiting.get(dice.below(waiting.len())) {
+                let until = height.saturating_add(1).saturating_add(dice.below_u32(3));
+                self.censored.push((tx.compute_txid(), until));
+            }
+        }
+        if self.roll(Kind::SlowBlock, text).is_some() {
+            self.world.now = self.world.now.saturating_add(3 * 3_600_000);
+        }
+        self.censored.retain(|(_, until)| *until > height);
+        let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
+        self.world.chain.mine_without(|tx| censored.contains(&tx.compute_txid()));
+        let height = self.world.chain.height();
+        let hash = self.world.chain.block(height).map(|block| block.hash.to_byte_array()).unwrap_or_default();
+        if let Some(chaos) = &mut self.world.chaos {
+            chaos.trace.note("block", 0, &hash);
+            chaos.trace.line(|| format!("block {height}"));
+        }
+        for at in 0..self.world.members.len() {
+            if self.world.members[at].engine.is_some() {
+                self.world.sync(at)?;
+                self.world.publish_commitments(at);
+            }
+        }
+        self.show_htlcs()?;
+        self.world.judge_chain();
+        if let Some(violation) = self.world.judge.violations.first() {
+            return Err(error(violation));
+        }
+        self.note_usable();
+        Ok(())
+    }
+
+    /// Which channels clients rely on.
+    fn note_usable(&mut self) {
+        for (at, member) in self.world.members.iter().enumerate().skip(1) {
+            let Some(engine) = &member.engine else { continue };
+            for (channel, policy) in engine.channel_policies() {
+                if policy.usable.is_err() || self.used.contains_key(&(at, channel)) {
+                    continue;
+                }
+                let Some(factory) = engine.factory(policy.instance) else { continue };
+                let attempts = factory.past().iter().chain([factory]);
+                let fits = |tree: &crate::tx::tree::Tree| {
+                    let ids = (0..factory.terms.clients()).filter_map(|client| tree.channel_outpoint(client));
+                    ids.map(ChannelId::of).any(|id| id == channel)
+                };
+                let tree = attempts.filter_map(|attempt| attempt.tree.as_ref()).find(|tree| fits(tree));
+                if let Some(tree) = tree {
+                    let used = Used { funding: tree.funding().txid, timeout: factory.terms.timeout_height };
+                    self.used.insert((at, channel), used);
+                }
+            }
+        }
+    }
+
+    /// The operator's state, and whether it is up.
+    pub(super) fn lsp_state(&self) -> Option<State> {
+        self.world.state(LSP, self.instance?)
+    }
+}
+
+/// Blocks that the longest exit of a shape takes.
+fn longest(shape: &Shape, config: &Config) -> u32 {
+    let kinds = shape.levels.iter().map(|level| level.kind).chain([shape.leaf.kind]);
+    let lock = u32::from(config.state_step) * u32::from(config.state_count.saturating_sub(1));
+    let each = u32::from(config.confirm_blocks);
+    let blocks: u32 = kinds
+        .map(|kind| match kind {
+            LevelKind::Static => each,
+            LevelKind::Stateful => lock + 2 * each,
+        })
+        .sum();
+    blocks + u32::from(config.margin_blocks)
+}

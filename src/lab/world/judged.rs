@@ -1,0 +1,250 @@
+//! What the judge asks of a world: of a member's records when they become durable, and of everybody
+//! after each block.
+
+use bitcoin::Txid;
+use bitcoin::secp256k1::PublicKey;
+
+use crate::protocol::event::{Event, Signing};
+use crate::protocol::{BURIED, Factory, Role};
+use crate::terms::ClientIndex;
+use crate::tx::layout::{Layout, NodeKind, Role as Spend};
+use crate::tx::tree::{Member, Roster, funding_script};
+use crate::tx::verify::verify_holdings;
+use crate::types::{ChannelId, Height, InstanceId};
+
+use super::World;
+
+impl World {
+    /// Whether a member does something else than its engine: nothing is promised to it.
+    pub fn is_dishonest(&self, at: usize) -> bool {
+        self.chaos.as_ref().is_some_and(|chaos| chaos.is_liar(at))
+    }
+
+    pub(super) fn is_excused(&self, at: usize, text: &str) -> bool {
+        // Foreign scripts are somebody else's lie, and are to be told.
+        let lied = !self.foreign_scripts.is_empty() && text.contains("does not pay our channel");
+        lied || (self.chaos.is_none() && !self.foreign_scripts.is_empty()) || self.is_dishonest(at)
+    }
+
+    /// A restart at this moment would find the same factories and the same ledger (S8, S10).
+    pub(super) fn judge_recovery(&mut self, at: usize) {
+        let member = &self.members[at];
+        if let (Some(live), Some(shadow)) = (&member.engine, &member.shadow) {
+            self.judge.recovered(at, live, shadow);
+        }
+    }
+
+    /// Events of an honest member that have just become durable.
+    pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
+        if self.is_dishonest(at) {
+            return;
+        }
+        let mut found = Vec::new();
+        for (instance, event) in events.iter().flat_map(|(i, events)| events.iter().map(move |e| (*i, e))) {
+            let verdict = match event {
+                Event::Signing(signing) => self.may_sign(at, instance, signing),
+                Event::Forgotten(_) => self.may_forget(at, instance),
+                Event::AttemptStarted(e) => self.may_leave_out(&e.left_out, &e.reason),
+                Event::Signed(e) => self.holds(at, instance, &e.signatures),
+                Event::ChannelChecked(_) => self.is_checked(at, instance),
+                _ => Ok(()),
+            };
+            found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
+        }
+        self.judge.violations.extend(found);
+    }
+
+    /// S3, S20: what a client signs is what it agreed to.
+    fn may_sign(&self, at: usize, instance: InstanceId, signing: &Signing) -> Result<(), String> {
+        let (Some(invited), Some(join)) = (self.judge.invited(at, instance), self.judge.join(at, instance))
+        else {
+            return Ok(()); // The operator.
+        };
+        let layout = Layout::new(&invited.terms).map_err(|error| format!("S3: {error}"))?;
+        let proposal = &signing.proposal;
+        let place = usize::try_from(invited.client).map_err(|error| error.to_string())?;
+        if proposal.clients.get(place) != Some(&(join.factory_key, join.payout.clone())) {
+            return Err("S3: it signs although its place has another key or payout".into());
+        }
+        let mut keys: Vec<PublicKey> = proposal.clients.iter().map(|(key, _)| *key).collect();
+        keys.push(proposal.lsp_key);
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("S5: it signs although two members have one key".into());
+        }
+        if proposal.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh()) {
+            return Err("S3: it signs a leaf with a script that is no channel's".into());
+        }
+        let member = |(key, payout): &(_, _)| Member { key: *key, payout: Clone::clone(payout) };
+        let roster =
+            Roster { lsp_key: proposal.lsp_key, clients: proposal.clients.iter().map(member).collect() };
+        let script = funding_script(&layout, &roster).map_err(|error| format!("S3: {error}"))?;
+        let vout = usize::try_from(proposal.funding_vout).map_err(|error| error.to_string())?;
+        let pays = proposal.funding_tx.output.get(vout);
+        if pays.is_none_or(|o| o.script_pubkey != script || o.value != layout.funding_value()) {
+            return Err("S3: it signs for a funding output that is not the one of its terms".into());
+        }
+        if signing.ledger.len() != layout.sessions(Some(invited.client)).len() {
+            return Err("S3: it signs another number of transactions than its terms have".into());
+        }
+        Ok(())
+    }
+
+    /// S12: nothing that was signed may be able to confirm.
+    fn may_forget(&self, at: usize, instance: InstanceId) -> Result<(), String> {
+        let engine = self.members[at].engine.as_ref();
+        let Some(factory) = engine.and_then(|engine| engine.factory(instance)) else { return Ok(()) };
+        let deep = |at: Height| self.chain.height().saturating_sub(at).saturating_add(1) >= BURIED;
+        for (funding, inputs) in factory.signed_for() {
+            let conflict = |input: &bitcoin::OutPoint| {
+                let spender = self.chain.spender(*input);
+                spender.is_some_and(|(height, tx)| tx.compute_txid() != *funding && deep(height))
+            };
+            if !inputs.iter().any(conflict) {
+                return Err(format!("S12: forgets {instance} although {funding} can still confirm"));
+            }
+        }
+        Ok(())
+    }
+
+    /// S4: an honest member may be slow or gone; it never breaks the protocol.
+    fn may_leave_out(&self, left_out: &[crate::types::NodeId], reason: &str) -> Result<(), String> {
+        for node in left_out {
+            let honest = self.member_of(*node).is_some_and(|member| !self.is_dishonest(member));
+            let fault = reason.starts_with(&format!("{node}: ")) || reason.contains("bad partial signature");
+            if honest && fault {
+                return Err(format!("S4: an honest member is left out: {reason}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// S4, S19, S20: finished signatures are valid, and everything that the terms promise is there.
+    fn holds(&self, at: usize, instance: InstanceId, signatures: &[[u8; 64]]) -> Result<(), String> {
+        let engine = self.members[at].engine.as_ref();
+        let Some(factory) = engine.and_then(|engine| engine.factory(instance)) else { return Ok(()) };
+        let tree = factory.tree.as_ref().ok_or("S10: signatures without a tree")?;
+        let ids = tree.sessions().iter().map(|session| session.id);
+        let by_id = ids.zip(signatures.iter().copied()).collect();
+        if let Err(problems) = verify_holdings(&factory.layout, tree, &by_id) {
+            let invalid = problems.iter().any(|p| matches!(p, crate::tx::verify::Problem::Invalid(..)));
+            let property = if invalid { "S4" } else { "S20" };
+            return Err(format!("{property}: it stores what is no way out: {problems:?}"));
+        }
+        for session in tree.sessions().iter().filter(|session| session.id.role == Spend::Distribution) {
+            let coin = factory.layout.coin(session.id.coin).ok_or("S20: a coin is missing")?;
+            let paid = session.tx.output.len().saturating_sub(1);
+            let clients = usize::try_from(coin.clients.end.saturating_sub(coin.clients.start));
+            if Ok(paid) != clients {
+                return Err(format!("S20: a distribution pays {paid} of {clients:?} clients"));
+            }
+        }
+        Ok(())
+    }
+
+    /// S18: lightningd's own record is what the leaf pays.
+    fn is_checked(&self, at: usize, instance: InstanceId) -> Result<(), String> {
+        let engine = self.members[at].engine.as_ref();
+        let Some(factory) = engine.and_then(|engine| engine.factory(instance)) else { return Ok(()) };
+        let Role::Client { index, .. } = factory.role else { return Ok(()) };
+        self.record_fits(at, factory, index)
+    }
+
+    /// S18: lightningd's record of a client's channel against the leaf.
+    pub(in crate::lab) fn record_fits(
+        &self,
+        at: usize,
+        factory: &Factory,
+        client: ClientIndex,
+    ) -> Result<(), String> {
+        let tree = factory.tree.as_ref().ok_or("S18: no tree")?;
+        let outpoint = tree.channel_outpoint(client).ok_or("S18: no channel in the tree")?;
+        let output = tree.channel_output(client).ok_or("S18: no channel in the tree")?;
+        let lightningd = &self.members[at].lightningd;
+        let record = lightningd.check_channel(ChannelId::of(outpoint), outpoint, &output);
+        record.map_err(|why| format!("S18: the leaf doesn't pay the channel: {why:?}"))
+    }
+
+    /// S25, S26: what each honest member believes about the chain is so, and whatever it could publish
+    /// it has published. Of members that have handled the last block.
+    pub fn judge_chain(&mut self) {
+        let mut found = Vec::new();
+        for at in 0..self.members.len() {
+            let tip = self.members[at].view.last().map(|(height, _)| *height);
+            let Some(engine) = self.members[at].engine.as_ref().filter(|_| !self.is_dishonest(at)) else {
+                continue;
+            };
+            if tip != Some(self.chain.height()) {
+                continue;
+            }
+            for factory in engine.factories() {
+                found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+            }
+        }
+        self.judge.violations.extend(found);
+    }
+
+    fn beliefs(&self, factory: &Factory) -> Result<(), String> {
+        for (txid, height) in &factory.confirmed {
+            if !self.chain.block(*height).is_some_and(|block| block.txids.contains(txid)) {
+                return Err(format!("S25: {txid} counts as confirmed at {height}, and is not"));
+            }
+        }
+        if let Some(funding) = factory.funding()
+            && factory.funding_height().is_none()
+            && let Some((height, _)) = self.chain.confirmed(funding.txid)
+        {
+            return Err(format!("S25: the funding confirmed at {height}, and it doesn't know"));
+        }
+        Ok(())
+    }
+
+    /// S26: each transaction that an exit or the timeout calls for, as soon as the chain takes it.
+    fn published(&self, factory: &Factory) -> Result<(), String> {
+        let (Some(tree), Some(_)) = (&factory.tree, factory.funding_height()) else { return Ok(()) };
+        let client = match factory.role {
+            Role::Client { index, .. } => Some(index),
+            Role::Lsp => None,
+        };
+        let matured = self.chain.height() >= factory.terms.timeout_height;
+        let role = match client {
+            Some(_) if matured => Spend::Distribution,
+            _ if !factory.exiting.is_empty() => Spend::State,
+            _ => return Ok(()),
+        };
+        let leaving =
+            |coin| factory.exiting.iter().any(|client| factory.layout.path(*client).contains(&coin));
+        for session in tree.sessions().iter().filter(|session| session.id.role == role) {
+            if role == Spend::State && !leaving(session.id.coin) {
+                continue;
+            }
+            let Some(signature) = factory.signatures.get(&session.id) else { continue };
+            let parent: Txid = session.outpoint.txid;
+            if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {
+                continue;
+            }
+            let Some(tx) = tree.signed(session.id, signature) else { continue };
+            if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
+                return Err(format!("S26: {:?} could be published, and is not", session.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `blocks_early` of a client, from the terms alone: relative locks, confirmations, margin.
+pub(in crate::lab) fn early(layout: &Layout, client: ClientIndex) -> u32 {
+    let terms = layout.terms();
+    let path = layout.path(client);
+    let locks: u32 = path
+        .iter()
+        .filter_map(|node| layout.node(*node))
+        .map(|node| match node.kind {
+            NodeKind::State => u32::from(terms.state_step) * u32::from(terms.state_count.saturating_sub(1)),
+            NodeKind::Static | NodeKind::Kickoff => 0,
+        })
+        .sum();
+    let transactions = u32::try_from(path.len()).unwrap_or(u32::MAX);
+    locks + transactions * u32::from(terms.confirm_blocks) + u32::from(terms.margin_blocks)
+}
