@@ -6,12 +6,15 @@ Tests that need a binary which isn't on PATH are skipped, and say which one.
 import os
 import shutil
 import subprocess
+import sys
 
 # pyln-testing reads these when it is imported. RUST=0: don't expect the plugins that lightningd has
 # only where it was built with Rust.
 os.environ.setdefault("RUST", "0")
 os.environ.setdefault("TIMEOUT", "60")
 os.environ.setdefault("TEST_NETWORK", "regtest")
+# Plugins written in Python find pyln where this interpreter has it, also if no environment is active.
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 
 import pytest  # noqa: E402
 from pyln.testing import fixtures as pyln_fixtures  # noqa: E402

@@ -159,9 +159,8 @@ def wait_for_factory(node, instance, *wanted):
 
 def channel_in(factory, client):
     """lightningd's channel of a client in a factory, as the client sees it."""
-    mine = [place for place in factory_of(client, factory["factory_instance"])["clients"]]
-    assert len(mine) == 1, mine
-    return channel_by_id(client, mine[0]["channel_id"])
+    (place,) = factory_of(client, factory["factory_instance"])["clients"]
+    return channel_by_id(client, place["channel_id"])
 
 
 def channel_by_id(node, channel_id):

@@ -184,7 +184,7 @@ def test_a_record_that_is_not_understood(node_factory, bitcoind, damage):
     assert alice.daemon.is_in_log(f"factories are left alone, commands are refused: .*{instance}.*{expected}")
     seen = status(alice)
     assert not seen["available"]
-    assert any(expected in warning and instance in warning for warning in seen["warnings"]), seen
+    assert any(expected in warning["message"] and instance in warning["message"] for warning in seen["warnings"]), seen
     refused(alice, "factory-list", {}, UNAVAILABLE, expected, instance)
     refused(alice, "factory-exit", {"factory_instance": instance}, UNAVAILABLE, expected)
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
+use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
 use cln_factory::protocol::{Command, Input, State};
 use cln_factory::tx::plan::Profile;
 
@@ -43,6 +43,24 @@ fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
     assert_eq!(finish(&mut world, instance), State::Active, "{plan:?} of {at}");
     assert_eq!(left_out(&world, instance), Vec::<usize>::new(), "{plan:?} of {at}");
     crashed
+}
+
+/// Coins that were reserved for an attempt are given back also by an operator that was restarted in it,
+/// before there was anything to sign.
+#[test]
+fn a_restart_gives_reserved_coins_back() {
+    let mut world = World::new(90, 2).unwrap();
+    world.tamper(|out| {
+        let held = if out.message.attempt() == 1 { "expecting" } else { "join" };
+        if out.message.name() == held { Fate::Drop } else { Fate::Deliver }
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    assert!(world.members[LSP].lightningd.reserved() > 0);
+    world.stop(LSP);
+    world.restart(LSP).unwrap();
+    // Nobody joins the second attempt: it ends, and `finish` looks at the coins.
+    assert_eq!(finish(&mut world, instance), State::Aborted);
 }
 
 /// S2, S8, S10, S12: whatever was stored is the truth after a restart, whatever was not never left.
