@@ -93,6 +93,8 @@ impl LspCeremony {
 /// A client's side of one attempt.
 pub(super) struct ClientCeremony {
     pub(super) attempt: u32,
+    /// What our key in this attempt was derived with.
+    pub(super) salt: [u8; 32],
     /// The `join` that was sent, for a repeated invitation.
     pub(super) join: Join,
     /// Secret nonces in the order of the sessions; taken when they sign.

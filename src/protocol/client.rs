@@ -188,7 +188,8 @@ impl Engine {
                 return self.client_gives_up(d, factory, &reason);
             }
         };
-        let key = self.factory_key(instance, attempt);
+        let salt = d.rng.bytes32();
+        let key = self.client_key(instance, attempt, &salt);
         let sessions = factory.layout.sessions(Some(index));
         let (nonces, public) =
             (0..sessions.len()).map(|n| new_nonce(nonce_seed(d.rng.bytes32(), n), &key)).unzip();
@@ -197,6 +198,7 @@ impl Engine {
             instance,
             ClientCeremony {
                 attempt,
+                salt,
                 join: join.clone(),
                 nonces,
                 open: ExpectedOpen::NotYet,

@@ -60,7 +60,13 @@ impl Engine {
         let proposal = Arc::new(propose.clone());
         d.event(
             factory.instance,
-            Signing { attempt: factory.attempt, proposal: propose, ledger, psbt: None },
+            Signing {
+                attempt: factory.attempt,
+                proposal: propose,
+                ledger,
+                psbt: None,
+                salt: Some(ceremony.salt),
+            },
         );
         d.change(Change::Tree(factory.instance, tree.clone()));
         d.change(Change::Sign(

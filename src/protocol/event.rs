@@ -107,6 +107,8 @@ tlv_struct! {
         pub ledger: Vec<LedgerEntry> => 4,
         /// L: the funding PSBT, base64; bytes, since text is cut off at 65,535 of them.
         pub psbt: Option<Vec<u8>> => 6,
+        /// Client: what its key was derived with.
+        pub salt: Option<[u8; 32]> => 8,
     }
 }
 

@@ -113,6 +113,7 @@ impl Engine {
                 proposal: proposal.clone(),
                 ledger,
                 psbt: Some(funding.psbt.clone().into_bytes()),
+                salt: None,
             },
         );
         d.change(Change::Tree(factory.instance, tree.clone()));

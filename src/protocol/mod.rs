@@ -257,6 +257,11 @@ impl Engine {
         self.factories.get(&instance).ok_or_else(|| Fault::stale("no such factory"))
     }
 
+    /// A client's key: salted, so that no two of its joins have the same (S9).
+    fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
+        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
+    }
+
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
         let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
         FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })

@@ -158,9 +158,9 @@ impl Engine {
     /// Makes this node's partial signatures. Their ledger entries are durable by now (S8, S10); the
     /// nonces are consumed whatever comes of it (S2).
     fn sign(&mut self, instance: InstanceId, job: SignJob, effects: &mut Vec<Effect>) {
-        let key = self.factory_key(instance, job.attempt);
         match job.role {
             SignAs::Lsp { nonces, rounds, deadline } => {
+                let key = self.factory_key(instance, job.attempt);
                 let signed = sign_all(&key, &job.tree, nonces, &rounds, |_, round| Ok(*round));
                 let Some(ceremony) = self.lsp.get_mut(&instance) else {
                     return;
@@ -182,6 +182,7 @@ impl Engine {
                 let Some(ceremony) = self.client.get_mut(&instance) else {
                     return;
                 };
+                let key = FactoryKey::derive_salted(&self.master, instance, job.attempt, &ceremony.salt);
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
                 let signed = sign_all(&key, &job.tree, nonces, &proposal.nonces, |(agg, sighash), sum| {

@@ -45,14 +45,22 @@ pub struct FactoryKey {
 
 impl FactoryKey {
     /// Hardened derivation, one key per factory and attempt (S5): HMAC-SHA256 with the master secret
-    /// as key over label ‖ instance ‖ attempt ‖ counter, with the first counter that gives a scalar.
+    /// as key over label ‖ instance ‖ attempt ‖ salt ‖ counter, with the first counter that gives a scalar.
     pub fn derive(master: &MasterSecret, instance: InstanceId, attempt: u32) -> Self {
+        Self::derive_salted(master, instance, attempt, &[])
+    }
+
+    /// As [`FactoryKey::derive`], with a salt after the attempt: another salt, another key. A client
+    /// salts its key with fresh randomness at every `join`, so that not even a node that was restored
+    /// from an older copy can be brought to sign for one outpoint twice (S8, S9).
+    pub fn derive_salted(master: &MasterSecret, instance: InstanceId, attempt: u32, salt: &[u8]) -> Self {
         let mut counter: u32 = 0;
         loop {
             let mut engine = HmacEngine::<sha256::Hash>::new(&*master.0);
             engine.input(FACTORY_KEY_LABEL);
             engine.input(&instance.0);
             engine.input(&attempt.to_be_bytes());
+            engine.input(salt);
             engine.input(&counter.to_be_bytes());
             let candidate = Zeroizing::new(Hmac::from_engine(engine).to_byte_array());
             if let Some(key) = Self::from_secret(&candidate) {

@@ -1,0 +1,57 @@
+//! A node that comes back with an older copy of its database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cln_factory::lab::world::{Fate, LSP, World};
+use cln_factory::protocol::{Input, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::wire::message::Message;
+use common::begin;
+
+/// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is
+/// never used again: even in the same attempt a new join has a new key, so that the members' output, and
+/// every outpoint under it, is another one.
+#[test]
+fn a_restored_client_never_joins_with_a_key_that_has_signed() {
+    let mut world = World::new(60, 2).unwrap();
+    let seen: Rc<RefCell<(Vec<_>, Option<Message>)>> = Rc::default();
+    let noting = seen.clone();
+    world.tamper(move |out| {
+        match &out.message {
+            Message::Join(join) if out.from == 1 => {
+                noting.borrow_mut().0.push((join.attempt, join.factory_key));
+            }
+            Message::Invite(_) if out.to == 1 => {
+                noting.borrow_mut().1.get_or_insert_with(|| out.message.clone());
+            }
+            _ => {}
+        }
+        Fate::Deliver
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.run_until("invited", |world| world.state(1, instance).is_some()).unwrap();
+    let older = world.members[1].store.clone();
+    world.run_until("signed", |world| world.state(1, instance) >= Some(State::Signing)).unwrap();
+
+    world.check_recovery = false;
+    world.stop(1);
+    world.members[1].store = older;
+    world.restart(1).unwrap();
+    // An operator that lies invites to the very attempt again.
+    let invite = seen.borrow().1.clone().unwrap();
+    let peer = world.members[LSP].id;
+    world.feed(1, Input::Message { peer, payload: invite.encode() }).unwrap();
+    world.settle().unwrap();
+
+    let keys: Vec<_> =
+        seen.borrow().0.iter().filter(|(attempt, _)| *attempt == 1).map(|(_, key)| *key).collect();
+    assert!(keys.len() > 1, "it joined only once: {keys:?}");
+    for (at, key) in keys.iter().enumerate() {
+        assert!(!keys[..at].contains(key), "a key that has signed is used again");
+    }
+}
