@@ -137,6 +137,9 @@ def pay(payer, payee, amount_msat, label, dead_end=False):
     result = payer.rpc.call("xpay", {"invstring": invoice})
     paid = payee.rpc.listinvoices(label)["invoices"][0]
     assert paid["status"] == "paid", paid
+    # An HTLC that is paid but not yet removed by both sides is still one that has to be settled in time.
+    for node in (payer, payee):
+        wait_for(lambda: not any(channel.get("htlcs") for channel in node.rpc.listpeerchannels()["channels"]))
     return result
 
 
