@@ -257,11 +257,7 @@ impl Engine {
         self.factories.get(&instance).ok_or_else(|| Fault::stale("no such factory"))
     }
 
-    /// A client's key: salted, so that no two of its joins have the same (S9).
-    fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
-        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
-    }
-
+    /// L's key in an attempt. A client's is salted at every join (S9).
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
         let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
         FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
