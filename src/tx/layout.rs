@@ -315,6 +315,25 @@ impl Layout {
         self.coin(coin).map(|_| coin)
     }
 
+    /// Whom the distribution of a stock output pays when it is worth `value`: all of a sub-factory's
+    /// stock at first, and what sales have left of it later. Empty if the coin is no stock, or `value`
+    /// is below [`Layout::least_stock`].
+    pub fn stock_payouts(&self, coin: CoinIndex, value: Amount) -> Vec<(ClientIndex, Amount)> {
+        match (self.coin(coin), self.least_stock(coin)) {
+            (Some(coin), Some(least)) if value >= least => {
+                coins::stock_payouts(&self.terms, coin.clients.clone(), value).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The least value of a sub-factory's stock output: each of its clients gets at least
+    /// [`DUST`](super::scripts::DUST) from its distribution. None if the coin is no stock.
+    pub fn least_stock(&self, coin: CoinIndex) -> Option<Amount> {
+        let coin = self.coin(coin).filter(|coin| coin.stock)?;
+        coins::least_stock(&self.terms, u64::from(coin.clients.end.checked_sub(coin.clients.start)?))
+    }
+
     /// One coin.
     pub fn coin(&self, index: CoinIndex) -> Option<&Coin> {
         self.coins.get(usize::try_from(index).ok()?)

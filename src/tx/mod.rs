@@ -7,11 +7,13 @@
 //! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
 //! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
+//! - [`sale`] sales out of a sub-factory's stock
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod layout;
 pub mod musig;
 pub mod plan;
+pub mod sale;
 pub mod scripts;
 pub mod transcript;
 pub mod tree;

@@ -14,7 +14,7 @@ use std::ops::Range;
 use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
 use secp256k1::{PublicKey, XOnlyPublicKey};
 
 pub use error::TreeError;
@@ -265,10 +265,7 @@ impl Tree {
             }
             _ => distribution(layout, roster, id.coin, outpoint)?,
         };
-        let sighash = SighashCache::new(&tx)
-            .taproot_key_spend_signature_hash(0, &Prevouts::All(&[&prevout]), TapSighashType::Default)
-            .map_err(|_| TreeError::Sighash { session: id })?
-            .to_byte_array();
+        let sighash = sighash(id, &tx, &prevout)?;
         Ok(Session { id, sighash, tx, prevout, outpoint })
     }
 
@@ -314,9 +311,21 @@ fn distribution(
     outpoint: OutPoint,
 ) -> Result<Transaction, TreeError> {
     let coin = layout.coin(index).ok_or(TreeError::NoSuchCoin { coin: index })?;
+    let outputs = layout.distribution_outputs(index);
+    distribution_to(layout, roster, &outputs, coin.distribution_version, outpoint)
+}
+
+/// A transaction that pays clients from the timeout on.
+pub(super) fn distribution_to(
+    layout: &Layout,
+    roster: &Roster,
+    outputs: &[(ClientIndex, Amount)],
+    version: i32,
+    outpoint: OutPoint,
+) -> Result<Transaction, TreeError> {
     let mut output = Vec::new();
-    for (client, value) in layout.distribution_outputs(index) {
-        output.push(TxOut { value, script_pubkey: roster.payout(client)? });
+    for (client, value) in outputs {
+        output.push(TxOut { value: *value, script_pubkey: roster.payout(*client)? });
     }
     if planted(Bug::DistributionOmitsOne) {
         output.pop();
@@ -324,12 +333,19 @@ fn distribution(
     output.push(TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() });
     // The layout refuses timeouts that nLockTime would read as a time.
     let timeout = LockTime::from_consensus(layout.terms().timeout_height);
-    let version = Version(coin.distribution_version);
     let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
-    Ok(transaction(version, timeout, outpoint, sequence, output))
+    Ok(transaction(Version(version), timeout, outpoint, sequence, output))
 }
 
-fn transaction(
+/// BIP-341 signature hash of a transaction's only input, SIGHASH_DEFAULT, key path.
+pub(super) fn sighash(id: SessionId, tx: &Transaction, prevout: &TxOut) -> Result<[u8; 32], TreeError> {
+    SighashCache::new(tx)
+        .taproot_key_spend_signature_hash(0, &Prevouts::All(&[prevout]), TapSighashType::Default)
+        .map(|hash| hash.to_byte_array())
+        .map_err(|_| TreeError::Sighash { session: id })
+}
+
+pub(super) fn transaction(
     version: Version,
     lock_time: LockTime,
     previous_output: OutPoint,

@@ -8,6 +8,7 @@ mod faults;
 mod holdings;
 mod play;
 mod refusals;
+mod sales;
 mod shapes;
 mod support;
 mod transcripts;

@@ -2,9 +2,8 @@
 
 use bitcoin::Amount;
 
-use super::{Layout, LayoutError, limits::*};
+use super::{Layout, LayoutError, coins::least_stock, limits::*};
 use crate::terms::{Kind, Terms};
-use crate::tx::scripts::{ANCHOR_VALUE, DUST};
 
 /// nSequence of everything but states: no relative timelock, replaceable (BIP-68, BIP-125).
 pub(super) const SEQUENCE_NONE: u32 = 0xffff_fffd;
@@ -94,10 +93,7 @@ fn check_stock(terms: &Terms, clients: u32) -> Result<(), LayoutError> {
     }
     // The largest sub-factory has the least for each.
     let most = u64::from(terms.shape.leaf.clients_per_sub).min(u64::from(clients));
-    let needed = fee(weight(most), terms.tree_feerate)
-        .and_then(|fee| fee.checked_add(ANCHOR_VALUE))
-        .and_then(|costs| costs.checked_add(DUST.checked_mul(most)?))
-        .ok_or(LayoutError::AmountsTooLarge)?;
+    let needed = least_stock(terms, most).ok_or(LayoutError::AmountsTooLarge)?;
     if terms.stock < needed {
         return Err(LayoutError::StockTooSmall { stock: terms.stock, needed });
     }

@@ -7,7 +7,7 @@ use bitcoin::Amount;
 use super::build::to_index;
 use super::{Coin, LayoutError, Node, NodeIndex, Output, limits::*};
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::scripts::ANCHOR_VALUE;
+use crate::tx::scripts::{ANCHOR_VALUE, DUST};
 
 /// Coins of all nodes, then of all stock outputs; puts the stock's numbers into the leaves.
 pub(super) fn coins(terms: &Terms, nodes: &mut [Node]) -> Result<Vec<Coin>, LayoutError> {
@@ -66,24 +66,46 @@ fn coin(
 
 /// Whom a coin's distribution pays (S20); None if an amount overflows.
 pub(super) fn payouts(terms: &Terms, coin: &Coin) -> Option<Vec<(ClientIndex, Amount)>> {
+    if coin.stock {
+        return stock_payouts(terms, coin.clients.clone(), coin.value);
+    }
     let mut outputs = Vec::new();
     for sub in sub_factories(terms, coin.clients.clone()) {
-        let clients = u64::from(sub.end.checked_sub(sub.start)?);
-        let shared = if coin.stock {
-            fee(weight(clients), terms.tree_feerate)
-                .and_then(|fee| terms.stock.checked_sub(fee)?.checked_sub(ANCHOR_VALUE))?
-        } else {
-            terms.stock
-        };
-        let share = shared.to_sat().checked_div(clients)?;
-        let remainder = shared.to_sat().checked_rem(clients)?;
-        for (place, client) in (0..).zip(sub) {
-            let share = Amount::from_sat(share.checked_add(u64::from(place < remainder))?);
-            let own = if coin.stock { Amount::ZERO } else { capacity(terms, client) };
-            outputs.push((client, own.checked_add(share)?));
+        for (client, share) in shares(sub, terms.stock)? {
+            outputs.push((client, capacity(terms, client).checked_add(share)?));
         }
     }
     Some(outputs)
+}
+
+/// Whom the distribution of a stock output of `value` pays: its clients, in equal shares.
+pub(super) fn stock_payouts(
+    terms: &Terms,
+    sub: Range<ClientIndex>,
+    value: Amount,
+) -> Option<Vec<(ClientIndex, Amount)>> {
+    let clients = u64::from(sub.end.checked_sub(sub.start)?);
+    let fee = fee(weight(clients), terms.tree_feerate)?;
+    shares(sub, value.checked_sub(fee)?.checked_sub(ANCHOR_VALUE)?)
+}
+
+/// The least value of a stock output that `clients` share: its distribution pays each of them [`DUST`].
+pub(super) fn least_stock(terms: &Terms, clients: u64) -> Option<Amount> {
+    let costs = fee(weight(clients), terms.tree_feerate)?.checked_add(ANCHOR_VALUE)?;
+    costs.checked_add(DUST.checked_mul(clients)?)
+}
+
+/// Equal shares of an amount; the first few get what remains.
+fn shares(sub: Range<ClientIndex>, amount: Amount) -> Option<Vec<(ClientIndex, Amount)>> {
+    let clients = u64::from(sub.end.checked_sub(sub.start)?);
+    let share = amount.to_sat().checked_div(clients)?;
+    let remainder = amount.to_sat().checked_rem(clients)?;
+    (0..)
+        .zip(sub)
+        .map(|(place, client)| {
+            Some((client, Amount::from_sat(share.checked_add(u64::from(place < remainder))?)))
+        })
+        .collect()
 }
 
 /// The sub-factories among these clients; the range begins with a whole one.
