@@ -20,6 +20,11 @@ const ALLOW_LSP: StringArrayConfigOption = StringArrayConfigOption::new_str_arr_
     "Node id of an operator that may invite this node; may be given several times. Without it every \
      connected peer may",
 );
+const NO_NEIGHBOUR_SALES: FlagConfigOption = FlagConfigOption::new_flag(
+    "factory-no-neighbour-sales",
+    "Do not sign when another client of this node's sub-factory buys liquidity. Signing costs nothing; \
+     without it nobody in the sub-factory can buy",
+);
 const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
     "factory-unsafe-skip-funding-check",
     "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's database. \
@@ -185,7 +190,8 @@ where
 {
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
-    let builder = builder.option(policy_option()).option(ALLOW_LSP).option(UNSAFE_SKIP_FUNDING_CHECK);
+    let builder = builder.option(policy_option()).option(ALLOW_LSP);
+    let builder = builder.option(NO_NEIGHBOUR_SALES).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
 
@@ -222,6 +228,7 @@ where
         ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
+        sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
     })
 }

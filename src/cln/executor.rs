@@ -79,27 +79,30 @@ impl Executor {
         });
     }
 
-    fn start_channel(&self, instance: InstanceId, attempt: u32, client: u32, peer: NodeId, params: Value) {
+    /// `answer` makes an input of what comes of it; so below.
+    fn start_channel(
+        &self,
+        peer: NodeId,
+        params: Value,
+        answer: impl FnOnce(Result<ScriptBuf, String>) -> Input + Send + 'static,
+    ) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            let result = start(&rpc, params).await.map_err(|error| error.to_string());
-            runtime.input(Input::ChannelStarted { instance, attempt, client, result });
+            runtime.input(answer(start(&rpc, params).await.map_err(|error| error.to_string())));
         });
     }
 
     fn complete_channel(
         &self,
-        instance: InstanceId,
-        attempt: u32,
-        client: u32,
         peer: NodeId,
         leaf: Transaction,
         prevout: TxOut,
+        answer: impl FnOnce(Result<ChannelId, String>) -> Input + Send + 'static,
     ) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            let result = complete(&rpc, peer, leaf, prevout).await.map_err(|error| error.to_string());
-            runtime.input(Input::ChannelCompleted { instance, attempt, client, result });
+            runtime
+                .input(answer(complete(&rpc, peer, leaf, prevout).await.map_err(|error| error.to_string())));
         });
     }
 
@@ -116,17 +119,13 @@ impl Executor {
 
     fn check_channel(
         &self,
-        instance: InstanceId,
-        attempt: u32,
         channel: ChannelId,
         outpoint: OutPoint,
         output: TxOut,
+        answer: impl FnOnce(Result<(), CheckFailure>) -> Input + Send + 'static,
     ) {
         let database = self.database.clone();
-        self.spawn(async move {
-            let result = check(database, channel, outpoint, output).await;
-            Input::ChannelChecked { instance, attempt, result }
-        });
+        self.spawn(async move { answer(check(database, channel, outpoint, output).await) });
     }
 
     fn state_changed(&self, instance: InstanceId, old: Option<&str>, new: &str) {
@@ -151,7 +150,7 @@ impl Node for Executor {
                     wallet::release(&rpc, &psbt).await.map(|()| "done".to_owned())
                 });
             }
-            Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
+            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let params = json!({
                     "id": peer.to_string(),
                     "amount": capacity.to_sat(),
@@ -162,14 +161,31 @@ impl Node for Executor {
                     "reserve": 0,
                     "channel_type": CHANNEL_TYPE,
                 });
-                self.start_channel(instance, attempt, client, peer, params);
+                self.start_channel(peer, params, move |result| Input::ChannelStarted {
+                    instance,
+                    attempt,
+                    client,
+                    sale,
+                    result,
+                });
             }
             Effect::CancelChannel { peer } => self.cancel_channel(peer),
-            Effect::CompleteChannel { instance, attempt, client, peer, leaf, prevout } => {
-                self.complete_channel(instance, attempt, client, peer, leaf, prevout);
+            Effect::CompleteChannel { instance, attempt, client, sale, peer, leaf, prevout } => {
+                self.complete_channel(peer, leaf, prevout, move |result| Input::ChannelCompleted {
+                    instance,
+                    attempt,
+                    client,
+                    sale,
+                    result,
+                });
             }
-            Effect::CheckChannel { instance, attempt, channel_id, outpoint, output } => {
-                self.check_channel(instance, attempt, channel_id, outpoint, output);
+            Effect::CheckChannel { instance, attempt, sale, channel_id, outpoint, output } => {
+                self.check_channel(channel_id, outpoint, output, move |result| Input::ChannelChecked {
+                    instance,
+                    attempt,
+                    sale,
+                    result,
+                });
             }
             Effect::SendFunding { instance, psbt } => {
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::terms::ClientIndex;
-use crate::tx::layout::SessionId;
+use crate::tx::layout::{CoinIndex, SessionId};
 use crate::tx::musig::{CheckedNonce, KeyAgg, PartialSig, Round, SecNonce};
 use crate::tx::tree::Tree;
 use crate::types::{InstanceId, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Join, Message, Propose};
 
 use super::io::PreparedFunding;
+use super::sale::SaleChange;
 
 /// The operator's view of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,6 +156,7 @@ pub(super) enum Change {
     Extend(InstanceId, Millis),
     Sign(InstanceId, Box<SignJob>),
     Tree(InstanceId, Arc<Tree>),
+    Sale(InstanceId, CoinIndex, SaleChange),
 }
 
 /// Session ids with something for each.

@@ -255,6 +255,7 @@ impl Engine {
                 d.change(Change::Open(instance, ExpectedOpen::Seen));
                 Answer::AcceptOpen
             }
+            None if let Some(answer) = self.on_open_sale(d, open) => answer,
             None if open.channel_in_factory.is_some() => {
                 Answer::RejectOpen("this open_channel names a factory that doesn't expect it".into())
             }

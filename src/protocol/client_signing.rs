@@ -278,6 +278,7 @@ pub(super) fn check_channel(factory: &Factory) -> Option<(ChannelId, Effect)> {
     let effect = Effect::CheckChannel {
         instance: factory.instance,
         attempt: factory.attempt,
+        sale: None,
         channel_id,
         outpoint,
         output: tree.channel_output(index)?,

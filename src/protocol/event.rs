@@ -5,8 +5,8 @@
 use std::fmt;
 
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::layout::{Role, SessionId};
-use crate::types::{ChannelId, Height, NodeId, OutPoint, Transaction, Txid};
+use crate::tx::layout::{CoinIndex, Role, SessionId};
+use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use crate::wire::codec::{
     Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_counted,
 };
@@ -220,6 +220,96 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// L: a sale's channel is about to be completed; a restart knows what to close.
+    pub struct SaleOpening {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// The sale's place in the chain, from 1.
+        pub number: u32 => 2,
+        /// Who buys.
+        pub buyer: ClientIndex => 4,
+        /// Capacity of the channel.
+        pub amount: Amount => 6,
+        /// The channel's funding script.
+        pub script: ScriptBuf => 8,
+        /// What the buyer pays, msat.
+        pub price_msat: u64 => 10,
+    }
+}
+
+tlv_struct! {
+    /// L: a sale ended before anybody signed it.
+    pub struct SaleDropped {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// Which sale.
+        pub number: u32 => 2,
+    }
+}
+
+tlv_struct! {
+    /// Buyer: the operator's zero-conf open of a sale was accepted. As for [`OpenAccepted`], nothing
+    /// moves on whatever channel it makes before it is checked (S18).
+    pub struct SaleOpenAccepted {
+        /// Which sale.
+        pub number: u32 => 0,
+        /// Capacity of the channel.
+        pub amount: Amount => 2,
+    }
+}
+
+tlv_struct! {
+    /// A sale's transactions are fixed and partial signatures may leave after this (S8, S10).
+    pub struct SaleSigning {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// The sale's place in the chain, from 1.
+        pub number: u32 => 2,
+        /// Who buys.
+        pub buyer: ClientIndex => 4,
+        /// Capacity of the channel.
+        pub amount: Amount => 6,
+        /// The channel's funding script.
+        pub script: ScriptBuf => 8,
+        /// What the buyer pays, msat.
+        pub price_msat: u64 => 10,
+        /// What is about to be signed.
+        pub ledger: Vec<LedgerEntry> => 12,
+    }
+}
+
+tlv_struct! {
+    /// A sale's finished signatures, verified.
+    pub struct SaleSigned {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// Which sale.
+        pub number: u32 => 2,
+        /// In the order of the sale's sessions.
+        pub signatures: Vec<[u8; 64]> => 4,
+    }
+}
+
+tlv_struct! {
+    /// L: every client of the sub-factory has stored a sale; the next may begin.
+    pub struct SaleStored {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// Which sale.
+        pub number: u32 => 2,
+    }
+}
+
+tlv_struct! {
+    /// This node's records are older than what its peers know of the factory: it was restored from a
+    /// backup. From now on the factory is exit-only (S9).
+    pub struct Restored {
+        /// What showed it.
+        pub reason: String => 0,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -260,6 +350,20 @@ tlv_enum! {
         17 "open_accepted" => OpenAccepted(OpenAccepted),
         /// L: wallet inputs are reserved.
         18 "funding_reserved" => FundingReserved(FundingReserved),
+        /// L: a sale's channel is about to be completed.
+        32 "sale_opening" => SaleOpening(SaleOpening),
+        /// L: a sale ended before it was signed.
+        33 "sale_dropped" => SaleDropped(SaleDropped),
+        /// Buyer: a sale's open was accepted.
+        34 "sale_open_accepted" => SaleOpenAccepted(SaleOpenAccepted),
+        /// Partial signatures of a sale may leave.
+        35 "sale_signing" => SaleSigning(SaleSigning),
+        /// A sale's finished signatures.
+        36 "sale_signed" => SaleSigned(SaleSigned),
+        /// L: a sale is done.
+        37 "sale_stored" => SaleStored(SaleStored),
+        /// The node was restored from a backup.
+        38 "restored" => Restored(Restored),
     }
 }
 
@@ -316,6 +420,17 @@ pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
         events.push(Event::decode_tagged(reader.take_counted()?)?);
     }
     Ok(events)
+}
+
+impl Event {
+    /// What this node signs once the event is stored (S8); empty for all but two kinds.
+    pub(super) fn ledger(&self) -> &[LedgerEntry] {
+        match self {
+            Self::Signing(signing) => &signing.ledger,
+            Self::SaleSigning(signing) => &signing.ledger,
+            _ => &[],
+        }
+    }
 }
 
 impl Signing {

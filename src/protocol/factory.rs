@@ -13,6 +13,7 @@ use crate::wire::message::{ChannelInFactory, Propose};
 
 use super::chain::own_clients;
 use super::event::{Event, RecordError, Signing};
+use super::sale::Sales;
 use super::state::State;
 
 /// This node's part in a factory.
@@ -62,7 +63,7 @@ impl From<RecordError> for LoadError {
     }
 }
 
-fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
+pub(super) fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
     LoadError::Inconsistent { event, reason: reason.to_string() }
 }
 
@@ -107,6 +108,10 @@ pub struct Factory {
     pub exit: Option<(Height, String)>,
     /// Clients whose channels this node takes on chain.
     pub exiting: BTreeSet<ClientIndex>,
+    /// What was sold out of the stock.
+    pub sales: Sales,
+    /// Client: what its key was derived with.
+    pub(super) salt: Option<[u8; 32]>,
     /// Why creation ended.
     pub failure: Option<String>,
     /// Lowest height whose block may hold something of this factory.
@@ -160,6 +165,8 @@ impl Factory {
             spent: BTreeMap::new(),
             exit: None,
             exiting: BTreeSet::new(),
+            sales: Sales::default(),
+            salt: None,
             failure: None,
             birth,
             invited_at: birth,
@@ -251,6 +258,13 @@ impl Factory {
             Event::FundingReserved(_) => {
                 return Err(inconsistent("FundingReserved", "it is of another attempt"));
             }
+            Event::SaleOpening(e) => self.sales.opened(e),
+            Event::SaleDropped(e) => self.sales.dropped(e.coin),
+            Event::SaleOpenAccepted(e) => self.opens_accepted.push(e.amount),
+            Event::SaleSigning(e) => self.begin_sale(e)?,
+            Event::SaleSigned(e) => self.sales.signed(e)?,
+            Event::SaleStored(e) => self.sales.stored(e)?,
+            Event::Restored(e) => self.sales.mark_restored(&e.reason),
             Event::Forgotten(_) => {}
         }
         Ok(())
@@ -273,6 +287,8 @@ impl Factory {
         self.signatures.clear();
         self.channels.clear();
         self.checked.clear();
+        self.sales = Sales::default();
+        self.salt = None;
         self.failure = None;
         Ok(())
     }
@@ -317,6 +333,7 @@ impl Factory {
         let inputs = tx.input.iter().map(|input| input.previous_output).collect();
         self.signed_for.push((tx.compute_txid(), inputs));
         self.tree = Some(tree);
+        self.salt = event.salt;
         self.proposal = Some(Arc::new(event.proposal.clone()));
         self.psbt = match event.psbt.clone().map(String::from_utf8) {
             None => None,

@@ -75,6 +75,8 @@ pub enum Input {
         attempt: u32,
         /// With which client.
         client: ClientIndex,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// The channel's funding script (P2WSH), or what lightningd said.
         result: Result<ScriptBuf, String>,
     },
@@ -86,6 +88,8 @@ pub enum Input {
         attempt: u32,
         /// With which client.
         client: ClientIndex,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// The channel's id, or what lightningd said.
         result: Result<ChannelId, String>,
     },
@@ -95,6 +99,8 @@ pub enum Input {
         instance: InstanceId,
         /// Of which attempt.
         attempt: u32,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// Fine, or what is wrong.
         result: Result<(), CheckFailure>,
     },
@@ -202,6 +208,15 @@ pub enum Command {
         /// Which factory.
         instance: InstanceId,
     },
+    /// `factory-buy`.
+    Buy {
+        /// Which factory.
+        instance: InstanceId,
+        /// Capacity of the channel.
+        amount: Amount,
+        /// The most that it may cost, msat.
+        max_price_msat: u64,
+    },
 }
 
 /// Parameters of `factory-create`, after the plugin has filled in the defaults.
@@ -265,6 +280,8 @@ pub enum Effect {
         attempt: u32,
         /// Which client.
         client: ClientIndex,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// Its node.
         peer: NodeId,
         /// Channel capacity.
@@ -285,6 +302,8 @@ pub enum Effect {
         attempt: u32,
         /// Which client.
         client: ClientIndex,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// Its node.
         peer: NodeId,
         /// The unsigned leaf transaction.
@@ -299,6 +318,8 @@ pub enum Effect {
         instance: InstanceId,
         /// Of which attempt.
         attempt: u32,
+        /// Which sale's channel; nothing for the leaf's.
+        sale: Option<u32>,
         /// The channel.
         channel_id: ChannelId,
         /// Its funding outpoint.

@@ -193,6 +193,7 @@ impl Engine {
             instance,
             attempt,
             client,
+            sale: None,
             peer,
             capacity: factory.capacity(client),
             push_msat: factory.terms.push_msat,

@@ -295,6 +295,7 @@ impl Engine {
                 instance,
                 attempt,
                 client,
+                sale: None,
                 peer: *node,
                 leaf: leaf.tx.clone(),
                 prevout: leaf.prevout.clone(),

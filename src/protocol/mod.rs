@@ -22,6 +22,7 @@ mod lsp;
 mod lsp_signing;
 mod policy;
 mod progress;
+mod sale;
 mod sign;
 pub mod state;
 
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::BlockHash;
 
 use crate::planted::{Bug, planted};
+use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, MasterSecret};
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
@@ -37,6 +39,7 @@ use crate::wire::message::Message;
 use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
+use sale::{ClientSale, LspSale};
 
 pub use chain::{BURIED, Watched, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
@@ -44,6 +47,7 @@ pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
+pub use sale::{Purchase, Sales, Sold};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -57,6 +61,9 @@ pub struct Engine {
     // Volatile.
     lsp: BTreeMap<InstanceId, LspCeremony>,
     client: BTreeMap<InstanceId, ClientCeremony>,
+    lsp_sales: BTreeMap<(InstanceId, CoinIndex), LspSale>,
+    client_sales: BTreeMap<(InstanceId, CoinIndex), ClientSale>,
+    purchases: BTreeMap<InstanceId, Purchase>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
     shown: BTreeMap<InstanceId, State>,
@@ -74,6 +81,9 @@ impl Engine {
             ledger: ledger::Ledger::default(),
             lsp: BTreeMap::new(),
             client: BTreeMap::new(),
+            lsp_sales: BTreeMap::new(),
+            client_sales: BTreeMap::new(),
+            purchases: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
             shown: BTreeMap::new(),
@@ -93,8 +103,8 @@ impl Engine {
     ) -> Result<(), LoadError> {
         let mut folded: Option<Factory> = self.factories.remove(&instance);
         for event in records.into_iter().flatten() {
-            if let (Event::Signing(signing), false) = (&event, planted(Bug::LedgerForgotten)) {
-                self.ledger.record(&signing.ledger);
+            if !planted(Bug::LedgerForgotten) {
+                self.ledger.record(event.ledger());
             }
             if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {
                 continue;
@@ -137,6 +147,9 @@ impl Engine {
             Command::Accept { instance } => self.accept(d, instance),
             Command::Decline { instance, reason } => self.decline(d, instance, &reason),
             Command::Exit { instance } => self.exit(d, instance),
+            Command::Buy { instance, amount, max_price_msat } => {
+                self.buy(d, instance, amount, max_price_msat)
+            }
         }
     }
 
@@ -147,11 +160,18 @@ impl Engine {
                 d.change(Change::PeerUp(peer));
                 self.lsp_peer_up(d, peer);
                 self.client_peer_up(d, peer);
+                for factory in self.factories.values() {
+                    if factory.client_of(peer).is_some() {
+                        self.resume_sales(d, factory, Some(peer));
+                    }
+                }
             }
             Input::PeerDown { peer } => {
                 d.change(Change::PeerDown(peer));
                 self.lsp_peer_down(d, peer);
                 self.client_peer_down(d, peer);
+                self.lsp_sales_peer_down(d, peer);
+                self.client_sales_peer_down(d, peer);
             }
             Input::Message { peer, payload } => self.on_message(d, peer, &payload),
             Input::FundingPrepared { instance, attempt, result } => {
@@ -160,21 +180,26 @@ impl Engine {
             Input::PayoutReady { instance, attempt, result } => {
                 self.on_payout_ready(d, instance, attempt, result);
             }
-            Input::ChannelStarted { instance, attempt, client, result } => {
-                self.on_channel_started(d, instance, attempt, client, result);
-            }
-            Input::ChannelCompleted { instance, attempt, client, result } => {
-                self.on_channel_completed(d, instance, attempt, client, result);
-            }
-            Input::ChannelChecked { instance, attempt, result } => {
-                self.on_channel_check(d, instance, attempt, result);
-            }
+            Input::ChannelStarted { instance, attempt, client, sale, result } => match sale {
+                None => self.on_channel_started(d, instance, attempt, client, result),
+                Some(number) => self.on_sale_channel_started(d, instance, client, number, result),
+            },
+            Input::ChannelCompleted { instance, attempt, client, sale, result } => match sale {
+                None => self.on_channel_completed(d, instance, attempt, client, result),
+                Some(number) => self.on_sale_channel_completed(d, instance, client, number, result),
+            },
+            Input::ChannelChecked { instance, attempt, sale, result } => match sale {
+                None => self.on_channel_check(d, instance, attempt, result),
+                Some(number) => self.on_sale_channel_check(d, instance, number, result),
+            },
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Reorg { height } => self.on_reorg(d, height),
             Input::Tick => {
                 self.lsp_tick(d);
                 self.client_tick(d);
+                self.lsp_sales_tick(d);
+                self.client_sales_tick(d);
             }
             Input::Command(_) | Input::OpenChannel(_) => {}
         }
@@ -204,6 +229,16 @@ impl Engine {
             Message::FundingBroadcast(m) => self.on_funding_broadcast(d, peer, &m),
             Message::Resume(m) => self.on_resume(d, peer, &m),
             Message::Abort(m) => self.on_abort(d, peer, &m),
+            Message::Buy(m) => self.on_buy(d, peer, &m),
+            Message::SaleOffer(m) => self.on_sale_offer(d, peer, &m),
+            Message::SaleJoin(m) => self.on_sale_join(d, peer, &m),
+            Message::SaleCommitted(m) => self.on_sale_committed(d, peer, &m),
+            Message::SaleChecked(m) => self.on_sale_checked(d, peer, &m),
+            Message::SalePropose(m) => self.on_sale_propose(d, peer, &m),
+            Message::SalePartialSignatures(m) => self.on_sale_partials(d, peer, &m),
+            Message::SaleReady(m) => self.on_sale_ready(d, peer, &m),
+            Message::SaleStored(m) => self.on_sale_stored(d, peer, &m),
+            Message::SaleAbort(m) => self.on_sale_abort(d, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -220,6 +255,9 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else {
             return;
         };
+        if name.starts_with("sale_") {
+            return self.on_sale_fault(d, factory, peer, reason);
+        }
         match factory.role {
             Role::Lsp => self.lsp_fault(d, factory, peer, reason),
             Role::Client { lsp, .. } if lsp == peer => self.client_gives_up(d, factory, reason),
@@ -230,7 +268,10 @@ impl Engine {
     fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
             match factory.role {
-                Role::Lsp => self.lsp_started(d, factory, channels),
+                Role::Lsp => {
+                    self.lsp_started(d, factory, channels);
+                    self.lsp_sales_started(d, factory, channels);
+                }
                 Role::Client { .. } => self.client_started(d, factory, channels),
             }
         }
@@ -266,7 +307,13 @@ impl Engine {
     /// When [`Input::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
-        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline)).min()
+        let sales = self.lsp_sales.values().map(|sale| sale.deadline);
+        let sales = sales.chain(self.client_sales.values().map(|sale| sale.deadline));
+        let waiting = self.purchases.values().filter(|purchase| purchase.refused.is_none());
+        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
+            .chain(sales)
+            .chain(waiting.map(|purchase| purchase.deadline))
+            .min()
     }
 
     /// All factories, by instance id.
@@ -295,12 +342,16 @@ impl Engine {
         self.client.iter().any(|(instance, ceremony)| {
             ceremony.open == ceremony::ExpectedOpen::Expected
                 && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
+        }) || self.client_sales.iter().any(|((instance, _), sale)| {
+            sale.open == ceremony::ExpectedOpen::Expected
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
         })
     }
 
     /// Number of ceremonies under way.
     pub fn ceremonies(&self) -> usize {
-        self.lsp.len().saturating_add(self.client.len())
+        let sales = self.lsp_sales.len().saturating_add(self.client_sales.len());
+        self.lsp.len().saturating_add(self.client.len()).saturating_add(sales)
     }
 
     /// What was signed so far.

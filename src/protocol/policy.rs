@@ -69,6 +69,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// Client: open invitations and ceremonies of one peer (S28).
     pub max_ceremonies_per_peer: usize,
+    /// Client: whether it signs sales to the other clients of its sub-factory without asking.
+    pub sign_for_neighbours: bool,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
     /// switched off).
     pub unsafe_skip_funding_check: bool,
@@ -96,6 +98,7 @@ impl Default for Config {
             ceremony_timeout: 30_000,
             max_attempts: 5,
             max_ceremonies_per_peer: 4,
+            sign_for_neighbours: true,
             unsafe_skip_funding_check: false,
         }
     }

@@ -42,9 +42,7 @@ impl Engine {
         trees: &std::collections::BTreeMap<InstanceId, std::sync::Arc<Tree>>,
         effects: &mut Vec<Effect>,
     ) {
-        if let Event::Signing(signing) = event {
-            self.ledger.record(&signing.ledger);
-        }
+        self.ledger.record(event.ledger());
         let result = match self.factories.get_mut(&instance) {
             None => Factory::begin(instance, event).map(|factory| {
                 self.factories.insert(instance, factory);
@@ -100,6 +98,7 @@ impl Engine {
             }
             Change::Sign(instance, job) => self.sign(instance, *job, effects),
             Change::Tree(..) => {}
+            Change::Sale(instance, coin, change) => self.apply_sale_change(instance, coin, change, effects),
             lsp => self.apply_lsp_change(lsp),
         }
     }

@@ -111,13 +111,15 @@ pub(super) fn effect(effect: Effect) -> (Option<Effect>, Option<NodeId>) {
         }
         (
             Fault::OtherChannel,
-            Effect::CompleteChannel { instance, attempt, client: 0, peer, mut leaf, prevout },
+            Effect::CompleteChannel { instance, attempt, client: 0, sale: None, peer, mut leaf, prevout },
         ) => {
             let truth = leaf.compute_txid();
             leaf.lock_time = bitcoin::absolute::LockTime::from_consensus(1);
             *fault = Some(Fault::Completed(truth, leaf.clone()));
             log::warn!("fault: completing {peer}'s channel on {} instead of {truth}", leaf.compute_txid());
-            (Some(Effect::CompleteChannel { instance, attempt, client: 0, peer, leaf, prevout }), None)
+            let effect =
+                Effect::CompleteChannel { instance, attempt, client: 0, sale: None, peer, leaf, prevout };
+            (Some(effect), None)
         }
         (_, effect) => (Some(effect), None),
     }
@@ -134,14 +136,14 @@ pub(super) fn input(input: Input) -> Input {
     match (fault.clone(), input) {
         (
             Some(Fault::Completed(truth, leaf)),
-            Input::ChannelCompleted { instance, attempt, client: 0, result: Ok(id) },
+            Input::ChannelCompleted { instance, attempt, client: 0, sale: None, result: Ok(id) },
         ) => {
             *fault = None;
             let of = |txid, vout| ChannelId::of(OutPoint { txid, vout });
             let outputs = (0u32..).take(leaf.output.len());
             let vout = outputs.into_iter().find(|vout| of(leaf.compute_txid(), *vout) == id);
             let claimed = of(truth, vout.unwrap_or_default());
-            Input::ChannelCompleted { instance, attempt, client: 0, result: Ok(claimed) }
+            Input::ChannelCompleted { instance, attempt, client: 0, sale: None, result: Ok(claimed) }
         }
         (_, input) => input,
     }

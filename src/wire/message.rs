@@ -219,6 +219,116 @@ message_struct! {
     }
 }
 
+message_struct! {
+    /// Client → L: sell me some of our sub-factory's stock.
+    pub struct Buy {
+        /// Capacity of the channel.
+        pub amount: Amount => 4,
+        /// The most that it may cost, msat.
+        pub max_price_msat: u64 => 6,
+    }
+}
+
+message_struct! {
+    /// L → each client of a sub-factory: one of you buys, would you sign?
+    pub struct SaleOffer {
+        /// The sale's place in the chain, from 1.
+        pub number: u32 => 4,
+        /// Who buys.
+        pub buyer: ClientIndex => 6,
+        /// Capacity of its channel.
+        pub amount: Amount => 8,
+        /// What the buyer pays for it, msat.
+        pub price_msat: u64 => 10,
+        /// What L pushes to the buyer, msat.
+        pub push_msat: u64 => 12,
+        /// The channel's funding script, of a sale whose signing was interrupted.
+        pub channel_script: Option<ScriptBuf> => 14,
+        /// The record of the channel to come.
+        pub channel_in_factory: ChannelInFactory => 65600,
+    }
+}
+
+message_struct! {
+    /// Client → L: I would; if I am the buyer I expect its open_channel.
+    pub struct SaleJoin {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// A fresh public nonce for each session of the sale.
+        pub nonces: Vec<PubNonce> => 6,
+    }
+}
+
+message_struct! {
+    /// L → buyer: the channel is complete on L's node; check it against the sale.
+    pub struct SaleCommitted {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// The channel's funding script.
+        pub channel_script: ScriptBuf => 6,
+    }
+}
+
+message_struct! {
+    /// Buyer → L: my node's record of the channel is the one that the sale funds.
+    pub struct SaleChecked {
+        /// Which sale.
+        pub number: u32 => 4,
+    }
+}
+
+message_struct! {
+    /// L → each client of the sub-factory: what to rebuild and sign.
+    pub struct SalePropose {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// The new channel's funding script.
+        pub channel_script: ScriptBuf => 6,
+        /// The aggregate nonce of each session.
+        pub nonces: Vec<AggNonce> => 8,
+    }
+}
+
+message_struct! {
+    /// Client → L: my signatures.
+    pub struct SalePartialSignatures {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// Hash over the sale and its aggregate nonces, as the client saw them (S6).
+        pub transcript: [u8; 32] => 6,
+        /// One for each session.
+        pub signatures: Vec<PartialSig> => 8,
+    }
+}
+
+message_struct! {
+    /// L → each client of the sub-factory: the finished signatures. Store them.
+    pub struct SaleReady {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// BIP-340, one for each session.
+        pub signatures: Vec<[u8; 64]> => 6,
+    }
+}
+
+message_struct! {
+    /// Client → L: verified and durable.
+    pub struct SaleStored {
+        /// Which sale.
+        pub number: u32 => 4,
+    }
+}
+
+message_struct! {
+    /// Either way: no sale, or not now.
+    pub struct SaleAbort {
+        /// Which sale; 0 for a `buy` that came to none.
+        pub number: u32 => 4,
+        /// Why, for people. At most [`MAX_REASON_BYTES`].
+        pub reason: String => 6,
+    }
+}
+
 tlv_enum! {
     /// A message of `superscalar/1`.
     pub enum Message {
@@ -248,6 +358,26 @@ tlv_enum! {
         26 "resume" => Resume(Resume),
         /// Either way: this attempt is over.
         28 "abort" => Abort(Abort),
+        /// Client → L: sell me some stock.
+        30 "buy" => Buy(Buy),
+        /// L → client: one of your sub-factory buys.
+        32 "sale_offer" => SaleOffer(SaleOffer),
+        /// Client → L: I would sign.
+        34 "sale_join" => SaleJoin(SaleJoin),
+        /// L → buyer: check your channel.
+        36 "sale_committed" => SaleCommitted(SaleCommitted),
+        /// Buyer → L: it matches.
+        38 "sale_checked" => SaleChecked(SaleChecked),
+        /// L → client: what to rebuild and sign.
+        40 "sale_propose" => SalePropose(SalePropose),
+        /// Client → L: my signatures.
+        42 "sale_partial_signatures" => SalePartialSignatures(SalePartialSignatures),
+        /// L → client: the finished signatures.
+        44 "sale_ready" => SaleReady(SaleReady),
+        /// Client → L: durable.
+        46 "sale_stored" => SaleStored(SaleStored),
+        /// Either way: no sale.
+        48 "sale_abort" => SaleAbort(SaleAbort),
     }
 }
 
@@ -268,6 +398,16 @@ macro_rules! header {
             Message::FundingBroadcast($m) => $get,
             Message::Resume($m) => $get,
             Message::Abort($m) => $get,
+            Message::Buy($m) => $get,
+            Message::SaleOffer($m) => $get,
+            Message::SaleJoin($m) => $get,
+            Message::SaleCommitted($m) => $get,
+            Message::SaleChecked($m) => $get,
+            Message::SalePropose($m) => $get,
+            Message::SalePartialSignatures($m) => $get,
+            Message::SaleReady($m) => $get,
+            Message::SaleStored($m) => $get,
+            Message::SaleAbort($m) => $get,
         }
     };
 }
@@ -282,6 +422,10 @@ impl Message {
                 let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
                 Message::Abort(Abort { reason, ..abort.clone() }).encode_tagged()
             }
+            Message::SaleAbort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
+                let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
+                Message::SaleAbort(SaleAbort { reason, ..abort.clone() }).encode_tagged()
+            }
             message => message.encode_tagged(),
         }
     }
@@ -290,13 +434,15 @@ impl Message {
     /// may be passed over.
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         let message = Self::decode_tagged(bytes)?;
-        let Message::Abort(abort) = &message else {
-            return Ok(message);
+        let reason = match &message {
+            Message::Abort(abort) => &abort.reason,
+            Message::SaleAbort(abort) => &abort.reason,
+            _ => return Ok(message),
         };
-        let bytes = abort.reason.len();
+        let bytes = reason.len();
         if bytes > MAX_REASON_BYTES {
             let fault = Fault::TooLong { bytes, max: MAX_REASON_BYTES };
-            return Err(DecodeError::new(fault).inside("reason").inside("abort"));
+            return Err(DecodeError::new(fault).inside("reason").inside(message.name()));
         }
         Ok(message)
     }

@@ -28,9 +28,9 @@ impl World {
                 self.answer(at, Input::FundingPrepared { instance, attempt, result });
             }
             Effect::ReleaseFunding { psbt } => self.members[at].lightningd.release_funding(&psbt),
-            Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
+            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let result = self.start_channel(at, peer, capacity, push_msat)?;
-                self.answer(at, Input::ChannelStarted { instance, attempt, client, result });
+                self.answer(at, Input::ChannelStarted { instance, attempt, client, sale, result });
             }
             Effect::CancelChannel { peer } => {
                 if let Some(other) = self.member_of(peer) {
@@ -39,13 +39,13 @@ impl World {
                     self.members[other].lightningd.pending.remove(&id);
                 }
             }
-            Effect::CompleteChannel { instance, attempt, client, peer, leaf, prevout: _ } => {
+            Effect::CompleteChannel { instance, attempt, client, sale, peer, leaf, prevout: _ } => {
                 let result = self.complete_channel(at, peer, &leaf).map_err(|error| error.to_string());
-                self.answer(at, Input::ChannelCompleted { instance, attempt, client, result });
+                self.answer(at, Input::ChannelCompleted { instance, attempt, client, sale, result });
             }
-            Effect::CheckChannel { instance, attempt, channel_id, outpoint, output } => {
+            Effect::CheckChannel { instance, attempt, sale, channel_id, outpoint, output } => {
                 let result = self.members[at].lightningd.check_channel(channel_id, outpoint, &output);
-                self.answer(at, Input::ChannelChecked { instance, attempt, result });
+                self.answer(at, Input::ChannelChecked { instance, attempt, sale, result });
             }
             Effect::SendFunding { instance, psbt } => {
                 self.judge_funding(at, instance);

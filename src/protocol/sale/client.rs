@@ -1,0 +1,586 @@
+//! A client's side of a sale, as buyer or as neighbour. It signs only what it rebuilt (S3).
+
+use std::sync::Arc;
+
+use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{FactoryKey, new_nonce};
+use crate::tx::sale::{Sale, transcript};
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::message::{
+    Buy, SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
+    SaleStored as StoredMessage,
+};
+
+use super::super::Engine;
+use super::super::ceremony::{Change, ExpectedOpen};
+use super::super::draft::{Draft, Fault, short};
+use super::super::event::{Restored, SaleOpenAccepted, SaleSigned, SaleSigning};
+use super::super::factory::{Factory, Role};
+use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel, Refusal};
+use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, Sold, cooperative, session_count};
+
+impl Engine {
+    /// `factory-buy`.
+    pub(in super::super) fn buy(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        amount: Amount,
+        max_price_msat: u64,
+    ) -> Result<Answer, Refusal> {
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
+        let Role::Client { lsp, index } = factory.role else {
+            return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
+        };
+        let coin = factory
+            .layout
+            .stock_coin(index)
+            .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
+        cooperative(factory, coin, d.height).map_err(Refusal::WrongState)?;
+        if !self.peers.contains(&lsp) {
+            return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
+        }
+        let number = factory.next_sale(coin);
+        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.is_signed());
+        let asked = self.purchases.get(&instance).is_some_and(|purchase| purchase.refused.is_none());
+        if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
+            return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
+        }
+        session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        let purchase = Purchase {
+            amount,
+            max_price_msat,
+            sales_before: number.saturating_sub(1),
+            refused: None,
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
+        };
+        d.change(Change::Sale(instance, coin, SaleChange::Purchase(Some(purchase))));
+        d.send(lsp, Buy { instance, attempt: factory.attempt, amount, max_price_msat });
+        Ok(Answer::Done)
+    }
+
+    pub(in super::super) fn on_sale_offer(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        offer: &SaleOffer,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
+        let chain = factory.sales.of(coin);
+        let deal = Deal {
+            number: offer.number,
+            buyer: offer.buyer,
+            amount: offer.amount,
+            price_msat: offer.price_msat,
+        };
+        if let Some(known) = place(offer.number).and_then(|place| chain.get(place)) {
+            if known.is_signed() {
+                d.send(peer, stored(factory, offer.number));
+                return Ok(());
+            }
+            let same = known.sale.buyer == deal.buyer
+                && known.sale.amount() == deal.amount
+                && offer.channel_script.as_ref() == Some(&known.sale.channel_output.script_pubkey);
+            if !same {
+                return Err(Fault::peer("a second sale of stock that was signed for already"));
+            }
+        }
+        if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
+            d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
+            d.send(peer, abort(factory, offer.number, &reason));
+            return Ok(());
+        }
+        if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
+            && sale.deal == deal
+            && sale.signed.is_none()
+            && !sale.nonces.is_empty()
+        {
+            d.send(peer, sale.join.clone());
+            return Ok(());
+        }
+        self.join_sale(d, factory, coin, peer, deal, offer);
+        Ok(())
+    }
+
+    /// Fresh nonces for a sale (S2).
+    fn join_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        peer: NodeId,
+        deal: Deal,
+        offer: &SaleOffer,
+    ) {
+        let Ok(sessions) = session_count(factory, coin, deal.number, deal.amount) else { return };
+        let salt = factory.salt.map_or_else(Vec::new, |salt| salt.to_vec());
+        let key = FactoryKey::derive_salted(&self.master, factory.instance, factory.attempt, &salt);
+        let (nonces, public) = (0..sessions).map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let join = SaleJoin {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            number: deal.number,
+            nonces: public,
+        };
+        let buys = matches!(factory.role, Role::Client { index, .. } if index == deal.buyer);
+        let open = if buys && offer.channel_script.is_none() {
+            ExpectedOpen::Expected
+        } else {
+            ExpectedOpen::NotYet
+        };
+        let sale = ClientSale {
+            deal,
+            join: join.clone(),
+            nonces,
+            open,
+            // Its channel was checked before it was signed for the first time.
+            committed: offer.channel_script.clone().map(|script| (script, !buys)),
+            signed: None,
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(4)),
+        };
+        d.change(Change::Sale(factory.instance, coin, SaleChange::StartClient(Box::new(sale))));
+        d.send(peer, join);
+        if let (true, Some(script)) = (buys, &offer.channel_script) {
+            self.check_sale_channel(d, factory, coin, deal, script);
+        }
+    }
+
+    /// Whether an offer is one that we would sign (S3, S9, S24).
+    fn check_offer(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        index: ClientIndex,
+        coin: CoinIndex,
+        offer: &SaleOffer,
+    ) -> Result<(), String> {
+        let next = factory.next_sale(coin);
+        if offer.number > next {
+            let reason = format!(
+                "the operator has made {} sales here, and this node knows {}: it was restored from a backup",
+                offer.number.saturating_sub(1),
+                next.saturating_sub(1)
+            );
+            d.event(factory.instance, Restored { reason: reason.clone() });
+            return Err(reason);
+        }
+        cooperative(factory, coin, d.height)?;
+        if offer.number == next && factory.sales.of(coin).last().is_some_and(|last| !last.is_signed()) {
+            return Err("the sale before isn't finished".into());
+        }
+        let sessions = session_count(factory, coin, offer.number, offer.amount)?;
+        debug_assert!(sessions > 0);
+        let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        if !clients.contains(&offer.buyer) {
+            return Err(format!("client {} is not of our sub-factory", offer.buyer));
+        }
+        let early = factory.sale_blocks_early(offer.buyer, offer.number);
+        let record = factory.channel_in_factory(offer.buyer);
+        if offer.channel_in_factory.factory_instance != record.factory_instance
+            || offer.channel_in_factory.factory_protocol != record.factory_protocol
+            || offer.channel_in_factory.blocks_early != early
+        {
+            return Err("channel_in_factory contradicts the terms".into());
+        }
+        if u32::from(early) > crate::tx::layout::MAX_EXIT_BLOCKS {
+            return Err(format!("its exit would take {early} blocks: the chain of sales is too long"));
+        }
+        if offer.push_msat != factory.terms.push_msat {
+            return Err("push_msat is not that of the terms".into());
+        }
+        if offer.buyer != index {
+            return if self.config.sign_for_neighbours {
+                Ok(())
+            } else {
+                Err("this node doesn't sign for its neighbours".into())
+            };
+        }
+        if factory.sales.of(coin).len() >= usize::try_from(offer.number).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+        match self.purchases.get(&factory.instance).filter(|purchase| purchase.refused.is_none()) {
+            None => Err("this node didn't ask for it".into()),
+            Some(wish) if wish.amount != offer.amount => {
+                Err("it is not the amount that was asked for".into())
+            }
+            Some(wish) if offer.price_msat > wish.max_price_msat => {
+                Err(format!("the price of {} msat is above the limit", offer.price_msat))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The `openchannel` hook: the open of a sale that this node agreed to.
+    pub(in super::super) fn on_open_sale(&self, d: &mut Draft<'_>, open: &OpenChannel) -> Option<Answer> {
+        let ((instance, coin), sale) = self.client_sales.iter().find(|((instance, _), sale)| {
+            self.factories.get(instance).is_some_and(|factory| {
+                let record = factory.channel_in_factory(sale.deal.buyer);
+                let early = factory.sale_blocks_early(sale.deal.buyer, sale.deal.number);
+                factory.lsp() == open.peer
+                    && sale.open == ExpectedOpen::Expected
+                    && open.zeroconf
+                    && open.capacity == sale.deal.amount
+                    && open.push_msat == factory.terms.push_msat
+                    && open.channel_in_factory.is_none_or(|given| {
+                        given.factory_instance == record.factory_instance && given.blocks_early == early
+                    })
+            })
+        })?;
+        d.event(*instance, SaleOpenAccepted { number: sale.deal.number, amount: sale.deal.amount });
+        d.change(Change::Sale(*instance, *coin, SaleChange::Open(ExpectedOpen::Seen)));
+        Some(Answer::AcceptOpen)
+    }
+
+    pub(in super::super) fn on_sale_committed(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &SaleCommitted,
+    ) -> Result<(), Fault> {
+        let (factory, coin, sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
+        if sale.open != ExpectedOpen::Seen {
+            return Err(Fault::peer("a committed channel before its open_channel"));
+        }
+        if sale.committed.as_ref().is_some_and(|(script, _)| *script != message.channel_script) {
+            return Err(Fault::peer("a second committed channel that differs from the first"));
+        }
+        let script = message.channel_script.clone();
+        self.check_sale_channel(d, factory, coin, sale.deal, &script);
+        d.change(Change::Sale(factory.instance, coin, SaleChange::Committed(script, false)));
+        Ok(())
+    }
+
+    fn check_sale_channel(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        deal: Deal,
+        script: &ScriptBuf,
+    ) {
+        let Ok(built) = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script) else {
+            return;
+        };
+        d.effect(Effect::CheckChannel {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            sale: Some(deal.number),
+            channel_id: ChannelId::of(built.channel),
+            outpoint: built.channel,
+            output: built.channel_output,
+        });
+    }
+
+    pub(in super::super) fn on_sale_channel_check(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        number: u32,
+        result: Result<(), CheckFailure>,
+    ) {
+        let found =
+            self.client_sales.iter().find(|((of, _), sale)| *of == instance && sale.deal.number == number);
+        let (Some(((_, coin), sale)), Some(factory)) = (found, self.factories.get(&instance)) else { return };
+        let Some((script, _)) = &sale.committed else { return };
+        let failure = match result {
+            Ok(()) => None,
+            Err(CheckFailure::NotYet) => Some("lightningd has no such channel here".to_owned()),
+            Err(CheckFailure::Unavailable(_)) if self.config.unsafe_skip_funding_check => None,
+            Err(CheckFailure::Unavailable(reason)) => {
+                Some(format!("this node can't check its channel's funding script: {reason}"))
+            }
+            Err(CheckFailure::Mismatch(reason)) => {
+                d.log(Level::Broken, format!("{instance}: sale {number} does not pay our channel: {reason}"));
+                Some(format!("the sale does not pay our channel: {reason}"))
+            }
+        };
+        match failure {
+            None => {
+                d.change(Change::Sale(instance, *coin, SaleChange::Committed(script.clone(), true)));
+                d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number });
+            }
+            Some(reason) => self.leave_sale(d, factory, *coin, sale, &reason),
+        }
+    }
+
+    pub(in super::super) fn on_sale_propose(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        propose: &SalePropose,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, propose.instance, propose.attempt)?;
+        let sale = self.client_sale(factory, coin, propose.number)?;
+        if let Some((before, answer)) = &sale.signed {
+            if **before != *propose {
+                return Err(Fault::peer("a second proposal that differs from the first"));
+            }
+            if let Some(answer) = answer {
+                d.send(peer, answer.clone());
+            }
+            return Ok(());
+        }
+        cooperative(factory, coin, d.height).map_err(Fault::stale)?;
+        // S18: nothing is signed for a channel that isn't in lightningd as the sale pays it.
+        let checked = sale
+            .committed
+            .as_ref()
+            .is_some_and(|(script, checked)| *script == propose.channel_script && *checked);
+        if index == sale.deal.buyer && !checked {
+            return Err(Fault::peer("a proposal before its channel is committed and checked"));
+        }
+        let deal = sale.deal;
+        let built = factory
+            .build_sale(coin, deal.number, deal.buyer, deal.amount, &propose.channel_script)
+            .map_err(Fault::peer)?;
+        if propose.nonces.len() != built.sessions.len() {
+            return Err(Fault::peer("its aggregate nonces are not as many as the sale's transactions"));
+        }
+        let ledger = Sold::ledger(&built);
+        self.ledger.check(&ledger).map_err(Fault::peer)?;
+        self.sign_as_client(d, factory, coin, peer, sale, Arc::new(built), propose, ledger);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // What was checked, one by one.
+    fn sign_as_client(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        peer: NodeId,
+        sale: &ClientSale,
+        built: Arc<Sale>,
+        propose: &SalePropose,
+        ledger: Vec<super::super::event::LedgerEntry>,
+    ) {
+        let deal = sale.deal;
+        if factory.next_sale(coin) == deal.number {
+            d.event(
+                factory.instance,
+                SaleSigning {
+                    coin,
+                    number: deal.number,
+                    buyer: deal.buyer,
+                    amount: deal.amount,
+                    script: propose.channel_script.clone(),
+                    price_msat: deal.price_msat,
+                    ledger,
+                },
+            );
+        }
+        let transcript = transcript(factory.instance, factory.attempt, &built, &propose.nonces);
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+        let role = SignSaleAs::Client { lsp: peer, proposal: Arc::new(propose.clone()), deadline };
+        let job = SaleJob { sale: built, transcript, role };
+        d.change(Change::Sale(factory.instance, coin, SaleChange::Sign(Box::new(job))));
+    }
+
+    pub(in super::super) fn on_sale_ready(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        ready: &SaleReady,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, ready.instance, ready.attempt)?;
+        let sold = place(ready.number)
+            .and_then(|place| factory.sales.of(coin).get(place))
+            .ok_or_else(|| Fault::stale("nothing of this sale was signed here"))?;
+        if sold.is_signed() {
+            d.send(peer, stored(factory, ready.number));
+            return Ok(());
+        }
+        if ready.signatures.len() != sold.sale.sessions.len() {
+            return Err(Fault::peer("its signatures are not as many as the sale's transactions"));
+        }
+        let key = factory.tree.as_ref().and_then(|tree| tree.output_key(coin));
+        let key = key.ok_or_else(|| Fault::stale("the stock has no key"))?;
+        for (session, signature) in sold.sale.sessions.iter().zip(&ready.signatures) {
+            let message = SighashMessage::from_digest(session.sighash);
+            let valid = Signature::from_slice(signature)
+                .is_ok_and(|signature| SECP256K1.verify_schnorr(&signature, &message, &key).is_ok());
+            if !valid {
+                return Err(Fault::peer(format!(
+                    "the signature of the {:?} doesn't verify",
+                    session.id.role
+                )));
+            }
+        }
+        let number = ready.number;
+        d.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
+        d.change(Change::Sale(factory.instance, coin, SaleChange::End));
+        if index == sold.sale.buyer {
+            d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(None)));
+            d.log(Level::Info, format!("{}: bought {}, sale {number}", factory.instance, sold.sale.amount()));
+        }
+        d.send(peer, stored(factory, number));
+        Ok(())
+    }
+
+    /// The operator ends a sale, or refuses one.
+    pub(in super::super) fn on_lsp_sale_abort(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &SaleAbort,
+    ) -> Result<(), Fault> {
+        let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
+        let under_way = self
+            .client_sales
+            .get(&(factory.instance, coin))
+            .filter(|sale| sale.deal.number == message.number || message.number == 0);
+        if let Some(sale) = under_way.filter(|_| message.number > 0) {
+            self.forget_sale(d, factory, coin, sale, &message.reason);
+        } else if message.number == 0 {
+            self.refuse_purchase(d, factory, coin, &message.reason);
+        }
+        Ok(())
+    }
+
+    pub(super) fn client_sale_fault(&self, d: &mut Draft<'_>, factory: &Factory, reason: &str) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if *instance == factory.instance {
+                self.leave_sale(d, factory, *coin, sale, reason);
+            }
+        }
+    }
+
+    /// Ends our part and says why.
+    fn leave_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &ClientSale,
+        reason: &str,
+    ) {
+        d.send(factory.lsp(), abort(factory, sale.deal.number, reason));
+        self.forget_sale(d, factory, coin, sale, reason);
+    }
+
+    fn forget_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &ClientSale,
+        reason: &str,
+    ) {
+        d.change(Change::Sale(factory.instance, coin, SaleChange::End));
+        // What was signed for is taken up again; the wish ends with a sale that nobody signed.
+        if factory.next_sale(coin) == sale.deal.number {
+            if let Some((script, _)) = &sale.committed
+                && let Role::Client { index, .. } = factory.role
+                && index == sale.deal.buyer
+                && let Ok(built) = factory.build_sale(coin, sale.deal.number, index, sale.deal.amount, script)
+            {
+                d.effect(Effect::CloseChannel { channel_id: ChannelId::of(built.channel) });
+            }
+            self.refuse_purchase(d, factory, coin, reason);
+        }
+    }
+
+    fn refuse_purchase(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, reason: &str) {
+        if let Some(purchase) = self.purchases.get(&factory.instance).filter(|wish| wish.refused.is_none()) {
+            let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
+            d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(refused))));
+        }
+    }
+
+    /// A disconnect ends the open that lightningd had pending, and nonces that were not used (S2).
+    pub(in super::super) fn client_sales_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if let Some(factory) = self.factories.get(instance).filter(|factory| factory.lsp() == peer) {
+                self.forget_sale(d, factory, *coin, sale, "the operator disconnected");
+            }
+        }
+        for instance in self.purchases.keys() {
+            if let Some(factory) = self.factories.get(instance).filter(|factory| factory.lsp() == peer)
+                && let Role::Client { index, .. } = factory.role
+                && let Some(coin) = factory.layout.stock_coin(index)
+            {
+                self.refuse_purchase(d, factory, coin, "the operator disconnected");
+            }
+        }
+    }
+
+    pub(in super::super) fn client_sales_tick(&self, d: &mut Draft<'_>) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) {
+                self.leave_sale(d, factory, *coin, sale, "the operator went silent");
+            }
+        }
+        for (instance, purchase) in &self.purchases {
+            if d.now < purchase.deadline || purchase.refused.is_some() {
+                continue;
+            }
+            if let Some(factory) = self.factories.get(instance)
+                && let Role::Client { index, .. } = factory.role
+                && let Some(coin) = factory.layout.stock_coin(index)
+            {
+                self.refuse_purchase(d, factory, coin, "the operator didn't answer in time");
+            }
+        }
+    }
+
+    /// What became of this node's last `factory-buy`; nothing once it is fulfilled.
+    pub fn purchase(&self, instance: InstanceId) -> Option<&Purchase> {
+        self.purchases.get(&instance)
+    }
+
+    /// Our factory of this operator, our place in it, and our sub-factory's stock coin.
+    fn sub_factory(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
+        let factory = self.own_factory(peer, instance, attempt)?;
+        let Role::Client { index, .. } = factory.role else {
+            return Err(Fault::stale("it is our own factory"));
+        };
+        let coin = factory
+            .layout
+            .stock_coin(index)
+            .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
+        Ok((factory, index, coin))
+    }
+
+    fn client_sale(&self, factory: &Factory, coin: CoinIndex, number: u32) -> Result<&ClientSale, Fault> {
+        self.client_sales
+            .get(&(factory.instance, coin))
+            .filter(|sale| sale.deal.number == number)
+            .ok_or_else(|| Fault::stale("no such sale is under way"))
+    }
+
+    fn buying(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+        number: u32,
+    ) -> Result<(&Factory, CoinIndex, &ClientSale), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, instance, attempt)?;
+        let sale = self.client_sale(factory, coin, number)?;
+        if sale.deal.buyer != index {
+            return Err(Fault::stale("another client buys"));
+        }
+        Ok((factory, coin, sale))
+    }
+}
+
+/// A sale's place in its chain.
+fn place(number: u32) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
+fn stored(factory: &Factory, number: u32) -> StoredMessage {
+    StoredMessage { instance: factory.instance, attempt: factory.attempt, number }
+}
+
+fn abort(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+}

@@ -1,0 +1,732 @@
+//! The operator's side of a sale.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{CheckedNonce, MusigError, PartialSig, PubNonce, Round, new_checked_nonce};
+use crate::tx::sale::{Sale, transcript};
+use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::message::{
+    Buy, ChannelInFactory, SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePartialSignatures,
+    SalePropose, SaleReady, SaleStored as StoredMessage,
+};
+
+use super::super::Engine;
+use super::super::ceremony::Change;
+use super::super::draft::{Draft, Fault, short};
+use super::super::event::{SaleDropped, SaleOpening, SaleSigned, SaleSigning, SaleStored};
+use super::super::factory::{Factory, Role};
+use super::super::io::{Effect, KnownChannel, Level};
+use super::{
+    Deal, LspSale, Rounds, SaleChange, SaleJob, SalePhase, SignSaleAs, Sold, cooperative, session_count,
+};
+
+impl Engine {
+    pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
+        let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
+        let number = factory.next_sale(coin);
+        // Selling for a price comes with collecting it.
+        let price_msat = 0;
+        let checked = self.may_sell(factory, coin, d.height).and_then(|()| {
+            session_count(factory, coin, number, buy.amount)?;
+            if price_msat > buy.max_price_msat {
+                return Err(format!(
+                    "the price is {price_msat} msat, above the limit of {}",
+                    buy.max_price_msat
+                ));
+            }
+            let away = self.away(factory, coin);
+            if away.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("needed for the signature, and not connected: {}", names(&away)))
+            }
+        });
+        if let Err(reason) = checked {
+            d.log(Level::Info, format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount));
+            d.send(peer, refusal(factory, 0, &reason));
+            return Ok(());
+        }
+        let deal = Deal { number, buyer, amount: buy.amount, price_msat };
+        self.offer(d, factory, coin, deal, None);
+        Ok(())
+    }
+
+    /// Whether a new sale may begin.
+    fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: u32) -> Result<(), String> {
+        cooperative(factory, coin, height)?;
+        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
+        if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
+            return Err("another sale of this sub-factory is under way: try again when it is done".into());
+        }
+        Ok(())
+    }
+
+    /// Asks every client of the sub-factory for its nonces. `script` is that of a sale whose signing
+    /// was interrupted.
+    fn offer(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        deal: Deal,
+        script: Option<ScriptBuf>,
+    ) {
+        let offer = SaleOffer {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            number: deal.number,
+            buyer: deal.buyer,
+            amount: deal.amount,
+            price_msat: deal.price_msat,
+            push_msat: factory.terms.push_msat,
+            channel_script: script.clone(),
+            channel_in_factory: ChannelInFactory {
+                blocks_early: factory.sale_blocks_early(deal.buyer, deal.number),
+                ..factory.channel_in_factory(deal.buyer)
+            },
+        };
+        for (_, node) in sub_clients(factory, coin) {
+            d.send(node, offer.clone());
+        }
+        let sale = LspSale {
+            deal,
+            phase: SalePhase::Joining,
+            deadline: d.now.saturating_add(self.config.ceremony_timeout),
+            joins: BTreeMap::new(),
+            script,
+            rounds: vec![],
+            transcript: [0; 32],
+            own_partials: vec![],
+            checked: false,
+            partials: BTreeMap::new(),
+            stored: std::collections::BTreeSet::new(),
+        };
+        d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
+    }
+
+    pub(in super::super) fn on_sale_join(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        join: &SaleJoin,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
+        if sale.phase != SalePhase::Joining || sale.joins.contains_key(&client) {
+            return Err(Fault::stale("its nonces are here already"));
+        }
+        let expected =
+            session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
+        if join.nonces.len() != expected {
+            return Err(Fault::peer(format!(
+                "{} nonces where {expected} transactions are to be signed",
+                join.nonces.len()
+            )));
+        }
+        for nonce in &join.nonces {
+            nonce.check().map_err(Fault::peer)?;
+        }
+        d.change(change(factory, coin, SaleChange::Joined(client, join.nonces.clone())));
+        if sale.joins.len().saturating_add(1) < sub_clients(factory, coin).count() {
+            return Ok(());
+        }
+        let mut joins = sale.joins.clone();
+        joins.insert(client, join.nonces.clone());
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        match &sale.script {
+            // Taken up again: the channel is there.
+            Some(script) if sale.checked => self.propose_sale(d, factory, coin, sale.deal, script, &joins),
+            Some(_) => d.change(change(factory, coin, SaleChange::Phase(SalePhase::Checking, deadline))),
+            None => {
+                let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
+                d.change(change(factory, coin, SaleChange::Phase(SalePhase::Opening, deadline)));
+                d.effect(Effect::StartChannel {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    client: sale.deal.buyer,
+                    sale: Some(sale.deal.number),
+                    peer,
+                    capacity: sale.deal.amount,
+                    push_msat: factory.terms.push_msat,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn on_sale_channel_started(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        result: Result<ScriptBuf, String>,
+    ) {
+        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
+            return;
+        };
+        let Some(peer) = factory.node_of(buyer) else { return };
+        let built = result.and_then(|script| {
+            let deal = sale.deal;
+            let built = factory.build_sale(coin, number, buyer, deal.amount, &script);
+            built.map(|built| (script, built)).map_err(|error| error.to_string())
+        });
+        let (script, built) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                return self.drop_sale(
+                    d,
+                    factory,
+                    coin,
+                    sale,
+                    &format!("its channel can't be opened: {error}"),
+                );
+            }
+        };
+        let Some(session) = built.sessions.first() else { return };
+        // A restart closes what lightningd then has of it.
+        d.event(
+            instance,
+            SaleOpening {
+                coin,
+                number,
+                buyer,
+                amount: sale.deal.amount,
+                script: script.clone(),
+                price_msat: sale.deal.price_msat,
+            },
+        );
+        d.change(change(factory, coin, SaleChange::Script(script)));
+        d.effect(Effect::CompleteChannel {
+            instance,
+            attempt: factory.attempt,
+            client: buyer,
+            sale: Some(number),
+            peer,
+            leaf: session.tx.clone(),
+            prevout: session.prevout.clone(),
+        });
+    }
+
+    pub(in super::super) fn on_sale_channel_completed(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        result: Result<ChannelId, String>,
+    ) {
+        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
+            if let Ok(channel_id) = result {
+                d.effect(Effect::CloseChannel { channel_id });
+            }
+            return;
+        };
+        let (Some(script), Some(peer)) = (&sale.script, factory.node_of(buyer)) else { return };
+        let built = factory.build_sale(coin, number, buyer, sale.deal.amount, script);
+        let expected = built.ok().map(|built| ChannelId::of(built.channel));
+        match result {
+            Ok(channel_id) if Some(channel_id) == expected => {
+                let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+                d.change(change(factory, coin, SaleChange::Phase(SalePhase::Checking, deadline)));
+                d.send(
+                    peer,
+                    SaleCommitted {
+                        instance,
+                        attempt: factory.attempt,
+                        number,
+                        channel_script: script.clone(),
+                    },
+                );
+            }
+            Ok(channel_id) => {
+                d.effect(Effect::CloseChannel { channel_id });
+                self.drop_sale(
+                    d,
+                    factory,
+                    coin,
+                    sale,
+                    "lightningd committed another channel than the sale's",
+                );
+            }
+            Err(error) => {
+                let reason = format!("its channel can't be completed: {error}");
+                self.drop_sale(d, factory, coin, sale, &reason);
+            }
+        }
+    }
+
+    pub(in super::super) fn on_sale_checked(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &SaleChecked,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        if client != sale.deal.buyer {
+            return Err(Fault::stale("another client buys"));
+        }
+        match (&sale.script, sale.phase) {
+            // Taken up again: it may come before the last join.
+            (Some(_), SalePhase::Joining) => d.change(change(factory, coin, SaleChange::Checked)),
+            (Some(script), SalePhase::Checking) => {
+                self.propose_sale(d, factory, coin, sale.deal, script, &sale.joins);
+            }
+            _ => return Err(Fault::stale("no check is expected now")),
+        }
+        Ok(())
+    }
+
+    /// Everything that determines the transactions is known, and nothing but signatures is missing.
+    fn propose_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        deal: Deal,
+        script: &ScriptBuf,
+        joins: &BTreeMap<ClientIndex, Vec<PubNonce>>,
+    ) {
+        let Some(sale) = self.lsp_sales.get(&(factory.instance, coin)) else { return };
+        let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
+        let built = match built {
+            Ok(built) => Arc::new(built),
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &error.to_string()),
+        };
+        let ledger = Sold::ledger(&built);
+        if let Err(error) = self.ledger.check(&ledger) {
+            return self.drop_sale(d, factory, coin, sale, &error.to_string());
+        }
+        let key = self.factory_key(factory.instance, factory.attempt);
+        let (own, public): (Vec<_>, Vec<_>) =
+            built.sessions.iter().map(|_| new_checked_nonce(d.rng.bytes32(), &key)).unzip();
+        let (nonces, rounds) = match start_rounds(factory, coin, &built, &public, joins) {
+            Ok(rounds) => rounds,
+            Err(error) => {
+                return self.drop_sale(d, factory, coin, sale, &format!("nonces don't aggregate: {error}"));
+            }
+        };
+        let transcript = transcript(factory.instance, factory.attempt, &built, &nonces);
+        if factory.next_sale(coin) == deal.number {
+            d.event(
+                factory.instance,
+                SaleSigning {
+                    coin,
+                    number: deal.number,
+                    buyer: deal.buyer,
+                    amount: deal.amount,
+                    script: script.clone(),
+                    price_msat: deal.price_msat,
+                    ledger,
+                },
+            );
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let role = SignSaleAs::Lsp { nonces: own, rounds, deadline };
+        let job = SaleJob { sale: built, transcript, role };
+        d.change(change(factory, coin, SaleChange::Sign(Box::new(job))));
+        for (_, node) in sub_clients(factory, coin) {
+            d.send(
+                node,
+                SalePropose {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    number: deal.number,
+                    channel_script: script.clone(),
+                    nonces: nonces.clone(),
+                },
+            );
+        }
+    }
+
+    pub(in super::super) fn on_sale_partials(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &SalePartialSignatures,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        if sale.phase != SalePhase::Signing || sale.partials.contains_key(&client) {
+            return Err(Fault::stale("no partial signatures are expected from it now"));
+        }
+        // S6: it signed something else than everybody else.
+        if message.transcript != sale.transcript {
+            return Err(Fault::peer("its transcript hash differs from ours"));
+        }
+        if message.signatures.len() != sale.rounds.len() {
+            return Err(Fault::peer(format!(
+                "{} partial signatures where {} were asked for",
+                message.signatures.len(),
+                sale.rounds.len()
+            )));
+        }
+        d.change(change(factory, coin, SaleChange::Partials(client, message.signatures.clone())));
+        if sale.partials.len().saturating_add(1) == sub_clients(factory, coin).count() {
+            let mut partials = sale.partials.clone();
+            partials.insert(client, message.signatures.clone());
+            self.finish_sale(d, factory, coin, sale, &partials);
+        }
+        Ok(())
+    }
+
+    /// Aggregates and verifies the signatures; looks for a culprit only when one fails (S4).
+    fn finish_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
+    ) {
+        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(coin)) else { return };
+        let mut signatures = Vec::with_capacity(sale.rounds.len());
+        for (at, (round, own)) in sale.rounds.iter().zip(&sale.own_partials).enumerate() {
+            let theirs = partials.values().filter_map(|signatures| signatures.get(at));
+            match round.finish(agg, theirs.chain([own])) {
+                Ok(signature) => signatures.push(signature),
+                Err(error) => {
+                    let reason = match culprit(factory, agg, sale, round, at, partials) {
+                        Some(node) => format!("{node} sent a bad partial signature"),
+                        None => format!("a signature doesn't verify although every part does: {error}"),
+                    };
+                    return self.interrupt_sale(d, factory, coin, sale, &reason);
+                }
+            }
+        }
+        d.event(
+            factory.instance,
+            SaleSigned { coin, number: sale.deal.number, signatures: signatures.clone() },
+        );
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.change(change(factory, coin, SaleChange::Phase(SalePhase::Storing, deadline)));
+        let number = sale.deal.number;
+        d.log(
+            Level::Info,
+            format!(
+                "{}: sale {number} of coin {coin}, {} for client {}, is signed",
+                factory.instance, sale.deal.amount, sale.deal.buyer
+            ),
+        );
+        send_ready(d, factory, coin, number, &signatures);
+    }
+
+    pub(in super::super) fn on_sale_stored(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        message: &StoredMessage,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        let signed = factory.sales.of(coin).last().is_some_and(Sold::is_signed);
+        if !signed || sale.stored.contains(&client) {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
+        d.change(change(factory, coin, SaleChange::Stored(client)));
+        if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
+            d.event(factory.instance, SaleStored { coin, number: sale.deal.number });
+            d.change(change(factory, coin, SaleChange::End));
+        }
+        Ok(())
+    }
+
+    /// A client can't or won't take part.
+    pub(in super::super) fn on_client_sale_abort(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        abort: &SaleAbort,
+    ) -> Result<(), Fault> {
+        let (factory, sale, _, coin) = self.selling(peer, abort.instance, abort.attempt, abort.number)?;
+        self.end_sale(d, factory, coin, sale, &format!("{peer}: {}", abort.reason));
+        Ok(())
+    }
+
+    pub(super) fn lsp_sale_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+        let coin = factory.client_of(peer).and_then(|client| factory.layout.stock_coin(client));
+        let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
+        if let Some((coin, sale)) = sale {
+            self.end_sale(d, factory, coin, sale, &format!("{peer}: {reason}"));
+        }
+    }
+
+    /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
+    fn end_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
+        if factory.next_sale(coin) == sale.deal.number {
+            self.drop_sale(d, factory, coin, sale, reason);
+        } else {
+            self.interrupt_sale(d, factory, coin, sale, reason);
+        }
+    }
+
+    /// Before anybody has signed: nothing is left behind.
+    fn drop_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
+        let number = sale.deal.number;
+        match (factory.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
+            (Some(opening), ..) => {
+                close_opening(d, factory, opening, None);
+                d.event(factory.instance, SaleDropped { coin, number });
+            }
+            (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
+            _ => {}
+        }
+        self.tell_ended(d, factory, coin, sale, reason);
+    }
+
+    /// Partial signatures may have left: the same sale is taken up again later (S8).
+    fn interrupt_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        self.tell_ended(d, factory, coin, sale, &format!("{reason}; it goes on when everybody is back"));
+    }
+
+    fn tell_ended(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        let number = sale.deal.number;
+        d.log(Level::Unusual, format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance));
+        for (_, node) in sub_clients(factory, coin) {
+            d.send(node, refusal(factory, number, reason));
+        }
+        d.change(change(factory, coin, SaleChange::End));
+    }
+
+    /// Takes up every sale that was signed for and isn't done, if all of its members are here.
+    pub(in super::super) fn resume_sales(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        newcomer: Option<NodeId>,
+    ) {
+        if factory.role != Role::Lsp || factory.sales.restored().is_some() {
+            return;
+        }
+        for sold in factory.sales.all().filter(|sold| !sold.stored) {
+            let Some(coin) = sold.sale.sessions.first().map(|session| session.id.coin) else { continue };
+            let away = self.away(factory, coin);
+            let busy = self.lsp_sales.contains_key(&(factory.instance, coin));
+            if busy || away.iter().any(|node| Some(*node) != newcomer) {
+                continue;
+            }
+            if !sold.is_signed() && cooperative(factory, coin, d.height).is_err() {
+                continue;
+            }
+            let deal = Deal {
+                number: sold.sale.number,
+                buyer: sold.sale.buyer,
+                amount: sold.sale.amount(),
+                price_msat: sold.price_msat,
+            };
+            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()));
+            if sold.is_signed() {
+                send_ready(d, factory, coin, deal.number, &sold.signatures);
+            }
+        }
+    }
+
+    /// A disconnect ends an open that lightningd has pending, and the nonces of whoever left.
+    pub(in super::super) fn lsp_sales_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
+        for ((instance, coin), sale) in &self.lsp_sales {
+            let Some(factory) = self.factories.get(instance) else { continue };
+            if sub_clients(factory, *coin).any(|(_, node)| node == peer) {
+                self.end_sale(d, factory, *coin, sale, &format!("{peer} disconnected"));
+            }
+        }
+    }
+
+    pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
+        for ((instance, coin), sale) in &self.lsp_sales {
+            let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) else {
+                continue;
+            };
+            let silent: Vec<NodeId> = sub_clients(factory, *coin)
+                .filter(|(client, _)| match sale.phase {
+                    SalePhase::Joining => !sale.joins.contains_key(client),
+                    SalePhase::Opening => false,
+                    SalePhase::Checking => *client == sale.deal.buyer,
+                    SalePhase::Signing => !sale.partials.contains_key(client),
+                    SalePhase::Storing => !sale.stored.contains(client),
+                })
+                .map(|(_, node)| node)
+                .collect();
+            let reason = if silent.is_empty() {
+                "lightningd did not answer in time".to_owned()
+            } else {
+                format!("no answer in time from {}", names(&silent))
+            };
+            self.end_sale(d, factory, *coin, sale, &reason);
+        }
+    }
+
+    /// What a restart found half open: its channel has nothing to stand on.
+    pub(in super::super) fn lsp_sales_started(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
+        for opening in factory.sales.openings() {
+            close_opening(d, factory, opening, Some(channels));
+            d.event(factory.instance, SaleDropped { coin: opening.coin, number: opening.number });
+        }
+    }
+
+    /// Clients of a sub-factory that are not connected.
+    fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
+        sub_clients(factory, coin).map(|(_, node)| node).filter(|node| !self.peers.contains(node)).collect()
+    }
+
+    /// A peer's place in a factory of ours, and its sub-factory's stock coin.
+    fn sale_member(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
+        let factory = self.known(instance)?;
+        if factory.attempt != attempt || factory.role != Role::Lsp {
+            return Err(Fault::stale("it is not about a factory of ours, or about another attempt"));
+        }
+        let client =
+            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        let coin = factory
+            .layout
+            .stock_coin(client)
+            .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
+        Ok((factory, client, coin))
+    }
+
+    fn selling(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+        number: u32,
+    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
+        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
+        let sale = self
+            .lsp_sales
+            .get(&(instance, coin))
+            .filter(|sale| sale.deal.number == number)
+            .ok_or_else(|| Fault::stale("no such sale is under way"))?;
+        Ok((factory, sale, client, coin))
+    }
+
+    fn sale_of(
+        &self,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        phase: SalePhase,
+    ) -> Option<(&Factory, &LspSale, CoinIndex)> {
+        let factory = self.factories.get(&instance)?;
+        let coin = factory.layout.stock_coin(buyer)?;
+        let sale = self.lsp_sales.get(&(instance, coin))?;
+        (sale.phase == phase && sale.deal.number == number && sale.deal.buyer == buyer)
+            .then_some((factory, sale, coin))
+    }
+}
+
+fn change(factory: &Factory, coin: CoinIndex, change: SaleChange) -> Change {
+    Change::Sale(factory.instance, coin, change)
+}
+
+/// The clients of a stock coin's sub-factory, with their nodes (L only).
+fn sub_clients(factory: &Factory, coin: CoinIndex) -> impl Iterator<Item = (ClientIndex, NodeId)> {
+    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    clients.filter_map(|client| Some((client, factory.node_of(client)?)))
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+}
+
+fn send_ready(d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, number: u32, signatures: &[[u8; 64]]) {
+    for (_, node) in sub_clients(factory, coin) {
+        d.send(
+            node,
+            SaleReady {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                number,
+                signatures: signatures.to_vec(),
+            },
+        );
+    }
+}
+
+/// Closes what lightningd has of a sale that nobody signed: all that it may have, or what `channels`
+/// say that it has.
+fn close_opening(
+    d: &mut Draft<'_>,
+    factory: &Factory,
+    opening: &SaleOpening,
+    channels: Option<&[KnownChannel]>,
+) {
+    let SaleOpening { coin, number, buyer, amount, script, .. } = opening;
+    let Ok(sale) = factory.build_sale(*coin, *number, *buyer, *amount, script) else { return };
+    let channel_id = ChannelId::of(sale.channel);
+    if channels.is_none_or(|channels| channels.iter().any(|channel| channel.channel_id == channel_id)) {
+        d.effect(Effect::CloseChannel { channel_id });
+    }
+}
+
+/// Aggregate nonce and round of each session of a sale.
+fn start_rounds(
+    factory: &Factory,
+    coin: CoinIndex,
+    sale: &Sale,
+    own: &[CheckedNonce],
+    joins: &BTreeMap<ClientIndex, Vec<PubNonce>>,
+) -> Result<Rounds, MusigError> {
+    let agg = factory.tree.as_ref().and_then(|tree| tree.key_agg(coin)).ok_or(MusigError::NotAMember)?;
+    let mut nonces = Vec::with_capacity(sale.sessions.len());
+    let mut rounds = Vec::with_capacity(sale.sessions.len());
+    for (at, (session, own)) in sale.sessions.iter().zip(own).enumerate() {
+        let theirs = joins
+            .values()
+            .filter_map(|join| join.get(at))
+            .map(PubNonce::checked)
+            .collect::<Result<Vec<_>, _>>()?;
+        let (nonce, round) = Round::start(agg, theirs.iter().chain([own]), &session.sighash)?;
+        nonces.push(nonce);
+        rounds.push(round);
+    }
+    Ok((nonces, rounds))
+}
+
+/// Whose partial signature is bad (S4).
+fn culprit(
+    factory: &Factory,
+    agg: &crate::tx::musig::KeyAgg,
+    sale: &LspSale,
+    round: &Round,
+    at: usize,
+    partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
+) -> Option<NodeId> {
+    let proposal = factory.proposal.as_ref()?;
+    partials.iter().find_map(|(client, signatures)| {
+        let (key, _) = proposal.clients.get(usize::try_from(*client).ok()?)?;
+        let nonce = sale.joins.get(client)?.get(at)?;
+        let bad = round.verify(agg, *key, nonce, signatures.get(at)?).is_err();
+        bad.then(|| factory.node_of(*client)).flatten()
+    })
+}

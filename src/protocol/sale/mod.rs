@@ -1,0 +1,222 @@
+//! Sales of liquidity: a client buys some of its sub-factory's stock as a second channel.
+//!
+//! ```text
+//! buyer                     L                         other clients of the sub-factory
+//! │ buy ──────────────────▶ │
+//! │ ◀────────── sale_offer  │ sale_offer ──────────────▶ │
+//! │ sale_join ────────────▶ │ ◀──────────────  sale_join │
+//! │ ◀══ fundchannel_start, fundchannel_complete          │
+//! │ ◀────── sale_committed  │                            │
+//! │ sale_checked ─────────▶ │ only now does anybody sign │
+//! │ ◀──────── sale_propose  │ sale_propose ────────────▶ │
+//! │ partial signatures ───▶ │ ◀────── partial signatures │
+//! │ ◀────────── sale_ready  │ sale_ready ──────────────▶ │
+//! │ sale_stored ──────────▶ │ ◀──────────── sale_stored  │
+//! ```
+//!
+//! Unlike in creation the channel is committed *before* anybody signs. A stock output is signed for
+//! once (S8): if the open failed after the first partial signature, no other channel could ever take
+//! its place, and the stock would be stuck. So whatever can fail comes first, and once a partial
+//! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
+//! (S2), whoever was restarted meanwhile.
+
+mod apply;
+mod book;
+mod client;
+mod lsp;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::{CoinIndex, Role as SpendRole, SessionId};
+use crate::tx::musig::{AggNonce, PartialSig, PubNonce, Round, SecNonce};
+use crate::tx::sale::Sale;
+use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
+use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
+
+use super::Engine;
+use super::ceremony::ExpectedOpen;
+use super::draft::{Draft, Fault};
+use super::factory::{Factory, Role};
+use super::state::State;
+
+pub use book::{Sales, Sold};
+
+/// What L waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SalePhase {
+    /// Every `sale_join`.
+    Joining,
+    /// lightningd's `fundchannel_start` and `fundchannel_complete`.
+    Opening,
+    /// The buyer's `sale_checked`.
+    Checking,
+    /// Every partial signature.
+    Signing,
+    /// Every `sale_stored`.
+    Storing,
+}
+
+/// What a sale is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deal {
+    pub(super) number: u32,
+    pub(super) buyer: ClientIndex,
+    pub(super) amount: Amount,
+    pub(super) price_msat: u64,
+}
+
+/// L's side of a sale under way.
+pub(super) struct LspSale {
+    pub(super) deal: Deal,
+    pub(super) phase: SalePhase,
+    pub(super) deadline: Millis,
+    pub(super) joins: BTreeMap<ClientIndex, Vec<PubNonce>>,
+    /// The channel's funding script, once it is known.
+    pub(super) script: Option<ScriptBuf>,
+    /// Whether the buyer has compared lightningd's record with the sale.
+    pub(super) checked: bool,
+    /// In the order of the sale's sessions, once it is being signed.
+    pub(super) rounds: Vec<Round>,
+    pub(super) transcript: [u8; 32],
+    pub(super) own_partials: Vec<PartialSig>,
+    pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
+    pub(super) stored: BTreeSet<ClientIndex>,
+}
+
+/// A client's side of a sale under way, as buyer or neighbour.
+pub(super) struct ClientSale {
+    pub(super) deal: Deal,
+    pub(super) join: SaleJoin,
+    /// In the order of the sale's sessions; taken when they sign.
+    pub(super) nonces: Vec<SecNonce>,
+    /// Buyer: the operator's open.
+    pub(super) open: ExpectedOpen,
+    /// Buyer: the committed channel's script, and whether lightningd's record was compared with it.
+    pub(super) committed: Option<(ScriptBuf, bool)>,
+    /// What was proposed and answered.
+    pub(super) signed: Option<(Arc<SalePropose>, Option<Message>)>,
+    pub(super) deadline: Millis,
+}
+
+/// A client's wish to buy, until it is fulfilled or refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purchase {
+    /// Capacity of the channel.
+    pub amount: Amount,
+    /// The most that it may cost, msat.
+    pub max_price_msat: u64,
+    /// How many sales the sub-factory had before.
+    pub sales_before: u32,
+    /// Why it came to nothing, once that is known.
+    pub refused: Option<String>,
+    pub(super) deadline: Millis,
+}
+
+/// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
+pub(super) struct SaleJob {
+    pub(super) sale: Arc<Sale>,
+    pub(super) transcript: [u8; 32],
+    pub(super) role: SignSaleAs,
+}
+
+/// For whom a [`SaleJob`] signs.
+pub(super) enum SignSaleAs {
+    /// L's nonces were made in the same step.
+    Lsp { nonces: Vec<SecNonce>, rounds: Vec<Round>, deadline: Millis },
+    /// The client's nonces wait in its ceremony.
+    Client { lsp: NodeId, proposal: Arc<SalePropose>, deadline: Millis },
+}
+
+/// A change of a sale's volatile state, made when the step is applied.
+pub(super) enum SaleChange {
+    Start(Box<LspSale>),
+    Phase(SalePhase, Millis),
+    Joined(ClientIndex, Vec<PubNonce>),
+    Script(ScriptBuf),
+    Checked,
+    Partials(ClientIndex, Vec<PartialSig>),
+    Stored(ClientIndex),
+    /// Either side.
+    End,
+    StartClient(Box<ClientSale>),
+    Open(ExpectedOpen),
+    Committed(ScriptBuf, bool),
+    Purchase(Option<Purchase>),
+    Sign(Box<SaleJob>),
+}
+
+/// How many transactions a sale has.
+fn session_ids(coin: CoinIndex, leaves_rest: bool) -> Vec<SessionId> {
+    let sale = SessionId { coin, role: SpendRole::Sale };
+    let rest = SessionId { coin, role: SpendRole::Distribution };
+    if leaves_rest { vec![sale, rest] } else { vec![sale] }
+}
+
+/// How many sessions a sale of `amount` would have; what is wrong with the amount otherwise.
+fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
+    let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
+    let limits = crate::tx::sale::limits(&factory.layout, coin, stock.value);
+    let refused = || {
+        let error = crate::tx::sale::SaleError::Amount { asked: amount, limits };
+        error.to_string()
+    };
+    let leaves_rest = limits.everything != Some(amount);
+    let fits = amount >= crate::tx::layout::MIN_CHANNEL
+        && (!leaves_rest || limits.with_rest.is_some_and(|most| amount <= most));
+    if fits { Ok(session_ids(coin, leaves_rest).len()) } else { Err(refused()) }
+}
+
+/// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
+fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+    if let Some(reason) = factory.sales.restored() {
+        return Err(format!("this factory is exit-only here: {reason}"));
+    }
+    match factory.state(height) {
+        State::Active | State::Exiting => {}
+        state => return Err(format!("the factory is {state}: only an active one sells")),
+    }
+    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    for client in clients {
+        if factory.exiting.contains(&client) {
+            return Err("a channel of this sub-factory is being taken on chain".into());
+        }
+        if factory.leaf_height(client).is_some() {
+            return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
+        }
+    }
+    match factory.role {
+        Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
+            Err("the channel of this factory is not usable".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The aggregate nonces as L sends them, and the rounds in which everybody signs.
+type Rounds = (Vec<AggNonce>, Vec<Round>);
+
+impl Engine {
+    /// Either side ends a sale.
+    pub(super) fn on_sale_abort(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        abort: &SaleAbort,
+    ) -> Result<(), Fault> {
+        match self.known(abort.instance)?.role {
+            Role::Lsp => self.on_client_sale_abort(d, peer, abort),
+            Role::Client { .. } => self.on_lsp_sale_abort(d, peer, abort),
+        }
+    }
+
+    /// A peer broke the protocol of a sale: it ends here, and the peer is named.
+    pub(super) fn on_sale_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+        match factory.role {
+            Role::Lsp => self.lsp_sale_fault(d, factory, peer, reason),
+            Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(d, factory, reason),
+            Role::Client { .. } => {}
+        }
+    }
+}
