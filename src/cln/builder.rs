@@ -85,6 +85,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::list::COMMAND, methods::list::call);
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
+    let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
     plain(builder, methods::status::COMMAND, methods::status::call)
 }

@@ -181,17 +181,11 @@ async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Bl
     Ok(Some(block))
 }
 
-/// Only what the engine asked for: transactions with a watched txid, or that spend a watched
-/// outpoint.
-fn reduce(height: Height, block: bitcoin::Block, watched: &Watched) -> Block {
+/// Only what the engine asked for: transactions that spend a watched outpoint.
+pub fn reduce(height: Height, block: bitcoin::Block, watched: &Watched) -> Block {
     let hash = block.block_hash();
-    let nothing = watched.outpoints.is_empty() && watched.txids.is_empty();
-    let txs = if nothing { Vec::new() } else { block.txdata };
-    let concerns = |tx: &bitcoin::Transaction| {
-        tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
-            || watched.txids.contains(&tx.compute_txid())
-    };
-    Block { height, hash, txs: txs.into_iter().filter(concerns).collect() }
+    let txs = block.txdata.into_iter().filter(|tx| watched.concerns(tx)).collect();
+    Block { height, hash, txs }
 }
 
 /// A hash that no block has: for chains whose last block we don't know.

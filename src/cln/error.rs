@@ -22,6 +22,8 @@ pub const BAD_CLIENT: i32 = 2502;
 pub const UNAVAILABLE: i32 = 2503;
 /// The factory was not created; its state says why.
 pub const NOT_CREATED: i32 = 2504;
+/// A purchase came to nothing; the message says why.
+pub const NOT_SOLD: i32 = 2505;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 

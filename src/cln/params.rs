@@ -125,6 +125,18 @@ impl Parameter for u32 {
     }
 }
 
+impl Parameter for u64 {
+    const EXPECTED: &'static str = "an integer from 0 to 18446744073709551615";
+
+    fn parse(value: &Value) -> Option<Self> {
+        match value {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
 impl Parameter for InstanceId {
     const EXPECTED: &'static str = "a factory_instance of 64 hex digits";
 

@@ -1,5 +1,11 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+mod evict;
+mod handover;
+mod sales;
+mod stock;
+
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::planted::{Bug, planted};
@@ -11,10 +17,14 @@ use super::Engine;
 use super::ceremony::Change;
 use super::client_signing::check_channel;
 use super::draft::Draft;
-use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
+use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
 use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
 use super::state::State;
+
+pub use evict::{Eviction, eviction};
+
+use sales::leave_with_sales;
 
 /// Confirmations after which a transaction is taken to stay (S12).
 pub const BURIED: u32 = 100;
@@ -24,8 +34,13 @@ pub const BURIED: u32 = 100;
 pub struct Watched {
     /// A transaction that spends one of these matters.
     pub outpoints: HashSet<OutPoint>,
-    /// These matter themselves.
-    pub txids: HashSet<Txid>,
+}
+
+impl Watched {
+    /// Whether a transaction matters.
+    pub fn concerns(&self, tx: &Transaction) -> bool {
+        tx.input.iter().any(|input| self.outpoints.contains(&input.previous_output))
+    }
 }
 
 impl Engine {
@@ -33,9 +48,7 @@ impl Engine {
     pub fn watched(&self) -> Watched {
         let mut watched = Watched::default();
         for factory in self.factories.values() {
-            let (outpoints, txids) = watched_by(factory);
-            watched.outpoints.extend(outpoints);
-            watched.txids.extend(txids);
+            watched.outpoints.extend(watched_by(factory));
         }
         watched
     }
@@ -50,47 +63,47 @@ impl Engine {
         d.change(Change::Tip(block.height, block.hash));
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
-            let mut after = factory.clone();
-            let (mut outpoints, txids) = watched_by(factory);
+            let mut after = Cow::Borrowed(factory);
             for tx in &block.txs {
-                let txid = tx.compute_txid();
                 let spends: Vec<OutPoint> = tx
                     .input
                     .iter()
                     .map(|input| input.previous_output)
-                    .filter(|outpoint| outpoints.contains(outpoint))
+                    .filter(|o| watches(&after, *o))
                     .collect();
-                if spends.is_empty() && !txids.contains(&txid) {
-                    continue;
+                if !spends.is_empty() {
+                    self.confirm(d, &mut after, tx, spends, block.height);
                 }
-                if factory.confirmed.get(&txid) == Some(&block.height) {
-                    continue;
-                }
-                outpoints.retain(|outpoint| !spends.contains(outpoint));
-                let event = Confirmed { txid, height: block.height, spends };
-                d.log(
-                    Level::Info,
-                    format!(
-                        "{}: {} confirmed at height {}",
-                        factory.instance,
-                        describe(factory, txid),
-                        block.height
-                    ),
-                );
-                self.close_exited(d, factory, txid);
-                if let Err(error) = after.apply(&event.clone().into(), None) {
-                    d.log(Level::Broken, format!("{}: {error}", factory.instance));
-                }
-                d.event(factory.instance, event);
             }
+            self.evict_in_time(d, &mut after);
+            leave_with_sales(d, &mut after);
             if !planted(Bug::ExitOnce) {
                 self.publish(d, &after);
             }
             self.client_patience(d, &after);
             self.publish_funding(d, &after);
             check_again(d, &after);
+            self.resume_sales(d, &after, None);
             self.end_if_dead(d, &after);
         }
+    }
+
+    fn confirm(
+        &self,
+        d: &mut Draft<'_>,
+        after: &mut Cow<'_, Factory>,
+        tx: &Transaction,
+        spends: Vec<OutPoint>,
+        height: Height,
+    ) {
+        let txid = tx.compute_txid();
+        let what = describe(after, txid);
+        d.log(Level::Info, format!("{}: {what} confirmed at height {height}", after.instance));
+        self.close_exited(d, after, txid);
+        sales::close_exited(d, after, txid);
+        let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
+        let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        change(d, after, Confirmed { txid, height, spends, pays });
     }
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
@@ -146,6 +159,7 @@ impl Engine {
                     ));
                 }
             }
+            late.extend(sales::late(d, factory, htlcs));
             if !late.is_empty() && !planted(Bug::HtlcExpires) {
                 let reason = "an HTLC was not settled in time";
                 self.start_exit(d, factory, late.into_iter().collect(), reason);
@@ -154,18 +168,15 @@ impl Engine {
     }
 
     fn start_exit(&self, d: &mut Draft<'_>, factory: &Factory, clients: Vec<ClientIndex>, reason: &str) {
-        let event = ExitStarted { height: d.height, reason: reason.into(), clients };
-        let mut after = factory.clone();
-        if let Err(error) = after.apply(&event.clone().into(), None) {
-            d.log(Level::Broken, format!("{}: {error}", factory.instance));
-        }
-        d.event(factory.instance, event);
+        let mut after = Cow::Borrowed(factory);
+        change(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
         self.publish(d, &after);
         // A leaf that somebody else has put on chain needs no path, only the close.
         for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
             if after.leaf_height(client).is_some() {
                 close(d, &after, client);
             }
+            sales::close_confirmed(d, &after, client);
         }
     }
 
@@ -174,6 +185,7 @@ impl Engine {
         for (what, tx) in due(factory, d.height) {
             d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
+        self.take_stock(d, factory);
     }
 
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
@@ -276,27 +288,41 @@ pub(super) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
     }
 }
 
-fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
-    let mut outpoints = BTreeSet::new();
-    let mut txids = BTreeSet::new();
-    for (funding, inputs) in factory.signed_for() {
-        txids.insert(*funding);
-        outpoints.extend(inputs.iter().copied());
+/// Outpoints of a factory: of every attempt that we signed for.
+fn outpoints(factory: &Factory) -> impl Iterator<Item = OutPoint> {
+    let inputs = factory.signed_for().iter().flat_map(|(_, inputs)| inputs.iter().copied());
+    let trees = factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref());
+    let sales = factory.sales.all().flat_map(|sold| &sold.sale.sessions);
+    inputs
+        .chain(trees.flat_map(|tree| tree.sessions().iter().map(|session| session.outpoint)))
+        .chain(sales.map(|session| session.outpoint))
+}
+
+fn watched_by(factory: &Factory) -> impl Iterator<Item = OutPoint> {
+    outpoints(factory).filter(|outpoint| !factory.spent.contains_key(outpoint))
+}
+
+fn watches(factory: &Factory, outpoint: OutPoint) -> bool {
+    !factory.spent.contains_key(&outpoint) && outpoints(factory).any(|other| other == outpoint)
+}
+
+/// A durable change, made to the factory as it will be at once.
+fn change(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
+    let event = event.into();
+    let instance = after.instance;
+    if let Err(error) = after.to_mut().apply(&event, None) {
+        d.log(Level::Broken, format!("{instance}: {error}"));
     }
-    for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
-        for session in tree.sessions() {
-            outpoints.insert(session.outpoint);
-            txids.insert(session.tx.compute_txid());
-        }
-    }
-    outpoints.retain(|outpoint| !factory.spent.contains_key(outpoint));
-    (outpoints, txids)
+    d.event(instance, event);
 }
 
 /// A transaction's name, for people.
 pub fn describe(factory: &Factory, txid: Txid) -> String {
     if factory.funding().is_some_and(|funding| funding.txid == txid) {
         return format!("the funding transaction {txid}");
+    }
+    if let Some(sold) = factory.sales.all().find(|sold| sold.txid() == txid) {
+        return format!("{} {txid}", sales::name(sold));
     }
     let session = factory
         .tree
@@ -333,18 +359,22 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
     }
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
     if let (true, Role::Client { index, .. }) = (matured, factory.role) {
-        let coins = factory.layout.client_coins(index);
-        wanted.extend(coins.into_iter().map(|coin| SessionId { coin, role: SpendRole::Distribution }));
+        // What it bought out of its stock it can't have by a distribution of that stock.
+        let bought = factory.own_sales().any(|sold| sold.is_signed());
+        let stock = factory.layout.stock_coin(index).filter(|_| bought);
+        let coins = factory.layout.client_coins(index).into_iter().filter(|coin| Some(*coin) != stock);
+        wanted.extend(coins.map(|coin| SessionId { coin, role: SpendRole::Distribution }));
     }
-    wanted
+    let tree = wanted
         .into_iter()
         .filter(|session| is_due(factory, *session, height))
-        .filter_map(|session| Some((name(factory, session), factory.signed_tx(session)?)))
-        .collect()
+        .filter_map(|session| Some((name(factory, session), factory.signed_tx(session)?)));
+    tree.chain(sales::due(factory, height, matured)).collect()
 }
 
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    factory.exiting.iter().flat_map(|client| factory.layout.path(*client)).collect()
+    let leaving = factory.exiting.iter().chain(&factory.evicting);
+    leaving.flat_map(|client| factory.layout.path(*client)).collect()
 }
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
@@ -352,12 +382,9 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else {
         return false;
     };
-    let Some(parent) = factory.confirmed.get(&session.outpoint.txid) else {
+    let Some(parent) = unspent(factory, session.outpoint) else {
         return false;
     };
-    if factory.spent.contains_key(&session.outpoint) {
-        return false;
-    }
     let next = height.saturating_add(u32::from(!planted(Bug::ExitLate)));
     let locked = session.tx.lock_time.to_consensus_u32() >= next;
     let sequence = session.tx.input.first().map(|input| input.sequence);
@@ -366,4 +393,10 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
             if next < parent.saturating_add(u32::from(blocks.value())))
     });
     !locked && !early
+}
+
+/// The height at which an outpoint of the factory confirmed, if nothing has spent it.
+fn unspent(factory: &Factory, outpoint: OutPoint) -> Option<Height> {
+    let spent = factory.spent.contains_key(&outpoint);
+    factory.confirmed.get(&outpoint.txid).copied().filter(|_| !spent)
 }

@@ -162,6 +162,9 @@ tlv_struct! {
         pub height: Height => 2,
         /// Outpoints of the factory that it spends.
         pub spends: Vec<OutPoint> => 4,
+        /// What its outputs are worth together, if it isn't one that we have ourselves and has no
+        /// input but ours: for the account.
+        pub pays: Option<Amount> => 6,
     }
 }
 
@@ -221,6 +224,34 @@ tlv_struct! {
 }
 
 tlv_struct! {
+    /// L: these clients' paths are published from now on; their channels stay open (S21).
+    pub struct EvictionStarted {
+        /// Height at that time.
+        pub height: Height => 0,
+        /// Why.
+        pub reason: String => 2,
+        /// Whose.
+        pub clients: Vec<ClientIndex> => 4,
+    }
+}
+
+tlv_struct! {
+    /// L: where its stock goes when it takes it.
+    pub struct StockPayout {
+        /// A script of this node's wallet.
+        pub script: ScriptBuf => 0,
+    }
+}
+
+tlv_struct! {
+    /// lightningd is done with a channel whose leaf is on chain: everything of it is settled.
+    pub struct ChannelResolved {
+        /// Whose.
+        pub client: ClientIndex => 0,
+    }
+}
+
+tlv_struct! {
     /// L: a sale's channel is about to be completed; a restart knows what to close.
     pub struct SaleOpening {
         /// The sub-factory's stock coin.
@@ -249,13 +280,16 @@ tlv_struct! {
 }
 
 tlv_struct! {
-    /// Buyer: the operator's zero-conf open of a sale was accepted. As for [`OpenAccepted`], nothing
+    /// Buyer: the operator's zero-conf open of a sale was accepted; should its signing be interrupted,
+    /// this is what was agreed to. As for [`OpenAccepted`], nothing
     /// moves on whatever channel it makes before it is checked (S18).
     pub struct SaleOpenAccepted {
         /// Which sale.
         pub number: u32 => 0,
         /// Capacity of the channel.
         pub amount: Amount => 2,
+        /// What it costs, msat.
+        pub price_msat: u64 => 4,
     }
 }
 
@@ -310,6 +344,14 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// lightningd is done with a sale's channel: everything of it is settled.
+    pub struct SaleResolved {
+        /// Which.
+        pub channel_id: ChannelId => 0,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -350,6 +392,12 @@ tlv_enum! {
         17 "open_accepted" => OpenAccepted(OpenAccepted),
         /// L: wallet inputs are reserved.
         18 "funding_reserved" => FundingReserved(FundingReserved),
+        /// L: clients are evicted.
+        19 "eviction_started" => EvictionStarted(EvictionStarted),
+        /// L: where stock goes.
+        20 "stock_payout" => StockPayout(StockPayout),
+        /// lightningd is done with a channel.
+        21 "channel_resolved" => ChannelResolved(ChannelResolved),
         /// L: a sale's channel is about to be completed.
         32 "sale_opening" => SaleOpening(SaleOpening),
         /// L: a sale ended before it was signed.
@@ -364,6 +412,8 @@ tlv_enum! {
         37 "sale_stored" => SaleStored(SaleStored),
         /// The node was restored from a backup.
         38 "restored" => Restored(Restored),
+        /// lightningd is done with a sale's channel.
+        39 "sale_resolved" => SaleResolved(SaleResolved),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Tree};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 use crate::wire::message::{ChannelInFactory, Propose};
 
 use super::chain::own_clients;
@@ -106,8 +106,18 @@ pub struct Factory {
     pub spent: BTreeMap<OutPoint, Txid>,
     /// Height and reason of this node's first exit.
     pub exit: Option<(Height, String)>,
-    /// Clients whose channels this node takes on chain.
+    /// Clients whose channels this node takes on chain and closes.
     pub exiting: BTreeSet<ClientIndex>,
+    /// L: height and reason of the first eviction.
+    pub eviction: Option<(Height, String)>,
+    /// L: clients whose leaves it publishes; their channels go on (S21).
+    pub evicting: BTreeSet<ClientIndex>,
+    /// L: the wallet's script that stock goes to.
+    pub stock_payout: Option<ScriptBuf>,
+    /// What transactions that aren't ours paid, of those that spend a coin of the factory alone.
+    pub pays: BTreeMap<Txid, Amount>,
+    /// Clients whose channels lightningd is done with.
+    pub resolved: BTreeSet<ClientIndex>,
     /// What was sold out of the stock.
     pub sales: Sales,
     /// Client: what its key was derived with.
@@ -165,6 +175,11 @@ impl Factory {
             spent: BTreeMap::new(),
             exit: None,
             exiting: BTreeSet::new(),
+            eviction: None,
+            evicting: BTreeSet::new(),
+            stock_payout: None,
+            pays: BTreeMap::new(),
+            resolved: BTreeSet::new(),
             sales: Sales::default(),
             salt: None,
             failure: None,
@@ -232,15 +247,25 @@ impl Factory {
                 self.revive(e.txid);
                 self.confirmed.insert(e.txid, e.height);
                 self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
+                self.pays.extend(e.pays.map(|pays| (e.txid, pays)));
             }
             Event::Reorged(e) => {
                 self.confirmed.retain(|_, height| *height <= e.height);
                 let confirmed = &self.confirmed;
                 self.spent.retain(|_, txid| confirmed.contains_key(txid));
+                self.pays.retain(|txid, _| confirmed.contains_key(txid));
             }
             Event::ExitStarted(e) => {
                 self.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
                 self.exiting.extend(e.clients.iter().copied());
+            }
+            Event::EvictionStarted(e) => {
+                self.eviction.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.evicting.extend(e.clients.iter().copied());
+            }
+            Event::StockPayout(e) => self.stock_payout = Some(e.script.clone()),
+            Event::ChannelResolved(e) => {
+                self.resolved.insert(e.client);
             }
             Event::Aborted(e) => {
                 self.failure = Some(e.reason.clone());
@@ -258,9 +283,13 @@ impl Factory {
             Event::FundingReserved(_) => {
                 return Err(inconsistent("FundingReserved", "it is of another attempt"));
             }
-            Event::SaleOpening(e) => self.sales.opened(e),
+            Event::SaleOpening(e) => self.open_sale(e)?,
+            Event::SaleResolved(e) => self.sales.resolved(e.channel_id),
             Event::SaleDropped(e) => self.sales.dropped(e.coin),
-            Event::SaleOpenAccepted(e) => self.opens_accepted.push(e.amount),
+            Event::SaleOpenAccepted(e) => {
+                self.opens_accepted.push(e.amount);
+                self.sales.agreed(e);
+            }
             Event::SaleSigning(e) => self.begin_sale(e)?,
             Event::SaleSigned(e) => self.sales.signed(e)?,
             Event::SaleStored(e) => self.sales.stored(e)?,
@@ -303,6 +332,7 @@ impl Factory {
             self.opens_accepted = newer.opens_accepted.clone();
             self.confirmed = newer.confirmed.clone();
             self.spent = newer.spent.clone();
+            self.pays = newer.pays.clone();
             self.past = newer.past.clone();
             self.past.push(Self { past: vec![], ..newer });
         }
@@ -370,13 +400,16 @@ impl Factory {
             Some(funded) if lives => funded,
             _ => return self.phase,
         };
+        if self.is_over(height) {
+            return State::Closed;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
         if self.leaves_confirmed() {
             return State::Exited;
         }
-        if own_clients(self).all(|client| self.exiting.contains(&client)) {
+        if own_clients(self).all(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
         if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
@@ -399,16 +432,33 @@ impl Factory {
     }
 
     fn distribution_confirmed(&self) -> bool {
-        let Some(tree) = &self.tree else { return false };
-        tree.sessions()
-            .iter()
-            .filter(|session| session.id.role == SpendRole::Distribution)
-            .any(|session| self.confirmed.contains_key(&session.tx.compute_txid()))
+        self.spent.iter().any(|(outpoint, txid)| {
+            let spend = self.session_of(*outpoint, *txid);
+            spend.is_some_and(|id| id.role == SpendRole::Distribution)
+        })
+    }
+
+    /// Which of our transactions it is that spends an outpoint, if it is one of ours.
+    pub fn session_of(&self, outpoint: OutPoint, txid: Txid) -> Option<SessionId> {
+        let sales = self.sales.all().flat_map(|sold| &sold.sale.sessions);
+        let sessions = self.tree.as_ref()?.sessions().iter().chain(sales);
+        sessions
+            .filter(|session| session.outpoint == outpoint)
+            .find(|session| session.tx.compute_txid() == txid)
+            .map(|session| session.id)
+    }
+
+    /// Whether this node publishes a client's path, or has.
+    pub fn is_leaving(&self, client: ClientIndex) -> bool {
+        let leaving = self.exiting.contains(&client) || self.evicting.contains(&client);
+        leaving || self.leaf_height(client).is_some()
     }
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
     fn leaves_confirmed(&self) -> bool {
+        let mut sales = self.own_sales().filter(|sold| sold.is_signed());
         own_clients(self).all(|client| self.leaf_height(client).is_some())
+            && sales.all(|sold| self.confirmed.contains_key(&sold.txid()))
     }
 
     /// Height at which a client's leaf confirmed.
@@ -518,6 +568,7 @@ impl Factory {
             State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
             State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
+            State::Closed => "nothing: every channel of this node is settled on chain".into(),
             State::Declined => "nothing".into(),
             State::Aborted => "nothing; kept until its funding can never confirm".into(),
         }

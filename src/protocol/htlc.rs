@@ -5,6 +5,9 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
 use super::chain::own_clients;
+use super::factory::Factory;
+use super::sale::Sold;
+use crate::tx::sale::Sale;
 
 /// Confirmations after which a leaf is not expected to leave the chain again.
 const SETTLED: u32 = 6;
@@ -119,6 +122,24 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
     None
 }
 
+/// The policies of channels that were bought, or are being opened for a sale (S18).
+fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+    let policy = |sale: &Sale, usable| {
+        let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
+        let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
+        let policy = ChannelPolicy { instance: factory.instance, usable, blocks_early, safe_end };
+        (ChannelId::of(sale.channel), policy)
+    };
+    let settled = |sold: &&Sold| {
+        let confirmed = factory.confirmed.get(&sold.txid());
+        confirmed.is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= SETTLED)
+    };
+    let sold = factory.own_sales().filter(|sold| !settled(sold));
+    let sold = sold.map(|sold| policy(&sold.sale, factory.sale_usable(sold, height)));
+    let not_signed = || Err("its sale is not signed yet".to_owned());
+    sold.chain(factory.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
+}
+
 impl Engine {
     /// The policy of every channel of every factory whose leaf isn't on chain, settled: from then on it
     /// is a channel like any other.
@@ -126,6 +147,7 @@ impl Engine {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
         for factory in self.factories().flat_map(|factory| factory.past().iter().chain([factory])) {
+            policies.extend(sale_policies(factory, height));
             for client in own_clients(factory) {
                 let depth = |confirmed: u32| height.saturating_sub(confirmed).saturating_add(1);
                 if factory.leaf_height(client).is_some_and(|confirmed| depth(confirmed) >= SETTLED) {

@@ -41,13 +41,13 @@ use draft::{Draft, Fault};
 use event::Event;
 use sale::{ClientSale, LspSale};
 
-pub use chain::{BURIED, Watched, exit_allowed};
+pub use chain::{BURIED, Eviction, Watched, eviction, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{Purchase, Sales, Sold};
+pub use sale::{Purchase, Quote, Sales, Sold};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -147,6 +147,7 @@ impl Engine {
             Command::Accept { instance } => self.accept(d, instance),
             Command::Decline { instance, reason } => self.decline(d, instance, &reason),
             Command::Exit { instance } => self.exit(d, instance),
+            Command::Evict { instance, clients } => self.evict(d, instance, &clients),
             Command::Buy { instance, amount, max_price_msat } => {
                 self.buy(d, instance, amount, max_price_msat)
             }
@@ -178,7 +179,10 @@ impl Engine {
                 self.on_funding_prepared(d, instance, attempt, result);
             }
             Input::PayoutReady { instance, attempt, result } => {
-                self.on_payout_ready(d, instance, attempt, result);
+                match self.factories.get(&instance).map(|factory| factory.role) {
+                    Some(Role::Lsp) => self.on_stock_payout(d, instance, result),
+                    _ => self.on_payout_ready(d, instance, attempt, result),
+                }
             }
             Input::ChannelStarted { instance, attempt, client, sale, result } => match sale {
                 None => self.on_channel_started(d, instance, attempt, client, result),
@@ -194,6 +198,7 @@ impl Engine {
             },
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
+            Input::Channels(open) => self.on_channels(d, &open),
             Input::Reorg { height } => self.on_reorg(d, height),
             Input::Tick => {
                 self.lsp_tick(d);

@@ -114,6 +114,17 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         blames: Some(node(0x77)),
         retry: 1,
     };
+    let offer = SaleOffer {
+        instance,
+        attempt,
+        number: 2,
+        buyer: 1,
+        amount: Amount::from_sat(50_000),
+        price_msat: 1_500,
+        push_msat: 1_000,
+        channel_script: None,
+        channel_in_factory: channel_in_factory(),
+    };
     vec![
         (
             "invite",
@@ -188,6 +199,65 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         (
             "abort_blaming_nobody",
             Message::Abort(Abort { reason: String::new(), blames: None, retry: 0, ..abort }),
+        ),
+        (
+            "buy",
+            Message::Buy(Buy { instance, attempt, amount: Amount::from_sat(50_000), max_price_msat: 1_500 }),
+        ),
+        ("sale_offer", Message::SaleOffer(offer.clone())),
+        ("sale_offer_again", Message::SaleOffer(SaleOffer { channel_script: Some(p2wsh(0x5a)), ..offer })),
+        (
+            "sale_join",
+            Message::SaleJoin(SaleJoin {
+                instance,
+                attempt,
+                number: 2,
+                nonces: vec![PubNonce(counting(9)), PubNonce(counting(0x90))],
+            }),
+        ),
+        (
+            "sale_committed",
+            Message::SaleCommitted(SaleCommitted {
+                instance,
+                attempt,
+                number: 2,
+                channel_script: p2wsh(0x5a),
+            }),
+        ),
+        ("sale_checked", Message::SaleChecked(SaleChecked { instance, attempt, number: 2 })),
+        (
+            "sale_propose",
+            Message::SalePropose(SalePropose {
+                instance,
+                attempt,
+                number: 2,
+                channel_script: p2wsh(0x5a),
+                nonces: vec![AggNonce(counting(7)), AggNonce([0; 66])],
+            }),
+        ),
+        (
+            "sale_partial_signatures",
+            Message::SalePartialSignatures(SalePartialSignatures {
+                instance,
+                attempt,
+                number: 2,
+                transcript: counting(0x70),
+                signatures: vec![PartialSig([0x53; 32])],
+            }),
+        ),
+        (
+            "sale_ready",
+            Message::SaleReady(SaleReady { instance, attempt, number: 2, signatures: vec![[0x64; 64]] }),
+        ),
+        ("sale_stored", Message::SaleStored(SaleStored { instance, attempt, number: 2 })),
+        (
+            "sale_abort",
+            Message::SaleAbort(SaleAbort {
+                instance,
+                attempt,
+                number: 2,
+                reason: "client 1 is away – try again".to_owned(),
+            }),
         ),
     ]
 }

@@ -3,7 +3,7 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{Factory, Role};
+use crate::protocol::{Factory, Role, Sold};
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
@@ -37,6 +37,13 @@ pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
     }
     if factory.role != Role::Lsp {
         object["price_msat"] = factory.price_msat.into();
+    }
+    let sales: Vec<Value> = factory.own_sales().map(|sold| one_sale(factory, sold, node, height)).collect();
+    if !sales.is_empty() {
+        object["sales"] = sales.into();
+    }
+    if let Some(reason) = factory.sales.restored() {
+        object["exit_only"] = reason.into();
     }
     if let Some((since, reason)) = &factory.exit {
         object["exit"] = json!({"since_block": since, "reason": reason});
@@ -94,6 +101,34 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Hei
     if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
         insert_outpoint(&mut object, outpoint);
     }
+    object
+}
+
+/// A channel that was bought out of stock.
+fn one_sale(factory: &Factory, sold: &Sold, node: &Shared, height: Height) -> Value {
+    let sale = &sold.sale;
+    let state = if factory.confirmed.contains_key(&sold.txid()) {
+        "on_chain"
+    } else if factory.sale_usable(sold, height).is_ok() {
+        "usable"
+    } else if sold.is_signed() {
+        "signed"
+    } else {
+        "signing"
+    };
+    let mut object = json!({
+        "sale": sale.number,
+        "client": sale.buyer,
+        "state": state,
+        "capacity_sat": sale.amount().to_sat(),
+        "price_msat": sold.price_msat,
+        "blocks_early": factory.sale_blocks_early(sale.buyer, sale.number),
+        "channel_id": sold.channel_id().to_string(),
+    });
+    if let Some(scid) = node.channels.scid(sold.channel_id()) {
+        object["short_channel_id"] = scid.into();
+    }
+    insert_outpoint(&mut object, sale.channel);
     object
 }
 

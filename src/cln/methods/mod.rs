@@ -2,6 +2,7 @@
 //! turns what it hears into JSON.
 
 pub mod accept;
+pub mod buy;
 pub mod create;
 pub mod decline;
 pub mod exit;

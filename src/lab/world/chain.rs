@@ -80,11 +80,8 @@ impl World {
             let Some(block) = self.chain.block(height) else { break };
             let Some(engine) = &self.members[at].engine else { break };
             let watched = engine.watched();
-            let matters = |tx: &&bitcoin::Transaction| {
-                watched.txids.contains(&tx.compute_txid())
-                    || tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
-            };
-            let (hash, txs) = (block.hash, block.txs.iter().filter(matters).cloned().collect());
+            let txs = block.txs.iter().filter(|tx| watched.concerns(tx)).cloned().collect();
+            let hash = block.hash;
             let fed = self.feed(at, Input::Block(Block { height, hash, txs }))?;
             if fed == Fed::StoreFailed && self.chaos.is_some() {
                 // The plugin's chain follower delivers it again.

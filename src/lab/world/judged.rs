@@ -183,6 +183,10 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+                if factory.role == Role::Lsp {
+                    found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
+                }
             }
         }
         self.judge.violations.extend(found);
@@ -234,6 +238,51 @@ impl World {
         }
         Ok(())
     }
+}
+
+impl World {
+    /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
+    /// that of the stock beside it, is on the way.
+    fn evicts(&self, factory: &Factory) -> Result<(), String> {
+        if factory.funding_height().is_none() {
+            return Ok(());
+        }
+        let terms = &factory.terms;
+        let stock = match terms.stock.to_sat() {
+            0 => 0,
+            _ => u32::from(terms.stock_csv) + u32::from(terms.confirm_blocks),
+        };
+        for client in 0..terms.clients() {
+            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock);
+            if self.chain.height() >= begin && !factory.is_leaving(client) {
+                return Err(format!(
+                    "S21: client {client} has to be on its way out from {begin} on, and is not"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// S21, S26: stock on chain is taken as soon as that is possible.
+    fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
+        let Some(tree) = &factory.tree else { return Ok(()) };
+        let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+        for outpoint in coins.filter_map(|(coin, _)| tree.coin_outpoint(coin)) {
+            let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
+            let next = self.chain.height().saturating_add(1);
+            // The wallet has to be asked for a script first, and may have been down.
+            let asked = u32::from(factory.stock_payout.is_none()) * 4;
+            let ripe = next >= at + u32::from(factory.terms.stock_csv) + asked;
+            if ripe && self.chain.mempool().iter().all(|tx| !spends(tx, outpoint)) {
+                return Err(format!("S26: stock {outpoint} could be taken home, and is not"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn spends(tx: &bitcoin::Transaction, outpoint: bitcoin::OutPoint) -> bool {
+    tx.input.iter().any(|input| input.previous_output == outpoint)
 }
 
 /// `blocks_early` of a client, from the terms alone: relative locks, confirmations, margin.

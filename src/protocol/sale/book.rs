@@ -1,14 +1,14 @@
 //! What was sold: the fold of a factory's sale events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::{Sale, SaleError, Stock};
-use crate::types::{Amount, ChannelId, ScriptBuf, Transaction};
+use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
-use super::super::event::{LedgerEntry, SaleOpening, SaleSigned, SaleSigning, SaleStored};
+use super::super::event::{LedgerEntry, SaleOpenAccepted, SaleOpening, SaleSigned, SaleSigning, SaleStored};
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
 
 /// A sale that this node has signed, or was about to.
@@ -29,12 +29,26 @@ pub struct Sold {
 pub struct Sales {
     chains: BTreeMap<CoinIndex, Vec<Sold>>,
     /// L: sales whose channel may be in lightningd, and that nobody has signed.
-    opening: BTreeMap<CoinIndex, SaleOpening>,
+    opening: BTreeMap<CoinIndex, (SaleOpening, Arc<Sale>)>,
+    /// Buyer: the last sale whose open was accepted.
+    agreed: Option<SaleOpenAccepted>,
+    /// Channels of sales that lightningd is done with.
+    resolved: BTreeSet<ChannelId>,
     /// Why the factory is exit-only, if it is (S9).
     pub(super) restored: Option<String>,
 }
 
 impl Sold {
+    /// The sub-factory's stock coin.
+    pub fn coin(&self) -> Option<CoinIndex> {
+        self.sale.sessions.first().map(|session| session.id.coin)
+    }
+
+    /// Txid of the sale.
+    pub fn txid(&self) -> Txid {
+        self.sale.channel.txid
+    }
+
     /// Whether its signatures are stored.
     pub fn is_signed(&self) -> bool {
         !self.signatures.is_empty()
@@ -87,13 +101,18 @@ impl Sales {
     }
 
     /// L: the sale whose channel is being opened.
-    pub fn opening(&self, coin: CoinIndex) -> Option<&SaleOpening> {
-        self.opening.get(&coin)
+    pub fn opening(&self, coin: CoinIndex) -> Option<&Sale> {
+        self.opening.get(&coin).map(|(_, sale)| &**sale)
     }
 
-    /// L: all sales whose channel is being opened.
-    pub fn openings(&self) -> impl Iterator<Item = &SaleOpening> {
-        self.opening.values()
+    /// L: all sales whose channel is being opened, by stock coin.
+    pub fn openings(&self) -> impl Iterator<Item = (CoinIndex, &Sale)> {
+        self.opening.iter().map(|(coin, (_, sale))| (*coin, &**sale))
+    }
+
+    /// Whether lightningd is done with a sale's channel.
+    pub fn is_resolved(&self, channel_id: ChannelId) -> bool {
+        self.resolved.contains(&channel_id)
     }
 
     /// Why nothing cooperative is signed in this factory any more, if so (S9).
@@ -101,8 +120,17 @@ impl Sales {
         self.restored.as_deref()
     }
 
-    pub(in super::super) fn opened(&mut self, event: &SaleOpening) {
-        self.opening.insert(event.coin, event.clone());
+    pub(in super::super) fn agreed(&mut self, event: &SaleOpenAccepted) {
+        self.agreed = Some(event.clone());
+    }
+
+    /// Whether this node agreed to buy just this, and its channel was opened.
+    pub(super) fn is_agreed(&self, number: u32, amount: Amount, price_msat: u64) -> bool {
+        self.agreed == Some(SaleOpenAccepted { number, amount, price_msat })
+    }
+
+    pub(in super::super) fn resolved(&mut self, channel_id: ChannelId) {
+        self.resolved.insert(channel_id);
     }
 
     pub(in super::super) fn dropped(&mut self, coin: CoinIndex) {
@@ -148,7 +176,7 @@ impl Factory {
     }
 
     /// The stock output that a sale spends.
-    pub(super) fn stock_before(&self, coin: CoinIndex, number: u32) -> Option<Stock> {
+    pub(in super::super) fn stock_before(&self, coin: CoinIndex, number: u32) -> Option<Stock> {
         let before = usize::try_from(number).ok()?.checked_sub(1)?;
         if let Some(last) = before.checked_sub(1) {
             return self.sales.of(coin).get(last)?.sale.rest;
@@ -180,6 +208,21 @@ impl Factory {
         u16::try_from(blocks).unwrap_or(u16::MAX)
     }
 
+    /// Whether a bought channel may carry HTLCs, and otherwise why not (S18). Its script was checked
+    /// before the sale was signed.
+    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), String> {
+        if !sold.is_signed() {
+            return Err("its sale is not signed yet".into());
+        }
+        if self.confirmed.contains_key(&sold.txid()) {
+            return Ok(());
+        }
+        if self.leaf_height(sold.sale.buyer).is_some() {
+            return Err("its sale is on its way to the chain".into());
+        }
+        self.channel_usable(sold.sale.buyer, height)
+    }
+
     /// Rebuilds a sale from what is known of the factory (S3).
     pub(super) fn build_sale(
         &self,
@@ -193,6 +236,16 @@ impl Factory {
         let agg = self.tree.as_ref().and_then(|tree| tree.key_agg(coin)).ok_or(SaleError::NoStock)?;
         let roster = roster(self.proposal.as_ref().ok_or(SaleError::NoStock)?);
         Sale::build(&self.layout, &roster, agg, stock, number, buyer, amount, script)
+    }
+
+    /// Folds a `sale_opening`.
+    pub(in super::super) fn open_sale(&mut self, event: &SaleOpening) -> Result<(), LoadError> {
+        let SaleOpening { coin, number, buyer, amount, script, .. } = event;
+        let sale = self
+            .build_sale(*coin, *number, *buyer, *amount, script)
+            .map_err(|error| inconsistent("SaleOpening", error))?;
+        self.sales.opening.insert(*coin, (event.clone(), Arc::new(sale)));
+        Ok(())
     }
 
     /// Folds a `sale_signing`.

@@ -8,7 +8,7 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, new_nonce};
 use crate::tx::sale::{Sale, transcript};
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
     Buy, SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
     SaleStored as StoredMessage,
@@ -20,17 +20,16 @@ use super::super::draft::{Draft, Fault, short};
 use super::super::event::{Restored, SaleOpenAccepted, SaleSigned, SaleSigning};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel, Refusal};
-use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, Sold, cooperative, session_count};
+use super::{
+    ClientSale, Deal, Purchase, Quote, SaleChange, SaleJob, SignSaleAs, Sold, cooperative, session_count,
+};
 
 impl Engine {
-    /// `factory-buy`.
-    pub(in super::super) fn buy(
-        &self,
-        d: &mut Draft<'_>,
-        instance: InstanceId,
-        amount: Amount,
-        max_price_msat: u64,
-    ) -> Result<Answer, Refusal> {
+    /// What a purchase would be, or why there can't be one now. Nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// When this node can't buy, and why.
+    pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         let Role::Client { lsp, index } = factory.role else {
             return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
@@ -39,7 +38,7 @@ impl Engine {
             .layout
             .stock_coin(index)
             .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
-        cooperative(factory, coin, d.height).map_err(Refusal::WrongState)?;
+        cooperative(factory, coin, height).map_err(Refusal::WrongState)?;
         if !self.peers.contains(&lsp) {
             return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
         }
@@ -50,6 +49,20 @@ impl Engine {
             return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
         }
         session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
+        let blocks_early = factory.sale_blocks_early(index, number);
+        Ok(Quote { lsp, attempt: factory.attempt, coin, number, stock, blocks_early })
+    }
+
+    /// `factory-buy`.
+    pub(in super::super) fn buy(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        amount: Amount,
+        max_price_msat: u64,
+    ) -> Result<Answer, Refusal> {
+        let Quote { lsp, attempt, coin, number, .. } = self.quote(instance, amount, d.height)?;
         let purchase = Purchase {
             amount,
             max_price_msat,
@@ -58,7 +71,7 @@ impl Engine {
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
         };
         d.change(Change::Sale(instance, coin, SaleChange::Purchase(Some(purchase))));
-        d.send(lsp, Buy { instance, attempt: factory.attempt, amount, max_price_msat });
+        d.send(lsp, Buy { instance, attempt, amount, max_price_msat });
         Ok(Answer::Done)
     }
 
@@ -198,7 +211,9 @@ impl Engine {
                 Err("this node doesn't sign for its neighbours".into())
             };
         }
-        if factory.sales.of(coin).len() >= usize::try_from(offer.number).unwrap_or(usize::MAX) {
+        // An interrupted sale, that we have signed already, or would have.
+        let agreed = factory.sales.is_agreed(offer.number, offer.amount, offer.price_msat);
+        if offer.number < next || offer.channel_script.is_some() && agreed {
             return Ok(());
         }
         match self.purchases.get(&factory.instance).filter(|purchase| purchase.refused.is_none()) {
@@ -229,7 +244,14 @@ impl Engine {
                     })
             })
         })?;
-        d.event(*instance, SaleOpenAccepted { number: sale.deal.number, amount: sale.deal.amount });
+        d.event(
+            *instance,
+            SaleOpenAccepted {
+                number: sale.deal.number,
+                amount: sale.deal.amount,
+                price_msat: sale.deal.price_msat,
+            },
+        );
         d.change(Change::Sale(*instance, *coin, SaleChange::Open(ExpectedOpen::Seen)));
         Some(Answer::AcceptOpen)
     }
@@ -470,15 +492,9 @@ impl Engine {
         reason: &str,
     ) {
         d.change(Change::Sale(factory.instance, coin, SaleChange::End));
-        // What was signed for is taken up again; the wish ends with a sale that nobody signed.
+        // What was signed for is taken up again; the wish ends with a sale that nobody signed. Its channel,
+        // if there is one, is closed by the operator, who alone knows whether it signed.
         if factory.next_sale(coin) == sale.deal.number {
-            if let Some((script, _)) = &sale.committed
-                && let Role::Client { index, .. } = factory.role
-                && index == sale.deal.buyer
-                && let Ok(built) = factory.build_sale(coin, sale.deal.number, index, sale.deal.amount, script)
-            {
-                d.effect(Effect::CloseChannel { channel_id: ChannelId::of(built.channel) });
-            }
             self.refuse_purchase(d, factory, coin, reason);
         }
     }

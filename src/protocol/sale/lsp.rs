@@ -468,7 +468,7 @@ impl Engine {
         let number = sale.deal.number;
         match (factory.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
             (Some(opening), ..) => {
-                close_opening(d, factory, opening, None);
+                d.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
                 d.event(factory.instance, SaleDropped { coin, number });
             }
             (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
@@ -579,9 +579,12 @@ impl Engine {
         factory: &Factory,
         channels: &[KnownChannel],
     ) {
-        for opening in factory.sales.openings() {
-            close_opening(d, factory, opening, Some(channels));
-            d.event(factory.instance, SaleDropped { coin: opening.coin, number: opening.number });
+        for (coin, opening) in factory.sales.openings() {
+            let channel_id = ChannelId::of(opening.channel);
+            if channels.iter().any(|channel| channel.channel_id == channel_id) {
+                d.effect(Effect::CloseChannel { channel_id });
+            }
+            d.event(factory.instance, SaleDropped { coin, number: opening.number });
         }
     }
 
@@ -670,22 +673,6 @@ fn send_ready(d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, number: u32
                 signatures: signatures.to_vec(),
             },
         );
-    }
-}
-
-/// Closes what lightningd has of a sale that nobody signed: all that it may have, or what `channels`
-/// say that it has.
-fn close_opening(
-    d: &mut Draft<'_>,
-    factory: &Factory,
-    opening: &SaleOpening,
-    channels: Option<&[KnownChannel]>,
-) {
-    let SaleOpening { coin, number, buyer, amount, script, .. } = opening;
-    let Ok(sale) = factory.build_sale(*coin, *number, *buyer, *amount, script) else { return };
-    let channel_id = ChannelId::of(sale.channel);
-    if channels.is_none_or(|channels| channels.iter().any(|channel| channel.channel_id == channel_id)) {
-        d.effect(Effect::CloseChannel { channel_id });
     }
 }
 

@@ -114,6 +114,23 @@ pub struct Purchase {
     pub(super) deadline: Millis,
 }
 
+/// What a purchase would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// Who sells.
+    pub lsp: NodeId,
+    /// The factory's attempt.
+    pub attempt: u32,
+    /// The sub-factory's stock coin.
+    pub coin: CoinIndex,
+    /// The sale's place in the chain, from 1.
+    pub number: u32,
+    /// What the stock is worth before.
+    pub stock: Amount,
+    /// `blocks_early` of the new channel.
+    pub blocks_early: u16,
+}
+
 /// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
 pub(super) struct SaleJob {
     pub(super) sale: Arc<Sale>,
@@ -173,18 +190,18 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
     if let Some(reason) = factory.sales.restored() {
         return Err(format!("this factory is exit-only here: {reason}"));
     }
-    match factory.state(height) {
-        State::Active | State::Exiting => {}
-        state => return Err(format!("the factory is {state}: only an active one sells")),
-    }
     let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
     for client in clients {
-        if factory.exiting.contains(&client) {
+        if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
             return Err("a channel of this sub-factory is being taken on chain".into());
         }
         if factory.leaf_height(client).is_some() {
             return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
         }
+    }
+    match factory.state(height) {
+        State::Active | State::Exiting => {}
+        state => return Err(format!("the factory is {state}: only an active one sells")),
     }
     match factory.role {
         Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {

@@ -1,0 +1,125 @@
+"""Buying liquidity: second channels out of a sub-factory's stock, with nothing on chain."""
+
+import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from harness import (
+    FAST,
+    activate,
+    channel_by_id,
+    connect_all,
+    create,
+    factory_of,
+    fund,
+    lsp_options,
+    mine,
+    onchain_msat,
+    pay,
+    plugin_options,
+    wait_for_factory,
+    wait_for_synced,
+)
+
+NOT_SOLD = 2505
+STOCK = 600_000
+
+
+def factory_with_stock(node_factory, bitcoind, count=4):
+    options = [lsp_options(**FAST), *[plugin_options() for _ in range(count)]]
+    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
+    fund(bitcoind, lsp, 9_000_000)
+    connect_all(lsp, clients)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    factory = create(lsp, clients, stock_sat=STOCK)
+    return lsp, clients, activate(bitcoind, factory, lsp, clients)
+
+
+def buy(client, factory, amount_sat, **more):
+    params = {"factory_instance": factory["factory_instance"], "amount_sat": amount_sat, **more}
+    return client.rpc.call("factory-buy", params)
+
+
+def sales(node, factory):
+    return factory_of(node, factory["factory_instance"]).get("sales", [])
+
+
+def wait_until_usable(lsp, client, channel_id):
+    wait_for(lambda: channel_by_id(client, channel_id)["state"] == "CHANNELD_NORMAL")
+    for node in (lsp, client):
+        wait_for(lambda: "remote" in channel_by_id(node, channel_id).get("updates", {}))
+
+
+# S8, S19
+def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
+    lsp, clients, factory = factory_with_stock(node_factory, bitcoind)
+    alice, bob, carol, _ = clients
+    instance = factory["factory_instance"]
+
+    shown = buy(alice, factory, 200_000, dry_run=True)
+    assert (shown["sale"], shown["stock_sat"]) == (1, STOCK) and not sales(alice, factory)
+    bought = [buy(alice, factory, 200_000), buy(bob, factory, 100_000), buy(alice, factory, 150_000)]
+    assert [one["sale"] for one in bought] == [1, 2, 3]
+    early = [one["blocks_early"] for one in bought]
+    assert early == sorted(set(early)) and early[0] > factory["blocks_early"] - 1, "each waits for those before it"
+    wait_for(lambda: [one["state"] for one in sales(lsp, factory)] == ["usable"] * 3)
+    assert [one["client"] for one in sales(lsp, factory)] == [0, 1, 0]
+    assert len(sales(alice, factory)) == 2 and len(sales(bob, factory)) == 1
+    assert not sales(carol, factory), "whoever is in another sub-factory has no part in it"
+    for client, one in zip((alice, bob, alice), bought):
+        wait_until_usable(lsp, client, one["channel_id"])
+
+    # More than the first channel holds: both are used.
+    pay(lsp, alice, 600_000_000, "more than one channel")
+    pay(lsp, bob, 50_000_000, "to bob")
+    pay(alice, bob, 20_000_000, "alice to bob", dead_end=True)
+    for node in (lsp, alice, bob):
+        node.restart()
+    connect_all(lsp, clients)
+    for one in bought:
+        wait_for(lambda: channel_by_id(lsp, one["channel_id"]).get("reestablished"))
+    pay(lsp, alice, 10_000_000, "after a restart")
+
+    # The operator is gone for good: alice takes all of it by herself, through bob's sale.
+    channels = [channel for channel in alice.rpc.listpeerchannels()["channels"]]
+    assert len(channels) == 3
+    balance = sum(int(channel["to_us_msat"]) // 1000 for channel in channels)
+    lsp.stop()
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    for _ in range(12):
+        mine(bitcoind, 1, clients)
+    wait_for_factory(alice, instance, "exited")
+    assert [one["state"] for one in sales(alice, factory)] == ["on_chain"] * 2
+    for one in sales(alice, factory):
+        wait_for(lambda: channel_by_id(alice, one["channel_id"])["state"] == "ONCHAIN")
+    # lightningd's own delay for its outputs, and everything is in the wallet but the fees.
+    for _ in range(8):
+        mine(bitcoind, 1, clients)
+    wait_for(lambda: onchain_msat(alice) // 1000 > balance - 20_000)
+    assert onchain_msat(alice) // 1000 < balance
+
+
+def test_refusals(node_factory, bitcoind):
+    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2)
+    alice, bob = clients
+    for amount, text in ((9_999, "below the smallest channel"), (STOCK, "at most"), (0, "below")):
+        with pytest.raises(RpcError, match=text):
+            buy(alice, factory, amount)
+    with pytest.raises(RpcError, match="operator"):
+        buy(lsp, factory, 100_000)
+    # A neighbour that is away is named.
+    bob_id = bob.info["id"]
+    bob.stop()
+    wait_for(lambda: not lsp.rpc.listpeers(bob_id)["peers"] or not lsp.rpc.listpeers(bob_id)["peers"][0]["connected"])
+    with pytest.raises(RpcError, match=bob_id) as refused:
+        buy(alice, factory, 100_000)
+    assert refused.value.error["code"] == NOT_SOLD
+    assert not sales(lsp, factory) and len(alice.rpc.listpeerchannels()["channels"]) == 1
+    bob.start()
+    connect_all(lsp, [bob])
+    buy(alice, factory, 100_000)
+    # S24: once an exit has begun nothing is sold there.
+    bob.rpc.call("factory-exit", {"factory_instance": factory["factory_instance"]})
+    mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=1)
+    with pytest.raises(RpcError, match="on chain"):
+        buy(alice, factory, 100_000)

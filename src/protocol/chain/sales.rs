@@ -1,0 +1,114 @@
+//! Sales on chain: the chain of sales follows its leaf, and L's way to the stock must not overtake it.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use crate::protocol::draft::Draft;
+use crate::protocol::event::ExitStarted;
+use crate::protocol::factory::{Factory, Role};
+use crate::protocol::io::{Effect, Level, PendingHtlc};
+use crate::protocol::sale::Sold;
+use crate::terms::ClientIndex;
+use crate::types::{Height, Transaction, Txid};
+
+use super::{change, unspent};
+
+/// "sale 2 of coin 7".
+pub(super) fn name(sold: &Sold) -> String {
+    format!("sale {} of coin {}", sold.sale.number, sold.coin().unwrap_or_default())
+}
+
+/// Sales that this node wants on chain: L all, a client the chain up to the last that it bought.
+fn wanted(factory: &Factory) -> impl Iterator<Item = &Sold> {
+    let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
+    let last = if factory.role == Role::Lsp { Some(u32::MAX) } else { last };
+    factory.sales.all().filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
+}
+
+/// Transactions of sales that this node should have in the mempool: as soon as the stock that one
+/// spends is on chain, and before L alone may take that. From the timeout on also what a sale has left.
+pub(super) fn due(factory: &Factory, height: Height, matured: bool) -> Vec<(String, Transaction)> {
+    let on_chain = |session: &crate::tx::tree::Session| unspent(factory, session.outpoint).is_some();
+    let sales = wanted(factory)
+        .filter(|sold| sold.sale.sessions.first().is_some_and(on_chain))
+        .filter_map(|sold| Some((name(sold), sold.signed_sale()?)));
+    let mut due: Vec<_> = sales.collect();
+    if matured && factory.role != Role::Lsp && height >= factory.terms.timeout_height {
+        let rests = factory.sales.all().filter(|sold| sold.sale.sessions.get(1).is_some_and(on_chain));
+        let rest =
+            |sold: &Sold| Some((format!("distribution after {}", name(sold)), sold.signed_distribution()?));
+        due.extend(rests.filter_map(rest));
+    }
+    due
+}
+
+fn close(d: &mut Draft<'_>, sold: &Sold) {
+    d.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
+}
+
+/// Once its sale is on chain the channel of whoever exits is lightningd's: close it.
+pub(super) fn close_exited(d: &mut Draft<'_>, factory: &Factory, txid: Txid) {
+    for sold in factory.own_sales().filter(|sold| sold.txid() == txid) {
+        if factory.exiting.contains(&sold.sale.buyer) {
+            close(d, sold);
+        }
+    }
+}
+
+/// Channels of a client's purchases that are on chain already when its exit begins.
+pub(super) fn close_confirmed(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
+    for sold in factory.own_sales().filter(|sold| sold.sale.buyer == client) {
+        if factory.confirmed.contains_key(&sold.txid()) {
+            close(d, sold);
+        }
+    }
+}
+
+/// S16: clients of whose bought channels an HTLC has to be settled on chain.
+pub(super) fn late(d: &mut Draft<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
+    let mut late = BTreeSet::new();
+    for sold in factory.own_sales().filter(|sold| sold.is_signed()) {
+        let buyer = sold.sale.buyer;
+        if factory.exiting.contains(&buyer) || factory.confirmed.contains_key(&sold.txid()) {
+            continue;
+        }
+        let early = u32::from(factory.sale_blocks_early(buyer, sold.sale.number));
+        let channel_id = sold.channel_id();
+        let due = |htlc: &&PendingHtlc| {
+            htlc.channel_id == channel_id && d.height.saturating_add(early) >= htlc.cltv_expiry
+        };
+        if let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry) {
+            d.log(
+                Level::Unusual,
+                format!(
+                    "{}: an HTLC of client {buyer}'s channel of {} that expires at {} is not settled: taking it on chain",
+                    factory.instance,
+                    name(sold),
+                    htlc.cltv_expiry
+                ),
+            );
+            late.insert(buyer);
+        }
+    }
+    late
+}
+
+/// S19: distributions were signed before anything was sold and pay the stock to all of a sub-factory's
+/// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
+pub(super) fn leave_with_sales(d: &mut Draft<'_>, factory: &mut Cow<'_, Factory>) {
+    let Role::Client { index, .. } = factory.role else { return };
+    let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
+    let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
+    let latest =
+        factory.terms.timeout_height.saturating_sub(u32::from(factory.sale_blocks_early(index, number)));
+    if d.height < latest || factory.exiting.contains(&index) || factory.leaf_height(index).is_some() {
+        return;
+    }
+    let reason = format!("the timeout at {} is near", factory.terms.timeout_height);
+    d.log(
+        Level::Unusual,
+        format!("{}: taking its channels on chain: {reason}, and one was bought", factory.instance),
+    );
+    let height = d.height;
+    change(d, factory, ExitStarted { height, reason, clients: vec![index] });
+}

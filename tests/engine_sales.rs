@@ -1,0 +1,184 @@
+//! Buying liquidity: sales out of a sub-factory's stock, by the real engine on every member.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::world::{Fed, LSP, World};
+use cln_factory::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::types::{Amount, InstanceId};
+use common::factory;
+
+const CAPACITY: Amount = Amount::from_sat(100_000);
+const STOCK: Amount = Amount::from_sat(300_000);
+
+/// Four clients in one leaf, two sub-factories with stock.
+fn active(seed: u64) -> (World, InstanceId) {
+    let mut world = World::new(seed, 4).unwrap();
+    let create = world.create_command(&[1, 2, 3, 4], Profile::Static, CAPACITY, STOCK).unwrap();
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
+        panic!("no factory")
+    };
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    (world, instance)
+}
+
+fn ask(world: &mut World, at: usize, instance: InstanceId, sat: u64) -> Result<Answer, Refusal> {
+    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat: 0 };
+    match world.feed(at, Input::Command(command)).unwrap() {
+        Fed::Done(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why a member's last purchase came to nothing.
+fn refused(world: &World, at: usize, instance: InstanceId) -> Option<String> {
+    world.members[at].engine.as_ref().unwrap().purchase(instance)?.refused.clone()
+}
+
+fn buy(world: &mut World, at: usize, instance: InstanceId, sat: u64) {
+    ask(world, at, instance, sat).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(refused(world, at, instance), None);
+}
+
+/// The sales of the first sub-factory (clients 1 and 2), as a member knows them.
+fn sales(world: &World, at: usize, instance: InstanceId) -> Vec<Sold> {
+    let factory = factory(world, at, instance);
+    let coin = factory.layout.stock_coin(0).unwrap();
+    factory.sales.of(coin).to_vec()
+}
+
+fn stock(factory: &Factory) -> Option<Amount> {
+    factory.stock(factory.layout.stock_coin(0).unwrap()).map(|stock| stock.value)
+}
+
+#[test]
+fn clients_buy_one_after_the_other_and_exit_with_everything() {
+    let (mut world, instance) = active(1);
+    buy(&mut world, 1, instance, 50_000);
+    buy(&mut world, 2, instance, 40_000);
+    buy(&mut world, 1, instance, 30_000);
+    for at in [LSP, 1, 2] {
+        let sold = sales(&world, at, instance);
+        let bought: Vec<_> = sold.iter().map(|sold| (sold.sale.buyer, sold.sale.amount().to_sat())).collect();
+        assert_eq!(bought, [(0, 50_000), (1, 40_000), (0, 30_000)], "member {at}");
+        assert!(sold.iter().all(Sold::is_signed));
+    }
+    assert!(sales(&world, LSP, instance).iter().all(|sold| sold.stored));
+    // Whoever is in another sub-factory was not asked and knows nothing.
+    assert!(factory(&world, 3, instance).sales.all().next().is_none());
+    let left = stock(factory(&world, 1, instance)).unwrap();
+    assert_eq!(Some(left), stock(factory(&world, LSP, instance)));
+    assert!(left < STOCK - Amount::from_sat(120_000));
+
+    // S19: L vanishes; the buyer takes both of its bought channels on chain by itself.
+    world.stop(LSP);
+    world.command(1, Command::Exit { instance }).unwrap();
+    world.mine(8).unwrap();
+    for sold in sales(&world, 1, instance) {
+        assert!(world.chain.confirmed(sold.txid()).is_some(), "sale {}", sold.sale.number);
+        let closed = world.chain.spender(sold.sale.channel).is_some();
+        assert_eq!(closed, sold.sale.buyer == 0, "only its own channels are closed");
+    }
+    assert_eq!(world.state(1, instance), Some(State::Exited));
+    let factory = factory(&world, 1, instance);
+    let account = world.account(factory.funding().unwrap(), factory.layout.funding_value()).unwrap();
+    assert_eq!((account.sum().unwrap(), account.unknown.to_sat()), (account.total, 0));
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+#[test]
+fn what_can_t_be_sold_is_refused_with_the_reason() {
+    let (mut world, instance) = active(2);
+    for (sat, text) in [(0, "below the smallest channel"), (9_999, "below"), (300_000, "at most")] {
+        let error = ask(&mut world, 1, instance, sat).unwrap_err().to_string();
+        assert!(error.contains(text), "{sat}: {error}");
+    }
+    assert!(matches!(ask(&mut world, LSP, instance, 50_000), Err(Refusal::WrongState(_))));
+    // Two at once: the second waits for its turn.
+    ask(&mut world, 1, instance, 50_000).unwrap();
+    ask(&mut world, 2, instance, 60_000).unwrap();
+    assert!(matches!(ask(&mut world, 1, instance, 50_000), Err(Refusal::WrongState(_))));
+    world.run_out().unwrap();
+    let done = [1, 2].map(|at| refused(&world, at, instance));
+    assert_eq!(done.iter().filter(|refused| refused.is_none()).count(), 1, "{done:?}");
+    assert!(done.iter().flatten().all(|why| why.contains("under way")), "{done:?}");
+    assert_eq!(sales(&world, LSP, instance).len(), 1);
+}
+
+#[test]
+fn a_neighbour_that_is_away_is_named() {
+    let (mut world, instance) = active(3);
+    world.stop(2);
+    world.settle().unwrap();
+    ask(&mut world, 1, instance, 50_000).unwrap();
+    world.run_out().unwrap();
+    let why = refused(&world, 1, instance).unwrap();
+    assert!(why.contains("not connected") && why.contains(&world.members[2].id.to_string()), "{why}");
+    assert!(sales(&world, LSP, instance).is_empty());
+    // The other sub-factory sells on.
+    buy(&mut world, 3, instance, 50_000);
+}
+
+/// S24: nothing is signed any more in a sub-factory of which anything is on chain.
+#[test]
+fn nothing_is_sold_once_an_exit_has_begun() {
+    let (mut world, instance) = active(4);
+    world.command(2, Command::Exit { instance }).unwrap();
+    world.mine(2).unwrap();
+    let error = ask(&mut world, 1, instance, 50_000).unwrap_err().to_string();
+    assert!(error.contains("on chain"), "{error}");
+}
+
+/// S8, S2: whenever anybody dies, the same sale goes on, or none; never another on the same stock.
+#[test]
+fn a_crash_at_any_step_leaves_one_sale_or_none() {
+    let mut finished = 0;
+    for victim in [LSP, 1, 2] {
+        for step in 0..60 {
+            let (mut world, instance) = active(1_000 + step);
+            ask(&mut world, 1, instance, 50_000).unwrap();
+            let mut ended = false;
+            for _ in 0..step {
+                if !world.step().unwrap() {
+                    ended = true;
+                    break;
+                }
+            }
+            world.stop(victim);
+            world.settle().unwrap();
+            world.start(victim).unwrap();
+            for client in 1..=4 {
+                if victim == LSP || client == victim {
+                    world.connect(LSP, client).unwrap();
+                }
+            }
+            world.run_out().unwrap();
+            world.mine(1).unwrap();
+            world.run_out().unwrap();
+            let known = sales(&world, LSP, instance);
+            assert!(known.len() <= 1);
+            let log: Vec<_> =
+                world.members.iter().map(|m| m.log.iter().rev().take(12).rev().collect::<Vec<_>>()).collect();
+            assert!(
+                known.iter().all(|sold| sold.stored),
+                "victim {victim}, step {step}: it never ends: {log:#?}"
+            );
+            for at in [1, 2] {
+                let theirs = sales(&world, at, instance);
+                assert!(theirs.iter().all(Sold::is_signed), "victim {victim}, step {step}, member {at}");
+                assert_eq!(theirs.len(), known.len(), "victim {victim}, step {step}, member {at}");
+            }
+            finished += known.len();
+            // It sells on.
+            buy(&mut world, 2, instance, 20_000);
+            assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(finished > 10, "{finished}");
+}
