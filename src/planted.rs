@@ -60,6 +60,7 @@ bugs! {
     EvictNever "evict-never" "S21" "The operator evicts nobody.";
     EvictLate "evict-late" "S21" "The operator begins to evict one block late.";
     StockLeft "stock-left" "S21" "The operator leaves its stock where it is after an exit.";
+    AnchorsUncounted "anchors-uncounted" "account" "The account of a factory leaves out anchors.";
     NoDeadline "no-deadline" "S29" "The operator waits for ever.";
 }
 

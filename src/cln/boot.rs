@@ -220,8 +220,11 @@ impl<C: Call> Sink for EngineSink<C> {
     /// S16: the deadlines of HTLCs, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
         match htlcs::pending(&self.rpc).await {
-            Ok(pending) => self.runtime.input(Input::Htlcs(pending)),
-            Err(error) => log::warn!("cannot look at pending HTLCs: {error}"),
+            Ok((open, pending)) => {
+                self.runtime.input(Input::Htlcs(pending));
+                self.runtime.input(Input::Channels(open));
+            }
+            Err(error) => log::warn!("cannot look at channels and pending HTLCs: {error}"),
         }
     }
 

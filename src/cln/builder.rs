@@ -86,6 +86,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
+    let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
     plain(builder, methods::status::COMMAND, methods::status::call)
 }
 

@@ -1,8 +1,10 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+mod account;
 mod evict;
 mod handover;
 mod stock;
+mod story;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -21,7 +23,9 @@ use super::factory::{Factory, Role};
 use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
 use super::state::State;
 
-pub use evict::{Eviction, eviction};
+pub use account::{Line, Purpose, Statement, statement};
+pub use evict::{Eviction, evictable, eviction};
+pub use story::{Sighting, Standing, sightings, standing};
 
 /// Confirmations after which a transaction is taken to stay (S12).
 pub const BURIED: u32 = 100;
@@ -92,12 +96,12 @@ impl Engine {
         height: Height,
     ) {
         let txid = tx.compute_txid();
-        let what = describe(after, txid);
-        d.log(Level::Info, format!("{}: {what} confirmed at height {height}", after.instance));
         self.close_exited(d, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
         let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        let seen = story::sighting(after, txid, height, &spends);
         change(d, after, Confirmed { txid, height, spends, pays });
+        tell(d, after, &seen);
     }
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
@@ -305,18 +309,23 @@ fn change(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Even
     d.event(instance, event);
 }
 
-/// A transaction's name, for people.
-pub fn describe(factory: &Factory, txid: Txid) -> String {
-    if factory.funding().is_some_and(|funding| funding.txid == txid) {
-        return format!("the funding transaction {txid}");
-    }
-    let session = factory
-        .tree
-        .as_ref()
-        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
-    match session {
-        Some(session) => format!("{} {txid}", name(factory, session.id)),
-        None => format!("a transaction that is not of the factory, {txid},"),
+/// One line for each transaction that confirmed: what it is, whose, and how we stand now.
+fn tell(d: &mut Draft<'_>, after: &Factory, seen: &Sighting) {
+    let whose = if seen.ours { "ours" } else { "not published by us" };
+    let now = standing(after, d.height).map_or("its funding is not on chain", Standing::words);
+    d.log(
+        Level::Info,
+        format!(
+            "{}: {} {} confirmed at height {} ({whose}; held by {}): {now}",
+            after.instance,
+            seen.name,
+            seen.txid,
+            seen.height,
+            seen.holders()
+        ),
+    );
+    if let Some(problem) = statement(after).and_then(|statement| statement.problem) {
+        d.log(Level::Broken, format!("{}: its account doesn't add up: {problem}", after.instance));
     }
 }
 

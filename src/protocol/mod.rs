@@ -38,7 +38,10 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
-pub use chain::{BURIED, Eviction, Watched, eviction, exit_allowed};
+pub use chain::{
+    BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable, eviction,
+    exit_allowed, sightings, standing, statement,
+};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;

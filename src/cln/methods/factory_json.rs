@@ -3,7 +3,7 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{Factory, Role};
+use crate::protocol::{Factory, Role, standing};
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
@@ -34,6 +34,15 @@ pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
     }
     if let Some(confirmed) = factory.funding_height() {
         object["funding_height"] = confirmed.into();
+    }
+    if let Some(standing) = standing(factory, height) {
+        object["standing"] = standing.name().into();
+    }
+    if let Some(deadline) = factory.deadline(height) {
+        object["deadline_block"] = deadline.into();
+    }
+    if let Some((since, reason)) = &factory.eviction {
+        object["eviction"] = json!({"since_block": since, "reason": reason});
     }
     if factory.role != Role::Lsp {
         object["price_msat"] = factory.price_msat.into();
@@ -98,8 +107,14 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Hei
 }
 
 fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {
-    if factory.leaf_height(client).is_some() {
+    if factory.resolved.contains(&client) {
+        "resolved"
+    } else if factory.leaf_height(client).is_some() {
         "on_chain"
+    } else if factory.paid_out(client).is_some() {
+        "distributed"
+    } else if factory.is_leaving(client) {
+        "leaving"
     } else if factory.channel_usable(client, height).is_ok() {
         "usable"
     } else if factory.checked.contains(&client) {

@@ -1,11 +1,12 @@
 //! What the judge asks of a world: of a member's records when they become durable, and of everybody
 //! after each block.
 
-use bitcoin::Txid;
 use bitcoin::secp256k1::PublicKey;
+use bitcoin::{Amount, Txid};
 
+use crate::lab::chain::fee_of;
 use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Role};
+use crate::protocol::{BURIED, Factory, Purpose, Role, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
 use crate::tx::tree::{Member, Roster, funding_script};
@@ -183,6 +184,7 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
@@ -241,6 +243,40 @@ impl World {
 }
 
 impl World {
+    /// Each line of a factory's account is what the chain says, and together they are the funding.
+    fn accounts(&self, factory: &Factory) -> Result<(), String> {
+        let Some(statement) = statement(factory) else { return Ok(()) };
+        let mut sum = Amount::ZERO;
+        for line in &statement.lines {
+            sum += line.amount;
+            let (_, tx) =
+                self.chain.confirmed(line.txid).ok_or("it names a transaction that is not on chain")?;
+            let vout = line.vout.and_then(|vout| usize::try_from(vout).ok());
+            let output = vout.and_then(|vout| tx.output.get(vout)).map(|output| output.value);
+            if line.vout.is_some() && output != Some(line.amount) {
+                return Err(format!("{line:?} is {output:?} on chain"));
+            }
+            let coin = line.vout.map(|vout| bitcoin::OutPoint { txid: line.txid, vout });
+            if let (Purpose::Unspent(_), Some(coin)) = (&line.purpose, coin)
+                && self.chain.coin(coin).is_none()
+            {
+                return Err(format!("{line:?} is spent"));
+            }
+            if let Purpose::Fee(_) = line.purpose {
+                let prevouts: Option<Vec<_>> =
+                    tx.input.iter().map(|input| self.output_of(input.previous_output)).collect();
+                let fee = prevouts.and_then(|prevouts| fee_of(tx, &prevouts));
+                if fee != Some(line.amount) {
+                    return Err(format!("{line:?} is {fee:?} on chain"));
+                }
+            }
+        }
+        match (statement.problem, sum == factory.layout.funding_value()) {
+            (None, true) => Ok(()),
+            (problem, _) => Err(format!("{sum} of {}: {problem:?}", factory.layout.funding_value())),
+        }
+    }
+
     /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
     /// that of the stock beside it, is on the way.
     fn evicts(&self, factory: &Factory) -> Result<(), String> {
