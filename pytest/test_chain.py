@@ -172,3 +172,171 @@ def test_stock_comes_home_and_the_factory_is_closed(node_factory, bitcoind):
         assert seen["standing"] == "closed" and "deadline_block" not in seen
         statement(bitcoind, node, instance)
     assert show(lsp, instance)["statement"]["final"]
+
+
+# S20
+def test_a_client_that_was_off_over_the_timeout_takes_its_distribution(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(
+        node_factory, bitcoind, 2, capacity_sat=300_000, stock_sat=10_000, lifetime_blocks=40, dying_blocks=10
+    )
+    alice, bob = clients
+    instance, timeout = factory["factory_instance"], factory["timeout_block"]
+    pay(lsp, alice, 20_000_000, "to alice")
+    (whole,) = [entry for entry in show(alice, instance)["distributions"] if entry["coin"] == 0]
+    for node in (alice, bob, lsp):
+        node.stop()
+    # Nobody is there at the timeout, nor the operator ever again.
+    bitcoind.generate_block(timeout + 3 - bitcoind.rpc.getblockcount())
+    assert bitcoind.rpc.getrawmempool() == []
+    alice.start()
+    mine(bitcoind, 1, [alice], wait_for_mempool=whole["txid"])
+    wait_for_factory(alice, instance, "distributed")
+    assert factory_of(alice, instance)["standing"] == "paid_out"
+    totals = statement(bitcoind, alice, instance)
+    assert totals["distribution"] == 2 * 305_000 and set(totals) == {"distribution", "anchor", "fee"}
+    wait_for(lambda: onchain_msat(alice) == 305_000_000)
+    account = show(alice, instance)["statement"]
+    assert account["final"] and len([line for line in account["lines"] if line["type"] == "distribution"]) == 2
+    mine(bitcoind, 100, [alice])
+    wait_for_factory(alice, instance, "closed")
+
+
+# S24, S26
+def test_half_a_tree_by_somebody_else(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 5, capacity_sat=200_000)
+    alice, bob, carol, _, erin = clients
+    nodes, instance = [lsp, *clients[1:]], factory["factory_instance"]
+    for client in clients:
+        pay(lsp, client, 30_000_000, "to " + client.info["id"])
+    places = {entry["id"]: entry["client"] for entry in factory["clients"]}
+    root, leaf = path_of(lsp, instance, places[bob.info["id"]])
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    wait_for(lambda: root["txid"] in bitcoind.rpc.getrawmempool())
+    # She begins, and dies.
+    alice.stop()
+    mine(bitcoind, 1, nodes)
+    for node in nodes:
+        seen = factory_of(node, instance)
+        assert (seen["state"], seen["standing"]) == ("active", "partly_exited")
+        whole = show(node, instance)["on_chain"][-1]
+        assert whole["txid"] == root["txid"] and not whole["ours"] and len(whole["members"]) == 6
+        statement(bitcoind, node, instance)
+    assert carol.daemon.is_in_log(f"{root['txid']} confirmed at height .*not published by us.*channels go on")
+    # Channels go on below it.
+    pay(bob, carol, 1_000_000, "while half the tree is out", dead_end=True)
+    pay(erin, lsp, 1_000_000, "from the other half")
+    # The operator is gone for good; bob goes on from where alice stopped.
+    lsp.stop()
+    up = clients[1:]
+    bob_sat = channel_in(factory, bob)["to_us_msat"] // 1000
+    bob.rpc.call("factory-exit", {"factory_instance": instance})
+    mine(bitcoind, 1, up, wait_for_mempool=leaf["txid"])
+    wait_for_factory(bob, instance, "exited")
+    totals = statement(bitcoind, bob, instance)
+    assert totals["fee"] == root["fee_sat"] + leaf["fee_sat"] and totals["anchor"] == 2 * 240
+    in_leaf = [out for out in leaf["outputs"] if out["type"] == "channel"]
+    assert totals["channel"] == 200_000 * len(in_leaf)
+    assert totals["others"] == factory["funding_sat"] - totals["channel"] - totals["fee"] - totals["anchor"]
+    for _ in range(20):
+        if onchain_msat(bob):
+            break
+        mine(bitcoind, 1, up)
+    assert bob_sat - 2_000 < onchain_msat(bob) // 1000 <= bob_sat
+
+
+# S25
+def test_a_funding_that_is_reorganised_and_then_double_spent(node_factory, bitcoind):
+    lsp, alice, bob = node_factory.get_nodes(3, opts=[lsp_options(**FAST), plugin_options(), plugin_options()])
+    fund(bitcoind, lsp, 8_000_000)
+    # Signed before the factory is, from the coin that it will be funded with.
+    prepared = lsp.rpc.txprepare([{bitcoind.rpc.getnewaddress(): "all"}], feerate="5000perkw")
+    signed = lsp.rpc.signpsbt(prepared["psbt"])["signed_psbt"]
+    conflict = bitcoind.rpc.finalizepsbt(lsp.rpc.call("setpsbtversion", [signed, 0])["psbt"])["hex"]
+    lsp.rpc.txdiscard(prepared["txid"])
+    nodes = [lsp, alice, bob]
+    connect_all(lsp, [alice, bob])
+    wait_for_synced(bitcoind, nodes)
+    factory = activate(bitcoind, create(lsp, [alice, bob]), lsp, [alice, bob])
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 10_000_000, "before")
+
+    def cut_off(first):
+        """Every block from the funding's on is gone, and `first` is the first of as many others."""
+        height = factory_of(alice, instance)["funding_height"]
+        longest = bitcoind.rpc.getblockcount()
+        bitcoind.rpc.invalidateblock(bitcoind.rpc.getblockhash(height))
+        bitcoind.rpc.generateblock(bitcoind.rpc.getnewaddress(), first)
+        while bitcoind.rpc.getblockcount() <= longest:
+            bitcoind.rpc.generateblock(bitcoind.rpc.getnewaddress(), [])
+        wait_for_synced(bitcoind, nodes)
+
+    cut_off([])
+    for node in nodes:
+        assert factory_of(node, instance)["state"] == "funding"
+        assert "statement" not in show(node, instance)
+    # S18: nothing moves until it is deep again.
+    invoice = alice.rpc.invoice(1_000, "too early", "")["bolt11"]
+    with pytest.raises(RpcError):
+        lsp.rpc.call("xpay", {"invstring": invoice, "retry_for": 5})
+    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=factory["funding_txid"])
+    for node in nodes:
+        wait_for_factory(node, instance, "active")
+    pay(lsp, alice, 10_000_000, "after")
+
+    cut_off([conflict])
+    for node in nodes:
+        assert factory_of(node, instance)["state"] == "funding"
+    mine(bitcoind, 100, nodes)
+    for node in nodes:
+        wait_for_factory(node, instance, "aborted")
+        assert "spent otherwise" in factory_of(node, instance)["failure"]
+
+
+# S25, S26
+def test_a_transaction_is_reorganised_away_in_the_middle_of_an_exit(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 5, capacity_sat=200_000)
+    alice, instance = clients[0], factory["factory_instance"]
+    pay(lsp, alice, 30_000_000, "to alice")
+    places = {entry["id"]: entry["client"] for entry in factory["clients"]}
+    root, leaf = path_of(lsp, instance, places[alice.info["id"]])
+    lsp.stop()
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    mine(bitcoind, 1, clients, wait_for_mempool=root["txid"])
+    wait_for(lambda: leaf["txid"] in bitcoind.rpc.getrawmempool())
+    height = bitcoind.rpc.getblockcount()
+    bitcoind.rpc.invalidateblock(bitcoind.rpc.getblockhash(height))
+    for _ in range(2):
+        bitcoind.rpc.generateblock(bitcoind.rpc.getnewaddress(), [])
+    wait_for_synced(bitcoind, clients)
+    assert factory_of(alice, instance)["state"] == "exiting"
+    assert set(statement(bitcoind, alice, instance)) == {"unspent"}
+    mine(bitcoind, 1, clients, wait_for_mempool=root["txid"])
+    assert set(statement(bitcoind, alice, instance)) >= {"fee", "anchor", "others"}
+    if factory_of(alice, instance)["state"] != "exited":
+        mine(bitcoind, 1, clients, wait_for_mempool=leaf["txid"])
+    wait_for_factory(alice, instance, "exited")
+    totals = statement(bitcoind, alice, instance)
+    assert totals["fee"] == root["fee_sat"] + leaf["fee_sat"]
+
+
+# S25
+def test_a_node_that_was_off_for_300_blocks(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, capacity_sat=200_000)
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 30_000_000, "to alice")
+    alice.stop()
+    (leaf,) = show(lsp, instance)["transactions"]
+    bob.rpc.call("factory-exit", {"factory_instance": instance})
+    mine(bitcoind, 1, [lsp, bob], wait_for_mempool=leaf["txid"])
+    mine(bitcoind, 300, [lsp, bob])
+    alice.start()
+    wait_for_factory(alice, instance, "exited")
+    wait_for_synced(bitcoind, [alice])
+    chain = alice.rpc.call("factory-status")["chain"]
+    assert chain["behind"] == 0 and chain["blockheight"] == bitcoind.rpc.getblockcount()
+    seen = show(alice, instance)["on_chain"][-1]
+    assert seen["txid"] == leaf["txid"] and not seen["ours"]
+    assert statement(bitcoind, alice, instance)["channel"] == 400_000
+    alice.connect(lsp)
+    pay(lsp, alice, 1_000_000, "on a channel like any other")

@@ -9,10 +9,26 @@ use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
 use crate::wire::message::protocol_id;
 
+use super::super::channels::Channels;
 use super::super::state::Shared;
 
+/// What a factory's picture needs to know of the node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its id.
+    pub me: NodeId,
+    /// Its channels.
+    pub channels: Channels,
+}
+
+impl From<&Shared> for Node {
+    fn from(state: &Shared) -> Self {
+        Self { me: state.me, channels: state.channels.clone() }
+    }
+}
+
 /// The factory at `height`, as this node sees it.
-pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
+pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     let terms = &factory.terms;
     let mut object = json!({
         "factory_protocol": protocol_id().to_string(),
@@ -76,11 +92,11 @@ pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
     }
 }
 
-fn clients(factory: &Factory, node: &Shared, height: Height) -> Vec<Value> {
+fn clients(factory: &Factory, node: &Node, height: Height) -> Vec<Value> {
     own_clients(factory).map(|client| one_client(factory, client, node, height)).collect()
 }
 
-fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Height) -> Value {
+fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Height) -> Value {
     let id = match factory.role {
         Role::Lsp => factory.node_of(client),
         Role::Client { .. } => Some(node.me),

@@ -57,7 +57,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
-    let mut answer = factory_json::factory(factory, state, height);
+    let mut answer = factory_json::factory(factory, &state.as_ref().into(), height);
     let nodes = (0u32..).zip(factory.layout.nodes()).map(|(index, node)| transaction(factory, index, node));
     answer["transactions"] = nodes.collect();
     answer["distributions"] = distributions(factory);
