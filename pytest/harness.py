@@ -21,6 +21,11 @@ def find_plugin(faults=False):
     if variable in os.environ:
         path = pathlib.Path(os.environ[variable])
         return str(path) if path.exists() else None
+    return find_binary(name)
+
+
+def find_binary(name):
+    """The newest binary of this name that cargo built."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [target / profile / name for profile in ("release", "debug")]
     built = [path for path in built if path.exists()]

@@ -1,10 +1,12 @@
 """The chain: evictions, timeouts, half-published trees, reorganisations, downtime. Whatever happens,
 factory-show says where every satoshi of the funding is."""
 
-from pyln.client import RpcError
-from pyln.testing.utils import wait_for
+import json
+import subprocess
 
 import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
 
 from harness import (
     FAST,
@@ -13,7 +15,9 @@ from harness import (
     channel_in,
     connect_all,
     create,
+    factories,
     factory_of,
+    find_binary,
     fund,
     lsp_options,
     mine,
@@ -165,7 +169,8 @@ def test_stock_comes_home_and_the_factory_is_closed(node_factory, bitcoind):
         lsp.rpc.close(channel)
         mine(bitcoind, 1, nodes, wait_for_mempool=1)
         wait_for(lambda: channel_by_id(client, channel)["state"] == "ONCHAIN")
-    mine(bitcoind, 105, nodes)
+    for _ in range(4):
+        mine(bitcoind, 27, nodes)
     for node in nodes:
         wait_for_factory(node, instance, "closed")
         seen = factory_of(node, instance)
@@ -197,7 +202,8 @@ def test_a_client_that_was_off_over_the_timeout_takes_its_distribution(node_fact
     wait_for(lambda: onchain_msat(alice) == 305_000_000)
     account = show(alice, instance)["statement"]
     assert account["final"] and len([line for line in account["lines"] if line["type"] == "distribution"]) == 2
-    mine(bitcoind, 100, [alice])
+    for _ in range(4):
+        mine(bitcoind, 25, [alice])
     wait_for_factory(alice, instance, "closed")
 
 
@@ -286,10 +292,13 @@ def test_a_funding_that_is_reorganised_and_then_double_spent(node_factory, bitco
     cut_off([conflict])
     for node in nodes:
         assert factory_of(node, instance)["state"] == "funding"
-    mine(bitcoind, 100, nodes)
-    for node in nodes:
+    for _ in range(4):
+        mine(bitcoind, 25, nodes)
+    for node in (alice, bob):
         wait_for_factory(node, instance, "aborted")
         assert "spent otherwise" in factory_of(node, instance)["failure"]
+    # S12: nothing that the operator signed can matter any more.
+    wait_for(lambda: factories(lsp) == [])
 
 
 # S25, S26
@@ -329,7 +338,8 @@ def test_a_node_that_was_off_for_300_blocks(node_factory, bitcoind):
     (leaf,) = show(lsp, instance)["transactions"]
     bob.rpc.call("factory-exit", {"factory_instance": instance})
     mine(bitcoind, 1, [lsp, bob], wait_for_mempool=leaf["txid"])
-    mine(bitcoind, 300, [lsp, bob])
+    for _ in range(12):
+        mine(bitcoind, 25, [lsp, bob])
     alice.start()
     wait_for_factory(alice, instance, "exited")
     wait_for_synced(bitcoind, [alice])
@@ -340,3 +350,48 @@ def test_a_node_that_was_off_for_300_blocks(node_factory, bitcoind):
     assert statement(bitcoind, alice, instance)["channel"] == 400_000
     alice.connect(lsp)
     pay(lsp, alice, 1_000_000, "on a channel like any other")
+
+
+# S19
+def test_the_last_member_of_64_leaves_without_the_operator(bitcoind):
+    """Members are simulated, transactions are real: a real bitcoind judges and relays them."""
+    binary = find_binary("factory-lab")
+    if binary is None:
+        pytest.skip("no factory-lab binary: run `cargo build --bin factory-lab` first")
+
+    def lab(*words):
+        words = [binary, "--clients", "64", "--raw", *words]
+        return json.loads(subprocess.run(words, capture_output=True, text=True, check=True, timeout=600).stdout)
+
+    wanted = lab()
+    address = bitcoind.rpc.decodescript(wanted["script"])["address"]
+    funded = bitcoind.rpc.sendtoaddress(address, wanted["amount_sat"] / 10**8)
+    bitcoind.generate_block(1, wait_for_mempool=funded)
+    (vout,) = [out["n"] for out in transaction(bitcoind, funded)["vout"] if out["sat"] == wanted["amount_sat"]]
+    made = lab("--coin", f"{funded}:{vout}")
+
+    assert bitcoind.rpc.sendrawtransaction(made["funding"]) == made["funding_txid"]
+    bitcoind.generate_block(1, wait_for_mempool=made["funding_txid"])
+    value = transaction(bitcoind, made["funding_txid"])["vout"][made["funding_outnum"]]["sat"]
+    # The operator is gone for good; each transaction relays and confirms by itself.
+    fees = 0
+    for raw in made["path"]:
+        txid = bitcoind.rpc.sendrawtransaction(raw)
+        fees += round(bitcoind.rpc.getmempoolentry(txid)["fees"]["base"] * 10**8)
+        bitcoind.generate_block(1, wait_for_mempool=txid)
+    commitment = bitcoind.rpc.sendrawtransaction(made["commitment"])
+    bitcoind.generate_block(1, wait_for_mempool=commitment)
+    assert made["to_client_sat"] in [out["sat"] for out in transaction(bitcoind, commitment)["vout"]]
+
+    account = made["statement"]
+    assert account["problem"] is None and account["funding_sat"] == value
+    assert sum(line["amount_sat"] for line in account["lines"]) == value
+    for line in account["lines"]:
+        tx = transaction(bitcoind, line["txid"])
+        if line["outnum"] is not None:
+            assert tx["vout"][line["outnum"]]["sat"] == line["amount_sat"], line
+    assert sum(line["amount_sat"] for line in account["lines"] if line["type"] == "fee") == fees
+    # Everybody else's money is where it was.
+    for line in account["lines"]:
+        if line["type"] in ("others", "unspent"):
+            assert bitcoind.rpc.gettxout(line["txid"], line["outnum"]), line
