@@ -15,7 +15,8 @@ factory-sim: the real engine of every member in one process, with random faults 
   --runs N           runs (default 100)
   --seed S           seed of the first run (default 1); run i has seed S + i
   --clients N        clients of each run (default 4)
-  --mode real        every signature and script check is real (the only mode so far)
+  --mode MODE        real: every signature and script check is real; fast: they are modelled, which
+                     takes a build with --features modelled-signatures (the mode is the build's)
   --fault NAME=RATE  how often a fault happens, from 0 to 1
   --no-fault NAME    never
   --no-faults        none at all; --fault after it switches single ones on
@@ -25,6 +26,15 @@ factory-sim: the real engine of every member in one process, with random faults 
   --list-faults      names, usual rates, meanings
   --planted [NAME]   plant bugs and look for them (build with --features planted-bugs)
 ";
+
+#[cfg(not(feature = "modelled-signatures"))]
+const MODE: &str = "real";
+#[cfg(not(feature = "modelled-signatures"))]
+const OTHER_MODE: &str = "for fast build it with --features modelled-signatures";
+#[cfg(feature = "modelled-signatures")]
+const MODE: &str = "fast";
+#[cfg(feature = "modelled-signatures")]
+const OTHER_MODE: &str = "for real build it without --features modelled-signatures";
 
 struct Arguments {
     runs: u64,
@@ -72,8 +82,8 @@ fn set(parsed: &mut Arguments, arg: &str, value: &str) -> Result<(), String> {
                 return Err("--clients: from 1 to 64".into());
             }
         }
-        "--mode" if value == "real" => {}
-        "--mode" => return Err(format!("--mode {value}: there is only real so far")),
+        "--mode" if value == MODE => {}
+        "--mode" => return Err(format!("--mode {value}: this build is {MODE}: {OTHER_MODE}\n")),
         "--no-fault" => parsed.options.rates.set(kind(value)?, 0),
         "--fault" => {
             let (name, rate) = value.split_once('=').ok_or("--fault: NAME=RATE")?;
@@ -137,7 +147,7 @@ impl Sum {
         };
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let speed = self.runs as f64 / seconds.max(0.001);
-        println!("runs              {} (real mode, {speed:.1} a second)", self.runs);
+        println!("runs              {} ({MODE} mode, {speed:.1} a second)", self.runs);
         println!("ended             {}", list(&self.ended));
         println!("steps             {}", self.steps);
         println!("blocks            {}", self.blocks);

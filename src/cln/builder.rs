@@ -28,6 +28,11 @@ const OUTPUT_BUFFER: usize = 64 * 1024;
 
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !cfg!(feature = "modelled-signatures"),
+        "cln-factory: this build's signatures are modelled (feature modelled-signatures): it is for \
+         factory-sim and must never handle money. Build it without that feature."
+    );
     let (outbox, undelivered) = Outbox::new();
     outbox.clone().install_logger();
     let (output, answers) = tokio::io::duplex(OUTPUT_BUFFER);

@@ -1,9 +1,8 @@
 //! Randomness and keys from one seed: the same seed gives the same world on every machine.
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
-use bitcoin::secp256k1::SecretKey;
-
+use super::node::Key;
 use crate::protocol::Entropy;
+use bitcoin::hashes::{Hash, HashEngine, sha256};
 
 /// SHA-256 in counter mode over a seed and a label. Not for real secrets: the seed is 64 bits.
 #[derive(Debug, Clone)]
@@ -41,11 +40,11 @@ impl Rng {
         usize::try_from(number).unwrap_or(0)
     }
 
-    /// A secret key.
-    pub fn secret_key(&mut self) -> SecretKey {
+    /// A key of a wallet or a channel.
+    pub fn key(&mut self) -> Key {
         loop {
             // One in 2^128 blocks is no key.
-            if let Ok(key) = SecretKey::from_slice(&self.block()) {
+            if let Some(key) = Key::new(&self.block()) {
                 return key;
             }
         }

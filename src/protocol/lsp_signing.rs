@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, Round, new_checked_nonce};
+use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, PublicKey, Round, new_checked_nonce};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -36,10 +36,7 @@ pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
 }
 
 /// Keys and payout scripts of everybody who has joined.
-pub(super) fn roster_of(
-    lsp_key: bitcoin::secp256k1::PublicKey,
-    joins: &BTreeMap<ClientIndex, Join>,
-) -> Roster {
+pub(super) fn roster_of(lsp_key: PublicKey, joins: &BTreeMap<ClientIndex, Join>) -> Roster {
     let member = |join: &Join| Member { key: join.factory_key, payout: join.payout.clone() };
     Roster { lsp_key, clients: joins.values().map(member).collect() }
 }

@@ -15,13 +15,12 @@ use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
 use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
-use secp256k1::{PublicKey, XOnlyPublicKey};
 
 pub use error::TreeError;
 pub use roster::{Member, Roster, funding_key, funding_script};
 
 use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
-use super::musig::KeyAgg;
+use super::musig::{KeyAgg, PublicKey, XOnlyPublicKey};
 use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;

@@ -7,9 +7,9 @@
 use std::fmt;
 
 use bitcoin::SignedAmount;
-use bitcoin::secp256k1::PublicKey;
 
 use super::codec::{Codec, DecodeError, Fault, Reader, TlvStream, plain_codec, tlv_struct};
+use crate::tx::musig::PublicKey;
 use crate::types::{ChannelId, ProtocolId, Txid};
 
 /// BOLT 1 message type of every factory message (bLIP-56).

@@ -5,11 +5,9 @@
 
 use std::sync::Arc;
 
-use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
-
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
+use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
 
 /// The protocol's name and major version.

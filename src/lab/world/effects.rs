@@ -106,8 +106,9 @@ impl World {
         if !self.connected(at, other) {
             return Ok(Err("Disconnected".into()));
         }
-        let (key, public) = self.members[at].lightningd.channel_key();
-        let (their_key, their_public) = self.members[other].lightningd.channel_key();
+        let key = self.members[at].lightningd.channel_key();
+        let their_key = self.members[other].lightningd.channel_key();
+        let (public, their_public) = (key.public(), their_key.public());
         let ours = PendingOpen { key, remote: their_public, capacity, push_msat };
         let theirs = PendingOpen { key: their_key, remote: public, capacity, push_msat };
         self.members[at].lightningd.pending.insert(peer, ours);

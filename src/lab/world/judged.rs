@@ -2,12 +2,12 @@
 //! after each block.
 
 use bitcoin::Txid;
-use bitcoin::secp256k1::PublicKey;
 
 use crate::protocol::event::{Event, Signing};
 use crate::protocol::{BURIED, Factory, Role};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
+use crate::tx::musig::PublicKey;
 use crate::tx::tree::{Member, Roster, funding_script};
 use crate::tx::verify::verify_holdings;
 use crate::types::{ChannelId, Height, InstanceId};
