@@ -195,9 +195,19 @@ impl World {
     /// When its records are not understood, as a plugin would refuse to work then.
     pub fn start(&mut self, at: usize) -> Result<(), LabError> {
         let engine = self.rebuild(at)?;
+        self.start_with(at, engine)
+    }
+
+    /// The same with the engine that [`World::rebuild`] has just made.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub(in crate::lab) fn start_with(&mut self, at: usize, engine: Engine) -> Result<(), LabError> {
+        let mut shadow = self.blank(at);
+        shadow.load_from(&engine);
         let member = &mut self.members[at];
         member.engine = Some(engine);
-        member.shadow = None;
+        member.shadow = Some(shadow);
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
         let is_known = |(height, hash): &(Height, BlockHash)| {
@@ -221,12 +231,17 @@ impl World {
     /// # Errors
     /// When the records are not understood.
     pub fn rebuild(&self, at: usize) -> Result<Engine, LabError> {
-        let member = &self.members[at];
-        let mut engine = Engine::new(member.id, MasterSecret::new(member.master), member.config.clone());
-        for (instance, records) in member.store.load().map_err(error)? {
+        let mut engine = self.blank(at);
+        for (instance, records) in self.members[at].store.load().map_err(error)? {
             engine.load(instance, records).map_err(error)?;
         }
         Ok(engine)
+    }
+
+    /// A member's engine before it has read anything.
+    fn blank(&self, at: usize) -> Engine {
+        let member = &self.members[at];
+        Engine::new(member.id, MasterSecret::new(member.master), member.config.clone())
     }
 
     /// A command of a node.

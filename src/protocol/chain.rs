@@ -1,5 +1,6 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::planted::{Bug, planted};
@@ -50,8 +51,9 @@ impl Engine {
         d.change(Change::Tip(block.height, block.hash));
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
-            let mut after = factory.clone();
-            let (mut outpoints, txids) = watched_by(factory);
+            let mut after = Cow::Borrowed(factory);
+            let (mut outpoints, txids) =
+                if block.txs.is_empty() { Default::default() } else { watched_by(factory) };
             for tx in &block.txs {
                 let txid = tx.compute_txid();
                 let spends: Vec<OutPoint> = tx
@@ -78,7 +80,7 @@ impl Engine {
                     ),
                 );
                 self.close_exited(d, factory, txid);
-                if let Err(error) = after.apply(&event.clone().into(), None) {
+                if let Err(error) = after.to_mut().apply(&event.clone().into(), None) {
                     d.log(Level::Broken, format!("{}: {error}", factory.instance));
                 }
                 d.event(factory.instance, event);
@@ -286,7 +288,7 @@ fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
     for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
         for session in tree.sessions() {
             outpoints.insert(session.outpoint);
-            txids.insert(session.tx.compute_txid());
+            txids.insert(session.txid);
         }
     }
     outpoints.retain(|outpoint| !factory.spent.contains_key(outpoint));
@@ -298,10 +300,8 @@ pub fn describe(factory: &Factory, txid: Txid) -> String {
     if factory.funding().is_some_and(|funding| funding.txid == txid) {
         return format!("the funding transaction {txid}");
     }
-    let session = factory
-        .tree
-        .as_ref()
-        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
+    let session =
+        factory.tree.as_ref().and_then(|tree| tree.sessions().iter().find(|session| session.txid == txid));
     match session {
         Some(session) => format!("{} {txid}", name(factory, session.id)),
         None => format!("a transaction that is not of the factory, {txid},"),

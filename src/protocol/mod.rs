@@ -114,6 +114,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes over what another engine of this node has loaded: as if the same records were read again.
+    pub fn load_from(&mut self, other: &Self) {
+        self.factories.clone_from(&other.factories);
+        self.ledger.clone_from(&other.ledger);
+    }
+
     /// What `input` leads to. Changes nothing.
     ///
     /// `now` is the time, `height` the last block that was handled, `rng` where fresh nonces and

@@ -143,7 +143,8 @@ impl Envelope {
 
     /// As [`Envelope::encode`], for a sender that has made sure of the size.
     pub(super) fn encode_unchecked(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        // Most are shorter than this.
+        let mut out = Vec::with_capacity(512);
         MESSAGE_TYPE.write(&mut out);
         self.submessage().write(&mut out);
         match self {

@@ -42,6 +42,7 @@ kinds! {
     CrashAfter "crash-after" 3_000 "A crash right after a step is stored (each commit).";
     CrashBetween "crash-between" 1_000 "A crash between two effects (each effect).";
     CrashAgain "crash-again" 150_000 "Another crash at the first commit after a restart (each restart).";
+    CrashAt "crash-at" 150_000 "A crash or a failing store at one member's first commit with some event (each run).";
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";
     Silence "silence" 30_000 "A member says nothing any more from some message on (each run).";

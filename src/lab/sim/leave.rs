@@ -130,7 +130,7 @@ impl Run {
                 self.world.judge.recovered(at, live, &rebuilt);
             }
             self.world.stop(at);
-            self.world.start(at)?;
+            self.world.start_with(at, rebuilt)?;
         }
         while self.mend(1)? {}
         self.quiet(20_000)

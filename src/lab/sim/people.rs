@@ -4,6 +4,9 @@ use bitcoin::Transaction;
 
 use crate::lab::world::LSP;
 
+use crate::protocol::event::Event;
+
+use super::chaos::Commit;
 use super::fault::Kind;
 use super::lie::Lie;
 use super::run::Run;
@@ -16,6 +19,7 @@ impl Run {
                 Kind::BadNonce | Kind::Transcript => false,
                 Kind::BadSignature | Kind::Replay | Kind::FalseBlame | Kind::Silence => self.dice.one_in(3),
                 Kind::LspGone
+                | Kind::CrashAt
                 | Kind::ForeignScript
                 | Kind::SiblingScript
                 | Kind::ForeignKey
@@ -33,6 +37,14 @@ impl Run {
             };
             match kind {
                 Kind::LspGone => self.dies_at = Some(dice.next_number() % 500),
+                Kind::CrashAt => {
+                    let who = dice.below(clients.saturating_add(1));
+                    let event = Event::NAMES[dice.below(Event::NAMES.len())];
+                    let what = [Commit::CrashBefore, Commit::CrashAfter, Commit::Fails][dice.below(3)];
+                    if let Some(chaos) = &mut self.world.chaos {
+                        chaos.planned = Some((who, event, what));
+                    }
+                }
                 Kind::Silence => {
                     let names = if at == LSP {
                         ["invite", "expect_channel", "propose", "ready", "channel_committed"]

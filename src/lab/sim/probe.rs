@@ -31,7 +31,7 @@ impl Run {
         let spent_otherwise = |chain: &Chain, id: SessionId| {
             let session = tree.session(id)?;
             let (_, spender) = chain.spender(session.outpoint)?;
-            Some(spender.compute_txid() != session.tx.compute_txid())
+            Some(spender.compute_txid() != session.txid)
         };
         for _ in 0..limit {
             for node in &path {

@@ -56,7 +56,11 @@ impl World {
             }
             Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
-            Effect::StateChanged { .. } => {}
+            Effect::StateChanged { old, new, .. } => {
+                if let Some(chaos) = &mut self.chaos {
+                    chaos.changed(at, old, new);
+                }
+            }
             Effect::Log { level, text } => {
                 if level == crate::protocol::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));

@@ -227,8 +227,11 @@ impl World {
             if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {
                 continue;
             }
+            if self.chain.knows(session.txid) {
+                continue;
+            }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
-            if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
+            if self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: {:?} could be published, and is not", session.id));
             }
         }
