@@ -9,6 +9,10 @@ use cln_factory::lab::sim::many::many;
 use cln_factory::lab::sim::shrink::shrink;
 use cln_factory::lab::sim::{Options, Outcome, play};
 
+#[cfg(feature = "modelled-signatures")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 factory-sim: the real engine of every member in one process, with random faults and a judge.
 

@@ -75,6 +75,23 @@ pub struct Sent {
     pub result: Result<(), Reject>,
 }
 
+/// An engine, lent or made. (An engine has no `Clone`, as `Cow` would want.)
+pub(in crate::lab) enum MaybeOwned<'a> {
+    Borrowed(&'a Engine),
+    Owned(Box<Engine>),
+}
+
+impl std::ops::Deref for MaybeOwned<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        match self {
+            Self::Borrowed(engine) => engine,
+            Self::Owned(engine) => engine,
+        }
+    }
+}
+
 /// What became of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fed {
@@ -236,6 +253,17 @@ impl World {
             engine.load(instance, records).map_err(error)?;
         }
         Ok(engine)
+    }
+
+    /// What a member's store holds: followed record by record, or read again.
+    ///
+    /// # Errors
+    /// When the records are not understood.
+    pub(in crate::lab) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
+        match &self.members[at].shadow {
+            Some(shadow) => Ok(MaybeOwned::Borrowed(shadow)),
+            None => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
+        }
     }
 
     /// A member's engine before it has read anything.

@@ -77,12 +77,11 @@ impl World {
 
     pub(super) fn broadcast(&mut self, at: usize, what: String, tx: &Transaction) {
         let result = self.chain.submit(tx).map(|_| ());
+        let (txid, height): (Txid, _) = (tx.compute_txid(), self.chain.height());
         if let Some(chaos) = &mut self.chaos {
-            let txid = tx.compute_txid();
             chaos.trace.note("broadcast", at, &bitcoin::consensus::serialize(&txid));
             chaos.trace.line(|| format!("{at}    broadcast {what} {txid}: {result:?}"));
         }
-        let (txid, height): (Txid, _) = (tx.compute_txid(), self.chain.height());
         self.sent.push(Sent { at, what, txid, height, result });
     }
 
@@ -243,8 +242,8 @@ impl World {
         funding: Option<OutPoint>,
     ) -> Result<(), String> {
         let at = self.member_of(node).ok_or("there is no node")?;
-        let engine = self.rebuild(at).map_err(|error| error.to_string())?;
-        let factory = engine.factory(instance).ok_or("nothing is stored")?;
+        let stored = self.stored(at).map_err(|error| error.to_string())?;
+        let factory = stored.factory(instance).ok_or("nothing is stored")?;
         let tree = factory.tree.as_ref().ok_or("no tree is stored")?;
         if factory.funding() != funding {
             return Err("another funding is stored".into());
