@@ -148,7 +148,7 @@ impl Chain {
     }
 
     /// A coin as a transaction of the mempool may spend it.
-    fn available(&self, outpoint: OutPoint) -> Option<Coin> {
+    pub fn available(&self, outpoint: OutPoint) -> Option<Coin> {
         if let Some(coin) = self.coins.get(&outpoint) {
             return Some(coin.clone());
         }

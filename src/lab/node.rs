@@ -28,7 +28,7 @@ pub struct Lightningd {
     pub(super) rng: Rng,
     /// Keys of the wallet, by script.
     pub(super) keys: BTreeMap<ScriptBuf, Key>,
-    reserved: BTreeSet<OutPoint>,
+    pub(super) reserved: BTreeSet<OutPoint>,
     /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Channels. Durable.
@@ -85,6 +85,16 @@ impl Lightningd {
     /// A disconnect or a restart ends every open that is not complete.
     pub(super) fn forget_opens(&mut self, peer: Option<NodeId>) {
         self.pending.retain(|other, _| peer.is_some_and(|peer| peer != *other));
+    }
+
+    /// Whether an output is the wallet's.
+    pub fn owns(&self, output: &TxOut) -> bool {
+        self.keys.contains_key(&output.script_pubkey)
+    }
+
+    /// A script that the wallet has given out before.
+    pub(super) fn some_script(&self) -> Option<ScriptBuf> {
+        self.keys.keys().next().cloned()
     }
 
     /// Confirmed money in the wallet.

@@ -5,9 +5,11 @@ mod effects;
 mod exit;
 mod fault;
 mod feed;
+mod foreign;
 pub(in crate::lab) mod judged;
 mod network;
 mod pay;
+pub mod restore;
 mod scenario;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,6 +58,8 @@ pub struct Member {
     /// Blocks that were handled. Durable, as the tip is in the plugin.
     view: Vec<(Height, BlockHash)>,
     crash: Option<CrashAt>,
+    /// Whether its database is an older copy.
+    restored: bool,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
 }
@@ -121,6 +125,8 @@ pub struct World {
     pub sent: Vec<Sent>,
     /// Clients in whose leaf the operator puts this script in place of the channel's.
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
+    /// Somebody who has nothing to do with any factory, and spends what anybody may.
+    pub stranger: Lightningd,
     /// Messages delivered so far.
     pub delivered: u64,
     /// Random faults, in the simulator.
@@ -176,6 +182,7 @@ impl World {
                 rng,
                 view: vec![],
                 crash: None,
+                restored: false,
                 shadow: None,
             });
         }
@@ -187,6 +194,7 @@ impl World {
             check_recovery: true,
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
+            stranger: Lightningd::new(Rng::new(seed, "stranger")),
             delivered: 0,
             chaos: None,
             rng: Rng::new(seed, "schedule"),
@@ -270,6 +278,16 @@ impl World {
     fn blank(&self, at: usize) -> Engine {
         let member = &self.members[at];
         Engine::new(member.id, MasterSecret::new(member.master), member.config.clone())
+    }
+
+    /// A node's policy from its next start on, which is now.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub fn set_policy(&mut self, at: usize, policy: Policy) -> Result<(), LabError> {
+        self.stop(at);
+        self.members[at].config.policy = policy;
+        self.start(at)
     }
 
     /// A command of a node.

@@ -269,6 +269,14 @@ impl Engine {
         FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
     }
 
+    /// A client's key: another one at every join, since the salt is fresh (S9).
+    fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
+        if planted(Bug::NonceReused) || planted(Bug::SignTwice) {
+            return self.factory_key(instance, 1);
+        }
+        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
+    }
+
     /// When [`Input::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);

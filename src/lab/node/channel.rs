@@ -49,6 +49,8 @@ pub struct Channel {
     pub commitment: Transaction,
     /// `close` was called: the commitment is published as soon as the funding output is on chain.
     pub closing: bool,
+    /// This side has an old state only, and knows it: it publishes nothing.
+    pub lost: bool,
 }
 
 /// Balances, msat.

@@ -10,7 +10,7 @@ use super::Lightningd;
 use crate::lab::chain::{Chain, Reject};
 use crate::lab::{LabError, error};
 use crate::protocol::PreparedFunding;
-use crate::tx::scripts::key_script;
+use crate::tx::scripts::{anchor_script, key_script};
 
 /// What a funding transaction pays, sat/vB.
 const FEERATE: u64 = 2;
@@ -105,19 +105,25 @@ impl Lightningd {
         chain.submit(&signed).map_err(|reject: Reject| error(reject))
     }
 
-    /// Signs every input of a transaction that spends coins of this wallet.
+    /// Signs every input of a transaction that spends coins of this wallet, confirmed or not; an anchor
+    /// needs no signature.
     ///
     /// # Errors
     /// When an input is not the wallet's.
     pub fn sign(&self, chain: &Chain, mut tx: Transaction) -> Result<Transaction, LabError> {
         let coin = |input: &TxIn| {
-            let coin = chain.coin(input.previous_output);
-            coin.map(|coin| coin.output.clone())
+            let coin = chain.available(input.previous_output);
+            coin.map(|coin| coin.output)
                 .ok_or_else(|| error(format!("{} is not in the chain", input.previous_output)))
         };
+        let anchor = anchor_script();
         let prevouts = tx.input.iter().map(coin).collect::<Result<Vec<_>, _>>()?;
         let mut witnesses = Vec::with_capacity(prevouts.len());
         for (place, prevout) in prevouts.iter().enumerate() {
+            if prevout.script_pubkey == anchor {
+                witnesses.push(Witness::new());
+                continue;
+            }
             let key = self
                 .keys
                 .get(&prevout.script_pubkey)

@@ -8,6 +8,7 @@
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - [`htlc`] payments at the edges of what may be admitted
 //! - [`many`] many runs, on several threads
+//! - `others` strangers, older copies, people who are asked
 //! - `people` who lies, who is gone
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
@@ -19,6 +20,7 @@ pub mod htlc;
 pub mod leave;
 pub mod lie;
 pub mod many;
+mod others;
 mod people;
 pub mod probe;
 pub mod run;

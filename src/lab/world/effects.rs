@@ -165,6 +165,7 @@ impl World {
             scripts: scripts.clone(),
             commitment: signed.clone(),
             closing: false,
+            lost: false,
         };
         let (mine, yours) = (channel(peer, ours, true), channel(id, theirs, false));
         let channel_id = ChannelId::of(outpoint);
@@ -193,8 +194,9 @@ impl World {
 
     /// lightningd publishes the commitment of a closing channel once its funding output is on chain.
     pub(in crate::lab) fn publish_commitments(&mut self, at: usize) {
-        let due =
-            |chain: &Chain, channel: &&Channel| channel.closing && chain.coin(channel.outpoint).is_some();
+        let due = |chain: &Chain, channel: &&Channel| {
+            channel.closing && !channel.lost && chain.coin(channel.outpoint).is_some()
+        };
         let lightningd = &self.members[at].lightningd;
         let due: Vec<Transaction> = lightningd
             .channels
@@ -210,7 +212,7 @@ impl World {
     /// S11, from outside: every client's own store holds its whole path, both lightningds have the
     /// channel, and the client has checked it.
     fn judge_funding(&mut self, at: usize, instance: InstanceId) {
-        if self.is_dishonest(at) {
+        if !self.is_owed(at) {
             return;
         }
         let Some(factory) = self.members[at].engine.as_ref().and_then(|engine| engine.factory(instance))
@@ -224,7 +226,7 @@ impl World {
         let (clients, funding) = (factory.clients.clone(), factory.funding());
         let mut missing = Vec::new();
         for (client, node) in (0..).zip(&clients) {
-            if self.member_of(*node).is_some_and(|at| self.is_dishonest(at)) {
+            if self.member_of(*node).is_some_and(|at| !self.is_owed(at)) {
                 continue;
             }
             if let Err(why) = self.is_safe(*node, client, instance, funding) {

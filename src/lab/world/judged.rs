@@ -36,7 +36,7 @@ impl World {
 
     /// Events of an honest member that have just become durable.
     pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
-        if self.is_dishonest(at) {
+        if !self.is_owed(at) {
             return;
         }
         let mut found = Vec::new();
@@ -113,7 +113,7 @@ impl World {
             return Ok(()); // Whoever tampers by hand knows whom to blame.
         }
         for node in left_out {
-            let honest = self.member_of(*node).is_some_and(|member| !self.is_dishonest(member));
+            let honest = self.member_of(*node).is_some_and(|member| self.is_owed(member));
             let fault = reason.starts_with(&format!("{node}: ")) || reason.contains("bad partial signature");
             if honest && fault {
                 return Err(format!("S4: an honest member is left out: {reason}"));
