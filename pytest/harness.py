@@ -2,8 +2,9 @@
 
 import os
 import pathlib
+import time
 
-from pyln.testing.utils import sync_blockheight, wait_for
+from pyln.testing.utils import TIMEOUT, sync_blockheight
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "pytest" / "plugins"
@@ -12,6 +13,14 @@ FEATURE_BIT = 271
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
 FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2}
+
+
+def wait_for(success, timeout=TIMEOUT):
+    """Until `success`. Looks every 100 ms, where pyln-testing's doubles its pauses up to 5 s."""
+    deadline = time.monotonic() + timeout
+    while not success():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {success}"
+        time.sleep(0.1)
 
 
 def find_plugin(faults=False):
@@ -141,6 +150,20 @@ def pay(payer, payee, amount_msat, label, dead_end=False):
     for node in (payer, payee):
         wait_for(lambda: not any(channel.get("htlcs") for channel in node.rpc.listpeerchannels()["channels"]))
     return result
+
+
+def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
+    """Pays over one channel and no other."""
+    channel = channel_by_id(payer, channel_id)
+    scid = channel.get("short_channel_id", channel["alias"]["local"])
+    invoice = payee.rpc.invoice(amount_msat, label, label)
+    decoded = payer.rpc.decode(invoice["bolt11"])
+    delay = decoded["min_final_cltv_expiry"] + 1
+    route = [{"id": payee.info["id"], "channel": scid, "delay": delay, "amount_msat": amount_msat}]
+    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
+    payer.rpc.waitsendpay(invoice["payment_hash"], 30)
+    for node in (payer, payee):
+        wait_for(lambda: not channel_by_id(node, channel_id)["htlcs"])
 
 
 def onchain_msat(node):

@@ -142,6 +142,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
     async fn handle(&mut self, input: Input, reply: Option<Reply>) {
         let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
         #[cfg(feature = "faults")]
+        super::faults::before_input(&input).await;
+        #[cfg(feature = "faults")]
         let input = super::faults::input(input);
         let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
         if let Err(error) = self.commit(&step).await {
@@ -161,6 +163,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
         }
         answer(reply, result);
         for effect in effects {
+            #[cfg(feature = "faults")]
+            super::faults::before_effect(&effect).await;
             self.carry_out(effect);
         }
     }
