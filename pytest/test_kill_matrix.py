@@ -16,7 +16,7 @@ import pytest
 import harness
 from conftest import StrictBitcoinD
 from harness import channel_in, factories, factory_of, mine, status, wait_for
-from world import KILLS, World, ended
+from world import COINS, KILLS, World, ended
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -50,6 +50,10 @@ UNIMPORTANT = ["got-join", "send-ready", "complete-channel", "in mempool"]
 # Where an operator that tries only once is killed (or its client is) before all have stored.
 ONCE = ["got-join", "send-propose", "got-stored:2", "complete-channel:2"]
 WORLD_LASTS = 8
+# Where the operator dies before it could store which coins it had reserved: they come free by themselves
+# after so many blocks (src/cln/wallet.rs).
+BEFORE_RESERVED_IS_STORED = ("funding-prepared", "send-expect_channel")
+RESERVED_BLOCKS = 12
 
 
 def cases():
@@ -251,6 +255,9 @@ def test_kill(get_world, kill_matrix, step, side, what, options):
     if leaves and outcome == "resumed":
         mine_until_complete(world, before)
     else:
+        if side == "lsp" and step in BEFORE_RESERVED_IS_STORED:
+            assert 0 < len(world.nothing_left()) <= len(COINS)
+            mine(world.bitcoind, RESERVED_BLOCKS, world.nodes)
         world.check_nothing_left()
         assert world.missing(before) == 0
     kill_matrix(step, side, what, options, outcome)
