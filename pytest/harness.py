@@ -197,9 +197,11 @@ def channel_by_id(node, channel_id):
 
 
 def activate(bitcoind, factory, lsp, clients):
-    """Mines until every channel of a factory that was just created is usable."""
+    """Mines until every channel of a factory that was created is usable."""
     nodes, instance = [lsp, *clients], factory["factory_instance"]
-    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=factory["funding_txid"])
+    confirmed = bitcoind.rpc.gettxout(factory["funding_txid"], factory["funding_outnum"], False)
+    wait_for_mempool = 0 if confirmed else factory["funding_txid"]
+    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=wait_for_mempool)
     for node in nodes:
         wait_for_factory(node, instance, "active")
     for client in clients:

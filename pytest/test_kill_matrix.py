@@ -206,8 +206,8 @@ def killed_in_exit(world, step, side, what):
         leaving = leave()
     else:
         leaving = stand_still(world, node, step, leave_and_confirm if step == "close-channel" else leave)
-    if step in ("exit in mempool", "close-channel"):
-        wait_for(lambda: world.bitcoind.rpc.getrawtransaction(txid))
+    if step == "exit in mempool":
+        wait_for(lambda: txid in world.bitcoind.rpc.getrawmempool())
     KILLS[what](node)
     world.start(node)
     ended(leaving)
