@@ -106,6 +106,15 @@ def mine(bitcoind, blocks, nodes, wait_for_mempool=0):
         wait_for(lambda: status(node)["blockheight"] >= height)
 
 
+def mine_until(bitcoind, nodes, done, limit=40):
+    """Mines block by block, whatever is in the mempool, until `done`."""
+    for _ in range(limit):
+        if done():
+            return
+        mine(bitcoind, 1, nodes)
+    assert done(), f"not within {limit} blocks"
+
+
 def create(lsp, clients, capacity_sat=500_000, **more):
     """Runs factory-create, and gives the factory as it answered."""
     params = {"clients": [client.info["id"] for client in clients], "capacity_sat": capacity_sat, **more}

@@ -16,6 +16,7 @@ from harness import (
     fund,
     lsp_options,
     mine,
+    mine_until,
     onchain_msat,
     pay,
     plugin_options,
@@ -98,8 +99,5 @@ def test_bitcoind_goes_away_and_comes_back(node_factory, bitcoind):
     come_back(bitcoind, nodes, blocks=1)
     mine(bitcoind, 1, nodes, wait_for_mempool=txid)
     wait_for_factory(alice, instance, "exited")
-    mine(bitcoind, 1, nodes, wait_for_mempool=1)
-    mine(bitcoind, 6, nodes)
-    mine(bitcoind, 1, nodes, wait_for_mempool=1)
-    wait_for(lambda: onchain_msat(alice) > 40_000_000)
+    mine_until(bitcoind, nodes, lambda: onchain_msat(alice) > 40_000_000)
     assert channel_in(factory, bob)["state"] == "CHANNELD_NORMAL"

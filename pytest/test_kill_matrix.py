@@ -133,8 +133,12 @@ def stand_still(world, node, step, begin):
 def reach(world, node, step):
     """Creates a factory until the step. Gives the command that is under way."""
     if step == "funding_created":
+        log = world.clients[0].daemon
+        log.logs_catchup()
+        # Not one of a factory before.
+        log.logsearch_start = len(log.logs)
         creating = world.create()
-        world.clients[0].daemon.wait_for_log("peer_in WIRE_FUNDING_CREATED")
+        log.wait_for_log("peer_in WIRE_FUNDING_CREATED")
         return creating
     if step not in CHAIN:
         return stand_still(world, node, step, world.create)
@@ -171,10 +175,26 @@ def killed_in_creation(world, step, side, what, once):
         assert told is None
         return come_to_nothing(world, factory)
     # Nobody is blamed for a kill, and nobody is missing (S4).
-    assert len(factory["clients"]) == 2 and "left_out" not in factory, factory
+    if "left_out" in factory:
+        return left_out(world, factory, node, step, what)
+    assert len(factory["clients"]) == 2, factory
     factory = world.activate(factory)
     world.pay_around(factory)
     return "resumed" if factory["attempt"] == 1 else f"attempt {factory['attempt']}"
+
+
+def left_out(world, factory, node, step, what):
+    """A client whose plugin dies in the hook that would accept the channel: its lightningd, on its own for
+    a moment, refuses the channel. The others go on without it."""
+    assert step == "open-channel" and what != "lightningd", factory
+    (out,) = factory["left_out"]
+    assert out["id"] == node.info["id"] and "They sent ERROR" in out["reason"], factory
+    others = [client for client in world.clients if client is not node]
+    factory = harness.activate(world.bitcoind, factory, world.lsp, others)
+    world.known.add(factory["factory_instance"])
+    world.pay_around(factory, others)
+    harness.wait_for_factory(node, factory["factory_instance"], "aborted")
+    return "left out"
 
 
 def come_to_nothing(world, factory):
