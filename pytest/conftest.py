@@ -21,6 +21,8 @@ from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
 from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
+# So that their assertions say what they found.
+pytest.register_assert_rewrite("harness", "promises", "world")
 import harness  # noqa: E402
 import matrix  # noqa: E402
 import promises  # noqa: E402

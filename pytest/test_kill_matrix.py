@@ -15,7 +15,7 @@ import pytest
 
 import harness
 from conftest import StrictBitcoinD
-from harness import channel_in, factories, factory_of, mine, status, wait_for
+from harness import factories, factory_of, mine, status, wait_for
 from world import COINS, KILLS, World, ended
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -238,8 +238,8 @@ def killed_in_exit(world, step, side, what):
     if step != "close-channel":
         mine(world.bitcoind, 1, world.nodes, wait_for_mempool=txid)
     harness.wait_for_factory(node, instance, "exited")
-    leaving = world.clients if side == "lsp" else [node]
-    wait_for(lambda: all(channel_in(factory, client)["state"] != "CHANNELD_NORMAL" for client in leaving))
+    for place in factory_of(node, instance)["clients"]:
+        wait_for(lambda: harness.channel_by_id(node, place["channel_id"])["state"] != "CHANNELD_NORMAL")
     return "resumed"
 
 

@@ -209,7 +209,8 @@ class World:
     def nothing_left(self):
         """What creations that came to nothing have left: reserved coins, and channels beside those that
         were closed (which lightningd keeps listing)."""
-        live = {c["channel_id"] for seen in factories(self.lsp) for c in seen["clients"] if seen["state"] == "active"}
+        funded = [seen for seen in factories(self.lsp) if seen["state"] in ("active", "exiting", "exited")]
+        live = {client["channel_id"] for seen in funded for client in seen["clients"]}
         channels = [channel for node in self.nodes for channel in node.rpc.listpeerchannels()["channels"]]
         over = [c for c in channels if c.get("channel_id") not in live and c["state"] not in CLOSED]
         under_way = [seen for node in self.nodes for seen in harness.status(node)["ceremonies"]]
