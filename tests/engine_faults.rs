@@ -218,8 +218,10 @@ fn another_members_key() {
 #[test]
 fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
     let text = || "Owning subdaemon openingd died (62208)".to_owned();
-    let cases =
-        [(OpenFailure::Disconnected(text()), vec![]), (OpenFailure::Refused("They sent ERROR".into()), vec![2])];
+    let cases = [
+        (OpenFailure::Disconnected(text()), vec![]),
+        (OpenFailure::Refused("They sent ERROR".into()), vec![2]),
+    ];
     for (failure, expected) in cases {
         for held in ["expecting", "stored"] {
             let mut world = World::new(55, 3).unwrap();
