@@ -14,12 +14,38 @@ use cln_factory_fuzz::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
+/// Memory is counted over the whole process: one test at a time.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Mutations of each file.
 const MUTATIONS: usize = 4;
 
-/// All targets one after the other: memory is counted over the whole process.
+/// The targets can fail: with a planted bug some input of the corpus, or a request with one value
+/// exchanged, is a finding.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn planted_bugs_are_found() {
+    use cln_factory::planted::{Bug, plant};
+
+    let _alone = ALONE.lock();
+    let found = |bug, name: &str, inputs: &[Vec<u8>]| {
+        let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+        plant(Some(bug));
+        let found = inputs.iter().any(|input| std::panic::catch_unwind(|| (target.judge)(input)).is_err());
+        plant(None);
+        assert!(found, "{name} does not find {}", bug.name());
+    };
+    found(Bug::LedgerForgotten, "engine", &corpus("engine"));
+    found(Bug::ExitForgotten, "engine", &corpus("engine"));
+    let changes = (0..16).flat_map(|place| (0..64).map(move |value| vec![1, 1, place, value]));
+    let changes: Vec<Vec<u8>> = changes.collect();
+    found(Bug::HtlcMargin, "hooks", &changes);
+    found(Bug::HtlcTooLong, "hooks", &changes);
+}
+
 #[test]
 fn every_target_over_its_corpus() {
+    let _alone = ALONE.lock();
     for target in &TARGETS {
         let inputs = corpus(target.name);
         assert!(!inputs.is_empty(), "{} has no corpus", target.name);
