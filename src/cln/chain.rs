@@ -22,10 +22,15 @@ use super::client::{Call, CallError, field};
 
 /// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
 const REMEMBERED: usize = 300;
+/// Reorganisations in one round. A backend whose blocks contradict each other would have us go back and
+/// forth for ever, and store each turn.
+const MOST_REWINDS: u32 = 8;
 /// Looked at without a notification after this long, in case one was lost.
 const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
 const RETRY: Duration = Duration::from_secs(5);
+
+const BLOCK_AT: &str = "getrawblockbyheight";
 
 /// Who takes the blocks.
 pub trait Sink: Send + Sync {
@@ -135,7 +140,11 @@ impl Follower {
     }
 
     /// Hands over every block up to the tip.
+    ///
+    /// # Errors
+    /// When something was in the way, or the backend's blocks make no chain. The next round goes on.
     pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
+        let mut rewinds = 0;
         loop {
             let tip = tip_height(rpc).await?;
             self.progress.note(|scan| scan.tip = tip);
@@ -148,11 +157,16 @@ impl Follower {
             }
             while self.next <= tip {
                 let Some(block) = block_at(rpc, self.next).await? else {
-                    return self.missing(rpc).await;
+                    return self.not_given(rpc).await;
                 };
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
+                    if rewinds == MOST_REWINDS {
+                        let text = format!("block {} is not on top of the one before it", self.next);
+                        return Err(CallError::new("getrawblockbyheight", text).into());
+                    }
                     self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
+                    rewinds += 1;
                     break;
                 }
                 let hash = block.block_hash();
@@ -171,7 +185,7 @@ impl Follower {
     }
 
     /// The backend did not give the next block: it may have left the chain, or been pruned.
-    async fn missing<C: Call>(&mut self, rpc: &C) -> Result<(), Interrupted> {
+    async fn not_given<C: Call>(&mut self, rpc: &C) -> Result<(), Interrupted> {
         if self.next > tip_height(rpc).await? {
             return Ok(());
         }
@@ -191,11 +205,8 @@ impl Follower {
         let mut common = highest;
         while let Some((height, hash)) = kept.back().copied() {
             common = common.min(height);
-            if height <= highest {
-                let now = block_at(rpc, height).await?.map(|block| block.block_hash());
-                if now == Some(hash) {
-                    break;
-                }
+            if height <= highest && hash_at(rpc, height).await? == Some(hash) {
+                break;
             }
             common = height.saturating_sub(1);
             kept.pop_back();
@@ -236,19 +247,31 @@ pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
 }
 
 /// The hash of the block at `height`; `None` above the tip.
+///
+/// lightningd gives a block that its backend can't be asked for as one that doesn't exist: to take that
+/// for a reorganisation would undo everything that is confirmed.
 pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    field("getrawblockbyheight", &answer, "blockhash")
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash.is_none() && tip_height(rpc).await? >= height {
+        return Err(missing(height));
+    }
+    Ok(hash)
+}
+
+fn missing(height: Height) -> CallError {
+    let message = format!("the backend has no block {height} although it is not above its tip");
+    CallError { method: BLOCK_AT.to_owned(), code: None, message }
 }
 
 async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    let text: Option<String> = field("getrawblockbyheight", &answer, "block")?;
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
-    let wrong = |message: String| CallError { method: "getrawblockbyheight".to_owned(), code: None, message };
+    let wrong = |message: String| CallError { method: BLOCK_AT.to_owned(), code: None, message };
     let block: bitcoin::Block = bitcoin::consensus::encode::deserialize_hex(&text)
         .map_err(|error| wrong(format!("block {height} is unreadable: {error}")))?;
-    let hash: Option<BlockHash> = field("getrawblockbyheight", &answer, "blockhash")?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
     if hash != Some(block.block_hash()) {
         return Err(wrong(format!("block {height} has another hash than the backend says")));
     }
@@ -278,6 +301,8 @@ mod tests {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
         /// Blocks below are known by their hashes only.
         pruned: Arc<Mutex<u64>>,
+        /// After how many calls its bitcoind is away.
+        away_after: Arc<Mutex<Option<u32>>>,
     }
 
     impl FakeNode {
@@ -295,13 +320,26 @@ mod tests {
         fn cut(&self, height: usize) {
             self.blocks.lock().unwrap().truncate(height + 1);
         }
+
+        fn is_away(&self) -> bool {
+            match self.away_after.lock().unwrap().as_mut() {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        }
     }
 
     impl Call for FakeNode {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             let blocks = self.blocks.lock().unwrap();
-            match method {
-                "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
+            match (method, self.is_away()) {
+                ("getchaininfo", true) => Err(missing(0)),
+                (_, true) => Ok(json!({"blockhash": null, "block": null})),
+                ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
                     let height = params["height"].as_u64().unwrap();
                     if height < *self.pruned.lock().unwrap() {
@@ -382,6 +420,27 @@ mod tests {
 
     // S25
     #[tokio::test]
+    async fn a_backend_that_is_away_is_no_reorganisation() {
+        for calls in 0..12 {
+            let (node, notes) = (FakeNode::default(), Notes::default());
+            node.grow(6, 0);
+            let mut follower = Follower::new(1, None);
+            follower.advance(&node, &notes).await.unwrap();
+            notes.take();
+            node.cut(3);
+            node.grow(3, 1);
+            *node.away_after.lock().unwrap() = Some(calls);
+            // Nine calls are all it takes.
+            let outcome = follower.advance(&node, &notes).await;
+            assert!(matches!(outcome, Err(Interrupted::Backend(_))) || calls >= 9, "{calls}: {outcome:?}");
+            *node.away_after.lock().unwrap() = None;
+            follower.advance(&node, &notes).await.unwrap();
+            assert_eq!(notes.take(), "<3 4 5 6", "{calls}");
+        }
+    }
+
+    // S25
+    #[tokio::test]
     async fn a_chain_that_shrinks_is_noticed_before_it_grows() {
         let (node, notes) = (FakeNode::default(), Notes::default());
         node.grow(6, 0);
@@ -394,6 +453,23 @@ mod tests {
         node.grow(1, 1);
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "3");
+    }
+
+    // S25, and found by fuzzing: this went on for ever.
+    #[tokio::test]
+    async fn blocks_that_make_no_chain_are_an_error() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
+        let mut follower = Follower::new(2, None);
+        let error = follower.advance(&node, &notes).await.unwrap_err();
+        assert!(error.to_string().contains("block 4 is not on top"), "{error}");
+        notes.take();
+        // The backend has come to its senses.
+        node.cut(3);
+        node.grow(2, 0);
+        follower.advance(&node, &notes).await.unwrap();
+        assert!(notes.take().ends_with("4 5"));
     }
 
     // S25

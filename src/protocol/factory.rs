@@ -422,7 +422,7 @@ impl Factory {
         let sessions = self.tree.as_ref()?.sessions().iter();
         sessions
             .filter(|session| session.outpoint == outpoint)
-            .find(|session| session.tx.compute_txid() == txid)
+            .find(|session| session.txid == txid)
             .map(|session| session.id)
     }
 

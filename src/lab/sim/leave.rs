@@ -70,7 +70,7 @@ impl Run {
     fn probe_some(&mut self) -> Result<(), LabError> {
         let used: Vec<_> = self.used.keys().copied().collect();
         match used.get(self.dice.below(used.len())) {
-            Some((at, channel)) if !self.world.is_dishonest(*at) => self.probe(*at, *channel),
+            Some((at, channel)) if self.world.is_owed(*at) => self.probe(*at, *channel),
             _ => Ok(()),
         }
     }
@@ -145,7 +145,7 @@ impl Run {
                 self.world.judge.recovered(at, live, &rebuilt);
             }
             self.world.stop(at);
-            self.world.start(at)?;
+            self.world.start_with(at, rebuilt)?;
         }
         while self.mend(1)? {}
         self.quiet(20_000)
@@ -186,7 +186,7 @@ impl Run {
     /// S19: every honest client has at least what it was owed, by transactions that consensus code took.
     fn count(&mut self, slept: bool) -> Result<(), LabError> {
         for at in 1..self.world.members.len() {
-            if self.world.is_dishonest(at) {
+            if !self.world.is_owed(at) {
                 continue;
             }
             let member = &self.world.members[at].lightningd;
@@ -208,7 +208,7 @@ impl Run {
                 return Err(error(format!("S19: member {at} has {has} of the {owed} that it was owed")));
             }
         }
-        if slept || self.gone || self.world.is_dishonest(LSP) {
+        if slept || self.gone || !self.world.is_owed(LSP) {
             return Ok(());
         }
         self.count_operator()?;
