@@ -14,7 +14,7 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
+use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
 use super::state::State;
 
 /// Confirmations after which a transaction is taken to stay (S12).
@@ -245,6 +245,18 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
         && let Some((_, check)) = check_channel(factory)
     {
         d.effect(check);
+    }
+}
+
+/// A stop between storing that a leaf is on chain and closing its channel must not leave the channel open:
+/// the block doesn't come again.
+pub(super) fn close_again(d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    let left = |client: &&ClientIndex| {
+        let known = factory.channels.get(*client);
+        factory.leaf_height(**client).is_some() && channels.iter().any(|open| Some(&open.channel_id) == known)
+    };
+    for client in factory.exiting.iter().filter(left) {
+        close(d, factory, *client);
     }
 }
 

@@ -23,7 +23,7 @@ use super::event::{
     AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing,
 };
 use super::factory::{Factory, build_tree};
-use super::io::{Effect, Level, PreparedFunding};
+use super::io::{Effect, Level, OpenFailure, PreparedFunding};
 
 /// What is about to be signed, for the ledger.
 pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
@@ -306,7 +306,7 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
         client: ClientIndex,
-        result: Result<ChannelId, String>,
+        result: Result<ChannelId, OpenFailure>,
     ) {
         let Some((factory, _)) = self.current(instance, attempt) else {
             if let Ok(channel_id) = result {
@@ -334,7 +334,7 @@ impl Engine {
             }
             Err(error) => {
                 let reason = format!("fundchannel_complete with {node} failed: {error}");
-                self.restart(d, factory, &[node], &reason);
+                self.restart(d, factory, &error.blames(node), &reason);
             }
         }
     }

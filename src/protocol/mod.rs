@@ -38,6 +38,7 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
+use chain::close_again;
 pub use chain::{BURIED, Watched, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
@@ -235,6 +236,7 @@ impl Engine {
 
     fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
+            close_again(d, factory, channels);
             match factory.role {
                 Role::Lsp => self.lsp_started(d, factory, channels),
                 Role::Client { .. } => self.client_started(d, factory, channels),

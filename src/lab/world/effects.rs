@@ -3,7 +3,7 @@
 use crate::lab::chain::Chain;
 use crate::lab::node::{Balances, Channel, PendingOpen, commitment, funding_script};
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Effect, Input, OpenChannel};
+use crate::protocol::{Answer, Effect, Input, OpenChannel, OpenFailure};
 use crate::terms::ClientIndex;
 use crate::tx::verify::verify_holdings;
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
@@ -30,6 +30,7 @@ impl World {
             Effect::ReleaseFunding { psbt } => self.members[at].lightningd.release_funding(&psbt),
             Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
                 let result = self.start_channel(at, peer, capacity, push_msat)?;
+                let result = result.map_err(|error| self.open_failure(at, peer, error));
                 self.answer(at, Input::ChannelStarted { instance, attempt, client, result });
             }
             Effect::CancelChannel { peer } => {
@@ -40,7 +41,8 @@ impl World {
                 }
             }
             Effect::CompleteChannel { instance, attempt, client, peer, leaf, prevout: _ } => {
-                let result = self.complete_channel(at, peer, &leaf).map_err(|error| error.to_string());
+                let result = self.complete_channel(at, peer, &leaf);
+                let result = result.map_err(|error| self.open_failure(at, peer, error.to_string()));
                 self.answer(at, Input::ChannelCompleted { instance, attempt, client, result });
             }
             Effect::CheckChannel { instance, attempt, channel_id, outpoint, output } => {
@@ -118,6 +120,16 @@ impl World {
         self.members[other].lightningd.pending.insert(id, theirs);
         let honest = funding_script(public, their_public).to_p2wsh();
         Ok(Ok(self.foreign_scripts.get(&other).cloned().unwrap_or(honest)))
+    }
+
+    /// lightningd fails an open whose connection has ended; a new connection knows nothing of it.
+    fn open_failure(&self, at: usize, peer: NodeId, text: String) -> OpenFailure {
+        let gone = self.member_of(peer).is_none_or(|other| !self.connected(at, other));
+        if gone || text.contains("No channel funding in progress") {
+            OpenFailure::Disconnected(text)
+        } else {
+            OpenFailure::Refused(text)
+        }
     }
 
     /// What the fundee's hook sees of an `open_channel`; stock lightningd shows no record.
