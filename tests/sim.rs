@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo test --test sim
-//! cargo test --features modelled-signatures,planted-bugs --test sim
+//! cargo test -p cln-factory --features modelled-signatures,planted-bugs --test sim
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test")]

@@ -21,6 +21,9 @@ use super::client::{Call, CallError, field};
 
 /// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
 const REMEMBERED: usize = 300;
+/// Reorganisations in one round. A backend whose blocks contradict each other would have us go back and
+/// forth for ever, and store each turn.
+const MOST_REWINDS: u32 = 8;
 /// Looked at without a notification after this long, in case one was lost.
 const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
@@ -82,7 +85,11 @@ impl Follower {
     }
 
     /// Hands over every block up to the tip.
+    ///
+    /// # Errors
+    /// When something was in the way, or the backend's blocks make no chain. The next round goes on.
     pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
+        let mut rewinds = 0;
         loop {
             let tip = tip_height(rpc).await?;
             if tip.saturating_add(1) < self.next {
@@ -96,7 +103,12 @@ impl Follower {
                 let block = block_at(rpc, self.next).await?.ok_or_else(|| missing(self.next))?;
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
+                    if rewinds == MOST_REWINDS {
+                        let text = format!("block {} is not on top of the one before it", self.next);
+                        return Err(CallError::new("getrawblockbyheight", text).into());
+                    }
                     self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
+                    rewinds += 1;
                     break;
                 }
                 let hash = block.block_hash();
@@ -368,6 +380,23 @@ mod tests {
         node.grow(1, 1);
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "3");
+    }
+
+    // S25, and found by fuzzing: this went on for ever.
+    #[tokio::test]
+    async fn blocks_that_make_no_chain_are_an_error() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
+        let mut follower = Follower::new(2, None);
+        let error = follower.advance(&node, &notes).await.unwrap_err();
+        assert!(error.to_string().contains("block 4 is not on top"), "{error}");
+        notes.take();
+        // The backend has come to its senses.
+        node.cut(3);
+        node.grow(2, 0);
+        follower.advance(&node, &notes).await.unwrap();
+        assert!(notes.take().ends_with("4 5"));
     }
 
     // S25

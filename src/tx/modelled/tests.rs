@@ -1,4 +1,4 @@
-//! `cargo test --features modelled-signatures --lib modelled`
+//! `cargo test -p cln-factory --features modelled-signatures --lib modelled`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
