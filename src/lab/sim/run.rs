@@ -57,7 +57,7 @@ pub struct Run {
     censored: Vec<(Txid, Height)>,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
-    pub(super) restore: Option<Restore>,
+    pub(super) restores: Vec<Restore>,
     pub(super) takes_stock: bool,
 }
 
@@ -106,7 +106,7 @@ impl Run {
             censored: vec![],
             dies_at: None,
             acts_at: None,
-            restore: None,
+            restores: vec![],
             takes_stock: false,
         };
         run.choose_people(clients);
