@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
 const RETRY: Duration = Duration::from_secs(5);
 
+const BLOCK_AT: &str = "getrawblockbyheight";
+
 /// Who takes the blocks.
 pub trait Sink: Send + Sync {
     /// What to look for in the next block.
@@ -98,7 +100,7 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let Some(block) = block_at(rpc, self.next).await? else { return Ok(()) };
+                let block = block_at(rpc, self.next).await?.ok_or_else(|| missing(self.next))?;
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
                     if rewinds == MOST_REWINDS {
@@ -133,11 +135,8 @@ impl Follower {
         let mut common = highest;
         while let Some((height, hash)) = kept.back().copied() {
             common = common.min(height);
-            if height <= highest {
-                let now = block_at(rpc, height).await?.map(|block| block.block_hash());
-                if now == Some(hash) {
-                    break;
-                }
+            if height <= highest && hash_at(rpc, height).await? == Some(hash) {
+                break;
             }
             common = height.saturating_sub(1);
             kept.pop_back();
@@ -176,17 +175,29 @@ pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
 }
 
 /// The hash of the block at `height`; `None` above the tip.
+///
+/// lightningd gives a block that its backend can't be asked for as one that doesn't exist: to take that
+/// for a reorganisation would undo everything that is confirmed.
 pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    field("getrawblockbyheight", &answer, "blockhash")
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash.is_none() && tip_height(rpc).await? >= height {
+        return Err(missing(height));
+    }
+    Ok(hash)
+}
+
+fn missing(height: Height) -> CallError {
+    let message = format!("the backend has no block {height} although it is not above its tip");
+    CallError { method: BLOCK_AT.to_owned(), code: None, message }
 }
 
 async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    let text: Option<String> = field("getrawblockbyheight", &answer, "block")?;
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
     let block = bitcoin::consensus::encode::deserialize_hex(&text).map_err(|error| CallError {
-        method: "getrawblockbyheight".to_owned(),
+        method: BLOCK_AT.to_owned(),
         code: None,
         message: format!("block {height} is unreadable: {error}"),
     })?;
@@ -221,6 +232,8 @@ mod tests {
     #[derive(Clone, Default)]
     struct FakeNode {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
+        /// After how many calls its bitcoind is away.
+        away_after: Arc<Mutex<Option<u32>>>,
     }
 
     impl FakeNode {
@@ -238,13 +251,26 @@ mod tests {
         fn cut(&self, height: usize) {
             self.blocks.lock().unwrap().truncate(height + 1);
         }
+
+        fn is_away(&self) -> bool {
+            match self.away_after.lock().unwrap().as_mut() {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        }
     }
 
     impl Call for FakeNode {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             let blocks = self.blocks.lock().unwrap();
-            match method {
-                "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
+            match (method, self.is_away()) {
+                ("getchaininfo", true) => Err(missing(0)),
+                (_, true) => Ok(json!({"blockhash": null, "block": null})),
+                ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
                     let height = params["height"].as_u64().unwrap() as usize;
                     Ok(blocks.get(height).map_or(json!({"blockhash": null, "block": null}), |block| {
@@ -317,6 +343,27 @@ mod tests {
         node.grow(3, 1);
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "<3 4 5 6");
+    }
+
+    // S25
+    #[tokio::test]
+    async fn a_backend_that_is_away_is_no_reorganisation() {
+        for calls in 0..12 {
+            let (node, notes) = (FakeNode::default(), Notes::default());
+            node.grow(6, 0);
+            let mut follower = Follower::new(1, None);
+            follower.advance(&node, &notes).await.unwrap();
+            notes.take();
+            node.cut(3);
+            node.grow(3, 1);
+            *node.away_after.lock().unwrap() = Some(calls);
+            // Nine calls are all it takes.
+            let outcome = follower.advance(&node, &notes).await;
+            assert!(matches!(outcome, Err(Interrupted::Backend(_))) || calls >= 9, "{calls}: {outcome:?}");
+            *node.away_after.lock().unwrap() = None;
+            follower.advance(&node, &notes).await.unwrap();
+            assert_eq!(notes.take(), "<3 4 5 6", "{calls}");
+        }
     }
 
     // S25

@@ -10,6 +10,10 @@
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod layout;
+#[cfg(feature = "modelled-signatures")]
+#[path = "modelled/mod.rs"]
+pub mod musig;
+#[cfg(not(feature = "modelled-signatures"))]
 pub mod musig;
 pub mod plan;
 pub mod scripts;

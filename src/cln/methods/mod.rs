@@ -8,6 +8,8 @@ pub mod exit;
 pub mod factory_json;
 pub mod invitations;
 pub mod list;
+#[cfg(feature = "faults")]
+pub mod misbehave;
 pub mod plan;
 pub mod planning;
 pub mod show;
