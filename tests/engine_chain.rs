@@ -7,11 +7,12 @@ mod common;
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
-use cln_factory::lab::world::{Fed, LSP, World};
+use cln_factory::lab::world::{Fate, Fed, LSP, World};
 use cln_factory::protocol::{Answer, Block, Input, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::Transaction;
-use common::factory;
+use cln_factory::wire::message::Message;
+use common::{begin, factory};
 
 /// S12, S25: a restart reads the chain from where the first thing of a factory may be.
 #[test]
@@ -32,7 +33,8 @@ fn a_restart_scans_from_where_something_may_be() {
 fn a_transaction_of_others_is_not_stored() {
     let mut world = World::new(71, 2).unwrap();
     let instance = world.make_factory(Profile::Static).unwrap();
-    let others = Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![], output: vec![] };
+    let others =
+        Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![], output: vec![] };
     for at in [LSP, 1] {
         let stored = world.members[at].store.appends;
         let confirmed = factory(&world, at, instance).confirmed.clone();
@@ -60,4 +62,21 @@ fn a_funding_that_left_the_chain_is_sent_again() {
     for at in 0..=2 {
         assert_eq!(world.state(at, instance), Some(State::Active), "member {at}");
     }
+}
+
+/// S18, S29: a client that isn't told that its channel is complete finds out at the next block.
+#[test]
+fn an_unchecked_channel_is_looked_at_again() {
+    let mut world = World::new(73, 2).unwrap();
+    world.tamper(|out| match out.message {
+        Message::ChannelCommitted(_) if out.to == 1 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.members[1].lightningd.channels.len(), 1);
+    assert_eq!(world.state(1, instance), Some(State::Storing));
+    world.mine(1).unwrap();
+    assert!(!factory(&world, 1, instance).checked.is_empty());
+    assert_eq!(world.state(1, instance), Some(State::Funding));
 }

@@ -8,7 +8,7 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
 use cln_factory::protocol::{
-    Answer, Block, Command, Create, Effect, Input, OpenChannel, PreparedFunding, Refusal, State,
+    Answer, Block, Command, Create, Effect, Input, OpenChannel, OpenFailure, PreparedFunding, Refusal, State,
 };
 use cln_factory::terms::ClientIndex;
 use cln_factory::tx::plan::{Delays, Profile, shape_with};
@@ -256,7 +256,8 @@ impl World {
                 let vout = leaf.output.iter().position(|output| Some(&output.script_pubkey) == script);
                 let vout = vout.and_then(|vout| u32::try_from(vout).ok());
                 let id = vout.map(|vout| ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout }));
-                let result = id.ok_or_else(|| "Could not find output to fund channel".to_owned());
+                let result = id
+                    .ok_or_else(|| OpenFailure::Refused("Could not find output to fund channel".to_owned()));
                 self.later(at, Input::ChannelCompleted { instance, attempt, client, result });
             }
             Effect::CheckChannel { instance, attempt, .. } => {
