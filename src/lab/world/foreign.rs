@@ -78,7 +78,7 @@ impl World {
             .flat_map(|factory| factory.past().iter().chain([factory]))
             .flat_map(|factory| self.stock_spends(factory))
             .collect();
-        spends.into_iter().fold(false, |any, tx| self.chain.submit(&tx).is_ok() || any)
+        spends.into_iter().filter(|tx| self.chain.submit(tx).is_ok()).count() > 0
     }
 
     fn stock_spends(&self, factory: &Factory) -> Vec<Transaction> {
