@@ -13,7 +13,7 @@ use cln_factory::protocol::{Block, Input, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::ScriptBuf;
 use cln_factory::wire::message::Message;
-use common::{begin, factory, finish};
+use common::{begin, factory, finish, left_out};
 
 /// S4: a finished signature that doesn't verify is not stored, and the client says why it gives up.
 #[test]
@@ -110,5 +110,57 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
         assert_eq!((revived.attempt, revived.funding()), (2, Some(funding)));
         assert_eq!(revived.past().iter().map(|past| past.funding()).collect::<Vec<_>>(), [Some(before)]);
         assert!(revived.past().iter().all(|past| past.past().is_empty()));
+    }
+}
+
+/// S19: without finished signatures there is nothing to rely on, even if the funding is on chain.
+#[test]
+fn a_funding_without_signatures_is_no_factory() {
+    let mut world = World::new(84, 2).unwrap();
+    world.tamper(|out| match &out.message {
+        Message::Ready(_) if out.to == 1 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world.run_until("client 1 has given up", |world| world.failure(1, instance).is_some()).unwrap();
+    let before = factory(&world, 1, instance);
+    assert!(before.signatures.is_empty() && !before.signed_for().is_empty());
+    let tx = before.proposal.as_ref().unwrap().funding_tx.clone();
+    let height = world.chain.height() + 1;
+    let block = Block { height, hash: world.chain.block(height - 1).unwrap().hash, txs: vec![tx] };
+    world.feed(1, Input::Block(block)).unwrap();
+    let after = factory(&world, 1, instance);
+    assert_eq!(after.funding_height(), Some(height));
+    assert_eq!(after.state(height + 10), State::Aborted);
+}
+
+/// S6: the transcript is over the terms too. An operator that tells one client other terms gets no
+/// signatures from everybody, even where no transaction shows the difference.
+#[test]
+fn other_terms_are_another_transcript() {
+    let mut world = World::new(85, 2).unwrap();
+    world.tamper(|out| match &out.message {
+        Message::Invite(invite) if out.to == 2 && invite.attempt == 1 => {
+            let mut invite = invite.clone();
+            invite.terms.funding_confirmations -= 1;
+            Fate::replace(invite)
+        }
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    assert_eq!(finish(&mut world, instance), State::Active);
+    assert_eq!(left_out(&world, instance), [2], "{:?}", factory(&world, LSP, instance).left_out);
+    assert!(factory(&world, LSP, instance).left_out[0].1.contains("transcript"));
+}
+
+/// S8: every session of a tree is in the ledger.
+#[test]
+fn the_ledger_has_every_session() {
+    let mut world = World::new(86, 2).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    for at in 0..=2 {
+        let engine = world.members[at].engine.as_ref().unwrap();
+        let sessions = factory(&world, at, instance).tree.as_ref().unwrap().sessions().len();
+        assert_eq!(engine.ledger().len(), sessions, "member {at}");
     }
 }
