@@ -80,3 +80,22 @@ fn an_unchecked_channel_is_looked_at_again() {
     assert!(!factory(&world, 1, instance).checked.is_empty());
     assert_eq!(world.state(1, instance), Some(State::Funding));
 }
+
+/// One line for each transition, in order, and none for what stays as it is.
+#[test]
+fn each_transition_is_told_once() {
+    let mut world = World::new(74, 1).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    world.mine(3).unwrap();
+    let told = |at: usize| -> Vec<String> {
+        let prefix = format!("{instance}: ");
+        let lines = world.members[at].log.iter().filter_map(|(_, text)| text.strip_prefix(&prefix));
+        lines.filter(|line| line.contains(" -> ")).map(str::to_owned).collect()
+    };
+    let operator = "new -> joining, joining -> signing, signing -> storing, storing -> opening, \
+                    opening -> funding, funding -> active";
+    assert_eq!(told(LSP).join(", "), operator);
+    let client = "new -> joining, joining -> signing, signing -> storing, storing -> funding, \
+                  funding -> active";
+    assert_eq!(told(1).join(", "), client);
+}
