@@ -269,8 +269,8 @@ impl World {
     /// When the records are not understood.
     pub(in crate::lab) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
         match &self.members[at].shadow {
-            Some(shadow) => Ok(MaybeOwned::Borrowed(shadow)),
-            None => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
+            Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
+            _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
         }
     }
 
