@@ -1,17 +1,13 @@
 //! HTLCs that are not settled yet, for the engine's deadlines (S16).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::protocol::PendingHtlc;
 
-use super::client::{Call, CallError, field};
-
 /// Every HTLC of every channel that is committed, in whatever state: an offered one can time out, a
-/// received one may have to be claimed.
-pub async fn pending<C: Call>(rpc: &C) -> Result<Vec<PendingHtlc>, CallError> {
-    let answer = rpc.call("listpeerchannels", json!({})).await?;
-    let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-    Ok(channels.iter().flat_map(of_channel).collect())
+/// received one may have to be claimed. `channels`: of `listpeerchannels`.
+pub fn of_channels(channels: &[Value]) -> Vec<PendingHtlc> {
+    channels.iter().flat_map(of_channel).collect()
 }
 
 fn of_channel(channel: &Value) -> Vec<PendingHtlc> {
@@ -26,6 +22,7 @@ fn of_channel(channel: &Value) -> Vec<PendingHtlc> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     // S16
     #[test]

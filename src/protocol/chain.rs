@@ -13,6 +13,7 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
+use super::fees::FeeChange;
 use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
 use super::state::State;
 
@@ -127,6 +128,7 @@ impl Engine {
     /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
     /// chain, and that takes as many blocks.
     pub(super) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
+        d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
             let mut late = BTreeSet::new();
             for client in own_clients(factory) {
@@ -161,6 +163,7 @@ impl Engine {
         }
         d.event(factory.instance, event);
         self.publish(d, &after);
+        self.raise_all(d, &after);
         // A leaf that somebody else has put on chain needs no path, only the close.
         for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
             if after.leaf_height(client).is_some() {

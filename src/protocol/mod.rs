@@ -15,6 +15,7 @@ mod client_signing;
 mod draft;
 pub mod event;
 pub mod factory;
+pub mod fees;
 pub mod htlc;
 mod io;
 pub mod ledger;
@@ -59,6 +60,7 @@ pub struct Engine {
     client: BTreeMap<InstanceId, ClientCeremony>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
+    fees: fees::Fees,
     shown: BTreeMap<InstanceId, State>,
 }
 
@@ -76,6 +78,7 @@ impl Engine {
             client: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
+            fees: fees::Fees::default(),
             shown: BTreeMap::new(),
         }
     }
@@ -172,6 +175,8 @@ impl Engine {
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Reorg { height } => self.on_reorg(d, height),
+            Input::Fees(news) => self.on_fees(d, news),
+            Input::Published { txid, report } => self.on_published(d, txid, *report),
             Input::Tick => {
                 self.lsp_tick(d);
                 self.client_tick(d);

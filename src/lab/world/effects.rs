@@ -55,6 +55,7 @@ impl World {
                 }
             }
             Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
+            Effect::Bump(_) => {}
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { .. } => {}
             Effect::Log { level, text } => {
