@@ -95,6 +95,7 @@ pub async fn prepare(
         me,
         cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
         news,
+        chain_problem: watch::channel(None).0,
         unavailable,
     });
     Ok(Prepared { state, stored_tip, scan_from, news: news_receiver, bumper })
@@ -173,7 +174,12 @@ pub async fn follow(prepared: Prepared) {
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
     log::debug!("following the chain from block {start}");
-    let sink = EngineSink { runtime: state.runtime.clone(), rpc: state.rpc.clone(), bumper };
+    let sink = EngineSink {
+        state: State::clone(&state),
+        runtime: state.runtime.clone(),
+        rpc: state.rpc.clone(),
+        bumper,
+    };
     Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
 }
 
@@ -211,6 +217,7 @@ async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: im
 }
 
 struct EngineSink<C> {
+    state: State,
     runtime: Handle,
     rpc: C,
     bumper: Bumper<C>,
@@ -232,6 +239,10 @@ impl<C: Call> Sink for EngineSink<C> {
         if let Err(error) = self.bumper.settle(&waiting).await {
             log::warn!("cannot give back coins of children that are over yet: {error}");
         }
+    }
+
+    fn health(&self, problem: Option<String>) {
+        self.state.chain_problem.send_replace(problem);
     }
 
     async fn deliver(&self, input: Input) -> Result<(), String> {

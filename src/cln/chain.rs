@@ -35,6 +35,8 @@ pub trait Sink: Send + Sync {
     fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
     /// Every block up to the tip was taken.
     fn at_tip(&self) -> impl Future<Output = ()> + Send;
+    /// Why blocks don't come, or that they do again.
+    fn health(&self, problem: Option<String>);
 }
 
 /// Where we are in the chain.
@@ -49,6 +51,10 @@ pub struct Follower {
 pub enum Interrupted {
     /// lightningd's backend failed.
     Backend(CallError),
+    /// The backend knows a block's height and doesn't have the block.
+    NoBlock(Height),
+    /// The backend's blocks don't follow each other.
+    Broken(Height),
     /// The block was not taken.
     Sink(String),
     /// The runtime has ended.
@@ -59,6 +65,18 @@ impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Backend(error) => error.fmt(f),
+            Self::NoBlock(height) => {
+                write!(
+                    f,
+                    "lightningd's backend has no block {height}, although its chain is longer: is it pruned? It needs every block from there on"
+                )
+            }
+            Self::Broken(height) => {
+                write!(
+                    f,
+                    "block {height} of lightningd's backend doesn't follow the one before it, again and again"
+                )
+            }
             Self::Sink(reason) => f.write_str(reason),
             Self::Closed => f.write_str("shutting down"),
         }
@@ -81,6 +99,7 @@ impl Follower {
 
     /// Hands over every block up to the tip.
     pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
+        let mut refused = None;
         loop {
             let tip = tip_height(rpc).await?;
             if tip.saturating_add(1) < self.next {
@@ -91,9 +110,17 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let Some(block) = block_at(rpc, self.next).await? else { return Ok(()) };
+                let Some(block) = block_at(rpc, self.next).await? else {
+                    // A reorganisation may have come in between.
+                    let shorter = tip_height(rpc).await? < self.next;
+                    return if shorter { Ok(()) } else { Err(Interrupted::NoBlock(self.next)) };
+                };
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
+                    // The same block twice, and nothing else there in between: a chain that isn't one.
+                    if refused.replace(block.block_hash()) == Some(block.block_hash()) {
+                        return Err(Interrupted::Broken(self.next));
+                    }
                     self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
                     break;
                 }
@@ -141,12 +168,15 @@ impl Follower {
         loop {
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
+                    sink.health(None);
                     sink.at_tip().await;
                     POLL
                 }
                 Err(Interrupted::Closed) => return,
                 Err(error) => {
-                    log::warn!("block {} not handled yet: {error}", self.next);
+                    let problem = format!("block {} not handled yet: {error}", self.next);
+                    log::warn!("{problem}");
+                    sink.health(Some(problem));
                     RETRY
                 }
             };
@@ -209,6 +239,8 @@ mod tests {
     #[derive(Clone, Default)]
     struct FakeNode {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
+        /// Blocks below this height are gone.
+        pruned: Arc<Mutex<usize>>,
     }
 
     impl FakeNode {
@@ -235,7 +267,8 @@ mod tests {
                 "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
                     let height = params["height"].as_u64().unwrap() as usize;
-                    Ok(blocks.get(height).map_or(json!({"blockhash": null, "block": null}), |block| {
+                    let here = blocks.get(height).filter(|_| height >= *self.pruned.lock().unwrap());
+                    Ok(here.map_or(json!({"blockhash": null, "block": null}), |block| {
                         json!({
                             "blockhash": block.block_hash(),
                             "block": bitcoin::consensus::encode::serialize_hex(block),
@@ -259,6 +292,8 @@ mod tests {
         }
 
         async fn at_tip(&self) {}
+
+        fn health(&self, _: Option<String>) {}
 
         async fn deliver(&self, input: Input) -> Result<(), String> {
             if *self.fails.lock().unwrap() {
@@ -331,6 +366,29 @@ mod tests {
         let mut follower = Follower::new(4, Some(no_hash()));
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "<2 3 4 5");
+    }
+
+    #[tokio::test]
+    async fn a_pruned_block_is_named() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        *node.pruned.lock().unwrap() = 4;
+        let mut follower = Follower::new(2, None);
+        let error = follower.advance(&node, &notes).await.unwrap_err();
+        assert!(matches!(error, Interrupted::NoBlock(2)), "{error}");
+        assert!(error.to_string().contains("pruned"));
+        *node.pruned.lock().unwrap() = 0;
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "2 3 4 5");
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_is_none_is_given_up() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
+        let error = Follower::new(2, None).advance(&node, &notes).await.unwrap_err();
+        assert!(matches!(error, Interrupted::Broken(4)), "{error}");
     }
 
     // S14

@@ -6,8 +6,8 @@ use std::fmt;
 
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
-use crate::tx::child::{Bump, NoChild};
-use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, fee};
+use crate::tx::child::{Bump, NoChild, usual_weight};
+use crate::tx::layout::{Layout, Node, NodeIndex, NodeKind, Role as SpendRole, fee};
 use crate::tx::scripts::anchor_script;
 use crate::tx::tree::Session;
 use crate::types::{Amount, ChannelId, Height, InstanceId, OutPoint, Transaction, Txid};
@@ -336,6 +336,32 @@ impl Engine {
         }
         d.change(Change::Fees(FeeChange::Report(txid, Box::new(report))));
     }
+}
+
+impl Factory {
+    /// What this node would have to add to take all of its channels on chain at a feerate (sat/kw): for
+    /// each transaction that isn't confirmed, a child of the usual size.
+    pub fn exit_reserve(&self, feerate: u32) -> Amount {
+        let confirmed = |node: &NodeIndex| {
+            let tx = self.tree.as_ref().and_then(|tree| tree.node_tx(*node));
+            tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
+        };
+        let nodes: BTreeSet<NodeIndex> = own_clients(self)
+            .filter(|client| self.leaf_height(*client).is_none())
+            .flat_map(|client| self.layout.path(client))
+            .collect();
+        reserve(&self.layout, nodes.into_iter().filter(|node| !confirmed(node)), feerate)
+    }
+}
+
+/// What children of these nodes pay together at a feerate (sat/kw).
+pub fn reserve(layout: &Layout, nodes: impl Iterator<Item = NodeIndex>, feerate: u32) -> Amount {
+    let one = |node: &Node| {
+        let weight = node.vbytes.saturating_mul(4).saturating_add(usual_weight());
+        fee(weight, feerate).and_then(|both| both.checked_sub(node.fee)).unwrap_or(Amount::ZERO)
+    };
+    let costs = nodes.filter_map(|index| layout.node(index)).map(one);
+    costs.fold(Amount::ZERO, |sum, cost| sum.checked_add(cost).unwrap_or(Amount::MAX_MONEY))
 }
 
 /// The child that a transaction needs now, and by when it should confirm; nothing if what it carries

@@ -6,6 +6,7 @@ pub mod create;
 pub mod decline;
 pub mod exit;
 pub mod factory_json;
+mod fees;
 pub mod invitations;
 pub mod list;
 pub mod plan;

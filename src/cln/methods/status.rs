@@ -11,6 +11,7 @@ use super::super::error::Fault;
 use super::super::params::Params;
 use super::super::peers;
 use super::super::state::State;
+use super::fees::{self, Reserve};
 use super::warnings::{self, Node, Warning};
 use super::{Command, factory_json};
 
@@ -46,6 +47,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             answer["ceremonies"] = seen.ceremonies.into();
             answer["factories"] = seen.factories.into();
             answer["blockheight"] = seen.height.into();
+            answer["publishing"] = seen.publishing.into();
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
@@ -56,6 +58,16 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     };
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
+    if state.unavailable.is_none() {
+        let reserve = Reserve::now(&state).await?;
+        warnings.extend(reserve.warning());
+        answer["reserve"] = reserve.json();
+    }
+    if let Some(problem) = state.chain_problem.borrow().clone() {
+        let action = "look at lightningd's bitcoin backend (a pruned one may have to fetch old blocks again); it \
+                      is asked again every few seconds, and until it answers this node sees no deadline";
+        warnings.push(Warning::new("backend", problem, action));
+    }
     if state.config.unsafe_skip_funding_check {
         warnings.push(Warning::new(
             "unsafe_option",
@@ -88,6 +100,7 @@ struct Seen {
     ceremonies: Vec<Value>,
     factories: usize,
     height: Height,
+    publishing: Vec<Value>,
     warnings: Vec<Warning>,
 }
 
@@ -113,6 +126,7 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         ceremonies: engine.progress().into_iter().filter_map(ceremony).collect(),
         factories: engine.factories().count(),
         height,
+        publishing: fees::publishing(engine),
         warnings: warnings::look(engine, height, node),
     }
 }
