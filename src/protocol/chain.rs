@@ -163,7 +163,6 @@ impl Engine {
         }
         d.event(factory.instance, event);
         self.publish(d, &after);
-        self.raise_all(d, &after);
         // A leaf that somebody else has put on chain needs no path, only the close.
         for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
             if after.leaf_height(client).is_some() {

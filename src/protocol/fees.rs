@@ -294,13 +294,6 @@ impl Engine {
         d.change(Change::Fees(FeeChange::Only(waiting)));
     }
 
-    /// What was just begun needn't wait for the next block.
-    pub(super) fn raise_all(&self, d: &mut Draft<'_>, factory: &Factory) {
-        for (what, tx) in due(factory, d.height) {
-            self.raise(d, &self.fees, factory, what, tx);
-        }
-    }
-
     fn raise(&self, d: &mut Draft<'_>, fees: &Fees, factory: &Factory, what: String, parent: Transaction) {
         let Some((bump, deadline)) = bump(fees, factory, &parent, d.height) else {
             let txid = parent.compute_txid();
