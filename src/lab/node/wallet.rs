@@ -11,6 +11,7 @@ use super::Lightningd;
 use crate::lab::chain::{Chain, Reject};
 use crate::lab::{LabError, error};
 use crate::protocol::PreparedFunding;
+use crate::tx::scripts::anchor_script;
 
 /// What a funding transaction pays, sat/vB.
 const FEERATE: u64 = 2;
@@ -110,16 +111,15 @@ impl Lightningd {
     /// Signs every input of a transaction that spends coins of this wallet.
     ///
     /// # Errors
-    /// When an input is not the wallet's.
+    /// When an input is neither the wallet's nor an anchor.
     pub fn sign(&self, chain: &Chain, mut tx: Transaction) -> Result<Transaction, LabError> {
-        let coin = |input: &TxIn| {
-            let coin = chain.coin(input.previous_output);
-            coin.map(|coin| coin.output.clone())
-                .ok_or_else(|| error(format!("{} is not in the chain", input.previous_output)))
-        };
-        let prevouts = tx.input.iter().map(coin).collect::<Result<Vec<_>, _>>()?;
+        let prevouts = chain.prevouts(&tx).ok_or_else(|| error("an input is not there"))?;
         let mut witnesses = Vec::with_capacity(prevouts.len());
         for (place, prevout) in prevouts.iter().enumerate() {
+            if prevout.script_pubkey == anchor_script() {
+                witnesses.push(Witness::new());
+                continue;
+            }
             let key = self
                 .keys
                 .get(&prevout.script_pubkey)

@@ -15,6 +15,7 @@ pub mod fault;
 pub mod htlc;
 pub mod leave;
 pub mod lie;
+mod market;
 mod people;
 pub mod probe;
 pub mod run;

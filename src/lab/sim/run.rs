@@ -50,6 +50,7 @@ pub struct Run {
     /// HTLCs that nobody has settled yet: the channel, the expiry.
     pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
+    pub(super) fees: super::market::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
 }
@@ -75,8 +76,6 @@ impl Run {
             world.connect(LSP, client)?;
         }
         world.settle()?;
-        world.mine(8)?;
-        world.chaos = Some(Box::new(chaos));
         let mut run = Self {
             world,
             steps: 0,
@@ -91,9 +90,13 @@ impl Run {
             evicted: None,
             pending: vec![],
             censored: vec![],
+            fees: super::market::Fees::new(seed),
             dies_at: None,
             acts_at: None,
         };
+        run.give_coins();
+        run.world.mine(8)?;
+        run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
         Ok(run)
     }
@@ -285,6 +288,7 @@ impl Run {
         if self.roll(Kind::SlowBlock, text).is_some() {
             self.world.now = self.world.now.saturating_add(3 * 3_600_000);
         }
+        self.market();
         self.censored.retain(|(_, until)| *until > height);
         let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
         self.world.chain.mine_without(|tx| censored.contains(&tx.compute_txid()));
@@ -302,6 +306,7 @@ impl Run {
         }
         self.show_htlcs()?;
         self.world.judge_chain();
+        self.world.judge_reservations();
         if let Some(violation) = self.world.judge.violations.first() {
             return Err(error(violation));
         }

@@ -55,7 +55,10 @@ impl World {
                 }
             }
             Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
-            Effect::Bump(_) => {}
+            Effect::Bump(raise) => {
+                let outcome = self.raise(at, &raise);
+                self.answer(at, outcome);
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { .. } => {}
             Effect::Log { level, text } => {

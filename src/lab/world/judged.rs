@@ -182,7 +182,7 @@ impl World {
             }
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
-                found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
             }
         }
         self.judge.violations.extend(found);
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// S26: each transaction that an exit or the timeout calls for, as soon as the chain takes it.
-    fn published(&self, factory: &Factory) -> Result<(), String> {
+    fn published(&self, at: usize, factory: &Factory) -> Result<(), String> {
         let (Some(tree), Some(_)) = (&factory.tree, factory.funding_height()) else { return Ok(()) };
         let client = match factory.role {
             Role::Client { index, .. } => Some(index),
@@ -231,6 +231,7 @@ impl World {
             if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: {:?} could be published, and is not", session.id));
             }
+            self.is_raised(at, factory, &tx, role)?;
         }
         Ok(())
     }
