@@ -30,7 +30,7 @@ impl World {
     }
 
     /// A member at the tip weighs its fees, as the plugin does after each block.
-    pub(super) fn show_fees(&mut self, at: usize) -> Result<(), LabError> {
+    pub(in crate::lab) fn show_fees(&mut self, at: usize) -> Result<(), LabError> {
         let channels = &self.members[at].lightningd.channels;
         let stakes = channels.iter().map(|(id, channel)| {
             let msat =
