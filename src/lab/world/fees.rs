@@ -16,6 +16,8 @@ use super::World;
 
 /// More than what it takes to outbid a stranger's child, beside its own fee.
 const PINNED: Amount = Amount::from_sat(4_000);
+/// More than the relay of a usual child costs: a replacement that gains less is none.
+const NEARLY: Amount = Amount::from_sat(400);
 /// What always relays, sat/kw.
 const LOWEST: u32 = 253;
 
@@ -95,8 +97,8 @@ impl World {
         Some(channels.map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000)).sum())
     }
 
-    /// S26: a transaction that is out pays with its child what fees are for those who have time, if its
-    /// member can pay that, and it is worth it.
+    /// S26: a transaction that is out pays with its child what miners take, if its member can pay that,
+    /// and it is worth it.
     pub(super) fn is_raised(
         &self,
         at: usize,
@@ -108,10 +110,11 @@ impl World {
         let Some((paid, weight)) = self.chain.package(tx).filter(|_| !lightningd.locked) else {
             return Ok(());
         };
-        let feerate = (self.chain.market.inclusion / 2).max(LOWEST);
-        if self.chain.waiting(tx.compute_txid()).is_none()
-            || fee(weight, feerate).is_none_or(|needed| paid >= needed)
-        {
+        // What everybody was told a moment ago; a child that is nearly good enough stays.
+        let feerate = self.chain.market.inclusion.max(LOWEST);
+        let paid_or_near = paid.checked_add(NEARLY).unwrap_or(Amount::MAX_MONEY);
+        let enough = fee(weight, feerate).is_none_or(|needed| paid_or_near >= needed);
+        if enough || self.chain.waiting(tx.compute_txid()).is_none() {
             return Ok(());
         }
         // What a child pays at most: in a hurry two and a half times the estimate, after it was pinned.
