@@ -21,10 +21,15 @@ use super::client::{Call, CallError, field};
 
 /// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
 const REMEMBERED: usize = 300;
+/// Reorganisations in one round. A backend whose blocks contradict each other would have us go back and
+/// forth for ever, and store each turn.
+const MOST_REWINDS: u32 = 8;
 /// Looked at without a notification after this long, in case one was lost.
 const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
 const RETRY: Duration = Duration::from_secs(5);
+
+const BLOCK_AT: &str = "getrawblockbyheight";
 
 /// Who takes the blocks.
 pub trait Sink: Send + Sync {
@@ -51,10 +56,6 @@ pub struct Follower {
 pub enum Interrupted {
     /// lightningd's backend failed.
     Backend(CallError),
-    /// The backend knows a block's height and doesn't have the block.
-    NoBlock(Height),
-    /// The backend's blocks don't follow each other.
-    Broken(Height),
     /// The block was not taken.
     Sink(String),
     /// The runtime has ended.
@@ -65,18 +66,6 @@ impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Backend(error) => error.fmt(f),
-            Self::NoBlock(height) => {
-                write!(
-                    f,
-                    "lightningd's backend has no block {height}, although its chain is longer: is it pruned? It needs every block from there on"
-                )
-            }
-            Self::Broken(height) => {
-                write!(
-                    f,
-                    "block {height} of lightningd's backend doesn't follow the one before it, again and again"
-                )
-            }
             Self::Sink(reason) => f.write_str(reason),
             Self::Closed => f.write_str("shutting down"),
         }
@@ -98,8 +87,11 @@ impl Follower {
     }
 
     /// Hands over every block up to the tip.
+    ///
+    /// # Errors
+    /// When something was in the way, or the backend's blocks make no chain. The next round goes on.
     pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
-        let mut refused = None;
+        let mut rewinds = 0;
         loop {
             let tip = tip_height(rpc).await?;
             if tip.saturating_add(1) < self.next {
@@ -110,18 +102,15 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let Some(block) = block_at(rpc, self.next).await? else {
-                    // A reorganisation may have come in between.
-                    let shorter = tip_height(rpc).await? < self.next;
-                    return if shorter { Ok(()) } else { Err(Interrupted::NoBlock(self.next)) };
-                };
+                let block = block_at(rpc, self.next).await?.ok_or_else(|| missing(self.next))?;
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
-                    // The same block twice, and nothing else there in between: a chain that isn't one.
-                    if refused.replace(block.block_hash()) == Some(block.block_hash()) {
-                        return Err(Interrupted::Broken(self.next));
+                    if rewinds == MOST_REWINDS {
+                        let text = format!("block {} is not on top of the one before it", self.next);
+                        return Err(CallError::new("getrawblockbyheight", text).into());
                     }
                     self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
+                    rewinds += 1;
                     break;
                 }
                 let hash = block.block_hash();
@@ -148,11 +137,8 @@ impl Follower {
         let mut common = highest;
         while let Some((height, hash)) = kept.back().copied() {
             common = common.min(height);
-            if height <= highest {
-                let now = block_at(rpc, height).await?.map(|block| block.block_hash());
-                if now == Some(hash) {
-                    break;
-                }
+            if height <= highest && hash_at(rpc, height).await? == Some(hash) {
+                break;
             }
             common = height.saturating_sub(1);
             kept.pop_back();
@@ -194,17 +180,30 @@ pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
 }
 
 /// The hash of the block at `height`; `None` above the tip.
+///
+/// lightningd gives a block that its backend can't be asked for as one that doesn't exist: to take that
+/// for a reorganisation would undo everything that is confirmed.
 pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    field("getrawblockbyheight", &answer, "blockhash")
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash.is_none() && tip_height(rpc).await? >= height {
+        return Err(missing(height));
+    }
+    Ok(hash)
+}
+
+fn missing(height: Height) -> CallError {
+    let message =
+        format!("the backend has no block {height} although it is not above its tip: is it pruned?");
+    CallError { method: BLOCK_AT.to_owned(), code: None, message }
 }
 
 async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    let text: Option<String> = field("getrawblockbyheight", &answer, "block")?;
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
     let block = bitcoin::consensus::encode::deserialize_hex(&text).map_err(|error| CallError {
-        method: "getrawblockbyheight".to_owned(),
+        method: BLOCK_AT.to_owned(),
         code: None,
         message: format!("block {height} is unreadable: {error}"),
     })?;
@@ -241,6 +240,8 @@ mod tests {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
         /// Blocks below this height are gone.
         pruned: Arc<Mutex<usize>>,
+        /// After how many calls its bitcoind is away.
+        away_after: Arc<Mutex<Option<u32>>>,
     }
 
     impl FakeNode {
@@ -258,13 +259,26 @@ mod tests {
         fn cut(&self, height: usize) {
             self.blocks.lock().unwrap().truncate(height + 1);
         }
+
+        fn is_away(&self) -> bool {
+            match self.away_after.lock().unwrap().as_mut() {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        }
     }
 
     impl Call for FakeNode {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             let blocks = self.blocks.lock().unwrap();
-            match method {
-                "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
+            match (method, self.is_away()) {
+                ("getchaininfo", true) => Err(missing(0)),
+                (_, true) => Ok(json!({"blockhash": null, "block": null})),
+                ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
                     let height = params["height"].as_u64().unwrap() as usize;
                     let here = blocks.get(height).filter(|_| height >= *self.pruned.lock().unwrap());
@@ -344,6 +358,27 @@ mod tests {
 
     // S25
     #[tokio::test]
+    async fn a_backend_that_is_away_is_no_reorganisation() {
+        for calls in 0..12 {
+            let (node, notes) = (FakeNode::default(), Notes::default());
+            node.grow(6, 0);
+            let mut follower = Follower::new(1, None);
+            follower.advance(&node, &notes).await.unwrap();
+            notes.take();
+            node.cut(3);
+            node.grow(3, 1);
+            *node.away_after.lock().unwrap() = Some(calls);
+            // Nine calls are all it takes.
+            let outcome = follower.advance(&node, &notes).await;
+            assert!(matches!(outcome, Err(Interrupted::Backend(_))) || calls >= 9, "{calls}: {outcome:?}");
+            *node.away_after.lock().unwrap() = None;
+            follower.advance(&node, &notes).await.unwrap();
+            assert_eq!(notes.take(), "<3 4 5 6", "{calls}");
+        }
+    }
+
+    // S25
+    #[tokio::test]
     async fn a_chain_that_shrinks_is_noticed_before_it_grows() {
         let (node, notes) = (FakeNode::default(), Notes::default());
         node.grow(6, 0);
@@ -356,6 +391,23 @@ mod tests {
         node.grow(1, 1);
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "3");
+    }
+
+    // S25, and found by fuzzing: this went on for ever.
+    #[tokio::test]
+    async fn blocks_that_make_no_chain_are_an_error() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
+        let mut follower = Follower::new(2, None);
+        let error = follower.advance(&node, &notes).await.unwrap_err();
+        assert!(error.to_string().contains("block 4 is not on top"), "{error}");
+        notes.take();
+        // The backend has come to its senses.
+        node.cut(3);
+        node.grow(2, 0);
+        follower.advance(&node, &notes).await.unwrap();
+        assert!(notes.take().ends_with("4 5"));
     }
 
     // S25
@@ -375,20 +427,11 @@ mod tests {
         *node.pruned.lock().unwrap() = 4;
         let mut follower = Follower::new(2, None);
         let error = follower.advance(&node, &notes).await.unwrap_err();
-        assert!(matches!(error, Interrupted::NoBlock(2)), "{error}");
+        assert!(matches!(error, Interrupted::Backend(_)), "{error}");
         assert!(error.to_string().contains("pruned"));
         *node.pruned.lock().unwrap() = 0;
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "2 3 4 5");
-    }
-
-    #[tokio::test]
-    async fn a_chain_that_is_none_is_given_up() {
-        let (node, notes) = (FakeNode::default(), Notes::default());
-        node.grow(6, 0);
-        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
-        let error = Follower::new(2, None).advance(&node, &notes).await.unwrap_err();
-        assert!(matches!(error, Interrupted::Broken(4)), "{error}");
     }
 
     // S14

@@ -10,7 +10,7 @@ use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 
 use crate::protocol::fees::{Report, Trouble};
-use crate::protocol::{CheckFailure, Effect, Input};
+use crate::protocol::{CheckFailure, Effect, Input, OpenFailure};
 use crate::runtime::{Handle, Node};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 
@@ -24,6 +24,10 @@ use super::wallet;
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
+/// lightningd's `FUNDING_PEER_NOT_CONNECTED`.
+const PEER_NOT_CONNECTED: i32 = 305;
+/// lightningd's `FUNDING_UNKNOWN_PEER`.
+const UNKNOWN_PEER: i32 = 306;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// static_remotekey, anchors, scid_alias and zeroconf.
@@ -94,7 +98,7 @@ impl Executor {
     fn start_channel(&self, instance: InstanceId, attempt: u32, client: u32, peer: NodeId, params: Value) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            let result = start(&rpc, params).await.map_err(|error| error.to_string());
+            let result = start(&rpc, params).await.map_err(open_failure);
             runtime.input(Input::ChannelStarted { instance, attempt, client, result });
         });
     }
@@ -110,7 +114,7 @@ impl Executor {
     ) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            let result = complete(&rpc, peer, leaf, prevout).await.map_err(|error| error.to_string());
+            let result = complete(&rpc, peer, leaf, prevout).await.map_err(open_failure);
             runtime.input(Input::ChannelCompleted { instance, attempt, client, result });
         });
     }
@@ -246,6 +250,15 @@ pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
 async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
     let started = rpc.call_within(PEER_PATIENCE, "fundchannel_start", params).await?;
     field("fundchannel_start", &started, "scriptpubkey")
+}
+
+/// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;
+/// and afterwards, to whoever goes on with the open.
+fn open_failure(error: CallError) -> OpenFailure {
+    let texts = ["openingd died", "No channel funding in progress"];
+    let lost = matches!(error.code, Some(PEER_NOT_CONNECTED | UNKNOWN_PEER))
+        || texts.iter().any(|text| error.message.contains(text));
+    if lost { OpenFailure::Disconnected(error.to_string()) } else { OpenFailure::Refused(error.to_string()) }
 }
 
 async fn complete(

@@ -50,6 +50,10 @@ pub struct Block {
 pub struct Chain {
     blocks: Vec<Block>,
     coins: BTreeMap<OutPoint, Coin>,
+    /// Where each transaction of the chain is.
+    places: BTreeMap<Txid, (Height, usize)>,
+    /// Who spends an output, in the chain.
+    spenders: BTreeMap<OutPoint, Txid>,
     mempool: Vec<Transaction>,
     minted: Vec<Transaction>,
     /// What fees are.
@@ -70,6 +74,8 @@ impl Chain {
         let mut chain = Self {
             blocks: vec![],
             coins: BTreeMap::new(),
+            places: BTreeMap::new(),
+            spenders: BTreeMap::new(),
             mempool: vec![],
             minted: vec![],
             market: Market::default(),
@@ -114,18 +120,13 @@ impl Chain {
 
     /// The height at which a transaction confirmed, with the transaction.
     pub fn confirmed(&self, txid: Txid) -> Option<(Height, &Transaction)> {
-        (FIRST..).zip(&self.blocks).find_map(|(height, block)| {
-            let place = block.txids.iter().position(|other| *other == txid)?;
-            Some((height, block.txs.get(place)?))
-        })
+        let (height, place) = *self.places.get(&txid)?;
+        Some((height, self.block(height)?.txs.get(place)?))
     }
 
     /// Who spends an outpoint in the best chain, and where.
     pub fn spender(&self, outpoint: OutPoint) -> Option<(Height, &Transaction)> {
-        (FIRST..).zip(&self.blocks).find_map(|(height, block)| {
-            let tx = block.txs.iter().find(|tx| tx.input.iter().any(|i| i.previous_output == outpoint))?;
-            Some((height, tx))
-        })
+        self.confirmed(*self.spenders.get(&outpoint)?)
     }
 
     /// New money in the next block.
@@ -152,7 +153,7 @@ impl Chain {
     }
 
     /// A coin as a transaction of the mempool may spend it.
-    fn available(&self, outpoint: OutPoint) -> Option<Coin> {
+    pub fn available(&self, outpoint: OutPoint) -> Option<Coin> {
         if let Some(coin) = self.coins.get(&outpoint) {
             return Some(coin.clone());
         }
@@ -263,33 +264,34 @@ impl Chain {
         }
         self.mempool = left;
         let mut spent = Vec::new();
-        for tx in &txs {
+        let txids: Vec<Txid> = txs.iter().map(Transaction::compute_txid).collect();
+        for (place, (tx, txid)) in txs.iter().zip(txids.iter().copied()).enumerate() {
             for input in &tx.input {
+                self.spenders.insert(input.previous_output, txid);
                 if let Some(coin) = self.coins.remove(&input.previous_output) {
                     spent.push((input.previous_output, coin));
                 }
             }
-            let txid = tx.compute_txid();
+            self.places.insert(txid, (height, place));
             for (vout, output) in (0..).zip(&tx.output) {
                 let coin = Coin { output: output.clone(), height: Some(height) };
                 self.coins.insert(OutPoint { txid, vout }, coin);
             }
         }
-        let hash = self.hash(height, &txs);
-        let txids = txs.iter().map(Transaction::compute_txid).collect();
+        let hash = self.hash(height, &txids);
         self.blocks.push(Block { hash, txs, txids, spent });
         height
     }
 
-    fn hash(&mut self, height: Height, txs: &[Transaction]) -> BlockHash {
+    fn hash(&mut self, height: Height, txids: &[Txid]) -> BlockHash {
         self.salt = self.salt.wrapping_add(1);
         let mut bytes = self.salt.to_be_bytes().to_vec();
         bytes.extend_from_slice(&height.to_be_bytes());
         if let Some(parent) = self.blocks.last() {
             bytes.extend_from_slice(parent.hash.as_byte_array());
         }
-        for tx in txs {
-            bytes.extend_from_slice(tx.compute_txid().as_byte_array());
+        for txid in txids {
+            bytes.extend_from_slice(txid.as_byte_array());
         }
         BlockHash::hash(&bytes)
     }
@@ -319,14 +321,17 @@ impl Chain {
                 break;
             }
             let Some(block) = self.blocks.pop() else { break };
-            for tx in &block.txs {
-                let txid = tx.compute_txid();
+            for (tx, txid) in block.txs.iter().zip(block.txids.iter().copied()) {
+                self.places.remove(&txid);
+                for input in &tx.input {
+                    self.spenders.remove(&input.previous_output);
+                }
                 for (vout, _) in (0..).zip(&tx.output) {
                     self.coins.remove(&OutPoint { txid, vout });
                 }
             }
             // What the same block had made is no coin of the chain below it.
-            let own: BTreeSet<Txid> = block.txs.iter().map(Transaction::compute_txid).collect();
+            let own: BTreeSet<Txid> = block.txids.iter().copied().collect();
             let spent = block.spent.into_iter().filter(|(outpoint, _)| !own.contains(&outpoint.txid));
             self.coins.extend(spent);
             again.splice(0..0, block.txs);

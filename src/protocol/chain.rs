@@ -1,5 +1,6 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use crate::planted::{Bug, planted};
@@ -14,7 +15,7 @@ use super::draft::Draft;
 use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
 use super::fees::FeeChange;
-use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
+use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
 use super::state::State;
 
 /// Confirmations after which a transaction is taken to stay (S12).
@@ -51,8 +52,9 @@ impl Engine {
         d.change(Change::Tip(block.height, block.hash));
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
-            let mut after = factory.clone();
-            let (mut outpoints, txids) = watched_by(factory);
+            let mut after = Cow::Borrowed(factory);
+            let (mut outpoints, txids) =
+                if block.txs.is_empty() { Default::default() } else { watched_by(factory) };
             for tx in &block.txs {
                 let txid = tx.compute_txid();
                 let spends: Vec<OutPoint> = tx
@@ -79,7 +81,7 @@ impl Engine {
                     ),
                 );
                 self.close_exited(d, factory, txid);
-                if let Err(error) = after.apply(&event.clone().into(), None) {
+                if let Err(error) = after.to_mut().apply(&event.clone().into(), None) {
                     d.log(Level::Broken, format!("{}: {error}", factory.instance));
                 }
                 d.event(factory.instance, event);
@@ -248,6 +250,18 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
     }
 }
 
+/// A stop between storing that a leaf is on chain and closing its channel must not leave the channel open:
+/// the block doesn't come again.
+pub(super) fn close_again(d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    let left = |client: &&ClientIndex| {
+        let known = factory.channels.get(*client);
+        factory.leaf_height(**client).is_some() && channels.iter().any(|open| Some(&open.channel_id) == known)
+    };
+    for client in factory.exiting.iter().filter(left) {
+        close(d, factory, *client);
+    }
+}
+
 fn close(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
     if let Some(channel_id) = factory.channels.get(&client) {
         d.effect(Effect::CloseChannel { channel_id: *channel_id });
@@ -288,7 +302,7 @@ fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
     for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
         for session in tree.sessions() {
             outpoints.insert(session.outpoint);
-            txids.insert(session.tx.compute_txid());
+            txids.insert(session.txid);
         }
     }
     outpoints.retain(|outpoint| !factory.spent.contains_key(outpoint));
@@ -300,10 +314,8 @@ pub fn describe(factory: &Factory, txid: Txid) -> String {
     if factory.funding().is_some_and(|funding| funding.txid == txid) {
         return format!("the funding transaction {txid}");
     }
-    let session = factory
-        .tree
-        .as_ref()
-        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
+    let session =
+        factory.tree.as_ref().and_then(|tree| tree.sessions().iter().find(|session| session.txid == txid));
     match session {
         Some(session) => format!("{} {txid}", name(factory, session.id)),
         None => format!("a transaction that is not of the factory, {txid},"),

@@ -386,7 +386,7 @@ impl Factory {
         tree.sessions()
             .iter()
             .filter(|session| session.id.role == SpendRole::Distribution)
-            .any(|session| self.confirmed.contains_key(&session.tx.compute_txid()))
+            .any(|session| self.confirmed.contains_key(&session.txid))
     }
 
     /// Whether every channel that this node has in the factory has its leaf on chain.

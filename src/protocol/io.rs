@@ -76,8 +76,8 @@ pub enum Input {
         attempt: u32,
         /// With which client.
         client: ClientIndex,
-        /// The channel's funding script (P2WSH), or what lightningd said.
-        result: Result<ScriptBuf, String>,
+        /// The channel's funding script (P2WSH), or why there is none.
+        result: Result<ScriptBuf, OpenFailure>,
     },
     /// [`Effect::CompleteChannel`] ended.
     ChannelCompleted {
@@ -87,8 +87,8 @@ pub enum Input {
         attempt: u32,
         /// With which client.
         client: ClientIndex,
-        /// The channel's id, or what lightningd said.
-        result: Result<ChannelId, String>,
+        /// The channel's id, or why it was not committed.
+        result: Result<ChannelId, OpenFailure>,
     },
     /// [`Effect::CheckChannel`] ended.
     ChannelChecked {
@@ -140,6 +140,34 @@ pub struct PendingHtlc {
     pub channel_id: ChannelId,
     /// Its cltv_expiry.
     pub cltv_expiry: Height,
+}
+
+/// Why lightningd opened no channel, or committed none, in its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenFailure {
+    /// The connection ended meanwhile, which is nobody's fault (S4): lightningd says so before it says
+    /// that the peer is gone.
+    Disconnected(String),
+    /// Anything else, such as a refusal by the peer's node.
+    Refused(String),
+}
+
+impl OpenFailure {
+    /// Who is left out for it: a peer that can't open a channel must not keep the others from theirs
+    /// (S30).
+    pub(super) fn blames(&self, peer: NodeId) -> Vec<NodeId> {
+        match self {
+            Self::Disconnected(_) => vec![],
+            Self::Refused(_) => vec![peer],
+        }
+    }
+}
+
+impl fmt::Display for OpenFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Disconnected(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// Why a channel's funding script could not be confirmed.

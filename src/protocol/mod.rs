@@ -39,6 +39,7 @@ use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
 
+use chain::close_again;
 pub use chain::{BURIED, Watched, exit_allowed};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
@@ -115,6 +116,12 @@ impl Engine {
             self.factories.insert(instance, factory);
         }
         Ok(())
+    }
+
+    /// Takes over what another engine of this node has loaded: as if the same records were read again.
+    pub fn load_from(&mut self, other: &Self) {
+        self.factories.clone_from(&other.factories);
+        self.ledger.clone_from(&other.ledger);
     }
 
     /// What `input` leads to. Changes nothing.
@@ -234,6 +241,7 @@ impl Engine {
 
     fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
+            close_again(d, factory, channels);
             match factory.role {
                 Role::Lsp => self.lsp_started(d, factory, channels),
                 Role::Client { .. } => self.client_started(d, factory, channels),
@@ -266,6 +274,14 @@ impl Engine {
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
         let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
         FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
+    }
+
+    /// A client's key: another one at every join, since the salt is fresh (S9).
+    fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
+        if planted(Bug::NonceReused) || planted(Bug::SignTwice) {
+            return self.factory_key(instance, 1);
+        }
+        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
     }
 
     /// When [`Input::Tick`] is due at the latest.

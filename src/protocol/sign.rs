@@ -180,10 +180,13 @@ impl Engine {
                 }
             }
             SignAs::Client { lsp, proposal, deadline } => {
+                let Some(salt) = self.client.get(&instance).map(|ceremony| ceremony.salt) else {
+                    return;
+                };
+                let key = self.client_key(instance, job.attempt, &salt);
                 let Some(ceremony) = self.client.get_mut(&instance) else {
                     return;
                 };
-                let key = FactoryKey::derive_salted(&self.master, instance, job.attempt, &ceremony.salt);
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
                 let signed = sign_all(&key, &job.tree, nonces, &proposal.nonces, |(agg, sighash), sum| {

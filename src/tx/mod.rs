@@ -12,6 +12,10 @@
 
 pub mod child;
 pub mod layout;
+#[cfg(feature = "modelled-signatures")]
+#[path = "modelled/mod.rs"]
+pub mod musig;
+#[cfg(not(feature = "modelled-signatures"))]
 pub mod musig;
 pub mod plan;
 pub mod scripts;

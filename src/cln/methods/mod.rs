@@ -9,6 +9,8 @@ pub mod factory_json;
 mod fees;
 pub mod invitations;
 pub mod list;
+#[cfg(feature = "faults")]
+pub mod misbehave;
 pub mod plan;
 pub mod planning;
 pub mod show;

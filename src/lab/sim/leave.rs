@@ -63,7 +63,7 @@ impl Run {
     fn probe_some(&mut self) -> Result<(), LabError> {
         let used: Vec<_> = self.used.keys().copied().collect();
         match used.get(self.dice.below(used.len())) {
-            Some((at, channel)) if !self.world.is_dishonest(*at) => self.probe(*at, *channel),
+            Some((at, channel)) if self.world.is_owed(*at) => self.probe(*at, *channel),
             _ => Ok(()),
         }
     }
@@ -131,7 +131,7 @@ impl Run {
                 self.world.judge.recovered(at, live, &rebuilt);
             }
             self.world.stop(at);
-            self.world.start(at)?;
+            self.world.start_with(at, rebuilt)?;
         }
         while self.mend(1)? {}
         self.quiet(20_000)
@@ -172,7 +172,7 @@ impl Run {
     /// S19: every honest client has at least what it was owed, by transactions that consensus code took.
     fn count(&mut self) -> Result<(), LabError> {
         for at in 1..self.world.members.len() {
-            if self.world.is_dishonest(at) {
+            if !self.world.is_owed(at) {
                 continue;
             }
             let member = &self.world.members[at].lightningd;
@@ -199,7 +199,7 @@ impl Run {
 
     /// S19 for the operator: it began to evict in time, so everybody is out with a channel.
     fn count_operator(&mut self) -> Result<(), LabError> {
-        let (Some(began), false) = (self.evicted, self.gone || self.world.is_dishonest(LSP)) else {
+        let (Some(began), false) = (self.evicted, self.gone || !self.world.is_owed(LSP)) else {
             return Ok(());
         };
         for ((at, channel), used) in &self.used {

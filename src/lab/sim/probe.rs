@@ -15,7 +15,7 @@ impl Run {
     /// # Errors
     /// When it can't get out.
     pub(super) fn probe(&mut self, at: usize, channel: ChannelId) -> Result<(), LabError> {
-        let engine = self.world.rebuild(at)?;
+        let engine = self.world.stored(at)?;
         let Some((factory, client)) = find(&engine, channel) else {
             return Err(error(format!("S12: member {at} has forgotten a channel that it uses")));
         };
@@ -33,7 +33,7 @@ impl Run {
         let spent_otherwise = |chain: &Chain, id: SessionId| {
             let session = tree.session(id)?;
             let (_, spender) = chain.spender(session.outpoint)?;
-            Some(spender.compute_txid() != session.tx.compute_txid())
+            Some(spender.compute_txid() != session.txid)
         };
         for _ in 0..limit {
             for node in &path {

@@ -15,6 +15,7 @@ use crate::types::{ChannelId, Height, InstanceId};
 
 use super::chaos::Chaos;
 use super::fault::{Dice, Kind};
+use super::others::Restore;
 
 /// Steps after which a phase of a run is given up as endless.
 const MANY: u32 = 50_000;
@@ -53,6 +54,8 @@ pub struct Run {
     pub(super) fees: super::market::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
+    pub(super) restore: Option<Restore>,
+    pub(super) takes_stock: bool,
 }
 
 impl Run {
@@ -68,11 +71,15 @@ impl Run {
             margin_blocks: 4,
             state_step: 4,
             state_count: 3,
+            stock_csv: 5,
             funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
             ..Config::default()
         };
         let mut world = World::offline_with(seed, clients, &config)?;
         for client in 1..=clients {
+            if dice.one_in(12) {
+                world.set_policy(client, Policy::Ask)?;
+            }
             world.connect(LSP, client)?;
         }
         world.settle()?;
@@ -93,6 +100,8 @@ impl Run {
             fees: super::market::Fees::new(seed),
             dies_at: None,
             acts_at: None,
+            restore: None,
+            takes_stock: false,
         };
         run.give_coins();
         run.world.mine(8)?;
@@ -208,6 +217,8 @@ impl Run {
         {
             self.acts_at = None;
         }
+        self.restore()?;
+        self.answer_invitations()?;
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);
         if self.roll(Kind::Cut, || format!("member {client}")).is_some() {
@@ -289,6 +300,7 @@ impl Run {
             self.world.now = self.world.now.saturating_add(3 * 3_600_000);
         }
         self.market();
+        self.foreign_spends();
         self.censored.retain(|(_, until)| *until > height);
         let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
         self.world.chain.mine_without(|tx| censored.contains(&tx.compute_txid()));

@@ -2,12 +2,12 @@
 //! after each block.
 
 use bitcoin::Txid;
-use bitcoin::secp256k1::PublicKey;
 
 use crate::protocol::event::{Event, Signing};
 use crate::protocol::{BURIED, Factory, Role};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
+use crate::tx::musig::PublicKey;
 use crate::tx::tree::{Member, Roster, funding_script};
 use crate::tx::verify::verify_holdings;
 use crate::types::{ChannelId, Height, InstanceId};
@@ -36,7 +36,7 @@ impl World {
 
     /// Events of an honest member that have just become durable.
     pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
-        if self.is_dishonest(at) {
+        if !self.is_owed(at) {
             return;
         }
         let mut found = Vec::new();
@@ -113,7 +113,7 @@ impl World {
             return Ok(()); // Whoever tampers by hand knows whom to blame.
         }
         for node in left_out {
-            let honest = self.member_of(*node).is_some_and(|member| !self.is_dishonest(member));
+            let honest = self.member_of(*node).is_some_and(|member| self.is_owed(member));
             let fault = reason.starts_with(&format!("{node}: ")) || reason.contains("bad partial signature");
             if honest && fault {
                 return Err(format!("S4: an honest member is left out: {reason}"));
@@ -227,8 +227,11 @@ impl World {
             if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {
                 continue;
             }
+            if self.chain.knows(session.txid) {
+                continue;
+            }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
-            if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
+            if self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: {:?} could be published, and is not", session.id));
             }
             self.is_raised(at, factory, &tx, role)?;
