@@ -25,8 +25,11 @@ pub async fn send<C: Call>(rpc: &C, tx: &Transaction) -> Result<(), Refused> {
     }
 }
 
+/// What a text means, made of the whole of it.
+type Meaning = fn(String) -> Refused;
+
 /// Bitcoin Core's texts and what they mean, the more special ones first. They are the same in Knots.
-const TEXTS: &[(&str, fn(String) -> Refused)] = &[
+const TEXTS: &[(&str, Meaning)] = &[
     ("outputs already in utxo set", |_| Refused::Confirmed),
     ("already in block chain", |_| Refused::Confirmed),
     ("txn-already-known", |_| Refused::Confirmed),

@@ -364,10 +364,8 @@ fn bump(fees: &Fees, factory: &Factory, parent: &Transaction, height: Height) ->
     let txid = parent.compute_txid();
     let spends = parent.input.first()?.previous_output;
     let tree = factory.tree.as_ref()?;
-    let session = tree
-        .sessions()
-        .iter()
-        .find(|session| session.outpoint == spends && session.tx.compute_txid() == txid)?;
+    let session =
+        tree.sessions().iter().find(|session| session.outpoint == spends && session.txid == txid)?;
     let anchor = parent.output.iter().position(|output| output.script_pubkey == anchor_script())?;
     let paid = parent.output.iter().try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
     let parent_fee = session.prevout.value.checked_sub(paid)?;

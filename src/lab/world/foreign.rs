@@ -78,7 +78,11 @@ impl World {
             .flat_map(|factory| factory.past().iter().chain([factory]))
             .flat_map(|factory| self.stock_spends(factory))
             .collect();
-        spends.into_iter().fold(false, |any, tx| self.chain.submit(&tx).is_ok() || any)
+        let mut any = false;
+        for tx in spends {
+            any |= self.chain.submit(&tx).is_ok();
+        }
+        any
     }
 
     fn stock_spends(&self, factory: &Factory) -> Vec<Transaction> {

@@ -228,13 +228,15 @@ impl World {
                 continue;
             }
             if self.chain.knows(session.txid) {
+                if let Some(tx) = self.chain.waiting(session.txid) {
+                    self.is_raised(at, factory, tx, role)?;
+                }
                 continue;
             }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
             if self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: {:?} could be published, and is not", session.id));
             }
-            self.is_raised(at, factory, &tx, role)?;
         }
         Ok(())
     }
