@@ -87,6 +87,7 @@ impl Plugin {
             me: id(MEMBER),
             cltv_final: 18,
             news: tokio::sync::watch::Sender::new(height),
+            chain_problem: tokio::sync::watch::Sender::new(None),
             unavailable: None,
             scan: Progress::default(),
         });

@@ -41,6 +41,8 @@ pub trait Sink: Send + Sync {
     fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
     /// Every block up to the tip was taken.
     fn at_tip(&self) -> impl Future<Output = ()> + Send;
+    /// Why blocks don't come, or that they do again.
+    fn health(&self, problem: Option<String>);
 }
 
 /// Where we are in the chain.
@@ -224,12 +226,15 @@ impl Follower {
         loop {
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
+                    sink.health(None);
                     sink.at_tip().await;
                     POLL
                 }
                 Err(Interrupted::Closed) => return,
                 Err(error) => {
-                    log::warn!("block {} not handled yet: {error}", self.next);
+                    let problem = format!("block {} not handled yet: {error}", self.next);
+                    log::warn!("{problem}");
+                    sink.health(Some(problem));
                     RETRY
                 }
             };
@@ -260,7 +265,8 @@ pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHas
 }
 
 fn missing(height: Height) -> CallError {
-    let message = format!("the backend has no block {height} although it is not above its tip");
+    let message =
+        format!("the backend has no block {height} although it is not above its tip: is it pruned?");
     CallError { method: BLOCK_AT.to_owned(), code: None, message }
 }
 
@@ -370,6 +376,8 @@ mod tests {
         }
 
         async fn at_tip(&self) {}
+
+        fn health(&self, _: Option<String>) {}
 
         async fn deliver(&self, input: Input) -> Result<(), String> {
             if *self.fails.lock().unwrap() {

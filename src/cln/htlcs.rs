@@ -1,19 +1,14 @@
 //! Channels and HTLCs that are not settled yet, for the engine's deadlines (S16).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::protocol::PendingHtlc;
 use crate::types::ChannelId;
 
-use super::client::{Call, CallError, field};
-
 /// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
-/// one can time out, a received one may have to be claimed.
-pub async fn pending<C: Call>(rpc: &C) -> Result<(Vec<ChannelId>, Vec<PendingHtlc>), CallError> {
-    let answer = rpc.call("listpeerchannels", json!({})).await?;
-    let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-    let open = channels.iter().filter_map(id).collect();
-    Ok((open, channels.iter().flat_map(of_channel).collect()))
+/// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.
+pub fn of_channels(channels: &[Value]) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
+    (channels.iter().filter_map(id).collect(), channels.iter().flat_map(of_channel).collect())
 }
 
 fn id(channel: &Value) -> Option<ChannelId> {
@@ -30,6 +25,7 @@ fn of_channel(channel: &Value) -> Vec<PendingHtlc> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     // S16
     #[test]

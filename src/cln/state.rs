@@ -36,6 +36,8 @@ pub struct Shared {
     pub scan: Progress,
     /// Height of lightningd's last block: wakes the chain follower.
     pub news: watch::Sender<Height>,
+    /// Why blocks don't come from lightningd's backend, if so.
+    pub chain_problem: watch::Sender<Option<String>>,
     /// Why the plugin can't do anything but answer hooks, if so.
     pub unavailable: Option<String>,
 }

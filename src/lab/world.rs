@@ -5,6 +5,7 @@ mod effects;
 mod exit;
 mod fault;
 mod feed;
+mod fees;
 mod foreign;
 pub(in crate::lab) mod judged;
 mod network;

@@ -20,6 +20,7 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
+use super::fees::FeeChange;
 use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
 use super::state::State;
 
@@ -138,6 +139,7 @@ impl Engine {
     /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
     /// chain, and that takes as many blocks.
     pub(super) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
+        d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
             let mut late = BTreeSet::new();
             for client in own_clients(factory) {

@@ -15,6 +15,7 @@ mod client_signing;
 mod draft;
 pub mod event;
 pub mod factory;
+pub mod fees;
 pub mod htlc;
 mod io;
 pub mod ledger;
@@ -63,6 +64,7 @@ pub struct Engine {
     client: BTreeMap<InstanceId, ClientCeremony>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
+    fees: fees::Fees,
     shown: BTreeMap<InstanceId, State>,
 }
 
@@ -80,6 +82,7 @@ impl Engine {
             client: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
+            fees: fees::Fees::default(),
             shown: BTreeMap::new(),
         }
     }
@@ -187,6 +190,8 @@ impl Engine {
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Channels(open) => self.on_channels(d, &open),
             Input::Reorg { height } => self.on_reorg(d, height),
+            Input::Fees(news) => self.on_fees(d, news),
+            Input::Published { txid, report } => self.on_published(d, txid, *report),
             Input::Tick => {
                 self.lsp_tick(d);
                 self.client_tick(d);

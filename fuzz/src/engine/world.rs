@@ -270,6 +270,7 @@ impl World {
             }
             Effect::Broadcast { tx, .. } => self.broadcast(tx),
             Effect::ReleaseFunding { .. }
+            | Effect::Bump(_)
             | Effect::CancelChannel { .. }
             | Effect::CloseChannel { .. }
             | Effect::StateChanged { .. }

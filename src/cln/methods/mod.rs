@@ -7,6 +7,7 @@ pub mod decline;
 pub mod evict;
 pub mod exit;
 pub mod factory_json;
+mod fees;
 pub mod invitations;
 pub mod list;
 #[cfg(feature = "faults")]

@@ -81,7 +81,7 @@ impl Run {
             let known = self.world.members[*at].lightningd.channels.get(channel);
             let chain = &self.world.chain;
             let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
-            let paid = self.world.members[*at].lightningd.balance(chain) > Amount::ZERO;
+            let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
             leaf || paid || !chain.knows(used.funding)
         })
     }
@@ -98,6 +98,7 @@ impl Run {
         }
         let slept = self.asleep.contains(&LSP);
         self.asleep.clear();
+        self.calm_everything();
         while self.mend(1)? {
             self.quiet(4)?;
         }
@@ -203,7 +204,7 @@ impl Run {
                     owed += balance;
                 }
             }
-            let has = member.balance(&self.world.chain);
+            let has = self.gained(at)?;
             if has < owed {
                 return Err(error(format!("S19: member {at} has {has} of the {owed} that it was owed")));
             }
@@ -245,7 +246,8 @@ impl Run {
             let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {
                 engine.factories().map(|factory| Height::from(factory.blocks_early())).max()
             });
-            let needed = early.unwrap_or(Height::MAX).saturating_add(SLACK);
+            let needed =
+                early.unwrap_or(Height::MAX).saturating_add(SLACK).saturating_add(self.fees.hindered);
             let in_time = began.saturating_add(needed) <= used.timeout;
             let funded = self.world.chain.confirmed(used.funding).is_some();
             if in_time && funded && self.world.chain.confirmed(known.outpoint.txid).is_none() {

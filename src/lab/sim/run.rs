@@ -55,6 +55,7 @@ pub struct Run {
     /// HTLCs that nobody has settled yet: the channel, the expiry.
     pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
+    pub(super) fees: super::market::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
     pub(super) restores: Vec<Restore>,
@@ -86,8 +87,6 @@ impl Run {
             world.connect(LSP, client)?;
         }
         world.settle()?;
-        world.mine(8)?;
-        world.chaos = Some(Box::new(chaos));
         let mut run = Self {
             world,
             steps: 0,
@@ -104,11 +103,15 @@ impl Run {
             lost: 0,
             pending: vec![],
             censored: vec![],
+            fees: super::market::Fees::new(seed),
             dies_at: None,
             acts_at: None,
             restores: vec![],
             takes_stock: false,
         };
+        run.give_coins();
+        run.world.mine(8)?;
+        run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
         Ok(run)
     }
@@ -305,6 +308,7 @@ impl Run {
         if self.roll(Kind::SlowBlock, text).is_some() {
             self.world.now = self.world.now.saturating_add(3 * 3_600_000);
         }
+        self.market();
         self.foreign_spends();
         self.censored.retain(|(_, until)| *until > height);
         self.lose(u32::from(!self.censored.is_empty()));
@@ -327,6 +331,7 @@ impl Run {
         }
         self.show_htlcs()?;
         self.world.judge_chain();
+        self.world.judge_reservations();
         if let Some(violation) = self.world.judge.violations.first() {
             return Err(error(violation));
         }

@@ -100,6 +100,9 @@ impl World {
             }
             self.members[at].view.push((height, hash));
         }
+        if self.members[at].engine.is_some() && self.seen(at) == Some(self.chain.height()) {
+            self.show_fees(at)?;
+        }
         Ok(())
     }
 }

@@ -129,7 +129,14 @@ impl World {
         let mut open = vec![outpoint];
         while let Some(outpoint) = open.pop() {
             if let Some((_, tx)) = self.chain.spender(outpoint) {
-                // Everything below a factory has one input.
+                if tx.input.len() > 1 {
+                    // An anchor: it went into its child's fee.
+                    let anchor =
+                        self.output_of(outpoint).ok_or_else(|| error("an output has no transaction"))?;
+                    account.fees += anchor.value;
+                    continue;
+                }
+                // Everything else below a factory has one input.
                 let prevout =
                     self.output_of(outpoint).ok_or_else(|| error("an output has no transaction"))?;
                 let fee = fee_of(tx, &[prevout]).ok_or_else(|| error("more out than in"))?;

@@ -183,7 +183,7 @@ impl World {
             }
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
-                found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
@@ -210,7 +210,7 @@ impl World {
     }
 
     /// S26: each transaction that an exit or the timeout calls for, as soon as the chain takes it.
-    fn published(&self, factory: &Factory) -> Result<(), String> {
+    fn published(&self, at: usize, factory: &Factory) -> Result<(), String> {
         let (Some(tree), Some(_)) = (&factory.tree, factory.funding_height()) else { return Ok(()) };
         let client = match factory.role {
             Role::Client { index, .. } => Some(index),
@@ -234,6 +234,9 @@ impl World {
                 continue;
             }
             if self.chain.knows(session.txid) {
+                if let Some(tx) = self.chain.waiting(session.txid) {
+                    self.is_raised(at, factory, tx, role)?;
+                }
                 continue;
             }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
