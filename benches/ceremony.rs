@@ -148,7 +148,7 @@ impl World {
                     result: Ok(PreparedFunding { psbt: String::new(), tx, vout: 0 }),
                 }
             }
-            Effect::StartChannel { instance, attempt, client, peer, capacity, push_msat } => {
+            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let open = OpenChannel {
                     peer: node(at),
                     capacity,
@@ -159,9 +159,9 @@ impl World {
                 assert_eq!(self.step(index(peer), Input::OpenChannel(open)), Answer::AcceptOpen);
                 let script =
                     ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
-                Input::ChannelStarted { instance, attempt, client, result: Ok(script) }
+                Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) }
             }
-            Effect::CompleteChannel { instance, attempt, client, leaf, .. } => {
+            Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
                 let vout = self.members[at]
                     .engine
                     .factory(instance)
@@ -171,10 +171,10 @@ impl World {
                     .unwrap()
                     .1;
                 let channel_id = ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout });
-                Input::ChannelCompleted { instance, attempt, client, result: Ok(channel_id) }
+                Input::ChannelCompleted { instance, attempt, client, sale, result: Ok(channel_id) }
             }
-            Effect::CheckChannel { instance, attempt, .. } => {
-                Input::ChannelChecked { instance, attempt, result: Ok(()) }
+            Effect::CheckChannel { instance, attempt, sale, .. } => {
+                Input::ChannelChecked { instance, attempt, sale, result: Ok(()) }
             }
             Effect::Log { level, text } if level >= cln_factory::protocol::Level::Unusual => panic!("{text}"),
             _ => return,

@@ -21,18 +21,39 @@ from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
 from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
+# So that their assertions say what they found.
+pytest.register_assert_rewrite("harness", "promises", "world")
 import harness  # noqa: E402
+import matrix  # noqa: E402
 import promises  # noqa: E402
 
-NEEDS_NODES = {"node_factory", "bitcoind"}
+MATRIX = pytest.StashKey()
+NEEDS_NODES = {"node_factory", "bitcoind", "worlds"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kill-matrix", metavar="FILE", help="where the table of a `-m matrix` run goes")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a minute")
     config.addinivalue_line("markers", "faults: needs the binary that misbehaves on request")
+    config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
+    config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
+    config.stash[MATRIX] = {}
 
 
-def pytest_collection_modifyitems(items):
+def leave_out_bulk(config, items):
+    if "matrix" in config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    bulk = [item for item in items if item.get_closest_marker("bulk")]
+    if bulk:
+        config.hook.pytest_deselected(items=bulk)
+        items[:] = [item for item in items if item not in bulk]
+
+
+def pytest_collection_modifyitems(config, items):
+    leave_out_bulk(config, items)
     missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
     plugin = harness.find_plugin()
     faults = harness.find_plugin(faults=True)
@@ -54,6 +75,28 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     setattr(item, "rep_" + report.when, report)
+
+
+@pytest.fixture
+def kill_matrix(request):
+    """Notes how a case of the kill matrix ended, for the table at the end of the run."""
+
+    def note(step, side, what, options, outcome):
+        kind = "one attempt only" if options else what
+        request.config.stash[MATRIX].setdefault(step, {})[side, kind] = outcome
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[MATRIX]
+    if not rows:
+        return
+    table = matrix.table(rows)
+    terminalreporter.section("kill matrix")
+    terminalreporter.write_line(table)
+    if config.option.kill_matrix:
+        matrix.write(config.option.kill_matrix, table)
 
 
 @pytest.fixture(autouse=True)

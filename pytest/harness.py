@@ -2,8 +2,9 @@
 
 import os
 import pathlib
+import time
 
-from pyln.testing.utils import sync_blockheight, wait_for
+from pyln.testing.utils import TIMEOUT, sync_blockheight
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "pytest" / "plugins"
@@ -11,7 +12,15 @@ FEATURE_BIT = 271
 
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
-FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2}
+FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2, "factory-stock-csv": 5}
+
+
+def wait_for(success, timeout=TIMEOUT):
+    """Until `success`. Looks every 100 ms, where pyln-testing's doubles its pauses up to 5 s."""
+    deadline = time.monotonic() + timeout
+    while not success():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {success}"
+        time.sleep(0.1)
 
 
 def find_plugin(faults=False):
@@ -21,6 +30,11 @@ def find_plugin(faults=False):
     if variable in os.environ:
         path = pathlib.Path(os.environ[variable])
         return str(path) if path.exists() else None
+    return find_binary(name)
+
+
+def find_binary(name):
+    """The newest binary of this name that cargo built."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [target / profile / name for profile in ("release", "debug")]
     built = [path for path in built if path.exists()]
@@ -97,6 +111,15 @@ def mine(bitcoind, blocks, nodes, wait_for_mempool=0):
         wait_for(lambda: status(node)["blockheight"] >= height)
 
 
+def mine_until(bitcoind, nodes, done, limit=40):
+    """Mines block by block, whatever is in the mempool, until `done`."""
+    for _ in range(limit):
+        if done():
+            return
+        mine(bitcoind, 1, nodes)
+    assert done(), f"not within {limit} blocks"
+
+
 def create(lsp, clients, capacity_sat=500_000, **more):
     """Runs factory-create, and gives the factory as it answered."""
     params = {"clients": [client.info["id"] for client in clients], "capacity_sat": capacity_sat, **more}
@@ -143,6 +166,20 @@ def pay(payer, payee, amount_msat, label, dead_end=False):
     return result
 
 
+def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
+    """Pays over one channel and no other."""
+    channel = channel_by_id(payer, channel_id)
+    scid = channel.get("short_channel_id", channel["alias"]["local"])
+    invoice = payee.rpc.invoice(amount_msat, label, label)
+    decoded = payer.rpc.decode(invoice["bolt11"])
+    delay = decoded["min_final_cltv_expiry"] + 1
+    route = [{"id": payee.info["id"], "channel": scid, "delay": delay, "amount_msat": amount_msat}]
+    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
+    payer.rpc.waitsendpay(invoice["payment_hash"], 30)
+    for node in (payer, payee):
+        wait_for(lambda: not channel_by_id(node, channel_id)["htlcs"])
+
+
 def onchain_msat(node):
     """What the node's wallet can spend, confirmed."""
     outputs = node.rpc.listfunds()["outputs"]
@@ -174,9 +211,11 @@ def channel_by_id(node, channel_id):
 
 
 def activate(bitcoind, factory, lsp, clients):
-    """Mines until every channel of a factory that was just created is usable."""
+    """Mines until every channel of a factory that was created is usable."""
     nodes, instance = [lsp, *clients], factory["factory_instance"]
-    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=factory["funding_txid"])
+    confirmed = bitcoind.rpc.gettxout(factory["funding_txid"], factory["funding_outnum"], False)
+    wait_for_mempool = 0 if confirmed else factory["funding_txid"]
+    mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=wait_for_mempool)
     for node in nodes:
         wait_for_factory(node, instance, "active")
     for client in clients:

@@ -16,6 +16,7 @@ from harness import (
     mine,
     onchain_msat,
     pay,
+    pay_over,
     plugin_options,
     start_without_developer,
     wait_for_factory,
@@ -39,18 +40,6 @@ def make_nodes(node_factory, bitcoind, count):
 def ordinary_channel(lsp, client):
     """A channel that is none of the plugin's business."""
     return lsp.rpc.fundchannel(client.info["id"], 300_000, push_msat=100_000_000, announce=False)["channel_id"]
-
-
-def pay_over(payer, payee, channel_id, label):
-    """Pays over one channel and no other."""
-    channel = channel_by_id(payer, channel_id)
-    scid = channel.get("short_channel_id", channel["alias"]["local"])
-    invoice = payee.rpc.invoice(1_000_000, label, label)
-    secret = payer.rpc.decode(invoice["bolt11"])["payment_secret"]
-    delay = payer.rpc.decode(invoice["bolt11"])["min_final_cltv_expiry"] + 1
-    route = [{"id": payee.info["id"], "channel": scid, "delay": delay, "amount_msat": 1_000_000}]
-    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
-    payer.rpc.waitsendpay(invoice["payment_hash"], 30)
 
 
 def restart_everybody(bitcoind, lsp, clients, stranger):

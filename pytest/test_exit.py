@@ -14,6 +14,7 @@ from harness import (
     fund,
     lsp_options,
     mine,
+    mine_until,
     onchain_msat,
     pay,
     plugin_options,
@@ -41,15 +42,6 @@ def leaf_of(bitcoind, client, instance):
     """The transaction with the client's channel, from the chain, and the place of the channel in it."""
     place = factory_of(client, instance)["clients"][0]
     return transaction(bitcoind, place["funding_txid"]), place["funding_outnum"]
-
-
-def mine_until(bitcoind, nodes, done, limit=40):
-    """Mines block by block, whatever is in the mempool, until `done`."""
-    for _ in range(limit):
-        if done():
-            return
-        mine(bitcoind, 1, nodes)
-    assert done(), f"not within {limit} blocks"
 
 
 # S19

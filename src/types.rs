@@ -28,7 +28,9 @@ macro_rules! hex_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('?');
+                let digits = self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+                f.write_str(&digits.collect::<String>())
             }
         }
 

@@ -183,6 +183,26 @@ fn restarts_of_a_living_factory() {
     assert!(world.members[1].lightningd.balance(&world.chain).to_sat() > 3_000);
 }
 
+/// S26: a crash between storing that the leaf is on chain and closing the channel on it. No block says so
+/// again: the next start closes it.
+#[test]
+fn a_crash_before_an_exit_closes_its_channel() {
+    for at in [LSP, 1] {
+        let mut world = World::new(6, 2).unwrap();
+        let instance = world.make_factory(Profile::Static).unwrap();
+        world.command(at, Command::Exit { instance }).unwrap();
+        world.crash_at(at, CrashAt::AfterStore(1));
+        world.mine(1).unwrap();
+        assert!(world.members[at].engine.is_none(), "the block was stored");
+        let closing = |world: &World| world.members[at].lightningd.channels.values().all(|one| one.closing);
+        assert!(!closing(&world));
+        world.restart(at).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.state(at, instance), Some(State::Exited));
+        assert!(closing(&world));
+    }
+}
+
 /// S12: without a signature an aborted factory is forgotten at the next start; with one it stays until
 /// its funding's input is buried in another transaction.
 #[test]

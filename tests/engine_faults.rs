@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
-use cln_factory::protocol::{Input, State};
+use cln_factory::protocol::{Input, OpenFailure, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::tx::scripts::anchor_script;
 use cln_factory::wire::message::{Join, Message, PartialSignatures, Propose};
@@ -210,6 +210,37 @@ fn another_members_key() {
         world.send_raw(2, LSP, Message::from(join).encode()).unwrap();
         assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
         assert_eq!(left_out(&world, instance), [2]);
+    }
+}
+
+/// S4, S30: lightningd fails an open whose connection ends, and says so before it tells of the disconnect.
+/// Nobody is left out for that; whoever refuses the open is.
+#[test]
+fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
+    let text = || "Owning subdaemon openingd died (62208)".to_owned();
+    let cases = [
+        (OpenFailure::Disconnected(text()), vec![]),
+        (OpenFailure::Refused("They sent ERROR".into()), vec![2]),
+    ];
+    for (failure, expected) in cases {
+        for held in ["expecting", "stored"] {
+            let mut world = World::new(55, 3).unwrap();
+            world.tamper(move |out| match &out.message {
+                message if out.from == 2 && message.name() == held && message.attempt() == 1 => Fate::Drop,
+                _ => Fate::Deliver,
+            });
+            let instance = begin(&mut world, Profile::Static).unwrap();
+            world.settle().unwrap();
+            let (attempt, client) = (1, 1);
+            let input = if held == "expecting" {
+                Input::ChannelStarted { instance, attempt, client, result: Err(failure.clone()) }
+            } else {
+                Input::ChannelCompleted { instance, attempt, client, result: Err(failure.clone()) }
+            };
+            world.feed(LSP, input).unwrap();
+            assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+            assert_eq!(left_out(&world, instance), expected, "{held} {failure:?}");
+        }
     }
 }
 

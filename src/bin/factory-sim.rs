@@ -1,21 +1,27 @@
 //! `factory-sim`: many worlds, each with an operator, clients and a random schedule of faults.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use cln_factory::lab::sim::chaos::Coverage;
 use cln_factory::lab::sim::fault::{Kind, Rates};
+use cln_factory::lab::sim::many::many;
 use cln_factory::lab::sim::shrink::shrink;
 use cln_factory::lab::sim::{Options, Outcome, play};
+
+#[cfg(feature = "modelled-signatures")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "\
 factory-sim: the real engine of every member in one process, with random faults and a judge.
 
   --runs N           runs (default 100)
   --seed S           seed of the first run (default 1); run i has seed S + i
+  --jobs N           threads (default 1); what comes out doesn't depend on it
   --clients N        clients of each run (default 4)
-  --mode real        every signature and script check is real (the only mode so far)
+  --mode MODE        real: every signature and script check is real; fast: they are modelled, which
+                     takes a build with --features modelled-signatures (the mode is the build's)
   --fault NAME=RATE  how often a fault happens, from 0 to 1
   --no-fault NAME    never
   --no-faults        none at all; --fault after it switches single ones on
@@ -26,8 +32,21 @@ factory-sim: the real engine of every member in one process, with random faults 
   --planted [NAME]   plant bugs and look for them (build with --features planted-bugs)
 ";
 
+#[cfg(not(feature = "modelled-signatures"))]
+const MODE: &str = "real";
+#[cfg(not(feature = "modelled-signatures"))]
+const OTHER_MODE: &str = "for fast build it with --features modelled-signatures";
+#[cfg(feature = "modelled-signatures")]
+const MODE: &str = "fast";
+#[cfg(feature = "modelled-signatures")]
+const OTHER_MODE: &str = "for real build it without --features modelled-signatures";
+
+/// Runs between two lines on stderr.
+const PROGRESS: u64 = 50_000;
+
 struct Arguments {
     runs: u64,
+    jobs: usize,
     options: Options,
     coverage: bool,
     #[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))] // Read where there are bugs to plant.
@@ -37,7 +56,7 @@ struct Arguments {
 fn arguments() -> Result<Arguments, String> {
     let rates = Rates::default();
     let options = Options { seed: 1, clients: 4, rates, only: None, lines: false };
-    let mut parsed = Arguments { runs: 100, options, coverage: false, planted: None };
+    let mut parsed = Arguments { runs: 100, jobs: 1, options, coverage: false, planted: None };
     let mut args = std::env::args().skip(1).peekable();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -66,14 +85,20 @@ fn set(parsed: &mut Arguments, arg: &str, value: &str) -> Result<(), String> {
     match arg {
         "--runs" => parsed.runs = number()?,
         "--seed" => parsed.options.seed = number()?,
+        "--jobs" => {
+            parsed.jobs = usize::try_from(number()?).map_err(|error| error.to_string())?;
+            if !(1..=64).contains(&parsed.jobs) {
+                return Err("--jobs: from 1 to 64\n".into());
+            }
+        }
         "--clients" => {
             parsed.options.clients = usize::try_from(number()?).map_err(|error| error.to_string())?;
             if !(1..=64).contains(&parsed.options.clients) {
                 return Err("--clients: from 1 to 64".into());
             }
         }
-        "--mode" if value == "real" => {}
-        "--mode" => return Err(format!("--mode {value}: there is only real so far")),
+        "--mode" if value == MODE => {}
+        "--mode" => return Err(format!("--mode {value}: this build is {MODE}: {OTHER_MODE}\n")),
         "--no-fault" => parsed.options.rates.set(kind(value)?, 0),
         "--fault" => {
             let (name, rate) = value.split_once('=').ok_or("--fault: NAME=RATE")?;
@@ -103,90 +128,6 @@ fn rate(ppm: u32) -> f64 {
     f64::from(ppm) / 1e6
 }
 
-/// Numbers over many runs.
-#[derive(Default)]
-struct Sum {
-    runs: u64,
-    steps: u64,
-    blocks: u64,
-    htlcs: (u64, u64),
-    checks: u64,
-    faults: BTreeMap<&'static str, u64>,
-    ended: BTreeMap<&'static str, u64>,
-    coverage: Coverage,
-}
-
-impl Sum {
-    fn add(&mut self, outcome: &Outcome) {
-        self.runs += 1;
-        self.steps += outcome.steps;
-        self.blocks += outcome.blocks;
-        self.htlcs.0 += outcome.htlcs.0;
-        self.htlcs.1 += outcome.htlcs.1;
-        self.checks += outcome.checks;
-        for fired in &outcome.fired {
-            *self.faults.entry(fired.kind.name()).or_default() += 1;
-        }
-        *self.ended.entry(outcome.ended).or_default() += 1;
-        self.coverage.add(&outcome.coverage);
-    }
-
-    fn print(&self, seconds: f64, all: bool) {
-        let list = |map: &BTreeMap<&'static str, u64>| {
-            map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
-        };
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let speed = self.runs as f64 / seconds.max(0.001);
-        println!("runs              {} (real mode, {speed:.1} a second)", self.runs);
-        println!("ended             {}", list(&self.ended));
-        println!("steps             {}", self.steps);
-        println!("blocks            {}", self.blocks);
-        println!("htlcs             {} tried, {} moved", self.htlcs.0, self.htlcs.1);
-        println!("consensus checks  {}", self.checks);
-        println!("faults            {}", list(&self.faults));
-        let silent: Vec<&str> =
-            Kind::ALL.iter().map(|kind| kind.name()).filter(|name| !self.faults.contains_key(name)).collect();
-        if !silent.is_empty() {
-            println!("no fault yet of   {}", silent.join(", "));
-        }
-        self.print_coverage(all);
-    }
-
-    fn print_coverage(&self, all: bool) {
-        let commits = &self.coverage.commits;
-        let mut points: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
-        for ((events, what), count) in commits {
-            points.entry(events).or_default().insert(what, *count);
-        }
-        let crashes = ["crash before", "crash after", "store fails"];
-        let missing: Vec<String> = points
-            .iter()
-            .filter_map(|(events, whats)| {
-                let missing: Vec<&str> =
-                    crashes.iter().copied().filter(|what| !whats.contains_key(what)).collect();
-                (!missing.is_empty()).then(|| format!("{events} ({})", missing.join(", ")))
-            })
-            .collect();
-        println!(
-            "transitions       {} (input × role × state); commit points {}, {} with every crash",
-            self.coverage.transitions.len(),
-            points.len(),
-            points.len() - missing.len()
-        );
-        if all {
-            for ((input, role, state), count) in &self.coverage.transitions {
-                println!("  {count:>9}  {role:6} {state:12} {input}");
-            }
-            for (events, whats) in &points {
-                let whats: Vec<String> =
-                    whats.iter().map(|(what, count)| format!("{what} {count}")).collect();
-                println!("  {events}: {}", whats.join(", "));
-            }
-            missing.iter().for_each(|point| println!("  not yet: {point}"));
-        }
-    }
-}
-
 #[expect(clippy::disallowed_methods, reason = "the time it took is for people; nothing depends on it")]
 fn now() -> Instant {
     Instant::now()
@@ -205,24 +146,32 @@ fn main() -> ExitCode {
     if arguments.planted.is_some() {
         return planted(&arguments);
     }
-    let (began, mut sum) = (now(), Sum::default());
-    for index in 0..arguments.runs {
-        let seed = arguments.options.seed.wrapping_add(index);
-        let options = Options { seed, ..arguments.options.clone() };
-        let outcome = play(&options);
-        sum.add(&outcome);
+    let began = now();
+    let (alone, done) = (arguments.runs == 1, AtomicU64::new(0));
+    let seen = |outcome: &Outcome| {
         outcome.lines.iter().for_each(|line| println!("{line}"));
-        if outcome.violation.is_some() {
-            sum.print(began.elapsed().as_secs_f64(), arguments.coverage);
-            report(&options, &outcome);
-            return ExitCode::FAILURE;
+        let done = done.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if done.is_multiple_of(PROGRESS) {
+            eprintln!("{done} runs, {:.0} s", began.elapsed().as_secs_f64());
         }
-        if arguments.runs == 1 {
-            let hash: String = outcome.trace.iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("trace             {hash}");
-        }
+    };
+    let (sum, found) = many(&arguments.options, arguments.runs, arguments.jobs, || {}, seen);
+    let seconds = began.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let speed = sum.runs as f64 / seconds.max(0.001);
+    println!("runs              {} ({MODE} mode, {speed:.1} a second, {} jobs)", sum.runs, arguments.jobs);
+    println!("{sum}");
+    if arguments.coverage {
+        print!("{}", sum.coverage.list());
     }
-    sum.print(began.elapsed().as_secs_f64(), arguments.coverage);
+    if let Some(found) = found {
+        report(&found.options, &found.outcome);
+        return ExitCode::FAILURE;
+    }
+    if alone {
+        let hash: String = play(&arguments.options).trace.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("trace             {hash}");
+    }
     println!("violations        0");
     println!(
         "replay any run    factory-sim --runs 1 --clients {} --seed SEED --trace",
@@ -266,6 +215,7 @@ fn planted(_arguments: &Arguments) -> ExitCode {
 /// Each bug until it is found.
 #[cfg(feature = "planted-bugs")]
 fn planted(arguments: &Arguments) -> ExitCode {
+    use cln_factory::lab::sim::many::Found;
     use cln_factory::planted::{Bug, plant};
     /// So many runs may it take.
     const LIMIT: u64 = 10_000;
@@ -275,14 +225,9 @@ fn planted(arguments: &Arguments) -> ExitCode {
     println!("{:24} {:>6}  {:8} what was seen", "bug", "runs", "property");
     for bug in Bug::ALL.iter().filter(|bug| wanted.as_deref().is_none_or(|name| name == bug.name())) {
         plant(Some(*bug));
-        let found = (0..limit).find_map(|index| {
-            let seed = arguments.options.seed.wrapping_add(index);
-            let options = Options { seed, ..arguments.options.clone() };
-            let outcome = play(&options);
-            outcome.violation.is_some().then_some((index + 1, options, outcome))
-        });
+        let (_, found) = many(&arguments.options, limit, arguments.jobs, || plant(Some(*bug)), |_| ());
         match found {
-            Some((runs, options, outcome)) => {
+            Some(Found { runs, options, outcome }) => {
                 let property = outcome.property().unwrap_or_default();
                 let text: String = outcome.violation.clone().unwrap_or_default().chars().take(100).collect();
                 println!("{:24} {runs:>6}  {property:8} {text}", bug.name());

@@ -28,6 +28,11 @@ const OUTPUT_BUFFER: usize = 64 * 1024;
 
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !cfg!(feature = "modelled-signatures"),
+        "cln-factory: this build's signatures are modelled (feature modelled-signatures): it is for \
+         factory-sim and must never handle money. Build it without that feature."
+    );
     let (outbox, undelivered) = Outbox::new();
     outbox.clone().install_logger();
     let (output, answers) = tokio::io::duplex(OUTPUT_BUFFER);
@@ -87,6 +92,9 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
+    let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
+    #[cfg(feature = "faults")]
+    let builder = plain(builder, methods::misbehave::COMMAND, methods::misbehave::call);
     plain(builder, methods::status::COMMAND, methods::status::call)
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bitcoin::BlockHash;
@@ -21,10 +22,15 @@ use super::client::{Call, CallError, field};
 
 /// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
 const REMEMBERED: usize = 300;
+/// Reorganisations in one round. A backend whose blocks contradict each other would have us go back and
+/// forth for ever, and store each turn.
+const MOST_REWINDS: u32 = 8;
 /// Looked at without a notification after this long, in case one was lost.
 const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
 const RETRY: Duration = Duration::from_secs(5);
+
+const BLOCK_AT: &str = "getrawblockbyheight";
 
 /// Who takes the blocks.
 pub trait Sink: Send + Sync {
@@ -35,6 +41,8 @@ pub trait Sink: Send + Sync {
     fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
     /// Every block up to the tip was taken.
     fn at_tip(&self) -> impl Future<Output = ()> + Send;
+    /// Why blocks don't come, or that they do again.
+    fn health(&self, problem: Option<String>);
 }
 
 /// Where we are in the chain.
@@ -42,6 +50,43 @@ pub trait Sink: Send + Sync {
 pub struct Follower {
     next: Height,
     recent: VecDeque<(Height, BlockHash)>,
+    progress: Progress,
+}
+
+/// How far a follower is, for `factory-status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The first block of this start.
+    pub first: Height,
+    /// The next block to be handled.
+    pub next: Height,
+    /// The backend's tip.
+    pub tip: Height,
+    /// A block of its chain that the backend does not give.
+    pub missing: Option<Height>,
+}
+
+impl Scan {
+    /// Blocks that wait to be handled.
+    pub fn behind(&self) -> u32 {
+        self.tip.saturating_add(1).saturating_sub(self.next)
+    }
+}
+
+/// A [`Scan`] that the follower keeps up to date.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Mutex<Scan>>);
+
+impl Progress {
+    /// As of now.
+    pub fn get(&self) -> Scan {
+        // Writers only assign: a poisoned lock still holds a whole value.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Scan)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// Why a round of [`Follower::advance`] ended early. The next round goes on where this one stopped.
@@ -51,6 +96,8 @@ pub enum Interrupted {
     Backend(CallError),
     /// The block was not taken.
     Sink(String),
+    /// The backend does not give a block of its own chain: its node has pruned it.
+    Missing(Height),
     /// The runtime has ended.
     Closed,
 }
@@ -60,6 +107,11 @@ impl std::fmt::Display for Interrupted {
         match self {
             Self::Backend(error) => error.fmt(f),
             Self::Sink(reason) => f.write_str(reason),
+            Self::Missing(height) => write!(
+                f,
+                "the bitcoin backend does not give block {height}, which is part of its chain: its node has \
+                 pruned it, and nothing of ours is watched before it is there"
+            ),
             Self::Closed => f.write_str("shutting down"),
         }
     }
@@ -76,13 +128,28 @@ impl Follower {
     /// hash is known: a reorganisation while the node was down is then noticed.
     pub fn new(next: Height, before: Option<BlockHash>) -> Self {
         let recent = before.map(|hash| (next.saturating_sub(1), hash)).into_iter().collect();
-        Self { next, recent }
+        let progress = Progress::default();
+        progress.note(|scan| (scan.first, scan.next) = (next, next));
+        Self { next, recent, progress }
+    }
+
+    /// With somebody who looks on.
+    pub fn shown_by(mut self, progress: &Progress) -> Self {
+        let scan = self.progress.get();
+        progress.note(|shown| *shown = scan);
+        self.progress = progress.clone();
+        self
     }
 
     /// Hands over every block up to the tip.
+    ///
+    /// # Errors
+    /// When something was in the way, or the backend's blocks make no chain. The next round goes on.
     pub async fn advance<C: Call, S: Sink>(&mut self, rpc: &C, sink: &S) -> Result<(), Interrupted> {
+        let mut rewinds = 0;
         loop {
             let tip = tip_height(rpc).await?;
+            self.progress.note(|scan| scan.tip = tip);
             if tip.saturating_add(1) < self.next {
                 // Shorter than what we saw: the chain was rewound and has not grown past us yet.
                 self.rewind(rpc, sink, tip).await?;
@@ -91,10 +158,17 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let Some(block) = block_at(rpc, self.next).await? else { return Ok(()) };
+                let Some(block) = block_at(rpc, self.next).await? else {
+                    return self.not_given(rpc).await;
+                };
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
+                    if rewinds == MOST_REWINDS {
+                        let text = format!("block {} is not on top of the one before it", self.next);
+                        return Err(CallError::new("getrawblockbyheight", text).into());
+                    }
                     self.rewind(rpc, sink, self.next.saturating_sub(2)).await?;
+                    rewinds += 1;
                     break;
                 }
                 let hash = block.block_hash();
@@ -106,8 +180,20 @@ impl Follower {
                     self.recent.pop_front();
                 }
                 self.next += 1;
+                let next = self.next;
+                self.progress.note(|scan| (scan.next, scan.missing) = (next, None));
             }
         }
+    }
+
+    /// The backend did not give the next block: it may have left the chain, or been pruned.
+    async fn not_given<C: Call>(&mut self, rpc: &C) -> Result<(), Interrupted> {
+        if self.next > tip_height(rpc).await? {
+            return Ok(());
+        }
+        let missing = self.next;
+        self.progress.note(|scan| scan.missing = Some(missing));
+        Err(Interrupted::Missing(missing))
     }
 
     /// Finds the last block of ours, not above `highest`, that is still part of the chain.
@@ -121,11 +207,8 @@ impl Follower {
         let mut common = highest;
         while let Some((height, hash)) = kept.back().copied() {
             common = common.min(height);
-            if height <= highest {
-                let now = block_at(rpc, height).await?.map(|block| block.block_hash());
-                if now == Some(hash) {
-                    break;
-                }
+            if height <= highest && hash_at(rpc, height).await? == Some(hash) {
+                break;
             }
             common = height.saturating_sub(1);
             kept.pop_back();
@@ -133,6 +216,8 @@ impl Follower {
         sink.deliver(Input::Reorg { height: common }).await.map_err(Interrupted::Sink)?;
         self.recent = kept;
         self.next = common.saturating_add(1);
+        let next = self.next;
+        self.progress.note(|scan| scan.next = next);
         Ok(())
     }
 
@@ -141,12 +226,15 @@ impl Follower {
         loop {
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
+                    sink.health(None);
                     sink.at_tip().await;
                     POLL
                 }
                 Err(Interrupted::Closed) => return,
                 Err(error) => {
-                    log::warn!("block {} not handled yet: {error}", self.next);
+                    let problem = format!("block {} not handled yet: {error}", self.next);
+                    log::warn!("{problem}");
+                    sink.health(Some(problem));
                     RETRY
                 }
             };
@@ -164,20 +252,35 @@ pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
 }
 
 /// The hash of the block at `height`; `None` above the tip.
+///
+/// lightningd gives a block that its backend can't be asked for as one that doesn't exist: to take that
+/// for a reorganisation would undo everything that is confirmed.
 pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    field("getrawblockbyheight", &answer, "blockhash")
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash.is_none() && tip_height(rpc).await? >= height {
+        return Err(missing(height));
+    }
+    Ok(hash)
+}
+
+fn missing(height: Height) -> CallError {
+    let message =
+        format!("the backend has no block {height} although it is not above its tip: is it pruned?");
+    CallError { method: BLOCK_AT.to_owned(), code: None, message }
 }
 
 async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
-    let answer = rpc.call("getrawblockbyheight", json!({"height": height})).await?;
-    let text: Option<String> = field("getrawblockbyheight", &answer, "block")?;
+    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
-    let block = bitcoin::consensus::encode::deserialize_hex(&text).map_err(|error| CallError {
-        method: "getrawblockbyheight".to_owned(),
-        code: None,
-        message: format!("block {height} is unreadable: {error}"),
-    })?;
+    let wrong = |message: String| CallError { method: BLOCK_AT.to_owned(), code: None, message };
+    let block: bitcoin::Block = bitcoin::consensus::encode::deserialize_hex(&text)
+        .map_err(|error| wrong(format!("block {height} is unreadable: {error}")))?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash != Some(block.block_hash()) {
+        return Err(wrong(format!("block {height} has another hash than the backend says")));
+    }
     Ok(Some(block))
 }
 
@@ -197,12 +300,15 @@ pub fn no_hash() -> BlockHash {
 mod tests {
     use super::*;
     use serde_json::Value;
-    use std::sync::{Arc, Mutex};
 
     /// A chain of empty blocks; `salt` makes branches differ.
     #[derive(Clone, Default)]
     struct FakeNode {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
+        /// Blocks below are known by their hashes only.
+        pruned: Arc<Mutex<u64>>,
+        /// After how many calls its bitcoind is away.
+        away_after: Arc<Mutex<Option<u32>>>,
     }
 
     impl FakeNode {
@@ -220,15 +326,32 @@ mod tests {
         fn cut(&self, height: usize) {
             self.blocks.lock().unwrap().truncate(height + 1);
         }
+
+        fn is_away(&self) -> bool {
+            match self.away_after.lock().unwrap().as_mut() {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        }
     }
 
     impl Call for FakeNode {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             let blocks = self.blocks.lock().unwrap();
-            match method {
-                "getchaininfo" => Ok(json!({"blockcount": blocks.len() - 1})),
+            match (method, self.is_away()) {
+                ("getchaininfo", true) => Err(missing(0)),
+                (_, true) => Ok(json!({"blockhash": null, "block": null})),
+                ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
-                    let height = params["height"].as_u64().unwrap() as usize;
+                    let height = params["height"].as_u64().unwrap();
+                    if height < *self.pruned.lock().unwrap() {
+                        return Ok(json!({"blockhash": null, "block": null}));
+                    }
+                    let height = usize::try_from(height).unwrap();
                     Ok(blocks.get(height).map_or(json!({"blockhash": null, "block": null}), |block| {
                         json!({
                             "blockhash": block.block_hash(),
@@ -253,6 +376,8 @@ mod tests {
         }
 
         async fn at_tip(&self) {}
+
+        fn health(&self, _: Option<String>) {}
 
         async fn deliver(&self, input: Input) -> Result<(), String> {
             if *self.fails.lock().unwrap() {
@@ -303,6 +428,27 @@ mod tests {
 
     // S25
     #[tokio::test]
+    async fn a_backend_that_is_away_is_no_reorganisation() {
+        for calls in 0..12 {
+            let (node, notes) = (FakeNode::default(), Notes::default());
+            node.grow(6, 0);
+            let mut follower = Follower::new(1, None);
+            follower.advance(&node, &notes).await.unwrap();
+            notes.take();
+            node.cut(3);
+            node.grow(3, 1);
+            *node.away_after.lock().unwrap() = Some(calls);
+            // Nine calls are all it takes.
+            let outcome = follower.advance(&node, &notes).await;
+            assert!(matches!(outcome, Err(Interrupted::Backend(_))) || calls >= 9, "{calls}: {outcome:?}");
+            *node.away_after.lock().unwrap() = None;
+            follower.advance(&node, &notes).await.unwrap();
+            assert_eq!(notes.take(), "<3 4 5 6", "{calls}");
+        }
+    }
+
+    // S25
+    #[tokio::test]
     async fn a_chain_that_shrinks_is_noticed_before_it_grows() {
         let (node, notes) = (FakeNode::default(), Notes::default());
         node.grow(6, 0);
@@ -317,6 +463,23 @@ mod tests {
         assert_eq!(notes.take(), "3");
     }
 
+    // S25, and found by fuzzing: this went on for ever.
+    #[tokio::test]
+    async fn blocks_that_make_no_chain_are_an_error() {
+        let (node, notes) = (FakeNode::default(), Notes::default());
+        node.grow(6, 0);
+        node.blocks.lock().unwrap()[4].header.prev_blockhash = no_hash();
+        let mut follower = Follower::new(2, None);
+        let error = follower.advance(&node, &notes).await.unwrap_err();
+        assert!(error.to_string().contains("block 4 is not on top"), "{error}");
+        notes.take();
+        // The backend has come to its senses.
+        node.cut(3);
+        node.grow(2, 0);
+        follower.advance(&node, &notes).await.unwrap();
+        assert!(notes.take().ends_with("4 5"));
+    }
+
     // S25
     #[tokio::test]
     async fn a_reorganisation_while_the_node_was_down() {
@@ -325,6 +488,23 @@ mod tests {
         let mut follower = Follower::new(4, Some(no_hash()));
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "<2 3 4 5");
+    }
+
+    #[tokio::test]
+    async fn a_pruned_block_is_named_and_waited_for() {
+        let (node, notes, progress) = (FakeNode::default(), Notes::default(), Progress::default());
+        node.grow(6, 0);
+        *node.pruned.lock().unwrap() = 4;
+        let mut follower = Follower::new(2, None).shown_by(&progress);
+        let interrupted = follower.advance(&node, &notes).await;
+        assert!(matches!(interrupted, Err(Interrupted::Missing(2))), "{interrupted:?}");
+        assert_eq!(progress.get(), Scan { first: 2, next: 2, tip: 5, missing: Some(2) });
+        assert_eq!((notes.take(), progress.get().behind()), (String::new(), 4));
+        *node.pruned.lock().unwrap() = 0;
+        follower.advance(&node, &notes).await.unwrap();
+        assert_eq!(notes.take(), "2 3 4 5");
+        assert_eq!(progress.get(), Scan { first: 2, next: 6, tip: 5, missing: None });
+        assert_eq!(progress.get().behind(), 0);
     }
 
     // S14

@@ -24,7 +24,7 @@ pub struct CallError {
 }
 
 impl CallError {
-    fn new(method: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(method: &str, message: impl Into<String>) -> Self {
         Self { method: method.to_owned(), code: None, message: message.into() }
     }
 }

@@ -9,18 +9,25 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 
-use crate::protocol::{CheckFailure, Effect, Input};
+use crate::protocol::fees::{Report, Trouble};
+use crate::protocol::{CheckFailure, Effect, Input, OpenFailure};
 use crate::runtime::{Handle, Node};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 
+use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
+use super::sent;
 use super::wallet;
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
+/// lightningd's `FUNDING_PEER_NOT_CONNECTED`.
+const PEER_NOT_CONNECTED: i32 = 305;
+/// lightningd's `FUNDING_UNKNOWN_PEER`.
+const UNKNOWN_PEER: i32 = 306;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// static_remotekey, anchors, scid_alias and zeroconf.
@@ -34,14 +41,23 @@ pub struct Executor {
     runtime: Handle,
     database: Database,
     outbox: Outbox,
+    bumper: Bumper<Rpc>,
     messages: Lanes,
     channels: Lanes,
 }
 
 impl Executor {
     /// Outcomes go to `runtime`.
-    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox) -> Self {
-        Self { rpc, runtime, database, outbox, messages: Lanes::default(), channels: Lanes::default() }
+    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox, bumper: Bumper<Rpc>) -> Self {
+        Self {
+            rpc,
+            runtime,
+            database,
+            outbox,
+            bumper,
+            messages: Lanes::default(),
+            channels: Lanes::default(),
+        }
     }
 
     fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
@@ -84,11 +100,11 @@ impl Executor {
         &self,
         peer: NodeId,
         params: Value,
-        answer: impl FnOnce(Result<ScriptBuf, String>) -> Input + Send + 'static,
+        answer: impl FnOnce(Result<ScriptBuf, OpenFailure>) -> Input + Send + 'static,
     ) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            runtime.input(answer(start(&rpc, params).await.map_err(|error| error.to_string())));
+            runtime.input(answer(start(&rpc, params).await.map_err(open_failure)));
         });
     }
 
@@ -97,12 +113,11 @@ impl Executor {
         peer: NodeId,
         leaf: Transaction,
         prevout: TxOut,
-        answer: impl FnOnce(Result<ChannelId, String>) -> Input + Send + 'static,
+        answer: impl FnOnce(Result<ChannelId, OpenFailure>) -> Input + Send + 'static,
     ) {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         self.channels.push(peer, async move {
-            runtime
-                .input(answer(complete(&rpc, peer, leaf, prevout).await.map_err(|error| error.to_string())));
+            runtime.input(answer(complete(&rpc, peer, leaf, prevout).await.map_err(open_failure)));
         });
     }
 
@@ -192,10 +207,17 @@ impl Node for Executor {
                     wallet::send(&rpc, &psbt).await.map(|txid| txid.to_string())
                 });
             }
-            Effect::Broadcast { instance, what, tx } => {
+            Effect::Broadcast { instance, what, tx } => self.spawn(async move {
                 let txid = tx.compute_txid();
-                self.spawn_logged(format!("{instance}: broadcasting {what} {txid}"), async move {
-                    broadcast(&rpc, &tx).await
+                let trouble = sent::send(&rpc, &tx).await.err().map(Trouble::Parent);
+                let report = Report { instance, what, target: None, child: None, trouble };
+                Input::Published { txid, report: Box::new(report) }
+            }),
+            Effect::Bump(raise) => {
+                let bumper = self.bumper.clone();
+                self.spawn(async move {
+                    let report = Box::new(bumper.raise(&raise).await);
+                    Input::Published { txid: raise.parent.compute_txid(), report }
                 });
             }
             Effect::CloseChannel { channel_id } => {
@@ -232,7 +254,8 @@ impl Node for Executor {
     }
 }
 
-async fn payout(rpc: &Rpc) -> Result<ScriptBuf, CallError> {
+/// A fresh script of the wallet.
+pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
     let answer = rpc.call("newaddr", json!({"addresstype": "p2tr"})).await?;
     let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
     // lightningd made it for its own network.
@@ -242,6 +265,15 @@ async fn payout(rpc: &Rpc) -> Result<ScriptBuf, CallError> {
 async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
     let started = rpc.call_within(PEER_PATIENCE, "fundchannel_start", params).await?;
     field("fundchannel_start", &started, "scriptpubkey")
+}
+
+/// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;
+/// and afterwards, to whoever goes on with the open.
+fn open_failure(error: CallError) -> OpenFailure {
+    let texts = ["openingd died", "No channel funding in progress"];
+    let lost = matches!(error.code, Some(PEER_NOT_CONNECTED | UNKNOWN_PEER))
+        || texts.iter().any(|text| error.message.contains(text));
+    if lost { OpenFailure::Disconnected(error.to_string()) } else { OpenFailure::Refused(error.to_string()) }
 }
 
 async fn complete(
@@ -282,16 +314,4 @@ async fn check(
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     Err(CheckFailure::NotYet)
-}
-
-/// lightningd reports a transaction that was refused as a result, not as an error.
-async fn broadcast(rpc: &Rpc, tx: &Transaction) -> Result<String, CallError> {
-    let method = "sendrawtransaction";
-    let hex = bitcoin::consensus::encode::serialize_hex(tx);
-    let answer = rpc.call(method, json!({"tx": hex, "allowhighfees": false})).await?;
-    if answer["success"] == true {
-        return Ok("accepted".to_owned());
-    }
-    let message = answer["errmsg"].as_str().unwrap_or("refused without a reason").trim().to_owned();
-    Err(CallError { method: method.to_owned(), code: None, message })
 }

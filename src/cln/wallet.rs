@@ -9,8 +9,11 @@ use crate::types::Txid;
 
 use super::client::{Call, CallError, field};
 
-/// Inputs stay reserved for a day at a time; a ceremony takes minutes, and whoever sends the
-/// funding again reserves anew.
+/// How long inputs stay reserved for a ceremony, which takes minutes. A node that dies before it has
+/// stored which they are leaves them reserved, and nobody but this number gives them back.
+const CEREMONY_BLOCKS: u32 = 12;
+/// Once the funding is sent, inputs stay reserved for a day at a time; whoever sends it again reserves
+/// anew.
 const RESERVE_BLOCKS: u32 = 144;
 /// More than was ever reserved: reservations add up, and releasing subtracts.
 const RELEASE_BLOCKS: u32 = 100_000;
@@ -36,7 +39,7 @@ pub async fn prepare<C: Call>(
                 "excess_as_change": true,
                 // Keeps back what lightningd wants for the anchors of its channels.
                 "opening_anchor_channel": true,
-                "reserve": RESERVE_BLOCKS,
+                "reserve": CEREMONY_BLOCKS,
             }),
         )
         .await?;

@@ -2,6 +2,7 @@
 //! transaction may be in one is checked: inputs exist and are unspent, timelocks of both kinds,
 //! amounts, and every input's script by Bitcoin Core's own interpreter.
 
+mod market;
 mod policy;
 mod reject;
 
@@ -15,6 +16,7 @@ use bitcoin::{
 
 use crate::types::Height;
 
+pub use market::{Market, anchor_of};
 pub use policy::{check_scripts, fee_of};
 pub use reject::Reject;
 
@@ -48,8 +50,14 @@ pub struct Block {
 pub struct Chain {
     blocks: Vec<Block>,
     coins: BTreeMap<OutPoint, Coin>,
+    /// Where each transaction of the chain is.
+    places: BTreeMap<Txid, (Height, usize)>,
+    /// Who spends an output, in the chain.
+    spenders: BTreeMap<OutPoint, Txid>,
     mempool: Vec<Transaction>,
     minted: Vec<Transaction>,
+    /// What fees are.
+    pub market: Market,
     salt: u64,
     script_checks: u64,
 }
@@ -66,8 +74,11 @@ impl Chain {
         let mut chain = Self {
             blocks: vec![],
             coins: BTreeMap::new(),
+            places: BTreeMap::new(),
+            spenders: BTreeMap::new(),
             mempool: vec![],
             minted: vec![],
+            market: Market::default(),
             salt: 0,
             script_checks: 0,
         };
@@ -109,18 +120,13 @@ impl Chain {
 
     /// The height at which a transaction confirmed, with the transaction.
     pub fn confirmed(&self, txid: Txid) -> Option<(Height, &Transaction)> {
-        (FIRST..).zip(&self.blocks).find_map(|(height, block)| {
-            let place = block.txids.iter().position(|other| *other == txid)?;
-            Some((height, block.txs.get(place)?))
-        })
+        let (height, place) = *self.places.get(&txid)?;
+        Some((height, self.block(height)?.txs.get(place)?))
     }
 
     /// Who spends an outpoint in the best chain, and where.
     pub fn spender(&self, outpoint: OutPoint) -> Option<(Height, &Transaction)> {
-        (FIRST..).zip(&self.blocks).find_map(|(height, block)| {
-            let tx = block.txs.iter().find(|tx| tx.input.iter().any(|i| i.previous_output == outpoint))?;
-            Some((height, tx))
-        })
+        self.confirmed(*self.spenders.get(&outpoint)?)
     }
 
     /// New money in the next block.
@@ -146,8 +152,13 @@ impl Chain {
         outpoint
     }
 
+    /// Nobody has any coin but this one, which may be another chain's.
+    pub fn only_coin(&mut self, outpoint: OutPoint, output: TxOut) {
+        self.coins = BTreeMap::from([(outpoint, Coin { output, height: Some(self.height()) })]);
+    }
+
     /// A coin as a transaction of the mempool may spend it.
-    fn available(&self, outpoint: OutPoint) -> Option<Coin> {
+    pub fn available(&self, outpoint: OutPoint) -> Option<Coin> {
         if let Some(coin) = self.coins.get(&outpoint) {
             return Some(coin.clone());
         }
@@ -165,6 +176,8 @@ impl Chain {
         if !self.knows(txid) {
             let checks = self.check(tx)?;
             self.script_checks = self.script_checks.saturating_add(checks);
+            let replaced = self.replaced(tx)?;
+            self.mempool.retain(|other| !replaced.contains(&other.compute_txid()));
             self.mempool.push(tx.clone());
         }
         Ok(txid)
@@ -185,9 +198,6 @@ impl Chain {
         let mut parents = BTreeSet::new();
         for input in &tx.input {
             let outpoint = input.previous_output;
-            if let Some(other) = self.in_conflict(outpoint) {
-                return Err(Reject::Conflict { outpoint, other });
-            }
             let coin = self.available(outpoint).ok_or(Reject::MissingInput { outpoint })?;
             policy::check_relative_lock(tx, input.sequence, coin.height, self.height())?;
             if coin.height.is_none() {
@@ -197,17 +207,19 @@ impl Chain {
         }
         policy::check_lock_time(tx, self.height())?;
         policy::check_standard(tx, &prevouts)?;
-        self.check_topology(tx, &parents)?;
+        self.check_floor(tx, &prevouts)?;
+        let replaced = self.replaced(tx)?;
+        self.check_topology(tx, &parents, &replaced)?;
         check_scripts(tx, &prevouts)
     }
 
-    fn in_conflict(&self, outpoint: OutPoint) -> Option<Txid> {
-        let spends = |tx: &&Transaction| tx.input.iter().any(|input| input.previous_output == outpoint);
-        self.mempool.iter().find(spends).map(Transaction::compute_txid)
-    }
-
     /// Version 3 (BIP-431): one unconfirmed parent with one child, both version 3.
-    fn check_topology(&self, tx: &Transaction, parents: &BTreeSet<Txid>) -> Result<(), Reject> {
+    fn check_topology(
+        &self,
+        tx: &Transaction,
+        parents: &BTreeSet<Txid>,
+        replaced: &BTreeSet<Txid>,
+    ) -> Result<(), Reject> {
         let v3 = |tx: &Transaction| tx.version.0 == 3;
         for parent in self.mempool.iter().filter(|other| parents.contains(&other.compute_txid())) {
             let txid = parent.compute_txid();
@@ -216,7 +228,8 @@ impl Chain {
             }
             let spends =
                 |other: &&Transaction| other.input.iter().any(|input| input.previous_output.txid == txid);
-            if v3(parent) && self.mempool.iter().any(|other| spends(&other)) {
+            let stays = |other: &&Transaction| !replaced.contains(&other.compute_txid());
+            if v3(parent) && self.mempool.iter().filter(stays).any(|other| spends(&other)) {
                 return Err(Reject::Topology("an unconfirmed version 3 transaction has one child"));
             }
             let grandparent = parent.input.iter().any(|input| {
@@ -242,10 +255,13 @@ impl Chain {
         let height = self.height().saturating_add(1);
         let mut txs = std::mem::take(&mut self.minted);
         let mut left: Vec<Transaction> = Vec::new();
+        let cheap: BTreeSet<Txid> =
+            self.mempool.iter().filter(|tx| self.is_too_cheap(tx)).map(Transaction::compute_txid).collect();
         for tx in std::mem::take(&mut self.mempool) {
             let below =
                 |input: &TxIn| left.iter().any(|other| other.compute_txid() == input.previous_output.txid);
-            if censored(&tx) || tx.input.iter().any(below) {
+            let refused = censored(&tx) || cheap.contains(&tx.compute_txid());
+            if refused || tx.input.iter().any(below) {
                 left.push(tx);
             } else {
                 txs.push(tx);
@@ -253,33 +269,34 @@ impl Chain {
         }
         self.mempool = left;
         let mut spent = Vec::new();
-        for tx in &txs {
+        let txids: Vec<Txid> = txs.iter().map(Transaction::compute_txid).collect();
+        for (place, (tx, txid)) in txs.iter().zip(txids.iter().copied()).enumerate() {
             for input in &tx.input {
+                self.spenders.insert(input.previous_output, txid);
                 if let Some(coin) = self.coins.remove(&input.previous_output) {
                     spent.push((input.previous_output, coin));
                 }
             }
-            let txid = tx.compute_txid();
+            self.places.insert(txid, (height, place));
             for (vout, output) in (0..).zip(&tx.output) {
                 let coin = Coin { output: output.clone(), height: Some(height) };
                 self.coins.insert(OutPoint { txid, vout }, coin);
             }
         }
-        let hash = self.hash(height, &txs);
-        let txids = txs.iter().map(Transaction::compute_txid).collect();
+        let hash = self.hash(height, &txids);
         self.blocks.push(Block { hash, txs, txids, spent });
         height
     }
 
-    fn hash(&mut self, height: Height, txs: &[Transaction]) -> BlockHash {
+    fn hash(&mut self, height: Height, txids: &[Txid]) -> BlockHash {
         self.salt = self.salt.wrapping_add(1);
         let mut bytes = self.salt.to_be_bytes().to_vec();
         bytes.extend_from_slice(&height.to_be_bytes());
         if let Some(parent) = self.blocks.last() {
             bytes.extend_from_slice(parent.hash.as_byte_array());
         }
-        for tx in txs {
-            bytes.extend_from_slice(tx.compute_txid().as_byte_array());
+        for txid in txids {
+            bytes.extend_from_slice(txid.as_byte_array());
         }
         BlockHash::hash(&bytes)
     }
@@ -309,14 +326,17 @@ impl Chain {
                 break;
             }
             let Some(block) = self.blocks.pop() else { break };
-            for tx in &block.txs {
-                let txid = tx.compute_txid();
+            for (tx, txid) in block.txs.iter().zip(block.txids.iter().copied()) {
+                self.places.remove(&txid);
+                for input in &tx.input {
+                    self.spenders.remove(&input.previous_output);
+                }
                 for (vout, _) in (0..).zip(&tx.output) {
                     self.coins.remove(&OutPoint { txid, vout });
                 }
             }
             // What the same block had made is no coin of the chain below it.
-            let own: BTreeSet<Txid> = block.txs.iter().map(Transaction::compute_txid).collect();
+            let own: BTreeSet<Txid> = block.txids.iter().copied().collect();
             let spent = block.spent.into_iter().filter(|(outpoint, _)| !own.contains(&outpoint.txid));
             self.coins.extend(spent);
             again.splice(0..0, block.txs);

@@ -1,22 +1,26 @@
 //! What one lightningd does for the plugin: a wallet with real keys, and channels whose commitment
 //! transactions both sides really sign.
 
+mod bump;
 mod channel;
+mod key;
 mod wallet;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::secp256k1::{PublicKey, SECP256K1, SecretKey};
-use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 
 use crate::protocol::{CheckFailure, KnownChannel};
+use crate::tx::child::Children;
 use crate::types::{ChannelId, NodeId};
 
 use super::chain::Chain;
 use super::rng::Rng;
 
+pub use bump::refused;
 pub(super) use channel::commitment;
 pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
+pub use key::Key;
 pub(super) use wallet::payment;
 
 /// The model of one lightningd.
@@ -26,8 +30,14 @@ pub struct Lightningd {
     pub id: NodeId,
     pub(super) rng: Rng,
     /// Keys of the wallet, by script.
-    pub(super) keys: BTreeMap<ScriptBuf, SecretKey>,
-    reserved: BTreeSet<OutPoint>,
+    pub(super) keys: BTreeMap<ScriptBuf, Key>,
+    pub(super) reserved: BTreeSet<OutPoint>,
+    /// Children that raise fees: as the plugin's records, durable.
+    pub children: Children,
+    /// What every child that was ever made took from the wallet.
+    pub(super) costs: BTreeMap<Txid, Amount>,
+    /// Whether the wallet refuses to do anything.
+    pub locked: bool,
     /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Channels. Durable.
@@ -37,12 +47,15 @@ pub struct Lightningd {
 impl Lightningd {
     /// A node with an empty wallet.
     pub fn new(mut rng: Rng) -> Self {
-        let id = NodeId(rng.secret_key().public_key(SECP256K1).serialize());
+        let id = NodeId(rng.key().public());
         Self {
             id,
             rng,
             keys: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            children: Children::default(),
+            costs: BTreeMap::new(),
+            locked: false,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
         }
@@ -71,8 +84,7 @@ impl Lightningd {
         let Some(channel) = self.channels.get(&channel_id) else {
             return Err(CheckFailure::NotYet);
         };
-        let own = channel.key.public_key(SECP256K1);
-        let script = funding_script(own, channel.remote).to_p2wsh();
+        let script = funding_script(channel.key.public(), channel.remote).to_p2wsh();
         if channel.outpoint != outpoint || channel.capacity != output.value {
             return Err(CheckFailure::Mismatch("outpoint or amount differ".into()));
         }
@@ -87,6 +99,16 @@ impl Lightningd {
         self.pending.retain(|other, _| peer.is_some_and(|peer| peer != *other));
     }
 
+    /// Whether an output is the wallet's.
+    pub fn owns(&self, output: &TxOut) -> bool {
+        self.keys.contains_key(&output.script_pubkey)
+    }
+
+    /// A script that the wallet has given out before.
+    pub(super) fn some_script(&self) -> Option<ScriptBuf> {
+        self.keys.keys().next().cloned()
+    }
+
     /// Confirmed money in the wallet.
     pub fn balance(&self, chain: &Chain) -> Amount {
         let own = chain.coins().filter(|(_, coin)| self.keys.contains_key(&coin.output.script_pubkey));
@@ -94,8 +116,7 @@ impl Lightningd {
     }
 
     /// A fresh channel key.
-    pub(super) fn channel_key(&mut self) -> (SecretKey, PublicKey) {
-        let key = self.rng.secret_key();
-        (key, key.public_key(SECP256K1))
+    pub(super) fn channel_key(&mut self) -> Key {
+        self.rng.key()
     }
 }

@@ -1,16 +1,13 @@
 //! Randomness and keys from one seed: the same seed gives the same world on every machine.
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
-use bitcoin::secp256k1::SecretKey;
-
+use super::node::Key;
+use super::sim::fault::Dice;
 use crate::protocol::Entropy;
+use bitcoin::hashes::{Hash, HashEngine, sha256};
 
-/// SHA-256 in counter mode over a seed and a label. Not for real secrets: the seed is 64 bits.
+/// A stream from the hash of a seed and a label. Not for real secrets: the seed is 64 bits.
 #[derive(Debug, Clone)]
-pub struct Rng {
-    key: [u8; 32],
-    counter: u64,
-}
+pub struct Rng(Dice);
 
 impl Rng {
     /// The stream with this label.
@@ -19,33 +16,29 @@ impl Rng {
         engine.input(b"cln-factory lab");
         engine.input(&seed.to_be_bytes());
         engine.input(label.as_bytes());
-        Self { key: sha256::Hash::from_engine(engine).to_byte_array(), counter: 0 }
+        let hash = sha256::Hash::from_engine(engine).to_byte_array();
+        let number = hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Self(Dice::new(number, 0))
     }
 
     fn block(&mut self) -> [u8; 32] {
-        let mut engine = sha256::Hash::engine();
-        engine.input(&self.key);
-        engine.input(&self.counter.to_be_bytes());
-        self.counter = self.counter.wrapping_add(1);
-        sha256::Hash::from_engine(engine).to_byte_array()
+        let mut block = [0; 32];
+        for part in block.chunks_exact_mut(8) {
+            part.copy_from_slice(&self.0.next_number().to_be_bytes());
+        }
+        block
     }
 
     /// A number below `bound`; 0 if there is none.
     pub fn below(&mut self, bound: usize) -> usize {
-        let block = self.block();
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&block[..8]);
-        // The bias is below one in 2^50 for every bound that a lab has.
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
-        let number = u64::from_be_bytes(bytes).checked_rem(bound).unwrap_or(0);
-        usize::try_from(number).unwrap_or(0)
+        self.0.below(bound)
     }
 
-    /// A secret key.
-    pub fn secret_key(&mut self) -> SecretKey {
+    /// A key of a wallet or a channel.
+    pub fn key(&mut self) -> Key {
         loop {
             // One in 2^128 blocks is no key.
-            if let Ok(key) = SecretKey::from_slice(&self.block()) {
+            if let Some(key) = Key::new(&self.block()) {
                 return key;
             }
         }

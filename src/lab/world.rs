@@ -5,9 +5,12 @@ mod effects;
 mod exit;
 mod fault;
 mod feed;
+mod fees;
+mod foreign;
 pub(in crate::lab) mod judged;
 mod network;
 mod pay;
+pub mod restore;
 mod scenario;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,6 +59,8 @@ pub struct Member {
     /// Blocks that were handled. Durable, as the tip is in the plugin.
     view: Vec<(Height, BlockHash)>,
     crash: Option<CrashAt>,
+    /// Whether its database is an older copy.
+    restored: bool,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
 }
@@ -73,6 +78,23 @@ pub struct Sent {
     pub height: Height,
     /// What the chain said.
     pub result: Result<(), Reject>,
+}
+
+/// An engine, lent or made. (An engine has no `Clone`, as `Cow` would want.)
+pub(in crate::lab) enum MaybeOwned<'a> {
+    Borrowed(&'a Engine),
+    Owned(Box<Engine>),
+}
+
+impl std::ops::Deref for MaybeOwned<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        match self {
+            Self::Borrowed(engine) => engine,
+            Self::Owned(engine) => engine,
+        }
+    }
 }
 
 /// What became of an input.
@@ -104,6 +126,8 @@ pub struct World {
     pub sent: Vec<Sent>,
     /// Clients in whose leaf the operator puts this script in place of the channel's.
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
+    /// Somebody who has nothing to do with any factory, and spends what anybody may.
+    pub stranger: Lightningd,
     /// Messages delivered so far.
     pub delivered: u64,
     /// Random faults, in the simulator.
@@ -159,6 +183,7 @@ impl World {
                 rng,
                 view: vec![],
                 crash: None,
+                restored: false,
                 shadow: None,
             });
         }
@@ -170,6 +195,7 @@ impl World {
             check_recovery: true,
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
+            stranger: Lightningd::new(Rng::new(seed, "stranger")),
             delivered: 0,
             chaos: None,
             rng: Rng::new(seed, "schedule"),
@@ -195,9 +221,19 @@ impl World {
     /// When its records are not understood, as a plugin would refuse to work then.
     pub fn start(&mut self, at: usize) -> Result<(), LabError> {
         let engine = self.rebuild(at)?;
+        self.start_with(at, engine)
+    }
+
+    /// The same with the engine that [`World::rebuild`] has just made.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub(in crate::lab) fn start_with(&mut self, at: usize, engine: Engine) -> Result<(), LabError> {
+        let mut shadow = self.blank(at);
+        shadow.load_from(&engine);
         let member = &mut self.members[at];
         member.engine = Some(engine);
-        member.shadow = None;
+        member.shadow = Some(shadow);
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
         let is_known = |(height, hash): &(Height, BlockHash)| {
@@ -221,12 +257,39 @@ impl World {
     /// # Errors
     /// When the records are not understood.
     pub fn rebuild(&self, at: usize) -> Result<Engine, LabError> {
-        let member = &self.members[at];
-        let mut engine = Engine::new(member.id, MasterSecret::new(member.master), member.config.clone());
-        for (instance, records) in member.store.load().map_err(error)? {
+        let mut engine = self.blank(at);
+        for (instance, records) in self.members[at].store.load().map_err(error)? {
             engine.load(instance, records).map_err(error)?;
         }
         Ok(engine)
+    }
+
+    /// What a member's store holds: followed record by record, or read again.
+    ///
+    /// # Errors
+    /// When the records are not understood.
+    pub(in crate::lab) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
+        match &self.members[at].shadow {
+            // Without the check after every step it is not kept up to date.
+            Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
+            _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
+        }
+    }
+
+    /// A member's engine before it has read anything.
+    fn blank(&self, at: usize) -> Engine {
+        let member = &self.members[at];
+        Engine::new(member.id, MasterSecret::new(member.master), member.config.clone())
+    }
+
+    /// A node's policy from its next start on, which is now.
+    ///
+    /// # Errors
+    /// As [`World::start`].
+    pub fn set_policy(&mut self, at: usize, policy: Policy) -> Result<(), LabError> {
+        self.stop(at);
+        self.members[at].config.policy = policy;
+        self.start(at)
     }
 
     /// A command of a node.

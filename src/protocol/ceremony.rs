@@ -157,6 +157,7 @@ pub(super) enum Change {
     Sign(InstanceId, Box<SignJob>),
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, SaleChange),
+    Fees(super::fees::FeeChange),
 }
 
 /// Session ids with something for each.

@@ -1,9 +1,11 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+mod account;
 mod evict;
 mod handover;
 mod sales;
 mod stock;
+mod story;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
@@ -19,10 +21,13 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Block, Effect, Level, PendingHtlc, Refusal};
+use super::fees::FeeChange;
+use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
 use super::state::State;
 
-pub use evict::{Eviction, eviction};
+pub use account::{Line, Purpose, Statement, statement};
+pub use evict::{Eviction, evictable, eviction};
+pub use story::{Sighting, Standing, sightings, standing};
 
 use sales::leave_with_sales;
 
@@ -97,13 +102,13 @@ impl Engine {
         height: Height,
     ) {
         let txid = tx.compute_txid();
-        let what = describe(after, txid);
-        d.log(Level::Info, format!("{}: {what} confirmed at height {height}", after.instance));
         self.close_exited(d, after, txid);
         sales::close_exited(d, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
         let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        let seen = story::sighting(after, txid, height, &spends);
         change(d, after, Confirmed { txid, height, spends, pays });
+        tell(d, after, &seen);
     }
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
@@ -140,6 +145,7 @@ impl Engine {
     /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
     /// chain, and that takes as many blocks.
     pub(super) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
+        d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
             let mut late = BTreeSet::new();
             for client in own_clients(factory) {
@@ -258,6 +264,18 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
     }
 }
 
+/// A stop between storing that a leaf is on chain and closing its channel must not leave the channel open:
+/// the block doesn't come again.
+pub(super) fn close_again(d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    let left = |client: &&ClientIndex| {
+        let known = factory.channels.get(*client);
+        factory.leaf_height(**client).is_some() && channels.iter().any(|open| Some(&open.channel_id) == known)
+    };
+    for client in factory.exiting.iter().filter(left) {
+        close(d, factory, *client);
+    }
+}
+
 fn close(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
     if let Some(channel_id) = factory.channels.get(&client) {
         d.effect(Effect::CloseChannel { channel_id: *channel_id });
@@ -316,21 +334,23 @@ fn change(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Even
     d.event(instance, event);
 }
 
-/// A transaction's name, for people.
-pub fn describe(factory: &Factory, txid: Txid) -> String {
-    if factory.funding().is_some_and(|funding| funding.txid == txid) {
-        return format!("the funding transaction {txid}");
-    }
-    if let Some(sold) = factory.sales.all().find(|sold| sold.txid() == txid) {
-        return format!("{} {txid}", sales::name(sold));
-    }
-    let session = factory
-        .tree
-        .as_ref()
-        .and_then(|tree| tree.sessions().iter().find(|session| session.tx.compute_txid() == txid));
-    match session {
-        Some(session) => format!("{} {txid}", name(factory, session.id)),
-        None => format!("a transaction that is not of the factory, {txid},"),
+/// One line for each transaction that confirmed: what it is, whose, and how we stand now.
+fn tell(d: &mut Draft<'_>, after: &Factory, seen: &Sighting) {
+    let whose = if seen.ours { "ours" } else { "not published by us" };
+    let now = standing(after, d.height).map_or("its funding is not on chain", Standing::words);
+    d.log(
+        Level::Info,
+        format!(
+            "{}: {} {} confirmed at height {} ({whose}; held by {}): {now}",
+            after.instance,
+            seen.name,
+            seen.txid,
+            seen.height,
+            seen.holders()
+        ),
+    );
+    if let Some(problem) = statement(after).and_then(|statement| statement.problem) {
+        d.log(Level::Broken, format!("{}: its account doesn't add up: {problem}", after.instance));
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::planted::{Bug, nonce_seed, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::tx::musig::{FactoryKey, new_nonce};
+use crate::tx::musig::new_nonce;
 use crate::types::{InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 
@@ -189,7 +189,7 @@ impl Engine {
             }
         };
         let salt = d.rng.bytes32();
-        let key = FactoryKey::derive_salted(&self.master, instance, attempt, &salt);
+        let key = self.client_key(instance, attempt, &salt);
         let sessions = factory.layout.sessions(Some(index));
         let (nonces, public) =
             (0..sessions.len()).map(|n| new_nonce(nonce_seed(d.rng.bytes32(), n), &key)).unzip();

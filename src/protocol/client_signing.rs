@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
-
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
+use crate::tx::musig::verify_alone;
 use crate::tx::scripts::key_script;
 use crate::tx::transcript;
 use crate::tx::tree::Tree;
@@ -158,11 +157,7 @@ impl Engine {
         }
         for (session, signature) in tree.sessions().iter().zip(&ready.signatures) {
             let key = tree.output_key(session.id.coin).ok_or_else(|| Fault::peer("a coin has no key"))?;
-            let valid = Signature::from_slice(signature).is_ok_and(|signature| {
-                SECP256K1
-                    .verify_schnorr(&signature, &SighashMessage::from_digest(session.sighash), &key)
-                    .is_ok()
-            });
+            let valid = verify_alone(signature, &session.sighash, &key);
             if !valid && !planted(Bug::UnverifiedSignature) {
                 return Err(Fault::peer(format!(
                     "the signature of {} doesn't verify",

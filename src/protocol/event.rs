@@ -8,7 +8,7 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, Role, SessionId};
 use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use crate::wire::codec::{
-    Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_counted,
+    Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_measured,
 };
 use crate::wire::message::Propose;
 
@@ -450,7 +450,7 @@ impl From<DecodeError> for RecordError {
 pub fn encode_record(events: &[Event]) -> Vec<u8> {
     let mut out = vec![RECORD_VERSION];
     for event in events {
-        write_counted(&event.encode_tagged(), &mut out);
+        write_measured(&mut out, |out| event.write_tagged(out));
     }
     out
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
-use crate::tx::tree::{Member, Roster, Scope, Tree};
+use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 use crate::wire::message::{ChannelInFactory, Propose};
 
@@ -440,12 +440,14 @@ impl Factory {
 
     /// Which of our transactions it is that spends an outpoint, if it is one of ours.
     pub fn session_of(&self, outpoint: OutPoint, txid: Txid) -> Option<SessionId> {
+        self.spend_of(outpoint, txid).map(|session| session.id)
+    }
+
+    /// The same with its transaction.
+    pub(super) fn spend_of(&self, outpoint: OutPoint, txid: Txid) -> Option<&Session> {
         let sales = self.sales.all().flat_map(|sold| &sold.sale.sessions);
         let sessions = self.tree.as_ref()?.sessions().iter().chain(sales);
-        sessions
-            .filter(|session| session.outpoint == outpoint)
-            .find(|session| session.tx.compute_txid() == txid)
-            .map(|session| session.id)
+        sessions.filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
     }
 
     /// Whether this node publishes a client's path, or has.
@@ -555,15 +557,28 @@ impl Factory {
                     funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
                 ),
             },
+            State::Active | State::Dying if self.role == Role::Lsp => match self.next_eviction() {
+                Some(at) => format!("from height {at} on this node evicts whoever is still in, by itself"),
+                None => "this node publishes what is left of the tree".into(),
+            },
+            State::Active if self.is_partly_exited() => {
+                "part of the tree is on chain; the channel goes on, nothing has to be done".into()
+            }
             State::Active => format!(
                 "nothing to do before the dying period at height {}",
                 self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
             ),
+            State::Dying if height >= self.terms.timeout_height => {
+                "this node publishes the distribution, which pays its whole capacity".into()
+            }
             State::Dying => {
                 format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
             }
             State::Exiting => {
                 "this node publishes its path; each transaction waits for the one before".into()
+            }
+            State::Exited if self.next_stock().is_some() => {
+                format!("this node takes its stock from height {} on", self.next_stock().unwrap_or(height))
             }
             State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
             State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),

@@ -6,10 +6,11 @@ use bitcoin::BlockHash;
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Shape};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use crate::wire::message::{ChannelInFactory, Message};
 
 use super::event::Event;
+use super::fees::{FeeNews, Raise, Report};
 use super::state::State;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
@@ -77,8 +78,8 @@ pub enum Input {
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// The channel's funding script (P2WSH), or what lightningd said.
-        result: Result<ScriptBuf, String>,
+        /// The channel's funding script (P2WSH), or why there is none.
+        result: Result<ScriptBuf, OpenFailure>,
     },
     /// [`Effect::CompleteChannel`] ended.
     ChannelCompleted {
@@ -90,8 +91,8 @@ pub enum Input {
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// The channel's id, or what lightningd said.
-        result: Result<ChannelId, String>,
+        /// The channel's id, or why it was not committed.
+        result: Result<ChannelId, OpenFailure>,
     },
     /// [`Effect::CheckChannel`] ended.
     ChannelChecked {
@@ -117,6 +118,15 @@ pub enum Input {
         /// The last common block.
         height: Height,
     },
+    /// What the node knows about fees, after the last block (S26).
+    Fees(FeeNews),
+    /// [`Effect::Broadcast`] or [`Effect::Bump`] ended.
+    Published {
+        /// The transaction of the factory.
+        txid: Txid,
+        /// How it fares.
+        report: Box<Report>,
+    },
     /// Time went by: [`Engine::poll_timeout`](super::Engine::poll_timeout) was reached.
     Tick,
 }
@@ -139,6 +149,34 @@ pub struct PendingHtlc {
     pub channel_id: ChannelId,
     /// Its cltv_expiry.
     pub cltv_expiry: Height,
+}
+
+/// Why lightningd opened no channel, or committed none, in its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenFailure {
+    /// The connection ended meanwhile, which is nobody's fault (S4): lightningd says so before it says
+    /// that the peer is gone.
+    Disconnected(String),
+    /// Anything else, such as a refusal by the peer's node.
+    Refused(String),
+}
+
+impl OpenFailure {
+    /// Who is left out for it: a peer that can't open a channel must not keep the others from theirs
+    /// (S30).
+    pub(super) fn blames(&self, peer: NodeId) -> Vec<NodeId> {
+        match self {
+            Self::Disconnected(_) => vec![],
+            Self::Refused(_) => vec![peer],
+        }
+    }
+}
+
+impl fmt::Display for OpenFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Disconnected(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// Why a channel's funding script could not be confirmed.
@@ -344,7 +382,8 @@ pub enum Effect {
         /// The PSBT, base64.
         psbt: String,
     },
-    /// Broadcast a signed transaction; repeated at every block until it confirms (S26).
+    /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
+    /// [`Input::Published`].
     Broadcast {
         /// Of which factory.
         instance: InstanceId,
@@ -353,6 +392,9 @@ pub enum Effect {
         /// The transaction.
         tx: Transaction,
     },
+    /// Broadcast a transaction, and a child that raises its fee; repeated at every block, with whatever
+    /// fee is needed then (S26). Answered by [`Input::Published`].
+    Bump(Box<Raise>),
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// Which.

@@ -17,7 +17,7 @@ use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Create, Effect, KnownChannel, Level, PreparedFunding, Refusal};
+use super::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
 use super::progress::silent;
 use super::state::State;
 
@@ -219,7 +219,7 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
         client: ClientIndex,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, OpenFailure>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             // The attempt ended while lightningd opened; the cancel that belongs to it is queued.
@@ -235,7 +235,7 @@ impl Engine {
             }
             Err(error) => {
                 let reason = format!("fundchannel_start with {peer} failed: {error}");
-                return self.restart(d, factory, &[peer], &reason);
+                return self.restart(d, factory, &error.blames(peer), &reason);
             }
         };
         d.change(Change::Script(instance, client, script.clone()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, Round, new_checked_nonce};
+use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, PublicKey, Round, new_checked_nonce};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -23,7 +23,7 @@ use super::event::{
     AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing,
 };
 use super::factory::{Factory, build_tree};
-use super::io::{Effect, Level, PreparedFunding};
+use super::io::{Effect, Level, OpenFailure, PreparedFunding};
 
 /// What is about to be signed, for the ledger.
 pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
@@ -36,10 +36,7 @@ pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
 }
 
 /// Keys and payout scripts of everybody who has joined.
-pub(super) fn roster_of(
-    lsp_key: bitcoin::secp256k1::PublicKey,
-    joins: &BTreeMap<ClientIndex, Join>,
-) -> Roster {
+pub(super) fn roster_of(lsp_key: PublicKey, joins: &BTreeMap<ClientIndex, Join>) -> Roster {
     let member = |join: &Join| Member { key: join.factory_key, payout: join.payout.clone() };
     Roster { lsp_key, clients: joins.values().map(member).collect() }
 }
@@ -310,7 +307,7 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
         client: ClientIndex,
-        result: Result<ChannelId, String>,
+        result: Result<ChannelId, OpenFailure>,
     ) {
         let Some((factory, _)) = self.current(instance, attempt) else {
             if let Ok(channel_id) = result {
@@ -338,7 +335,7 @@ impl Engine {
             }
             Err(error) => {
                 let reason = format!("fundchannel_complete with {node} failed: {error}");
-                self.restart(d, factory, &[node], &reason);
+                self.restart(d, factory, &error.blames(node), &reason);
             }
         }
     }

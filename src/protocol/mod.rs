@@ -15,6 +15,7 @@ mod client_signing;
 mod draft;
 pub mod event;
 pub mod factory;
+pub mod fees;
 pub mod htlc;
 mod io;
 pub mod ledger;
@@ -41,7 +42,11 @@ use draft::{Draft, Fault};
 use event::Event;
 use sale::{ClientSale, LspSale};
 
-pub use chain::{BURIED, Eviction, Watched, eviction, exit_allowed};
+use chain::close_again;
+pub use chain::{
+    BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable, eviction,
+    exit_allowed, sightings, standing, statement,
+};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
@@ -66,6 +71,7 @@ pub struct Engine {
     purchases: BTreeMap<InstanceId, Purchase>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
+    fees: fees::Fees,
     shown: BTreeMap<InstanceId, State>,
 }
 
@@ -86,6 +92,7 @@ impl Engine {
             purchases: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
+            fees: fees::Fees::default(),
             shown: BTreeMap::new(),
         }
     }
@@ -122,6 +129,12 @@ impl Engine {
             self.factories.insert(instance, factory);
         }
         Ok(())
+    }
+
+    /// Takes over what another engine of this node has loaded: as if the same records were read again.
+    pub fn load_from(&mut self, other: &Self) {
+        self.factories.clone_from(&other.factories);
+        self.ledger.clone_from(&other.ledger);
     }
 
     /// What `input` leads to. Changes nothing.
@@ -200,6 +213,8 @@ impl Engine {
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Channels(open) => self.on_channels(d, &open),
             Input::Reorg { height } => self.on_reorg(d, height),
+            Input::Fees(news) => self.on_fees(d, news),
+            Input::Published { txid, report } => self.on_published(d, txid, *report),
             Input::Tick => {
                 self.lsp_tick(d);
                 self.client_tick(d);
@@ -272,6 +287,7 @@ impl Engine {
 
     fn on_started(&self, d: &mut Draft<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
+            close_again(d, factory, channels);
             match factory.role {
                 Role::Lsp => {
                     self.lsp_started(d, factory, channels);
@@ -307,6 +323,14 @@ impl Engine {
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
         let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
         FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
+    }
+
+    /// A client's key: another one at every join, since the salt is fresh (S9).
+    fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
+        if planted(Bug::NonceReused) || planted(Bug::SignTwice) {
+            return self.factory_key(instance, 1);
+        }
+        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
     }
 
     /// When [`Input::Tick`] is due at the latest.

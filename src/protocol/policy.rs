@@ -69,6 +69,8 @@ pub struct Config {
     pub ceremony_timeout: Millis,
     /// L: attempts at one factory before it gives up.
     pub max_attempts: u32,
+    /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
+    pub reserve_feerate: u32,
     /// Client: open invitations and ceremonies of one peer (S28).
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
@@ -100,6 +102,8 @@ impl Default for Config {
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,
             max_attempts: 5,
+            // 10 sat/vB.
+            reserve_feerate: 2_500,
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
             unsafe_skip_funding_check: false,

@@ -99,6 +99,7 @@ impl Engine {
             Change::Sign(instance, job) => self.sign(instance, *job, effects),
             Change::Tree(..) => {}
             Change::Sale(instance, coin, change) => self.apply_sale_change(instance, coin, change, effects),
+            Change::Fees(change) => self.fees.apply(change),
             lsp => self.apply_lsp_change(lsp),
         }
     }
@@ -178,10 +179,13 @@ impl Engine {
                 }
             }
             SignAs::Client { lsp, proposal, deadline } => {
+                let Some(salt) = self.client.get(&instance).map(|ceremony| ceremony.salt) else {
+                    return;
+                };
+                let key = self.client_key(instance, job.attempt, &salt);
                 let Some(ceremony) = self.client.get_mut(&instance) else {
                     return;
                 };
-                let key = FactoryKey::derive_salted(&self.master, instance, job.attempt, &ceremony.salt);
                 let nonces = std::mem::take(&mut ceremony.nonces);
                 ceremony.deadline = deadline;
                 let signed = sign_all(&key, &job.tree, nonces, &proposal.nonces, |(agg, sighash), sum| {

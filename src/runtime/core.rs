@@ -142,6 +142,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
     async fn handle(&mut self, input: Input, reply: Option<Reply>) {
         let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
         #[cfg(feature = "faults")]
+        super::faults::before_input(&input).await;
+        #[cfg(feature = "faults")]
         let input = super::faults::input(input);
         let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
         if let Err(error) = self.commit(&step).await {
@@ -161,6 +163,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
         }
         answer(reply, result);
         for effect in effects {
+            #[cfg(feature = "faults")]
+            super::faults::before_effect(&effect).await;
             self.carry_out(effect);
         }
     }
@@ -171,15 +175,15 @@ impl<S: Store, N: Node> Runtime<S, N> {
         }
         let encode = |(instance, events): &(InstanceId, Vec<_>)| (*instance, encode_record(events));
         let records: Vec<(InstanceId, Vec<u8>)> = step.events.iter().map(encode).collect();
-        let mut result = self.store.append(&records).await;
+        // The first failure says the most: later ones may be about clearing up after it.
+        let Err(first) = self.store.append(&records).await else { return Ok(()) };
         for pause in RETRIES {
-            if result.is_ok() {
-                break;
-            }
             tokio::time::sleep(pause).await;
-            result = self.store.append(&records).await;
+            if self.store.append(&records).await.is_ok() {
+                return Ok(());
+            }
         }
-        result
+        Err(first)
     }
 
     /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it

@@ -9,10 +9,17 @@
 //! | `bad-partial` | its last partial signature is wrong |
 //! | `bad-nonce` | its first nonce is no pair of points |
 //! | `other-channel` | operator: completes the first client's channel on a transaction that isn't its leaf, and claims that it is |
+//! | `hold-<step>`, `hold-<step>:2` | stands still at this step for good, or at the second of its kind: a test kills it there |
+//!
+//! Steps are `send-<message>` (stored, not sent), `got-<message>` (arrived, not looked at), and the names
+//! of effects and of their outcomes, such as `complete-channel` and `channel-completed`.
+//!
+//! The command `misbehave` asks for another fault while the node runs, or with an empty name for none.
 
+use std::future::pending;
 use std::sync::{Mutex, PoisonError};
 
-use crate::protocol::{Effect, Input};
+use crate::protocol::{Command, Effect, Input};
 use crate::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use crate::wire::message::Message;
 
@@ -32,8 +39,31 @@ const MESSAGES: [&str; 13] = [
     "abort",
 ];
 
+/// Where [`Fault::Hold`] can stand still, beside messages.
+const STEPS: [&str; 17] = [
+    "create",
+    "exit",
+    "new-payout",
+    "payout-ready",
+    "prepare-funding",
+    "funding-prepared",
+    "start-channel",
+    "channel-started",
+    "open-channel",
+    "complete-channel",
+    "channel-completed",
+    "check-channel",
+    "channel-checked",
+    "send-funding",
+    "broadcast",
+    "close-channel",
+    "block",
+];
+
 #[derive(Debug, Clone)]
 enum Fault {
+    /// At which step, and how many of its kind pass before.
+    Hold(String, usize),
     Drop(String),
     /// And to whom it wasn't sent yet.
     DropFirst(String, Vec<NodeId>),
@@ -56,7 +86,9 @@ fn fault() -> std::sync::MutexGuard<'static, Option<Fault>> {
 /// Misbehaves from now on. The error lists what there is.
 pub fn arm(name: &str) -> Result<(), String> {
     let message = |text: &str| MESSAGES.contains(&text).then(|| text.to_owned());
-    let armed = if let Some(text) = name.strip_prefix("drop-first-") {
+    let armed = if let Some(text) = name.strip_prefix("hold-") {
+        hold(text)
+    } else if let Some(text) = name.strip_prefix("drop-first-") {
         message(text).map(|text| Fault::DropFirst(text, vec![]))
     } else if let Some(text) = name.strip_prefix("drop-") {
         message(text).map(Fault::Drop)
@@ -70,12 +102,90 @@ pub fn arm(name: &str) -> Result<(), String> {
             _ => None,
         }
     };
-    let known =
-        "drop-<message>, drop-first-<message>, vanish-<message>, bad-partial, bad-nonce, other-channel";
+    let known = "drop-<message>, drop-first-<message>, vanish-<message>, bad-partial, bad-nonce, \
+                 other-channel, hold-<step>[:<count>]";
     let armed = armed.ok_or_else(|| format!("factory-fault: expected {known}, got '{name}'"))?;
     log::warn!("FOR TESTS ONLY: this node misbehaves on purpose: {name}");
     *fault() = Some(armed);
     Ok(())
+}
+
+/// Behaves from now on.
+pub fn disarm() {
+    *fault() = None;
+}
+
+fn hold(text: &str) -> Option<Fault> {
+    let (step, count) = text.split_once(':').unwrap_or((text, "1"));
+    let count: usize = count.parse().ok()?;
+    let message = step.strip_prefix("send-").or_else(|| step.strip_prefix("got-"));
+    let known = STEPS.contains(&step) || message.is_some_and(|name| MESSAGES.contains(&name));
+    known.then(|| Fault::Hold(step.to_owned(), count.saturating_sub(1)))
+}
+
+/// Never returns if this is the step to stand still at.
+async fn stand_still(step: &str) {
+    let held = match &mut *fault() {
+        Some(Fault::Hold(wanted, left)) if wanted == step => {
+            let held = *left == 0;
+            *left = left.saturating_sub(1);
+            held
+        }
+        _ => false,
+    };
+    if held {
+        log::warn!("fault: standing still at {step}");
+        pending::<()>().await;
+    }
+}
+
+/// Before an input is looked at.
+pub(super) async fn before_input(input: &Input) {
+    if let Input::Message { payload, .. } = input {
+        if let Ok(message) = Message::decode(payload) {
+            stand_still(&format!("got-{}", message.name())).await;
+        }
+    } else if let Some(step) = input_step(input) {
+        stand_still(step).await;
+    }
+}
+
+/// Before an effect is carried out.
+pub(super) async fn before_effect(effect: &Effect) {
+    if let Effect::Send { message, .. } = effect {
+        stand_still(&format!("send-{}", message.name())).await;
+    } else if let Some(step) = effect_step(effect) {
+        stand_still(step).await;
+    }
+}
+
+fn input_step(input: &Input) -> Option<&'static str> {
+    Some(match input {
+        Input::Command(Command::Create(_)) => "create",
+        Input::Command(Command::Exit { .. }) => "exit",
+        Input::PayoutReady { .. } => "payout-ready",
+        Input::FundingPrepared { .. } => "funding-prepared",
+        Input::ChannelStarted { .. } => "channel-started",
+        Input::OpenChannel(_) => "open-channel",
+        Input::ChannelCompleted { .. } => "channel-completed",
+        Input::ChannelChecked { .. } => "channel-checked",
+        Input::Block(block) if !block.txs.is_empty() => "block",
+        _ => return None,
+    })
+}
+
+fn effect_step(effect: &Effect) -> Option<&'static str> {
+    Some(match effect {
+        Effect::NewPayout { .. } => "new-payout",
+        Effect::PrepareFunding { .. } => "prepare-funding",
+        Effect::StartChannel { .. } => "start-channel",
+        Effect::CompleteChannel { .. } => "complete-channel",
+        Effect::CheckChannel { .. } => "check-channel",
+        Effect::SendFunding { .. } => "send-funding",
+        Effect::Broadcast { .. } => "broadcast",
+        Effect::CloseChannel { .. } => "close-channel",
+        _ => return None,
+    })
 }
 
 /// What becomes of an effect, and whom to hang up on.

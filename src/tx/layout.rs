@@ -296,16 +296,20 @@ impl Layout {
     /// `blocks_early`, and where its sub-factory has stock, the blocks until L may take that, and for
     /// its transaction to confirm. From the timeout on distributions pay L nothing.
     pub fn eviction_blocks(&self, client: ClientIndex) -> u32 {
-        let stock = match self.stock_coin(client) {
-            Some(_) => u32::from(self.terms.stock_csv).saturating_add(u32::from(self.terms.confirm_blocks)),
-            None => 0,
-        };
-        u32::from(self.blocks_early(client)).saturating_add(stock)
+        u32::from(self.blocks_early(client)).saturating_add(self.stock_blocks())
+    }
+
+    /// Blocks from a leaf's confirmation until L has its stock.
+    fn stock_blocks(&self) -> u32 {
+        if self.terms.stock == Amount::ZERO {
+            return 0;
+        }
+        u32::from(self.terms.stock_csv).saturating_add(u32::from(self.terms.confirm_blocks))
     }
 
     /// The largest [`Layout::eviction_blocks`].
     pub fn worst_eviction_blocks(&self) -> u32 {
-        (0..self.terms.clients()).map(|client| self.eviction_blocks(client)).max().unwrap_or(0)
+        u32::from(self.worst_blocks).saturating_add(self.stock_blocks())
     }
 
     /// What this client's exit costs; zeros if there is no such client.

@@ -7,10 +7,16 @@
 //! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
 //! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
+//! - [`child`] the child that raises a transaction's fee
 //! - [`sale`] sales out of a sub-factory's stock
 //! - [`plan`] the planner: which shape for so many clients
 
+pub mod child;
 pub mod layout;
+#[cfg(feature = "modelled-signatures")]
+#[path = "modelled/mod.rs"]
+pub mod musig;
+#[cfg(not(feature = "modelled-signatures"))]
 pub mod musig;
 pub mod plan;
 pub mod sale;

@@ -10,32 +10,23 @@
 //! What is secret here is wiped when it is dropped (S7) and implements neither `Clone` nor `Debug`
 //! (S1). Copies that a call leaves on the stack are out of our reach.
 
+mod common;
 mod error;
 mod round;
 
-use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
+use bitcoin::hashes::Hash;
 use bitcoin::taproot::{TapNodeHash, TapTweakHash};
 use secp_musig::{Keypair, Scalar, ffi, musig, schnorr};
-use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
+use secp256k1::{Message, SECP256K1};
 use zeroize::Zeroizing;
 
+use common::derived;
+pub use common::{AggNonce, MasterSecret, PartialSig, PubNonce};
 pub use error::MusigError;
 pub use round::Round;
+pub use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
 
 use crate::types::InstanceId;
-
-/// Separates factory keys from anything else that is derived from the same master secret.
-const FACTORY_KEY_LABEL: &[u8] = b"superscalar/1 factory key";
-
-/// 32 bytes from lightningd's `makesecret`. Wiped on drop; neither `Clone` nor `Debug` (S7).
-pub struct MasterSecret(Zeroizing<[u8; 32]>);
-
-impl MasterSecret {
-    /// Takes the secret over. The caller's copy is the caller's to wipe.
-    pub fn new(secret: [u8; 32]) -> Self {
-        Self(Zeroizing::new(secret))
-    }
-}
 
 /// A member's secret factory key. No `Clone`, no `Debug`, no serialisation; wiped on drop (S7).
 pub struct FactoryKey {
@@ -56,13 +47,7 @@ impl FactoryKey {
     pub fn derive_salted(master: &MasterSecret, instance: InstanceId, attempt: u32, salt: &[u8]) -> Self {
         let mut counter: u32 = 0;
         loop {
-            let mut engine = HmacEngine::<sha256::Hash>::new(&*master.0);
-            engine.input(FACTORY_KEY_LABEL);
-            engine.input(&instance.0);
-            engine.input(&attempt.to_be_bytes());
-            engine.input(salt);
-            engine.input(&counter.to_be_bytes());
-            let candidate = Zeroizing::new(Hmac::from_engine(engine).to_byte_array());
+            let candidate = derived(master, instance, attempt, salt, counter);
             if let Some(key) = Self::from_secret(&candidate) {
                 return key;
             }
@@ -219,19 +204,6 @@ pub struct SecNonce {
     owner: PublicKey,
 }
 
-/// A signer's public nonce (BIP-327, 66 bytes). Not validated until it is used, or by
-/// [`PubNonce::check`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PubNonce(pub [u8; 66]);
-
-/// The sum of all signers' public nonces (BIP-327, 66 bytes).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AggNonce(pub [u8; 66]);
-
-/// One signer's part of a signature (BIP-327, 32 bytes).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PartialSig(pub [u8; 32]);
-
 impl PubNonce {
     /// Whether this is two points of the curve.
     pub fn check(&self) -> Result<(), MusigError> {
@@ -320,6 +292,13 @@ pub fn aggregate<'a>(
 /// is 32 fresh random bytes.
 pub fn sign_alone(key: &FactoryKey, sighash: &[u8; 32], aux: [u8; 32]) -> [u8; 64] {
     schnorr::sign_with_aux_rand(sighash, &key.pair, &Zeroizing::new(aux)).to_byte_array()
+}
+
+/// Whether a finished signature is one of `key` over `sighash` (BIP-340).
+pub fn verify_alone(signature: &[u8; 64], sighash: &[u8; 32], key: &XOnlyPublicKey) -> bool {
+    secp256k1::schnorr::Signature::from_slice(signature).is_ok_and(|signature| {
+        SECP256K1.verify_schnorr(&signature, &Message::from_digest(*sighash), key).is_ok()
+    })
 }
 
 #[cfg(test)]

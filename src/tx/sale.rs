@@ -151,7 +151,7 @@ impl Sale {
         let id = SessionId { coin: stock.coin, role: Role::Sale };
         let sighash_of_sale = sighash(id, &tx, &prevout)?;
         let mut sessions =
-            vec![Session { id, sighash: sighash_of_sale, tx, prevout, outpoint: stock.outpoint }];
+            vec![Session { id, sighash: sighash_of_sale, tx, txid, prevout, outpoint: stock.outpoint }];
 
         let rest = rest.map(|value| Stock { coin: stock.coin, outpoint: OutPoint { txid, vout: 1 }, value });
         if let Some(rest) = rest {
@@ -160,7 +160,8 @@ impl Sale {
             let id = SessionId { coin: rest.coin, role: Role::Distribution };
             let prevout = TxOut { value: rest.value, script_pubkey: stock_script };
             let sighash = sighash(id, &tx, &prevout)?;
-            sessions.push(Session { id, sighash, tx, prevout, outpoint: rest.outpoint });
+            let txid = tx.compute_txid();
+            sessions.push(Session { id, sighash, tx, txid, prevout, outpoint: rest.outpoint });
         }
         Ok(Self { number, buyer, sessions, channel: OutPoint { txid, vout: 0 }, channel_output, rest })
     }

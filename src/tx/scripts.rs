@@ -1,12 +1,10 @@
 //! Output scripts of the factory's transactions.
 
-use bitcoin::key::TweakedPublicKey;
 use bitcoin::opcodes::all::{OP_CHECKSIG, OP_CSV, OP_DROP, OP_PUSHNUM_1};
 use bitcoin::taproot::{LeafVersion, TapNodeHash};
 use bitcoin::{Amount, Script, ScriptBuf};
-use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
 
-use super::musig::KeyAgg;
+use super::musig::{KeyAgg, Parity, PublicKey, XOnlyPublicKey};
 
 /// Value of the P2A output that lets anybody raise a transaction's fee: exactly P2A's dust limit.
 pub const ANCHOR_VALUE: Amount = Amount::from_sat(240);
@@ -24,7 +22,7 @@ pub fn anchor_script() -> ScriptBuf {
 pub fn key_script(output_key: XOnlyPublicKey) -> ScriptBuf {
     // The key is the result of BIP-327 aggregation and BIP-341 tweaking, by us or by L; a wrong one
     // changes the txid, and with it every signature below.
-    ScriptBuf::new_p2tr_tweaked(TweakedPublicKey::dangerous_assume_tweaked(output_key))
+    ScriptBuf::builder().push_opcode(OP_PUSHNUM_1).push_slice(output_key.serialize()).into_script()
 }
 
 /// Script path of a stock output: L alone once the output is `csv` blocks deep (BIP-112).
@@ -33,7 +31,7 @@ pub fn stock_leaf(lsp_key: PublicKey, csv: u16) -> ScriptBuf {
         .push_int(i64::from(csv))
         .push_opcode(OP_CSV)
         .push_opcode(OP_DROP)
-        .push_x_only_key(&lsp_key.x_only_public_key().0)
+        .push_slice(lsp_key.x_only_public_key().0.serialize())
         .push_opcode(OP_CHECKSIG)
         .into_script()
 }

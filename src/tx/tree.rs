@@ -14,14 +14,15 @@ use std::ops::Range;
 use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
-use secp256k1::{PublicKey, XOnlyPublicKey};
+use bitcoin::{
+    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute::LockTime,
+};
 
 pub use error::TreeError;
 pub use roster::{Member, Roster, funding_key, funding_script};
 
 use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
-use super::musig::KeyAgg;
+use super::musig::{KeyAgg, PublicKey, XOnlyPublicKey};
 use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
@@ -44,6 +45,8 @@ pub struct Session {
     pub sighash: [u8; 32],
     /// The transaction, unsigned.
     pub tx: Transaction,
+    /// Its id, which no signature changes.
+    pub txid: Txid,
     /// The output that input 0 spends.
     pub prevout: TxOut,
     /// Where that output is.
@@ -265,13 +268,16 @@ impl Tree {
             }
             _ => distribution(layout, roster, id.coin, outpoint)?,
         };
+        let txid = tx.compute_txid();
+        if let (Role::State, Some(node)) = (id.role, layout.node(id.coin)) {
+            self.note_outputs(node, txid, &tx);
+        }
         let sighash = sighash(id, &tx, &prevout)?;
-        Ok(Session { id, sighash, tx, prevout, outpoint })
+        Ok(Session { id, sighash, tx, txid, prevout, outpoint })
     }
 
-    /// A node's transaction; notes where its outputs are.
     fn node_transaction(
-        &mut self,
+        &self,
         node: &Node,
         outpoint: OutPoint,
         channel_scripts: &BTreeMap<ClientIndex, ScriptBuf>,
@@ -289,8 +295,11 @@ impl Tree {
             output.push(TxOut { value: *value, script_pubkey });
         }
         let sequence = Sequence::from_consensus(node.sequence);
-        let tx = transaction(Version(3), LockTime::ZERO, outpoint, sequence, output);
-        let txid = tx.compute_txid();
+        Ok(transaction(Version(3), LockTime::ZERO, outpoint, sequence, output))
+    }
+
+    /// Notes where the outputs of a node's transaction are.
+    fn note_outputs(&mut self, node: &Node, txid: Txid, tx: &Transaction) {
         for (vout, (what, output)) in (0..).zip(node.outputs.iter().zip(&tx.output)) {
             let place = OutPoint { txid, vout };
             if let Output::Channel(client) = what {
@@ -299,7 +308,6 @@ impl Tree {
                 self.outpoints.insert(coin, place);
             }
         }
-        Ok(tx)
     }
 }
 

@@ -3,54 +3,28 @@
 //! Scripts and signatures are judged by Bitcoin Core's own interpreter; amounts, timelocks and
 //! connections by plain code here that reads the transactions and compares them with the layout.
 
+#[cfg(not(feature = "modelled-signatures"))]
+mod consensus;
+#[cfg(feature = "modelled-signatures")]
+#[path = "verify/modelled.rs"]
+mod consensus;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bitcoin::consensus::encode::serialize;
 use bitcoin::{OutPoint, Transaction, TxOut};
+
+pub use consensus::{ConsensusError, verify_inputs};
 
 use super::layout::{CoinIndex, Layout, NodeKind, Output, Role, SessionId};
 use super::scripts::{ANCHOR_VALUE, anchor_script};
 use super::tree::{Scope, Tree};
 use crate::terms::ClientIndex;
 
-/// Consensus code refuses the input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsensusError(bitcoinconsensus::Error);
-
-impl fmt::Display for ConsensusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            // What the library reports for every script that evaluates to false.
-            bitcoinconsensus::Error::ERR_SCRIPT => {
-                write!(f, "consensus rules refuse the input's script or signature")
-            }
-            other => write!(f, "consensus rules refuse the transaction: {other}"),
-        }
-    }
-}
-
-impl std::error::Error for ConsensusError {}
-
-/// Checks the only input of a finished transaction with Bitcoin Core's script interpreter, all soft
-/// forks on, taproot included. Timelocks against the chain and amounts aren't scripts: not here.
+/// Checks the only input of a finished transaction. Timelocks against the chain and amounts aren't
+/// scripts: not here.
 pub fn verify_input(tx: &Transaction, prevout: &TxOut) -> Result<(), ConsensusError> {
-    let script = prevout.script_pubkey.as_bytes();
-    let no_size = ConsensusError(bitcoinconsensus::Error::ERR_SPENT_OUTPUTS_MISMATCH);
-    let spent = bitcoinconsensus::Utxo {
-        script_pubkey: script.as_ptr(),
-        script_pubkey_len: u32::try_from(script.len()).map_err(|_| no_size.clone())?,
-        value: i64::try_from(prevout.value.to_sat()).map_err(|_| no_size)?,
-    };
-    bitcoinconsensus::verify_with_flags(
-        script,
-        prevout.value.to_sat(),
-        &serialize(tx),
-        Some(&[spent]),
-        0,
-        bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT,
-    )
-    .map_err(ConsensusError)
+    verify_inputs(tx, std::slice::from_ref(prevout)).map_err(|(_, error)| error)
 }
 
 /// What a party holds, all of it good.

@@ -17,7 +17,8 @@ use crate::types::{ChannelId, InstanceId, NodeId, ProtocolId};
 
 pub use error::{DecodeError, Fault};
 pub use tlv::{
-    Field, Records, TlvStream, absent_field, ascending, unknown_record, write_counted, write_record,
+    Field, Records, TlvStream, absent_field, ascending, unknown_record, write_counted, write_measured,
+    write_record,
 };
 pub(crate) use tlv::{plain_codec, tlv_enum, tlv_struct};
 

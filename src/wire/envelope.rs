@@ -7,9 +7,9 @@
 use std::fmt;
 
 use bitcoin::SignedAmount;
-use bitcoin::secp256k1::PublicKey;
 
 use super::codec::{Codec, DecodeError, Fault, Reader, TlvStream, plain_codec, tlv_struct};
+use crate::tx::musig::PublicKey;
 use crate::types::{ChannelId, ProtocolId, Txid};
 
 /// BOLT 1 message type of every factory message (bLIP-56).
@@ -143,7 +143,8 @@ impl Envelope {
 
     /// As [`Envelope::encode`], for a sender that has made sure of the size.
     pub(super) fn encode_unchecked(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        // Most are shorter than this.
+        let mut out = Vec::with_capacity(512);
         MESSAGE_TYPE.write(&mut out);
         self.submessage().write(&mut out);
         match self {

@@ -5,11 +5,9 @@
 
 use std::sync::Arc;
 
-use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
-
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
+use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
 
 /// The protocol's name and major version.
@@ -415,19 +413,22 @@ macro_rules! header {
 impl Message {
     /// The bytes for the payload of a piggyback.
     pub fn encode(&self) -> Vec<u8> {
+        // Most are shorter than this.
+        let mut out = Vec::with_capacity(512);
         match self {
             // A reason that quotes another one grows; the receiver would refuse it, and with it the
             // abort.
             Message::Abort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
                 let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
-                Message::Abort(Abort { reason, ..abort.clone() }).encode_tagged()
+                Message::Abort(Abort { reason, ..abort.clone() }).write_tagged(&mut out);
             }
             Message::SaleAbort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
                 let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
-                Message::SaleAbort(SaleAbort { reason, ..abort.clone() }).encode_tagged()
+                Message::SaleAbort(SaleAbort { reason, ..abort.clone() }).write_tagged(&mut out);
             }
-            message => message.encode_tagged(),
+            message => message.write_tagged(&mut out),
         }
+        out
     }
 
     /// Reads the payload of a piggyback. [`DecodeError::may_ignore`] says whether an unknown message

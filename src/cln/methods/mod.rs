@@ -5,10 +5,14 @@ pub mod accept;
 pub mod buy;
 pub mod create;
 pub mod decline;
+pub mod evict;
 pub mod exit;
 pub mod factory_json;
+mod fees;
 pub mod invitations;
 pub mod list;
+#[cfg(feature = "faults")]
+pub mod misbehave;
 pub mod plan;
 pub mod planning;
 pub mod show;

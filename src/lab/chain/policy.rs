@@ -1,10 +1,10 @@
 //! What decides about one transaction: locks, amounts, standardness, scripts.
 
-use bitcoin::consensus::encode::serialize;
 use bitcoin::{Amount, Sequence, Transaction, TxOut, relative};
 
 use super::Reject;
 use crate::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
+use crate::tx::verify::verify_inputs;
 use crate::types::Height;
 
 /// BIP-68: the input's coin must be as deep as nSequence says, counted at the next block.
@@ -77,29 +77,12 @@ pub(super) fn check_standard(tx: &Transaction, prevouts: &[TxOut]) -> Result<(),
     if tx.output.iter().any(dust) { Err(Reject::Dust) } else { Ok(()) }
 }
 
-/// Every input by Bitcoin Core's interpreter; how many there were.
+/// Every input's script, by consensus code (in fast mode by its model); how many there were.
 ///
 /// # Errors
-/// The first input that consensus code refuses.
+/// The first input that is refused.
 pub fn check_scripts(tx: &Transaction, prevouts: &[TxOut]) -> Result<u64, Reject> {
-    let bytes = serialize(tx);
-    let spent = prevouts
-        .iter()
-        .map(|output| {
-            let script = output.script_pubkey.as_bytes();
-            Ok(bitcoinconsensus::Utxo {
-                script_pubkey: script.as_ptr(),
-                script_pubkey_len: u32::try_from(script.len()).map_err(|_| Reject::NotStandard)?,
-                value: i64::try_from(output.value.to_sat()).map_err(|_| Reject::Amounts)?,
-            })
-        })
-        .collect::<Result<Vec<_>, Reject>>()?;
-    let flags = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT;
-    for (input, output) in prevouts.iter().enumerate() {
-        let script = output.script_pubkey.as_bytes();
-        let value = output.value.to_sat();
-        bitcoinconsensus::verify_with_flags(script, value, &bytes, Some(&spent), input, flags)
-            .map_err(|error| Reject::Script { input, error: format!("{error:?}") })?;
-    }
+    verify_inputs(tx, prevouts)
+        .map_err(|(input, error)| Reject::Script { input, error: error.to_string() })?;
     Ok(u64::try_from(prevouts.len()).unwrap_or(u64::MAX))
 }

@@ -3,12 +3,13 @@
 //! Simplified against lightningd: both outputs of a commitment are plain P2WPKH of the sides' wallets,
 //! old commitments are thought to be revoked, and HTLCs settle at once.
 
+use bitcoin::hashes::Hash;
 use bitcoin::opcodes::all::OP_CHECKMULTISIG;
-use bitcoin::secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 use bitcoin::sighash::{EcdsaSighashType, SighashCache};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute};
 
+use super::Key;
 use crate::lab::{LabError, error};
 use crate::tx::scripts::DUST;
 use crate::types::NodeId;
@@ -19,8 +20,8 @@ pub const COMMITMENT_FEE: Amount = Amount::from_sat(400);
 /// An open between `fundchannel_start` and `fundchannel_complete`.
 #[derive(Debug, Clone)]
 pub struct PendingOpen {
-    pub(in crate::lab) key: SecretKey,
-    pub(in crate::lab) remote: PublicKey,
+    pub(in crate::lab) key: Key,
+    pub(in crate::lab) remote: [u8; 33],
     /// Channel capacity.
     pub capacity: Amount,
     /// Pushed to the fundee, msat.
@@ -36,8 +37,8 @@ pub struct Channel {
     pub outpoint: OutPoint,
     /// Its capacity.
     pub capacity: Amount,
-    pub(in crate::lab) key: SecretKey,
-    pub(in crate::lab) remote: PublicKey,
+    pub(in crate::lab) key: Key,
+    pub(in crate::lab) remote: [u8; 33],
     /// Whether this side opened it, and pays fees.
     pub opener: bool,
     /// What both sides have.
@@ -48,6 +49,8 @@ pub struct Channel {
     pub commitment: Transaction,
     /// `close` was called: the commitment is published as soon as the funding output is on chain.
     pub closing: bool,
+    /// This side has an old state only, and knows it: it publishes nothing.
+    pub lost: bool,
 }
 
 /// Balances, msat.
@@ -60,8 +63,7 @@ pub struct Balances {
 }
 
 /// The 2-of-2 of BOLT 3: keys in lexical order.
-pub fn funding_script(a: PublicKey, b: PublicKey) -> ScriptBuf {
-    let (a, b) = (a.serialize(), b.serialize());
+pub fn funding_script(a: [u8; 33], b: [u8; 33]) -> ScriptBuf {
     let (first, second) = if a <= b { (a, b) } else { (b, a) };
     ScriptBuf::builder()
         .push_int(2)
@@ -79,11 +81,11 @@ pub fn funding_script(a: PublicKey, b: PublicKey) -> ScriptBuf {
 pub fn commitment(
     outpoint: OutPoint,
     capacity: Amount,
-    keys: (&SecretKey, &SecretKey),
+    keys: (&Key, &Key),
     scripts: &(ScriptBuf, ScriptBuf),
     balances: Balances,
 ) -> Result<Transaction, LabError> {
-    let publics = (keys.0.public_key(SECP256K1), keys.1.public_key(SECP256K1));
+    let publics = (keys.0.public(), keys.1.public());
     let script = funding_script(publics.0, publics.1);
     let opener = Amount::from_sat(balances.opener_msat / 1000);
     let opener = opener.checked_sub(COMMITMENT_FEE).unwrap_or(Amount::ZERO);
@@ -106,12 +108,9 @@ pub fn commitment(
     };
     let kind = EcdsaSighashType::All;
     let hash = SighashCache::new(&tx).p2wsh_signature_hash(0, &script, capacity, kind).map_err(error)?;
-    let sign = |key: &SecretKey| {
-        let signature = SECP256K1.sign_ecdsa(&Message::from(hash), key);
-        bitcoin::ecdsa::Signature { signature, sighash_type: kind }.to_vec()
-    };
-    let (a, b) = (sign(keys.0), sign(keys.1));
-    let in_order = publics.0.serialize() <= publics.1.serialize();
+    let hash = hash.to_byte_array();
+    let (a, b) = (keys.0.ecdsa(&hash), keys.1.ecdsa(&hash));
+    let in_order = publics.0 <= publics.1;
     let (first, second) = if in_order { (a, b) } else { (b, a) };
     let witness = [vec![], first, second, script.into_bytes()];
     if let Some(input) = tx.input.first_mut() {

@@ -1,8 +1,7 @@
 //! The wallet: coins of single keys, reservations, the funding transaction.
 
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bitcoin::key::{CompressedPublicKey, TapTweak};
-use bitcoin::secp256k1::{Keypair, Message, SECP256K1};
+use bitcoin::hashes::{Hash, hash160};
 use bitcoin::sighash::{EcdsaSighashType, Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute};
@@ -11,6 +10,7 @@ use super::Lightningd;
 use crate::lab::chain::{Chain, Reject};
 use crate::lab::{LabError, error};
 use crate::protocol::PreparedFunding;
+use crate::tx::scripts::{anchor_script, key_script};
 
 /// What a funding transaction pays, sat/vB.
 const FEERATE: u64 = 2;
@@ -21,18 +21,16 @@ const INPUT_VBYTES: u64 = 68;
 impl Lightningd {
     /// A fresh P2WPKH script of this wallet.
     pub fn new_script(&mut self) -> ScriptBuf {
-        let key = self.rng.secret_key();
-        let public = CompressedPublicKey(key.public_key(SECP256K1));
-        let script = ScriptBuf::new_p2wpkh(&public.wpubkey_hash());
+        let key = self.rng.key();
+        let script = ScriptBuf::new_p2wpkh(&hash160::Hash::hash(&key.public()).into());
         self.keys.insert(script.clone(), key);
         script
     }
 
     /// A fresh P2TR script of this wallet.
     pub fn new_taproot_script(&mut self) -> ScriptBuf {
-        let key = self.rng.secret_key();
-        let internal = key.x_only_public_key(SECP256K1).0;
-        let script = ScriptBuf::new_p2tr(SECP256K1, internal, None);
+        let key = self.rng.key();
+        let script = key_script(key.taproot_output());
         self.keys.insert(script.clone(), key);
         script
     }
@@ -107,19 +105,25 @@ impl Lightningd {
         chain.submit(&signed).map_err(|reject: Reject| error(reject))
     }
 
-    /// Signs every input of a transaction that spends coins of this wallet.
+    /// Signs every input of a transaction that spends coins of this wallet, confirmed or not; an anchor
+    /// needs no signature.
     ///
     /// # Errors
-    /// When an input is not the wallet's.
+    /// When an input is neither the wallet's nor an anchor.
     pub fn sign(&self, chain: &Chain, mut tx: Transaction) -> Result<Transaction, LabError> {
         let coin = |input: &TxIn| {
-            let coin = chain.coin(input.previous_output);
-            coin.map(|coin| coin.output.clone())
+            let coin = chain.available(input.previous_output);
+            coin.map(|coin| coin.output)
                 .ok_or_else(|| error(format!("{} is not in the chain", input.previous_output)))
         };
+        let anchor = anchor_script();
         let prevouts = tx.input.iter().map(coin).collect::<Result<Vec<_>, _>>()?;
         let mut witnesses = Vec::with_capacity(prevouts.len());
         for (place, prevout) in prevouts.iter().enumerate() {
+            if prevout.script_pubkey == anchor {
+                witnesses.push(Witness::new());
+                continue;
+            }
             let key = self
                 .keys
                 .get(&prevout.script_pubkey)
@@ -130,18 +134,13 @@ impl Lightningd {
                 let hash = cache
                     .taproot_key_spend_signature_hash(place, &all, TapSighashType::Default)
                     .map_err(error)?;
-                let pair = Keypair::from_secret_key(SECP256K1, key).tap_tweak(SECP256K1, None);
-                let message = Message::from(hash);
-                let signature = SECP256K1.sign_schnorr_no_aux_rand(&message, &pair.to_keypair());
-                Witness::from_slice(&[signature.serialize()])
+                Witness::from_slice(&[key.taproot(&hash.to_byte_array())])
             } else {
                 let kind = EcdsaSighashType::All;
                 let hash = cache
                     .p2wpkh_signature_hash(place, &prevout.script_pubkey, prevout.value, kind)
                     .map_err(error)?;
-                let signature = SECP256K1.sign_ecdsa(&Message::from(hash), key);
-                let signature = bitcoin::ecdsa::Signature { signature, sighash_type: kind };
-                Witness::p2wpkh(&signature, &key.public_key(SECP256K1))
+                Witness::from_slice(&[key.ecdsa(&hash.to_byte_array()), key.public().to_vec()])
             };
             witnesses.push(witness);
         }

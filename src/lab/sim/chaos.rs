@@ -6,10 +6,11 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 
 use crate::lab::world::{Fate, LSP, Outgoing};
 use crate::protocol::event::Event;
-use crate::protocol::{Engine, Input, Role};
+use crate::protocol::{Engine, Input, Role, State};
 use crate::types::{Height, InstanceId};
 use crate::wire::message::Message;
 
+use super::coverage::Coverage;
 use super::fault::{Chances, Kind};
 use super::lie::Lie;
 
@@ -24,27 +25,6 @@ pub enum Commit {
     CrashBefore,
     /// The node crashes after.
     CrashAfter,
-}
-
-/// What was seen, over one or many runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// Input, role and state in which it was handled.
-    pub transitions: BTreeMap<(&'static str, &'static str, &'static str), u64>,
-    /// Commits: the events of a step, by role, and what became of it.
-    pub commits: BTreeMap<(String, &'static str), u64>,
-}
-
-impl Coverage {
-    /// Adds another's numbers.
-    pub fn add(&mut self, other: &Coverage) {
-        for (key, count) in &other.transitions {
-            *self.transitions.entry(*key).or_default() += count;
-        }
-        for (key, count) in &other.commits {
-            *self.commits.entry(key.clone()).or_default() += count;
-        }
-    }
 }
 
 /// A hash over everything that happens, and a text of it for people.
@@ -96,6 +76,8 @@ pub struct Chaos {
     pub silent: BTreeMap<usize, &'static str>,
     /// Messages under way between two members wait for as many steps.
     pub stalled: BTreeMap<(usize, usize), u32>,
+    /// What becomes of one member's first commit with one event.
+    pub planned: Option<(usize, &'static str, Commit)>,
     /// Members that crash at their next commit.
     pub crash_again: BTreeSet<usize>,
     /// PSBTs of the operator's attempts.
@@ -115,6 +97,7 @@ impl Chaos {
             lies: vec![],
             silent: BTreeMap::new(),
             stalled: BTreeMap::new(),
+            planned: None,
             crash_again: BTreeSet::new(),
             psbts: vec![],
             heard: vec![],
@@ -162,8 +145,13 @@ impl Chaos {
             }
         }
         let text = || format!("member {at} at {}", names());
+        let planned = self.planned.take_if(|(who, event, _)| {
+            *who == at && self.chances.on && events().any(|other| other.name() == *event)
+        });
         let again = self.crash_again.remove(&at) && self.chances.on;
-        let commit = if again || self.chances.roll(Kind::CrashBefore, text).is_some() {
+        let commit = if let Some((_, _, commit)) = planned {
+            commit
+        } else if again || self.chances.roll(Kind::CrashBefore, text).is_some() {
             Commit::CrashBefore
         } else if self.chances.roll(Kind::CrashAfter, text).is_some() {
             Commit::CrashAfter
@@ -179,10 +167,19 @@ impl Chaos {
             Commit::CrashAfter => "crash after",
         };
         let role = if at == LSP { "lsp" } else { "client" };
-        *self.coverage.commits.entry((format!("{role} {}", names()), what)).or_default() += 1;
+        let mut place: Vec<&'static str> = events().map(Event::name).collect();
+        place.dedup();
+        *self.coverage.commits.entry((role, place, what)).or_default() += 1;
         self.trace.note(what, at, &[]);
         self.trace.line(|| format!("{at}    {}: {what}", names()));
         commit
+    }
+
+    /// A factory's state has changed.
+    pub fn changed(&mut self, at: usize, old: Option<State>, new: State) {
+        let role = if at == LSP { "lsp" } else { "client" };
+        let old = old.map_or("new", State::name);
+        *self.coverage.changes.entry((role, old, new.name())).or_default() += 1;
     }
 
     /// Whether a member crashes now, between two effects of a step.
@@ -197,7 +194,8 @@ impl Chaos {
     /// What becomes of a message.
     pub fn fate(&mut self, out: &Outgoing) -> Fate {
         let (from, to, name) = (out.from, out.to, out.message.name());
-        self.trace.note(name, from, &out.message.encode());
+        // What arrives is noted byte for byte.
+        self.trace.note(name, from, &out.message.attempt().to_be_bytes());
         self.trace.line(|| format!("{from} -> {to}: {name} (attempt {})", out.message.attempt()));
         if !self.chances.on {
             return Fate::Deliver;
@@ -246,16 +244,18 @@ impl Chaos {
     }
 }
 
-/// An input's name and the factory that it is about.
+fn name_of(payload: &[u8]) -> Option<&'static str> {
+    let (kind, _) = payload.split_first_chunk()?;
+    Message::name_of(u16::from_be_bytes(*kind))
+}
+
+/// An input's name and the factory that it is about: for a message the only one that there is.
 fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
     match input {
         Input::Started { .. } => ("started", None),
         Input::PeerUp { .. } => ("peer up", None),
         Input::PeerDown { .. } => ("peer down", None),
-        Input::Message { payload, .. } => match Message::decode(payload) {
-            Ok(message) => (message.name(), Some(message.instance())),
-            Err(_) => ("garbage", None),
-        },
+        Input::Message { payload, .. } => (name_of(payload).unwrap_or("garbage"), None),
         Input::Command(_) => ("command", None),
         Input::OpenChannel(_) => ("open channel", None),
         Input::FundingPrepared { instance, .. } => ("funding prepared", Some(*instance)),
@@ -267,6 +267,8 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
         Input::Channels(_) => ("channels", None),
+        Input::Fees(_) => ("fees", None),
+        Input::Published { report, .. } => ("published", Some(report.instance)),
         Input::Tick => ("tick", None),
     }
 }

@@ -42,7 +42,9 @@ kinds! {
     CrashAfter "crash-after" 3_000 "A crash right after a step is stored (each commit).";
     CrashBetween "crash-between" 1_000 "A crash between two effects (each effect).";
     CrashAgain "crash-again" 150_000 "Another crash at the first commit after a restart (each restart).";
+    CrashAt "crash-at" 150_000 "A crash or a failing store at one member's first commit with some event (each run).";
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
+    Restore "restore" 40_000 "A node comes back with an older copy of its database (each run).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";
     Silence "silence" 30_000 "A member says nothing any more from some message on (each run).";
     ForeignScript "foreign-script" 20_000 "The operator funds another script than a client's channel (each run).";
@@ -58,9 +60,16 @@ kinds! {
     Replay "replay" 20_000 "A member sends again what it once heard or said (each run).";
     Transcript "transcript" 20_000 "A client signs off on another transcript (each run).";
     FalseBlame "false-blame" 20_000 "A member aborts and blames another one (each run).";
+    Collusion "collusion" 15_000 "The operator and a client lie together, in two ways (each run).";
+    AnchorSpent "anchor-spent" 20_000 "A stranger spends an anchor (each block).";
+    FundingChild "funding-child" 5_000 "The operator's wallet spends the change of a funding (each block).";
+    StockTaken "stock-taken" 60_000 "The operator takes its stock as soon as it may (each run).";
     Reorg "reorg" 15_000 "Up to 6 blocks leave the chain; transactions wait again (each block).";
     ReorgDrop "reorg-drop" 10_000 "The same, and the mempool is lost (each block).";
     Censor "censor" 20_000 "No miner takes one transaction for up to 3 blocks (each block).";
+    FeeSpike "fee-spike" 40_000 "For up to 12 blocks miners take more than the tree pays, sometimes the mempool too (each block).";
+    Pin "pin" 60_000 "A stranger's large child with a low feerate is on an anchor (each block).";
+    WalletLocked "wallet-locked" 20_000 "A member's wallet can't be used for up to 5 blocks (each block).";
     SlowBlock "slow-block" 20_000 "The next block takes hours (each block).";
 }
 

@@ -88,10 +88,12 @@ impl Run {
                 continue;
             }
             let fed = self.world.feed(at, Input::Htlcs(shown.clone()))?;
-            if !matches!(fed, Fed::Done(_)) || self.world.is_dishonest(at) {
+            if !matches!(fed, Fed::Done(_)) || !self.world.is_owed(at) {
                 continue;
             }
             self.judge_pending(at, &shown).map_err(error)?;
+            // As in the plugin: fees are weighed with these deadlines, and for an exit that just began.
+            self.world.show_fees(at)?;
         }
         Ok(())
     }
@@ -158,7 +160,7 @@ impl Run {
     /// S15, S18: what an honest member that knows the chain's tip has just admitted.
     fn judge_htlc(&self, at: usize, channel: ChannelId, expiry: Height) -> Result<(), String> {
         let (world, chain) = (&self.world, &self.world.chain);
-        if world.is_dishonest(at) || world.seen(at) != Some(chain.height()) {
+        if !world.is_owed(at) || world.seen(at) != Some(chain.height()) {
             return Ok(());
         }
         let member = &world.members[at];

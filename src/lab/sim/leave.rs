@@ -70,7 +70,7 @@ impl Run {
     fn probe_some(&mut self) -> Result<(), LabError> {
         let used: Vec<_> = self.used.keys().copied().collect();
         match used.get(self.dice.below(used.len())) {
-            Some((at, channel)) if !self.world.is_dishonest(*at) => self.probe(*at, *channel),
+            Some((at, channel)) if self.world.is_owed(*at) => self.probe(*at, *channel),
             _ => Ok(()),
         }
     }
@@ -81,7 +81,7 @@ impl Run {
             let known = self.world.members[*at].lightningd.channels.get(channel);
             let chain = &self.world.chain;
             let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
-            let paid = self.world.members[*at].lightningd.balance(chain) > Amount::ZERO;
+            let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
             leaf || paid || !chain.knows(used.funding)
         })
     }
@@ -98,6 +98,7 @@ impl Run {
         }
         let slept = self.asleep.contains(&LSP);
         self.asleep.clear();
+        self.calm_everything();
         while self.mend(1)? {
             self.quiet(4)?;
         }
@@ -145,7 +146,7 @@ impl Run {
                 self.world.judge.recovered(at, live, &rebuilt);
             }
             self.world.stop(at);
-            self.world.start(at)?;
+            self.world.start_with(at, rebuilt)?;
         }
         while self.mend(1)? {}
         self.quiet(20_000)
@@ -186,7 +187,7 @@ impl Run {
     /// S19: every honest client has at least what it was owed, by transactions that consensus code took.
     fn count(&mut self, slept: bool) -> Result<(), LabError> {
         for at in 1..self.world.members.len() {
-            if self.world.is_dishonest(at) {
+            if !self.world.is_owed(at) {
                 continue;
             }
             let member = &self.world.members[at].lightningd;
@@ -203,12 +204,12 @@ impl Run {
                     owed += balance;
                 }
             }
-            let has = member.balance(&self.world.chain);
+            let has = self.gained(at)?;
             if has < owed {
                 return Err(error(format!("S19: member {at} has {has} of the {owed} that it was owed")));
             }
         }
-        if slept || self.gone || self.world.is_dishonest(LSP) {
+        if slept || self.gone || !self.world.is_owed(LSP) {
             return Ok(());
         }
         self.count_operator()?;
@@ -245,7 +246,8 @@ impl Run {
             let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {
                 engine.factories().map(|factory| Height::from(factory.blocks_early())).max()
             });
-            let needed = early.unwrap_or(Height::MAX).saturating_add(SLACK);
+            let needed =
+                early.unwrap_or(Height::MAX).saturating_add(SLACK).saturating_add(self.fees.hindered);
             let in_time = began.saturating_add(needed) <= used.timeout;
             let funded = self.world.chain.confirmed(used.funding).is_some();
             if in_time && funded && self.world.chain.confirmed(known.outpoint.txid).is_none() {

@@ -1,10 +1,9 @@
 //! Lies: what a member sends in place of what its engine says.
 
-use bitcoin::secp256k1::{SECP256K1, SecretKey};
 use bitcoin::{Amount, ScriptBuf};
 
 use crate::lab::world::{LSP, Outgoing};
-use crate::tx::musig::AggNonce;
+use crate::tx::musig::{AggNonce, FactoryKey, MasterSecret};
 use crate::wire::message::{Abort, Message, Propose};
 
 use super::fault::{Dice, Kind};
@@ -113,12 +112,12 @@ impl Lie {
 
     fn foreign_key(&mut self, propose: &Propose) -> Option<Message> {
         let mut m = propose.clone();
-        let secret = SecretKey::from_slice(&[7; 32]).ok()?;
+        let foreign = FactoryKey::derive(&MasterSecret::new([7; 32]), m.instance, 1);
         // Everybody else's keys stay, so that only the client whose place it is can see it; sometimes
         // it is not the receiver's place.
         let place = self.dice.below(m.clients.len());
         let mut clients = m.clients.to_vec();
-        clients.get_mut(place)?.0 = secret.public_key(SECP256K1);
+        clients.get_mut(place)?.0 = foreign.public();
         m.clients = clients.into();
         refund(&mut m);
         Some(m.into())

@@ -2,28 +2,37 @@
 //!
 //! - [`fault`] kinds of faults, their rates, the decisions
 //! - [`chaos`] what the world asks, and notes
+//! - [`coverage`] what was reached; [`sum`] numbers over many runs
 //! - [`lie`] what dishonest members send
 //! - [`run`] the course of a run
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - [`htlc`] payments at the edges of what may be admitted
+//! - [`many`] many runs, on several threads
+//! - `others` strangers, older copies, people who are asked
 //! - `people` who lies, who is gone
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
 
 pub mod chaos;
+pub mod coverage;
 pub mod fault;
 pub mod htlc;
 pub mod leave;
 pub mod lie;
+pub mod many;
+mod market;
+mod others;
 mod people;
 pub mod probe;
 pub mod run;
 pub mod shrink;
+pub mod sum;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use chaos::{Chaos, Coverage};
+use chaos::Chaos;
+use coverage::Coverage;
 use fault::{Chances, Fired, Rates};
 use run::Run;
 

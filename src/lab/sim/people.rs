@@ -3,10 +3,28 @@
 use bitcoin::Transaction;
 
 use crate::lab::world::LSP;
+use crate::protocol::event::Event;
 
-use super::fault::Kind;
+use super::chaos::Commit;
+use super::fault::{Dice, Kind};
 use super::lie::Lie;
+use super::others::Restore;
 use super::run::Run;
+
+/// What an operator may do when it does not lie alone.
+const LSP_LIES: [Kind; 8] = [
+    Kind::ForeignScript,
+    Kind::SiblingScript,
+    Kind::ForeignKey,
+    Kind::OtherTree,
+    Kind::SameFunding,
+    Kind::OldFunding,
+    Kind::DoubleSpend,
+    Kind::Replay,
+];
+/// What a client may do then.
+const CLIENT_LIES: [Kind; 5] =
+    [Kind::BadNonce, Kind::BadSignature, Kind::Transcript, Kind::Replay, Kind::FalseBlame];
 
 impl Run {
     /// Who lies, who falls silent, who is gone for good.
@@ -16,6 +34,10 @@ impl Run {
                 Kind::BadNonce | Kind::Transcript => false,
                 Kind::BadSignature | Kind::Replay | Kind::FalseBlame | Kind::Silence => self.dice.one_in(3),
                 Kind::LspGone
+                | Kind::CrashAt
+                | Kind::Restore
+                | Kind::Collusion
+                | Kind::StockTaken
                 | Kind::ForeignScript
                 | Kind::SiblingScript
                 | Kind::ForeignKey
@@ -32,7 +54,31 @@ impl Run {
                 continue;
             };
             match kind {
+                Kind::StockTaken => self.takes_stock = true,
+                Kind::Restore => {
+                    let who = dice.below(clients.saturating_add(1));
+                    self.restores.push(Restore::new(who, &mut dice));
+                    if who != LSP && dice.one_in(2) {
+                        self.restores.push(Restore::new(LSP, &mut dice));
+                    }
+                }
+                Kind::Collusion => {
+                    let first = LSP_LIES[dice.below(LSP_LIES.len())];
+                    let second = CLIENT_LIES[dice.below(CLIENT_LIES.len())];
+                    // The victim of the operator's lie is often another client.
+                    let victim = dice.below(clients).saturating_add(1);
+                    self.lie(LSP, first, victim, &mut dice);
+                    self.lie(client, second, victim, &mut dice);
+                }
                 Kind::LspGone => self.dies_at = Some(dice.next_number() % 500),
+                Kind::CrashAt => {
+                    let who = dice.below(clients.saturating_add(1));
+                    let event = Event::NAMES[dice.below(Event::NAMES.len())];
+                    let what = [Commit::CrashBefore, Commit::CrashAfter, Commit::Fails][dice.below(3)];
+                    if let Some(chaos) = &mut self.world.chaos {
+                        chaos.planned = Some((who, event, what));
+                    }
+                }
                 Kind::Silence => {
                     let names = if at == LSP {
                         ["invite", "expect_channel", "propose", "ready", "channel_committed"]
@@ -44,19 +90,21 @@ impl Run {
                         chaos.silent.insert(at, name);
                     }
                 }
-                kind => {
-                    if *kind == Kind::ForeignScript {
-                        let script = self.world.members[LSP].lightningd.new_script().to_p2wsh();
-                        self.world.foreign_scripts.insert(client, script);
-                    }
-                    if matches!(kind, Kind::OldFunding | Kind::DoubleSpend) {
-                        self.acts_at = Some((*kind, 100 + dice.next_number() % 300));
-                    }
-                    if let Some(chaos) = &mut self.world.chaos {
-                        chaos.lies.push(Lie::new(at, *kind, client, dice));
-                    }
-                }
+                kind => self.lie(at, *kind, client, &mut dice),
             }
+        }
+    }
+
+    fn lie(&mut self, at: usize, kind: Kind, to: usize, dice: &mut Dice) {
+        if kind == Kind::ForeignScript {
+            let script = self.world.members[LSP].lightningd.new_script().to_p2wsh();
+            self.world.foreign_scripts.insert(to, script);
+        }
+        if matches!(kind, Kind::OldFunding | Kind::DoubleSpend) {
+            self.acts_at = Some((kind, 100 + dice.next_number() % 300));
+        }
+        if let Some(chaos) = &mut self.world.chaos {
+            chaos.lies.push(Lie::new(at, kind, to, dice.clone()));
         }
     }
 

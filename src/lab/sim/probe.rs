@@ -1,6 +1,6 @@
 //! S19 in the middle of a run: from nothing but its store a member could leave now.
 
-use crate::lab::chain::Chain;
+use crate::lab::chain::{Chain, Market};
 use crate::lab::{LabError, error};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Role, SessionId};
@@ -15,13 +15,15 @@ impl Run {
     /// # Errors
     /// When it can't get out.
     pub(super) fn probe(&mut self, at: usize, channel: ChannelId) -> Result<(), LabError> {
-        let engine = self.world.rebuild(at)?;
+        let engine = self.world.stored(at)?;
         let Some((factory, client)) = find(&engine, channel) else {
             return Err(error(format!("S12: member {at} has forgotten a channel that it uses")));
         };
         let Some(tree) = &factory.tree else { return Ok(()) };
         let Some(known) = self.world.members[at].lightningd.channels.get(&channel) else { return Ok(()) };
         let mut chain = self.world.chain.clone();
+        // Fees have a property of their own (S26).
+        chain.market = Market::default();
         if chain.confirmed(tree.funding().txid).is_none() {
             return Ok(());
         }
@@ -31,7 +33,7 @@ impl Run {
         let spent_otherwise = |chain: &Chain, id: SessionId| {
             let session = tree.session(id)?;
             let (_, spender) = chain.spender(session.outpoint)?;
-            Some(spender.compute_txid() != session.tx.compute_txid())
+            Some(spender.compute_txid() != session.txid)
         };
         for _ in 0..limit {
             for node in &path {

@@ -15,6 +15,7 @@ use crate::types::{ChannelId, Height, InstanceId};
 
 use super::chaos::Chaos;
 use super::fault::{Dice, Kind};
+use super::others::Restore;
 
 /// Steps after which a phase of a run is given up as endless.
 const MANY: u32 = 50_000;
@@ -54,8 +55,11 @@ pub struct Run {
     /// HTLCs that nobody has settled yet: the channel, the expiry.
     pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
+    pub(super) fees: super::market::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
+    pub(super) restores: Vec<Restore>,
+    pub(super) takes_stock: bool,
 }
 
 impl Run {
@@ -71,17 +75,18 @@ impl Run {
             margin_blocks: 4,
             state_step: 4,
             state_count: 3,
-            stock_csv: 6,
+            stock_csv: 5,
             funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
             ..Config::default()
         };
         let mut world = World::offline_with(seed, clients, &config)?;
         for client in 1..=clients {
+            if dice.one_in(12) {
+                world.set_policy(client, Policy::Ask)?;
+            }
             world.connect(LSP, client)?;
         }
         world.settle()?;
-        world.mine(8)?;
-        world.chaos = Some(Box::new(chaos));
         let mut run = Self {
             world,
             steps: 0,
@@ -98,9 +103,15 @@ impl Run {
             lost: 0,
             pending: vec![],
             censored: vec![],
+            fees: super::market::Fees::new(seed),
             dies_at: None,
             acts_at: None,
+            restores: vec![],
+            takes_stock: false,
         };
+        run.give_coins();
+        run.world.mine(8)?;
+        run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
         Ok(run)
     }
@@ -212,6 +223,8 @@ impl Run {
         {
             self.acts_at = None;
         }
+        self.restore()?;
+        self.answer_invitations()?;
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);
         if self.roll(Kind::Cut, || format!("member {client}")).is_some() {
@@ -295,6 +308,8 @@ impl Run {
         if self.roll(Kind::SlowBlock, text).is_some() {
             self.world.now = self.world.now.saturating_add(3 * 3_600_000);
         }
+        self.market();
+        self.foreign_spends();
         self.censored.retain(|(_, until)| *until > height);
         self.lose(u32::from(!self.censored.is_empty()));
         let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
@@ -316,6 +331,7 @@ impl Run {
         }
         self.show_htlcs()?;
         self.world.judge_chain();
+        self.world.judge_reservations();
         if let Some(violation) = self.world.judge.violations.first() {
             return Err(error(violation));
         }

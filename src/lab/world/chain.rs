@@ -1,10 +1,20 @@
 //! Blocks and what members make of them.
 
 use crate::lab::LabError;
-use crate::protocol::{Block, Input};
-use crate::types::Height;
+use crate::lab::chain::Block as Mined;
+use crate::protocol::{Block, Engine, Input};
+use crate::types::{Height, Transaction};
 
 use super::{Fed, World};
+
+/// What matters to an engine in a block.
+fn watched_of(engine: &Engine, block: &Mined) -> Vec<Transaction> {
+    if block.txs.is_empty() {
+        return vec![];
+    }
+    let watched = engine.watched();
+    block.txs.iter().filter(|tx| watched.concerns(tx)).cloned().collect()
+}
 
 impl World {
     /// Mines blocks; every member that is up handles each, and answers settle.
@@ -60,28 +70,26 @@ impl World {
 
     /// One member handles the chain as it is now, as the plugin's chain follower feeds it.
     pub(in crate::lab) fn sync(&mut self, at: usize) -> Result<(), LabError> {
-        let seen = self.members[at].view.clone();
+        let mut gone = Vec::new();
         while let Some((height, hash)) = self.members[at].view.last().copied() {
             if self.chain.block(height).is_some_and(|block| block.hash == hash) {
                 break;
             }
-            self.members[at].view.pop();
+            gone.extend(self.members[at].view.pop());
         }
         let common = self.members[at].view.last().map_or(crate::lab::chain::FIRST, |(height, _)| *height);
-        if self.members[at].view.len() < seen.len() {
+        if !gone.is_empty() {
             let fed = self.feed(at, Input::Reorg { height: common })?;
             if matches!(fed, Fed::StoreFailed | Fed::Crashed) && self.chaos.is_some() {
                 // Nothing of it is stored: the next look at the chain finds it again.
-                self.members[at].view = seen;
+                self.members[at].view.extend(gone.into_iter().rev());
                 return Ok(());
             }
         }
         for height in common.saturating_add(1)..=self.chain.height() {
             let Some(block) = self.chain.block(height) else { break };
             let Some(engine) = &self.members[at].engine else { break };
-            let watched = engine.watched();
-            let txs = block.txs.iter().filter(|tx| watched.concerns(tx)).cloned().collect();
-            let hash = block.hash;
+            let (hash, txs) = (block.hash, watched_of(engine, block));
             let fed = self.feed(at, Input::Block(Block { height, hash, txs }))?;
             if fed == Fed::StoreFailed && self.chaos.is_some() {
                 // The plugin's chain follower delivers it again.
@@ -91,6 +99,9 @@ impl World {
                 break;
             }
             self.members[at].view.push((height, hash));
+        }
+        if self.members[at].engine.is_some() && self.seen(at) == Some(self.chain.height()) {
+            self.show_fees(at)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::lab::chain::Chain;
 use crate::lab::node::{Balances, Channel, PendingOpen, commitment, funding_script};
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Effect, Input, OpenChannel};
+use crate::protocol::{Answer, Effect, Input, OpenChannel, OpenFailure};
 use crate::terms::ClientIndex;
 use crate::tx::verify::verify_holdings;
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
@@ -30,6 +30,7 @@ impl World {
             Effect::ReleaseFunding { psbt } => self.members[at].lightningd.release_funding(&psbt),
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let result = self.start_channel(at, peer, capacity, push_msat)?;
+                let result = result.map_err(|error| self.open_failure(at, peer, error));
                 self.answer(at, Input::ChannelStarted { instance, attempt, client, sale, result });
             }
             Effect::CancelChannel { peer } => {
@@ -40,7 +41,8 @@ impl World {
                 }
             }
             Effect::CompleteChannel { instance, attempt, client, sale, peer, leaf, prevout: _ } => {
-                let result = self.complete_channel(at, peer, &leaf).map_err(|error| error.to_string());
+                let result = self.complete_channel(at, peer, &leaf);
+                let result = result.map_err(|error| self.open_failure(at, peer, error.to_string()));
                 self.answer(at, Input::ChannelCompleted { instance, attempt, client, sale, result });
             }
             Effect::CheckChannel { instance, attempt, sale, channel_id, outpoint, output } => {
@@ -55,8 +57,16 @@ impl World {
                 }
             }
             Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
+            Effect::Bump(raise) => {
+                let outcome = self.raise(at, &raise);
+                self.answer(at, outcome);
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
-            Effect::StateChanged { .. } => {}
+            Effect::StateChanged { old, new, .. } => {
+                if let Some(chaos) = &mut self.chaos {
+                    chaos.changed(at, old, new);
+                }
+            }
             Effect::Log { level, text } => {
                 if level == crate::protocol::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
@@ -73,12 +83,11 @@ impl World {
 
     pub(super) fn broadcast(&mut self, at: usize, what: String, tx: &Transaction) {
         let result = self.chain.submit(tx).map(|_| ());
+        let (txid, height): (Txid, _) = (tx.compute_txid(), self.chain.height());
         if let Some(chaos) = &mut self.chaos {
-            let txid = tx.compute_txid();
             chaos.trace.note("broadcast", at, &bitcoin::consensus::serialize(&txid));
             chaos.trace.line(|| format!("{at}    broadcast {what} {txid}: {result:?}"));
         }
-        let (txid, height): (Txid, _) = (tx.compute_txid(), self.chain.height());
         self.sent.push(Sent { at, what, txid, height, result });
     }
 
@@ -106,14 +115,25 @@ impl World {
         if !self.connected(at, other) {
             return Ok(Err("Disconnected".into()));
         }
-        let (key, public) = self.members[at].lightningd.channel_key();
-        let (their_key, their_public) = self.members[other].lightningd.channel_key();
+        let key = self.members[at].lightningd.channel_key();
+        let their_key = self.members[other].lightningd.channel_key();
+        let (public, their_public) = (key.public(), their_key.public());
         let ours = PendingOpen { key, remote: their_public, capacity, push_msat };
         let theirs = PendingOpen { key: their_key, remote: public, capacity, push_msat };
         self.members[at].lightningd.pending.insert(peer, ours);
         self.members[other].lightningd.pending.insert(id, theirs);
         let honest = funding_script(public, their_public).to_p2wsh();
         Ok(Ok(self.foreign_scripts.get(&other).cloned().unwrap_or(honest)))
+    }
+
+    /// lightningd fails an open whose connection has ended; a new connection knows nothing of it.
+    fn open_failure(&self, at: usize, peer: NodeId, text: String) -> OpenFailure {
+        let gone = self.member_of(peer).is_none_or(|other| !self.connected(at, other));
+        if gone || text.contains("No channel funding in progress") {
+            OpenFailure::Disconnected(text)
+        } else {
+            OpenFailure::Refused(text)
+        }
     }
 
     /// What the fundee's hook sees of an `open_channel`; stock lightningd shows no record.
@@ -161,6 +181,7 @@ impl World {
             scripts: scripts.clone(),
             commitment: signed.clone(),
             closing: false,
+            lost: false,
         };
         let (mine, yours) = (channel(peer, ours, true), channel(id, theirs, false));
         let channel_id = ChannelId::of(outpoint);
@@ -189,8 +210,9 @@ impl World {
 
     /// lightningd publishes the commitment of a closing channel once its funding output is on chain.
     pub(in crate::lab) fn publish_commitments(&mut self, at: usize) {
-        let due =
-            |chain: &Chain, channel: &&Channel| channel.closing && chain.coin(channel.outpoint).is_some();
+        let due = |chain: &Chain, channel: &&Channel| {
+            channel.closing && !channel.lost && chain.coin(channel.outpoint).is_some()
+        };
         let lightningd = &self.members[at].lightningd;
         let due: Vec<Transaction> = lightningd
             .channels
@@ -206,7 +228,7 @@ impl World {
     /// S11, from outside: every client's own store holds its whole path, both lightningds have the
     /// channel, and the client has checked it.
     fn judge_funding(&mut self, at: usize, instance: InstanceId) {
-        if self.is_dishonest(at) {
+        if !self.is_owed(at) {
             return;
         }
         let Some(factory) = self.members[at].engine.as_ref().and_then(|engine| engine.factory(instance))
@@ -220,7 +242,7 @@ impl World {
         let (clients, funding) = (factory.clients.clone(), factory.funding());
         let mut missing = Vec::new();
         for (client, node) in (0..).zip(&clients) {
-            if self.member_of(*node).is_some_and(|at| self.is_dishonest(at)) {
+            if self.member_of(*node).is_some_and(|at| !self.is_owed(at)) {
                 continue;
             }
             if let Err(why) = self.is_safe(*node, client, instance, funding) {
@@ -238,8 +260,8 @@ impl World {
         funding: Option<OutPoint>,
     ) -> Result<(), String> {
         let at = self.member_of(node).ok_or("there is no node")?;
-        let engine = self.rebuild(at).map_err(|error| error.to_string())?;
-        let factory = engine.factory(instance).ok_or("nothing is stored")?;
+        let stored = self.stored(at).map_err(|error| error.to_string())?;
+        let factory = stored.factory(instance).ok_or("nothing is stored")?;
         let tree = factory.tree.as_ref().ok_or("no tree is stored")?;
         if factory.funding() != funding {
             return Err("another funding is stored".into());

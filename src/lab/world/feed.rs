@@ -1,10 +1,12 @@
 //! One step of a member: handle, store, apply, effects, and everything that may happen in between.
 
+use std::collections::BTreeMap;
+
 use crate::lab::sim::chaos::Commit;
 use crate::lab::{LabError, error};
 use crate::planted::{Bug, planted};
 use crate::protocol::Input;
-use crate::protocol::event::{Event, decode_record, encode_record};
+use crate::protocol::event::{Event, decode_record};
 use crate::types::InstanceId;
 
 use super::{Fed, World};
@@ -15,14 +17,23 @@ impl World {
         if !self.check_recovery {
             return Ok(());
         }
+        let unreadable =
+            |why: &dyn std::fmt::Display| error(format!("S10: member {at} can't read its records: {why}"));
         let Some(mut shadow) = self.members[at].shadow.take() else {
             self.members[at].shadow = Some(self.rebuild(at)?);
             return Ok(());
         };
-        for (instance, events) in events {
-            // As bytes and back: what is read must be what was written.
-            let record = decode_record(&encode_record(events)).map_err(error)?;
-            shadow.load(*instance, [record]).map_err(error)?;
+        let mut read: BTreeMap<InstanceId, usize> = BTreeMap::new();
+        for (instance, _) in events {
+            *read.entry(*instance).or_default() += 1;
+        }
+        for (instance, new) in read {
+            // From the store's own bytes: what is read must be what was written.
+            let records = self.members[at].store.records(instance);
+            for record in &records[records.len().saturating_sub(new)..] {
+                let record = decode_record(record).map_err(|why| unreadable(&why))?;
+                shadow.load(instance, [record]).map_err(|why| unreadable(&why))?;
+            }
         }
         self.members[at].shadow = Some(shadow);
         Ok(())

@@ -1,13 +1,14 @@
 //! What the judge asks of a world: of a member's records when they become durable, and of everybody
 //! after each block.
 
-use bitcoin::Txid;
-use bitcoin::secp256k1::PublicKey;
+use bitcoin::{Amount, Txid};
 
+use crate::lab::chain::fee_of;
 use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Role};
+use crate::protocol::{BURIED, Factory, Purpose, Role, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
+use crate::tx::musig::PublicKey;
 use crate::tx::tree::{Member, Roster, funding_script};
 use crate::tx::verify::verify_holdings;
 use crate::types::{ChannelId, Height, InstanceId};
@@ -36,7 +37,7 @@ impl World {
 
     /// Events of an honest member that have just become durable.
     pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
-        if self.is_dishonest(at) {
+        if !self.is_owed(at) {
             return;
         }
         let mut found = Vec::new();
@@ -113,7 +114,7 @@ impl World {
             return Ok(()); // Whoever tampers by hand knows whom to blame.
         }
         for node in left_out {
-            let honest = self.member_of(*node).is_some_and(|member| !self.is_dishonest(member));
+            let honest = self.member_of(*node).is_some_and(|member| self.is_owed(member));
             let fault = reason.starts_with(&format!("{node}: ")) || reason.contains("bad partial signature");
             if honest && fault {
                 return Err(format!("S4: an honest member is left out: {reason}"));
@@ -182,7 +183,8 @@ impl World {
             }
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
-                found.extend(self.published(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
@@ -208,7 +210,7 @@ impl World {
     }
 
     /// S26: each transaction that an exit or the timeout calls for, as soon as the chain takes it.
-    fn published(&self, factory: &Factory) -> Result<(), String> {
+    fn published(&self, at: usize, factory: &Factory) -> Result<(), String> {
         let (Some(tree), Some(_)) = (&factory.tree, factory.funding_height()) else { return Ok(()) };
         let client = match factory.role {
             Role::Client { index, .. } => Some(index),
@@ -231,8 +233,14 @@ impl World {
             if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {
                 continue;
             }
+            if self.chain.knows(session.txid) {
+                if let Some(tx) = self.chain.waiting(session.txid) {
+                    self.is_raised(at, factory, tx, role)?;
+                }
+                continue;
+            }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
-            if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
+            if self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: {:?} could be published, and is not", session.id));
             }
         }
@@ -241,6 +249,40 @@ impl World {
 }
 
 impl World {
+    /// Each line of a factory's account is what the chain says, and together they are the funding.
+    fn accounts(&self, factory: &Factory) -> Result<(), String> {
+        let Some(statement) = statement(factory) else { return Ok(()) };
+        let mut sum = Amount::ZERO;
+        for line in &statement.lines {
+            sum += line.amount;
+            let (_, tx) =
+                self.chain.confirmed(line.txid).ok_or("it names a transaction that is not on chain")?;
+            let vout = line.vout.and_then(|vout| usize::try_from(vout).ok());
+            let output = vout.and_then(|vout| tx.output.get(vout)).map(|output| output.value);
+            if line.vout.is_some() && output != Some(line.amount) {
+                return Err(format!("{line:?} is {output:?} on chain"));
+            }
+            let coin = line.vout.map(|vout| bitcoin::OutPoint { txid: line.txid, vout });
+            if let (Purpose::Unspent(_), Some(coin)) = (&line.purpose, coin)
+                && self.chain.coin(coin).is_none()
+            {
+                return Err(format!("{line:?} is spent"));
+            }
+            if let Purpose::Fee(_) = line.purpose {
+                let prevouts: Option<Vec<_>> =
+                    tx.input.iter().map(|input| self.output_of(input.previous_output)).collect();
+                let fee = prevouts.and_then(|prevouts| fee_of(tx, &prevouts));
+                if fee != Some(line.amount) {
+                    return Err(format!("{line:?} is {fee:?} on chain"));
+                }
+            }
+        }
+        match (statement.problem, sum == factory.layout.funding_value()) {
+            (None, true) => Ok(()),
+            (problem, _) => Err(format!("{sum} of {}: {problem:?}", factory.layout.funding_value())),
+        }
+    }
+
     /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
     /// that of the stock beside it, is on the way.
     fn evicts(&self, factory: &Factory) -> Result<(), String> {

@@ -18,7 +18,7 @@ use super::super::ceremony::Change;
 use super::super::draft::{Draft, Fault, short};
 use super::super::event::{SaleDropped, SaleOpening, SaleSigned, SaleSigning, SaleStored};
 use super::super::factory::{Factory, Role};
-use super::super::io::{Effect, KnownChannel, Level};
+use super::super::io::{Effect, KnownChannel, Level, OpenFailure};
 use super::{
     Deal, LspSale, Rounds, SaleChange, SaleJob, SalePhase, SignSaleAs, Sold, cooperative, session_count,
 };
@@ -162,13 +162,13 @@ impl Engine {
         instance: InstanceId,
         buyer: ClientIndex,
         number: u32,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, OpenFailure>,
     ) {
         let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
             return;
         };
         let Some(peer) = factory.node_of(buyer) else { return };
-        let built = result.and_then(|script| {
+        let built = result.map_err(|error| error.to_string()).and_then(|script| {
             let deal = sale.deal;
             let built = factory.build_sale(coin, number, buyer, deal.amount, &script);
             built.map(|built| (script, built)).map_err(|error| error.to_string())
@@ -216,7 +216,7 @@ impl Engine {
         instance: InstanceId,
         buyer: ClientIndex,
         number: u32,
-        result: Result<ChannelId, String>,
+        result: Result<ChannelId, OpenFailure>,
     ) {
         let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
             if let Ok(channel_id) = result {

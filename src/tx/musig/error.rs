@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use secp256k1::PublicKey;
+use super::PublicKey;
 
 /// What is wrong with a key, a nonce or a signature. Indices count from 0 in the order in which the
 /// caller handed the values over, so that the culprit has a name (S4).

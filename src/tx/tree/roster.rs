@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bitcoin::ScriptBuf;
-use secp256k1::PublicKey;
 
 use super::TreeError;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Layout};
-use crate::tx::musig::KeyAgg;
+use crate::tx::musig::{KeyAgg, PublicKey};
 use crate::tx::scripts::{is_payout, key_script, stock_root};
 
 /// What a client brings into a factory.

@@ -2,9 +2,9 @@
 
 use bitcoin::SignedAmount;
 use bitcoin::hashes::Hash;
-use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 
 use super::{Codec, DecodeError, Fault, Reader, write_counted};
+use crate::tx::musig::{PublicKey, XOnlyPublicKey};
 use crate::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 
 /// Satoshis in 8 bytes, at most 21 million BTC.

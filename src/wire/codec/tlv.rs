@@ -41,7 +41,18 @@ pub fn unknown_record(kind: u64) -> Result<(), DecodeError> {
 /// Writes one record: type, length, value.
 pub fn write_record<T: Codec>(kind: u64, value: &T, out: &mut Vec<u8>) {
     BigSize(kind).write(out);
-    write_counted(&value.encoded(), out);
+    write_measured(out, |out| value.write(out));
+}
+
+/// Writes a BigSize length and whatever `write` writes, in place: no record needs memory of its own.
+pub fn write_measured(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = out.len();
+    write(out);
+    let length = out.len().saturating_sub(begin);
+    BigSize::of(length).write(out);
+    if let Some(written) = out.get_mut(begin..) {
+        written.rotate_left(length);
+    }
 }
 
 /// Writes a BigSize length and the bytes.
@@ -183,9 +194,9 @@ macro_rules! tlv_struct {
 
         impl $crate::wire::codec::Codec for $name {
             fn write(&self, out: &mut Vec<u8>) {
-                let mut stream = Vec::new();
-                $crate::wire::codec::TlvStream::write_stream(self, &mut stream);
-                $crate::wire::codec::write_counted(&stream, out);
+                $crate::wire::codec::write_measured(out, |out| {
+                    $crate::wire::codec::TlvStream::write_stream(self, out);
+                });
             }
 
             fn read(
@@ -210,7 +221,7 @@ macro_rules! tlv_struct {
 /// ```
 ///
 /// It derives `Debug`, `Clone`, `PartialEq` and `Eq`, converts from each type, and has `kind()`,
-/// `name()`, and, inside the crate, `encode_tagged()` and `decode_tagged()`.
+/// `name()`, and, inside the crate, `write_tagged()` and `decode_tagged()`.
 macro_rules! tlv_enum {
     (
         $(#[$meta:meta])*
@@ -240,13 +251,23 @@ macro_rules! tlv_enum {
                 match self { $( Self::$variant(_) => $text, )* }
             }
 
-            /// The number and the stream.
-            pub(crate) fn encode_tagged(&self) -> Vec<u8> {
-                let mut out = self.kind().to_be_bytes().to_vec();
-                match self {
-                    $( Self::$variant(v) => $crate::wire::codec::TlvStream::write_stream(v, &mut out), )*
+            /// Every name, in the order of numbers.
+            $vis const NAMES: &'static [&'static str] = &[$($text),*];
+
+            /// The name that belongs to a number.
+            $vis fn name_of(kind: u16) -> Option<&'static str> {
+                match kind {
+                    $( $kind => Some($text), )*
+                    _ => None,
                 }
-                out
+            }
+
+            /// Appends the number and the stream.
+            pub(crate) fn write_tagged(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.kind().to_be_bytes());
+                match self {
+                    $( Self::$variant(v) => $crate::wire::codec::TlvStream::write_stream(v, out), )*
+                }
             }
 
             /// The reverse. Errors name the variant.

@@ -1,0 +1,214 @@
+//! Messages that are nearly right: well formed, of the right ceremony, and wrong in one thing.
+
+use std::sync::Arc;
+
+use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
+use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
+use cln_factory::types::{Amount, ChannelId, InstanceId, ScriptBuf, Txid};
+use cln_factory::wire::message::Message;
+
+use super::node::id;
+use crate::bytes::Bytes;
+
+/// Changes something.
+pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
+    match message {
+        Message::Invite(m) => match input.byte() % 12 {
+            0 => m.instance = InstanceId(input.array()),
+            1 => m.attempt = number(m.attempt, input),
+            2 => m.client = number(m.client, input),
+            3 => m.price_msat = input.byte().into(),
+            4 => m.terms.timeout_height = number(m.terms.timeout_height, input),
+            5 => list(&mut m.terms.capacities, input, |amount, input| {
+                *amount = Amount::from_sat(u64::from(input.word()).saturating_mul(1 << (input.byte() % 20)));
+            }),
+            6 => m.terms.tree_feerate = number(m.terms.tree_feerate, input),
+            7 => m.terms.shape.leaf.clients_per_sub = input.short(),
+            8 => m.terms.shape.leaf.sub_factories = input.short(),
+            9 => m.channel_in_factory.blocks_early = input.short(),
+            10 => m.terms.lsp = id(input.below(4)),
+            _ => m.terms.push_msat = input.word().into(),
+        },
+        Message::Join(m) => match input.byte() % 5 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => m.payout = script(&m.payout, input),
+            2 => point(&mut m.factory_key, input),
+            _ => list(&mut m.nonces, input, |PubNonce(nonce), input| flip(nonce, input)),
+        },
+        Message::ExpectChannel(m) => match input.byte() % 5 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => m.client = number(m.client, input),
+            2 => m.capacity = Amount::from_sat(input.word().into()),
+            3 => m.push_msat = input.word().into(),
+            _ => m.channel_in_factory.blocks_early = input.short(),
+        },
+        Message::Expecting(m) => m.attempt = number(m.attempt, input),
+        Message::Propose(m) => match input.byte() % 10 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => point(&mut m.lsp_key, input),
+            2 => {
+                let mut clients = m.clients.to_vec();
+                list(&mut clients, input, |(key, payout), input| {
+                    point(key, input);
+                    *payout = script(payout, input);
+                });
+                m.clients = Arc::from(clients);
+            }
+            3 => m.funding_vout = number(m.funding_vout, input),
+            4 => list(&mut m.funding_tx.output, input, |output, input| {
+                output.value = Amount::from_sat(output.value.to_sat().wrapping_add(input.byte().into()));
+                output.script_pubkey = script(&output.script_pubkey, input);
+            }),
+            5 => list(&mut m.funding_tx.input, input, |coin, input| {
+                coin.previous_output.vout = input.byte().into();
+                coin.script_sig = ScriptBuf::from_bytes(input.take(2).to_vec());
+            }),
+            6 => list(&mut m.channel_scripts, input, |(client, channel), input| {
+                *client = number(*client, input);
+                *channel = script(channel, input);
+            }),
+            7 => list(&mut m.foreign_keys, input, |(coin, key), input| {
+                *coin = number(*coin, input);
+                if let Ok(other) = XOnlyPublicKey::from_slice(&input.array::<32>()) {
+                    *key = other;
+                }
+            }),
+            8 => list(&mut m.foreign_hashes, input, |(_, hash), input| flip(hash, input)),
+            _ => list(&mut m.nonces, input, |AggNonce(nonce), input| flip(nonce, input)),
+        },
+        Message::PartialSignatures(m) => match input.byte() % 4 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => flip(&mut m.transcript, input),
+            _ => list(&mut m.signatures, input, |PartialSig(signature), input| flip(signature, input)),
+        },
+        Message::Ready(m) => match input.byte() % 3 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => list(&mut m.signatures, input, |signature, input| flip(signature, input)),
+        },
+        Message::Stored(m) => m.attempt = number(m.attempt, input),
+        Message::ChannelCommitted(m) => match input.byte() % 2 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => m.channel_id = ChannelId(input.array()),
+        },
+        Message::ChannelChecked(m) => match input.byte() % 2 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => m.channel_id = ChannelId(input.array()),
+        },
+        Message::FundingBroadcast(m) => match input.byte() % 2 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => m.txid = hash(input),
+        },
+        Message::Resume(m) => match input.byte() % 2 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => m.phase = input.short(),
+        },
+        Message::Abort(m) => match input.byte() % 4 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => m.phase = input.short(),
+            2 => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+            _ => m.blames = Some(id(input.below(4))),
+        },
+        Message::Buy(m) => match input.byte() % 3 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => m.amount = Amount::from_sat(input.word().into()),
+            _ => m.max_price_msat = input.word().into(),
+        },
+        Message::SaleOffer(m) => match input.byte() % 7 {
+            0 => m.number = number(m.number, input),
+            1 => m.buyer = number(m.buyer, input),
+            2 => m.amount = Amount::from_sat(input.word().into()),
+            3 => m.price_msat = input.word().into(),
+            4 => m.push_msat = input.word().into(),
+            5 => m.channel_script = m.channel_script.take().map(|channel| script(&channel, input)),
+            _ => m.channel_in_factory.blocks_early = input.short(),
+        },
+        Message::SaleJoin(m) => match input.byte() % 3 {
+            0 => m.number = number(m.number, input),
+            _ => list(&mut m.nonces, input, |PubNonce(nonce), input| flip(nonce, input)),
+        },
+        Message::SaleCommitted(m) => match input.byte() % 2 {
+            0 => m.number = number(m.number, input),
+            _ => m.channel_script = script(&m.channel_script, input),
+        },
+        Message::SaleChecked(m) => m.number = number(m.number, input),
+        Message::SalePropose(m) => match input.byte() % 4 {
+            0 => m.number = number(m.number, input),
+            1 => m.channel_script = script(&m.channel_script, input),
+            _ => list(&mut m.nonces, input, |AggNonce(nonce), input| flip(nonce, input)),
+        },
+        Message::SalePartialSignatures(m) => match input.byte() % 4 {
+            0 => m.number = number(m.number, input),
+            1 => flip(&mut m.transcript, input),
+            _ => list(&mut m.signatures, input, |PartialSig(signature), input| flip(signature, input)),
+        },
+        Message::SaleReady(m) => match input.byte() % 3 {
+            0 => m.number = number(m.number, input),
+            _ => list(&mut m.signatures, input, |signature, input| flip(signature, input)),
+        },
+        Message::SaleStored(m) => m.number = number(m.number, input),
+        Message::SaleAbort(m) => match input.byte() % 2 {
+            0 => m.number = number(m.number, input),
+            _ => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+        },
+    }
+}
+
+/// One more, one less, or anything.
+fn number(before: u32, input: &mut Bytes<'_>) -> u32 {
+    match input.byte() % 4 {
+        0 => before.wrapping_add(1),
+        1 => before.wrapping_sub(1),
+        2 => input.byte().into(),
+        _ => input.word(),
+    }
+}
+
+/// One entry is changed, left out, doubled, or two change places.
+fn list<T: Clone>(list: &mut Vec<T>, input: &mut Bytes<'_>, change: impl Fn(&mut T, &mut Bytes<'_>)) {
+    let kind = input.byte() % 6;
+    let at = input.below(list.len());
+    if list.is_empty() {
+        return;
+    }
+    match kind {
+        0 => drop(list.remove(at)),
+        1 => list.insert(at, list[at].clone()),
+        2 => list.swap(0, at),
+        3 => list.clear(),
+        _ => change(&mut list[at], input),
+    }
+}
+
+fn flip(bytes: &mut [u8], input: &mut Bytes<'_>) {
+    let at = input.below(bytes.len());
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= input.byte();
+    }
+}
+
+fn script(before: &ScriptBuf, input: &mut Bytes<'_>) -> ScriptBuf {
+    let mut bytes = before.to_bytes();
+    match input.byte() % 4 {
+        0 => bytes = input.chunk().to_vec(),
+        1 => bytes.truncate(input.byte().into()),
+        _ => flip(&mut bytes, input),
+    }
+    ScriptBuf::from_bytes(bytes)
+}
+
+/// Its negation, or another's: whatever is a point at all.
+fn point(key: &mut PublicKey, input: &mut Bytes<'_>) {
+    let mut bytes = key.serialize();
+    match input.byte() % 2 {
+        0 => bytes[0] ^= 1,
+        _ => flip(&mut bytes[1..], input),
+    }
+    if let Ok(other) = PublicKey::from_slice(&bytes) {
+        *key = other;
+    }
+}
+
+fn hash(input: &mut Bytes<'_>) -> Txid {
+    use bitcoin::hashes::Hash;
+    Txid::from_byte_array(input.array())
+}

@@ -1,0 +1,351 @@
+//! What is under way between three members and their lightningds, and the chain.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bitcoin::absolute::LockTime;
+use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::transaction::Version;
+use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
+use cln_factory::protocol::{
+    Answer, Block, Command, Create, Effect, Input, OpenChannel, OpenFailure, PreparedFunding, Refusal, State,
+};
+use cln_factory::terms::ClientIndex;
+use cln_factory::tx::plan::{Delays, Profile, shape_with};
+use cln_factory::types::{
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid,
+};
+
+use super::node::{Node, Records, id};
+
+/// Members: the operator and two clients.
+pub const MEMBERS: usize = 3;
+/// More waits than any course of things needs.
+const MOST_PENDING: usize = 200;
+
+/// All of it.
+pub struct World {
+    /// The members.
+    pub nodes: Vec<Node>,
+    /// For whom, and what.
+    pub pending: VecDeque<(usize, Input)>,
+    /// Messages that were ever sent: from, to, bytes.
+    pub sent: Vec<(usize, usize, Vec<u8>)>,
+    /// Broadcast, and in no block.
+    pub mempool: Vec<Transaction>,
+    /// By height: what is in which block.
+    pub blocks: BTreeMap<Height, Vec<Transaction>>,
+    /// Of the last block.
+    pub height: Height,
+    /// Milliseconds.
+    pub now: u64,
+    /// Factories that were begun.
+    pub instances: Vec<InstanceId>,
+    scripts: BTreeMap<(InstanceId, u32, ClientIndex), ScriptBuf>,
+    forks: u32,
+}
+
+/// A world in which nothing is under way.
+pub struct Snapshot {
+    records: Vec<Records>,
+    mempool: Vec<Transaction>,
+    blocks: BTreeMap<Height, Vec<Transaction>>,
+    height: Height,
+    instances: Vec<InstanceId>,
+}
+
+impl Snapshot {
+    /// What a member has stored.
+    pub fn records(&self, member: usize) -> &Records {
+        &self.records[member]
+    }
+}
+
+impl World {
+    /// Three members that have nothing, connected.
+    pub fn new() -> Self {
+        let nothing = Snapshot {
+            records: vec![Records::new(); MEMBERS],
+            mempool: vec![],
+            blocks: BTreeMap::new(),
+            height: 1_000,
+            instances: vec![],
+        };
+        Self::from(&nothing)
+    }
+
+    /// What is durable. The chain too.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            records: self.nodes.iter().map(|node| node.records.clone()).collect(),
+            mempool: self.mempool.clone(),
+            blocks: self.blocks.clone(),
+            height: self.height,
+            instances: self.instances.clone(),
+        }
+    }
+
+    fn connect_all(&mut self) {
+        for at in 0..MEMBERS {
+            let _ = self.feed(at, Input::Started { channels: vec![] });
+            let block = self.block(self.height);
+            let _ = self.feed(at, Input::Block(block));
+        }
+        for client in 1..MEMBERS {
+            let _ = self.feed(0, Input::PeerUp { peer: id(client) });
+            let _ = self.feed(client, Input::PeerUp { peer: id(0) });
+        }
+    }
+
+    /// Gives a member an input, and takes note of what it wants.
+    pub fn feed(&mut self, at: usize, input: Input) -> Result<Answer, Refusal> {
+        let (answer, effects) = self.nodes[at].feed(input, self.now, self.height);
+        for effect in effects {
+            self.execute(at, effect);
+        }
+        answer
+    }
+
+    /// The next thing under way.
+    pub fn step(&mut self) {
+        if let Some((at, input)) = self.pending.pop_front() {
+            let _ = self.feed(at, input);
+        }
+    }
+
+    /// As many steps as there are, up to so many.
+    pub fn settle(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.pending.is_empty() {
+                break;
+            }
+            self.step();
+            for at in [2] {
+                // The one that asks says yes.
+                let open: Vec<InstanceId> = self.nodes[at]
+                    .engine
+                    .factories()
+                    .filter(|factory| factory.state(self.height) == State::Invited)
+                    .map(|factory| factory.instance)
+                    .collect();
+                for instance in open {
+                    let _ = self.feed(at, Input::Command(Command::Accept { instance }));
+                }
+            }
+        }
+    }
+
+    /// `factory-create` over both clients.
+    pub fn create(&mut self, profile: Profile, stock: u64) {
+        let Ok(shape) = shape_with(2, profile, Delays::default()) else { return };
+        let create = Create {
+            clients: (1..MEMBERS).map(|client| (id(client), Amount::from_sat(100_000))).collect(),
+            stock: Amount::from_sat(stock),
+            shape,
+            lifetime_blocks: 4_320,
+            dying_blocks: 2_016,
+            tree_feerate: 1_000,
+        };
+        if let Ok(Answer::Created(instance)) = self.feed(0, Input::Command(Command::Create(create))) {
+            self.instances.push(instance);
+        }
+    }
+
+    /// Whether every member has an active factory.
+    pub fn is_active(&self) -> bool {
+        let active =
+            |node: &Node| node.engine.factories().any(|factory| factory.state(self.height) == State::Active);
+        self.nodes.iter().all(active)
+    }
+
+    /// For a failed assertion.
+    pub fn describe(&self) -> String {
+        let states = |node: &Node| {
+            let of = |factory: &cln_factory::protocol::Factory| {
+                format!("{} {:?}", factory.state(self.height), factory.failure)
+            };
+            node.engine.factories().map(of).collect::<Vec<_>>()
+        };
+        format!("{:?}, {} under way", self.nodes.iter().map(states).collect::<Vec<_>>(), self.pending.len())
+    }
+
+    /// Every member's store, read from the beginning.
+    pub fn judge_stores(&self) {
+        self.nodes.iter().for_each(Node::judge_store);
+    }
+
+    /// The block at a height: its hash depends on the branch.
+    pub fn block(&self, height: Height) -> Block {
+        let text = format!("{height} {}", self.forks);
+        let hash = BlockHash::from_byte_array(sha256::Hash::hash(text.as_bytes()).to_byte_array());
+        Block { height, hash, txs: self.blocks.get(&height).cloned().unwrap_or_default() }
+    }
+
+    /// A block with what is chosen of the mempool, for everybody.
+    pub fn mine(&mut self, chosen: &dyn Fn(usize) -> bool) {
+        self.height = self.height.saturating_add(1);
+        let mut index = 0;
+        let (taken, left) = std::mem::take(&mut self.mempool).into_iter().partition(|_| {
+            index += 1;
+            chosen(index - 1)
+        });
+        self.mempool = left;
+        self.blocks.insert(self.height, taken);
+        for at in 0..MEMBERS {
+            let block = self.block(self.height);
+            let _ = self.feed(at, Input::Block(block));
+        }
+    }
+
+    /// So many blocks leave the chain; their transactions wait again.
+    pub fn reorg(&mut self, depth: u32) {
+        let common = self.height.saturating_sub(depth).max(1);
+        for (_, txs) in self.blocks.split_off(&common.saturating_add(1)) {
+            self.mempool.extend(txs);
+        }
+        self.height = common;
+        self.forks = self.forks.saturating_add(1);
+        for at in 0..MEMBERS {
+            let _ = self.feed(at, Input::Reorg { height: common });
+        }
+    }
+
+    fn later(&mut self, at: usize, input: Input) {
+        if self.pending.len() < MOST_PENDING {
+            self.pending.push_back((at, input));
+        }
+    }
+
+    fn execute(&mut self, at: usize, effect: Effect) {
+        match effect {
+            Effect::Send { peer, message } => {
+                let payload = message.encode();
+                assert_eq!(cln_factory::wire::message::Message::decode(&payload).as_ref(), Ok(&message));
+                if let Some(to) = number(peer) {
+                    self.sent.push((at, to, payload.clone()));
+                    self.later(to, Input::Message { peer: id(at), payload });
+                }
+            }
+            Effect::NewPayout { instance, attempt } => {
+                let byte = u8::try_from(at).unwrap_or(0);
+                let script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[byte; 20]].concat());
+                self.later(at, Input::PayoutReady { instance, attempt, result: Ok(script) });
+            }
+            Effect::PrepareFunding { instance, attempt, script, amount } => {
+                let tx = funding(instance, attempt, TxOut { value: amount, script_pubkey: script });
+                let prepared = PreparedFunding { psbt: serialize_hex(&tx), tx, vout: 0 };
+                self.later(at, Input::FundingPrepared { instance, attempt, result: Ok(prepared) });
+            }
+            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
+                let script = channel_script(instance, attempt, client);
+                self.scripts.insert((instance, attempt, client), script.clone());
+                if let Some(to) = number(peer) {
+                    let open = OpenChannel {
+                        peer: id(at),
+                        capacity,
+                        push_msat,
+                        zeroconf: true,
+                        channel_in_factory: None,
+                    };
+                    self.later(to, Input::OpenChannel(open));
+                }
+                self.later(at, Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) });
+            }
+            Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
+                let script = self.scripts.get(&(instance, attempt, client));
+                let vout = leaf.output.iter().position(|output| Some(&output.script_pubkey) == script);
+                let vout = vout.and_then(|vout| u32::try_from(vout).ok());
+                let id = vout.map(|vout| ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout }));
+                let missing = || OpenFailure::Refused("Could not find output to fund channel".to_owned());
+                let result = id.ok_or_else(missing);
+                self.later(at, Input::ChannelCompleted { instance, attempt, client, sale, result });
+            }
+            Effect::CheckChannel { instance, attempt, sale, .. } => {
+                self.later(at, Input::ChannelChecked { instance, attempt, sale, result: Ok(()) });
+            }
+            Effect::SendFunding { psbt, .. } => {
+                if let Ok(tx) = deserialize_hex::<Transaction>(&psbt) {
+                    self.broadcast(tx);
+                }
+            }
+            Effect::Broadcast { tx, .. } => self.broadcast(tx),
+            Effect::ReleaseFunding { .. }
+            | Effect::Bump(_)
+            | Effect::CancelChannel { .. }
+            | Effect::CloseChannel { .. }
+            | Effect::StateChanged { .. }
+            | Effect::Log { .. } => {}
+        }
+    }
+
+    /// Unless it is known, or something in a block has spent what it spends.
+    fn broadcast(&mut self, tx: Transaction) {
+        let txid = tx.compute_txid();
+        let known = |known: &Transaction| {
+            let spends =
+                |input: &TxIn| tx.input.iter().any(|ours| ours.previous_output == input.previous_output);
+            known.compute_txid() == txid || known.input.iter().any(spends)
+        };
+        if !self.mempool.iter().any(known)
+            && !self.blocks.values().flatten().any(known)
+            && self.mempool.len() < 64
+        {
+            self.mempool.push(tx);
+        }
+    }
+}
+
+impl From<&Snapshot> for World {
+    fn from(snapshot: &Snapshot) -> Self {
+        let nodes = (0..).zip(&snapshot.records).map(|(number, records)| Node::new(number, records.clone()));
+        let mut world = Self {
+            nodes: nodes.collect(),
+            pending: VecDeque::new(),
+            sent: vec![],
+            mempool: snapshot.mempool.clone(),
+            blocks: snapshot.blocks.clone(),
+            height: snapshot.height,
+            now: 1_700_000_000_000,
+            instances: snapshot.instances.clone(),
+            scripts: BTreeMap::new(),
+            forks: 0,
+        };
+        world.connect_all();
+        world
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Which member has this id.
+fn number(peer: NodeId) -> Option<usize> {
+    (0..MEMBERS).find(|number| id(*number) == peer)
+}
+
+/// One input, of an attempt's own.
+fn funding(instance: InstanceId, attempt: u32, output: TxOut) -> Transaction {
+    let coin = sha256::Hash::hash(&[&instance.0[..], &attempt.to_be_bytes()].concat());
+    let previous_output = OutPoint { txid: Txid::from_byte_array(coin.to_byte_array()), vout: 1 };
+    let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output,
+            script_sig: ScriptBuf::new(),
+            sequence,
+            witness: Witness::new(),
+        }],
+        output: vec![output],
+    }
+}
+
+fn channel_script(instance: InstanceId, attempt: u32, client: ClientIndex) -> ScriptBuf {
+    let text = format!("{instance} {attempt} {client}");
+    let hash = sha256::Hash::hash(text.as_bytes());
+    ScriptBuf::from_bytes([&[0x00, 0x20][..], hash.as_byte_array()].concat())
+}
