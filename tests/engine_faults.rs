@@ -233,9 +233,15 @@ fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
             world.settle().unwrap();
             let (attempt, client) = (1, 1);
             let input = if held == "expecting" {
-                Input::ChannelStarted { instance, attempt, client, result: Err(failure.clone()) }
+                Input::ChannelStarted { instance, attempt, client, sale: None, result: Err(failure.clone()) }
             } else {
-                Input::ChannelCompleted { instance, attempt, client, result: Err(failure.clone()) }
+                Input::ChannelCompleted {
+                    instance,
+                    attempt,
+                    client,
+                    sale: None,
+                    result: Err(failure.clone()),
+                }
             };
             world.feed(LSP, input).unwrap();
             assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
