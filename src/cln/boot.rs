@@ -88,6 +88,7 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        scan: chain::Progress::default(),
         config,
         me,
         cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
@@ -171,7 +172,7 @@ pub async fn follow(prepared: Prepared) {
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
     log::debug!("following the chain from block {start}");
     let sink = EngineSink { runtime: state.runtime.clone(), rpc: state.rpc.clone() };
-    Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
+    Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
 
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
@@ -220,8 +221,11 @@ impl<C: Call> Sink for EngineSink<C> {
     /// S16: the deadlines of HTLCs, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
         match htlcs::pending(&self.rpc).await {
-            Ok(pending) => self.runtime.input(Input::Htlcs(pending)),
-            Err(error) => log::warn!("cannot look at pending HTLCs: {error}"),
+            Ok((open, pending)) => {
+                self.runtime.input(Input::Htlcs(pending));
+                self.runtime.input(Input::Channels(open));
+            }
+            Err(error) => log::warn!("cannot look at channels and pending HTLCs: {error}"),
         }
     }
 

@@ -33,6 +33,17 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         }],
         "available": state.unavailable.is_none(),
     });
+    let scan = state.scan.get();
+    answer["chain"] = json!({
+        "blockheight": scan.next.saturating_sub(1),
+        "first_block": scan.first,
+        "tip": scan.tip,
+        "behind": scan.behind(),
+        "done": scan.next.saturating_sub(scan.first),
+    });
+    if let Some(missing) = scan.missing {
+        answer["chain"]["missing_block"] = missing.into();
+    }
     let node = Node {
         peers: peers::connected(&state.rpc, None).await?,
         unconfirmed: unconfirmed(&state).await?,
@@ -56,6 +67,14 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     };
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
+    if let Some(missing) = scan.missing {
+        warnings.push(Warning::new(
+            "block_missing",
+            format!("the bitcoin backend does not give block {missing}: nothing after it is watched"),
+            "its node has pruned the block: let it fetch it again (bitcoin-cli getblockfrompeer), or point \
+             lightningd to one that has it, and keep prune= well above the length of an outage",
+        ));
+    }
     if state.config.unsafe_skip_funding_check {
         warnings.push(Warning::new(
             "unsafe_option",

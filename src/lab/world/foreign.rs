@@ -78,7 +78,8 @@ impl World {
             .flat_map(|factory| factory.past().iter().chain([factory]))
             .flat_map(|factory| self.stock_spends(factory))
             .collect();
-        spends.iter().filter(|tx| self.chain.submit(tx).is_ok()).count() > 0
+        // Each of them: not only the first that the chain takes.
+        spends.into_iter().filter(|tx| self.chain.submit(tx).is_ok()).count() > 0
     }
 
     fn stock_spends(&self, factory: &Factory) -> Vec<Transaction> {
