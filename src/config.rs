@@ -119,6 +119,12 @@ const MAX_ATTEMPTS: Number = Number {
                   that failed it",
     default: |config| config.max_attempts.into(),
 };
+const RESERVE_FEERATE: Number = Number {
+    name: "factory-reserve-feerate",
+    description: "Feerate at which this node's wallet should be able to pay an exit from all its factories, \
+                  in satoshi per kiloweight; factory-status warns when it could not",
+    default: |config| config.reserve_feerate.into(),
+};
 const MAX_CEREMONIES: Number = Number {
     name: "factory-max-ceremonies-per-peer",
     description: "Number of open invitations and unfinished factories that one operator may have with this \
@@ -127,7 +133,7 @@ const MAX_CEREMONIES: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 15] = [
+const NUMBERS: [&Number; 16] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -142,6 +148,7 @@ const NUMBERS: [&Number; 15] = [
     &INVITE_TIMEOUT,
     &CEREMONY_TIMEOUT,
     &MAX_ATTEMPTS,
+    &RESERVE_FEERATE,
     &MAX_CEREMONIES,
 ];
 
@@ -218,9 +225,11 @@ where
         state_step: within(integer(&STATE_STEP)?, 1)?,
         state_count: within(integer(&STATE_COUNT)?, 1)?,
         stock_csv: within(integer(&STOCK_CSV)?, 1)?,
+        stock_feerate: Config::default().stock_feerate,
         invite_timeout: seconds(integer(&INVITE_TIMEOUT)?)?,
         ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
+        reserve_feerate: within(integer(&RESERVE_FEERATE)?, 0)?,
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
     })

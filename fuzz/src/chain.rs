@@ -99,6 +99,8 @@ impl Sink for Taker<'_> {
     }
 
     async fn at_tip(&self) {}
+
+    fn health(&self, _: Option<String>) {}
 }
 
 fn follow(options: u8, backend: impl Fn(&Node) -> Backend) {

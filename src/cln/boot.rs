@@ -22,12 +22,13 @@ use crate::store::datastore::Datastore;
 use crate::tx::musig::MasterSecret;
 use crate::types::{Height, NodeId};
 
+use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
+use super::feerates;
 use super::funding_script::Database;
-use super::htlcs;
 use super::outbox::Outbox;
 use super::peers;
 use super::state::{Shared, State};
@@ -51,6 +52,7 @@ pub struct Prepared {
     stored_tip: Option<(Height, BlockHash)>,
     scan_from: Option<Height>,
     news: watch::Receiver<Height>,
+    bumper: Bumper<Rpc>,
 }
 
 /// Loads everything and starts the runtime.
@@ -70,7 +72,8 @@ pub async fn prepare(
     let master = master_secret(&rpc).await?;
 
     let (handle, inbox) = runtime::channel();
-    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone());
+    let bumper = Bumper::new(rpc.clone());
+    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = Datastore::new(rpc.clone());
     let loaded = load(engine, store).await;
@@ -88,13 +91,15 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        scan: chain::Progress::default(),
         config,
         me,
         cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
         news,
+        chain_problem: watch::channel(None).0,
         unavailable,
     });
-    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver })
+    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver, bumper })
 }
 
 fn refuse_everything(inbox: Inbox, reason: String) -> String {
@@ -150,7 +155,7 @@ async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, S
 /// What needs the chain: resumes what was under way, greets peers, and then follows the blocks for
 /// as long as the plugin runs.
 pub async fn follow(prepared: Prepared) {
-    let Prepared { state, stored_tip, scan_from, news } = prepared;
+    let Prepared { state, stored_tip, scan_from, news, bumper } = prepared;
     if state.unavailable.is_some() {
         return;
     }
@@ -170,8 +175,13 @@ pub async fn follow(prepared: Prepared) {
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
     log::debug!("following the chain from block {start}");
-    let sink = EngineSink { runtime: state.runtime.clone(), rpc: state.rpc.clone() };
-    Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
+    let sink = EngineSink {
+        state: State::clone(&state),
+        runtime: state.runtime.clone(),
+        rpc: state.rpc.clone(),
+        bumper,
+    };
+    Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
 
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
@@ -208,8 +218,10 @@ async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: im
 }
 
 struct EngineSink<C> {
+    state: State,
     runtime: Handle,
     rpc: C,
+    bumper: Bumper<C>,
 }
 
 impl<C: Call> Sink for EngineSink<C> {
@@ -217,12 +229,22 @@ impl<C: Call> Sink for EngineSink<C> {
         self.runtime.read(|engine, _| engine.watched()).await.ok()
     }
 
-    /// S16: the deadlines of HTLCs, at every block, and at once after a pause of any length.
+    /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
-        match htlcs::pending(&self.rpc).await {
-            Ok(pending) => self.runtime.input(Input::Htlcs(pending)),
-            Err(error) => log::warn!("cannot look at pending HTLCs: {error}"),
+        let (channels, fees) = feerates::look(&self.rpc).await;
+        if let Some((open, htlcs)) = channels {
+            self.runtime.input(Input::Htlcs(htlcs));
+            self.runtime.input(Input::Channels(open));
         }
+        self.runtime.input(Input::Fees(fees));
+        let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };
+        if let Err(error) = self.bumper.settle(&waiting).await {
+            log::warn!("cannot give back coins of children that are over yet: {error}");
+        }
+    }
+
+    fn health(&self, problem: Option<String>) {
+        self.state.chain_problem.send_replace(problem);
     }
 
     async fn deliver(&self, input: Input) -> Result<(), String> {

@@ -9,14 +9,17 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 
+use crate::protocol::fees::{Report, Trouble};
 use crate::protocol::{CheckFailure, Effect, Input, OpenFailure};
 use crate::runtime::{Handle, Node};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 
+use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
+use super::sent;
 use super::wallet;
 
 /// How long a call may take that waits for a peer.
@@ -38,14 +41,23 @@ pub struct Executor {
     runtime: Handle,
     database: Database,
     outbox: Outbox,
+    bumper: Bumper<Rpc>,
     messages: Lanes,
     channels: Lanes,
 }
 
 impl Executor {
     /// Outcomes go to `runtime`.
-    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox) -> Self {
-        Self { rpc, runtime, database, outbox, messages: Lanes::default(), channels: Lanes::default() }
+    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox, bumper: Bumper<Rpc>) -> Self {
+        Self {
+            rpc,
+            runtime,
+            database,
+            outbox,
+            bumper,
+            messages: Lanes::default(),
+            channels: Lanes::default(),
+        }
     }
 
     fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
@@ -180,10 +192,17 @@ impl Node for Executor {
                     wallet::send(&rpc, &psbt).await.map(|txid| txid.to_string())
                 });
             }
-            Effect::Broadcast { instance, what, tx } => {
+            Effect::Broadcast { instance, what, tx } => self.spawn(async move {
                 let txid = tx.compute_txid();
-                self.spawn_logged(format!("{instance}: broadcasting {what} {txid}"), async move {
-                    broadcast(&rpc, &tx).await
+                let trouble = sent::send(&rpc, &tx).await.err().map(Trouble::Parent);
+                let report = Report { instance, what, target: None, child: None, trouble };
+                Input::Published { txid, report: Box::new(report) }
+            }),
+            Effect::Bump(raise) => {
+                let bumper = self.bumper.clone();
+                self.spawn(async move {
+                    let report = Box::new(bumper.raise(&raise).await);
+                    Input::Published { txid: raise.parent.compute_txid(), report }
                 });
             }
             Effect::CloseChannel { channel_id } => {
@@ -220,7 +239,8 @@ impl Node for Executor {
     }
 }
 
-async fn payout(rpc: &Rpc) -> Result<ScriptBuf, CallError> {
+/// A fresh script of the wallet.
+pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
     let answer = rpc.call("newaddr", json!({"addresstype": "p2tr"})).await?;
     let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
     // lightningd made it for its own network.
@@ -279,16 +299,4 @@ async fn check(
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     Err(CheckFailure::NotYet)
-}
-
-/// lightningd reports a transaction that was refused as a result, not as an error.
-async fn broadcast(rpc: &Rpc, tx: &Transaction) -> Result<String, CallError> {
-    let method = "sendrawtransaction";
-    let hex = bitcoin::consensus::encode::serialize_hex(tx);
-    let answer = rpc.call(method, json!({"tx": hex, "allowhighfees": false})).await?;
-    if answer["success"] == true {
-        return Ok("accepted".to_owned());
-    }
-    let message = answer["errmsg"].as_str().unwrap_or("refused without a reason").trim().to_owned();
-    Err(CallError { method: method.to_owned(), code: None, message })
 }

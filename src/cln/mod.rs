@@ -5,15 +5,19 @@
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
+//! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
 //! - [`client`] the RPC socket
 
 pub mod boot;
 pub mod builder;
+pub mod bump;
 pub mod chain;
 pub mod channels;
+pub mod children;
 pub mod client;
 pub mod error;
 pub mod executor;
+pub mod feerates;
 pub mod funding_script;
 pub mod hooks;
 pub mod htlcs;
@@ -24,6 +28,7 @@ pub mod params;
 pub mod peers;
 pub mod progress;
 pub mod requests;
+pub mod sent;
 pub mod state;
 pub mod wallet;
 

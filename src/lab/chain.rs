@@ -2,6 +2,7 @@
 //! transaction may be in one is checked: inputs exist and are unspent, timelocks of both kinds,
 //! amounts, and every input's script by Bitcoin Core's own interpreter.
 
+mod market;
 mod policy;
 mod reject;
 
@@ -15,6 +16,7 @@ use bitcoin::{
 
 use crate::types::Height;
 
+pub use market::{Market, anchor_of};
 pub use policy::{check_scripts, fee_of};
 pub use reject::Reject;
 
@@ -54,6 +56,8 @@ pub struct Chain {
     spenders: BTreeMap<OutPoint, Txid>,
     mempool: Vec<Transaction>,
     minted: Vec<Transaction>,
+    /// What fees are.
+    pub market: Market,
     salt: u64,
     script_checks: u64,
 }
@@ -74,6 +78,7 @@ impl Chain {
             spenders: BTreeMap::new(),
             mempool: vec![],
             minted: vec![],
+            market: Market::default(),
             salt: 0,
             script_checks: 0,
         };
@@ -147,6 +152,11 @@ impl Chain {
         outpoint
     }
 
+    /// Nobody has any coin but this one, which may be another chain's.
+    pub fn only_coin(&mut self, outpoint: OutPoint, output: TxOut) {
+        self.coins = BTreeMap::from([(outpoint, Coin { output, height: Some(self.height()) })]);
+    }
+
     /// A coin as a transaction of the mempool may spend it.
     pub fn available(&self, outpoint: OutPoint) -> Option<Coin> {
         if let Some(coin) = self.coins.get(&outpoint) {
@@ -166,6 +176,8 @@ impl Chain {
         if !self.knows(txid) {
             let checks = self.check(tx)?;
             self.script_checks = self.script_checks.saturating_add(checks);
+            let replaced = self.replaced(tx)?;
+            self.mempool.retain(|other| !replaced.contains(&other.compute_txid()));
             self.mempool.push(tx.clone());
         }
         Ok(txid)
@@ -186,9 +198,6 @@ impl Chain {
         let mut parents = BTreeSet::new();
         for input in &tx.input {
             let outpoint = input.previous_output;
-            if let Some(other) = self.in_conflict(outpoint) {
-                return Err(Reject::Conflict { outpoint, other });
-            }
             let coin = self.available(outpoint).ok_or(Reject::MissingInput { outpoint })?;
             policy::check_relative_lock(tx, input.sequence, coin.height, self.height())?;
             if coin.height.is_none() {
@@ -198,17 +207,19 @@ impl Chain {
         }
         policy::check_lock_time(tx, self.height())?;
         policy::check_standard(tx, &prevouts)?;
-        self.check_topology(tx, &parents)?;
+        self.check_floor(tx, &prevouts)?;
+        let replaced = self.replaced(tx)?;
+        self.check_topology(tx, &parents, &replaced)?;
         check_scripts(tx, &prevouts)
     }
 
-    fn in_conflict(&self, outpoint: OutPoint) -> Option<Txid> {
-        let spends = |tx: &&Transaction| tx.input.iter().any(|input| input.previous_output == outpoint);
-        self.mempool.iter().find(spends).map(Transaction::compute_txid)
-    }
-
     /// Version 3 (BIP-431): one unconfirmed parent with one child, both version 3.
-    fn check_topology(&self, tx: &Transaction, parents: &BTreeSet<Txid>) -> Result<(), Reject> {
+    fn check_topology(
+        &self,
+        tx: &Transaction,
+        parents: &BTreeSet<Txid>,
+        replaced: &BTreeSet<Txid>,
+    ) -> Result<(), Reject> {
         let v3 = |tx: &Transaction| tx.version.0 == 3;
         for parent in self.mempool.iter().filter(|other| parents.contains(&other.compute_txid())) {
             let txid = parent.compute_txid();
@@ -217,7 +228,8 @@ impl Chain {
             }
             let spends =
                 |other: &&Transaction| other.input.iter().any(|input| input.previous_output.txid == txid);
-            if v3(parent) && self.mempool.iter().any(|other| spends(&other)) {
+            let stays = |other: &&Transaction| !replaced.contains(&other.compute_txid());
+            if v3(parent) && self.mempool.iter().filter(stays).any(|other| spends(&other)) {
                 return Err(Reject::Topology("an unconfirmed version 3 transaction has one child"));
             }
             let grandparent = parent.input.iter().any(|input| {
@@ -243,10 +255,13 @@ impl Chain {
         let height = self.height().saturating_add(1);
         let mut txs = std::mem::take(&mut self.minted);
         let mut left: Vec<Transaction> = Vec::new();
+        let cheap: BTreeSet<Txid> =
+            self.mempool.iter().filter(|tx| self.is_too_cheap(tx)).map(Transaction::compute_txid).collect();
         for tx in std::mem::take(&mut self.mempool) {
             let below =
                 |input: &TxIn| left.iter().any(|other| other.compute_txid() == input.previous_output.txid);
-            if censored(&tx) || tx.input.iter().any(below) {
+            let refused = censored(&tx) || cheap.contains(&tx.compute_txid());
+            if refused || tx.input.iter().any(below) {
                 left.push(tx);
             } else {
                 txs.push(tx);

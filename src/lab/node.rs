@@ -1,20 +1,23 @@
 //! What one lightningd does for the plugin: a wallet with real keys, and channels whose commitment
 //! transactions both sides really sign.
 
+mod bump;
 mod channel;
 mod key;
 mod wallet;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 
 use crate::protocol::{CheckFailure, KnownChannel};
+use crate::tx::child::Children;
 use crate::types::{ChannelId, NodeId};
 
 use super::chain::Chain;
 use super::rng::Rng;
 
+pub use bump::refused;
 pub(super) use channel::commitment;
 pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
 pub use key::Key;
@@ -29,6 +32,12 @@ pub struct Lightningd {
     /// Keys of the wallet, by script.
     pub(super) keys: BTreeMap<ScriptBuf, Key>,
     pub(super) reserved: BTreeSet<OutPoint>,
+    /// Children that raise fees: as the plugin's records, durable.
+    pub children: Children,
+    /// What every child that was ever made took from the wallet.
+    pub(super) costs: BTreeMap<Txid, Amount>,
+    /// Whether the wallet refuses to do anything.
+    pub locked: bool,
     /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Channels. Durable.
@@ -44,6 +53,9 @@ impl Lightningd {
             rng,
             keys: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            children: Children::default(),
+            costs: BTreeMap::new(),
+            locked: false,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
         }

@@ -5,6 +5,7 @@ mod effects;
 mod exit;
 mod fault;
 mod feed;
+mod fees;
 mod foreign;
 pub(in crate::lab) mod judged;
 mod network;
@@ -269,6 +270,7 @@ impl World {
     /// When the records are not understood.
     pub(in crate::lab) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
         match &self.members[at].shadow {
+            // Without the check after every step it is not kept up to date.
             Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
             _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
         }

@@ -155,6 +155,7 @@ pub(super) enum Change {
     Extend(InstanceId, Millis),
     Sign(InstanceId, Box<SignJob>),
     Tree(InstanceId, Arc<Tree>),
+    Fees(super::fees::FeeChange),
 }
 
 /// Session ids with something for each.

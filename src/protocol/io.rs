@@ -6,10 +6,11 @@ use bitcoin::BlockHash;
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Shape};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use crate::wire::message::{ChannelInFactory, Message};
 
 use super::event::Event;
+use super::fees::{FeeNews, Raise, Report};
 use super::state::State;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
@@ -103,10 +104,22 @@ pub enum Input {
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
     /// matter.
     Htlcs(Vec<PendingHtlc>),
+    /// Every channel that lightningd has not done with, after every block: one that is missing is
+    /// settled for good.
+    Channels(Vec<ChannelId>),
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// The last common block.
         height: Height,
+    },
+    /// What the node knows about fees, after the last block (S26).
+    Fees(FeeNews),
+    /// [`Effect::Broadcast`] or [`Effect::Bump`] ended.
+    Published {
+        /// The transaction of the factory.
+        txid: Txid,
+        /// How it fares.
+        report: Box<Report>,
     },
     /// Time went by: [`Engine::poll_timeout`](super::Engine::poll_timeout) was reached.
     Tick,
@@ -230,6 +243,13 @@ pub enum Command {
         /// Which factory.
         instance: InstanceId,
     },
+    /// `factory-evict`.
+    Evict {
+        /// Which factory.
+        instance: InstanceId,
+        /// Whom; nobody named means everybody who is still in.
+        clients: Vec<ClientIndex>,
+    },
 }
 
 /// Parameters of `factory-create`, after the plugin has filled in the defaults.
@@ -341,7 +361,8 @@ pub enum Effect {
         /// The PSBT, base64.
         psbt: String,
     },
-    /// Broadcast a signed transaction; repeated at every block until it confirms (S26).
+    /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
+    /// [`Input::Published`].
     Broadcast {
         /// Of which factory.
         instance: InstanceId,
@@ -350,6 +371,9 @@ pub enum Effect {
         /// The transaction.
         tx: Transaction,
     },
+    /// Broadcast a transaction, and a child that raises its fee; repeated at every block, with whatever
+    /// fee is needed then (S26). Answered by [`Input::Published`].
+    Bump(Box<Raise>),
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// Which.

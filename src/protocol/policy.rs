@@ -61,12 +61,16 @@ pub struct Config {
     pub state_count: u16,
     /// L: blocks until L alone may take stock.
     pub stock_csv: u16,
+    /// L: feerate of the transactions that take stock, sat/kw.
+    pub stock_feerate: u32,
     /// L: how long invitations wait for their answer.
     pub invite_timeout: Millis,
     /// How long each later phase of a ceremony may take.
     pub ceremony_timeout: Millis,
     /// L: attempts at one factory before it gives up.
     pub max_attempts: u32,
+    /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
+    pub reserve_feerate: u32,
     /// Client: open invitations and ceremonies of one peer (S28).
     pub max_ceremonies_per_peer: usize,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
@@ -91,10 +95,13 @@ impl Default for Config {
             state_step: delays.state_step,
             state_count: delays.state_count,
             stock_csv: 144,
+            stock_feerate: 1_000,
             // A person may have to be asked.
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,
             max_attempts: 5,
+            // 10 sat/vB.
+            reserve_feerate: 2_500,
             max_ceremonies_per_peer: 4,
             unsafe_skip_funding_check: false,
         }

@@ -100,6 +100,7 @@ impl Engine {
             }
             Change::Sign(instance, job) => self.sign(instance, *job, effects),
             Change::Tree(..) => {}
+            Change::Fees(change) => self.fees.apply(change),
             lsp => self.apply_lsp_change(lsp),
         }
     }

@@ -7,8 +7,10 @@
 //! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
 //! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
+//! - [`child`] the child that raises a transaction's fee
 //! - [`plan`] the planner: which shape for so many clients
 
+pub mod child;
 pub mod layout;
 #[cfg(feature = "modelled-signatures")]
 #[path = "modelled/mod.rs"]

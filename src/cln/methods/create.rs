@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
+use crate::protocol::fees;
 use crate::protocol::{
     Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState,
 };
@@ -18,13 +19,15 @@ use super::super::progress::Reporter;
 use super::super::requests::Request;
 use super::super::state::State;
 use super::super::{peers, wallet};
+use super::fees::Reserve;
 use super::planning::{Plan, Wishes, client, list, plan};
 use super::{Command, factory, factory_json};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
     name: "factory-create",
-    usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run]",
+    usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run] \
+            [ignore_reserve]",
     description: "Create a channel factory with these clients, a channel of capacity_sat for each; \
                   answers once its funding is broadcast",
 };
@@ -38,6 +41,7 @@ const NAMES: &[&str] = &[
     "dying_blocks",
     "feerate",
     "dry_run",
+    "ignore_reserve",
 ];
 
 /// Looked at without a change of state after this long: clients answer in between.
@@ -52,15 +56,21 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
         list(clients)?.iter().map(|value| client(value, capacity)).collect::<Result<_, _>>()?;
     let wishes = Wishes::parse(&state, &mut params).await?;
     let dry_run = params.optional("dry_run")?.unwrap_or(false);
+    let ignore_reserve = params.optional("ignore_reserve")?.unwrap_or(false);
 
     let height = state.runtime.read(|_, height| height).await?;
     let plan = plan(state.me, &state.config, height, clients, &wishes)?;
     check_clients(&state, &plan.create).await?;
     let wallet = check_wallet(&state, &plan).await?;
+    let reserve = reserve_after(&state, &plan).await?;
     if dry_run {
         let mut answer = plan.json();
         answer["wallet_sat"] = wallet.to_sat().into();
+        answer["reserve"] = reserve.json();
         return Ok(answer);
+    }
+    if !ignore_reserve && !reserve.is_covered() {
+        return Err(beyond_reserve(&reserve));
     }
 
     // Listen before anything can happen.
@@ -72,7 +82,7 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
     let reporter = Reporter::new(state.outbox.clone(), request.id);
     funded(&state, instance, transitions, reporter).await?;
     let (factory, height) = factory(&state, instance).await?;
-    Ok(json!({"factory": factory_json::factory(&factory, &state, height)}))
+    Ok(json!({"factory": factory_json::factory(&factory, &state.as_ref().into(), height)}))
 }
 
 /// Every client that can't take part is named at once.
@@ -109,6 +119,28 @@ async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, Fault> {
         ));
     }
     Ok(have)
+}
+
+/// What an exit of everything would take, with this factory, and what would be left in the wallet.
+async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, Fault> {
+    let mut reserve = Reserve::now(state).await?;
+    let layout = &plan.layout;
+    let nodes = (0u32..).zip(layout.nodes()).map(|(node, _)| node);
+    let new = fees::reserve(layout, nodes, reserve.feerate);
+    reserve.needed = reserve.needed.checked_add(new).unwrap_or(Amount::MAX_MONEY);
+    reserve.wallet = reserve.wallet.checked_sub(layout.funding_value()).unwrap_or(Amount::ZERO);
+    Ok(reserve)
+}
+
+fn beyond_reserve(reserve: &Reserve) -> Fault {
+    let text = format!(
+        "{} sat would be left in the wallet; to leave every factory at {} sat/kw takes {} sat in fees: add to \
+         the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
+        reserve.wallet.to_sat(),
+        reserve.feerate,
+        reserve.needed.to_sat()
+    );
+    Fault::new(CANNOT_AFFORD, text)
 }
 
 /// Waits until the funding is released, or creation has failed.

@@ -10,6 +10,7 @@ use crate::tx::layout::{NodeIndex, NodeKind};
 use crate::types::InstanceId;
 
 use super::super::error::Fault;
+use super::super::feerates;
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory, factory_json};
@@ -29,6 +30,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let dry_run = params.optional("dry_run")?.unwrap_or(false);
     if !dry_run {
         state.runtime.ask(Input::Command(EngineCommand::Exit { instance })).await?;
+        // What is at stake is what is in the channels now, not at the last block.
+        let (_, fees) = feerates::look(&state.rpc).await;
+        state.runtime.input(Input::Fees(fees));
     }
     let (factory, height) = factory(&state, instance).await?;
     exit_allowed(&factory, height)?;
@@ -49,7 +53,8 @@ fn path(factory: &Factory) -> Vec<Value> {
     nodes.into_iter().filter_map(|index| step(factory, index)).collect()
 }
 
-fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
+/// One transaction of a path.
+pub fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
     let node = factory.layout.node(index)?;
     let mut object = json!({
         "index": index,

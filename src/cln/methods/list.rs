@@ -8,7 +8,7 @@ use crate::types::InstanceId;
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
-use super::{Command, factory_json, fresh_channels, unknown};
+use super::{Command, factory_json, fees, fresh_channels, unknown};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -31,7 +31,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let instance: Option<InstanceId> = params.optional("factory_instance")?;
     let wanted: Option<FactoryState> = params.optional("state")?;
     fresh_channels(&state).await;
-    let node = State::clone(&state);
+    let node = factory_json::Node::from(state.as_ref());
     let look = move |engine: &crate::protocol::Engine, height| {
         if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none()) {
             return Err(unknown(instance));
@@ -40,7 +40,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             .factories()
             .filter(|factory| instance.is_none_or(|instance| factory.instance == instance))
             .filter(|factory| wanted.is_none_or(|wanted| factory.state(height) == wanted))
-            .map(|factory| factory_json::factory(factory, &node, height))
+            .map(|factory| {
+                let mut object = factory_json::factory(factory, &node, height);
+                fees::add_trouble(engine, factory, &mut object);
+                object
+            })
             .collect::<Vec<_>>())
     };
     let factories = state.runtime.read(look).await??;

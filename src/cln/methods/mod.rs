@@ -4,8 +4,10 @@
 pub mod accept;
 pub mod create;
 pub mod decline;
+pub mod evict;
 pub mod exit;
 pub mod factory_json;
+mod fees;
 pub mod invitations;
 pub mod list;
 #[cfg(feature = "faults")]

@@ -11,6 +11,7 @@ use super::super::error::Fault;
 use super::super::params::Params;
 use super::super::peers;
 use super::super::state::State;
+use super::fees::{self, Reserve};
 use super::warnings::{self, Node, Warning};
 use super::{Command, factory_json};
 
@@ -33,6 +34,17 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         }],
         "available": state.unavailable.is_none(),
     });
+    let scan = state.scan.get();
+    answer["chain"] = json!({
+        "blockheight": scan.next.saturating_sub(1),
+        "first_block": scan.first,
+        "tip": scan.tip,
+        "behind": scan.behind(),
+        "done": scan.next.saturating_sub(scan.first),
+    });
+    if let Some(missing) = scan.missing {
+        answer["chain"]["missing_block"] = missing.into();
+    }
     let node = Node {
         peers: peers::connected(&state.rpc, None).await?,
         unconfirmed: unconfirmed(&state).await?,
@@ -46,6 +58,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             answer["ceremonies"] = seen.ceremonies.into();
             answer["factories"] = seen.factories.into();
             answer["blockheight"] = seen.height.into();
+            answer["publishing"] = seen.publishing.into();
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
@@ -56,6 +69,23 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     };
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
+    if state.unavailable.is_none() {
+        let reserve = Reserve::now(&state).await?;
+        warnings.extend(reserve.warning());
+        answer["reserve"] = reserve.json();
+    }
+    if let Some(missing) = scan.missing {
+        warnings.push(Warning::new(
+            "block_missing",
+            format!("the bitcoin backend does not give block {missing}: nothing after it is watched"),
+            "its node has pruned the block: let it fetch it again (bitcoin-cli getblockfrompeer), or point \
+             lightningd to one that has it, and keep prune= well above the length of an outage",
+        ));
+    } else if let Some(problem) = state.chain_problem.borrow().clone() {
+        let action = "look at lightningd's bitcoin backend; it is asked again every few seconds, and until it \
+                      answers this node sees no deadline";
+        warnings.push(Warning::new("backend", problem, action));
+    }
     if state.config.unsafe_skip_funding_check {
         warnings.push(Warning::new(
             "unsafe_option",
@@ -88,6 +118,7 @@ struct Seen {
     ceremonies: Vec<Value>,
     factories: usize,
     height: Height,
+    publishing: Vec<Value>,
     warnings: Vec<Warning>,
 }
 
@@ -113,6 +144,7 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         ceremonies: engine.progress().into_iter().filter_map(ceremony).collect(),
         factories: engine.factories().count(),
         height,
+        publishing: fees::publishing(engine),
         warnings: warnings::look(engine, height, node),
     }
 }

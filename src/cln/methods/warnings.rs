@@ -6,6 +6,7 @@ use crate::protocol::{Engine, Factory, Role, State as FactoryState};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 
 use super::super::peers::Peer;
+use super::fees;
 
 /// Without a confirmation for so long, a funding transaction needs somebody's attention.
 const FUNDING_BLOCKS: u32 = 12;
@@ -31,7 +32,8 @@ impl Warning {
         Self { code, instance: None, message: message.into(), action: action.into() }
     }
 
-    fn of(factory: &Factory, code: &'static str, message: String, action: impl Into<String>) -> Self {
+    /// Of one factory.
+    pub fn of(factory: &Factory, code: &'static str, message: String, action: impl Into<String>) -> Self {
         Self { instance: Some(factory.instance), ..Self::new(code, message, action) }
     }
 
@@ -78,6 +80,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
         warnings.extend(peers(factory, height, node));
     }
     warnings.extend(suspects(engine, node));
+    warnings.extend(fees::warnings(engine));
     warnings
 }
 

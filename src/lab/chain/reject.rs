@@ -14,7 +14,8 @@ pub enum Reject {
         /// Which.
         outpoint: OutPoint,
     },
-    /// Another transaction of the mempool spends an input. Replacement is not modelled.
+    /// Another transaction of the mempool spends an input, and is not outbid. Only children of anchors
+    /// replace each other here.
     Conflict {
         /// Which input.
         outpoint: OutPoint,
@@ -32,7 +33,7 @@ pub enum Reject {
     TimeLock,
     /// It pays more than it spends.
     Amounts,
-    /// Below 1 sat/vB.
+    /// Below 1 sat/vB, or below the mempool's minimum.
     Fee {
         /// What it pays.
         fee: Amount,
@@ -64,7 +65,7 @@ impl fmt::Display for Reject {
             }
             Self::TimeLock => f.write_str("its timelock counts seconds"),
             Self::Amounts => f.write_str("it pays more than it spends"),
-            Self::Fee { fee, vbytes } => write!(f, "its fee of {fee} is under 1 sat/vB for {vbytes} vB"),
+            Self::Fee { fee, vbytes } => write!(f, "its fee of {fee} is too low for {vbytes} vB"),
             Self::Dust => f.write_str("one of its outputs is dust"),
             Self::NotStandard => f.write_str("its version or size is not standard"),
             Self::Topology(rule) => f.write_str(rule),

@@ -109,7 +109,7 @@ impl Lightningd {
     /// needs no signature.
     ///
     /// # Errors
-    /// When an input is not the wallet's.
+    /// When an input is neither the wallet's nor an anchor.
     pub fn sign(&self, chain: &Chain, mut tx: Transaction) -> Result<Transaction, LabError> {
         let coin = |input: &TxIn| {
             let coin = chain.available(input.previous_output);

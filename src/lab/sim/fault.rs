@@ -67,6 +67,9 @@ kinds! {
     Reorg "reorg" 15_000 "Up to 6 blocks leave the chain; transactions wait again (each block).";
     ReorgDrop "reorg-drop" 10_000 "The same, and the mempool is lost (each block).";
     Censor "censor" 20_000 "No miner takes one transaction for up to 3 blocks (each block).";
+    FeeSpike "fee-spike" 40_000 "For up to 12 blocks miners take more than the tree pays, sometimes the mempool too (each block).";
+    Pin "pin" 60_000 "A stranger's large child with a low feerate is on an anchor (each block).";
+    WalletLocked "wallet-locked" 20_000 "A member's wallet can't be used for up to 5 blocks (each block).";
     SlowBlock "slow-block" 20_000 "The next block takes hours (each block).";
 }
 

@@ -92,6 +92,8 @@ impl Run {
                 continue;
             }
             self.judge_pending(at, &shown).map_err(error)?;
+            // As in the plugin: fees are weighed with these deadlines, and for an exit that just began.
+            self.world.show_fees(at)?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ pub mod htlc;
 pub mod leave;
 pub mod lie;
 pub mod many;
+mod market;
 mod others;
 mod people;
 pub mod probe;

@@ -1,6 +1,6 @@
 //! S19 in the middle of a run: from nothing but its store a member could leave now.
 
-use crate::lab::chain::Chain;
+use crate::lab::chain::{Chain, Market};
 use crate::lab::{LabError, error};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Role, SessionId};
@@ -22,6 +22,8 @@ impl Run {
         let Some(tree) = &factory.tree else { return Ok(()) };
         let Some(known) = self.world.members[at].lightningd.channels.get(&channel) else { return Ok(()) };
         let mut chain = self.world.chain.clone();
+        // Fees have a property of their own (S26).
+        chain.market = Market::default();
         if chain.confirmed(tree.funding().txid).is_none() {
             return Ok(());
         }

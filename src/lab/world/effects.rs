@@ -57,6 +57,10 @@ impl World {
                 }
             }
             Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
+            Effect::Bump(raise) => {
+                let outcome = self.raise(at, &raise);
+                self.answer(at, outcome);
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {

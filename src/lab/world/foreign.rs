@@ -78,6 +78,7 @@ impl World {
             .flat_map(|factory| factory.past().iter().chain([factory]))
             .flat_map(|factory| self.stock_spends(factory))
             .collect();
+        // Each of them: not only the first that the chain takes.
         spends.into_iter().filter(|tx| self.chain.submit(tx).is_ok()).count() > 0
     }
 

@@ -1,0 +1,100 @@
+//! What lightningd's backend says of fees, and what this node has in its channels.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::protocol::PendingHtlc;
+use crate::protocol::fees::{FeeNews, Feerates};
+use crate::types::{Amount, ChannelId};
+
+use super::client::{Call, field};
+use super::htlcs;
+
+/// Vbytes of a kiloweight unit, in thousandths: 1,000 weight units are 250 vB.
+const WEIGHT_PER_VBYTE: u64 = 4;
+/// Lowest feerate that relays after rounding, sat/kw (as lightningd's).
+const LOWEST: u32 = 253;
+
+/// After each block: open channels with their HTLCs, and what the engine has to know of fees.
+///
+/// A failure of the backend leaves the last feerates in force; it is logged here.
+pub async fn look<C: Call>(rpc: &C) -> (Option<(Vec<ChannelId>, Vec<PendingHtlc>)>, FeeNews) {
+    let feerates = match rpc.call("estimatefees", json!({})).await {
+        Ok(answer) => Some(read(&answer)),
+        Err(error) => {
+            log::warn!("cannot learn feerates: {error}");
+            None
+        }
+    };
+    let channels: Result<Vec<Value>, _> = match rpc.call("listpeerchannels", json!({})).await {
+        Ok(answer) => field("listpeerchannels", &answer, "channels"),
+        Err(error) => Err(error),
+    };
+    match channels {
+        Ok(channels) => {
+            let stakes = channels.iter().filter_map(stake).collect();
+            (Some(htlcs::of_channels(&channels)), FeeNews { feerates, stakes })
+        }
+        Err(error) => {
+            log::warn!("cannot look at channels and their HTLCs: {error}");
+            (None, FeeNews { feerates, stakes: BTreeMap::new() })
+        }
+    }
+}
+
+/// bcli's feerates are in sat/kvB. Without estimates the list is empty.
+fn read(answer: &Value) -> Feerates {
+    let perkw = |perkvb: &Value| {
+        let perkw = perkvb.as_u64()?.div_ceil(WEIGHT_PER_VBYTE);
+        Some(u32::try_from(perkw).unwrap_or(u32::MAX).max(LOWEST))
+    };
+    let one = |entry: &Value| {
+        let blocks = u32::try_from(entry["blocks"].as_u64()?).ok()?;
+        Some((blocks, perkw(&entry["feerate"])?))
+    };
+    let estimates = answer["feerates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Feerates {
+        floor: perkw(&answer["feerate_floor"]).unwrap_or(LOWEST),
+        estimates: estimates.iter().filter_map(one).collect(),
+    }
+}
+
+/// What this node would lose with a channel: its balance, and every HTLC on it.
+fn stake(channel: &Value) -> Option<(ChannelId, Amount)> {
+    let channel_id = channel["channel_id"].as_str()?.parse().ok()?;
+    let htlcs = channel["htlcs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let own = channel["to_us_msat"].as_u64()?;
+    let msat = htlcs.iter().filter_map(|htlc| htlc["amount_msat"].as_u64()).fold(own, u64::saturating_add);
+    Some((channel_id, Amount::from_sat(msat / 1000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_answers() {
+        let answer = json!({
+            "feerates": [{"blocks": 2, "feerate": 60_000}, {"blocks": 100, "feerate": 1_001}],
+            "feerate_floor": 1_000,
+        });
+        let feerates = read(&answer);
+        assert_eq!(feerates.floor, 253);
+        assert_eq!(feerates.estimates, BTreeMap::from([(2, 15_000), (100, 253)]));
+        // A node that has seen too little: bcli then has no estimates, and perhaps no floor.
+        let nothing = read(&json!({"feerates": [], "feerate_floor": null}));
+        assert_eq!(nothing, Feerates { floor: 253, estimates: BTreeMap::new() });
+    }
+
+    #[test]
+    fn a_balance_with_its_htlcs() {
+        let id = "22".repeat(32);
+        let channel = json!({
+            "channel_id": id, "to_us_msat": 5_000_000, "total_msat": 9_000_000,
+            "htlcs": [{"amount_msat": 1_000_000, "expiry": 5}, {"amount_msat": 999, "expiry": 6}],
+        });
+        assert_eq!(stake(&channel), Some((id.parse().unwrap(), Amount::from_sat(6_000))));
+        assert_eq!(stake(&json!({"to_us_msat": 5})), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! What `factory-status`, `factory-list` and `factory-create` say of fees: what is being published, what
+//! is wrong with it, and what an exit of everything would cost.
+
+use serde_json::{Value, json};
+
+use crate::protocol::fees::{Report, Trouble};
+use crate::protocol::{Engine, Factory, State as FactoryState};
+use crate::tx::child::NoChild;
+use crate::types::{Amount, Height, Txid};
+
+use super::super::error::Fault;
+use super::super::state::State;
+use super::super::wallet;
+use super::warnings::Warning;
+
+/// Every transaction that is due.
+pub fn publishing(engine: &Engine) -> Vec<Value> {
+    engine.reports().map(|(txid, report)| one(txid, report)).collect()
+}
+
+fn one(txid: Txid, report: &Report) -> Value {
+    let mut object = json!({
+        "factory_instance": report.instance.to_string(),
+        "what": report.what,
+        "txid": txid.to_string(),
+    });
+    if let Some((feerate, deadline)) = report.target {
+        object["target_perkw"] = feerate.into();
+        object["deadline"] = deadline.into();
+    }
+    if let Some(child) = report.child {
+        object["child_txid"] = child.txid.to_string().into();
+        object["child_fee_sat"] = child.fee.to_sat().into();
+    }
+    if let Some(trouble) = &report.trouble {
+        object["trouble"] = trouble.to_string().into();
+    }
+    if let Some(Trouble::NoChild(NoChild::Short { missing })) = report.trouble {
+        object["missing_sat"] = missing.to_sat().into();
+    }
+    object
+}
+
+/// A warning for each transaction that doesn't get on.
+pub fn warnings(engine: &Engine) -> Vec<Warning> {
+    engine.reports().filter_map(|(txid, report)| warning(engine, txid, report)).collect()
+}
+
+fn warning(engine: &Engine, txid: Txid, report: &Report) -> Option<Warning> {
+    let trouble = report.trouble.as_ref().filter(|trouble| trouble.matters())?;
+    let by = report
+        .target
+        .map_or_else(String::new, |(_, height)| format!(", which should confirm by height {height}"));
+    let message = format!("{} {txid}{by}: {trouble}", report.what);
+    let (code, action) = match trouble {
+        Trouble::Parent(_) => ("not_published", "nothing: it is sent again at each block; see the log"),
+        Trouble::NoChild(NoChild::Short { .. } | NoChild::TooManyCoins) => (
+            "fee_not_raised",
+            "send so much to this node's wallet (lightning-cli newaddr); once that is confirmed the fee is raised by itself",
+        ),
+        Trouble::NoChild(NoChild::NotWorth { .. }) | Trouble::Capped(_) => (
+            "fee_not_raised",
+            "nothing, or wait until fees fall; whoever wants to pay more spends the anchor output by hand",
+        ),
+        Trouble::Child(_) => ("fee_not_raised", "nothing: it is tried again at each block; see the log"),
+        Trouble::Wallet(_) => {
+            ("fee_not_raised", "unlock or repair lightningd's wallet; it is tried again at each block")
+        }
+    };
+    let factory = engine.factory(report.instance)?;
+    Some(Warning::of(factory, code, message, action))
+}
+
+/// Adds what is wrong to a factory's `next_action`.
+pub fn add_trouble(engine: &Engine, factory: &Factory, object: &mut Value) {
+    for (txid, report) in engine.reports().filter(|(_, report)| report.instance == factory.instance) {
+        if let Some(warning) = warning(engine, txid, report) {
+            let before = object["next_action"].as_str().unwrap_or_default();
+            object["next_action"] = format!("{before}; {}: {}", warning.message, warning.action).into();
+        }
+    }
+}
+
+/// What the wallet holds against what an exit of everything would cost.
+pub struct Reserve {
+    /// sat/kw.
+    pub feerate: u32,
+    /// For an exit of every factory, through their anchors.
+    pub needed: Amount,
+    /// Confirmed and free in the wallet.
+    pub wallet: Amount,
+}
+
+impl Reserve {
+    /// Of this node now.
+    pub async fn now(state: &State) -> Result<Self, Fault> {
+        let feerate = state.config.reserve_feerate;
+        let needed = state.runtime.read(move |engine, height| needed(engine, height, feerate)).await?;
+        let wallet = wallet::spendable(&state.rpc).await?;
+        Ok(Self { feerate, needed, wallet })
+    }
+
+    /// Whether the wallet could pay.
+    pub fn is_covered(&self) -> bool {
+        self.wallet >= self.needed
+    }
+
+    /// For the RPC.
+    pub fn json(&self) -> Value {
+        json!({
+            "feerate_perkw": self.feerate,
+            "exit_sat": self.needed.to_sat(),
+            "wallet_sat": self.wallet.to_sat(),
+            "covered": self.is_covered(),
+        })
+    }
+
+    /// If it is not covered.
+    pub fn warning(&self) -> Option<Warning> {
+        let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO)?;
+        Some(Warning::new(
+            "reserve",
+            format!(
+                "to leave every factory at {} sat/kw takes {} sat in fees, the wallet has {} sat that are confirmed and free",
+                self.feerate,
+                self.needed.to_sat(),
+                self.wallet.to_sat()
+            ),
+            format!(
+                "send {} sat to this node's wallet (lightning-cli newaddr), or lower factory-reserve-feerate",
+                missing.to_sat()
+            ),
+        ))
+    }
+}
+
+/// Of every factory that there is something to leave.
+fn needed(engine: &Engine, height: Height, feerate: u32) -> Amount {
+    let at_risk = |factory: &&Factory| {
+        let state = factory.state(height);
+        let over = matches!(
+            state,
+            FactoryState::Exited
+                | FactoryState::Distributed
+                | FactoryState::Declined
+                | FactoryState::Aborted
+                | FactoryState::Invited
+        );
+        !over
+    };
+    let costs = engine.factories().filter(at_risk).map(|factory| factory.exit_reserve(feerate));
+    costs.fold(Amount::ZERO, |sum, cost| sum.checked_add(cost).unwrap_or(Amount::MAX_MONEY))
+}

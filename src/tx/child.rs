@@ -1,0 +1,401 @@
+//! The child that raises a transaction's fee: it spends the P2A anchor and coins of a wallet, so that
+//! parent and child together pay the feerate that is wanted. No wallet here, no keys: amounts and sizes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bitcoin::transaction::Version;
+use bitcoin::{
+    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute::LockTime,
+};
+
+use super::layout::{fee, vbytes};
+use super::scripts::{ANCHOR_VALUE, DUST, anchor_script};
+use crate::planted::{Bug, planted};
+
+/// Largest child of an unconfirmed version 3 transaction, weight units (BIP-431: 1,000 vB).
+pub const MAX_CHILD_WEIGHT: u64 = 4_000;
+/// What a replacement has to pay on top of what it replaces, sat/vB (BIP-125 rule 4 at Bitcoin Core's
+/// default `incrementalrelayfee`).
+pub const INCREMENT: u64 = 1;
+/// Lowest feerate of the child by itself, sat/kw: 1 sat/vB.
+const MIN_FEERATE: u32 = 253;
+
+/// Version, lock time, input and output counts (bytes), segwit marker and flag.
+const START_WEIGHT: u64 = 4 * (4 + 4 + 1 + 1) + 2;
+/// Outpoint, empty scriptSig and nSequence.
+const INPUT_WEIGHT: u64 = 4 * 41;
+/// Item count, and a signature with a key or alone; P2A has an empty witness.
+const P2WPKH_WITNESS: u64 = 1 + 1 + 72 + 1 + 33;
+const P2TR_WITNESS: u64 = 1 + 1 + 64;
+const EMPTY_WITNESS: u64 = 1;
+
+/// What the child of one transaction has to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bump {
+    /// The parent's P2A output.
+    pub anchor: OutPoint,
+    /// The parent's version: unconfirmed relatives of version 3 are of version 3 (BIP-431).
+    pub version: Version,
+    /// What the parent pays by itself.
+    pub parent_fee: Amount,
+    /// The parent's weight, weight units.
+    pub parent_weight: u64,
+    /// What both together should pay, sat/kw.
+    pub feerate: u32,
+    /// The most that the child may pay: what is at stake.
+    pub max_fee: Amount,
+}
+
+/// A coin of the wallet, P2WPKH or P2TR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coin {
+    /// Where it is.
+    pub outpoint: OutPoint,
+    /// What it is.
+    pub output: TxOut,
+}
+
+/// A child: the anchor first, then the coins; one output, the change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// The transaction. Unsigned when it comes from [`Bump::child`].
+    pub tx: Transaction,
+    /// The coins that it spends beside the anchor.
+    pub coins: Vec<Coin>,
+    /// What it pays.
+    pub fee: Amount,
+    /// What it weighs with its signatures at most, weight units.
+    pub weight: u64,
+}
+
+/// Why there is no child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoChild {
+    /// The wallet has too little that is confirmed and free.
+    Short {
+        /// How much more it takes.
+        missing: Amount,
+    },
+    /// It would cost more than what is at stake.
+    NotWorth {
+        /// The least that it takes.
+        fee: Amount,
+        /// What is at stake.
+        max: Amount,
+    },
+    /// The coins are so small that the child would be larger than what relays.
+    TooManyCoins,
+}
+
+impl fmt::Display for NoChild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { missing } => {
+                write!(f, "the wallet lacks {} sat that are confirmed and free", missing.to_sat())
+            }
+            Self::NotWorth { fee, max } => {
+                write!(f, "a fee of {} sat is not worth the {} sat at stake", fee.to_sat(), max.to_sat())
+            }
+            Self::TooManyCoins => f.write_str("the wallet's coins are too small: merge some of them"),
+        }
+    }
+}
+
+impl std::error::Error for NoChild {}
+
+impl Bump {
+    /// What a child of this weight has to pay for both to reach the feerate; nothing beyond u64.
+    fn needed(&self, weight: u64) -> Option<Amount> {
+        let both = fee(self.parent_weight.checked_add(weight)?, self.feerate)?;
+        let own = fee(weight, MIN_FEERATE)?;
+        Some(both.checked_sub(self.parent_fee).unwrap_or(Amount::ZERO).max(own))
+    }
+
+    /// What a child of this weight pays: what is needed, the cap at most, and never less than `least`.
+    fn pays(&self, weight: u64, least: Amount) -> Result<Amount, NoChild> {
+        let needed = self.needed(weight).unwrap_or(Amount::MAX_MONEY).max(least);
+        if planted(Bug::CapIgnored) {
+            return Ok(needed);
+        }
+        let least = least.max(fee(weight, MIN_FEERATE).unwrap_or(Amount::MAX_MONEY));
+        if least > self.max_fee {
+            return Err(NoChild::NotWorth { fee: least, max: self.max_fee });
+        }
+        Ok(needed.min(self.max_fee))
+    }
+
+    /// What the target would take beyond the cap, if this child stays below it for that reason.
+    pub fn beyond_cap(&self, child: &Child) -> Option<Amount> {
+        let needed = self.needed(child.weight)?;
+        (needed > self.max_fee && child.fee < needed).then_some(needed)
+    }
+
+    /// Whether a child that is out already is good enough: one that pays more has to pay for its own
+    /// relay too, or nodes refuse it (BIP-125 rule 4).
+    pub fn is_served_by(&self, old: &Child) -> bool {
+        if planted(Bug::ChildNeverReplaced) {
+            return true;
+        }
+        let wanted = self.needed(old.weight).unwrap_or(Amount::MAX_MONEY).min(self.max_fee);
+        wanted < beat(old.fee, old.weight)
+    }
+
+    /// Makes the child. It spends all of `first` and as few of `more` as it takes: the smallest single
+    /// coin that is enough, or else the largest ones.
+    ///
+    /// `least`: it pays at least so much ([`Child::beaten_by`] for a replacement).
+    ///
+    /// # Errors
+    /// When the coins don't suffice, or it isn't worth its fee.
+    pub fn child(
+        &self,
+        first: &[Coin],
+        more: &[Coin],
+        change: ScriptBuf,
+        least: Amount,
+    ) -> Result<Child, NoChild> {
+        let mut coins = first.to_vec();
+        let is_new = |coin: &&Coin| first.iter().all(|known| known.outpoint != coin.outpoint);
+        let mut rest: Vec<&Coin> = more.iter().filter(is_new).filter(|coin| self.is_worth(coin)).collect();
+        rest.sort_by_key(|coin| (coin.output.value, coin.outpoint));
+        loop {
+            let weight = weight(&coins, &change);
+            if weight > MAX_CHILD_WEIGHT {
+                return Err(NoChild::TooManyCoins);
+            }
+            let fee = self.pays(weight, least)?;
+            let add = |sum: Amount, coin: &Coin| sum.checked_add(coin.output.value);
+            // More money than there is doesn't come from a wallet.
+            let have = coins.iter().try_fold(ANCHOR_VALUE, add).unwrap_or(Amount::MAX_MONEY);
+            let need = fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY);
+            let Some(lacks) = need.checked_sub(have).filter(|lacks| *lacks > Amount::ZERO) else {
+                let value = have.checked_sub(fee).unwrap_or(Amount::ZERO);
+                let tx = self.transaction(&coins, TxOut { value, script_pubkey: change });
+                return Ok(Child { tx, coins, fee, weight });
+            };
+            // One that also pays for its own input, or else the largest.
+            let enough = |coin: &&Coin| {
+                let with = weight.saturating_add(INPUT_WEIGHT).saturating_add(witness(coin));
+                let fee = self.pays(with, least).unwrap_or(Amount::MAX_MONEY);
+                have.checked_add(coin.output.value)
+                    .is_some_and(|have| have >= fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY))
+            };
+            let place = rest.iter().position(enough).or_else(|| rest.len().checked_sub(1));
+            let Some(place) = place else { return Err(NoChild::Short { missing: lacks }) };
+            coins.push(rest.remove(place).clone());
+        }
+    }
+
+    /// Whether a coin brings more than its input costs.
+    fn is_worth(&self, coin: &Coin) -> bool {
+        let cost = fee(INPUT_WEIGHT.saturating_add(witness(coin)), self.feerate);
+        cost.is_some_and(|cost| coin.output.value > cost)
+    }
+
+    fn transaction(&self, coins: &[Coin], change: TxOut) -> Transaction {
+        let spent = std::iter::once(self.anchor).chain(coins.iter().map(|coin| coin.outpoint));
+        let input = |previous_output| TxIn {
+            previous_output,
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+            witness: Witness::new(),
+        };
+        Transaction {
+            version: self.version,
+            lock_time: LockTime::ZERO,
+            input: spent.map(input).collect(),
+            output: vec![change],
+        }
+    }
+}
+
+impl Child {
+    /// The least that a replacement of it pays.
+    pub fn beaten_by(&self) -> Amount {
+        beat(self.fee, self.weight)
+    }
+
+    /// What its inputs spend, in order.
+    pub fn prevouts(&self) -> Vec<TxOut> {
+        let anchor = TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() };
+        std::iter::once(anchor).chain(self.coins.iter().map(|coin| coin.output.clone())).collect()
+    }
+}
+
+fn beat(fee: Amount, weight: u64) -> Amount {
+    let increment = Amount::from_sat(vbytes(weight).saturating_mul(INCREMENT));
+    fee.checked_add(increment).unwrap_or(Amount::MAX_MONEY)
+}
+
+fn witness(coin: &Coin) -> u64 {
+    if coin.output.script_pubkey.is_p2tr() { P2TR_WITNESS } else { P2WPKH_WITNESS }
+}
+
+/// Weight of a child with these coins and this change, with every signature at its largest.
+fn weight(coins: &[Coin], change: &ScriptBuf) -> u64 {
+    // Output: value, length, script.
+    let script = u64::try_from(change.len()).unwrap_or(u64::MAX);
+    let output = script.saturating_add(8 + 1).saturating_mul(4);
+    coins.iter().fold(START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + output, |sum, coin| {
+        sum.saturating_add(INPUT_WEIGHT).saturating_add(witness(coin))
+    })
+}
+
+/// Weight of the usual child: one P2TR coin, P2TR change. For estimates.
+pub fn usual_weight() -> u64 {
+    START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + INPUT_WEIGHT + P2TR_WITNESS + 4 * (8 + 1 + 34)
+}
+
+/// The children that are out, by their parents. Whoever holds it reserves their coins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Children {
+    out: BTreeMap<Txid, Child>,
+}
+
+impl Children {
+    /// A parent's child.
+    pub fn of(&self, parent: Txid) -> Option<&Child> {
+        self.out.get(&parent)
+    }
+
+    /// Takes note of a child; gives the one that it replaces.
+    pub fn replace(&mut self, parent: Txid, child: Child) -> Option<Child> {
+        self.out.insert(parent, child)
+    }
+
+    /// Forgets a child.
+    pub fn remove(&mut self, parent: Txid) -> Option<Child> {
+        self.out.remove(&parent)
+    }
+
+    /// Children whose parents no longer wait: their coins are to be given back, unless the child spends
+    /// them.
+    pub fn ended(&self, waiting: &BTreeSet<Txid>) -> Vec<Txid> {
+        if planted(Bug::ReservationLeaked) {
+            return vec![];
+        }
+        self.out.keys().copied().filter(|parent| !waiting.contains(parent)).collect()
+    }
+
+    /// Every child with its parent.
+    pub fn iter(&self) -> impl Iterator<Item = (&Txid, &Child)> {
+        self.out.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::hashes::Hash;
+
+    fn bump(feerate: u32, max_fee: u64) -> Bump {
+        Bump {
+            anchor: OutPoint { txid: Txid::all_zeros(), vout: 2 },
+            version: Version(3),
+            parent_fee: Amount::from_sat(300),
+            parent_weight: 1_000,
+            feerate,
+            max_fee: Amount::from_sat(max_fee),
+        }
+    }
+
+    fn coin(number: u32, sat: u64) -> Coin {
+        let script_pubkey = ScriptBuf::from_bytes([vec![0x51, 0x20], vec![7; 32]].concat());
+        let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 100 + number };
+        Coin { outpoint, output: TxOut { value: Amount::from_sat(sat), script_pubkey } }
+    }
+
+    fn change() -> ScriptBuf {
+        ScriptBuf::from_bytes([vec![0x51, 0x20], vec![8; 32]].concat())
+    }
+
+    fn made(bump: &Bump, coins: &[Coin]) -> Result<Child, NoChild> {
+        bump.child(&[], coins, change(), Amount::ZERO)
+    }
+
+    // S26
+    #[test]
+    fn both_together_pay_the_feerate() {
+        let child = made(&bump(5_000, 100_000), &[coin(0, 50_000)]).unwrap();
+        assert_eq!(child.weight, usual_weight());
+        let both = (child.weight + 1_000) * 5;
+        assert_eq!(child.fee.to_sat(), both - 300);
+        assert_eq!(child.tx.output[0].value.to_sat(), 50_000 + 240 - child.fee.to_sat());
+        assert_eq!(child.tx.input[0].previous_output.vout, 2);
+        // What was reckoned is what a signed one weighs.
+        let mut signed = child.tx.clone();
+        signed.input[1].witness = Witness::from_slice(&[[0u8; 64]]);
+        assert_eq!(signed.weight().to_wu(), child.weight);
+    }
+
+    // S26
+    #[test]
+    fn never_above_what_is_at_stake() {
+        let child = made(&bump(50_000, 2_000), &[coin(0, 90_000)]).unwrap();
+        assert_eq!(child.fee.to_sat(), 2_000);
+        assert_eq!(
+            bump(50_000, 2_000).beyond_cap(&child).unwrap().to_sat(),
+            50 * (1_000 + child.weight) - 300
+        );
+        let error = made(&bump(50_000, 100), &[coin(0, 90_000)]).unwrap_err();
+        assert!(matches!(error, NoChild::NotWorth { max, .. } if max.to_sat() == 100), "{error}");
+    }
+
+    #[test]
+    fn the_smallest_coin_that_is_enough() {
+        let coins = [coin(0, 1_000), coin(1, 900_000), coin(2, 20_000), coin(3, 500)];
+        let child = made(&bump(5_000, 100_000), &coins).unwrap();
+        assert_eq!(child.coins, [coins[2].clone()]);
+        // None alone: the largest first.
+        let coins = [coin(0, 6_000), coin(1, 7_000), coin(2, 400)];
+        let child = made(&bump(5_000, 100_000), &coins).unwrap();
+        assert_eq!(child.coins, [coins[1].clone(), coins[0].clone()]);
+    }
+
+    #[test]
+    fn says_how_much_is_missing() {
+        let error = made(&bump(5_000, 100_000), &[]).unwrap_err();
+        let NoChild::Short { missing } = error else { panic!("{error}") };
+        // With just that much, plus what its own input costs, there is a child.
+        let own = 5 * (INPUT_WEIGHT + P2TR_WITNESS);
+        made(&bump(5_000, 100_000), &[coin(0, missing.to_sat() + own)]).unwrap();
+        made(&bump(5_000, 100_000), &[coin(0, missing.to_sat() + own - 1)]).unwrap_err();
+        let dust: Vec<Coin> = (0..40).map(|number| coin(number, 1_300)).collect();
+        assert_eq!(made(&bump(5_000, 100_000), &dust).unwrap_err(), NoChild::TooManyCoins);
+    }
+
+    // S26: BIP-125 rule 4, and the same coins again.
+    #[test]
+    fn a_replacement_pays_for_itself() {
+        let coins = [coin(0, 30_000), coin(1, 900_000)];
+        let old = made(&bump(5_000, 100_000), &coins).unwrap();
+        assert!(bump(5_000, 100_000).is_served_by(&old));
+        assert!(bump(4_000, 100_000).is_served_by(&old));
+        assert!(bump(5_050, 100_000).is_served_by(&old), "less than the increment");
+        let more = bump(8_000, 100_000);
+        assert!(!more.is_served_by(&old));
+        let new = more.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
+        assert_eq!(new.coins, old.coins);
+        assert!(new.fee.to_sat() >= old.fee.to_sat() + vbytes(old.weight));
+        // A cap that doesn't leave room for it.
+        let capped = bump(8_000, old.fee.to_sat() + 3);
+        assert!(capped.is_served_by(&old));
+        // More than the coin has: another one comes along.
+        let large = bump(60_000, 1_000_000);
+        let new = large.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
+        assert_eq!(new.coins.len(), 2);
+    }
+
+    // S27
+    #[test]
+    fn whatever_ended_is_given_back() {
+        let mut children = Children::default();
+        let child = made(&bump(5_000, 100_000), &[coin(0, 30_000)]).unwrap();
+        let parent = Txid::all_zeros();
+        assert_eq!(children.replace(parent, child.clone()), None);
+        assert!(children.ended(&BTreeSet::from([parent])).is_empty());
+        assert_eq!(children.ended(&BTreeSet::new()), [parent]);
+        assert_eq!(children.remove(parent), Some(child));
+    }
+}
