@@ -12,7 +12,7 @@ FEATURE_BIT = 271
 
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
-FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2}
+FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2, "factory-stock-csv": 5}
 
 
 def wait_for(success, timeout=TIMEOUT):
@@ -30,6 +30,11 @@ def find_plugin(faults=False):
     if variable in os.environ:
         path = pathlib.Path(os.environ[variable])
         return str(path) if path.exists() else None
+    return find_binary(name)
+
+
+def find_binary(name):
+    """The newest binary of this name that cargo built."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [target / profile / name for profile in ("release", "debug")]
     built = [path for path in built if path.exists()]

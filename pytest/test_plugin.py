@@ -40,7 +40,7 @@ def test_an_important_plugin_that_cannot_start_stops_the_node(node_factory):
     for name in ("plugin", "may_reconnect"):
         del options[name]
     # lightningd's own plugins complain as well when it goes.
-    expected = "Plugin marked as important|Connection reset by peer"
+    expected = "Plugin marked as important|Reading sync lightningd|Lost connection to the RPC socket"
     node = node_factory.get_node(options=options, start=False, may_fail=True, broken_log=expected)
     node.daemon.start(wait_for_initialized=False)
     assert node.daemon.wait(60) != 0

@@ -22,7 +22,8 @@ ANCHOR_SCRIPT = "51024e73"
 CHANNEL_ANCHOR_SAT = 330
 # What lightningd itself logs as broken when its important plugin or a peer's process is shot.
 OF_A_KILL = re.compile(
-    "Plugin marked as important|Connection reset by peer|Broken pipe|Subd did not close|exited without terminating"
+    "Plugin marked as important|Reading sync lightningd|Lost connection to the RPC socket|Broken pipe|"
+    "Subd did not close|exited without terminating"
 )
 # Channels of an attempt that ended after `fundchannel_complete`: closed by both, or, if one was away, by the
 # other alone. lightningd goes on listing them.

@@ -225,6 +225,7 @@ where
         state_step: within(integer(&STATE_STEP)?, 1)?,
         state_count: within(integer(&STATE_COUNT)?, 1)?,
         stock_csv: within(integer(&STOCK_CSV)?, 1)?,
+        stock_feerate: Config::default().stock_feerate,
         invite_timeout: seconds(integer(&INVITE_TIMEOUT)?)?,
         ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,

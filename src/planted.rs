@@ -57,6 +57,10 @@ bugs! {
     HtlcTooLong "htlc-too-long" "S15" "An HTLC may outlive the factory's safe end.";
     HtlcUnusable "htlc-unusable" "S18" "HTLCs move on a channel that is not usable.";
     HtlcExpires "htlc-expires" "S16" "An HTLC that is not settled in time starts no exit.";
+    EvictNever "evict-never" "S21" "The operator evicts nobody.";
+    EvictLate "evict-late" "S21" "The operator begins to evict one block late.";
+    StockLeft "stock-left" "S21" "The operator leaves its stock where it is after an exit.";
+    AnchorsUncounted "anchors-uncounted" "account" "The account of a factory leaves out anchors.";
     ChildNeverReplaced "child-never-replaced" "S26" "The child of a transaction keeps its fee, whatever fees have become.";
     CapIgnored "cap-ignored" "S26" "A child pays more than what is at stake.";
     WrongAnchor "wrong-anchor" "S26" "A child spends another output than the anchor.";

@@ -61,3 +61,30 @@ fn other_htlcs_start_nothing() {
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Active));
 }
+
+/// BOLT 4's codes, with an empty channel_update where the code wants one.
+#[test]
+fn failures_are_bolt_4s() {
+    use cln_factory::protocol::htlc::Failure;
+    for (failure, message) in [
+        (Failure::TemporaryChannel, &[0x10, 7, 0, 0][..]),
+        (Failure::ExpiryTooSoon, &[0x10, 14, 0, 0]),
+        (Failure::TemporaryNode, &[0x20, 2]),
+        (Failure::ExpiryTooFar, &[0, 21]),
+    ] {
+        assert_eq!(failure.message(), message);
+    }
+}
+
+/// S18: an open that was accepted for a factory stays known, whatever becomes of it.
+#[test]
+fn accepted_opens_are_suspects() {
+    let mut world = World::new(9, 2).unwrap();
+    assert!(world.members[1].engine.as_ref().unwrap().suspects().is_empty());
+    let instance = world.make_factory(Profile::Static).unwrap();
+    let capacity = factory(&world, 1, instance).capacity(0);
+    let lsp = world.members[LSP].id;
+    for engine in [world.members[1].engine.as_ref().unwrap(), &world.rebuild(1).unwrap()] {
+        assert_eq!(engine.suspects(), [(lsp, capacity)]);
+    }
+}

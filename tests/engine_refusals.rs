@@ -6,7 +6,7 @@ mod common;
 
 use cln_factory::lab::world::{Fate, Fed, LSP, World};
 use cln_factory::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use cln_factory::protocol::{Answer, ChannelPolicy, Command, Create, Input, Policy, Refusal, State};
+use cln_factory::protocol::{Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, InstanceId, NodeId};
 use cln_factory::wire::message::{Invite, Message};
@@ -300,5 +300,25 @@ fn damaged_and_newer_records() {
         let error = world.start(1).unwrap_err().to_string();
         assert!(error.contains(what), "{what}: {error}");
         assert!(world.members[1].engine.is_none());
+    }
+}
+
+/// A client insists on its own number of confirmations, to the block; more push than the least is fine.
+#[test]
+fn a_clients_own_confirmations() {
+    for (least, joins) in [(2, true), (3, true), (4, false)] {
+        let config = Config {
+            policy: Policy::Auto,
+            push_msat: 5_000,
+            min_funding_confirmations: least,
+            ..Config::default()
+        };
+        assert_eq!(config.funding_confirmations, 3);
+        let mut world = World::offline_with(31, 1, &config).unwrap();
+        world.connect(LSP, 1).unwrap();
+        world.settle().unwrap();
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        let ended = finish(&mut world, instance);
+        assert_eq!(ended == State::Active, joins, "at least {least}: {ended:?}");
     }
 }

@@ -1,4 +1,9 @@
-//! A slice of the simulator: fixed seeds, a fresh one, and that one seed is one run.
+//! A slice of the simulator: fixed seeds, fresh ones, and that one seed is one run. In both modes:
+//!
+//! ```text
+//! cargo test --test sim
+//! cargo test -p cln-factory --features modelled-signatures,planted-bugs --test sim
+//! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test")]
 
@@ -6,37 +11,40 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use cln_factory::lab::sim::fault::{Kind, Rates};
+use cln_factory::lab::sim::many::many;
 use cln_factory::lab::sim::shrink::shrink;
 use cln_factory::lab::sim::{Options, play};
+
+/// Runs in fast mode for each in real mode.
+const SPEED: u64 = if cfg!(feature = "modelled-signatures") { 20 } else { 1 };
 
 fn options(seed: u64) -> Options {
     Options { seed, clients: 4, rates: Rates::default(), only: None, lines: false }
 }
 
 fn runs(first: u64, count: u64) {
-    let mut kinds = BTreeSet::new();
-    for index in 0..count {
-        let options = options(first.wrapping_add(index));
-        let outcome = play(&options);
-        kinds.extend(outcome.fired.iter().map(|fired| fired.kind));
-        if let Some(violation) = &outcome.violation {
-            let (short, shown) = shrink(&options, &outcome);
-            panic!(
-                "seed {}: {violation}\nwith these alone: {:#?}\nreplay: factory-sim --runs 1 --seed {} --only {:?}",
-                options.seed,
-                shown.fired,
-                options.seed,
-                short.only.unwrap_or_default()
-            );
-        }
+    let (sum, found) = many(&options(first), count, 1, || {}, |_| ());
+    if let Some(found) = found {
+        let (short, shown) = shrink(&found.options, &found.outcome);
+        let points: Vec<String> = short.only.iter().flatten().map(u64::to_string).collect();
+        panic!(
+            "seed {seed}: {}\nwith these alone: {:#?}\nreplay: {} --runs 1 --seed {seed} --only {} --trace",
+            found.outcome.violation.as_deref().unwrap_or_default(),
+            shown.fired,
+            if SPEED > 1 { "factory-sim (built with modelled-signatures)" } else { "factory-sim" },
+            if points.is_empty() { "-".into() } else { points.join(",") },
+            seed = found.options.seed,
+        );
     }
-    assert!(kinds.len() > Kind::ALL.len() / 2, "hardly anything goes wrong: {kinds:?}");
+    let kinds = sum.faults.len();
+    assert!(kinds > Kind::ALL.len() / 2, "hardly anything goes wrong: {kinds} kinds of faults");
+    assert_eq!(sum.runs, count);
 }
 
-/// S2, S3, S4, S8, S10, S11, S12, S15, S16, S18, S19, S25, S26, S29: whatever goes wrong.
+/// S2, S3, S4, S8, S9, S10, S11, S12, S15, S16, S18, S19, S25, S26, S29: whatever goes wrong.
 #[test]
 fn fixed_seeds() {
-    runs(1, 150);
+    runs(1, 150 * SPEED);
 }
 
 /// The same with seeds that nobody has seen; a failure prints the seed.
@@ -44,16 +52,20 @@ fn fixed_seeds() {
 fn fresh_seeds() {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
-    runs(u64::from_be_bytes(bytes), 100);
+    runs(u64::from_be_bytes(bytes), 150 * SPEED);
 }
 
-/// Without faults every factory comes to be, and everybody gets out.
+/// Without faults every factory comes to be, and everybody gets out. Who declines is left out.
 #[test]
 fn without_faults() {
-    for seed in 1..20 {
+    for seed in 1..20 * SPEED {
         let outcome = play(&Options { rates: Rates::none(), ..options(seed) });
         assert_eq!(outcome.violation, None, "seed {seed}");
-        assert!(matches!(outcome.ended, "active" | "dying" | "exited" | "exiting" | "distributed"));
+        assert!(
+            matches!(outcome.ended, "active" | "dying" | "exited" | "exiting" | "distributed"),
+            "seed {seed}: {}",
+            outcome.ended
+        );
         assert_eq!(outcome.fired, []);
     }
 }
@@ -77,6 +89,15 @@ fn one_seed_is_one_run() {
     }
 }
 
+/// Threads share nothing: what comes out doesn't depend on how many there are.
+#[test]
+fn jobs_change_nothing_but_the_time() {
+    let (alone, none) = many(&options(500), 12, 1, || {}, |_| ());
+    let (shared, nothing) = many(&options(500), 12, 3, || {}, |_| ());
+    assert_eq!(alone, shared);
+    assert!(none.is_none() && nothing.is_none());
+}
+
 /// A decision that is not allowed doesn't change what the others decide.
 #[test]
 fn only_what_is_allowed_happens() {
@@ -89,15 +110,16 @@ fn only_what_is_allowed_happens() {
     assert_eq!(same.trace, all.trace);
 }
 
-/// The judge can fail: two planted bugs, quickly. All of them: `factory-sim --planted`.
+/// The judge can fail: in fast mode every planted bug is found, in real mode three of them quickly. All
+/// of them there: `factory-sim --planted`.
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn planted_bugs_are_found() {
     use cln_factory::planted::{Bug, plant};
-    for bug in [Bug::ExitOnce, Bug::LedgerForgotten, Bug::HtlcMargin] {
-        plant(Some(bug));
-        let found = (1..2_000).any(|seed| play(&options(seed)).violation.is_some());
-        plant(None);
-        assert!(found, "{}", bug.name());
+    let some = [Bug::ExitOnce, Bug::LedgerForgotten, Bug::HtlcMargin];
+    let wanted = if SPEED > 1 { Bug::ALL } else { &some };
+    for bug in wanted {
+        let (_, found) = many(&options(1), 10_000, 2, || plant(Some(*bug)), |_| ());
+        assert!(found.is_some(), "{}", bug.name());
     }
 }

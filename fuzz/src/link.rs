@@ -16,6 +16,8 @@ const LIMITS: Limits = Limits {
 };
 /// Bytes that one input may have sent: some come from nothing.
 const MOST_SENT: usize = 600_000;
+/// Messages on a wire at which none is doubled any more.
+const MOST_WAITING: usize = 12;
 
 struct End {
     link: Link,
@@ -90,7 +92,7 @@ pub fn link(data: &[u8]) {
             10 => {
                 // Twice, or out of order.
                 ends[at].touched = true;
-                let copy = ends[at].wire.front().cloned();
+                let copy = ends[at].wire.front().cloned().filter(|_| ends[at].wire.len() < MOST_WAITING);
                 ends[at].wire.extend(copy);
             }
             11 => {

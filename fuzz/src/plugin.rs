@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
 use cln_factory::cln::error::{Fault, INVALID_PARAMS};
@@ -88,6 +89,7 @@ impl Plugin {
             news: tokio::sync::watch::Sender::new(height),
             chain_problem: tokio::sync::watch::Sender::new(None),
             unavailable: None,
+            scan: Progress::default(),
         });
         let mut plugin = Self { tokio, state, store, stored: 0, height, channel, policy, instances };
         plugin.stored = plugin.records();

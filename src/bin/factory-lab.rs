@@ -12,16 +12,19 @@ use cln_factory::lab::LabError;
 use cln_factory::lab::world::{Account, Exit, Fate, LSP, World};
 use cln_factory::protocol::{Answer, Command, Factory, State};
 use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
+use cln_factory::types::{Amount, InstanceId, OutPoint};
 
 const USAGE: &str =
     "usage: factory-lab [--clients N] [--profile static|stateful|flat] [--seed S] [--exit CLIENT] [--real]
+                    [--raw [--coin TXID:OUTNUM]]
 
   --clients N     clients of the factory (default 8)
   --profile P     static, stateful or flat (default static)
   --seed S        decides everything; the same seed gives the same run (default 1)
   --exit CLIENT   who leaves after the operator has vanished, from 1 (default: the last)
-  --real          the same on real lightningd and bitcoind, by the pytest harness";
+  --real          the same on real lightningd and bitcoind, by the pytest harness
+  --raw           no show: as JSON, the script and the amount (sat) of the coin that the operator needs;
+                  with --coin, real transactions on a coin of a real chain, for tests";
 
 /// Capacity of every channel and stock of every sub-factory, sat.
 const CAPACITY: u64 = 100_000;
@@ -35,20 +38,36 @@ struct Options {
     seed: u64,
     exit: usize,
     real: bool,
+    raw: bool,
+    coin: Option<OutPoint>,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { clients: 8, profile: Profile::Static, seed: 1, exit: 0, real: false };
+    let mut options = Options {
+        clients: 8,
+        profile: Profile::Static,
+        seed: 1,
+        exit: 0,
+        real: false,
+        raw: false,
+        coin: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        if arg == "--real" {
-            options.real = true;
+        if arg == "--real" || arg == "--raw" {
+            options.real |= arg == "--real";
+            options.raw |= arg == "--raw";
             continue;
         }
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         let number = |text: String| text.parse().map_err(|_| format!("{arg}: {text:?} is no number"));
         match arg.as_str() {
             "--clients" => options.clients = number(value()?)?,
+            "--coin" => {
+                let text = value()?;
+                let coin = text.parse().map_err(|_| format!("--coin: {text:?} is not TXID:OUTNUM"))?;
+                options.coin = Some(coin);
+            }
             "--exit" => options.exit = number(value()?)?,
             "--seed" => {
                 let text = value()?;
@@ -85,11 +104,35 @@ fn main() -> ExitCode {
     if options.real {
         return real();
     }
+    if options.raw {
+        return match raw(&options) {
+            Ok(json) => {
+                println!("{json}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("factory-lab: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("factory-lab: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn raw(options: &Options) -> Result<serde_json::Value, LabError> {
+    let (seed, clients) = (options.seed, options.clients);
+    match options.coin {
+        Some(coin) => cln_factory::lab::raw::transactions(seed, clients, coin),
+        None => {
+            let script = cln_factory::lab::raw::script(seed, clients)?;
+            let amount = cln_factory::lab::raw::AMOUNT.to_sat();
+            Ok(serde_json::json!({"script": script.to_hex_string(), "amount_sat": amount}))
         }
     }
 }

@@ -91,6 +91,7 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        scan: chain::Progress::default(),
         config,
         me,
         cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
@@ -180,7 +181,7 @@ pub async fn follow(prepared: Prepared) {
         rpc: state.rpc.clone(),
         bumper,
     };
-    Follower::new(start, None).run(state.rpc.clone(), sink, news).await;
+    Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
 
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
@@ -230,9 +231,10 @@ impl<C: Call> Sink for EngineSink<C> {
 
     /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
-        let (htlcs, fees) = feerates::look(&self.rpc).await;
-        if let Some(htlcs) = htlcs {
+        let (channels, fees) = feerates::look(&self.rpc).await;
+        if let Some((open, htlcs)) = channels {
             self.runtime.input(Input::Htlcs(htlcs));
+            self.runtime.input(Input::Channels(open));
         }
         self.runtime.input(Input::Fees(fees));
         let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };

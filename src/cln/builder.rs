@@ -91,6 +91,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
+    let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
     #[cfg(feature = "faults")]
     let builder = plain(builder, methods::misbehave::COMMAND, methods::misbehave::call);
     plain(builder, methods::status::COMMAND, methods::status::call)

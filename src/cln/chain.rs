@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bitcoin::BlockHash;
@@ -49,6 +50,43 @@ pub trait Sink: Send + Sync {
 pub struct Follower {
     next: Height,
     recent: VecDeque<(Height, BlockHash)>,
+    progress: Progress,
+}
+
+/// How far a follower is, for `factory-status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The first block of this start.
+    pub first: Height,
+    /// The next block to be handled.
+    pub next: Height,
+    /// The backend's tip.
+    pub tip: Height,
+    /// A block of its chain that the backend does not give.
+    pub missing: Option<Height>,
+}
+
+impl Scan {
+    /// Blocks that wait to be handled.
+    pub fn behind(&self) -> u32 {
+        self.tip.saturating_add(1).saturating_sub(self.next)
+    }
+}
+
+/// A [`Scan`] that the follower keeps up to date.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Mutex<Scan>>);
+
+impl Progress {
+    /// As of now.
+    pub fn get(&self) -> Scan {
+        // Writers only assign: a poisoned lock still holds a whole value.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Scan)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// Why a round of [`Follower::advance`] ended early. The next round goes on where this one stopped.
@@ -58,6 +96,8 @@ pub enum Interrupted {
     Backend(CallError),
     /// The block was not taken.
     Sink(String),
+    /// The backend does not give a block of its own chain: its node has pruned it.
+    Missing(Height),
     /// The runtime has ended.
     Closed,
 }
@@ -67,6 +107,11 @@ impl std::fmt::Display for Interrupted {
         match self {
             Self::Backend(error) => error.fmt(f),
             Self::Sink(reason) => f.write_str(reason),
+            Self::Missing(height) => write!(
+                f,
+                "the bitcoin backend does not give block {height}, which is part of its chain: its node has \
+                 pruned it, and nothing of ours is watched before it is there"
+            ),
             Self::Closed => f.write_str("shutting down"),
         }
     }
@@ -83,7 +128,17 @@ impl Follower {
     /// hash is known: a reorganisation while the node was down is then noticed.
     pub fn new(next: Height, before: Option<BlockHash>) -> Self {
         let recent = before.map(|hash| (next.saturating_sub(1), hash)).into_iter().collect();
-        Self { next, recent }
+        let progress = Progress::default();
+        progress.note(|scan| (scan.first, scan.next) = (next, next));
+        Self { next, recent, progress }
+    }
+
+    /// With somebody who looks on.
+    pub fn shown_by(mut self, progress: &Progress) -> Self {
+        let scan = self.progress.get();
+        progress.note(|shown| *shown = scan);
+        self.progress = progress.clone();
+        self
     }
 
     /// Hands over every block up to the tip.
@@ -94,6 +149,7 @@ impl Follower {
         let mut rewinds = 0;
         loop {
             let tip = tip_height(rpc).await?;
+            self.progress.note(|scan| scan.tip = tip);
             if tip.saturating_add(1) < self.next {
                 // Shorter than what we saw: the chain was rewound and has not grown past us yet.
                 self.rewind(rpc, sink, tip).await?;
@@ -102,7 +158,9 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let block = block_at(rpc, self.next).await?.ok_or_else(|| missing(self.next))?;
+                let Some(block) = block_at(rpc, self.next).await? else {
+                    return self.not_given(rpc).await;
+                };
                 let parent = self.recent.back().map(|(_, hash)| *hash);
                 if parent.is_some_and(|hash| hash != block.header.prev_blockhash) {
                     if rewinds == MOST_REWINDS {
@@ -122,8 +180,20 @@ impl Follower {
                     self.recent.pop_front();
                 }
                 self.next += 1;
+                let next = self.next;
+                self.progress.note(|scan| (scan.next, scan.missing) = (next, None));
             }
         }
+    }
+
+    /// The backend did not give the next block: it may have left the chain, or been pruned.
+    async fn not_given<C: Call>(&mut self, rpc: &C) -> Result<(), Interrupted> {
+        if self.next > tip_height(rpc).await? {
+            return Ok(());
+        }
+        let missing = self.next;
+        self.progress.note(|scan| scan.missing = Some(missing));
+        Err(Interrupted::Missing(missing))
     }
 
     /// Finds the last block of ours, not above `highest`, that is still part of the chain.
@@ -146,6 +216,8 @@ impl Follower {
         sink.deliver(Input::Reorg { height: common }).await.map_err(Interrupted::Sink)?;
         self.recent = kept;
         self.next = common.saturating_add(1);
+        let next = self.next;
+        self.progress.note(|scan| scan.next = next);
         Ok(())
     }
 
@@ -202,25 +274,21 @@ async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Bl
     let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
     let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
-    let block = bitcoin::consensus::encode::deserialize_hex(&text).map_err(|error| CallError {
-        method: BLOCK_AT.to_owned(),
-        code: None,
-        message: format!("block {height} is unreadable: {error}"),
-    })?;
+    let wrong = |message: String| CallError { method: BLOCK_AT.to_owned(), code: None, message };
+    let block: bitcoin::Block = bitcoin::consensus::encode::deserialize_hex(&text)
+        .map_err(|error| wrong(format!("block {height} is unreadable: {error}")))?;
+    let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
+    if hash != Some(block.block_hash()) {
+        return Err(wrong(format!("block {height} has another hash than the backend says")));
+    }
     Ok(Some(block))
 }
 
-/// Only what the engine asked for: transactions with a watched txid, or that spend a watched
-/// outpoint.
-fn reduce(height: Height, block: bitcoin::Block, watched: &Watched) -> Block {
+/// Only what the engine asked for: transactions that spend a watched outpoint.
+pub fn reduce(height: Height, block: bitcoin::Block, watched: &Watched) -> Block {
     let hash = block.block_hash();
-    let nothing = watched.outpoints.is_empty() && watched.txids.is_empty();
-    let txs = if nothing { Vec::new() } else { block.txdata };
-    let concerns = |tx: &bitcoin::Transaction| {
-        tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
-            || watched.txids.contains(&tx.compute_txid())
-    };
-    Block { height, hash, txs: txs.into_iter().filter(concerns).collect() }
+    let txs = block.txdata.into_iter().filter(|tx| watched.concerns(tx)).collect();
+    Block { height, hash, txs }
 }
 
 /// A hash that no block has: for chains whose last block we don't know.
@@ -232,14 +300,13 @@ pub fn no_hash() -> BlockHash {
 mod tests {
     use super::*;
     use serde_json::Value;
-    use std::sync::{Arc, Mutex};
 
     /// A chain of empty blocks; `salt` makes branches differ.
     #[derive(Clone, Default)]
     struct FakeNode {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
-        /// Blocks below this height are gone.
-        pruned: Arc<Mutex<usize>>,
+        /// Blocks below are known by their hashes only.
+        pruned: Arc<Mutex<u64>>,
         /// After how many calls its bitcoind is away.
         away_after: Arc<Mutex<Option<u32>>>,
     }
@@ -280,9 +347,12 @@ mod tests {
                 (_, true) => Ok(json!({"blockhash": null, "block": null})),
                 ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
-                    let height = params["height"].as_u64().unwrap() as usize;
-                    let here = blocks.get(height).filter(|_| height >= *self.pruned.lock().unwrap());
-                    Ok(here.map_or(json!({"blockhash": null, "block": null}), |block| {
+                    let height = params["height"].as_u64().unwrap();
+                    if height < *self.pruned.lock().unwrap() {
+                        return Ok(json!({"blockhash": null, "block": null}));
+                    }
+                    let height = usize::try_from(height).unwrap();
+                    Ok(blocks.get(height).map_or(json!({"blockhash": null, "block": null}), |block| {
                         json!({
                             "blockhash": block.block_hash(),
                             "block": bitcoin::consensus::encode::serialize_hex(block),
@@ -421,17 +491,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pruned_block_is_named() {
-        let (node, notes) = (FakeNode::default(), Notes::default());
+    async fn a_pruned_block_is_named_and_waited_for() {
+        let (node, notes, progress) = (FakeNode::default(), Notes::default(), Progress::default());
         node.grow(6, 0);
         *node.pruned.lock().unwrap() = 4;
-        let mut follower = Follower::new(2, None);
-        let error = follower.advance(&node, &notes).await.unwrap_err();
-        assert!(matches!(error, Interrupted::Backend(_)), "{error}");
-        assert!(error.to_string().contains("pruned"));
+        let mut follower = Follower::new(2, None).shown_by(&progress);
+        let interrupted = follower.advance(&node, &notes).await;
+        assert!(matches!(interrupted, Err(Interrupted::Missing(2))), "{interrupted:?}");
+        assert_eq!(progress.get(), Scan { first: 2, next: 2, tip: 5, missing: Some(2) });
+        assert_eq!((notes.take(), progress.get().behind()), (String::new(), 4));
         *node.pruned.lock().unwrap() = 0;
         follower.advance(&node, &notes).await.unwrap();
         assert_eq!(notes.take(), "2 3 4 5");
+        assert_eq!(progress.get(), Scan { first: 2, next: 6, tip: 5, missing: None });
+        assert_eq!(progress.get().behind(), 0);
     }
 
     // S14

@@ -16,10 +16,10 @@ const WEIGHT_PER_VBYTE: u64 = 4;
 /// Lowest feerate that relays after rounding, sat/kw (as lightningd's).
 const LOWEST: u32 = 253;
 
-/// After each block: the engine's two inputs.
+/// After each block: open channels with their HTLCs, and what the engine has to know of fees.
 ///
 /// A failure of the backend leaves the last feerates in force; it is logged here.
-pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<PendingHtlc>>, FeeNews) {
+pub async fn look<C: Call>(rpc: &C) -> (Option<(Vec<ChannelId>, Vec<PendingHtlc>)>, FeeNews) {
     let feerates = match rpc.call("estimatefees", json!({})).await {
         Ok(answer) => Some(read(&answer)),
         Err(error) => {

@@ -1,19 +1,22 @@
-//! HTLCs that are not settled yet, for the engine's deadlines (S16).
+//! Channels and HTLCs that are not settled yet, for the engine's deadlines (S16).
 
 use serde_json::Value;
 
 use crate::protocol::PendingHtlc;
+use crate::types::ChannelId;
 
-/// Every HTLC of every channel that is committed, in whatever state: an offered one can time out, a
-/// received one may have to be claimed. `channels`: of `listpeerchannels`.
-pub fn of_channels(channels: &[Value]) -> Vec<PendingHtlc> {
-    channels.iter().flat_map(of_channel).collect()
+/// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
+/// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.
+pub fn of_channels(channels: &[Value]) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
+    (channels.iter().filter_map(id).collect(), channels.iter().flat_map(of_channel).collect())
+}
+
+fn id(channel: &Value) -> Option<ChannelId> {
+    channel["channel_id"].as_str()?.parse().ok()
 }
 
 fn of_channel(channel: &Value) -> Vec<PendingHtlc> {
-    let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
-        return vec![];
-    };
+    let Some(channel_id) = id(channel) else { return vec![] };
     let expiry = |htlc: &Value| htlc["expiry"].as_u64().and_then(|expiry| u32::try_from(expiry).ok());
     let htlcs = channel["htlcs"].as_array().map(Vec::as_slice).unwrap_or_default();
     htlcs.iter().filter_map(expiry).map(|cltv_expiry| PendingHtlc { channel_id, cltv_expiry }).collect()

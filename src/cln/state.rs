@@ -8,6 +8,7 @@ use crate::protocol::Config;
 use crate::runtime::Handle;
 use crate::types::{Height, NodeId};
 
+use super::chain::Progress;
 use super::channels::Channels;
 use super::client::Rpc;
 use super::outbox::Outbox;
@@ -31,6 +32,8 @@ pub struct Shared {
     pub me: NodeId,
     /// lightningd's `cltv-final`: what an invoice gets where nobody says otherwise.
     pub cltv_final: u32,
+    /// How far the chain has been read.
+    pub scan: Progress,
     /// Height of lightningd's last block: wakes the chain follower.
     pub news: watch::Sender<Height>,
     /// Why blocks don't come from lightningd's backend, if so.

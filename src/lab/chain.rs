@@ -152,6 +152,11 @@ impl Chain {
         outpoint
     }
 
+    /// Nobody has any coin but this one, which may be another chain's.
+    pub fn only_coin(&mut self, outpoint: OutPoint, output: TxOut) {
+        self.coins = BTreeMap::from([(outpoint, Coin { output, height: Some(self.height()) })]);
+    }
+
     /// A coin as a transaction of the mempool may spend it.
     pub fn available(&self, outpoint: OutPoint) -> Option<Coin> {
         if let Some(coin) = self.coins.get(&outpoint) {

@@ -5,6 +5,7 @@
 //! - [`rng`] randomness from the seed
 //! - [`chain`] blocks, mempool, timelocks, reorganisations
 //! - [`node`] what one lightningd does for the plugin: wallet, channels
+//! - [`raw`] a factory on a coin of another chain, for tests on a real bitcoind
 //! - [`store`] a member's records
 //! - [`judge`] what must hold after every step
 //! - [`world`] members, messages, time, faults
@@ -13,6 +14,7 @@
 pub mod chain;
 pub mod judge;
 pub mod node;
+pub mod raw;
 pub mod rng;
 pub mod sim;
 pub mod store;

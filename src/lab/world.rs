@@ -270,8 +270,9 @@ impl World {
     /// When the records are not understood.
     pub(in crate::lab) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
         match &self.members[at].shadow {
-            Some(shadow) => Ok(MaybeOwned::Borrowed(shadow)),
-            None => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
+            // Without the check after every step it is not kept up to date.
+            Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
+            _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
         }
     }
 

@@ -1,5 +1,11 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
+mod account;
+mod evict;
+mod handover;
+mod stock;
+mod story;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,11 +18,15 @@ use super::Engine;
 use super::ceremony::Change;
 use super::client_signing::check_channel;
 use super::draft::Draft;
-use super::event::{Aborted, Confirmed, ExitStarted, Forgotten, Reorged};
+use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
 use super::fees::FeeChange;
 use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
 use super::state::State;
+
+pub use account::{Line, Purpose, Statement, statement};
+pub use evict::{Eviction, evictable, eviction};
+pub use story::{Sighting, Standing, sightings, standing};
 
 /// Confirmations after which a transaction is taken to stay (S12).
 pub const BURIED: u32 = 100;
@@ -26,8 +36,13 @@ pub const BURIED: u32 = 100;
 pub struct Watched {
     /// A transaction that spends one of these matters.
     pub outpoints: HashSet<OutPoint>,
-    /// These matter themselves.
-    pub txids: HashSet<Txid>,
+}
+
+impl Watched {
+    /// Whether a transaction matters.
+    pub fn concerns(&self, tx: &Transaction) -> bool {
+        tx.input.iter().any(|input| self.outpoints.contains(&input.previous_output))
+    }
 }
 
 impl Engine {
@@ -35,9 +50,7 @@ impl Engine {
     pub fn watched(&self) -> Watched {
         let mut watched = Watched::default();
         for factory in self.factories.values() {
-            let (outpoints, txids) = watched_by(factory);
-            watched.outpoints.extend(outpoints);
-            watched.txids.extend(txids);
+            watched.outpoints.extend(watched_by(factory));
         }
         watched
     }
@@ -53,39 +66,18 @@ impl Engine {
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
             let mut after = Cow::Borrowed(factory);
-            let (mut outpoints, txids) =
-                if block.txs.is_empty() { Default::default() } else { watched_by(factory) };
             for tx in &block.txs {
-                let txid = tx.compute_txid();
                 let spends: Vec<OutPoint> = tx
                     .input
                     .iter()
                     .map(|input| input.previous_output)
-                    .filter(|outpoint| outpoints.contains(outpoint))
+                    .filter(|o| watches(&after, *o))
                     .collect();
-                if spends.is_empty() && !txids.contains(&txid) {
-                    continue;
+                if !spends.is_empty() {
+                    self.confirm(d, &mut after, tx, spends, block.height);
                 }
-                if factory.confirmed.get(&txid) == Some(&block.height) {
-                    continue;
-                }
-                outpoints.retain(|outpoint| !spends.contains(outpoint));
-                let event = Confirmed { txid, height: block.height, spends };
-                d.log(
-                    Level::Info,
-                    format!(
-                        "{}: {} confirmed at height {}",
-                        factory.instance,
-                        describe(factory, txid),
-                        block.height
-                    ),
-                );
-                self.close_exited(d, factory, txid);
-                if let Err(error) = after.to_mut().apply(&event.clone().into(), None) {
-                    d.log(Level::Broken, format!("{}: {error}", factory.instance));
-                }
-                d.event(factory.instance, event);
             }
+            self.evict_in_time(d, &mut after);
             if !planted(Bug::ExitOnce) {
                 self.publish(d, &after);
             }
@@ -94,6 +86,23 @@ impl Engine {
             check_again(d, &after);
             self.end_if_dead(d, &after);
         }
+    }
+
+    fn confirm(
+        &self,
+        d: &mut Draft<'_>,
+        after: &mut Cow<'_, Factory>,
+        tx: &Transaction,
+        spends: Vec<OutPoint>,
+        height: Height,
+    ) {
+        let txid = tx.compute_txid();
+        self.close_exited(d, after, txid);
+        let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
+        let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        let seen = story::sighting(after, txid, height, &spends);
+        change(d, after, Confirmed { txid, height, spends, pays });
+        tell(d, after, &seen);
     }
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
@@ -158,12 +167,8 @@ impl Engine {
     }
 
     fn start_exit(&self, d: &mut Draft<'_>, factory: &Factory, clients: Vec<ClientIndex>, reason: &str) {
-        let event = ExitStarted { height: d.height, reason: reason.into(), clients };
-        let mut after = factory.clone();
-        if let Err(error) = after.apply(&event.clone().into(), None) {
-            d.log(Level::Broken, format!("{}: {error}", factory.instance));
-        }
-        d.event(factory.instance, event);
+        let mut after = Cow::Borrowed(factory);
+        change(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
         self.publish(d, &after);
         // A leaf that somebody else has put on chain needs no path, only the close.
         for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
@@ -178,6 +183,7 @@ impl Engine {
         for (what, tx) in due(factory, d.height) {
             d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
+        self.take_stock(d, factory);
     }
 
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
@@ -292,33 +298,48 @@ pub(super) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
     }
 }
 
-fn watched_by(factory: &Factory) -> (BTreeSet<OutPoint>, BTreeSet<Txid>) {
-    let mut outpoints = BTreeSet::new();
-    let mut txids = BTreeSet::new();
-    for (funding, inputs) in factory.signed_for() {
-        txids.insert(*funding);
-        outpoints.extend(inputs.iter().copied());
-    }
-    for tree in factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref()) {
-        for session in tree.sessions() {
-            outpoints.insert(session.outpoint);
-            txids.insert(session.txid);
-        }
-    }
-    outpoints.retain(|outpoint| !factory.spent.contains_key(outpoint));
-    (outpoints, txids)
+/// Outpoints of a factory: of every attempt that we signed for.
+fn outpoints(factory: &Factory) -> impl Iterator<Item = OutPoint> {
+    let inputs = factory.signed_for().iter().flat_map(|(_, inputs)| inputs.iter().copied());
+    let trees = factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref());
+    inputs.chain(trees.flat_map(|tree| tree.sessions().iter().map(|session| session.outpoint)))
 }
 
-/// A transaction's name, for people.
-pub fn describe(factory: &Factory, txid: Txid) -> String {
-    if factory.funding().is_some_and(|funding| funding.txid == txid) {
-        return format!("the funding transaction {txid}");
+fn watched_by(factory: &Factory) -> impl Iterator<Item = OutPoint> {
+    outpoints(factory).filter(|outpoint| !factory.spent.contains_key(outpoint))
+}
+
+fn watches(factory: &Factory, outpoint: OutPoint) -> bool {
+    !factory.spent.contains_key(&outpoint) && outpoints(factory).any(|other| other == outpoint)
+}
+
+/// A durable change, made to the factory as it will be at once.
+fn change(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
+    let event = event.into();
+    let instance = after.instance;
+    if let Err(error) = after.to_mut().apply(&event, None) {
+        d.log(Level::Broken, format!("{instance}: {error}"));
     }
-    let session =
-        factory.tree.as_ref().and_then(|tree| tree.sessions().iter().find(|session| session.txid == txid));
-    match session {
-        Some(session) => format!("{} {txid}", name(factory, session.id)),
-        None => format!("a transaction that is not of the factory, {txid},"),
+    d.event(instance, event);
+}
+
+/// One line for each transaction that confirmed: what it is, whose, and how we stand now.
+fn tell(d: &mut Draft<'_>, after: &Factory, seen: &Sighting) {
+    let whose = if seen.ours { "ours" } else { "not published by us" };
+    let now = standing(after, d.height).map_or("its funding is not on chain", Standing::words);
+    d.log(
+        Level::Info,
+        format!(
+            "{}: {} {} confirmed at height {} ({whose}; held by {}): {now}",
+            after.instance,
+            seen.name,
+            seen.txid,
+            seen.height,
+            seen.holders()
+        ),
+    );
+    if let Some(problem) = statement(after).and_then(|statement| statement.problem) {
+        d.log(Level::Broken, format!("{}: its account doesn't add up: {problem}", after.instance));
     }
 }
 
@@ -358,7 +379,8 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
 }
 
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    factory.exiting.iter().flat_map(|client| factory.layout.path(*client)).collect()
+    let leaving = factory.exiting.iter().chain(&factory.evicting);
+    leaving.flat_map(|client| factory.layout.path(*client)).collect()
 }
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
@@ -366,12 +388,9 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else {
         return false;
     };
-    let Some(parent) = factory.confirmed.get(&session.outpoint.txid) else {
+    let Some(parent) = unspent(factory, session.outpoint) else {
         return false;
     };
-    if factory.spent.contains_key(&session.outpoint) {
-        return false;
-    }
     let next = height.saturating_add(u32::from(!planted(Bug::ExitLate)));
     let locked = session.tx.lock_time.to_consensus_u32() >= next;
     let sequence = session.tx.input.first().map(|input| input.sequence);
@@ -380,4 +399,10 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
             if next < parent.saturating_add(u32::from(blocks.value())))
     });
     !locked && !early
+}
+
+/// The height at which an outpoint of the factory confirmed, if nothing has spent it.
+fn unspent(factory: &Factory, outpoint: OutPoint) -> Option<Height> {
+    let spent = factory.spent.contains_key(&outpoint);
+    factory.confirmed.get(&outpoint.txid).copied().filter(|_| !spent)
 }

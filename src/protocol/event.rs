@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Role, SessionId};
-use crate::types::{ChannelId, Height, NodeId, OutPoint, Transaction, Txid};
+use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use crate::wire::codec::{
     Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_measured,
 };
@@ -162,6 +162,9 @@ tlv_struct! {
         pub height: Height => 2,
         /// Outpoints of the factory that it spends.
         pub spends: Vec<OutPoint> => 4,
+        /// What its outputs are worth together, if it isn't one that we have ourselves and has no
+        /// input but ours: for the account.
+        pub pays: Option<Amount> => 6,
     }
 }
 
@@ -220,6 +223,34 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// L: these clients' paths are published from now on; their channels stay open (S21).
+    pub struct EvictionStarted {
+        /// Height at that time.
+        pub height: Height => 0,
+        /// Why.
+        pub reason: String => 2,
+        /// Whose.
+        pub clients: Vec<ClientIndex> => 4,
+    }
+}
+
+tlv_struct! {
+    /// L: where its stock goes when it takes it.
+    pub struct StockPayout {
+        /// A script of this node's wallet.
+        pub script: ScriptBuf => 0,
+    }
+}
+
+tlv_struct! {
+    /// lightningd is done with a channel whose leaf is on chain: everything of it is settled.
+    pub struct ChannelResolved {
+        /// Whose.
+        pub client: ClientIndex => 0,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -260,6 +291,12 @@ tlv_enum! {
         17 "open_accepted" => OpenAccepted(OpenAccepted),
         /// L: wallet inputs are reserved.
         18 "funding_reserved" => FundingReserved(FundingReserved),
+        /// L: clients are evicted.
+        19 "eviction_started" => EvictionStarted(EvictionStarted),
+        /// L: where stock goes.
+        20 "stock_payout" => StockPayout(StockPayout),
+        /// lightningd is done with a channel.
+        21 "channel_resolved" => ChannelResolved(ChannelResolved),
     }
 }
 

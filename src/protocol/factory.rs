@@ -8,7 +8,7 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Tree};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 use crate::wire::message::{ChannelInFactory, Propose};
 
 use super::chain::own_clients;
@@ -105,8 +105,18 @@ pub struct Factory {
     pub spent: BTreeMap<OutPoint, Txid>,
     /// Height and reason of this node's first exit.
     pub exit: Option<(Height, String)>,
-    /// Clients whose channels this node takes on chain.
+    /// Clients whose channels this node takes on chain and closes.
     pub exiting: BTreeSet<ClientIndex>,
+    /// L: height and reason of the first eviction.
+    pub eviction: Option<(Height, String)>,
+    /// L: clients whose leaves it publishes; their channels go on (S21).
+    pub evicting: BTreeSet<ClientIndex>,
+    /// L: the wallet's script that stock goes to.
+    pub stock_payout: Option<ScriptBuf>,
+    /// What transactions that aren't ours paid, of those that spend a coin of the factory alone.
+    pub pays: BTreeMap<Txid, Amount>,
+    /// Clients whose channels lightningd is done with.
+    pub resolved: BTreeSet<ClientIndex>,
     /// Why creation ended.
     pub failure: Option<String>,
     /// Lowest height whose block may hold something of this factory.
@@ -160,6 +170,11 @@ impl Factory {
             spent: BTreeMap::new(),
             exit: None,
             exiting: BTreeSet::new(),
+            eviction: None,
+            evicting: BTreeSet::new(),
+            stock_payout: None,
+            pays: BTreeMap::new(),
+            resolved: BTreeSet::new(),
             failure: None,
             birth,
             invited_at: birth,
@@ -225,15 +240,25 @@ impl Factory {
                 self.revive(e.txid);
                 self.confirmed.insert(e.txid, e.height);
                 self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
+                self.pays.extend(e.pays.map(|pays| (e.txid, pays)));
             }
             Event::Reorged(e) => {
                 self.confirmed.retain(|_, height| *height <= e.height);
                 let confirmed = &self.confirmed;
                 self.spent.retain(|_, txid| confirmed.contains_key(txid));
+                self.pays.retain(|txid, _| confirmed.contains_key(txid));
             }
             Event::ExitStarted(e) => {
                 self.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
                 self.exiting.extend(e.clients.iter().copied());
+            }
+            Event::EvictionStarted(e) => {
+                self.eviction.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.evicting.extend(e.clients.iter().copied());
+            }
+            Event::StockPayout(e) => self.stock_payout = Some(e.script.clone()),
+            Event::ChannelResolved(e) => {
+                self.resolved.insert(e.client);
             }
             Event::Aborted(e) => {
                 self.failure = Some(e.reason.clone());
@@ -287,6 +312,7 @@ impl Factory {
             self.opens_accepted = newer.opens_accepted.clone();
             self.confirmed = newer.confirmed.clone();
             self.spent = newer.spent.clone();
+            self.pays = newer.pays.clone();
             self.past = newer.past.clone();
             self.past.push(Self { past: vec![], ..newer });
         }
@@ -353,13 +379,16 @@ impl Factory {
             Some(funded) if lives => funded,
             _ => return self.phase,
         };
+        if self.is_over(height) {
+            return State::Closed;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
         if self.leaves_confirmed() {
             return State::Exited;
         }
-        if own_clients(self).all(|client| self.exiting.contains(&client)) {
+        if own_clients(self).all(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
         if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
@@ -382,11 +411,25 @@ impl Factory {
     }
 
     fn distribution_confirmed(&self) -> bool {
-        let Some(tree) = &self.tree else { return false };
-        tree.sessions()
-            .iter()
-            .filter(|session| session.id.role == SpendRole::Distribution)
-            .any(|session| self.confirmed.contains_key(&session.txid))
+        self.spent.iter().any(|(outpoint, txid)| {
+            let spend = self.session_of(*outpoint, *txid);
+            spend.is_some_and(|id| id.role == SpendRole::Distribution)
+        })
+    }
+
+    /// Which of our transactions it is that spends an outpoint, if it is one of ours.
+    pub fn session_of(&self, outpoint: OutPoint, txid: Txid) -> Option<SessionId> {
+        let sessions = self.tree.as_ref()?.sessions().iter();
+        sessions
+            .filter(|session| session.outpoint == outpoint)
+            .find(|session| session.txid == txid)
+            .map(|session| session.id)
+    }
+
+    /// Whether this node publishes a client's path, or has.
+    pub fn is_leaving(&self, client: ClientIndex) -> bool {
+        let leaving = self.exiting.contains(&client) || self.evicting.contains(&client);
+        leaving || self.leaf_height(client).is_some()
     }
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
@@ -488,19 +531,33 @@ impl Factory {
                     funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
                 ),
             },
+            State::Active | State::Dying if self.role == Role::Lsp => match self.next_eviction() {
+                Some(at) => format!("from height {at} on this node evicts whoever is still in, by itself"),
+                None => "this node publishes what is left of the tree".into(),
+            },
+            State::Active if self.is_partly_exited() => {
+                "part of the tree is on chain; the channel goes on, nothing has to be done".into()
+            }
             State::Active => format!(
                 "nothing to do before the dying period at height {}",
                 self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
             ),
+            State::Dying if height >= self.terms.timeout_height => {
+                "this node publishes the distribution, which pays its whole capacity".into()
+            }
             State::Dying => {
                 format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
             }
             State::Exiting => {
                 "this node publishes its path; each transaction waits for the one before".into()
             }
+            State::Exited if self.next_stock().is_some() => {
+                format!("this node takes its stock from height {} on", self.next_stock().unwrap_or(height))
+            }
             State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
             State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
+            State::Closed => "nothing: every channel of this node is settled on chain".into(),
             State::Declined => "nothing".into(),
             State::Aborted => "nothing; kept until its funding can never confirm".into(),
         }

@@ -104,6 +104,9 @@ pub enum Input {
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
     /// matter.
     Htlcs(Vec<PendingHtlc>),
+    /// Every channel that lightningd has not done with, after every block: one that is missing is
+    /// settled for good.
+    Channels(Vec<ChannelId>),
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// The last common block.
@@ -239,6 +242,13 @@ pub enum Command {
     Exit {
         /// Which factory.
         instance: InstanceId,
+    },
+    /// `factory-evict`.
+    Evict {
+        /// Which factory.
+        instance: InstanceId,
+        /// Whom; nobody named means everybody who is still in.
+        clients: Vec<ClientIndex>,
     },
 }
 

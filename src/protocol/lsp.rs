@@ -51,6 +51,18 @@ impl Engine {
                 create.lifetime_blocks
             )));
         }
+        // S21: from its first day on it would have to be evicted.
+        let needed = layout
+            .worst_eviction_blocks()
+            .saturating_add(u32::from(terms.funding_confirmations))
+            .saturating_add(1);
+        if create.lifetime_blocks <= needed {
+            return Err(Refusal::BadParameter(format!(
+                "lifetime_blocks of {} is too short: eviction has to begin {needed} blocks before the timeout, so \
+                 that the operator's stock is home by then; make it longer, or factory-stock-csv (now {}) shorter",
+                create.lifetime_blocks, terms.stock_csv
+            )));
+        }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
         d.event(instance, Created { terms: terms.clone(), clients: clients.clone() });
         self.invite(d, &terms, 1, &clients);

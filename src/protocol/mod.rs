@@ -40,7 +40,10 @@ use draft::{Draft, Fault};
 use event::Event;
 
 use chain::close_again;
-pub use chain::{BURIED, Watched, exit_allowed};
+pub use chain::{
+    BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable, eviction,
+    exit_allowed, sightings, standing, statement,
+};
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
@@ -147,6 +150,7 @@ impl Engine {
             Command::Accept { instance } => self.accept(d, instance),
             Command::Decline { instance, reason } => self.decline(d, instance, &reason),
             Command::Exit { instance } => self.exit(d, instance),
+            Command::Evict { instance, clients } => self.evict(d, instance, &clients),
         }
     }
 
@@ -168,7 +172,10 @@ impl Engine {
                 self.on_funding_prepared(d, instance, attempt, result);
             }
             Input::PayoutReady { instance, attempt, result } => {
-                self.on_payout_ready(d, instance, attempt, result);
+                match self.factories.get(&instance).map(|factory| factory.role) {
+                    Some(Role::Lsp) => self.on_stock_payout(d, instance, result),
+                    _ => self.on_payout_ready(d, instance, attempt, result),
+                }
             }
             Input::ChannelStarted { instance, attempt, client, result } => {
                 self.on_channel_started(d, instance, attempt, client, result);
@@ -181,6 +188,7 @@ impl Engine {
             }
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
+            Input::Channels(open) => self.on_channels(d, &open),
             Input::Reorg { height } => self.on_reorg(d, height),
             Input::Fees(news) => self.on_fees(d, news),
             Input::Published { txid, report } => self.on_published(d, txid, *report),

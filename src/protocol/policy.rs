@@ -61,6 +61,8 @@ pub struct Config {
     pub state_count: u16,
     /// L: blocks until L alone may take stock.
     pub stock_csv: u16,
+    /// L: feerate of the transactions that take stock, sat/kw.
+    pub stock_feerate: u32,
     /// L: how long invitations wait for their answer.
     pub invite_timeout: Millis,
     /// How long each later phase of a ceremony may take.
@@ -93,6 +95,7 @@ impl Default for Config {
             state_step: delays.state_step,
             state_count: delays.state_count,
             stock_csv: 144,
+            stock_feerate: 1_000,
             // A person may have to be asked.
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,

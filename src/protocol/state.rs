@@ -32,11 +32,13 @@ pub enum State {
     Declined,
     /// Creation failed; kept until nothing that was signed can matter (S12).
     Aborted,
+    /// Everything of this node's is settled on chain, for good.
+    Closed,
 }
 
 impl State {
     /// Every state, in order.
-    pub const ALL: [State; 13] = [
+    pub const ALL: [State; 14] = [
         State::Invited,
         State::Joining,
         State::Signing,
@@ -50,6 +52,7 @@ impl State {
         State::Distributed,
         State::Declined,
         State::Aborted,
+        State::Closed,
     ];
 
     /// Its name in RPC and logs.
@@ -68,6 +71,7 @@ impl State {
             State::Distributed => "distributed",
             State::Declined => "declined",
             State::Aborted => "aborted",
+            State::Closed => "closed",
         }
     }
 

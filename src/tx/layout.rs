@@ -292,6 +292,26 @@ impl Layout {
         self.worst_blocks
     }
 
+    /// How many blocks before the timeout L has to begin to take this client's channel on chain (S21):
+    /// `blocks_early`, and where its sub-factory has stock, the blocks until L may take that, and for
+    /// its transaction to confirm. From the timeout on distributions pay L nothing.
+    pub fn eviction_blocks(&self, client: ClientIndex) -> u32 {
+        u32::from(self.blocks_early(client)).saturating_add(self.stock_blocks())
+    }
+
+    /// Blocks from a leaf's confirmation until L has its stock.
+    fn stock_blocks(&self) -> u32 {
+        if self.terms.stock == Amount::ZERO {
+            return 0;
+        }
+        u32::from(self.terms.stock_csv).saturating_add(u32::from(self.terms.confirm_blocks))
+    }
+
+    /// The largest [`Layout::eviction_blocks`].
+    pub fn worst_eviction_blocks(&self) -> u32 {
+        u32::from(self.worst_blocks).saturating_add(self.stock_blocks())
+    }
+
     /// What this client's exit costs; zeros if there is no such client.
     pub fn exit_cost(&self, client: ClientIndex) -> ExitCost {
         let mut cost = ExitCost { transactions: 0, vbytes: 0, blocks: 0, fees: Amount::ZERO };

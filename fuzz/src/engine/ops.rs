@@ -217,11 +217,12 @@ fn failure(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let attempt = world.nodes[at].engine.factory(instance_id).map_or(0, |factory| factory.attempt);
     let (instance, client) = (instance_id, u32::from(input.byte() % 3));
     let no = || "lightningd says no".repeat(20);
+    let unopened = || if client == 2 { OpenFailure::Disconnected(no()) } else { OpenFailure::Refused(no()) };
     let failed = match input.byte() % 7 {
         0 => Input::FundingPrepared { instance, attempt, result: Err(no()) },
         1 => Input::PayoutReady { instance, attempt, result: Err(no()) },
-        2 => Input::ChannelStarted { instance, attempt, client, result: Err(OpenFailure::Refused(no())) },
-        3 => Input::ChannelCompleted { instance, attempt, client, result: Err(OpenFailure::Refused(no())) },
+        2 => Input::ChannelStarted { instance, attempt, client, result: Err(unopened()) },
+        3 => Input::ChannelCompleted { instance, attempt, client, result: Err(unopened()) },
         4 => Input::ChannelChecked { instance, attempt, result: Err(CheckFailure::NotYet) },
         5 => Input::ChannelChecked { instance, attempt, result: Err(CheckFailure::Unavailable(no())) },
         _ => Input::ChannelChecked { instance, attempt, result: Err(CheckFailure::Mismatch(no())) },

@@ -256,8 +256,8 @@ impl World {
                 let vout = leaf.output.iter().position(|output| Some(&output.script_pubkey) == script);
                 let vout = vout.and_then(|vout| u32::try_from(vout).ok());
                 let id = vout.map(|vout| ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout }));
-                let result = id
-                    .ok_or_else(|| OpenFailure::Refused("Could not find output to fund channel".to_owned()));
+                let missing = || OpenFailure::Refused("Could not find output to fund channel".to_owned());
+                let result = id.ok_or_else(missing);
                 self.later(at, Input::ChannelCompleted { instance, attempt, client, result });
             }
             Effect::CheckChannel { instance, attempt, .. } => {

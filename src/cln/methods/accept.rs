@@ -22,5 +22,5 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     state.runtime.ask(Input::Command(EngineCommand::Accept { instance })).await?;
     let (factory, height) = factory(&state, instance).await?;
-    Ok(json!({"factory": factory_json::factory(&factory, &state, height)}))
+    Ok(json!({"factory": factory_json::factory(&factory, &state.as_ref().into(), height)}))
 }

@@ -82,7 +82,7 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
     let reporter = Reporter::new(state.outbox.clone(), request.id);
     funded(&state, instance, transitions, reporter).await?;
     let (factory, height) = factory(&state, instance).await?;
-    Ok(json!({"factory": factory_json::factory(&factory, &state, height)}))
+    Ok(json!({"factory": factory_json::factory(&factory, &state.as_ref().into(), height)}))
 }
 
 /// Every client that can't take part is named at once.

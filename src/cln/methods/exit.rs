@@ -53,7 +53,8 @@ fn path(factory: &Factory) -> Vec<Value> {
     nodes.into_iter().filter_map(|index| step(factory, index)).collect()
 }
 
-fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
+/// One transaction of a path.
+pub fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
     let node = factory.layout.node(index)?;
     let mut object = json!({
         "index": index,

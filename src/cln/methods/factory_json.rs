@@ -3,16 +3,32 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{Factory, Role};
+use crate::protocol::{Factory, Role, standing};
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
 use crate::wire::message::protocol_id;
 
+use super::super::channels::Channels;
 use super::super::state::Shared;
 
+/// What a factory's picture needs to know of the node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its id.
+    pub me: NodeId,
+    /// Its channels.
+    pub channels: Channels,
+}
+
+impl From<&Shared> for Node {
+    fn from(state: &Shared) -> Self {
+        Self { me: state.me, channels: state.channels.clone() }
+    }
+}
+
 /// The factory at `height`, as this node sees it.
-pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
+pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     let terms = &factory.terms;
     let mut object = json!({
         "factory_protocol": protocol_id().to_string(),
@@ -34,6 +50,15 @@ pub fn factory(factory: &Factory, node: &Shared, height: Height) -> Value {
     }
     if let Some(confirmed) = factory.funding_height() {
         object["funding_height"] = confirmed.into();
+    }
+    if let Some(standing) = standing(factory, height) {
+        object["standing"] = standing.name().into();
+    }
+    if let Some(deadline) = factory.deadline(height) {
+        object["deadline_block"] = deadline.into();
+    }
+    if let Some((since, reason)) = &factory.eviction {
+        object["eviction"] = json!({"since_block": since, "reason": reason});
     }
     if factory.role != Role::Lsp {
         object["price_msat"] = factory.price_msat.into();
@@ -67,11 +92,11 @@ pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
     }
 }
 
-fn clients(factory: &Factory, node: &Shared, height: Height) -> Vec<Value> {
+fn clients(factory: &Factory, node: &Node, height: Height) -> Vec<Value> {
     own_clients(factory).map(|client| one_client(factory, client, node, height)).collect()
 }
 
-fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Height) -> Value {
+fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Height) -> Value {
     let id = match factory.role {
         Role::Lsp => factory.node_of(client),
         Role::Client { .. } => Some(node.me),
@@ -98,8 +123,14 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Shared, height: Hei
 }
 
 fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {
-    if factory.leaf_height(client).is_some() {
+    if factory.resolved.contains(&client) {
+        "resolved"
+    } else if factory.leaf_height(client).is_some() {
         "on_chain"
+    } else if factory.paid_out(client).is_some() {
+        "distributed"
+    } else if factory.is_leaving(client) {
+        "leaving"
     } else if factory.channel_usable(client, height).is_ok() {
         "usable"
     } else if factory.checked.contains(&client) {

@@ -31,7 +31,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let instance: Option<InstanceId> = params.optional("factory_instance")?;
     let wanted: Option<FactoryState> = params.optional("state")?;
     fresh_channels(&state).await;
-    let node = State::clone(&state);
+    let node = factory_json::Node::from(state.as_ref());
     let look = move |engine: &crate::protocol::Engine, height| {
         if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none()) {
             return Err(unknown(instance));

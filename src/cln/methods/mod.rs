@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod create;
 pub mod decline;
+pub mod evict;
 pub mod exit;
 pub mod factory_json;
 mod fees;

@@ -61,7 +61,7 @@ impl Wishes {
 }
 
 /// lightningd knows all its ways to write a feerate.
-async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, Fault> {
+pub async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, Fault> {
     let text = feerate.as_str().map_or_else(|| feerate.to_string(), str::to_owned);
     let parsed = state.rpc.call("parsefeerate", json!({"feerate": text})).await;
     let parsed = parsed.map_err(|error| Fault::parameter(format!("feerate: {}", error.message)))?;
@@ -204,7 +204,7 @@ pub fn list(value: Value) -> Result<Vec<Value>, Fault> {
     match value {
         Value::Array(list) => Ok(list),
         // One client needs no list.
-        other @ (Value::String(_) | Value::Object(_)) => Ok(vec![other]),
+        other @ (Value::String(_) | Value::Object(_) | Value::Number(_)) => Ok(vec![other]),
         other => Err(Fault::parameter(format!("clients: {other} is not a list"))),
     }
 }

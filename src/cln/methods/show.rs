@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::drawing;
-use crate::protocol::Factory;
+use crate::protocol::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Node, NodeIndex, Output, Role, SessionId};
 use crate::types::{Height, InstanceId, Transaction};
@@ -57,10 +57,14 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
-    let mut answer = factory_json::factory(factory, state, height);
+    let mut answer = factory_json::factory(factory, &state.as_ref().into(), height);
     let nodes = (0u32..).zip(factory.layout.nodes()).map(|(index, node)| transaction(factory, index, node));
     answer["transactions"] = nodes.collect();
     answer["distributions"] = distributions(factory);
+    answer["on_chain"] = sightings(factory).iter().map(|seen| on_chain(factory, seen)).collect();
+    if let Some(statement) = statement(factory) {
+        answer["statement"] = account(&statement);
+    }
     answer
 }
 
@@ -93,6 +97,52 @@ fn output(output: Output, sat: u64) -> Value {
         Output::Stock(coin) => json!({"type": "stock", "coin": coin, "amount_sat": sat}),
         Output::Anchor => json!({"type": "anchor", "amount_sat": sat}),
     }
+}
+
+/// A transaction that was seen: what it is, and who can have published it.
+fn on_chain(factory: &Factory, seen: &Sighting) -> Value {
+    let members = match &seen.holders {
+        Some(clients) => members(factory, clients.clone()),
+        None => members(factory, 0..0),
+    };
+    json!({
+        "txid": seen.txid.to_string(),
+        "height": seen.height,
+        "name": seen.name,
+        "ours": seen.ours,
+        "members": members,
+    })
+}
+
+/// Where the funding went: its lines make its amount.
+fn account(statement: &Statement) -> Value {
+    let line = |line: &Line| {
+        let mut object = json!({
+            "type": line.purpose.name(),
+            "txid": line.txid.to_string(),
+            "amount_sat": line.amount.to_sat(),
+        });
+        if let Some(vout) = line.vout {
+            object["outnum"] = vout.into();
+        }
+        match line.purpose {
+            Purpose::Channel(client) | Purpose::Payout(client) => object["client"] = client.into(),
+            Purpose::Stock(coin) | Purpose::Unspent(coin) => object["coin"] = coin.into(),
+            Purpose::Others(coin) | Purpose::Elsewhere(coin) => object["coin"] = coin.into(),
+            Purpose::Anchor | Purpose::Fee(_) => {}
+        }
+        object
+    };
+    let mut object = json!({
+        "funding_sat": statement.funding.to_sat(),
+        "sum_sat": statement.sum().map(|sum| sum.to_sat()).unwrap_or(u64::MAX),
+        "final": statement.is_final(),
+        "lines": statement.lines.iter().map(line).collect::<Vec<_>>(),
+    });
+    if let Some(problem) = &statement.problem {
+        object["broken"] = problem.as_str().into();
+    }
+    object
 }
 
 /// L's members by node id; a client knows the others by their places only.

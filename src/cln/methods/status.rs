@@ -34,6 +34,17 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         }],
         "available": state.unavailable.is_none(),
     });
+    let scan = state.scan.get();
+    answer["chain"] = json!({
+        "blockheight": scan.next.saturating_sub(1),
+        "first_block": scan.first,
+        "tip": scan.tip,
+        "behind": scan.behind(),
+        "done": scan.next.saturating_sub(scan.first),
+    });
+    if let Some(missing) = scan.missing {
+        answer["chain"]["missing_block"] = missing.into();
+    }
     let node = Node {
         peers: peers::connected(&state.rpc, None).await?,
         unconfirmed: unconfirmed(&state).await?,
@@ -63,9 +74,16 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();
     }
-    if let Some(problem) = state.chain_problem.borrow().clone() {
-        let action = "look at lightningd's bitcoin backend (a pruned one may have to fetch old blocks again); it \
-                      is asked again every few seconds, and until it answers this node sees no deadline";
+    if let Some(missing) = scan.missing {
+        warnings.push(Warning::new(
+            "block_missing",
+            format!("the bitcoin backend does not give block {missing}: nothing after it is watched"),
+            "its node has pruned the block: let it fetch it again (bitcoin-cli getblockfrompeer), or point \
+             lightningd to one that has it, and keep prune= well above the length of an outage",
+        ));
+    } else if let Some(problem) = state.chain_problem.borrow().clone() {
+        let action = "look at lightningd's bitcoin backend; it is asked again every few seconds, and until it \
+                      answers this node sees no deadline";
         warnings.push(Warning::new("backend", problem, action));
     }
     if state.config.unsafe_skip_funding_check {

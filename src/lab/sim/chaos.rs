@@ -266,6 +266,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Block(_) => ("block", None),
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
+        Input::Channels(_) => ("channels", None),
         Input::Fees(_) => ("fees", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),
         Input::Tick => ("tick", None),

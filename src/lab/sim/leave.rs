@@ -28,6 +28,13 @@ impl Run {
             })
             .collect();
         let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
+        // Off from now until after the timeout.
+        for at in 0..members {
+            if self.dice.one_in(if at == LSP { 4 } else { 8 }) {
+                self.asleep.insert(at);
+                self.world.stop(at);
+            }
+        }
         let mut blocks = 0;
         while self.world.chain.height() < timeout.saturating_add(4) && !self.all_out() {
             for (at, plan) in plans.iter().enumerate() {
@@ -89,6 +96,8 @@ impl Run {
             chaos.stalled.clear();
             chaos.crash_again.clear();
         }
+        let slept = self.asleep.contains(&LSP);
+        self.asleep.clear();
         self.calm_everything();
         while self.mend(1)? {
             self.quiet(4)?;
@@ -104,6 +113,12 @@ impl Run {
         while self.world.chain.height() < timeout.saturating_add(8) && !self.all_out() {
             self.block()?;
         }
+        // The operator's stock comes home.
+        let csv = u32::from(self.world.members[LSP].config.stock_csv);
+        for _ in 0..csv.saturating_add(3) {
+            self.block()?;
+            self.quiet(20_000)?;
+        }
         self.conflicts()?;
         for at in 1..self.world.members.len() {
             for channel in self.world.channels_of(at) {
@@ -116,7 +131,7 @@ impl Run {
         }
         self.block()?;
         self.block()?;
-        self.count()
+        self.count(slept)
     }
 
     /// Every node once more from its store: the last proof that it holds everything (S10), and for
@@ -170,7 +185,7 @@ impl Run {
     }
 
     /// S19: every honest client has at least what it was owed, by transactions that consensus code took.
-    fn count(&mut self) -> Result<(), LabError> {
+    fn count(&mut self, slept: bool) -> Result<(), LabError> {
         for at in 1..self.world.members.len() {
             if !self.world.is_owed(at) {
                 continue;
@@ -194,14 +209,38 @@ impl Run {
                 return Err(error(format!("S19: member {at} has {has} of the {owed} that it was owed")));
             }
         }
-        self.count_operator()
+        if slept || self.gone || !self.world.is_owed(LSP) {
+            return Ok(());
+        }
+        self.count_operator()?;
+        self.count_evicted()
+    }
+
+    /// S21: an operator that was up, and lost no more blocks to faults than its margin, has every leaf
+    /// on chain before a distribution could take it.
+    fn count_evicted(&self) -> Result<(), LabError> {
+        let margin = u32::from(self.world.members[LSP].config.margin_blocks);
+        if self.evicts().is_none() || self.lost > margin {
+            return Ok(());
+        }
+        for ((at, channel), used) in &self.used {
+            let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
+            let chain = &self.world.chain;
+            let out = chain.confirmed(known.outpoint.txid).map(|(height, _)| height);
+            let funded = chain.confirmed(used.funding).is_some();
+            if funded && chain.height() > used.timeout && out.is_none_or(|out| out > used.timeout) {
+                return Err(error(format!(
+                    "S21: the operator was up, and the leaf of client {at} is on chain at {out:?}, not before {}",
+                    used.timeout
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// S19 for the operator: it began to evict in time, so everybody is out with a channel.
     fn count_operator(&mut self) -> Result<(), LabError> {
-        let (Some(began), false) = (self.evicted, self.gone || !self.world.is_owed(LSP)) else {
-            return Ok(());
-        };
+        let Some(began) = self.evicted else { return Ok(()) };
         for ((at, channel), used) in &self.used {
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
             let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {

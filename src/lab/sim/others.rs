@@ -2,6 +2,7 @@
 //! people who answer an invitation.
 
 use crate::lab::LabError;
+use crate::lab::world::LSP;
 use crate::lab::world::restore::Backup;
 use crate::protocol::{Command, Input, Policy, State};
 
@@ -29,22 +30,24 @@ impl Restore {
 impl Run {
     /// Makes the copy once it is due, and brings it back once that is.
     pub(super) fn restore(&mut self) -> Result<(), LabError> {
-        let Some(plan) = &mut self.restore else { return Ok(()) };
-        let at = plan.at;
-        match plan.copy.take() {
-            None => {
-                if self.world.members[at].store.appends >= plan.commits {
+        for mut plan in std::mem::take(&mut self.restores) {
+            let at = plan.at;
+            match plan.copy.take() {
+                None if self.world.members[at].store.appends >= plan.commits => {
                     plan.copy = Some((self.world.backup(at), self.steps.saturating_add(plan.wait)));
+                    self.restores.push(plan);
                 }
-            }
-            Some((copy, due)) if self.steps < due => plan.copy = Some((copy, due)),
-            Some((copy, _)) => {
-                self.restore = None;
-                if !(self.gone && at == crate::lab::world::LSP) {
-                    if let Some(chaos) = &mut self.world.chaos {
-                        chaos.trace.line(|| format!("{at}    comes back with an older copy of its database"));
+                Some((copy, due)) if self.steps >= due => {
+                    if !(self.gone && at == LSP) {
+                        if let Some(chaos) = &mut self.world.chaos {
+                            chaos.trace.line(|| format!("{at}    comes back with an older database"));
+                        }
+                        self.world.restore(at, copy)?;
                     }
-                    self.world.restore(at, copy)?;
+                }
+                other => {
+                    plan.copy = other;
+                    self.restores.push(plan);
                 }
             }
         }

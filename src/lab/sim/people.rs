@@ -57,7 +57,10 @@ impl Run {
                 Kind::StockTaken => self.takes_stock = true,
                 Kind::Restore => {
                     let who = dice.below(clients.saturating_add(1));
-                    self.restore = Some(Restore::new(who, &mut dice));
+                    self.restores.push(Restore::new(who, &mut dice));
+                    if who != LSP && dice.one_in(2) {
+                        self.restores.push(Restore::new(LSP, &mut dice));
+                    }
                 }
                 Kind::Collusion => {
                     let first = LSP_LIES[dice.below(LSP_LIES.len())];

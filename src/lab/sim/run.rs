@@ -48,13 +48,17 @@ pub struct Run {
     pub(super) used: BTreeMap<(usize, ChannelId), Used>,
     pub(super) gone: bool,
     pub(super) evicted: Option<Height>,
+    /// Members that are off for long.
+    pub(super) asleep: BTreeSet<usize>,
+    /// Blocks that an eviction under way has lost to faults, as far as we know.
+    pub(super) lost: u32,
     /// HTLCs that nobody has settled yet: the channel, the expiry.
     pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
     pub(super) fees: super::market::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
-    pub(super) restore: Option<Restore>,
+    pub(super) restores: Vec<Restore>,
     pub(super) takes_stock: bool,
 }
 
@@ -95,12 +99,14 @@ impl Run {
             used: BTreeMap::new(),
             gone: false,
             evicted: None,
+            asleep: BTreeSet::new(),
+            lost: 0,
             pending: vec![],
             censored: vec![],
             fees: super::market::Fees::new(seed),
             dies_at: None,
             acts_at: None,
-            restore: None,
+            restores: vec![],
             takes_stock: false,
         };
         run.give_coins();
@@ -237,7 +243,8 @@ impl Run {
     pub(super) fn mend(&mut self, of: usize) -> Result<bool, LabError> {
         let mut left = false;
         for at in 0..self.world.members.len() {
-            if self.world.members[at].engine.is_some() || (at == LSP && self.gone) {
+            let away = (at == LSP && self.gone) || self.asleep.contains(&at);
+            if self.world.members[at].engine.is_some() || away {
                 continue;
             }
             left = true;
@@ -281,11 +288,13 @@ impl Run {
         let text = || format!("height {height}");
         if let Some(mut dice) = self.roll(Kind::Reorg, text) {
             let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.lose(depth.saturating_add(1));
             self.world.chain.reorg(depth);
             self.world.mine_quietly(depth);
         }
         if let Some(mut dice) = self.roll(Kind::ReorgDrop, text) {
             let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.lose(depth.saturating_add(1));
             self.world.chain.reorg_and_drop(depth);
             self.world.mine_quietly(depth);
         }
@@ -302,6 +311,7 @@ impl Run {
         self.market();
         self.foreign_spends();
         self.censored.retain(|(_, until)| *until > height);
+        self.lose(u32::from(!self.censored.is_empty()));
         let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
         self.world.chain.mine_without(|tx| censored.contains(&tx.compute_txid()));
         let height = self.world.chain.height();
@@ -316,6 +326,9 @@ impl Run {
                 self.world.publish_commitments(at);
             }
         }
+        if self.world.seen(LSP) != Some(height) {
+            self.lose(1);
+        }
         self.show_htlcs()?;
         self.world.judge_chain();
         self.world.judge_reservations();
@@ -324,6 +337,20 @@ impl Run {
         }
         self.note_usable();
         Ok(())
+    }
+
+    /// Blocks that do not count for an eviction.
+    fn lose(&mut self, blocks: u32) {
+        let evicts = self.evicts();
+        self.evicted = self.evicted.or(evicts);
+        self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
+    }
+
+    /// The height at which the operator began to evict.
+    pub(super) fn evicts(&self) -> Option<Height> {
+        let engine = self.world.members[LSP].engine.as_ref()?;
+        let factory = engine.factory(self.instance?)?;
+        factory.eviction.as_ref().map(|(height, _)| *height)
     }
 
     /// Which channels clients rely on.

@@ -16,7 +16,8 @@ pub struct Sum {
     blocks: u64,
     htlcs: (u64, u64),
     checks: u64,
-    faults: BTreeMap<Kind, u64>,
+    /// Faults by kind.
+    pub faults: BTreeMap<Kind, u64>,
     ended: BTreeMap<&'static str, u64>,
     /// What was reached.
     pub coverage: Coverage,
@@ -63,7 +64,8 @@ impl fmt::Display for Sum {
         writeln!(f, "steps             {}", self.steps)?;
         writeln!(f, "blocks            {}", self.blocks)?;
         writeln!(f, "htlcs             {} tried, {} moved", self.htlcs.0, self.htlcs.1)?;
-        writeln!(f, "consensus checks  {}", self.checks)?;
+        let modelled = if cfg!(feature = "modelled-signatures") { " (modelled)" } else { "" };
+        writeln!(f, "consensus checks  {}{modelled}", self.checks)?;
         let faults: Vec<String> =
             self.faults.iter().map(|(kind, count)| format!("{} {count}", kind.name())).collect();
         writeln!(f, "faults            {}", faults.join(", "))?;

@@ -3,7 +3,7 @@
 use crate::lab::LabError;
 use crate::lab::chain::Block as Mined;
 use crate::protocol::{Block, Engine, Input};
-use crate::types::{Height, Transaction, Txid};
+use crate::types::{Height, Transaction};
 
 use super::{Fed, World};
 
@@ -13,11 +13,7 @@ fn watched_of(engine: &Engine, block: &Mined) -> Vec<Transaction> {
         return vec![];
     }
     let watched = engine.watched();
-    let matters = |(tx, txid): &(&Transaction, &Txid)| {
-        watched.txids.contains(*txid)
-            || tx.input.iter().any(|input| watched.outpoints.contains(&input.previous_output))
-    };
-    block.txs.iter().zip(&block.txids).filter(matters).map(|(tx, _)| tx.clone()).collect()
+    block.txs.iter().filter(|tx| watched.concerns(tx)).cloned().collect()
 }
 
 impl World {

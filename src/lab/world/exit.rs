@@ -132,19 +132,20 @@ impl World {
                 if tx.input.len() > 1 {
                     // An anchor: it went into its child's fee.
                     let anchor =
-                        self.output(outpoint).ok_or_else(|| error("an output has no transaction"))?;
+                        self.output_of(outpoint).ok_or_else(|| error("an output has no transaction"))?;
                     account.fees += anchor.value;
                     continue;
                 }
                 // Everything else below a factory has one input.
-                let prevout = self.output(outpoint).ok_or_else(|| error("an output has no transaction"))?;
+                let prevout =
+                    self.output_of(outpoint).ok_or_else(|| error("an output has no transaction"))?;
                 let fee = fee_of(tx, &[prevout]).ok_or_else(|| error("more out than in"))?;
                 account.fees += fee;
                 let txid = tx.compute_txid();
                 open.extend((0..).zip(&tx.output).map(|(vout, _)| OutPoint { txid, vout }));
                 continue;
             }
-            let output = self.output(outpoint).ok_or_else(|| error("an output has no transaction"))?;
+            let output = self.output_of(outpoint).ok_or_else(|| error("an output has no transaction"))?;
             match scripts.get(&output.script_pubkey) {
                 Some(member) => *account.wallets.entry(*member).or_insert(Amount::ZERO) += output.value,
                 None if output.script_pubkey == anchor_script() => account.anchors += output.value,
@@ -156,7 +157,7 @@ impl World {
         Ok(account)
     }
 
-    fn output(&self, outpoint: OutPoint) -> Option<bitcoin::TxOut> {
+    pub(super) fn output_of(&self, outpoint: OutPoint) -> Option<bitcoin::TxOut> {
         let (_, tx) = self.chain.confirmed(outpoint.txid)?;
         tx.output.get(usize::try_from(outpoint.vout).ok()?).cloned()
     }

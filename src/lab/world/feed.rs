@@ -17,6 +17,8 @@ impl World {
         if !self.check_recovery {
             return Ok(());
         }
+        let unreadable =
+            |why: &dyn std::fmt::Display| error(format!("S10: member {at} can't read its records: {why}"));
         let Some(mut shadow) = self.members[at].shadow.take() else {
             self.members[at].shadow = Some(self.rebuild(at)?);
             return Ok(());
@@ -29,7 +31,8 @@ impl World {
             // From the store's own bytes: what is read must be what was written.
             let records = self.members[at].store.records(instance);
             for record in &records[records.len().saturating_sub(new)..] {
-                shadow.load(instance, [decode_record(record).map_err(error)?]).map_err(error)?;
+                let record = decode_record(record).map_err(|why| unreadable(&why))?;
+                shadow.load(instance, [record]).map_err(|why| unreadable(&why))?;
             }
         }
         self.members[at].shadow = Some(shadow);

@@ -1,10 +1,11 @@
 //! What the judge asks of a world: of a member's records when they become durable, and of everybody
 //! after each block.
 
-use bitcoin::Txid;
+use bitcoin::{Amount, Txid};
 
+use crate::lab::chain::fee_of;
 use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Role};
+use crate::protocol::{BURIED, Factory, Purpose, Role, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
 use crate::tx::musig::PublicKey;
@@ -183,6 +184,11 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
+                if factory.role == Role::Lsp {
+                    found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
+                }
             }
         }
         self.judge.violations.extend(found);
@@ -240,6 +246,85 @@ impl World {
         }
         Ok(())
     }
+}
+
+impl World {
+    /// Each line of a factory's account is what the chain says, and together they are the funding.
+    fn accounts(&self, factory: &Factory) -> Result<(), String> {
+        let Some(statement) = statement(factory) else { return Ok(()) };
+        let mut sum = Amount::ZERO;
+        for line in &statement.lines {
+            sum += line.amount;
+            let (_, tx) =
+                self.chain.confirmed(line.txid).ok_or("it names a transaction that is not on chain")?;
+            let vout = line.vout.and_then(|vout| usize::try_from(vout).ok());
+            let output = vout.and_then(|vout| tx.output.get(vout)).map(|output| output.value);
+            if line.vout.is_some() && output != Some(line.amount) {
+                return Err(format!("{line:?} is {output:?} on chain"));
+            }
+            let coin = line.vout.map(|vout| bitcoin::OutPoint { txid: line.txid, vout });
+            if let (Purpose::Unspent(_), Some(coin)) = (&line.purpose, coin)
+                && self.chain.coin(coin).is_none()
+            {
+                return Err(format!("{line:?} is spent"));
+            }
+            if let Purpose::Fee(_) = line.purpose {
+                let prevouts: Option<Vec<_>> =
+                    tx.input.iter().map(|input| self.output_of(input.previous_output)).collect();
+                let fee = prevouts.and_then(|prevouts| fee_of(tx, &prevouts));
+                if fee != Some(line.amount) {
+                    return Err(format!("{line:?} is {fee:?} on chain"));
+                }
+            }
+        }
+        match (statement.problem, sum == factory.layout.funding_value()) {
+            (None, true) => Ok(()),
+            (problem, _) => Err(format!("{sum} of {}: {problem:?}", factory.layout.funding_value())),
+        }
+    }
+
+    /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
+    /// that of the stock beside it, is on the way.
+    fn evicts(&self, factory: &Factory) -> Result<(), String> {
+        if factory.funding_height().is_none() {
+            return Ok(());
+        }
+        let terms = &factory.terms;
+        let stock = match terms.stock.to_sat() {
+            0 => 0,
+            _ => u32::from(terms.stock_csv) + u32::from(terms.confirm_blocks),
+        };
+        for client in 0..terms.clients() {
+            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock);
+            if self.chain.height() >= begin && !factory.is_leaving(client) {
+                return Err(format!(
+                    "S21: client {client} has to be on its way out from {begin} on, and is not"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// S21, S26: stock on chain is taken as soon as that is possible.
+    fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
+        let Some(tree) = &factory.tree else { return Ok(()) };
+        let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+        for outpoint in coins.filter_map(|(coin, _)| tree.coin_outpoint(coin)) {
+            let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
+            let next = self.chain.height().saturating_add(1);
+            // The wallet has to be asked for a script first, and may have been down.
+            let asked = u32::from(factory.stock_payout.is_none()) * 4;
+            let ripe = next >= at + u32::from(factory.terms.stock_csv) + asked;
+            if ripe && self.chain.mempool().iter().all(|tx| !spends(tx, outpoint)) {
+                return Err(format!("S26: stock {outpoint} could be taken home, and is not"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn spends(tx: &bitcoin::Transaction, outpoint: bitcoin::OutPoint) -> bool {
+    tx.input.iter().any(|input| input.previous_output == outpoint)
 }
 
 /// `blocks_early` of a client, from the terms alone: relative locks, confirmations, margin.

@@ -1,12 +1,13 @@
 //! A node whose database comes back from an older copy (S9): lightningd's own tables and the plugin's
 //! records are one database, so that both are as old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
 
 use crate::lab::LabError;
 use crate::lab::node::Channel;
+use crate::lab::rng::Rng;
 use crate::lab::store::Store;
 use crate::types::{ChannelId, Height};
 
@@ -18,7 +19,9 @@ pub struct Backup {
     store: Store,
     view: Vec<(Height, BlockHash)>,
     channels: BTreeMap<ChannelId, Channel>,
-    reserved: std::collections::BTreeSet<OutPoint>,
+    reserved: BTreeSet<OutPoint>,
+    /// Wallet and channel keys follow from indices in the database: the same come again.
+    rng: Rng,
 }
 
 impl World {
@@ -30,6 +33,7 @@ impl World {
             view: member.view.clone(),
             channels: member.lightningd.channels.clone(),
             reserved: member.lightningd.reserved.clone(),
+            rng: member.lightningd.rng.clone(),
         }
     }
 
@@ -47,6 +51,7 @@ impl World {
         member.store = older.store;
         member.view = older.view;
         member.lightningd.reserved = older.reserved;
+        member.lightningd.rng = older.rng;
         member.restored = true;
         for (channel_id, newer) in newer {
             let known = self.members[at].lightningd.channels.get_mut(&channel_id);

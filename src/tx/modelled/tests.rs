@@ -1,4 +1,4 @@
-//! `cargo test --features modelled-signatures --lib modelled`
+//! `cargo test -p cln-factory --features modelled-signatures --lib modelled`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -21,7 +21,8 @@ fn session(members: u8) -> Session {
 fn partials(session: &mut Session, sighash: [u8; 32]) -> (Round, Vec<PartialSig>) {
     let checked: Vec<_> = session.public.iter().map(|nonce| nonce.checked().unwrap()).collect();
     let (sum, round) = Round::start(&session.agg, &checked, &sighash).unwrap();
-    assert_eq!(Round::new(&session.agg, &sum, &sighash).unwrap().nonce, round.nonce);
+    let again = Round::new(&session.agg, &sum, &sighash).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{round:?}"));
     let nonces = std::mem::take(&mut session.secret);
     let sign = |(key, nonce)| round.sign(key, nonce, &session.agg).unwrap();
     (round, session.keys.iter().zip(nonces).map(sign).collect())

@@ -1,0 +1,111 @@
+//! `factory-evict`.
+
+use bitcoin::hex::FromHex;
+use serde_json::{Value, json};
+
+use crate::protocol::{
+    Command as EngineCommand, Eviction, Factory, Input, State as FactoryState, evictable, eviction,
+};
+use crate::terms::ClientIndex;
+use crate::types::{Height, InstanceId, NodeId};
+
+use super::super::error::Fault;
+use super::super::params::{Parameter, Params};
+use super::super::state::State;
+use super::planning::{list, parse_feerate};
+use super::{Command, exit, factory};
+
+/// For the manifest.
+pub const COMMAND: Command = Command {
+    name: "factory-evict",
+    usage: "factory_instance [clients] [dry_run] [feerate]",
+    description: "Operator: put the channels of these clients (or of all that are still in) on chain by \
+                  themselves, where they go on",
+};
+
+/// Runs the command.
+pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+    let mut params = Params::new(&["factory_instance", "clients", "dry_run", "feerate"], &params)?;
+    let instance: InstanceId = params.required("factory_instance")?;
+    let wanted: Vec<Value> = match params.optional::<Value>("clients")? {
+        Some(clients) => list(clients)?,
+        None => vec![],
+    };
+    let dry_run = params.optional("dry_run")?.unwrap_or(false);
+    let feerate = match params.optional::<Value>("feerate")? {
+        Some(feerate) => Some(parse_feerate(&state, &feerate).await?),
+        None => None,
+    };
+    let (before, height) = factory(&state, instance).await?;
+    let named: Vec<ClientIndex> =
+        wanted.iter().map(|value| place(&before, value)).collect::<Result<_, _>>()?;
+    let mut clients = evictable(&before, &named, height)?;
+    if !dry_run {
+        let command = EngineCommand::Evict { instance, clients: named.clone() };
+        state.runtime.ask(Input::Command(command)).await?;
+    }
+    let (factory, height) = factory(&state, instance).await?;
+    if clients.is_empty() {
+        // Already under way: say how far it is.
+        clients = factory.evicting.iter().copied().collect();
+    }
+    let feerate = feerate.unwrap_or(factory.terms.tree_feerate);
+    let plan = eviction(&factory, clients);
+    let whole = eviction(&factory, 0..factory.terms.clients());
+    Ok(json!({
+        "factory_instance": instance.to_string(),
+        "state": factory.state(height).name(),
+        "dry_run": dry_run,
+        "clients": plan.clients.iter().map(|client| self::client(&factory, *client)).collect::<Vec<_>>(),
+        "eviction": cost(&plan, &factory, height, feerate),
+        "whole_tree": cost(&whole, &factory, height, feerate),
+        "path": plan.nodes.iter().filter_map(|node| exit::step(&factory, *node)).collect::<Vec<_>>(),
+        "next_action": factory.next_action(height),
+    }))
+}
+
+/// A client by its place, or by its node.
+fn place(factory: &Factory, value: &Value) -> Result<ClientIndex, Fault> {
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    if let Some(client) = number.and_then(|number| ClientIndex::try_from(number).ok()) {
+        return Ok(client);
+    }
+    let node = value.as_str().filter(|text| <[u8; 33]>::from_hex(text).is_ok());
+    let node = node.and_then(|text| NodeId::parse(&text.into()));
+    let found = node.and_then(|node| factory.client_of(node));
+    found.ok_or_else(|| {
+        Fault::parameter(format!(
+            "clients: {value} is neither a client's number nor the id of a client's node"
+        ))
+    })
+}
+
+fn client(factory: &Factory, client: ClientIndex) -> Value {
+    let mut object = json!({"client": client, "latest_block": factory.eviction_height(client)});
+    if let Some(node) = factory.node_of(client) {
+        object["id"] = node.to_string().into();
+    }
+    object
+}
+
+/// vB, what they carry, what is missing at a feerate (sat/kw), and when it would be over.
+fn cost(plan: &Eviction, factory: &Factory, height: Height, feerate: u32) -> Value {
+    let wanted = plan.vbytes.saturating_mul(4).saturating_mul(u64::from(feerate)).div_ceil(1000);
+    let blocks =
+        plan.clients.iter().map(|client| factory.layout.exit_cost(*client).blocks).max().unwrap_or(0);
+    let begin = if factory.state(height) == FactoryState::Funding {
+        height.saturating_add(u32::from(factory.terms.funding_confirmations))
+    } else {
+        height
+    };
+    json!({
+        "transactions": plan.nodes.len(),
+        "vbytes": plan.vbytes,
+        "fee_sat": plan.fees.to_sat(),
+        "feerate_perkw": feerate,
+        "extra_fee_sat": wanted.saturating_sub(plan.fees.to_sat()),
+        "begin_block": begin,
+        "latest_block": plan.latest,
+        "end_block": begin.saturating_add(blocks),
+    })
+}

@@ -1,0 +1,58 @@
+//! After the leaf: lightningd runs the channel's end. When it is done with every channel of ours, and
+//! nothing of the factory's own is left to take, the factory is closed.
+
+use std::collections::HashSet;
+
+use crate::protocol::Engine;
+use crate::protocol::draft::Draft;
+use crate::protocol::event::ChannelResolved;
+use crate::protocol::factory::{Factory, Role};
+use crate::protocol::io::Level;
+use crate::terms::ClientIndex;
+use crate::tx::layout::Role as SpendRole;
+use crate::types::{ChannelId, Height};
+
+use super::{BURIED, own_clients, stock::open_stock};
+
+impl Engine {
+    /// lightningd forgets a channel once everything that it paid is settled for good, 100 blocks deep.
+    pub(in crate::protocol) fn on_channels(&self, d: &mut Draft<'_>, open: &[ChannelId]) {
+        let open: HashSet<&ChannelId> = open.iter().collect();
+        for factory in self.factories.values().filter(|factory| factory.confirmed.len() > 1) {
+            for client in own_clients(factory) {
+                let Some(channel_id) = factory.channels.get(&client) else { continue };
+                let out = factory.leaf_height(client).is_some() && factory.checked.contains(&client);
+                if out && !open.contains(channel_id) && !factory.resolved.contains(&client) {
+                    let text =
+                        format!("{}: lightningd is done with client {client}'s channel", factory.instance);
+                    d.log(Level::Info, text);
+                    d.event(factory.instance, ChannelResolved { client });
+                }
+            }
+        }
+    }
+}
+
+impl Factory {
+    /// The height at which a distribution paid this client its channel.
+    pub fn paid_out(&self, client: ClientIndex) -> Option<Height> {
+        let spends = self.spent.iter().filter_map(|(outpoint, txid)| {
+            let id = self.session_of(*outpoint, *txid)?;
+            let coin = self.layout.coin(id.coin)?;
+            let pays = id.role == SpendRole::Distribution && !coin.stock && coin.clients.contains(&client);
+            pays.then(|| self.confirmed.get(txid).copied())?
+        });
+        spends.min()
+    }
+
+    /// Whether nothing of this node's is left in the factory, for good.
+    pub(in crate::protocol) fn is_over(&self, height: Height) -> bool {
+        let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
+        let settled = |client: ClientIndex| {
+            self.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
+        };
+        // What is left of the stock is L's to take, or the clients' after the timeout.
+        let no_stock = || self.role != Role::Lsp || open_stock(self).next().is_none();
+        self.confirmed.len() > 1 && own_clients(self).all(settled) && no_stock()
+    }
+}

@@ -1,0 +1,156 @@
+//! L's stock: once a leaf is on chain, its stock outputs are L's alone after their CSV.
+//!
+//! From the timeout on the clients' distribution may take it as well: whoever confirms first has it.
+
+use std::borrow::Cow;
+
+use bitcoin::hashes::Hash;
+use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
+use bitcoin::taproot::{LeafVersion, TapLeafHash};
+use bitcoin::transaction::Version;
+use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness, absolute::LockTime};
+
+use crate::planted::{Bug, planted};
+use crate::protocol::Engine;
+use crate::protocol::draft::Draft;
+use crate::protocol::event::StockPayout;
+use crate::protocol::factory::{Factory, Role};
+use crate::protocol::io::{Effect, Level};
+use crate::tx::layout::{CoinIndex, Role as SpendRole, SessionId};
+use crate::tx::musig::sign_alone;
+use crate::tx::scripts::{DUST, StockSpend};
+use crate::types::{Amount, Height, InstanceId, Transaction};
+
+use super::{change, unspent};
+
+/// A stock output on chain that nobody has spent.
+pub(super) struct OpenStock {
+    pub(super) coin: CoinIndex,
+    /// First block that may have L's own spend.
+    pub(super) matures: Height,
+}
+
+/// Stock outputs on chain that nobody has spent. Sales, once there are any, spend the output with
+/// their own transactions: what is left of it is then the last sale's.
+pub(super) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
+    let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+    coins.filter_map(|(coin, _)| {
+        let outpoint = factory.tree.as_ref()?.coin_outpoint(coin)?;
+        let confirmed = unspent(factory, outpoint)?;
+        Some(OpenStock { coin, matures: confirmed.saturating_add(u32::from(factory.terms.stock_csv)) })
+    })
+}
+
+impl Engine {
+    /// What stock transactions pay, sat/kw.
+    fn stock_feerate(&self) -> u32 {
+        self.config.stock_feerate
+    }
+
+    /// Takes what is ours by now; again at every block until it confirms (S26).
+    pub(super) fn take_stock(&self, d: &mut Draft<'_>, factory: &Factory) {
+        if factory.role != Role::Lsp || factory.confirmed.len() < 2 || planted(Bug::StockLeft) {
+            return;
+        }
+        let open: Vec<OpenStock> = open_stock(factory).collect();
+        let Some(script) = &factory.stock_payout else {
+            if !open.is_empty() {
+                d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.attempt });
+            }
+            return;
+        };
+        let next = d.height.saturating_add(1);
+        for stock in open.iter().filter(|stock| stock.matures <= next) {
+            match self.stock_tx(factory, stock.coin, script) {
+                Ok(tx) => {
+                    let what = format!("our own spend of stock coin {}", stock.coin);
+                    d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
+                }
+                // S26: reported once, at the block in which it could first have been taken.
+                Err(why) if stock.matures == next => {
+                    d.log(Level::Unusual, format!("{}: stock coin {}: {why}", factory.instance, stock.coin));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(in crate::protocol) fn on_stock_payout(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        result: Result<ScriptBuf, String>,
+    ) {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.role == Role::Lsp) else {
+            return;
+        };
+        match result {
+            Ok(script) if factory.stock_payout.is_none() => {
+                let mut after = Cow::Borrowed(factory);
+                change(d, &mut after, StockPayout { script });
+                self.take_stock(d, &after);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                // Asked again at the next block.
+                d.log(Level::Unusual, format!("{instance}: the wallet has no script for stock: {error}"));
+            }
+        }
+    }
+
+    /// L's own spend of a stock output, signed.
+    fn stock_tx(
+        &self,
+        factory: &Factory,
+        coin: CoinIndex,
+        script: &ScriptBuf,
+    ) -> Result<Transaction, String> {
+        let tree = factory.tree.as_ref().ok_or("there is no tree")?;
+        let spend = tree.stock_script(coin).ok_or("it is no stock coin")?;
+        let outpoint = tree.coin_outpoint(coin).ok_or("it has no place")?;
+        let session = tree.session(SessionId { coin, role: SpendRole::Distribution });
+        let prevout = session.map(|session| session.prevout.clone()).ok_or("it has no output")?;
+        let input = TxIn {
+            previous_output: outpoint,
+            script_sig: ScriptBuf::new(),
+            // Of version 2 and replaceable: its fee may have to be raised.
+            sequence: Sequence::from_height(factory.terms.stock_csv),
+            witness: witness(&[0; 64], &spend),
+        };
+        let output = TxOut { value: prevout.value, script_pubkey: script.clone() };
+        let mut tx = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![input],
+            output: vec![output],
+        };
+        let fee = u64::from(self.stock_feerate()).saturating_mul(tx.weight().to_wu()).div_ceil(1000);
+        let value = prevout.value.checked_sub(Amount::from_sat(fee)).filter(|value| *value >= DUST);
+        let value =
+            value.ok_or_else(|| format!("its {} are not worth the fee of {fee} sat", prevout.value))?;
+        if let Some(output) = tx.output.first_mut() {
+            output.value = value;
+        }
+        let leaf = TapLeafHash::from_script(&spend.script, LeafVersion::TapScript);
+        let sighash = SighashCache::new(&tx)
+            .taproot_script_spend_signature_hash(
+                0,
+                &Prevouts::All(&[&prevout]),
+                leaf,
+                TapSighashType::Default,
+            )
+            .map_err(|error| error.to_string())?
+            .to_byte_array();
+        let key = self.factory_key(factory.instance, factory.attempt);
+        // The message decides the nonce; without fresh randomness the same transaction is made again.
+        let signature = sign_alone(&key, &sighash, [0; 32]);
+        if let Some(input) = tx.input.first_mut() {
+            input.witness = witness(&signature, &spend);
+        }
+        Ok(tx)
+    }
+}
+
+fn witness(signature: &[u8; 64], spend: &StockSpend) -> Witness {
+    Witness::from_slice(&[signature.as_slice(), spend.script.as_bytes(), &spend.control_block])
+}
