@@ -149,7 +149,8 @@ impl World {
             let path = u64::try_from(factory.layout.path(client).len()).ok()?;
             Some(Amount::from_sat((msat / 1000).checked_div(path)?))
         };
-        factory.exiting.iter().filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)
+        let leaving = factory.exiting.iter().chain(&factory.evicting);
+        leaving.filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)
     }
 
     /// S27: no coin stays reserved for a child that can't be needed any more.
