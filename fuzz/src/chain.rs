@@ -118,6 +118,8 @@ fn follow(options: u8, backend: impl Fn(&Node) -> Backend) {
             match follower.advance(&rpc, &taker).await {
                 Ok(()) => {}
                 Err(Interrupted::Backend(error)) => assert!(!error.to_string().is_empty()),
+                // A pruned node: what it doesn't give is asked for again.
+                Err(Interrupted::Missing(height)) => assert!(height >= START),
                 Err(error) => panic!("{error}"),
             }
             if let Backend::Blocks(_, shown) = &*rpc.0 {

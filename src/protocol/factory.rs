@@ -541,53 +541,6 @@ impl Factory {
     pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
         &self.signed_for
     }
-
-    /// What happens next, and who has to do it: for people.
-    pub fn next_action(&self, height: Height) -> String {
-        match self.state(height) {
-            State::Invited => "accept or decline: factory-accept, factory-decline".into(),
-            State::Joining => "members send their keys and nonces".into(),
-            State::Signing => "members send their partial signatures".into(),
-            State::Storing => "members store the finished signatures".into(),
-            State::Opening => "lightningd commits the channels, clients check them".into(),
-            State::Funding => match self.funding_height() {
-                None => "wait for the funding transaction to confirm".into(),
-                Some(funded) => format!(
-                    "channels become usable at height {}",
-                    funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
-                ),
-            },
-            State::Active | State::Dying if self.role == Role::Lsp => match self.next_eviction() {
-                Some(at) => format!("from height {at} on this node evicts whoever is still in, by itself"),
-                None => "this node publishes what is left of the tree".into(),
-            },
-            State::Active if self.is_partly_exited() => {
-                "part of the tree is on chain; the channel goes on, nothing has to be done".into()
-            }
-            State::Active => format!(
-                "nothing to do before the dying period at height {}",
-                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
-            ),
-            State::Dying if height >= self.terms.timeout_height => {
-                "this node publishes the distribution, which pays its whole capacity".into()
-            }
-            State::Dying => {
-                format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
-            }
-            State::Exiting => {
-                "this node publishes its path; each transaction waits for the one before".into()
-            }
-            State::Exited if self.next_stock().is_some() => {
-                format!("this node takes its stock from height {} on", self.next_stock().unwrap_or(height))
-            }
-            State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
-            State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
-            State::Distributed => "nothing: the distribution transaction has paid".into(),
-            State::Closed => "nothing: every channel of this node is settled on chain".into(),
-            State::Declined => "nothing".into(),
-            State::Aborted => "nothing; kept until its funding can never confirm".into(),
-        }
-    }
 }
 
 /// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes). Aggregates the

@@ -24,6 +24,7 @@ mod apply;
 mod book;
 mod client;
 mod lsp;
+mod lsp_signing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
