@@ -99,3 +99,29 @@ fn each_transition_is_told_once() {
                   funding -> active";
     assert_eq!(told(1).join(", "), client);
 }
+
+/// S25, S27: of several transactions in one block each is noted, with what it spends.
+#[test]
+fn a_whole_path_in_one_block() {
+    let mut world = World::new(75, 8).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    for at in [LSP, 1] {
+        let before = factory(&world, at, instance);
+        let tree = before.tree.clone().unwrap();
+        let path = before.layout.path(0);
+        assert!(path.len() > 1);
+        let txs: Vec<Transaction> = path.iter().map(|node| tree.node_tx(*node).unwrap().clone()).collect();
+        let height = world.chain.height() + 1;
+        let hash = bitcoin::BlockHash::all_zeros();
+        world.feed(at, Input::Block(Block { height, hash, txs: txs.clone() })).unwrap();
+        let after = factory(&world, at, instance);
+        for tx in &txs {
+            assert_eq!(after.confirmed.get(&tx.compute_txid()), Some(&height));
+            assert_eq!(
+                after.spent.get(&tx.input[0].previous_output),
+                Some(&tx.compute_txid()),
+                "member {at}"
+            );
+        }
+    }
+}

@@ -322,3 +322,13 @@ fn a_clients_own_confirmations() {
         assert_eq!(ended == State::Active, joins, "at least {least}: {ended:?}");
     }
 }
+
+/// What people type and read is one set of names.
+#[test]
+fn names_read_back() {
+    for state in State::ALL {
+        assert_eq!(state.name().parse(), Ok(state));
+    }
+    assert!("asleep".parse::<State>().is_err());
+    assert_eq!(Policy::ALL.map(Policy::name), ["never", "ask", "auto"]);
+}

@@ -103,6 +103,9 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
         let tx = now.past()[0].proposal.as_ref().unwrap().funding_tx.clone();
         assert_ne!(before, funding);
 
+        // The two may share coins: the newer funding leaves the chain before the older one can be in it.
+        let funded = now.funding_height().unwrap();
+        world.feed(at, Input::Reorg { height: funded - 1 }).unwrap();
         let height = world.chain.height() + 1;
         let block = Block { height, hash: world.chain.block(height - 1).unwrap().hash, txs: vec![tx] };
         world.feed(at, Input::Block(block)).unwrap();
