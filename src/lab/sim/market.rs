@@ -108,6 +108,8 @@ impl Run {
         }
         if self.world.chain.market.floor > 0 || self.world.members[LSP].lightningd.locked {
             self.fees.hindered = self.fees.hindered.saturating_add(1);
+            // Without packages nobody can get under the mempool's minimum.
+            self.lose(1);
         }
     }
 

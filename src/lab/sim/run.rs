@@ -340,7 +340,7 @@ impl Run {
     }
 
     /// Blocks that do not count for an eviction.
-    fn lose(&mut self, blocks: u32) {
+    pub(super) fn lose(&mut self, blocks: u32) {
         let evicts = self.evicts();
         self.evicted = self.evicted.or(evicts);
         self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
