@@ -117,10 +117,8 @@ fn follow(options: u8, backend: impl Fn(&Node) -> Backend) {
         for _ in 0..3 {
             match follower.advance(&rpc, &taker).await {
                 Ok(()) => {}
-                Err(Interrupted::Backend(error)) => assert!(!error.to_string().is_empty()),
-                // A pruned node: what it doesn't give is asked for again.
-                Err(Interrupted::Missing(height)) => assert!(height >= START),
-                Err(error) => panic!("{error}"),
+                Err(error @ (Interrupted::Sink(_) | Interrupted::Closed)) => panic!("{error}"),
+                Err(error) => assert!(!error.to_string().is_empty()),
             }
             if let Backend::Blocks(_, shown) = &*rpc.0 {
                 shown.lock().unwrap_or_else(PoisonError::into_inner).1 = options & 8 == 0;
