@@ -15,7 +15,7 @@ UNITS = re.compile(r"\b(blocks?|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECA
 # Counts and places: numbers without a unit.
 BARE = {
     "arity", "attempt", "channels", "client", "clients", "clients_per_sub", "coin", "depth", "distributions",
-    "factories", "funding_outnum", "index", "outnum", "sub_factories", "transactions",
+    "factories", "funding_outnum", "index", "outnum", "sale", "sub_factories", "transactions",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 
