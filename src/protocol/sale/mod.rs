@@ -22,6 +22,7 @@
 
 mod apply;
 mod book;
+mod buy;
 mod client;
 mod lsp;
 mod lsp_signing;

@@ -1,0 +1,68 @@
+//! `factory-buy`: what a purchase would be, and the wish that is sent to the operator.
+
+use crate::types::{Amount, Height, InstanceId};
+use crate::wire::message::Buy;
+
+use super::super::Engine;
+use super::super::ceremony::Change;
+use super::super::draft::Draft;
+use super::super::factory::Role;
+use super::super::io::{Answer, Refusal};
+use super::{Purchase, Quote, SaleChange, cooperative, session_count};
+
+impl Engine {
+    /// What a purchase would be, or why there can't be one now. Nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// When this node can't buy, and why.
+    pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
+        let Role::Client { lsp, index } = factory.role else {
+            return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
+        };
+        let coin = factory
+            .layout
+            .stock_coin(index)
+            .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
+        cooperative(factory, coin, height).map_err(Refusal::WrongState)?;
+        if !self.peers.contains(&lsp) {
+            return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
+        }
+        let number = factory.next_sale(coin);
+        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.is_signed());
+        let asked = self.purchases.get(&instance).is_some_and(|purchase| purchase.refused.is_none());
+        if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
+            return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
+        }
+        session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
+        let blocks_early = factory.sale_blocks_early(index, number);
+        Ok(Quote { lsp, attempt: factory.attempt, coin, number, stock, blocks_early })
+    }
+
+    /// `factory-buy`.
+    pub(in super::super) fn buy(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        amount: Amount,
+        max_price_msat: u64,
+    ) -> Result<Answer, Refusal> {
+        let Quote { lsp, attempt, coin, number, .. } = self.quote(instance, amount, d.height)?;
+        let purchase = Purchase {
+            amount,
+            max_price_msat,
+            sales_before: number.saturating_sub(1),
+            refused: None,
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
+        };
+        d.change(Change::Sale(instance, coin, SaleChange::Purchase(Some(purchase))));
+        d.send(lsp, Buy { instance, attempt, amount, max_price_msat });
+        Ok(Answer::Done)
+    }
+
+    /// What became of this node's last `factory-buy`; nothing once it is fulfilled.
+    pub fn purchase(&self, instance: InstanceId) -> Option<&Purchase> {
+        self.purchases.get(&instance)
+    }
+}
