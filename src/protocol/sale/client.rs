@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use bitcoin::secp256k1::{Message as SighashMessage, SECP256K1, schnorr::Signature};
-
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{FactoryKey, new_nonce};
+use crate::tx::musig::{FactoryKey, new_nonce, verify_alone};
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
@@ -369,9 +367,7 @@ impl Engine {
         let key = factory.tree.as_ref().and_then(|tree| tree.output_key(coin));
         let key = key.ok_or_else(|| Fault::stale("the stock has no key"))?;
         for (session, signature) in sold.sale.sessions.iter().zip(&ready.signatures) {
-            let message = SighashMessage::from_digest(session.sighash);
-            let valid = Signature::from_slice(signature)
-                .is_ok_and(|signature| SECP256K1.verify_schnorr(&signature, &message, &key).is_ok());
+            let valid = verify_alone(signature, &session.sighash, &key);
             if !valid {
                 return Err(Fault::peer(format!(
                     "the signature of the {:?} doesn't verify",
