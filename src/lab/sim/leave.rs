@@ -174,7 +174,8 @@ impl Run {
                 return Err(error(format!("S29: member {at} is in a ceremony that never ends")));
             }
         }
-        if self.lsp_state().is_some_and(State::is_creating) {
+        // One that published an attempt's funding that it had given up is where its lie has brought it.
+        if self.world.is_owed(LSP) && self.lsp_state().is_some_and(State::is_creating) {
             return Err(error("S29: the operator waits for nothing"));
         }
         self.ended = match self.lsp_state() {
