@@ -123,9 +123,7 @@ def test_what_a_factory_shows_of_itself(node_factory, bitcoind):
     assert dry["wallet_sat"] > dry["funding_sat"]
     factory = create(lsp, [alice])
     instance = factory["factory_instance"]
-    assert status(lsp)["warnings"] == []
-    # Her wallet is empty: she could not raise the fees of an exit.
-    assert [warning["code"] for warning in status(alice)["warnings"]] == ["reserve"]
+    assert status(lsp)["warnings"] == status(alice)["warnings"] == []
     mine(bitcoind, factory["funding_confirmations"], nodes, wait_for_mempool=factory["funding_txid"])
     for node in nodes:
         wait_for_state(node, "active")
@@ -200,13 +198,12 @@ def test_a_funding_that_does_not_confirm_is_warned_of(node_factory, bitcoind):
         # Empty blocks: the funding stays in the mempool.
         bitcoind.rpc.generateblock(address, [])
     for node in nodes:
-        # A client with an empty wallet could not raise the fees of an exit.
-        reserve = [] if node is lsp else ["reserve"]
-        wait_for(lambda: [w["code"] for w in status(node)["warnings"]] == ["funding_unconfirmed", *reserve])
-        warning = status(node)["warnings"][0]
+        wait_for(lambda: [warning["code"] for warning in status(node)["warnings"]] == ["funding_unconfirmed"])
+        (warning,) = status(node)["warnings"]
         assert factory["funding_txid"] in warning["message"]
         assert warning["factory_instance"] == factory["factory_instance"]
     mine(bitcoind, 3, nodes, wait_for_mempool=factory["funding_txid"])
     for node in nodes:
+        # From now on there is something to leave, and the client's wallet is empty.
         reserve = [] if node is lsp else ["reserve"]
-        wait_for(lambda: [w["code"] for w in status(node)["warnings"]] == reserve)
+        wait_for(lambda: [warning["code"] for warning in status(node)["warnings"]] == reserve)

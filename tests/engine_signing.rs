@@ -103,11 +103,12 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
         let tx = now.past()[0].proposal.as_ref().unwrap().funding_tx.clone();
         assert_ne!(before, funding);
 
-        // The block that funded the third is gone; in its place comes one with the coins' other spend.
-        let height = now.funding_height().unwrap();
-        let hash = world.chain.block(height).unwrap().hash;
-        world.feed(at, Input::Reorg { height: height - 1 }).unwrap();
-        world.feed(at, Input::Block(Block { height, hash, txs: vec![tx] })).unwrap();
+        // The two may share coins: the newer funding leaves the chain before the older one can be in it.
+        let funded = now.funding_height().unwrap();
+        world.feed(at, Input::Reorg { height: funded - 1 }).unwrap();
+        let height = world.chain.height() + 1;
+        let block = Block { height, hash: world.chain.block(height - 1).unwrap().hash, txs: vec![tx] };
+        world.feed(at, Input::Block(block)).unwrap();
         let revived = factory(&world, at, instance);
         assert_eq!((revived.attempt, revived.funding()), (2, Some(funding)));
         assert_eq!(revived.past().iter().map(|past| past.funding()).collect::<Vec<_>>(), [Some(before)]);

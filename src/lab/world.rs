@@ -229,11 +229,13 @@ impl World {
     /// # Errors
     /// When a property is violated.
     pub(in crate::lab) fn start_with(&mut self, at: usize, engine: Engine) -> Result<(), LabError> {
+        let check = self.check_recovery;
         let mut shadow = self.blank(at);
         shadow.load_from(&engine);
         let member = &mut self.members[at];
         member.engine = Some(engine);
-        member.shadow = Some(shadow);
+        // Only as long as it is followed.
+        member.shadow = check.then_some(shadow);
         let channels = member.lightningd.known_channels();
         // The last block again: the engine has no height before its first block.
         let is_known = |(height, hash): &(Height, BlockHash)| {

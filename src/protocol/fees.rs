@@ -413,14 +413,17 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
     }
     let lock = factory.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
     let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));
-    let began = factory.exit.as_ref().map_or(0, |(height, _)| *height);
-    Some(unlocked.max(began))
+    let began = [&factory.exit, &factory.eviction].into_iter().flatten().map(|(height, _)| *height).min();
+    Some(unlocked.max(began.unwrap_or(0)))
 }
 
-/// Clients of this node's that leave through a node.
+/// Clients of this node's that leave through a node, or are made to.
 fn leaving(factory: &Factory, node: NodeIndex) -> impl Iterator<Item = ClientIndex> {
     let below = factory.layout.node(node).map(|node| node.clients.clone()).unwrap_or_default();
-    own_clients(factory).filter(move |client| below.contains(client) && factory.exiting.contains(client))
+    own_clients(factory).filter(move |client| {
+        let leaves = factory.exiting.contains(client) || factory.evicting.contains(client);
+        leaves && below.contains(client)
+    })
 }
 
 /// Blocks that a client's exit takes once a node of its path has confirmed, up to its channel.
@@ -440,11 +443,16 @@ fn at_stake(fees: &Fees, factory: &Factory, session: &Session) -> Amount {
         let outputs = factory.layout.distribution_outputs(session.id.coin);
         return outputs.into_iter().find(|(client, _)| *client == index).map_or(Amount::ZERO, |(_, sat)| sat);
     }
+    // L's stock would go to the clients too, at the timeout.
+    let per_sub = u64::from(factory.terms.shape.leaf.clients_per_sub);
+    let stock = factory.terms.stock.to_sat().checked_div(per_sub).filter(|_| factory.role == Role::Lsp);
+    let stock = Amount::from_sat(stock.unwrap_or(0));
     let of_client = |client: ClientIndex| {
         let capacity = factory.capacity(client);
         let known = factory.channels.get(&client).and_then(|channel| fees.news.stakes.get(channel));
         // An unknown balance counts as all of it.
         let stake = known.map_or(capacity, |stake| (*stake).min(capacity));
+        let stake = stake.checked_add(stock).unwrap_or(stake);
         let path = factory.layout.path(client);
         let left = path.iter().skip_while(|node| **node != session.id.coin).count().max(1);
         Amount::from_sat(stake.to_sat() / u64::try_from(left).unwrap_or(u64::MAX))

@@ -123,7 +123,7 @@ async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, Fault> {
 
 /// What an exit of everything would take, with this factory, and what would be left in the wallet.
 async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, Fault> {
-    let mut reserve = Reserve::now(state).await?;
+    let mut reserve = Reserve::soon(state).await?;
     let layout = &plan.layout;
     let nodes = (0u32..).zip(layout.nodes()).map(|(node, _)| node);
     let new = fees::reserve(layout, nodes, reserve.feerate);

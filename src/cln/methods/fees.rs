@@ -92,10 +92,20 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Of this node now.
+    /// Of every factory whose funding is on chain.
     pub async fn now(state: &State) -> Result<Self, Fault> {
+        Self::of(state, |factory| factory.funding_height().is_some()).await
+    }
+
+    /// With those that are still being created.
+    pub async fn soon(state: &State) -> Result<Self, Fault> {
+        Self::of(state, |_| true).await
+    }
+
+    async fn of(state: &State, counts: fn(&Factory) -> bool) -> Result<Self, Fault> {
         let feerate = state.config.reserve_feerate;
-        let needed = state.runtime.read(move |engine, height| needed(engine, height, feerate)).await?;
+        let look = move |engine: &Engine, height| needed(engine, height, feerate, counts);
+        let needed = state.runtime.read(look).await?;
         let wallet = wallet::spendable(&state.rpc).await?;
         Ok(Self { feerate, needed, wallet })
     }
@@ -135,7 +145,7 @@ impl Reserve {
 }
 
 /// Of every factory that there is something to leave.
-fn needed(engine: &Engine, height: Height, feerate: u32) -> Amount {
+fn needed(engine: &Engine, height: Height, feerate: u32, counts: fn(&Factory) -> bool) -> Amount {
     let at_risk = |factory: &&Factory| {
         let state = factory.state(height);
         let over = matches!(
@@ -148,6 +158,10 @@ fn needed(engine: &Engine, height: Height, feerate: u32) -> Amount {
         );
         !over
     };
-    let costs = engine.factories().filter(at_risk).map(|factory| factory.exit_reserve(feerate));
+    let costs = engine
+        .factories()
+        .filter(at_risk)
+        .filter(|factory| counts(factory))
+        .map(|factory| factory.exit_reserve(feerate));
     costs.fold(Amount::ZERO, |sum, cost| sum.checked_add(cost).unwrap_or(Amount::MAX_MONEY))
 }

@@ -105,11 +105,11 @@ impl Lightningd {
         }
     }
 
-    /// Coins that stay reserved for a child although it can't be needed: its parent's input is spent, and
-    /// nothing spends them.
-    pub fn leaked(&self, chain: &Chain) -> Vec<OutPoint> {
+    /// Coins that stay reserved for a child although it can't be needed: its parent can't come any more
+    /// (`may_come`), and nothing spends them.
+    pub fn leaked(&self, chain: &Chain, may_come: impl Fn(Txid) -> bool) -> Vec<OutPoint> {
         let over = |parent: &Txid, child: &Child| {
-            let waits = chain.waiting(*parent).is_some();
+            let waits = may_come(*parent) || chain.waiting(*parent).is_some();
             let here = child.coins.iter().all(|coin| chain.coin(coin.outpoint).is_some());
             !waits && here && is_over(chain, child)
         };

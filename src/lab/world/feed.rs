@@ -15,6 +15,7 @@ impl World {
     /// Takes one more record into the engine that stands for the store.
     fn follow(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<(), LabError> {
         if !self.check_recovery {
+            self.members[at].shadow = None;
             return Ok(());
         }
         let unreadable =

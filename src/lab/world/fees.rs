@@ -149,16 +149,24 @@ impl World {
             let path = u64::try_from(factory.layout.path(client).len()).ok()?;
             Some(Amount::from_sat((msat / 1000).checked_div(path)?))
         };
-        factory.exiting.iter().filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)
+        let leaving = factory.exiting.iter().chain(&factory.evicting);
+        leaving.filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)
     }
 
     /// S27: no coin stays reserved for a child that can't be needed any more.
     pub fn judge_reservations(&mut self) {
         for at in 0..self.members.len() {
             let member = &self.members[at];
-            let settled = member.engine.is_some() && self.seen(at) == Some(self.chain.height());
-            let leaked = member.lightningd.leaked(&self.chain);
-            if settled && !leaked.is_empty() {
+            let Some(engine) = &member.engine else { continue };
+            // What it spends is there: a mempool that lost it may take it again.
+            let may_come = |parent| {
+                let trees = engine.factories().filter_map(|factory| factory.tree.as_ref());
+                let mut sessions = trees.flat_map(|tree| tree.sessions());
+                let session = sessions.find(|session| session.txid == parent);
+                session.is_some_and(|session| self.chain.coin(session.outpoint).is_some())
+            };
+            let leaked = member.lightningd.leaked(&self.chain, may_come);
+            if self.seen(at) == Some(self.chain.height()) && !leaked.is_empty() {
                 self.judge.violations.push(format!("S27: member {at} keeps {leaked:?} reserved for nothing"));
             }
         }

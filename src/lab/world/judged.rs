@@ -219,11 +219,11 @@ impl World {
         let matured = self.chain.height() >= factory.terms.timeout_height;
         let role = match client {
             Some(_) if matured => Spend::Distribution,
-            _ if !factory.exiting.is_empty() => Spend::State,
+            _ if !factory.exiting.is_empty() || !factory.evicting.is_empty() => Spend::State,
             _ => return Ok(()),
         };
-        let leaving =
-            |coin| factory.exiting.iter().any(|client| factory.layout.path(*client).contains(&coin));
+        let leaves = || factory.exiting.iter().chain(&factory.evicting);
+        let leaving = |coin| leaves().any(|client| factory.layout.path(*client).contains(&coin));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
             if role == Spend::State && !leaving(session.id.coin) {
                 continue;
