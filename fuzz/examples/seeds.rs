@@ -143,5 +143,15 @@ fn engine() -> Vec<Vec<u8>> {
         inputs.push(vec![start, 29, 0x10, 0x68, 31, 31, 0x53, 1, 31]);
         inputs.push(vec![start, 27, 0, 2, 28, 1, 1, 0, 2, 0x51, 0x52, 26, 0, 0, 0, 0, 0, 24, 0, 20, 31]);
     }
+    // Fees, reports and evictions, on the way out.
+    for start in 0..4 {
+        inputs.push(vec![
+            start, 12, 0, 31, 0x3e, 0, 2, 1, 0, 0, 1, 0, 5, 2, 0, 0, 4, 0, 1, 0, 0x38, 1, 0, 0, 31, 12, 0,
+        ]);
+        inputs.push(vec![
+            start, 12, 0, 31, 0x58, 0, 0x7e, 2, 0, 4, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 9, 0, 12, 0, 0x7e, 1, 1,
+            31,
+        ]);
+    }
     inputs
 }

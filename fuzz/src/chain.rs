@@ -173,6 +173,8 @@ fn own_blocks(input: &mut Bytes<'_>, node: &Node) -> Vec<String> {
                     if let (Some(coin), Some(spent)) = (input.choose(&watched), tx.input.first_mut()) {
                         spent.previous_output = *coin;
                     }
+                    // No chain takes one that pays more than it spends.
+                    tx.output.iter_mut().for_each(|output| output.value = bitcoin::Amount::from_sat(1));
                     tx.lock_time = bitcoin::absolute::LockTime::from_consensus(input.byte().into());
                     tx
                 }),

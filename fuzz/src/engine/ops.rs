@@ -1,6 +1,7 @@
 //! What one byte does, and what it asks of the bytes after it.
 
 use bitcoin::Witness;
+use cln_factory::protocol::fees::{FeeNews, Feerates, Refused, Report, Trouble};
 use cln_factory::protocol::{
     CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
 };
@@ -73,6 +74,12 @@ pub fn next(world: &mut World, input: &mut Bytes<'_>) {
             let stock = if op & 0x20 == 0 { 20_000 } else { 0 };
             world.create(Profile::ALL[usize::from(op >> 6) % 3], stock);
         }
+        24 if op & 0x20 != 0 => {
+            let count = usize::from(input.byte() % 4);
+            let clients = input.take(count).iter().map(|client| (*client).into()).collect();
+            let instance = instance(world, input);
+            let _ = world.feed(at, Input::Command(Command::Evict { instance, clients }));
+        }
         22..=24 => command(world, at, op, input),
         25 => htlcs(world, at, input),
         26 => open(world, at, input),
@@ -83,6 +90,7 @@ pub fn next(world: &mut World, input: &mut Bytes<'_>) {
             world.height = world.height.saturating_add(u32::from(input.short()) % 5_000);
             world.mine(&|_| true);
         }
+        30 if op & 0x20 != 0 => fees(world, at, input),
         30 => world.now = world.now.saturating_add(u64::from(input.short())),
         _ => {
             for _ in 0..4 {
@@ -140,6 +148,9 @@ fn foreign_spend(world: &mut World, input: &mut Bytes<'_>) {
         spent.previous_output = *coin;
         spent.witness = Witness::new();
     }
+    // No chain takes one that pays more than it spends.
+    tx.input.truncate(1);
+    tx.output.iter_mut().for_each(|output| output.value = Amount::from_sat(1));
     tx.lock_time = bitcoin::absolute::LockTime::from_consensus(input.byte().into());
     world.mempool.insert(0, tx);
     world.mine(&|index| index == 0);
@@ -182,6 +193,41 @@ fn restart(world: &mut World, at: usize, input: &mut Bytes<'_>) {
         let _ = world.feed(peer, Input::PeerUp { peer: id(at) });
         let _ = world.feed(at, Input::PeerUp { peer: id(peer) });
     }
+}
+
+/// What the node says of fees, of a transaction that it was to publish, or of its channels.
+fn fees(world: &mut World, at: usize, input: &mut Bytes<'_>) {
+    let ids: Vec<ChannelId> = world.nodes[at].engine.channel_policies().iter().map(|(id, _)| *id).collect();
+    let news = match input.byte() % 3 {
+        0 => {
+            let estimates = (0..input.byte() % 4).map(|_| (u32::from(input.byte()), input.word())).collect();
+            let feerates = Feerates { floor: u32::from(input.short()), estimates };
+            let stakes = ids.iter().map(|id| (*id, Amount::from_sat(u64::from(input.word())))).collect();
+            Input::Fees(FeeNews { feerates: Some(feerates).filter(|_| input.byte() < 200), stakes })
+        }
+        1 => Input::Channels(ids.into_iter().take(usize::from(input.byte() % 3)).collect()),
+        _ => {
+            let Some(tx) = world.mempool.get(input.below(world.mempool.len())) else { return };
+            let trouble = match input.byte() % 5 {
+                0 => None,
+                1 => Some(Trouble::Parent(Refused::Confirmed)),
+                2 => Some(Trouble::Parent(Refused::MissingInputs)),
+                3 => Some(Trouble::Child(Refused::Conflict(String::new()))),
+                _ => Some(Trouble::Capped(Amount::from_sat(input.word().into()))),
+            };
+            let txid = tx.compute_txid();
+            let target = Some((input.word(), input.word()));
+            let report = Report {
+                instance: instance(world, input),
+                what: String::new(),
+                target,
+                child: None,
+                trouble,
+            };
+            Input::Published { txid, report: Box::new(report) }
+        }
+    };
+    let _ = world.feed(at, news);
 }
 
 fn htlcs(world: &mut World, at: usize, input: &mut Bytes<'_>) {
