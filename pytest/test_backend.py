@@ -94,7 +94,7 @@ def test_bitcoind_goes_away_and_comes_back(node_factory, bitcoind):
     go_away(bitcoind, nodes)
     exit = alice.rpc.call("factory-exit", {"factory_instance": instance})
     txid = exit["path"][0]["txid"]
-    alice.daemon.wait_for_log(f"{instance}: broadcasting .* {txid}: sendrawtransaction")
+    alice.daemon.wait_for_log(f"{instance}: .* {txid}: error: ")
     assert factory_of(alice, instance)["state"] == "exiting"
     come_back(bitcoind, nodes, blocks=1)
     mine(bitcoind, 1, nodes, wait_for_mempool=txid)
