@@ -389,7 +389,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         .into_iter()
         .filter(|session| is_due(factory, *session, height))
         .filter_map(|session| Some((name(factory, session), factory.signed_tx(session)?)));
-    tree.chain(sales::due(factory, height, matured)).collect()
+    tree.chain(sales::due(factory, matured)).collect()
 }
 
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {

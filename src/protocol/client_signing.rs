@@ -39,7 +39,7 @@ impl Engine {
             return Err(Fault::peer("a proposal before its open_channel"));
         }
         let tree = Arc::new(self.rebuild(factory, ceremony, index, &propose)?);
-        let ledger = ledger_entries(&tree);
+        let ledger = ledger_entries(tree.sessions());
         if !planted(Bug::SignTwice) {
             self.ledger.check(&ledger).map_err(Fault::peer)?;
         }
@@ -215,20 +215,7 @@ impl Engine {
                 return;
             }
             Err(CheckFailure::Mismatch(_)) if planted(Bug::UncheckedChannel) => None,
-            Err(CheckFailure::Unavailable(reason)) if self.config.unsafe_skip_funding_check => {
-                d.log(
-                    Level::Unusual,
-                    format!("{instance}: funding script not checked ({reason}), as an unsafe option says"),
-                );
-                None
-            }
-            Err(CheckFailure::Unavailable(reason)) => {
-                Some(format!("this node can't check its channel's funding script: {reason}"))
-            }
-            Err(CheckFailure::Mismatch(reason)) => {
-                d.log(Level::Broken, format!("{instance}: the leaf does not pay our channel: {reason}"));
-                Some(format!("the leaf does not pay our channel: {reason}"))
-            }
+            Err(failure) => self.unchecked(d, instance, "the leaf", failure),
         };
         match failure {
             None => {
@@ -237,6 +224,34 @@ impl Engine {
                 d.send(lsp, checked(factory, channel_id));
             }
             Some(reason) => self.client_gives_up(d, factory, &reason),
+        }
+    }
+
+    /// Why a channel can't be relied on that `what` should pay; nothing if it can all the same.
+    pub(super) fn unchecked(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        what: &str,
+        failure: CheckFailure,
+    ) -> Option<String> {
+        match failure {
+            CheckFailure::NotYet => Some("lightningd has no such channel here".to_owned()),
+            CheckFailure::Unavailable(reason) if self.config.unsafe_skip_funding_check => {
+                d.log(
+                    Level::Unusual,
+                    format!("{instance}: funding script not checked ({reason}), as an unsafe option says"),
+                );
+                None
+            }
+            CheckFailure::Unavailable(reason) => {
+                Some(format!("this node can't check its channel's funding script: {reason}"))
+            }
+            CheckFailure::Mismatch(reason) => {
+                let text = format!("{what} does not pay our channel: {reason}");
+                d.log(Level::Broken, format!("{instance}: {text}"));
+                Some(text)
+            }
         }
     }
 

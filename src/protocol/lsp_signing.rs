@@ -26,13 +26,13 @@ use super::factory::{Factory, build_tree};
 use super::io::{Effect, Level, OpenFailure, PreparedFunding};
 
 /// What is about to be signed, for the ledger.
-pub(super) fn ledger_entries(tree: &Tree) -> Vec<LedgerEntry> {
+pub(super) fn ledger_entries(sessions: &[Session]) -> Vec<LedgerEntry> {
     let entry = |session: &Session| LedgerEntry {
         outpoint: session.outpoint,
         session: session.id,
         sighash: session.sighash,
     };
-    tree.sessions().iter().map(entry).collect()
+    sessions.iter().map(entry).collect()
 }
 
 /// Keys and payout scripts of everybody who has joined.
@@ -79,7 +79,7 @@ impl Engine {
                     return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
                 }
             };
-        let ledger = ledger_entries(&tree);
+        let ledger = ledger_entries(tree.sessions());
         if let Err(error) = self.ledger.check(&ledger) {
             return self.give_up(d, factory, &error.to_string());
         }

@@ -191,7 +191,10 @@ pub fn transcript(instance: InstanceId, attempt: u32, sale: &Sale, nonces: &[Agg
 }
 
 /// What a sale of `amount` leaves; None if it takes everything.
-fn rest(layout: &Layout, stock: Stock, amount: Amount) -> Result<Option<Amount>, SaleError> {
+///
+/// # Errors
+/// When the amount isn't within the stock's [`limits`].
+pub fn rest(layout: &Layout, stock: Stock, amount: Amount) -> Result<Option<Amount>, SaleError> {
     let limits = limits(layout, stock.coin, stock.value);
     let refused = SaleError::Amount { asked: amount, limits };
     if amount < MIN_CHANNEL {

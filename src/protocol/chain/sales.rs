@@ -9,7 +9,7 @@ use crate::protocol::factory::{Factory, Role};
 use crate::protocol::io::{Effect, Level, PendingHtlc};
 use crate::protocol::sale::Sold;
 use crate::terms::ClientIndex;
-use crate::types::{Height, Transaction, Txid};
+use crate::types::{Transaction, Txid};
 
 use super::{change, unspent};
 
@@ -27,13 +27,13 @@ fn wanted(factory: &Factory) -> impl Iterator<Item = &Sold> {
 
 /// Transactions of sales that this node should have in the mempool: as soon as the stock that one
 /// spends is on chain, and before L alone may take that. From the timeout on also what a sale has left.
-pub(super) fn due(factory: &Factory, height: Height, matured: bool) -> Vec<(String, Transaction)> {
+pub(super) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)> {
     let on_chain = |session: &crate::tx::tree::Session| unspent(factory, session.outpoint).is_some();
     let sales = wanted(factory)
         .filter(|sold| sold.sale.sessions.first().is_some_and(on_chain))
         .filter_map(|sold| Some((name(sold), sold.signed_sale()?)));
     let mut due: Vec<_> = sales.collect();
-    if matured && factory.role != Role::Lsp && height >= factory.terms.timeout_height {
+    if matured && factory.role != Role::Lsp {
         let rests = factory.sales.all().filter(|sold| sold.sale.sessions.get(1).is_some_and(on_chain));
         let rest =
             |sold: &Sold| Some((format!("distribution after {}", name(sold)), sold.signed_distribution()?));

@@ -101,8 +101,9 @@ impl Engine {
                 }
             }
             SignSaleAs::Client { lsp, proposal, deadline } => {
-                let salt = salt.map_or_else(Vec::new, |salt| salt.to_vec());
-                let key = FactoryKey::derive_salted(&self.master, instance, attempt, &salt);
+                // Whoever holds a signed factory has signed with this.
+                let Some(salt) = salt else { return };
+                let key = self.client_key(instance, attempt, &salt);
                 let Some(sale) = self.client_sales.get_mut(&(instance, coin)) else { return };
                 let nonces = std::mem::take(&mut sale.nonces);
                 sale.deadline = deadline;

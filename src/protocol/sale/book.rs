@@ -8,7 +8,7 @@ use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
-use super::super::event::{LedgerEntry, SaleOpenAccepted, SaleOpening, SaleSigned, SaleSigning, SaleStored};
+use super::super::event::{SaleOpenAccepted, SaleOpening, SaleSigned, SaleSigning, SaleStored};
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
 
 /// A sale that this node has signed, or was about to.
@@ -76,16 +76,6 @@ impl Sold {
     /// if it leaves nothing.
     pub fn signed_distribution(&self) -> Option<Transaction> {
         self.signed(SpendRole::Distribution)
-    }
-
-    /// What is signed with it, for the ledger.
-    pub(super) fn ledger(sale: &Sale) -> Vec<LedgerEntry> {
-        let entry = |session: &crate::tx::tree::Session| LedgerEntry {
-            outpoint: session.outpoint,
-            session: session.id,
-            sighash: session.sighash,
-        };
-        sale.sessions.iter().map(entry).collect()
     }
 }
 

@@ -48,11 +48,11 @@ impl Engine {
         amount: Amount,
         max_price_msat: u64,
     ) -> Result<Answer, Refusal> {
-        let Quote { lsp, attempt, coin, number, .. } = self.quote(instance, amount, d.height)?;
+        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
         let purchase = Purchase {
+            coin,
             amount,
             max_price_msat,
-            sales_before: number.saturating_sub(1),
             refused: None,
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
         };

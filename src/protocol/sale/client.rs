@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{FactoryKey, new_nonce, verify_alone};
+use crate::tx::musig::{new_nonce, verify_alone};
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
@@ -15,10 +15,11 @@ use crate::wire::message::{
 use super::super::Engine;
 use super::super::ceremony::{Change, ExpectedOpen};
 use super::super::draft::{Draft, Fault, short};
-use super::super::event::{Restored, SaleOpenAccepted, SaleSigned, SaleSigning};
+use super::super::event::{LedgerEntry, Restored, SaleOpenAccepted, SaleSigned};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
-use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, Sold, cooperative, session_count};
+use super::super::lsp_signing::ledger_entries;
+use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, cooperative, session_count};
 
 impl Engine {
     pub(in super::super) fn on_sale_offer(
@@ -75,8 +76,9 @@ impl Engine {
         offer: &SaleOffer,
     ) {
         let Ok(sessions) = session_count(factory, coin, deal.number, deal.amount) else { return };
-        let salt = factory.salt.map_or_else(Vec::new, |salt| salt.to_vec());
-        let key = FactoryKey::derive_salted(&self.master, factory.instance, factory.attempt, &salt);
+        // Whoever holds a signed factory has signed with this.
+        let Some(salt) = factory.salt else { return };
+        let key = self.client_key(factory.instance, factory.attempt, &salt);
         let (nonces, public) = (0..sessions).map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
         let join = SaleJoin {
             instance: factory.instance,
@@ -130,8 +132,7 @@ impl Engine {
         if offer.number == next && factory.sales.of(coin).last().is_some_and(|last| !last.is_signed()) {
             return Err("the sale before isn't finished".into());
         }
-        let sessions = session_count(factory, coin, offer.number, offer.amount)?;
-        debug_assert!(sessions > 0);
+        session_count(factory, coin, offer.number, offer.amount)?;
         let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         if !clients.contains(&offer.buyer) {
             return Err(format!("client {} is not of our sub-factory", offer.buyer));
@@ -253,19 +254,8 @@ impl Engine {
             self.client_sales.iter().find(|((of, _), sale)| *of == instance && sale.deal.number == number);
         let (Some(((_, coin), sale)), Some(factory)) = (found, self.factories.get(&instance)) else { return };
         let Some((script, _)) = &sale.committed else { return };
-        let failure = match result {
-            Ok(()) => None,
-            Err(CheckFailure::NotYet) => Some("lightningd has no such channel here".to_owned()),
-            Err(CheckFailure::Unavailable(_)) if self.config.unsafe_skip_funding_check => None,
-            Err(CheckFailure::Unavailable(reason)) => {
-                Some(format!("this node can't check its channel's funding script: {reason}"))
-            }
-            Err(CheckFailure::Mismatch(reason)) => {
-                d.log(Level::Broken, format!("{instance}: sale {number} does not pay our channel: {reason}"));
-                Some(format!("the sale does not pay our channel: {reason}"))
-            }
-        };
-        match failure {
+        let what = format!("sale {number}");
+        match result.err().and_then(|failure| self.unchecked(d, instance, &what, failure)) {
             None => {
                 d.change(Change::Sale(instance, *coin, SaleChange::Committed(script.clone(), true)));
                 d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number });
@@ -307,7 +297,7 @@ impl Engine {
         if propose.nonces.len() != built.sessions.len() {
             return Err(Fault::peer("its aggregate nonces are not as many as the sale's transactions"));
         }
-        let ledger = Sold::ledger(&built);
+        let ledger = ledger_entries(&built.sessions);
         self.ledger.check(&ledger).map_err(Fault::peer)?;
         self.sign_as_client(d, factory, coin, peer, sale, Arc::new(built), propose, ledger);
         Ok(())
@@ -323,22 +313,10 @@ impl Engine {
         sale: &ClientSale,
         built: Arc<Sale>,
         propose: &SalePropose,
-        ledger: Vec<super::super::event::LedgerEntry>,
+        ledger: Vec<LedgerEntry>,
     ) {
-        let deal = sale.deal;
-        if factory.next_sale(coin) == deal.number {
-            d.event(
-                factory.instance,
-                SaleSigning {
-                    coin,
-                    number: deal.number,
-                    buyer: deal.buyer,
-                    amount: deal.amount,
-                    script: propose.channel_script.clone(),
-                    price_msat: deal.price_msat,
-                    ledger,
-                },
-            );
+        if factory.next_sale(coin) == sale.deal.number {
+            d.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
         }
         let transcript = transcript(factory.instance, factory.attempt, &built, &propose.nonces);
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
@@ -394,14 +372,11 @@ impl Engine {
         message: &SaleAbort,
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
-        let under_way = self
-            .client_sales
-            .get(&(factory.instance, coin))
-            .filter(|sale| sale.deal.number == message.number || message.number == 0);
-        if let Some(sale) = under_way.filter(|_| message.number > 0) {
+        // A `buy` that came to no sale has no number.
+        if message.number == 0 {
+            self.refuse_purchase(d, factory.instance, &message.reason);
+        } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
             self.forget_sale(d, factory, coin, sale, &message.reason);
-        } else if message.number == 0 {
-            self.refuse_purchase(d, factory, coin, &message.reason);
         }
         Ok(())
     }
@@ -439,14 +414,14 @@ impl Engine {
         // What was signed for is taken up again; the wish ends with a sale that nobody signed. Its channel,
         // if there is one, is closed by the operator, who alone knows whether it signed.
         if factory.next_sale(coin) == sale.deal.number {
-            self.refuse_purchase(d, factory, coin, reason);
+            self.refuse_purchase(d, factory.instance, reason);
         }
     }
 
-    fn refuse_purchase(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, reason: &str) {
-        if let Some(purchase) = self.purchases.get(&factory.instance).filter(|wish| wish.refused.is_none()) {
+    fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
+        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.refused.is_none()) {
             let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
-            d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(refused))));
+            d.change(Change::Sale(instance, purchase.coin, SaleChange::Purchase(Some(refused))));
         }
     }
 
@@ -458,11 +433,8 @@ impl Engine {
             }
         }
         for instance in self.purchases.keys() {
-            if let Some(factory) = self.factories.get(instance).filter(|factory| factory.lsp() == peer)
-                && let Role::Client { index, .. } = factory.role
-                && let Some(coin) = factory.layout.stock_coin(index)
-            {
-                self.refuse_purchase(d, factory, coin, "the operator disconnected");
+            if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
+                self.refuse_purchase(d, *instance, "the operator disconnected");
             }
         }
     }
@@ -474,14 +446,8 @@ impl Engine {
             }
         }
         for (instance, purchase) in &self.purchases {
-            if d.now < purchase.deadline || purchase.refused.is_some() {
-                continue;
-            }
-            if let Some(factory) = self.factories.get(instance)
-                && let Role::Client { index, .. } = factory.role
-                && let Some(coin) = factory.layout.stock_coin(index)
-            {
-                self.refuse_purchase(d, factory, coin, "the operator didn't answer in time");
+            if d.now >= purchase.deadline {
+                self.refuse_purchase(d, *instance, "the operator didn't answer in time");
             }
         }
     }

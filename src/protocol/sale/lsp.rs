@@ -22,16 +22,8 @@ impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
         let number = factory.next_sale(coin);
-        // Selling for a price comes with collecting it.
-        let price_msat = 0;
         let checked = self.may_sell(factory, coin, d.height).and_then(|()| {
             session_count(factory, coin, number, buy.amount)?;
-            if price_msat > buy.max_price_msat {
-                return Err(format!(
-                    "the price is {price_msat} msat, above the limit of {}",
-                    buy.max_price_msat
-                ));
-            }
             let away = self.away(factory, coin);
             if away.is_empty() {
                 Ok(())
@@ -44,7 +36,8 @@ impl Engine {
             d.send(peer, refusal(factory, 0, &reason));
             return Ok(());
         }
-        let deal = Deal { number, buyer, amount: buy.amount, price_msat };
+        // For nothing: selling for a price comes with collecting it.
+        let deal = Deal { number, buyer, amount: buy.amount, price_msat: 0 };
         self.offer(d, factory, coin, deal, None);
         Ok(())
     }

@@ -12,9 +12,10 @@ use crate::wire::message::{SalePartialSignatures, SalePropose, SaleStored as Sto
 
 use super::super::Engine;
 use super::super::draft::{Draft, Fault};
-use super::super::event::{SaleSigned, SaleSigning, SaleStored};
+use super::super::event::{SaleSigned, SaleStored};
 use super::super::factory::Factory;
 use super::super::io::Level;
+use super::super::lsp_signing::ledger_entries;
 use super::lsp::{change, send_ready, sub_clients};
 use super::{Deal, LspSale, Rounds, SaleChange, SaleJob, SalePhase, SignSaleAs, Sold};
 
@@ -35,7 +36,7 @@ impl Engine {
             Ok(built) => Arc::new(built),
             Err(error) => return self.drop_sale(d, factory, coin, sale, &error.to_string()),
         };
-        let ledger = Sold::ledger(&built);
+        let ledger = ledger_entries(&built.sessions);
         if let Err(error) = self.ledger.check(&ledger) {
             return self.drop_sale(d, factory, coin, sale, &error.to_string());
         }
@@ -50,18 +51,7 @@ impl Engine {
         };
         let transcript = transcript(factory.instance, factory.attempt, &built, &nonces);
         if factory.next_sale(coin) == deal.number {
-            d.event(
-                factory.instance,
-                SaleSigning {
-                    coin,
-                    number: deal.number,
-                    buyer: deal.buyer,
-                    amount: deal.amount,
-                    script: script.clone(),
-                    price_msat: deal.price_msat,
-                    ledger,
-                },
-            );
+            d.event(factory.instance, deal.signing(coin, script, ledger));
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let role = SignSaleAs::Lsp { nonces: own, rounds, deadline };

@@ -31,15 +31,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::terms::ClientIndex;
-use crate::tx::layout::{CoinIndex, Role as SpendRole, SessionId};
+use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, Round, SecNonce};
-use crate::tx::sale::Sale;
+use crate::tx::sale::{Sale, rest};
 use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
 
 use super::Engine;
 use super::ceremony::ExpectedOpen;
 use super::draft::{Draft, Fault};
+use super::event::{LedgerEntry, SaleSigning};
 use super::factory::{Factory, Role};
 use super::state::State;
 
@@ -67,6 +68,14 @@ pub(super) struct Deal {
     pub(super) buyer: ClientIndex,
     pub(super) amount: Amount,
     pub(super) price_msat: u64,
+}
+
+impl Deal {
+    /// The record that stands before the first partial signature (S8, S10).
+    fn signing(self, coin: CoinIndex, script: &ScriptBuf, ledger: Vec<LedgerEntry>) -> SaleSigning {
+        let Self { number, buyer, amount, price_msat } = self;
+        SaleSigning { coin, number, buyer, amount, script: script.clone(), price_msat, ledger }
+    }
 }
 
 /// L's side of a sale under way.
@@ -105,12 +114,12 @@ pub(super) struct ClientSale {
 /// A client's wish to buy, until it is fulfilled or refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purchase {
+    /// The sub-factory's stock coin.
+    pub coin: CoinIndex,
     /// Capacity of the channel.
     pub amount: Amount,
     /// The most that it may cost, msat.
     pub max_price_msat: u64,
-    /// How many sales the sub-factory had before.
-    pub sales_before: u32,
     /// Why it came to nothing, once that is known.
     pub refused: Option<String>,
     pub(super) deadline: Millis,
@@ -166,25 +175,12 @@ pub(super) enum SaleChange {
     Sign(Box<SaleJob>),
 }
 
-/// How many transactions a sale has.
-fn session_ids(coin: CoinIndex, leaves_rest: bool) -> Vec<SessionId> {
-    let sale = SessionId { coin, role: SpendRole::Sale };
-    let rest = SessionId { coin, role: SpendRole::Distribution };
-    if leaves_rest { vec![sale, rest] } else { vec![sale] }
-}
-
-/// How many sessions a sale of `amount` would have; what is wrong with the amount otherwise.
+/// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
+/// rest. What is wrong with the amount otherwise.
 fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
     let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
-    let limits = crate::tx::sale::limits(&factory.layout, coin, stock.value);
-    let refused = || {
-        let error = crate::tx::sale::SaleError::Amount { asked: amount, limits };
-        error.to_string()
-    };
-    let leaves_rest = limits.everything != Some(amount);
-    let fits = amount >= crate::tx::layout::MIN_CHANNEL
-        && (!leaves_rest || limits.with_rest.is_some_and(|most| amount <= most));
-    if fits { Ok(session_ids(coin, leaves_rest).len()) } else { Err(refused()) }
+    let rest = rest(&factory.layout, stock, amount).map_err(|error| error.to_string())?;
+    Ok(if rest.is_some() { 2 } else { 1 })
 }
 
 /// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
