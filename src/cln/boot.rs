@@ -193,17 +193,25 @@ async fn first_block(
 ) -> Result<Height, CallError> {
     // Without factories, the tip alone: so that its height is known.
     let Some(birth) = scan_from else { return Ok(tip) };
-    let Some((height, hash)) = stored.filter(|(height, _)| *height >= birth) else {
-        return Ok(birth.min(tip));
+    let stored = stored.filter(|(height, _)| *height >= birth);
+    // Handling a block again changes nothing, and tells the engine where it is.
+    let (start, kept) = match stored {
+        None => (birth.min(tip), birth.saturating_sub(1)),
+        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => (height, height),
+        Some((height, _)) => {
+            let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
+            log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
+            (start, start.saturating_sub(1))
+        }
     };
-    if chain::hash_at(&state.rpc, height).await? == Some(hash) {
-        // Handling a block again changes nothing, and tells the engine where it is.
-        return Ok(height);
+    // S25: nobody knows any more whether what confirmed above is still in the chain. The last block may
+    // have been stored, and not yet noted as handled.
+    let confirmed = state.runtime.read(|engine, _| engine.confirmed_to()).await;
+    let confirmed = confirmed.map_err(|refusal| unexpected("height", refusal))?;
+    if confirmed.is_some_and(|confirmed| confirmed > kept) {
+        let reorg = Input::Reorg { height: kept };
+        state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
     }
-    let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
-    log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
-    let reorg = Input::Reorg { height: start.saturating_sub(1) };
-    state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
     Ok(start)
 }
 
