@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
+use cln_factory::cln::dust::DustCap;
 use cln_factory::cln::error::{Fault, INVALID_PARAMS};
+use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
 use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
@@ -83,6 +85,8 @@ impl Plugin {
             runtime: handle,
             outbox: Outbox::new().0,
             channels,
+            dust: DustCap::new(Config::default().dust),
+            holding: Holding::new(Config::default().hold),
             config: Config::default(),
             me: id(MEMBER),
             cltv_final: 18,

@@ -244,6 +244,11 @@ pub(super) enum FeeChange {
 }
 
 impl Fees {
+    /// HTLCs of all channels, as of the last block.
+    pub(super) fn htlcs(&self) -> &[PendingHtlc] {
+        &self.htlcs
+    }
+
     pub(super) fn apply(&mut self, change: FeeChange) {
         match change {
             FeeChange::News(news) => {

@@ -8,6 +8,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::protocol::htlc::SLACK;
 use crate::types::{ChannelId, Height};
 
 use super::super::state::State;
@@ -15,9 +16,6 @@ use super::carry_on;
 
 /// The commands that the hook is called for.
 pub const COMMANDS: [&str; 4] = ["invoice", "sendpay", "sendonion", "injectpaymentonion"];
-
-/// Blocks that may come in before an HTLC is where its expiry is checked.
-const SLACK: u32 = 6;
 
 const INVOICE: &[&str] = &[
     "amount_msat",
