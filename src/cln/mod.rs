@@ -7,8 +7,9 @@
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
-//! - [`client`] the RPC socket
+//! - [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+pub mod bolt12;
 pub mod boot;
 pub mod builder;
 pub mod bump;
