@@ -3,12 +3,13 @@
 //! lightningd says who connects, but not when a channel can be used again: so whoever is waited for is
 //! looked at by one task, often while it is coming and seldom while it is away.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::protocol::hold::{Full, Held, Holds, Limits};
 use crate::protocol::htlc::{Failure, Verdict};
@@ -40,8 +41,6 @@ enum Presence {
 pub struct Holding {
     limits: Limits,
     waiting: Mutex<Waiting>,
-    /// Somebody connected or disconnected.
-    moved: watch::Sender<()>,
     /// A client was looked at.
     seen: watch::Sender<()>,
 }
@@ -51,8 +50,8 @@ struct Waiting {
     holds: Holds,
     /// Channels of clients that were looked at since they last connected or disconnected.
     seen: HashMap<NodeId, HashMap<ChannelId, Presence>>,
-    /// Clients that a task looks after.
-    watched: HashSet<NodeId>,
+    /// Clients that a task looks after, and how to wake it.
+    watched: HashMap<NodeId, Arc<Notify>>,
     /// Counts connections and disconnections: a look that one of them overtook says nothing.
     moves: u64,
 }
@@ -69,8 +68,7 @@ impl Drop for Place<'_> {
 impl Holding {
     /// Nothing yet.
     pub fn new(limits: Limits) -> Self {
-        let (moved, seen) = (watch::Sender::new(()), watch::Sender::new(()));
-        Self { limits, waiting: Mutex::default(), moved, seen }
+        Self { limits, waiting: Mutex::default(), seen: watch::Sender::new(()) }
     }
 
     /// How long HTLCs are held; nothing if they aren't.
@@ -86,8 +84,9 @@ impl Holding {
         let mut waiting = self.lock();
         waiting.moves = waiting.moves.wrapping_add(1);
         waiting.seen.remove(&peer);
-        drop(waiting);
-        self.moved.send_replace(());
+        if let Some(watch) = waiting.watched.get(&peer) {
+            watch.notify_one();
+        }
     }
 
     /// Everything that is held.
@@ -112,7 +111,7 @@ impl Holding {
         // A channel that lightningd doesn't list is one that it has done with.
         let presence = seen.get(&channel).copied().unwrap_or(Presence::Ready);
         // What isn't ready changes without a word: it is known only while somebody looks.
-        (presence == Presence::Ready || waiting.watched.contains(&client)).then_some(presence)
+        (presence == Presence::Ready || waiting.watched.contains_key(&client)).then_some(presence)
     }
 
     async fn presence<C: Call>(&self, rpc: &C, client: NodeId, channel: ChannelId) -> Option<Presence> {
@@ -157,8 +156,15 @@ impl Holding {
         goes_on
     }
 
-    async fn watch_over<C: Call>(&self, rpc: &C, client: NodeId) {
-        let mut moved = self.moved.subscribe();
+    /// What wakes the task that looks after a client; nothing if there is one already.
+    fn begin_watch(&self, client: NodeId) -> Option<Arc<Notify>> {
+        match self.lock().watched.entry(client) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(place) => Some(Arc::clone(place.insert(Arc::default()))),
+        }
+    }
+
+    async fn watch_over<C: Call>(&self, rpc: &C, client: NodeId, moved: Arc<Notify>) {
         while self.goes_on(client) {
             let pause = match self.look(rpc, client).await {
                 Ok(seen) if seen.values().any(|presence| *presence == Presence::Coming) => COMING,
@@ -169,7 +175,7 @@ impl Holding {
                 }
             };
             // Either way it is time for another look.
-            let _ = tokio::time::timeout(pause, moved.changed()).await;
+            let _ = tokio::time::timeout(pause, moved.notified()).await;
         }
     }
 }
@@ -213,9 +219,9 @@ pub async fn wait(
     };
     let (client, amount) = (held.client, held.amount_msat);
     log::info!("holding an HTLC of {amount} msat for {client}, which is not connected");
-    if holding.lock().watched.insert(client) {
+    if let Some(moved) = holding.begin_watch(client) {
         let state = State::clone(state);
-        tokio::spawn(async move { state.holding.watch_over(&state.rpc, client).await });
+        tokio::spawn(async move { state.holding.watch_over(&state.rpc, client, moved).await });
     }
     let (mut seen, mut blocks) = (holding.seen.subscribe(), state.news.subscribe());
     let verdict = loop {
@@ -244,7 +250,6 @@ pub async fn wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     const CHANNEL: ChannelId = ChannelId([5; 32]);
     const CLIENT: NodeId = NodeId([2; 33]);
@@ -306,11 +311,12 @@ mod tests {
             last_height: 100,
         };
         let number = holding.lock().holds.hold(&holding.limits, held, 50).unwrap();
-        holding.lock().watched.insert(CLIENT);
+        let moved = holding.begin_watch(CLIENT).unwrap();
+        assert!(holding.begin_watch(CLIENT).is_none());
         let mut seen = holding.seen.subscribe();
         let watch = tokio::spawn({
             let (holding, fake) = (Arc::clone(&holding), fake.clone());
-            async move { holding.watch_over(&fake, CLIENT).await }
+            async move { holding.watch_over(&fake, CLIENT, moved).await }
         });
         seen.changed().await.unwrap();
         assert_eq!(holding.known(CLIENT, CHANNEL), Some(Presence::Away));
