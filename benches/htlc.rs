@@ -108,7 +108,7 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
 fn request(number: usize, ids: &[ChannelId]) -> Value {
     let (from, to) = (number * 7 % ids.len(), number * 13 % ids.len());
     let expiry = HEIGHT + 400 - u32::from(number % 10 == 9) * 300;
-    let msat = if number % 4 == 0 { 1_000 } else { 10_000_000 };
+    let msat = if number.is_multiple_of(4) { 1_000 } else { 10_000_000 };
     let mut request = json!({
         "onion": {"forward_msat": msat, "outgoing_cltv_value": expiry - 40, "type": "tlv"},
         "htlc": {
@@ -120,7 +120,7 @@ fn request(number: usize, ids: &[ChannelId]) -> Value {
             "payment_hash": "11".repeat(32),
         },
     });
-    if number % 3 != 0 {
+    if !number.is_multiple_of(3) {
         request["forward_to"] = ids[to].to_string().into();
     }
     request

@@ -7,10 +7,15 @@ from harness import (
     channel_with,
     connect_all,
     create_active,
+    fund,
     lsp_options,
     mine,
+    mine_until,
+    onchain_msat,
     only_factory,
+    pay,
     plugin_options,
+    spender,
     state,
     status,
 )
@@ -95,10 +100,10 @@ def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
     mine(bitcoind, 1, nodes)
     create_active(bitcoind, lsp, [alice])
     invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    pay = lsp.rpc.decode(invoice["bolt11"])
+    decoded = lsp.rpc.decode(invoice["bolt11"])
     route = [{"id": alice.info["id"], "channel": channel_with(alice, lsp)["alias"]["remote"],
-              "amount_msat": 50_000_000, "delay": pay["min_final_cltv_expiry"] + 5}]
-    lsp.rpc.sendpay(route, pay["payment_hash"], payment_secret=pay["payment_secret"], bolt11=invoice["bolt11"])
+              "amount_msat": 50_000_000, "delay": decoded["min_final_cltv_expiry"] + 5}]
+    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
     alice.daemon.wait_for_log("holding an HTLC that expires at")
     htlc = channel_with(alice, lsp)["htlcs"][0]
     early = only_factory(alice)["blocks_early"]
@@ -114,3 +119,91 @@ def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
     mine(bitcoind, 1, [alice], wait_for_mempool=1)
     wait_for(lambda: state(alice) == "exited")
     assert bitcoind.rpc.getblockcount() < htlc["expiry"]
+
+
+# S16
+def test_known_preimage_is_claimed_in_time(node_factory, bitcoind):
+    """The operator vanishes before it takes the preimage: alice leaves and claims the HTLC on chain before
+    it expires."""
+    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
+    for node in nodes:
+        fund(bitcoind, node, 2_000_000)
+    connect_all(lsp, [alice])
+    mine(bitcoind, 0, nodes)
+    create_active(bitcoind, lsp, [alice])
+    invoice = alice.rpc.invoice(50_000_000, "held", "held")
+    channel = channel_with(lsp, alice)
+    decoded = lsp.rpc.decode(invoice["bolt11"])
+    route = [{"id": alice.info["id"], "channel": channel["alias"]["local"], "amount_msat": 50_000_000,
+              "delay": decoded["min_final_cltv_expiry"] + 5}]
+    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
+    alice.daemon.wait_for_log("holding an HTLC that expires at")
+    expiry = channel_with(alice, lsp)["htlcs"][0]["expiry"]
+    lsp.stop()
+    # Asked again after a restart, alice knows that it is hers.
+    alice.stop()
+    alice.daemon.opts["plugin"] = plugin_options()["plugin"]
+    alice.start()
+    wait_for(lambda: alice.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
+    mine(bitcoind, 0, [alice])
+
+    factory = only_factory(alice)
+    deadline = expiry - factory["blocks_early"]
+    mine(bitcoind, deadline - 1 - bitcoind.rpc.getblockcount(), [alice])
+    assert state(alice) == "active"
+    mine(bitcoind, 1, [alice])
+    wait_for(lambda: state(alice) == "exiting")
+    (place,) = factory["clients"]
+
+    def claimed():
+        commitment = spender(bitcoind, place["funding_txid"], place["funding_outnum"])
+        outputs = commitment["vout"] if commitment else []
+        spenders = [spender(bitcoind, commitment["txid"], out["n"]) for out in outputs if out["sat"] == 50_000]
+        return [bitcoind.rpc.getblock(tx["blockhash"])["height"] for tx in spenders if tx]
+
+    mine_until(bitcoind, [alice], claimed, limit=expiry - deadline - 1)
+    assert deadline < claimed()[0] < expiry
+
+
+# S16
+def test_own_payment_that_is_not_settled(node_factory, bitcoind):
+    """The payee of alice's payment holds it: alice and the operator leave at her channel's deadline, and she
+    gets it back on chain."""
+    holding = {"plugin": str(PLUGINS / "hold_htlcs.py"), "may_reconnect": True}
+    nodes = node_factory.get_nodes(3, opts=[lsp_options(), plugin_options(), holding])
+    lsp, alice, stranger = nodes
+    members = [lsp, alice]
+    for node in nodes:
+        fund(bitcoind, node, 2_000_000)
+    connect_all(lsp, [alice])
+    lsp.rpc.connect(stranger.info["id"], "localhost", stranger.port)
+    lsp.rpc.fundchannel(stranger.info["id"], 500_000)
+    mine(bitcoind, 6, members, wait_for_mempool=1)
+    wait_for(lambda: channel_with(lsp, stranger)["state"] == "CHANNELD_NORMAL")
+    create_active(bitcoind, lsp, [alice])
+    pay(lsp, alice, 100_000_000, "so that she has something")
+    before = onchain_msat(alice)
+    early = only_factory(alice)["blocks_early"]
+    invoice = stranger.rpc.invoice(20_000_000, "held", "held")
+    secret = alice.rpc.decode(invoice["bolt11"])["payment_secret"]
+    route = [
+        {"id": lsp.info["id"], "channel": channel_with(alice, lsp)["alias"]["local"], "amount_msat": 21_000_000,
+         "delay": early + 8},
+        {"id": stranger.info["id"], "channel": channel_with(lsp, stranger)["short_channel_id"],
+         "amount_msat": 20_000_000, "delay": early + 2},
+    ]
+    alice.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
+    stranger.daemon.wait_for_log("holding an HTLC that expires at")
+    (htlc,) = channel_with(alice, lsp)["htlcs"]
+    assert htlc["direction"] == "out"
+    deadline = htlc["expiry"] - early
+    mine(bitcoind, deadline - 1 - bitcoind.rpc.getblockcount(), members)
+    assert (state(alice), state(lsp)) == ("active", "active")
+    mine(bitcoind, 1, members)
+    # The operator has received it: it may learn the preimage yet.
+    wait_for(lambda: (state(alice), state(lsp)) == ("exiting", "exiting"))
+    mine_until(bitcoind, members, lambda: channel_with(alice, lsp)["state"] == "ONCHAIN", limit=early)
+    assert bitcoind.rpc.getblockcount() < htlc["expiry"]
+    # Her balance, and the HTLC, but for fees.
+    mine_until(bitcoind, members, lambda: onchain_msat(alice) > before + 90_000_000, limit=early + 20)

@@ -195,13 +195,13 @@ mod tests {
             (None, Some(&near), 150, 500),
             (None, Some(&near), 150, 150),
         ] {
-            let outgoing_cltv_expiry = Some(outgoing_cltv_expiry);
-            let htlc = Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry };
+            let htlc =
+                Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry: Some(outgoing_cltv_expiry) };
             let last = last_height(&htlc);
             // Blocks are left to fail it back in.
             assert_eq!(admit(&htlc, last + SLACK), Verdict::Continue, "{htlc:?}");
             let early = |policy: Option<&ChannelPolicy>| policy.map_or(0, |p| u32::from(p.blocks_early));
-            let edges = [cltv_expiry - early(incoming), outgoing_cltv_expiry.unwrap() - early(outgoing)];
+            let edges = [cltv_expiry - early(incoming), outgoing_cltv_expiry - early(outgoing)];
             assert_eq!(last + SLACK + 1, *edges.iter().min().unwrap(), "{htlc:?}");
         }
     }

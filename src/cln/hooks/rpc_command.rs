@@ -157,7 +157,7 @@ fn injectpaymentonion(state: &State, params: &Value) -> Changed {
     });
     // With an ordinary channel lightningd may have chosen that.
     let only_ours = state.runtime.view().htlc(|view| {
-        let policies = || view.policies.iter().map(|(_, policy)| policy);
+        let policies = || view.policies.values();
         state.channels.all(|channel| view.policies.contains_key(&channel)).then(|| best(policies))
     });
     if let Some(best) = only_ours {
