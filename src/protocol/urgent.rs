@@ -27,7 +27,7 @@ pub struct Urgent {
 }
 
 impl Engine {
-    /// HTLCs of a factory, as of the last block, for which the exit begins within [`AHEAD`] blocks or has
+    /// HTLCs of a factory, as of the last block, for which the exit begins within six blocks or has
     /// begun; the most urgent first.
     pub fn urgent_htlcs(&self, factory: &Factory, height: Height) -> Vec<Urgent> {
         if self.fees.htlcs().is_empty() || factory.funding_height().is_none() {
