@@ -26,9 +26,12 @@ use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
+use super::dust::DustCap;
 use super::executor::Executor;
 use super::feerates;
 use super::funding_script::Database;
+use super::holding::Holding;
+use super::htlcs;
 use super::outbox::Outbox;
 use super::peers;
 use super::state::{Shared, State};
@@ -91,6 +94,8 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        dust: DustCap::new(config.dust),
+        holding: Holding::new(config.hold),
         scan: chain::Progress::default(),
         config,
         me,
@@ -239,10 +244,13 @@ impl<C: Call> Sink for EngineSink<C> {
 
     /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
+        let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
-        if let Some((open, htlcs)) = channels {
+        if let Some(channels) = channels {
+            let (open, htlcs) = htlcs::of_channels(&channels);
             self.runtime.input(Input::Htlcs(htlcs));
             self.runtime.input(Input::Channels(open));
+            self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());
         }
         self.runtime.input(Input::Fees(fees));
         let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };

@@ -3,11 +3,13 @@
 //! - [`builder`] the manifest: options, commands, hooks, subscriptions
 //! - [`boot`] from lightningd's `init` to a running engine
 //! - [`hooks`], [`methods`] one file for each surface
+//! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
-//! - [`client`] the RPC socket
+//! - [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+pub mod bolt12;
 pub mod boot;
 pub mod builder;
 pub mod bump;
@@ -15,10 +17,12 @@ pub mod chain;
 pub mod channels;
 pub mod children;
 pub mod client;
+pub mod dust;
 pub mod error;
 pub mod executor;
 pub mod feerates;
 pub mod funding_script;
+pub mod holding;
 pub mod hooks;
 pub mod htlcs;
 pub mod lanes;

@@ -11,6 +11,8 @@ use crate::types::{Height, NodeId};
 use super::chain::Progress;
 use super::channels::Channels;
 use super::client::Rpc;
+use super::dust::DustCap;
+use super::holding::Holding;
 use super::outbox::Outbox;
 
 /// A cheap clone, as cln-plugin makes one for every call.
@@ -26,6 +28,10 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Short channel ids.
     pub channels: Channels,
+    /// Dust in flight.
+    pub dust: DustCap,
+    /// HTLCs for clients that aren't connected.
+    pub holding: Holding,
     /// The node's options.
     pub config: Config,
     /// This node.

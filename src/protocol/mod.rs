@@ -13,9 +13,11 @@ mod chain;
 mod client;
 mod client_signing;
 mod draft;
+pub mod dust;
 pub mod event;
 pub mod factory;
 pub mod fees;
+pub mod hold;
 pub mod htlc;
 mod io;
 pub mod ledger;
@@ -26,6 +28,7 @@ mod progress;
 mod sale;
 mod sign;
 pub mod state;
+pub mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet};
 

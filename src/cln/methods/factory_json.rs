@@ -3,7 +3,9 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
+use crate::protocol::hold::Held;
 use crate::protocol::{Factory, Role, Sold, standing};
+use crate::runtime::clock;
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
@@ -19,11 +21,13 @@ pub struct Node {
     pub me: NodeId,
     /// Its channels.
     pub channels: Channels,
+    /// HTLCs that it holds for clients that aren't connected.
+    pub held: Vec<Held>,
 }
 
 impl From<&Shared> for Node {
     fn from(state: &Shared) -> Self {
-        Self { me: state.me, channels: state.channels.clone() }
+        Self { me: state.me, channels: state.channels.clone(), held: state.holding.all() }
     }
 }
 
@@ -66,6 +70,11 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     let sales: Vec<Value> = factory.own_sales().map(|sold| one_sale(factory, sold, node, height)).collect();
     if !sales.is_empty() {
         object["sales"] = sales.into();
+    }
+    let held: Vec<Value> =
+        node.held.iter().filter(|held| held.instance == factory.instance).map(one_held).collect();
+    if !held.is_empty() {
+        object["held_htlcs"] = held.into();
     }
     if let Some(reason) = factory.sales.restored() {
         object["exit_only"] = reason.into();
@@ -155,6 +164,18 @@ fn one_sale(factory: &Factory, sold: &Sold, node: &Node, height: Height) -> Valu
     }
     insert_outpoint(&mut object, sale.channel);
     object
+}
+
+/// An HTLC that waits for its client.
+fn one_held(held: &Held) -> Value {
+    json!({
+        "id": held.client.to_string(),
+        "channel_id": held.channel.to_string(),
+        "amount_msat": held.amount_msat,
+        "cltv_expiry": held.cltv_expiry,
+        "seconds_left": held.until.saturating_sub(clock::now()) / 1000,
+        "last_block": held.last_height,
+    })
 }
 
 fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod planning;
 pub mod show;
 pub mod status;
+mod urgent;
 pub mod verify;
 pub mod warnings;
 
