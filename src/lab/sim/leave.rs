@@ -32,11 +32,16 @@ impl Run {
         for at in 0..members {
             if self.dice.one_in(if at == LSP { 4 } else { 8 }) {
                 self.asleep.insert(at);
+                self.slept.insert(at);
                 self.world.stop(at);
             }
         }
         let mut blocks = 0;
         while self.world.chain.height() < timeout.saturating_add(4) && !self.all_out() {
+            // Whoever leaves now leaves in the middle of it (S24).
+            if self.dice.one_in(5) {
+                self.try_buy()?;
+            }
             for (at, plan) in plans.iter().enumerate() {
                 if plan.is_some_and(|when| when <= blocks) {
                     self.command_exit(at, instance)?;
@@ -195,7 +200,7 @@ impl Run {
             let mut owed = Amount::ZERO;
             for ((owner, channel), used) in &self.used {
                 let funded = self.world.chain.confirmed(used.funding).is_some();
-                if *owner != at || !funded {
+                if *owner != at || !funded || self.is_too_late(at, *channel, used) {
                     continue;
                 }
                 let balance =
@@ -221,10 +226,12 @@ impl Run {
     /// on chain before a distribution could take it.
     fn count_evicted(&self) -> Result<(), LabError> {
         let margin = u32::from(self.world.members[LSP].config.margin_blocks);
-        if self.evicts().is_none() || self.lost > margin {
-            return Ok(());
-        }
+        let Some(began) = self.evicts().filter(|_| self.lost <= margin) else { return Ok(()) };
         for ((at, channel), used) in &self.used {
+            // Blocks of a spike count for sales, too: nobody raises their fees yet.
+            if used.sale > 0 && self.lost_since(began) > margin {
+                continue;
+            }
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
             let chain = &self.world.chain;
             let out = chain.confirmed(known.outpoint.txid).map(|(height, _)| height);
@@ -249,6 +256,8 @@ impl Run {
             });
             let needed =
                 early.unwrap_or(Height::MAX).saturating_add(SLACK).saturating_add(self.fees.hindered);
+            let confirm = u32::from(self.world.members[LSP].config.confirm_blocks);
+            let needed = needed.saturating_add(used.sale.saturating_mul(confirm));
             let in_time = began.saturating_add(needed) <= used.timeout;
             let funded = self.world.chain.confirmed(used.funding).is_some();
             if in_time && funded && self.world.chain.confirmed(known.outpoint.txid).is_none() {

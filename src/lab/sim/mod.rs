@@ -6,6 +6,7 @@
 //! - [`lie`] what dishonest members send
 //! - [`run`] the course of a run
 //! - [`leave`] its end: exits, timeouts, and who has what
+//! - `buy` clients that buy out of stock
 //! - [`htlc`] payments at the edges of what may be admitted
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
@@ -13,6 +14,7 @@
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
 
+mod buy;
 pub mod chaos;
 pub mod coverage;
 pub mod fault;
@@ -64,6 +66,8 @@ pub struct Outcome {
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
+    /// Purchases that were asked for, and sales that were signed.
+    pub sales: (u64, u64),
     /// Inputs that consensus code has judged.
     pub checks: u64,
     /// Faults, in order.
@@ -111,6 +115,7 @@ pub fn play(options: &Options) -> Outcome {
         steps: run.steps,
         blocks: run.blocks,
         htlcs: run.htlcs,
+        sales: (run.wishes, run.sales()),
         checks: run.world.chain.script_checks().saturating_add(run.probed),
         fired: chaos.chances.fired,
         coverage: chaos.coverage,
@@ -126,6 +131,7 @@ fn failed(violation: String) -> Outcome {
         steps: 0,
         blocks: 0,
         htlcs: (0, 0),
+        sales: (0, 0),
         checks: 0,
         fired: vec![],
         coverage: Coverage::default(),

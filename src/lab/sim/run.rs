@@ -6,6 +6,7 @@ use bitcoin::hashes::Hash;
 use bitcoin::{Amount, Txid};
 
 use crate::lab::chain::FIRST;
+use crate::lab::world::judged::early_of_sale;
 use crate::lab::world::{Fed, LSP, World};
 use crate::lab::{LabError, error};
 use crate::protocol::{Answer, Command, Config, Create, Input, Policy, State};
@@ -13,6 +14,7 @@ use crate::terms::{Kind as LevelKind, Shape};
 use crate::tx::plan::{Delays, Profile, shape_with};
 use crate::types::{ChannelId, Height, InstanceId};
 
+use super::buy::{Loss, find_sold};
 use super::chaos::Chaos;
 use super::fault::{Dice, Kind};
 use super::others::Restore;
@@ -27,6 +29,10 @@ const SCENARIO: u64 = u64::MAX;
 pub(super) struct Used {
     pub(super) funding: Txid,
     pub(super) timeout: Height,
+    /// Of a bought channel the sale's number; 0 of a leaf's.
+    pub(super) sale: u32,
+    /// When its client takes a bought channel on chain by itself.
+    pub(super) leaves: Height,
 }
 
 /// One run.
@@ -39,6 +45,8 @@ pub struct Run {
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
+    /// Purchases that were asked for.
+    pub wishes: u64,
     /// Inputs that consensus code has judged for probes.
     pub probed: u64,
     /// How it ended.
@@ -50,6 +58,9 @@ pub struct Run {
     pub(super) evicted: Option<Height>,
     /// Members that are off for long.
     pub(super) asleep: BTreeSet<usize>,
+    /// Members that were off from before the timeout until after it.
+    pub(super) slept: BTreeSet<usize>,
+    pub(super) losses: Vec<Loss>,
     /// Blocks that an eviction under way has lost to faults, as far as we know.
     pub(super) lost: u32,
     /// HTLCs that nobody has settled yet: the channel, the expiry.
@@ -92,6 +103,7 @@ impl Run {
             steps: 0,
             blocks: 0,
             htlcs: (0, 0),
+            wishes: 0,
             probed: 0,
             ended: "begun",
             dice,
@@ -100,6 +112,8 @@ impl Run {
             gone: false,
             evicted: None,
             asleep: BTreeSet::new(),
+            slept: BTreeSet::new(),
+            losses: vec![],
             lost: 0,
             pending: vec![],
             censored: vec![],
@@ -189,7 +203,7 @@ impl Run {
             nodes.into_iter().map(|id| (id, Amount::from_sat(50_000 + self.dice.next_number() % 150_000)));
         Ok(Create {
             clients: clients.collect(),
-            stock: Amount::from_sat(if self.dice.one_in(3) { 0 } else { 20_000 }),
+            stock: Amount::from_sat(self.stock()),
             shape,
             lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10),
             dying_blocks,
@@ -197,7 +211,17 @@ impl Run {
         })
     }
 
-    /// Blocks until the channels are usable, and a few more; payments.
+    /// Satoshi for each sub-factory: none, hardly enough to sell, some, much.
+    fn stock(&mut self) -> u64 {
+        match self.dice.below(6) {
+            0 => 0,
+            1 => 20_000,
+            2..5 => 40_000 + self.dice.next_number() % 40_000,
+            _ => 200_000,
+        }
+    }
+
+    /// Blocks until the channels are usable, and a few more; payments and purchases.
     fn live(&mut self) -> Result<(), LabError> {
         let blocks = 4 + self.dice.below(4);
         for _ in 0..blocks {
@@ -206,8 +230,21 @@ impl Run {
             for _ in 0..3 {
                 self.try_htlc()?;
             }
+            if self.dice.one_in(2) {
+                self.try_buy()?;
+            }
+        }
+        if self.dice.one_in(4) {
+            self.finish_sales()?;
         }
         Ok(())
+    }
+
+    /// Sales that are signed, as far as the operator knows.
+    pub fn sales(&self) -> u64 {
+        let engine = self.world.members[LSP].engine.as_ref();
+        let sales = engine.into_iter().flat_map(|engine| engine.factories()).flat_map(|f| f.sales.all());
+        u64::try_from(sales.filter(|sold| sold.is_signed()).count()).unwrap_or(u64::MAX)
     }
 
     /// One thing that happens; false where nothing can.
@@ -329,6 +366,10 @@ impl Run {
         if self.world.seen(LSP) != Some(height) {
             self.lose(1);
         }
+        for at in 1..self.world.members.len() {
+            let hindered = self.world.members[at].lightningd.locked;
+            self.note_loss(Some(at), u32::from(hindered || self.world.seen(at) != Some(height)));
+        }
         self.show_htlcs()?;
         self.world.judge_chain();
         self.world.judge_reservations();
@@ -341,6 +382,7 @@ impl Run {
 
     /// Blocks that do not count for an eviction.
     pub(super) fn lose(&mut self, blocks: u32) {
+        self.note_loss(None, blocks);
         let evicts = self.evicts();
         self.evicted = self.evicted.or(evicts);
         self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
@@ -368,9 +410,18 @@ impl Run {
                     ids.map(ChannelId::of).any(|id| id == channel)
                 };
                 let tree = attempts.filter_map(|attempt| attempt.tree.as_ref()).find(|tree| fits(tree));
+                let sold = find_sold(engine, channel);
                 if let Some(tree) = tree {
-                    let used = Used { funding: tree.funding().txid, timeout: factory.terms.timeout_height };
+                    let timeout = factory.terms.timeout_height;
+                    let used = Used { funding: tree.funding().txid, timeout, sale: 0, leaves: timeout };
                     self.used.insert((at, channel), used);
+                } else if let Some((factory, sold)) = sold
+                    && let Some(funding) = factory.funding()
+                {
+                    let (timeout, sale) = (factory.terms.timeout_height, sold.sale.number);
+                    let early = early_of_sale(&factory.layout, sold.sale.buyer, sale);
+                    let leaves = timeout.saturating_sub(early);
+                    self.used.insert((at, channel), Used { funding: funding.txid, timeout, sale, leaves });
                 }
             }
         }

@@ -102,6 +102,7 @@ impl World {
         }
         if self.members[at].engine.is_some() && self.seen(at) == Some(self.chain.height()) {
             self.show_fees(at)?;
+            self.show_channels(at)?;
         }
         Ok(())
     }

@@ -48,6 +48,9 @@ impl World {
                 Event::AttemptStarted(e) => self.may_leave_out(&e.left_out, &e.reason),
                 Event::Signed(e) => self.holds(at, instance, &e.signatures),
                 Event::ChannelChecked(_) => self.is_checked(at, instance),
+                Event::SaleSigning(e) => self.may_sell(at, instance, e),
+                Event::SaleSigned(e) => self.sale_holds(at, instance, e),
+                Event::SaleDropped(e) => self.may_drop(at, instance, e),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -184,6 +187,7 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.sales_published(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
@@ -295,7 +299,11 @@ impl World {
             _ => u32::from(terms.stock_csv) + u32::from(terms.confirm_blocks),
         };
         for client in 0..terms.clients() {
-            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock);
+            let chain = factory.layout.stock_coin(client).map_or(&[][..], |coin| factory.sales.of(coin));
+            let sales =
+                u32::try_from(chain.iter().filter(|sold| sold.is_signed()).count()).unwrap_or(u32::MAX);
+            let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
+            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock + chain);
             if self.chain.height() >= begin && !factory.is_leaving(client) {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
@@ -307,9 +315,8 @@ impl World {
 
     /// S21, S26: stock on chain is taken as soon as that is possible.
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
-        let Some(tree) = &factory.tree else { return Ok(()) };
         let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
-        for outpoint in coins.filter_map(|(coin, _)| tree.coin_outpoint(coin)) {
+        for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
             // The wallet has to be asked for a script first, and may have been down.
@@ -325,6 +332,11 @@ impl World {
 
 fn spends(tx: &bitcoin::Transaction, outpoint: bitcoin::OutPoint) -> bool {
     tx.input.iter().any(|input| input.previous_output == outpoint)
+}
+
+/// The same of a channel that is the n-th sale's out of a sub-factory's stock.
+pub(in crate::lab) fn early_of_sale(layout: &Layout, client: ClientIndex, number: u32) -> u32 {
+    early(layout, client) + number * u32::from(layout.terms().confirm_blocks)
 }
 
 /// `blocks_early` of a client, from the terms alone: relative locks, confirmations, margin.
