@@ -110,7 +110,8 @@ impl Engine {
     ) -> Result<(), LoadError> {
         let mut folded: Option<Factory> = self.factories.remove(&instance);
         for event in records.into_iter().flatten() {
-            if !planted(Bug::LedgerForgotten) {
+            let sale = matches!(event, Event::SaleSigning(_));
+            if !planted(Bug::LedgerForgotten) && !(sale && planted(Bug::SaleForgotten)) {
                 self.ledger.record(event.ledger());
             }
             if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {

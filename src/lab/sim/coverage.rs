@@ -8,10 +8,10 @@ use crate::protocol::State;
 /// What can become of a commit besides being stored.
 const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];
 /// Inputs of both roles.
-const BOTH: [&str; 9] =
-    ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort"];
+const BOTH: [&str; 10] =
+    ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort", "sale_abort"];
 /// Inputs that only an operator has a use for.
-const LSP: [&str; 9] = [
+const LSP: [&str; 14] = [
     "join",
     "expecting",
     "partial_signatures",
@@ -21,9 +21,14 @@ const LSP: [&str; 9] = [
     "funding prepared",
     "channel started",
     "channel completed",
+    "buy",
+    "sale_join",
+    "sale_checked",
+    "sale_partial_signatures",
+    "sale_stored",
 ];
 /// Inputs that only a client has a use for.
-const CLIENT: [&str; 9] = [
+const CLIENT: [&str; 13] = [
     "invite",
     "expect_channel",
     "propose",
@@ -33,6 +38,10 @@ const CLIENT: [&str; 9] = [
     "payout ready",
     "open channel",
     "channel check",
+    "sale_offer",
+    "sale_committed",
+    "sale_propose",
+    "sale_ready",
 ];
 
 /// Input, role and the state in which it is handled.
@@ -65,7 +74,7 @@ impl Coverage {
             let names = State::ALL.iter().filter(|state| !hidden.contains(state)).map(|state| state.name());
             names.chain(["unknown"]).collect::<Vec<_>>()
         };
-        let roles = [("lsp", &LSP), ("client", &CLIENT)];
+        let roles = [("lsp", &LSP[..]), ("client", &CLIENT[..])];
         let inputs = roles.iter().flat_map(|(role, own)| BOTH.iter().chain(own.iter()).map(|i| (*i, *role)));
         inputs
             .flat_map(|(input, role)| states(role).into_iter().map(move |state| (input, role, state)))

@@ -229,7 +229,7 @@ impl Run {
         let Some(began) = self.evicts().filter(|_| self.lost <= margin) else { return Ok(()) };
         for ((at, channel), used) in &self.used {
             // Blocks of a spike count for sales, too: nobody raises their fees yet.
-            if used.sale > 0 && self.lost_since(began) > margin {
+            if used.sale > 0 && (self.takes_stock || self.lost_since(began) > margin) {
                 continue;
             }
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
@@ -251,6 +251,9 @@ impl Run {
         let Some(began) = self.evicted else { return Ok(()) };
         for ((at, channel), used) in &self.used {
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
+            if used.sale > 0 && (self.takes_stock || self.lost_since(began) > SLACK) {
+                continue; // As above.
+            }
             let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {
                 engine.factories().map(|factory| Height::from(factory.blocks_early())).max()
             });

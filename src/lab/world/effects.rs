@@ -75,6 +75,9 @@ impl World {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
                 }
                 self.judge_blame(at, &text);
+                if let Some(chaos) = &mut self.chaos {
+                    chaos.trace.line(|| format!("{at}    # {text}"));
+                }
                 self.members[at].log.push((level, text));
             }
         }

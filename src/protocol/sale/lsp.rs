@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -289,7 +290,17 @@ impl Engine {
     }
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
-    fn end_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
+    pub(super) fn end_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        if planted(Bug::SaleDropped) && factory.next_sale(coin) != sale.deal.number {
+            d.event(factory.instance, SaleDropped { coin, number: sale.deal.number });
+        }
         if factory.next_sale(coin) == sale.deal.number {
             self.drop_sale(d, factory, coin, sale, reason);
         } else {
@@ -390,6 +401,9 @@ impl Engine {
     }
 
     pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
+        if planted(Bug::SaleNoDeadline) {
+            return;
+        }
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) else {
                 continue;
