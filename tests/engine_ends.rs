@@ -179,3 +179,27 @@ fn an_operator_that_aborts_and_funds() {
     let exit = world.exit(1, instance).unwrap();
     assert_eq!(exit.transactions.len(), 2);
 }
+
+/// S19: whoever has no channel that its leaf would pay would lock its money up there with the operator. It
+/// is told to wait for its distribution, and gets that.
+#[test]
+fn no_exit_to_a_leaf_without_a_channel() {
+    let mut world = World::new(6, 4).unwrap();
+    let instance = common::begin(&mut world, Profile::Static).unwrap();
+    let signed = |world: &World| world.state(2, instance) == Some(State::Storing);
+    world.run_until("client 2 has stored its transactions", signed).unwrap();
+    let older = world.backup(2);
+    assert!(factory(&world, 2, instance).checked.is_empty());
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    world.stop(LSP);
+    world.restore(2, older).unwrap();
+    world.mine(1).unwrap();
+
+    let refused = world.command(2, Command::Exit { instance }).unwrap_err().to_string();
+    let timeout = factory(&world, 2, instance).terms.timeout_height;
+    assert!(refused.contains("no channel") && refused.contains(&timeout.to_string()), "{refused}");
+    assert!(factory(&world, 2, instance).exiting.is_empty());
+    world.mine_to(timeout + 6).unwrap();
+    let balance = world.members[2].lightningd.balance(&world.chain).to_sat();
+    assert!(balance >= 100_000, "client 2 has {balance}");
+}

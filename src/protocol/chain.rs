@@ -243,8 +243,18 @@ impl Engine {
 /// Whether there is something to exit from.
 ///
 /// # Errors
-/// When the factory's state has nothing on chain.
+/// When the factory's state has nothing on chain, and for a client without a channel in it: its leaf
+/// would be locked up with the operator, while the distribution pays it alone.
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    if let Role::Client { index, .. } = factory.role
+        && factory.funding_height().is_some()
+        && !factory.checked.contains(&index)
+    {
+        return Err(Refusal::WrongState(format!(
+            "factory {}: lightningd has no channel here that its leaf would pay; wait for the timeout at height {}, from where on the distribution pays this node",
+            factory.instance, factory.terms.timeout_height
+        )));
+    }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
         other => Err(Refusal::WrongState(format!(

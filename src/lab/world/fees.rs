@@ -10,7 +10,7 @@ use crate::protocol::{Factory, Input, Role};
 use crate::tx::child::usual_weight;
 use crate::tx::layout::{Role as Spend, fee};
 use crate::tx::scripts::DUST;
-use crate::types::{Amount, ChannelId};
+use crate::types::Amount;
 
 use super::World;
 
@@ -93,12 +93,13 @@ impl World {
             // A distribution: its channel and all of a sub-factory's stock.
             return factory.capacity(index).checked_add(factory.terms.stock);
         }
-        let channels = &self.members[at].lightningd.channels;
-        let known = channels.values().map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000));
-        // An unknown balance counts as all of it: that of a channel which an older database has not.
-        let id = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(index)).map(ChannelId::of);
-        let unknown = id.is_none_or(|id| !channels.contains_key(&id)).then(|| factory.capacity(index));
-        Some(known.chain(unknown).sum())
+        let known = &self.members[at].lightningd.channels;
+        // With an older database it doesn't know what it had in the channel: it may be everything.
+        if factory.channels.get(&index).is_none_or(|channel| !known.contains_key(channel)) {
+            return Some(factory.capacity(index));
+        }
+        let channels = known.values();
+        Some(channels.map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000)).sum())
     }
 
     /// S26: a transaction that is out pays with its child what miners take, if its member can pay that,

@@ -59,7 +59,7 @@ impl Engine {
             && sale.signed.is_none()
             && !sale.nonces.is_empty()
         {
-            d.send(peer, sale.join.clone());
+            d.send(peer, SaleJoin { round: offer.round, ..sale.join.clone() });
             return Ok(());
         }
         self.join_sale(d, factory, coin, peer, deal, offer);
@@ -86,6 +86,7 @@ impl Engine {
             attempt: factory.attempt,
             number: deal.number,
             nonces: public,
+            round: offer.round,
         };
         let buys = matches!(factory.role, Role::Client { index, .. } if index == deal.buyer);
         let open = if buys && offer.channel_script.is_none() {

@@ -63,6 +63,7 @@ impl Engine {
         deal: Deal,
         script: Option<ScriptBuf>,
     ) {
+        let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
             instance: factory.instance,
             attempt: factory.attempt,
@@ -72,6 +73,7 @@ impl Engine {
             price_msat: deal.price_msat,
             push_msat: factory.terms.push_msat,
             channel_script: script.clone(),
+            round: Some(round),
             channel_in_factory: ChannelInFactory {
                 blocks_early: factory.sale_blocks_early(deal.buyer, deal.number),
                 ..factory.channel_in_factory(deal.buyer)
@@ -84,6 +86,7 @@ impl Engine {
             deal,
             phase: SalePhase::Joining,
             deadline: d.now.saturating_add(self.config.ceremony_timeout),
+            round,
             joins: BTreeMap::new(),
             script,
             rounds: vec![],
@@ -105,6 +108,10 @@ impl Engine {
         let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
         if sale.phase != SalePhase::Joining || sale.joins.contains_key(&client) {
             return Err(Fault::stale("its nonces are here already"));
+        }
+        // S4: nonces of an earlier try would make its signature a bad one.
+        if join.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
         }
         let expected =
             session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;

@@ -84,6 +84,8 @@ pub(super) struct LspSale {
     pub(super) deal: Deal,
     pub(super) phase: SalePhase,
     pub(super) deadline: Millis,
+    /// Names this try: an answer to an earlier one that is still under way has other nonces.
+    pub(super) round: u64,
     pub(super) joins: BTreeMap<ClientIndex, Vec<PubNonce>>,
     /// The channel's funding script, once it is known.
     pub(super) script: Option<ScriptBuf>,
