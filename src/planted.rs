@@ -73,7 +73,7 @@ bugs! {
     RestUnchecked "rest-unchecked" "S4" "A client doesn't verify the distribution of what a sale leaves.";
     PriceIgnored "price-ignored" "S3" "A client pays whatever is asked for a channel.";
     SaleAfterExit "sale-after-exit" "S24" "Sales are signed although the leaf is on chain.";
-    SoldStockTaken "sold-stock-taken" "S19" "The operator takes stock home that it has sold.";
+    SoldStockTaken "sold-stock-taken" "S26" "The operator takes stock home that it has sold.";
     BuyerStays "buyer-stays" "S19" "Who has bought waits for a distribution, which shares out what it bought.";
     SaleBlame "sale-blame" "S4" "For a bad partial signature of a sale the first client is named.";
     SaleNoDeadline "sale-no-deadline" "S29" "The operator waits for ever in a sale.";

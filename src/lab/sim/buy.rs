@@ -86,13 +86,17 @@ impl Run {
         // What went wrong once may have left somebody with nonces of another try.
         self.block()?;
         self.quiet(20_000)?;
-        let all_owed = (0..self.world.members.len()).all(|at| self.world.is_owed(at));
+        // Who lies has to live with it, and where somebody leaves nothing is signed any more (S24).
+        let usual = (0..self.world.members.len()).all(|at| {
+            let engine = self.world.members[at].engine.as_ref();
+            let leaves = |factory: &Factory| !factory.exiting.is_empty() || !factory.evicting.is_empty();
+            self.world.is_owed(at) && !engine.into_iter().flat_map(Engine::factories).any(leaves)
+        });
         for at in 0..self.world.members.len() {
             let Some(engine) = &self.world.members[at].engine else { continue };
             let Some(factory) = engine.factory(instance) else { continue };
-            let sells =
-                factory.state(self.world.chain.height()) == State::Active && factory.exiting.is_empty();
-            if !sells || !all_owed {
+            let sells = factory.state(self.world.chain.height()) == State::Active;
+            if !sells || !usual {
                 continue;
             }
             let unfinished =

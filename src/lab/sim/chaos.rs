@@ -248,7 +248,16 @@ impl Chaos {
 }
 
 /// Events that few runs come to.
-const RARE: [&str; 6] = ["forgotten", "declined", "eviction_started", "sale_dropped", "restored", "reorged"];
+const RARE: [&str; 8] = [
+    "forgotten",
+    "declined",
+    "eviction_started",
+    "sale_dropped",
+    "sale_resolved",
+    "channel_resolved",
+    "restored",
+    "reorged",
+];
 
 /// Whether a step with these events is one that few runs come to.
 fn is_rare(place: &[&'static str]) -> bool {

@@ -189,6 +189,7 @@ impl World {
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.sales_published(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
+                found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));

@@ -10,6 +10,7 @@ use crate::tx::layout::{CoinIndex, Role as Spend};
 use crate::types::{ChannelId, Height, InstanceId, NodeId};
 use crate::wire::message::Message;
 
+use super::judged::early_of_sale;
 use super::{LSP, World};
 
 /// lightningd forgets a channel when all that it paid is so deep. Really 100 blocks; here it is deeper
@@ -185,6 +186,20 @@ impl World {
             if there && !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: a sale's transaction could spend {input}, and is not published"));
             }
+        }
+        Ok(())
+    }
+
+    /// S19: who has bought is on its way out while there is time for all of it; a distribution would share
+    /// its channel among its neighbours.
+    pub(super) fn buyer_leaves(&self, factory: &Factory) -> Result<(), String> {
+        let Role::Client { index, .. } = factory.role else { return Ok(()) };
+        let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
+        let Some(last) = last.filter(|_| factory.funding_height().is_some()) else { return Ok(()) };
+        let early = early_of_sale(&factory.layout, index, last);
+        let begin = factory.terms.timeout_height.saturating_sub(early);
+        if self.chain.height() >= begin && !factory.is_leaving(index) {
+            return Err(format!("S19: it has bought, has to leave from {begin} on, and does not"));
         }
         Ok(())
     }
