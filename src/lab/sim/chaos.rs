@@ -151,7 +151,7 @@ impl Chaos {
         let again = self.crash_again.remove(&at) && self.chances.on;
         let mut place: Vec<&'static str> = events().map(Event::name).collect();
         place.dedup();
-        let rare = is_rare(&place);
+        let rare = rare(&place);
         let commit = if let Some((_, _, commit)) = planned {
             commit
         } else if again || self.chances.roll(Kind::CrashBefore, text).is_some() {
@@ -160,7 +160,7 @@ impl Chaos {
             Commit::CrashAfter
         } else if self.chances.roll(Kind::StoreFails, text).is_some() {
             Commit::Fails
-        } else if let Some(mut dice) = rare.then(|| self.chances.roll(Kind::CrashRare, text)).flatten() {
+        } else if let Some(mut dice) = rare.and_then(|kind| self.chances.roll(kind, text)) {
             [Commit::CrashBefore, Commit::CrashAfter, Commit::Fails][dice.below(3)]
         } else {
             Commit::Fine
@@ -259,12 +259,12 @@ const RARE: [&str; 8] = [
     "reorged",
 ];
 
-/// Whether a step with these events is one that few runs come to.
-fn is_rare(place: &[&'static str]) -> bool {
+/// What is likely to happen to a step with these events, if it is one that few runs come to.
+fn rare(place: &[&'static str]) -> Option<Kind> {
     match place {
-        ["invited", "accepted"] | ["channel_checked", "funding_released"] => false,
-        [event] => RARE.contains(event),
-        several => !several.is_empty(),
+        [] | ["invited", "accepted"] | ["channel_checked", "funding_released"] => None,
+        [event] => RARE.contains(event).then_some(Kind::CrashRare),
+        _ => Some(Kind::CrashSeveral),
     }
 }
 

@@ -43,7 +43,8 @@ kinds! {
     CrashBetween "crash-between" 1_000 "A crash between two effects (each effect).";
     CrashAgain "crash-again" 150_000 "Another crash at the first commit after a restart (each restart).";
     CrashAt "crash-at" 150_000 "A crash or a failing store at one member's first commit with some event (each run).";
-    CrashRare "crash-rare" 60_000 "A crash or a failing store at a commit of a kind that is rare (each such commit).";
+    CrashRare "crash-rare" 100_000 "A crash or a failing store at a commit of a kind that is rare (each such commit).";
+    CrashSeveral "crash-several" 600_000 "The same at a commit of several events that few runs come to (each such commit).";
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
     Restore "restore" 40_000 "A node comes back with an older copy of its database (each run).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";

@@ -96,13 +96,17 @@ impl Run {
     /// # Errors
     /// A violation.
     pub(super) fn settle_up(&mut self) -> Result<(), LabError> {
+        let slept = self.asleep.contains(&LSP);
+        self.asleep.clear();
+        if self.dice.one_in(4) {
+            // The power comes back, for everybody at once, and things still go wrong.
+            self.restart_all()?;
+        }
         if let Some(chaos) = &mut self.world.chaos {
             chaos.chances.on = false;
             chaos.stalled.clear();
             chaos.crash_again.clear();
         }
-        let slept = self.asleep.contains(&LSP);
-        self.asleep.clear();
         self.calm_everything();
         while self.mend(1)? {
             self.quiet(4)?;

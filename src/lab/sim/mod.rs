@@ -4,7 +4,7 @@
 //! - [`chaos`] what the world asks, and notes
 //! - [`coverage`] what was reached; [`sum`] numbers over many runs
 //! - [`lie`] what dishonest members send
-//! - [`run`] the course of a run
+//! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - `buy` clients that buy out of stock
 //! - [`htlc`] payments at the edges of what may be admitted
@@ -17,6 +17,7 @@
 mod buy;
 pub mod chaos;
 pub mod coverage;
+mod create;
 pub mod fault;
 pub mod htlc;
 pub mod leave;

@@ -16,6 +16,8 @@ use super::{LSP, World};
 /// lightningd forgets a channel when all that it paid is so deep. Really 100 blocks; here it is deeper
 /// than any reorganisation, and runs are shorter.
 const FORGOTTEN: Height = 8;
+/// It looks at every so many blocks only, so that some channels go together.
+const LOOKS: Height = 4;
 
 impl World {
     fn factory_of(&self, at: usize, instance: InstanceId) -> Option<&Factory> {
@@ -215,9 +217,10 @@ impl World {
     /// Channels that a member's lightningd still has; nothing if it has forgotten none.
     pub(in crate::lab) fn open_channels(&self, at: usize) -> Option<Vec<ChannelId>> {
         let channels = &self.members[at].lightningd.channels;
+        let looked = self.chain.height() / LOOKS * LOOKS;
         let settled = |outpoint: OutPoint| {
             let spender = self.chain.spender(outpoint);
-            spender.is_some_and(|(height, _)| self.chain.height() >= height.saturating_add(FORGOTTEN))
+            spender.is_some_and(|(height, _)| looked >= height.saturating_add(FORGOTTEN))
         };
         let open = channels.iter().filter(|(_, channel)| !settled(channel.outpoint));
         let open: Vec<ChannelId> = open.map(|(id, _)| *id).collect();
