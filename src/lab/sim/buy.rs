@@ -86,12 +86,14 @@ impl Run {
         // What went wrong once may have left somebody with nonces of another try.
         self.block()?;
         self.quiet(20_000)?;
-        // Who lies has to live with it, and where somebody leaves nothing is signed any more (S24).
-        let usual = (0..self.world.members.len()).all(|at| {
-            let engine = self.world.members[at].engine.as_ref();
-            let leaves = |factory: &Factory| !factory.exiting.is_empty() || !factory.evicting.is_empty();
-            self.world.is_owed(at) && !engine.into_iter().flat_map(Engine::factories).any(leaves)
-        });
+        // The operator may have gone meanwhile; who lies has to live with it; and where somebody leaves
+        // nothing is signed any more (S24).
+        let usual = !self.gone
+            && (0..self.world.members.len()).all(|at| {
+                let engine = self.world.members[at].engine.as_ref();
+                let leaves = |factory: &Factory| !factory.exiting.is_empty() || !factory.evicting.is_empty();
+                self.world.is_owed(at) && !engine.into_iter().flat_map(Engine::factories).any(leaves)
+            });
         for at in 0..self.world.members.len() {
             let Some(engine) = &self.world.members[at].engine else { continue };
             let Some(factory) = engine.factory(instance) else { continue };
