@@ -210,6 +210,9 @@ impl Engine {
                 None => self.on_channel_check(d, instance, attempt, result),
                 Some(number) => self.on_sale_channel_check(d, instance, number, result),
             },
+            Input::Unspent { instance, attempt, height, result } => {
+                self.on_unspent(d, instance, attempt, height, result);
+            }
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Channels(open) => self.on_channels(d, &open),

@@ -287,6 +287,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::ChannelStarted { instance, .. } => ("channel started", Some(*instance)),
         Input::ChannelCompleted { instance, .. } => ("channel completed", Some(*instance)),
         Input::ChannelChecked { instance, .. } => ("channel check", Some(*instance)),
+        Input::Unspent { instance, .. } => ("unspent", Some(*instance)),
         Input::Block(_) => ("block", None),
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
