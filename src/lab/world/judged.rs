@@ -5,7 +5,7 @@ use bitcoin::{Amount, Txid};
 
 use crate::lab::chain::fee_of;
 use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Purpose, Role, statement};
+use crate::protocol::{BURIED, Factory, Input, Purpose, Role, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
 use crate::tx::musig::PublicKey;
@@ -320,6 +320,11 @@ impl World {
         for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
+            // Its wallet's script is on the way to an operator that has just come back.
+            let mut tasks = self.tasks.get(&super::LSP).into_iter().flatten();
+            if tasks.any(|task| matches!(task, Input::PayoutReady { .. })) {
+                continue;
+            }
             // The wallet has to be asked for a script first, and may have been down.
             let asked = u32::from(factory.stock_payout.is_none()) * 4;
             let ripe = next >= at + u32::from(factory.terms.stock_csv) + asked;
