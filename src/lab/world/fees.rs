@@ -172,7 +172,9 @@ impl World {
             // What it spends is there: a mempool that lost it may take it again.
             let may_come = |parent| {
                 let trees = engine.factories().filter_map(|factory| factory.tree.as_ref());
-                let mut sessions = trees.flat_map(|tree| tree.sessions());
+                let sales = engine.factories().flat_map(|factory| factory.sales.all());
+                let sales = sales.flat_map(|sold| &sold.sale.sessions);
+                let mut sessions = trees.flat_map(|tree| tree.sessions()).chain(sales);
                 let session = sessions.find(|session| session.txid == parent);
                 session.is_some_and(|session| self.chain.coin(session.outpoint).is_some())
             };
