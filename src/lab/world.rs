@@ -12,6 +12,7 @@ mod network;
 mod pay;
 pub mod restore;
 mod scenario;
+mod sold;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -130,7 +130,8 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
 /// The policies of channels that were bought, or are being opened for a sale (S18).
 fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |sale: &Sale, usable| {
-        let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
+        let number = if planted(Bug::SaleMargin) { 0 } else { sale.number };
+        let blocks_early = factory.sale_blocks_early(sale.buyer, number);
         let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
         let client = factory.node_of(sale.buyer);
         let policy = ChannelPolicy { instance: factory.instance, client, usable, blocks_early, safe_end };

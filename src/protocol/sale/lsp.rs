@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -62,6 +63,7 @@ impl Engine {
         deal: Deal,
         script: Option<ScriptBuf>,
     ) {
+        let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
             instance: factory.instance,
             attempt: factory.attempt,
@@ -71,6 +73,7 @@ impl Engine {
             price_msat: deal.price_msat,
             push_msat: factory.terms.push_msat,
             channel_script: script.clone(),
+            round: Some(round),
             channel_in_factory: ChannelInFactory {
                 blocks_early: factory.sale_blocks_early(deal.buyer, deal.number),
                 ..factory.channel_in_factory(deal.buyer)
@@ -83,6 +86,7 @@ impl Engine {
             deal,
             phase: SalePhase::Joining,
             deadline: d.now.saturating_add(self.config.ceremony_timeout),
+            round,
             joins: BTreeMap::new(),
             script,
             rounds: vec![],
@@ -104,6 +108,10 @@ impl Engine {
         let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
         if sale.phase != SalePhase::Joining || sale.joins.contains_key(&client) {
             return Err(Fault::stale("its nonces are here already"));
+        }
+        // S4: nonces of an earlier try would make its signature a bad one.
+        if join.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
         }
         let expected =
             session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
@@ -289,7 +297,17 @@ impl Engine {
     }
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
-    fn end_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
+    pub(super) fn end_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        if planted(Bug::SaleDropped) && factory.next_sale(coin) != sale.deal.number {
+            d.event(factory.instance, SaleDropped { coin, number: sale.deal.number });
+        }
         if factory.next_sale(coin) == sale.deal.number {
             self.drop_sale(d, factory, coin, sale, reason);
         } else {
@@ -390,6 +408,9 @@ impl Engine {
     }
 
     pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
+        if planted(Bug::SaleNoDeadline) {
+            return;
+        }
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) else {
                 continue;
