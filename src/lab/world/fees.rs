@@ -10,7 +10,7 @@ use crate::protocol::{Factory, Input, Role};
 use crate::tx::child::usual_weight;
 use crate::tx::layout::{Role as Spend, fee};
 use crate::tx::scripts::DUST;
-use crate::types::Amount;
+use crate::types::{Amount, ChannelId};
 
 use super::World;
 
@@ -152,13 +152,21 @@ impl World {
             let own = paid.into_iter().find(|(client, _)| *client == index);
             return own.map_or(Amount::ZERO, |(_, share)| share);
         }
-        let balance = |client: u32| {
-            let channel = factory.channels.get(&client)?;
-            let known = self.members[at].lightningd.channels.get(channel)?;
+        let share = |channel: ChannelId, transactions: u64| {
+            let known = self.members[at].lightningd.channels.get(&channel)?;
             let balances = known.balances;
             let msat = if known.opener { balances.opener_msat } else { balances.fundee_msat };
+            Some(Amount::from_sat((msat / 1000).checked_div(transactions)?))
+        };
+        if role == Spend::Sale {
+            let txid = tx.compute_txid();
+            let this = factory.own_sales().find(|sold| sold.txid() == txid);
+            let this = this.and_then(|sold| share(sold.channel_id(), 1));
+            return this.unwrap_or(Amount::ZERO);
+        }
+        let balance = |client: u32| {
             let path = u64::try_from(factory.layout.path(client).len()).ok()?;
-            Some(Amount::from_sat((msat / 1000).checked_div(path)?))
+            share(*factory.channels.get(&client)?, path)
         };
         let leaving = factory.exiting.iter().chain(&factory.evicting);
         leaving.filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)

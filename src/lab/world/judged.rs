@@ -187,7 +187,9 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
-                found.extend(self.sales_published(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(
+                    self.sales_published(at, factory).err().map(|why| format!("{why} (member {at})")),
+                );
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.role == Role::Lsp {

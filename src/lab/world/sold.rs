@@ -169,7 +169,7 @@ impl World {
     }
 
     /// S26: sales whose stock is on chain, and from the timeout on what they have left.
-    pub(super) fn sales_published(&self, factory: &Factory) -> Result<(), String> {
+    pub(super) fn sales_published(&self, at: usize, factory: &Factory) -> Result<(), String> {
         if factory.funding_height().is_none() {
             return Ok(());
         }
@@ -183,8 +183,11 @@ impl World {
         for tx in due {
             let Some(input) = tx.input.first().map(|input| input.previous_output) else { continue };
             let there = self.chain.coin(input).is_some_and(|coin| coin.height.is_some());
-            // What it pays beside its own fee is not asked: nobody raises the fees of sales yet. The
-            // check is `is_raised`, as for the tree's transactions.
+            if let Some(tx) =
+                self.chain.waiting(tx.compute_txid()).filter(|tx| tx.lock_time.to_consensus_u32() == 0)
+            {
+                self.is_raised(at, factory, tx, Spend::Sale)?;
+            }
             if there && !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: a sale's transaction could spend {input}, and is not published"));
             }
