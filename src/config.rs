@@ -238,6 +238,8 @@ where
         reserve_feerate: within(integer(&RESERVE_FEERATE)?, 0)?,
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
         sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
+        // The datastore knows.
+        prices: Config::default().prices,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
     })
 }

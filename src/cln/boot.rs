@@ -149,6 +149,9 @@ async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, S
         engine.load(instance, records).map_err(|error| format!("factory {instance}: {error}"))?;
     }
     let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    if let Some(prices) = runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())? {
+        engine.set_prices(prices);
+    }
     Ok(Loaded { engine, store, stored_tip })
 }
 

@@ -6,6 +6,7 @@
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
+//! - [`payments`] what liquidity costs: invoices and payments
 //! - [`client`] the RPC socket
 
 pub mod boot;
@@ -25,6 +26,7 @@ pub mod lanes;
 pub mod methods;
 pub mod outbox;
 pub mod params;
+pub mod payments;
 pub mod peers;
 pub mod progress;
 pub mod requests;

@@ -293,6 +293,8 @@ impl Factory {
             Event::SaleSigning(e) => self.begin_sale(e)?,
             Event::SaleSigned(e) => self.sales.signed(e)?,
             Event::SaleStored(e) => self.sales.stored(e)?,
+            Event::SaleDue(e) => self.sales.due(e),
+            Event::SaleDueEnded(e) => self.sales.due_ended(e)?,
             Event::Restored(e) => self.sales.mark_restored(&e.reason),
             Event::Forgotten(_) => {}
         }

@@ -6,7 +6,10 @@ use bitcoin::BlockHash;
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Shape};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
+use crate::types::{
+    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, PaymentSecret, ScriptBuf,
+    Transaction, Txid,
+};
 use crate::wire::message::{ChannelInFactory, Message};
 
 use super::event::Event;
@@ -105,6 +108,33 @@ pub enum Input {
         /// Fine, or what is wrong.
         result: Result<(), CheckFailure>,
     },
+    /// [`Effect::MakeInvoice`] ended.
+    InvoiceMade {
+        /// Of which factory.
+        instance: InstanceId,
+        /// lightningd's name for it.
+        label: String,
+        /// The invoice, or what lightningd said.
+        result: Result<Invoice, String>,
+    },
+    /// [`Effect::WaitInvoice`] or [`Effect::EndInvoice`] ended.
+    InvoiceEnded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// lightningd's name for it.
+        label: String,
+        /// Whether it was paid, and if not it never will be; or why that isn't known.
+        result: Result<bool, String>,
+    },
+    /// [`Effect::PayInvoice`] or [`Effect::LookPayment`] ended.
+    PaymentEnded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which payment.
+        payment_hash: PaymentHash,
+        /// It arrived, or it failed for good, and why.
+        result: Result<(), String>,
+    },
     /// A block was connected.
     Block(Block),
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
@@ -149,6 +179,19 @@ pub struct PendingHtlc {
     pub channel_id: ChannelId,
     /// Its cltv_expiry.
     pub cltv_expiry: Height,
+}
+
+/// What it takes to pay an invoice of a node with which one has a channel (BOLT 11's names).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invoice {
+    /// How much.
+    pub amount_msat: u64,
+    /// payment_hash.
+    pub payment_hash: PaymentHash,
+    /// payment_secret.
+    pub payment_secret: PaymentSecret,
+    /// Blocks that the HTLC's expiry has to be away.
+    pub min_final_cltv_expiry: u32,
 }
 
 /// Why lightningd opened no channel, or committed none, in its words.
@@ -264,6 +307,13 @@ pub enum Command {
         amount: Amount,
         /// The most that it may cost, msat.
         max_price_msat: u64,
+    },
+    /// `factory-buy` with `dry_run`: ask the operator for its price.
+    AskPrice {
+        /// Which factory.
+        instance: InstanceId,
+        /// Capacity of the channel.
+        amount: Amount,
     },
 }
 
@@ -395,6 +445,52 @@ pub enum Effect {
     /// Broadcast a transaction, and a child that raises its fee; repeated at every block, with whatever
     /// fee is needed then (S26). Answered by [`Input::Published`].
     Bump(Box<Raise>),
+    /// `invoice`. Answered by [`Input::InvoiceMade`].
+    MakeInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Name in lightningd; never the same twice.
+        label: String,
+        /// How much.
+        amount_msat: u64,
+        /// For people.
+        description: String,
+        /// How long it can be paid.
+        expiry: Millis,
+    },
+    /// Wait until an invoice is paid, or can't be any more. Answered by [`Input::InvoiceEnded`]; not at
+    /// all if the node stops before.
+    WaitInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        label: String,
+    },
+    /// Take an invoice back, unless it is paid. Answered by [`Input::InvoiceEnded`].
+    EndInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        label: String,
+    },
+    /// Pay an invoice of a peer over a channel with it. Answered by [`Input::PaymentEnded`] once it is
+    /// known for good what became of it.
+    PayInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Whom.
+        peer: NodeId,
+        /// What.
+        invoice: Invoice,
+    },
+    /// What became of a payment that a stop interrupted, if it left at all. Answered as
+    /// [`Effect::PayInvoice`].
+    LookPayment {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        payment_hash: PaymentHash,
+    },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// Which.

@@ -40,7 +40,7 @@ use crate::wire::message::Message;
 use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
-use sale::{ClientSale, LspSale};
+use sale::{Asked, ClientSale, LspSale};
 
 use chain::close_again;
 pub use chain::{
@@ -52,7 +52,7 @@ pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{Purchase, Quote, Sales, Sold};
+pub use sale::{Account, PriceList, Purchase, Quote, Sales, Sold};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -69,6 +69,7 @@ pub struct Engine {
     lsp_sales: BTreeMap<(InstanceId, CoinIndex), LspSale>,
     client_sales: BTreeMap<(InstanceId, CoinIndex), ClientSale>,
     purchases: BTreeMap<InstanceId, Purchase>,
+    asked: BTreeMap<InstanceId, Asked>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
     fees: fees::Fees,
@@ -90,6 +91,7 @@ impl Engine {
             lsp_sales: BTreeMap::new(),
             client_sales: BTreeMap::new(),
             purchases: BTreeMap::new(),
+            asked: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
             fees: fees::Fees::default(),
@@ -164,6 +166,7 @@ impl Engine {
             Command::Buy { instance, amount, max_price_msat } => {
                 self.buy(d, instance, amount, max_price_msat)
             }
+            Command::AskPrice { instance, amount } => self.ask_price(d, instance, amount),
         }
     }
 
@@ -209,6 +212,15 @@ impl Engine {
                 None => self.on_channel_check(d, instance, attempt, result),
                 Some(number) => self.on_sale_channel_check(d, instance, number, result),
             },
+            Input::InvoiceMade { instance, label, result } => {
+                self.on_invoice_made(d, instance, label, result);
+            }
+            Input::InvoiceEnded { instance, label, result } => {
+                self.on_invoice_ended(d, instance, &label, result);
+            }
+            Input::PaymentEnded { instance, payment_hash, result } => {
+                self.on_payment_ended(d, instance, payment_hash, result);
+            }
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Channels(open) => self.on_channels(d, &open),
@@ -259,6 +271,9 @@ impl Engine {
             Message::SaleReady(m) => self.on_sale_ready(d, peer, &m),
             Message::SaleStored(m) => self.on_sale_stored(d, peer, &m),
             Message::SaleAbort(m) => self.on_sale_abort(d, peer, &m),
+            Message::AskPrice(m) => self.on_ask_price(d, peer, &m),
+            Message::Price(m) => self.on_price(d, peer, &m),
+            Message::SaleInvoice(m) => self.on_sale_invoice(d, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -295,6 +310,7 @@ impl Engine {
                 }
                 Role::Client { .. } => self.client_started(d, factory, channels),
             }
+            self.sale_payments_started(d, factory);
         }
     }
 

@@ -7,6 +7,8 @@ use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Invite;
 
+use super::sale::PriceList;
+
 /// What happens to an invitation that is within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -75,6 +77,8 @@ pub struct Config {
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
     pub sign_for_neighbours: bool,
+    /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
+    pub prices: PriceList,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
     /// switched off).
     pub unsafe_skip_funding_check: bool,
@@ -106,6 +110,7 @@ impl Default for Config {
             reserve_feerate: 2_500,
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
+            prices: PriceList::default(),
             unsafe_skip_funding_check: false,
         }
     }

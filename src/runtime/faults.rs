@@ -23,7 +23,7 @@ use crate::protocol::{Command, Effect, Input};
 use crate::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use crate::wire::message::Message;
 
-const MESSAGES: [&str; 13] = [
+const MESSAGES: [&str; 26] = [
     "invite",
     "join",
     "expect_channel",
@@ -37,10 +37,23 @@ const MESSAGES: [&str; 13] = [
     "funding_broadcast",
     "resume",
     "abort",
+    "buy",
+    "sale_offer",
+    "sale_join",
+    "sale_committed",
+    "sale_checked",
+    "sale_propose",
+    "sale_partial_signatures",
+    "sale_ready",
+    "sale_stored",
+    "sale_abort",
+    "ask_price",
+    "price",
+    "sale_invoice",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 23] = [
     "create",
     "exit",
     "new-payout",
@@ -58,6 +71,12 @@ const STEPS: [&str; 17] = [
     "broadcast",
     "close-channel",
     "block",
+    "make-invoice",
+    "invoice-made",
+    "wait-invoice",
+    "invoice-ended",
+    "pay-invoice",
+    "payment-ended",
 ];
 
 #[derive(Debug, Clone)]
@@ -169,6 +188,9 @@ fn input_step(input: &Input) -> Option<&'static str> {
         Input::OpenChannel(_) => "open-channel",
         Input::ChannelCompleted { .. } => "channel-completed",
         Input::ChannelChecked { .. } => "channel-checked",
+        Input::InvoiceMade { .. } => "invoice-made",
+        Input::InvoiceEnded { .. } => "invoice-ended",
+        Input::PaymentEnded { .. } => "payment-ended",
         Input::Block(block) if !block.txs.is_empty() => "block",
         _ => return None,
     })
@@ -184,6 +206,9 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::SendFunding { .. } => "send-funding",
         Effect::Broadcast { .. } => "broadcast",
         Effect::CloseChannel { .. } => "close-channel",
+        Effect::MakeInvoice { .. } => "make-invoice",
+        Effect::WaitInvoice { .. } => "wait-invoice",
+        Effect::PayInvoice { .. } => "pay-invoice",
         _ => return None,
     })
 }

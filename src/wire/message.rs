@@ -8,7 +8,10 @@ use std::sync::Arc;
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
+use crate::types::{
+    Amount, ChannelId, InstanceId, NodeId, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf, Transaction,
+    Txid,
+};
 
 /// The protocol's name and major version.
 pub const PROTOCOL_NAME: &str = "superscalar/1";
@@ -327,6 +330,40 @@ message_struct! {
     }
 }
 
+message_struct! {
+    /// Client → L: what would a channel out of our sub-factory's stock cost?
+    pub struct AskPrice {
+        /// Capacity of the channel.
+        pub amount: Amount => 4,
+    }
+}
+
+message_struct! {
+    /// L → client: this, now. It binds nobody.
+    pub struct Price {
+        /// Capacity of the channel.
+        pub amount: Amount => 4,
+        /// What it would cost, msat.
+        pub price_msat: u64 => 6,
+    }
+}
+
+message_struct! {
+    /// L → buyer: pay this over a channel that we have, then the sale is signed.
+    pub struct SaleInvoice {
+        /// Which sale.
+        pub number: u32 => 4,
+        /// What is missing of its price, msat.
+        pub amount_msat: u64 => 6,
+        /// Of L's invoice (BOLT 11).
+        pub payment_hash: PaymentHash => 8,
+        /// Of L's invoice (BOLT 11).
+        pub payment_secret: PaymentSecret => 10,
+        /// Blocks that the last HTLC's expiry has to be away (BOLT 11).
+        pub min_final_cltv_expiry: u32 => 12,
+    }
+}
+
 tlv_enum! {
     /// A message of `superscalar/1`.
     pub enum Message {
@@ -376,6 +413,12 @@ tlv_enum! {
         46 "sale_stored" => SaleStored(SaleStored),
         /// Either way: no sale.
         48 "sale_abort" => SaleAbort(SaleAbort),
+        /// Client → L: what would it cost?
+        50 "ask_price" => AskPrice(AskPrice),
+        /// L → client: this.
+        52 "price" => Price(Price),
+        /// L → buyer: pay this.
+        54 "sale_invoice" => SaleInvoice(SaleInvoice),
     }
 }
 
@@ -406,6 +449,9 @@ macro_rules! header {
             Message::SaleReady($m) => $get,
             Message::SaleStored($m) => $get,
             Message::SaleAbort($m) => $get,
+            Message::AskPrice($m) => $get,
+            Message::Price($m) => $get,
+            Message::SaleInvoice($m) => $get,
         }
     };
 }

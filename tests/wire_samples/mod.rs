@@ -9,7 +9,8 @@ use bitcoin::{Sequence, SignedAmount, TxIn, TxOut, Witness};
 use cln_factory::terms::{Kind, Leaf, Level, Shape, Terms};
 use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
 use cln_factory::types::{
-    Amount, ChannelId, InstanceId, NodeId, OutPoint, ProtocolId, ScriptBuf, Transaction, Txid,
+    Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
+    Transaction, Txid,
 };
 use cln_factory::wire::envelope::{
     Ack, Envelope, FactoryChange, FactoryChangeFunding, FactoryChangeLocked, Frame,
@@ -257,6 +258,23 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 attempt,
                 number: 2,
                 reason: "client 1 is away – try again".to_owned(),
+            }),
+        ),
+        ("ask_price", Message::AskPrice(AskPrice { instance, attempt, amount: Amount::from_sat(50_000) })),
+        (
+            "price",
+            Message::Price(Price { instance, attempt, amount: Amount::from_sat(50_000), price_msat: 1_250 }),
+        ),
+        (
+            "sale_invoice",
+            Message::SaleInvoice(SaleInvoice {
+                instance,
+                attempt,
+                number: 2,
+                amount_msat: 1_250,
+                payment_hash: PaymentHash(counting(0x20)),
+                payment_secret: PaymentSecret(counting(0x40)),
+                min_final_cltv_expiry: 66,
             }),
         ),
     ]

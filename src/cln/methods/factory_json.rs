@@ -123,6 +123,10 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
             object["short_channel_id"] = scid.into();
         }
     }
+    let credit = factory.sales.account().credit(client);
+    if credit > 0 {
+        object["credit_msat"] = credit.into();
+    }
     if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
         insert_outpoint(&mut object, outpoint);
     }

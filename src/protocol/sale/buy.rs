@@ -34,6 +34,12 @@ impl Engine {
         if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
             return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
         }
+        if factory.sales.account().is_due(index) {
+            return Err(Refusal::WrongState(
+                "a payment for an earlier purchase is on its way: try again when it has arrived or failed"
+                    .into(),
+            ));
+        }
         session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
         let blocks_early = factory.sale_blocks_early(index, number);

@@ -51,6 +51,9 @@ impl Engine {
         if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
             d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
             d.send(peer, abort(factory, offer.number, &reason));
+            if offer.buyer == index {
+                self.refuse_purchase(d, factory.instance, &reason);
+            }
             return Ok(());
         }
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
@@ -100,7 +103,7 @@ impl Engine {
             // Its channel was checked before it was signed for the first time.
             committed: offer.channel_script.clone().map(|script| (script, !buys)),
             signed: None,
-            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(4)),
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
         };
         d.change(Change::Sale(factory.instance, coin, SaleChange::StartClient(Box::new(sale))));
         d.send(peer, join);
@@ -375,6 +378,7 @@ impl Engine {
         // A `buy` that came to no sale has no number.
         if message.number == 0 {
             self.refuse_purchase(d, factory.instance, &message.reason);
+            self.answer_price(d, factory, coin, None, Err(message.reason.clone()));
         } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
             self.forget_sale(d, factory, coin, sale, &message.reason);
         }
@@ -390,7 +394,7 @@ impl Engine {
     }
 
     /// Ends our part and says why.
-    fn leave_sale(
+    pub(super) fn leave_sale(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
@@ -453,7 +457,7 @@ impl Engine {
     }
 
     /// Our factory of this operator, our place in it, and our sub-factory's stock coin.
-    fn sub_factory(
+    pub(super) fn sub_factory(
         &self,
         peer: NodeId,
         instance: InstanceId,
@@ -477,7 +481,7 @@ impl Engine {
             .ok_or_else(|| Fault::stale("no such sale is under way"))
     }
 
-    fn buying(
+    pub(super) fn buying(
         &self,
         peer: NodeId,
         instance: InstanceId,

@@ -21,34 +21,32 @@ use super::{Deal, LspSale, SaleChange, SalePhase, cooperative, session_count};
 impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
-        let number = factory.next_sale(coin);
-        let checked = self.may_sell(factory, coin, d.height).and_then(|()| {
-            session_count(factory, coin, number, buy.amount)?;
-            let away = self.away(factory, coin);
-            if away.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("needed for the signature, and not connected: {}", names(&away)))
+        let price = self.price_for(factory, coin, buyer, buy.amount, d.height).and_then(|price| {
+            if price <= buy.max_price_msat {
+                return Ok(price);
             }
+            Err(format!(
+                "it costs {price} msat, which is above the limit of {}: max_price_msat={price} accepts it",
+                buy.max_price_msat
+            ))
         });
-        if let Err(reason) = checked {
-            d.log(Level::Info, format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount));
-            d.send(peer, refusal(factory, 0, &reason));
-            return Ok(());
-        }
-        // For nothing: selling for a price comes with collecting it.
-        let deal = Deal { number, buyer, amount: buy.amount, price_msat: 0 };
+        let price_msat = match price {
+            Ok(price_msat) => price_msat,
+            Err(reason) => {
+                d.log(
+                    Level::Info,
+                    format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
+                );
+                d.send(peer, refusal(factory, 0, &reason));
+                if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
+                    // An invoice that couldn't be taken back before, if there is one.
+                    self.end_invoices(d, factory, Some(buyer));
+                }
+                return Ok(());
+            }
+        };
+        let deal = Deal { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
         self.offer(d, factory, coin, deal, None);
-        Ok(())
-    }
-
-    /// Whether a new sale may begin.
-    fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: u32) -> Result<(), String> {
-        cooperative(factory, coin, height)?;
-        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
-        if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
-            return Err("another sale of this sub-factory is under way: try again when it is done".into());
-        }
         Ok(())
     }
 
@@ -89,6 +87,7 @@ impl Engine {
             transcript: [0; 32],
             own_partials: vec![],
             checked: false,
+            invoice: None,
             partials: BTreeMap::new(),
             stored: std::collections::BTreeSet::new(),
         };
@@ -260,8 +259,8 @@ impl Engine {
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
             (Some(_), SalePhase::Joining) => d.change(change(factory, coin, SaleChange::Checked)),
-            (Some(script), SalePhase::Checking) => {
-                self.propose_sale(d, factory, coin, sale.deal, script, &sale.joins);
+            (Some(_), SalePhase::Checking) => {
+                self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
             }
             _ => return Err(Fault::stale("no check is expected now")),
         }
@@ -315,6 +314,7 @@ impl Engine {
             (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
             _ => {}
         }
+        self.end_invoices(d, factory, Some(sale.deal.buyer));
         self.tell_ended(d, factory, coin, sale, reason);
     }
 
@@ -398,7 +398,7 @@ impl Engine {
                 .filter(|(client, _)| match sale.phase {
                     SalePhase::Joining => !sale.joins.contains_key(client),
                     SalePhase::Opening => false,
-                    SalePhase::Checking => *client == sale.deal.buyer,
+                    SalePhase::Checking | SalePhase::Paying => *client == sale.deal.buyer,
                     SalePhase::Signing => !sale.partials.contains_key(client),
                     SalePhase::Storing => !sale.stored.contains(client),
                 })
@@ -430,12 +430,12 @@ impl Engine {
     }
 
     /// Clients of a sub-factory that are not connected.
-    fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
+    pub(super) fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
         sub_clients(factory, coin).map(|(_, node)| node).filter(|node| !self.peers.contains(node)).collect()
     }
 
     /// A peer's place in a factory of ours, and its sub-factory's stock coin.
-    fn sale_member(
+    pub(super) fn sale_member(
         &self,
         peer: NodeId,
         instance: InstanceId,
@@ -495,11 +495,11 @@ pub(super) fn sub_clients(factory: &Factory, coin: CoinIndex) -> impl Iterator<I
     clients.filter_map(|client| Some((client, factory.node_of(client)?)))
 }
 
-fn names(nodes: &[NodeId]) -> String {
+pub(super) fn names(nodes: &[NodeId]) -> String {
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+pub(super) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
     SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
 }
 

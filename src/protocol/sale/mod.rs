@@ -7,7 +7,9 @@
 //! │ sale_join ────────────▶ │ ◀──────────────  sale_join │
 //! │ ◀══ fundchannel_start, fundchannel_complete          │
 //! │ ◀────── sale_committed  │                            │
-//! │ sale_checked ─────────▶ │ only now does anybody sign │
+//! │ sale_checked ─────────▶ │                            │
+//! │ ◀──────── sale_invoice  │ if it costs something      │
+//! │ ═══ pays it ══════════▶ │ only now does anybody sign │
 //! │ ◀──────── sale_propose  │ sale_propose ────────────▶ │
 //! │ partial signatures ───▶ │ ◀────── partial signatures │
 //! │ ◀────────── sale_ready  │ sale_ready ──────────────▶ │
@@ -20,12 +22,15 @@
 //! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
 //! (S2), whoever was restarted meanwhile.
 
+mod account;
 mod apply;
 mod book;
 mod buy;
 mod client;
 mod lsp;
 mod lsp_signing;
+mod payment;
+mod price;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +49,9 @@ use super::event::{LedgerEntry, SaleSigning};
 use super::factory::{Factory, Role};
 use super::state::State;
 
+pub use account::Account;
 pub use book::{Sales, Sold};
+pub use price::PriceList;
 
 /// What L waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +62,8 @@ pub(super) enum SalePhase {
     Opening,
     /// The buyer's `sale_checked`.
     Checking,
+    /// The invoice, and that it is paid.
+    Paying,
     /// Every partial signature.
     Signing,
     /// Every `sale_stored`.
@@ -88,6 +97,8 @@ pub(super) struct LspSale {
     pub(super) script: Option<ScriptBuf>,
     /// Whether the buyer has compared lightningd's record with the sale.
     pub(super) checked: bool,
+    /// Label of the invoice for its price, if there is one.
+    pub(super) invoice: Option<String>,
     /// In the order of the sale's sessions, once it is being signed.
     pub(super) rounds: Vec<Round>,
     pub(super) transcript: [u8; 32],
@@ -123,6 +134,14 @@ pub struct Purchase {
     /// Why it came to nothing, once that is known.
     pub refused: Option<String>,
     pub(super) deadline: Millis,
+}
+
+/// A question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) amount: Amount,
+    /// The price, msat, or why there is none; nothing until the operator has said.
+    pub(super) answer: Option<Result<u64, String>>,
 }
 
 /// What a purchase would be.
@@ -164,6 +183,7 @@ pub(super) enum SaleChange {
     Joined(ClientIndex, Vec<PubNonce>),
     Script(ScriptBuf),
     Checked,
+    Invoice(String),
     Partials(ClientIndex, Vec<PartialSig>),
     Stored(ClientIndex),
     /// Either side.
@@ -172,6 +192,7 @@ pub(super) enum SaleChange {
     Open(ExpectedOpen),
     Committed(ScriptBuf, bool),
     Purchase(Option<Purchase>),
+    Asked(Asked),
     Sign(Box<SaleJob>),
 }
 
