@@ -5,7 +5,7 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fate, Fed, LSP, World};
+use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
 use cln_factory::protocol::{Answer, Command, Input, PriceList, Refusal, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, InstanceId};
@@ -155,6 +155,43 @@ fn more_than_is_owed_is_not_paid() {
     assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
 }
 
+/// Brings a member back, judges what was sold and paid, and buys again. How many sales there were, and
+/// what was the buyer's credit.
+fn recover(world: &mut World, instance: InstanceId, victim: usize, before: u64, at: &str) -> (usize, u64) {
+    world.settle().unwrap();
+    if world.members[victim].engine.is_none() {
+        world.start(victim).unwrap();
+    }
+    for client in 1..=4 {
+        if victim == LSP || client == victim {
+            world.connect(LSP, client).unwrap();
+        }
+    }
+    world.run_out().unwrap();
+    world.mine(1).unwrap();
+    world.run_out().unwrap();
+    let (paid, sold) = (before - purse(world, instance), sales(world, LSP, instance));
+    assert!(sold <= 1 && (paid == 0 || paid == PRICE), "{at}: {sold} sold, {paid} msat paid");
+    let owed = paid - PRICE * u64::try_from(sold).unwrap();
+    assert_eq!(credits(world, instance), [owed, owed], "{at}");
+    for member in [LSP, 1, 2] {
+        assert_eq!(sales(world, member, instance), sold, "{at}, member {member}");
+    }
+    // It sells on, and what was paid counts.
+    ask(world, instance, 20_000, PRICE).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(refused(world), None, "{at}");
+    let all = u64::try_from(sales(world, LSP, instance)).unwrap();
+    assert_eq!(
+        (before - purse(world, instance), all),
+        (PRICE * all, 1 + u64::try_from(sold).unwrap()),
+        "{at}"
+    );
+    assert_eq!(credits(world, instance), [0, 0], "{at}");
+    assert!(world.judge.violations.is_empty(), "{at}: {:?}", world.judge.violations);
+    (sold, owed)
+}
+
 /// S8, S14: whoever dies at whatever step, the buyer has paid for what was signed and for nothing else;
 /// what it paid beyond that is its credit on both sides, and buys the next.
 #[test]
@@ -166,45 +203,43 @@ fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
             let (mut world, instance) = active(1_000 + step, flat());
             let before = purse(&world, instance);
             ask(&mut world, instance, 50_000, PRICE).unwrap();
-            let mut ended = false;
-            for _ in 0..step {
-                if !world.step().unwrap() {
-                    ended = true;
-                    break;
-                }
-            }
+            let ended = (0..step).any(|_| !world.step().unwrap());
             world.stop(victim);
-            world.settle().unwrap();
-            world.start(victim).unwrap();
-            for client in 1..=4 {
-                if victim == LSP || client == victim {
-                    world.connect(LSP, client).unwrap();
-                }
-            }
-            world.run_out().unwrap();
-            world.mine(1).unwrap();
-            world.run_out().unwrap();
-            let (paid, sold) = (before - purse(&world, instance), sales(&world, LSP, instance));
-            assert!(sold <= 1 && (paid == 0 || paid == PRICE), "{at}: {sold} sold, {paid} msat paid");
-            let owed = paid - PRICE * u64::try_from(sold).unwrap();
-            assert_eq!(credits(&world, instance), [owed, owed], "{at}");
-            for member in [LSP, 1] {
-                assert_eq!(sales(&world, member, instance), sold, "{at}, member {member}");
-            }
+            let (sold, owed) = recover(&mut world, instance, victim, before, &at);
             finished += sold;
             credited += u64::from(owed > 0);
-            // It sells on, and what was paid counts.
-            ask(&mut world, instance, 20_000, PRICE).unwrap();
-            world.run_out().unwrap();
-            assert_eq!(refused(&world), None, "{at}");
-            let sold = u64::try_from(sales(&world, LSP, instance)).unwrap();
-            assert_eq!(before - purse(&world, instance), PRICE * sold, "{at}");
-            assert_eq!(credits(&world, instance), [0, 0], "{at}");
-            assert!(world.judge.violations.is_empty(), "{at}: {:?}", world.judge.violations);
             if ended {
                 break;
             }
         }
     }
     assert!(finished > 10 && credited > 0, "{finished} sales, {credited} credits");
+}
+
+/// The same with crashes inside a step: before it is stored, after, and between its effects.
+#[test]
+fn a_crash_inside_a_step_costs_nobody_more_than_the_price() {
+    let kinds: [fn(u32) -> CrashAt; 4] = [
+        CrashAt::BeforeStore,
+        CrashAt::AfterStore,
+        |step| CrashAt::AfterEffects(step, 1),
+        |step| CrashAt::AfterEffects(step, 2),
+    ];
+    let mut crashed = 0;
+    for victim in [LSP, 1] {
+        for step in 1..9 {
+            for (kind, crash) in kinds.iter().enumerate() {
+                let at = format!("victim {victim}, record {step}, kind {kind}");
+                let (mut world, instance) = active(2_000 + u64::from(step), flat());
+                let before = purse(&world, instance);
+                world.crash_at(victim, crash(step));
+                ask(&mut world, instance, 50_000, PRICE).unwrap();
+                world.settle().unwrap();
+                crashed += u32::from(world.members[victim].engine.is_none());
+                world.stop(victim);
+                recover(&mut world, instance, victim, before, &at);
+            }
+        }
+    }
+    assert!(crashed > 20, "{crashed}");
 }
