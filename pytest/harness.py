@@ -12,7 +12,12 @@ FEATURE_BIT = 271
 
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
-FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2, "factory-stock-csv": 5}
+FAST = {
+    "factory-confirm-blocks": 1,
+    "factory-margin-blocks": 2,
+    "factory-stock-csv": 5,
+    "factory-sale-wait": 2,
+}
 
 
 def wait_for(success, timeout=TIMEOUT):

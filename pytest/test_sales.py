@@ -25,8 +25,8 @@ NOT_SOLD = 2505
 STOCK = 600_000
 
 
-def factory_with_stock(node_factory, bitcoind, count=4, **lsp_more):
-    options = [lsp_options(**{**FAST, **lsp_more}), *[plugin_options() for _ in range(count)]]
+def factory_with_stock(node_factory, bitcoind, count=4, client=None, **lsp_more):
+    options = [lsp_options(**{**FAST, **lsp_more}), *[plugin_options(**(client or {})) for _ in range(count)]]
     lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
     fund(bitcoind, lsp, 9_000_000)
     connect_all(lsp, clients)

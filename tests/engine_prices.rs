@@ -75,7 +75,8 @@ fn a_sale_costs_its_price_and_no_more() {
     let question = Command::AskPrice { instance, amount: Amount::from_sat(50_000) };
     world.command(1, question).unwrap();
     world.run_out().unwrap();
-    let price = *world.members[1].engine.as_ref().unwrap().asked_price(instance).unwrap().as_ref().unwrap();
+    let price =
+        world.members[1].engine.as_ref().unwrap().asked_price(instance).unwrap().clone().unwrap().price_msat;
     // 2 % of 50,000 sat for a whole lifetime, of which some blocks are gone by now.
     assert!(price < 1_010_000 && price > 900_000, "{price}");
     ask(&mut world, instance, 50_000, price).unwrap();

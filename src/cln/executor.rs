@@ -262,6 +262,10 @@ impl Node for Executor {
                 let result = payments::look(&rpc, payment_hash).await;
                 Input::PaymentEnded { instance, payment_hash, result }
             }),
+            Effect::FundChannel { instance, buyer, peer, amount } => self.spawn(async move {
+                let result = fund(&rpc, peer, amount).await.map_err(|error| error.to_string());
+                Input::ChannelFunded { instance, buyer, result }
+            }),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
@@ -307,6 +311,19 @@ pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
 async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
     let started = rpc.call_within(PEER_PATIENCE, "fundchannel_start", params).await?;
     field("fundchannel_start", &started, "scriptpubkey")
+}
+
+/// An ordinary channel. Waits as long as lightningd does: else nobody would know what became of it.
+async fn fund<C: Call>(rpc: &C, peer: NodeId, amount: Amount) -> Result<(ChannelId, OutPoint), CallError> {
+    let method = "fundchannel";
+    let params = json!({"id": peer.to_string(), "amount": amount.to_sat(), "announce": false});
+    let funded = rpc.call(method, params).await?;
+    let id: String = field(method, &funded, "channel_id")?;
+    let unexpected = |error| CallError::new(method, format!("unexpected channel_id '{id}': {error}"));
+    let channel_id = id.parse().map_err(unexpected)?;
+    let outpoint =
+        OutPoint { txid: field(method, &funded, "txid")?, vout: field(method, &funded, "outnum")? };
+    Ok((channel_id, outpoint))
 }
 
 /// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;

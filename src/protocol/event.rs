@@ -377,6 +377,42 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// L: an ordinary channel is about to be opened in place of a sale; its price is spent.
+    pub struct SaleJit {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+        /// Its capacity.
+        pub amount: Amount => 2,
+        /// What the buyer paid, msat.
+        pub price_msat: u64 => 4,
+    }
+}
+
+tlv_struct! {
+    /// L: it could not be opened; its price is the buyer's again.
+    pub struct SaleJitFailed {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+    }
+}
+
+tlv_struct! {
+    /// An ordinary channel was opened in place of a sale.
+    pub struct SaleJitOpened {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+        /// Its capacity.
+        pub amount: Amount => 2,
+        /// What the buyer paid, msat.
+        pub price_msat: u64 => 4,
+        /// The channel.
+        pub channel_id: ChannelId => 6,
+        /// Its funding outpoint; not known of one that a restart of L found.
+        pub outpoint: Option<OutPoint> => 8,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -443,6 +479,12 @@ tlv_enum! {
         44 "sale_due" => SaleDue(SaleDue),
         /// It was paid, or never will be.
         45 "sale_due_ended" => SaleDueEnded(SaleDueEnded),
+        /// L: an ordinary channel is about to be opened in place of a sale.
+        46 "sale_jit" => SaleJit(SaleJit),
+        /// L: it could not be.
+        47 "sale_jit_failed" => SaleJitFailed(SaleJitFailed),
+        /// It was.
+        48 "sale_jit_opened" => SaleJitOpened(SaleJitOpened),
     }
 }
 

@@ -295,6 +295,9 @@ impl Factory {
             Event::SaleStored(e) => self.sales.stored(e)?,
             Event::SaleDue(e) => self.sales.due(e),
             Event::SaleDueEnded(e) => self.sales.due_ended(e)?,
+            Event::SaleJit(e) => self.sales.jit(e),
+            Event::SaleJitFailed(e) => self.sales.jit_failed(e)?,
+            Event::SaleJitOpened(e) => self.sales.jit_opened(e),
             Event::Restored(e) => self.sales.mark_restored(&e.reason),
             Event::Forgotten(_) => {}
         }

@@ -135,6 +135,15 @@ pub enum Input {
         /// It arrived, or it failed for good, and why.
         result: Result<(), String>,
     },
+    /// [`Effect::FundChannel`] ended.
+    ChannelFunded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// For which client.
+        buyer: ClientIndex,
+        /// The channel and its funding outpoint, or what lightningd said.
+        result: Result<(ChannelId, OutPoint), String>,
+    },
     /// A block was connected.
     Block(Block),
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
@@ -490,6 +499,17 @@ pub enum Effect {
         instance: InstanceId,
         /// Which.
         payment_hash: PaymentHash,
+    },
+    /// `fundchannel`: an ordinary channel on chain. Answered by [`Input::ChannelFunded`].
+    FundChannel {
+        /// Of which factory.
+        instance: InstanceId,
+        /// For which client.
+        buyer: ClientIndex,
+        /// Its node.
+        peer: NodeId,
+        /// Channel capacity.
+        amount: Amount,
     },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {

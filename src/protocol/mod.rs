@@ -52,7 +52,7 @@ pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{Account, PriceList, Purchase, Quote, Sales, Sold};
+pub use sale::{Account, Instead, Jits, PriceList, Purchase, Quote, Quoted, Sales, Sold};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -180,6 +180,8 @@ impl Engine {
                 for factory in self.factories.values() {
                     if factory.client_of(peer).is_some() {
                         self.resume_sales(d, factory, Some(peer));
+                        self.resume_waiting(d, factory, peer);
+                        self.repeat_jit(d, factory, peer);
                     }
                 }
             }
@@ -220,6 +222,9 @@ impl Engine {
             }
             Input::PaymentEnded { instance, payment_hash, result } => {
                 self.on_payment_ended(d, instance, payment_hash, result);
+            }
+            Input::ChannelFunded { instance, buyer, result } => {
+                self.on_channel_funded(d, instance, buyer, result);
             }
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
@@ -274,6 +279,10 @@ impl Engine {
             Message::AskPrice(m) => self.on_ask_price(d, peer, &m),
             Message::Price(m) => self.on_price(d, peer, &m),
             Message::SaleInvoice(m) => self.on_sale_invoice(d, peer, &m),
+            Message::SaleWait(m) => self.on_sale_wait(d, peer, &m),
+            Message::JitOffer(m) => self.on_jit_offer(d, peer, &m),
+            Message::JitAccept(m) => self.on_jit_accept(d, peer, &m),
+            Message::JitOpened(m) => self.on_jit_opened(d, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -307,6 +316,7 @@ impl Engine {
                 Role::Lsp => {
                     self.lsp_started(d, factory, channels);
                     self.lsp_sales_started(d, factory, channels);
+                    self.jits_started(d, factory, channels);
                 }
                 Role::Client { .. } => self.client_started(d, factory, channels),
             }
@@ -352,9 +362,9 @@ impl Engine {
     /// When [`Input::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
-        let sales = self.lsp_sales.values().map(|sale| sale.deadline);
+        let sales = self.lsp_sales.values().filter_map(LspSale::deadline);
         let sales = sales.chain(self.client_sales.values().map(|sale| sale.deadline));
-        let waiting = self.purchases.values().filter(|purchase| purchase.refused.is_none());
+        let waiting = self.purchases.values().filter(|purchase| purchase.is_open());
         lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))

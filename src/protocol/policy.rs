@@ -77,6 +77,10 @@ pub struct Config {
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
     pub sign_for_neighbours: bool,
+    /// How long a purchase waits for clients that have to sign and are away.
+    pub sale_wait: Millis,
+    /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
+    pub jit: bool,
     /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
     pub prices: PriceList,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
@@ -110,6 +114,8 @@ impl Default for Config {
             reserve_feerate: 2_500,
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
+            sale_wait: 60_000,
+            jit: false,
             prices: PriceList::default(),
             unsafe_skip_funding_check: false,
         }

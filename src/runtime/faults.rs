@@ -23,7 +23,7 @@ use crate::protocol::{Command, Effect, Input};
 use crate::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use crate::wire::message::Message;
 
-const MESSAGES: [&str; 26] = [
+const MESSAGES: [&str; 30] = [
     "invite",
     "join",
     "expect_channel",
@@ -50,10 +50,14 @@ const MESSAGES: [&str; 26] = [
     "ask_price",
     "price",
     "sale_invoice",
+    "sale_wait",
+    "jit_offer",
+    "jit_accept",
+    "jit_opened",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 23] = [
+const STEPS: [&str; 25] = [
     "create",
     "exit",
     "new-payout",
@@ -77,6 +81,8 @@ const STEPS: [&str; 23] = [
     "invoice-ended",
     "pay-invoice",
     "payment-ended",
+    "fund-channel",
+    "channel-funded",
 ];
 
 #[derive(Debug, Clone)]
@@ -191,6 +197,7 @@ fn input_step(input: &Input) -> Option<&'static str> {
         Input::InvoiceMade { .. } => "invoice-made",
         Input::InvoiceEnded { .. } => "invoice-ended",
         Input::PaymentEnded { .. } => "payment-ended",
+        Input::ChannelFunded { .. } => "channel-funded",
         Input::Block(block) if !block.txs.is_empty() => "block",
         _ => return None,
     })
@@ -209,6 +216,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::MakeInvoice { .. } => "make-invoice",
         Effect::WaitInvoice { .. } => "wait-invoice",
         Effect::PayInvoice { .. } => "pay-invoice",
+        Effect::FundChannel { .. } => "fund-channel",
         _ => return None,
     })
 }

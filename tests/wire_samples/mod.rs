@@ -115,6 +115,15 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         blames: Some(node(0x77)),
         retry: 1,
     };
+    let away = NodeId(std::array::from_fn(|i| if i == 0 { 0x02 } else { 0x22 }));
+    let jit = JitOpened {
+        instance,
+        attempt,
+        amount: Amount::from_sat(50_000),
+        price_msat: 1_250,
+        channel_id: ChannelId([0xcc; 32]),
+        outpoint: Some(OutPoint { txid: txid(), vout: 1 }),
+    };
     let offer = SaleOffer {
         instance,
         attempt,
@@ -203,7 +212,13 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ),
         (
             "buy",
-            Message::Buy(Buy { instance, attempt, amount: Amount::from_sat(50_000), max_price_msat: 1_500 }),
+            Message::Buy(Buy {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                max_price_msat: 1_500,
+                jit: None,
+            }),
         ),
         ("sale_offer", Message::SaleOffer(offer.clone())),
         ("sale_offer_again", Message::SaleOffer(SaleOffer { channel_script: Some(p2wsh(0x5a)), ..offer })),
@@ -263,7 +278,13 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("ask_price", Message::AskPrice(AskPrice { instance, attempt, amount: Amount::from_sat(50_000) })),
         (
             "price",
-            Message::Price(Price { instance, attempt, amount: Amount::from_sat(50_000), price_msat: 1_250 }),
+            Message::Price(Price {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                price_msat: 1_250,
+                away: vec![away],
+            }),
         ),
         (
             "sale_invoice",
@@ -277,6 +298,30 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 min_final_cltv_expiry: 66,
             }),
         ),
+        (
+            "buy_or_jit",
+            Message::Buy(Buy {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                max_price_msat: 1_500,
+                jit: Some(true),
+            }),
+        ),
+        ("sale_wait", Message::SaleWait(SaleWait { instance, attempt, away: vec![away], seconds: 60 })),
+        (
+            "jit_offer",
+            Message::JitOffer(JitOffer {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                price_msat: 1_250,
+                reason: "client 1 is away – no".to_owned(),
+            }),
+        ),
+        ("jit_accept", Message::JitAccept(JitAccept { instance, attempt })),
+        ("jit_opened", Message::JitOpened(jit.clone())),
+        ("jit_opened_found", Message::JitOpened(JitOpened { outpoint: None, ..jit })),
     ]
 }
 

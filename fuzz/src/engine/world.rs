@@ -299,6 +299,11 @@ impl World {
                 let result = Err("it never left".to_owned());
                 self.later(at, Input::PaymentEnded { instance, payment_hash, result });
             }
+            Effect::FundChannel { instance, buyer, .. } => {
+                let outpoint = OutPoint { txid: Txid::from_byte_array([at as u8; 32]), vout: buyer };
+                let result = Ok((ChannelId::of(outpoint), outpoint));
+                self.later(at, Input::ChannelFunded { instance, buyer, result });
+            }
             Effect::WaitInvoice { .. }
             | Effect::ReleaseFunding { .. }
             | Effect::Bump(_)

@@ -3,6 +3,7 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
+use crate::protocol::event::SaleJitOpened;
 use crate::protocol::{Factory, Role, Sold, standing};
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
@@ -66,6 +67,10 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     let sales: Vec<Value> = factory.own_sales().map(|sold| one_sale(factory, sold, node, height)).collect();
     if !sales.is_empty() {
         object["sales"] = sales.into();
+    }
+    let jits: Vec<Value> = factory.sales.jits().opened().iter().map(one_jit).collect();
+    if !jits.is_empty() {
+        object["jit_channels"] = jits.into();
     }
     if let Some(reason) = factory.sales.restored() {
         object["exit_only"] = reason.into();
@@ -158,6 +163,20 @@ fn one_sale(factory: &Factory, sold: &Sold, node: &Node, height: Height) -> Valu
         object["short_channel_id"] = scid.into();
     }
     insert_outpoint(&mut object, sale.channel);
+    object
+}
+
+/// An ordinary channel that came in place of a sale.
+fn one_jit(jit: &SaleJitOpened) -> Value {
+    let mut object = json!({
+        "client": jit.buyer,
+        "capacity_sat": jit.amount.to_sat(),
+        "price_msat": jit.price_msat,
+        "channel_id": jit.channel_id.to_string(),
+    });
+    if let Some(outpoint) = jit.outpoint {
+        insert_outpoint(&mut object, outpoint);
+    }
     object
 }
 

@@ -2,8 +2,10 @@
 
 use bitcoin::hashes::{Hash, sha256};
 
+use crate::protocol::Entropy;
 use crate::protocol::{Input, Invoice};
-use crate::types::{InstanceId, NodeId, PaymentHash, PaymentSecret};
+use crate::terms::ClientIndex;
+use crate::types::{ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid};
 
 use super::{LSP, World};
 
@@ -76,6 +78,16 @@ impl World {
             self.answer(payee, Input::InvoiceEnded { instance, label, result: Ok(true) });
         }
         Ok(())
+    }
+
+    /// `fundchannel`: an ordinary channel, of which nothing but its id matters here.
+    pub(super) fn fund_channel(&mut self, at: usize, instance: InstanceId, buyer: ClientIndex, peer: NodeId) {
+        let connected = self.member_of(peer).is_some_and(|other| self.connected(at, other));
+        let txid = Txid::from_byte_array(self.members[at].lightningd.rng.bytes32());
+        let outpoint = OutPoint { txid, vout: 0 };
+        let opened = (ChannelId::of(outpoint), outpoint);
+        let result = if connected { Ok(opened) } else { Err("Peer not connected".to_owned()) };
+        self.answer(at, Input::ChannelFunded { instance, buyer, result });
     }
 
     /// `listsendpays`.

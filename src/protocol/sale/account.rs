@@ -57,11 +57,18 @@ impl Account {
     pub(super) fn end(&mut self, event: &SaleDueEnded) -> Result<(), LoadError> {
         let due = self.due.remove(&event.payment_hash);
         let due = due.ok_or_else(|| inconsistent("SaleDueEnded", "nothing was due by this payment_hash"))?;
-        if event.paid && due.left > 0 {
-            let credit = self.credit.entry(due.event.buyer).or_default();
-            *credit = credit.saturating_add(due.left);
+        if event.paid {
+            self.refund(due.event.buyer, due.left);
         }
         Ok(())
+    }
+
+    /// What was spent comes back.
+    pub(super) fn refund(&mut self, client: ClientIndex, msat: u64) {
+        if msat > 0 {
+            let credit = self.credit.entry(client).or_default();
+            *credit = credit.saturating_add(msat);
+        }
     }
 
     /// A sale is signed for: what it costs is spent. A client has no account of its neighbours.

@@ -9,10 +9,11 @@ use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
 use super::super::event::{
-    SaleDue, SaleDueEnded, SaleOpenAccepted, SaleOpening, SaleSigned, SaleSigning, SaleStored,
+    SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, SaleOpenAccepted, SaleOpening, SaleSigned,
+    SaleSigning, SaleStored,
 };
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
-use super::Account;
+use super::{Account, Jits};
 
 /// A sale that this node has signed, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub struct Sales {
     /// Channels of sales that lightningd is done with.
     resolved: BTreeSet<ChannelId>,
     account: Account,
+    jits: Jits,
     /// Why the factory is exit-only, if it is (S9).
     pub(super) restored: Option<String>,
 }
@@ -156,6 +158,23 @@ impl Sales {
         }
         sold.signatures = event.signatures.clone();
         Ok(())
+    }
+
+    /// Ordinary channels that came in place of sales.
+    pub fn jits(&self) -> &Jits {
+        &self.jits
+    }
+
+    pub(in super::super) fn jit(&mut self, event: &SaleJit) {
+        self.jits.begin(&mut self.account, event);
+    }
+
+    pub(in super::super) fn jit_failed(&mut self, event: &SaleJitFailed) -> Result<(), LoadError> {
+        self.jits.fail(&mut self.account, event)
+    }
+
+    pub(in super::super) fn jit_opened(&mut self, event: &SaleJitOpened) {
+        self.jits.open(&mut self.account, event);
     }
 
     pub(in super::super) fn due(&mut self, event: &SaleDue) {

@@ -19,6 +19,7 @@ use super::super::event::{LedgerEntry, Restored, SaleOpenAccepted, SaleSigned};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use super::super::lsp_signing::ledger_entries;
+use super::lsp::names;
 use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, cooperative, session_count};
 
 impl Engine {
@@ -166,7 +167,7 @@ impl Engine {
         if offer.number < next || offer.channel_script.is_some() && agreed {
             return Ok(());
         }
-        match self.purchases.get(&factory.instance).filter(|purchase| purchase.refused.is_none()) {
+        match self.wish(factory) {
             None => Err("this node didn't ask for it".into()),
             Some(wish) if wish.amount != offer.amount => {
                 Err("it is not the amount that was asked for".into())
@@ -391,6 +392,10 @@ impl Engine {
                 self.leave_sale(d, factory, *coin, sale, reason);
             }
         }
+        if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
+            d.send(factory.lsp(), abort(factory, 0, reason));
+            self.refuse_purchase(d, factory.instance, reason);
+        }
     }
 
     /// Ends our part and says why.
@@ -422,8 +427,8 @@ impl Engine {
         }
     }
 
-    fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
-        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.refused.is_none()) {
+    pub(super) fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
+        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.is_open()) {
             let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
             d.change(Change::Sale(instance, purchase.coin, SaleChange::Purchase(Some(refused))));
         }
@@ -450,10 +455,23 @@ impl Engine {
             }
         }
         for (instance, purchase) in &self.purchases {
-            if d.now >= purchase.deadline {
-                self.refuse_purchase(d, *instance, "the operator didn't answer in time");
+            if d.now >= purchase.deadline && purchase.is_open() {
+                self.end_purchase(d, *instance, purchase);
             }
         }
+    }
+
+    /// A purchase took too long. Of one that only waits the operator has no other sign.
+    fn end_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, purchase: &Purchase) {
+        let mut reason = "the operator didn't answer in time".to_owned();
+        if !purchase.away.is_empty() {
+            reason.push_str("; it had to wait for ");
+            reason.push_str(&names(&purchase.away));
+        }
+        if let Some(factory) = self.factories.get(&instance) {
+            d.send(factory.lsp(), abort(factory, 0, &reason));
+        }
+        self.refuse_purchase(d, instance, &reason);
     }
 
     /// Our factory of this operator, our place in it, and our sub-factory's stock coin.

@@ -1,8 +1,6 @@
 //! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
 //! `lsp_signing`.
 
-use std::collections::BTreeMap;
-
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -46,19 +44,25 @@ impl Engine {
             }
         };
         let deal = Deal { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
-        self.offer(d, factory, coin, deal, None);
+        let (jit, away) = (buy.jit == Some(true), self.away(factory, coin));
+        if away.is_empty() {
+            self.offer(d, factory, coin, deal, None, jit);
+        } else {
+            self.wait_for_members(d, factory, coin, (peer, deal, jit), away);
+        }
         Ok(())
     }
 
     /// Asks every client of the sub-factory for its nonces. `script` is that of a sale whose signing
     /// was interrupted.
-    fn offer(
+    pub(super) fn offer(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
         coin: CoinIndex,
         deal: Deal,
         script: Option<ScriptBuf>,
+        jit: bool,
     ) {
         let offer = SaleOffer {
             instance: factory.instance,
@@ -77,20 +81,8 @@ impl Engine {
         for (_, node) in sub_clients(factory, coin) {
             d.send(node, offer.clone());
         }
-        let sale = LspSale {
-            deal,
-            phase: SalePhase::Joining,
-            deadline: d.now.saturating_add(self.config.ceremony_timeout),
-            joins: BTreeMap::new(),
-            script,
-            rounds: vec![],
-            transcript: [0; 32],
-            own_partials: vec![],
-            checked: false,
-            invoice: None,
-            partials: BTreeMap::new(),
-            stored: std::collections::BTreeSet::new(),
-        };
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let sale = LspSale { script, jit, ..LspSale::new(deal, SalePhase::Joining, deadline) };
         d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
     }
 
@@ -274,7 +266,14 @@ impl Engine {
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
-        let (factory, sale, _, coin) = self.selling(peer, abort.instance, abort.attempt, abort.number)?;
+        let (factory, sale, client, coin) = match abort.number {
+            // The buyer knows no number of a purchase that waits.
+            0 => self.selling_alone(peer, abort.instance, abort.attempt)?,
+            number => self.selling(peer, abort.instance, abort.attempt, number)?,
+        };
+        if sale.concerns_buyer_alone() && client != sale.deal.buyer {
+            return Err(Fault::stale("another client buys"));
+        }
         self.end_sale(d, factory, coin, sale, &format!("{peer}: {}", abort.reason));
         Ok(())
     }
@@ -289,7 +288,9 @@ impl Engine {
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
     fn end_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
-        if factory.next_sale(coin) == sale.deal.number {
+        if sale.phase == SalePhase::Funding {
+            // lightningd is at it, and says what comes of it.
+        } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
             self.drop_sale(d, factory, coin, sale, reason);
         } else {
             self.interrupt_sale(d, factory, coin, sale, reason);
@@ -340,8 +341,15 @@ impl Engine {
     ) {
         let number = sale.deal.number;
         d.log(Level::Unusual, format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance));
-        for (_, node) in sub_clients(factory, coin) {
-            d.send(node, refusal(factory, number, reason));
+        if sale.concerns_buyer_alone() {
+            // Of this it has no number.
+            if let Some(buyer) = factory.node_of(sale.deal.buyer) {
+                d.send(buyer, refusal(factory, 0, reason));
+            }
+        } else {
+            for (_, node) in sub_clients(factory, coin) {
+                d.send(node, refusal(factory, number, reason));
+            }
         }
         d.change(change(factory, coin, SaleChange::End));
     }
@@ -372,7 +380,7 @@ impl Engine {
                 amount: sold.sale.amount(),
                 price_msat: sold.price_msat,
             };
-            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()));
+            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()), false);
             if sold.is_signed() {
                 send_ready(d, factory, coin, deal.number, &sold.signatures);
             }
@@ -383,7 +391,8 @@ impl Engine {
     pub(in super::super) fn lsp_sales_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) = self.factories.get(instance) else { continue };
-            if sub_clients(factory, *coin).any(|(_, node)| node == peer) {
+            let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
+            if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
                 self.end_sale(d, factory, *coin, sale, &format!("{peer} disconnected"));
             }
         }
@@ -391,14 +400,23 @@ impl Engine {
 
     pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
         for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) else {
+            let Some(factory) =
+                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))
+            else {
                 continue;
             };
+            if sale.phase == SalePhase::Waiting {
+                let away = names(&self.away(factory, *coin));
+                let reason = format!("needed for the signature, and not connected: {away}");
+                self.sell_instead(d, factory, *coin, sale, &reason);
+                continue;
+            }
             let silent: Vec<NodeId> = sub_clients(factory, *coin)
                 .filter(|(client, _)| match sale.phase {
                     SalePhase::Joining => !sale.joins.contains_key(client),
                     SalePhase::Opening => false,
-                    SalePhase::Checking | SalePhase::Paying => *client == sale.deal.buyer,
+                    SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
+                    SalePhase::Waiting | SalePhase::Funding => false,
                     SalePhase::Signing => !sale.partials.contains_key(client),
                     SalePhase::Storing => !sale.stored.contains(client),
                 })
@@ -409,7 +427,13 @@ impl Engine {
             } else {
                 format!("no answer in time from {}", names(&silent))
             };
-            self.end_sale(d, factory, *coin, sale, &reason);
+            let buyer = factory.node_of(sale.deal.buyer);
+            let neighbours = silent.iter().all(|node| Some(*node) != buyer);
+            if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
+                self.sell_instead(d, factory, *coin, sale, &reason);
+            } else {
+                self.end_sale(d, factory, *coin, sale, &reason);
+            }
         }
     }
 
@@ -468,6 +492,17 @@ impl Engine {
             .filter(|sale| sale.deal.number == number)
             .ok_or_else(|| Fault::stale("no such sale is under way"))?;
         Ok((factory, sale, client, coin))
+    }
+
+    fn selling_alone(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
+        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
+        let sale = self.lsp_sales.get(&(instance, coin)).filter(|sale| sale.concerns_buyer_alone());
+        Ok((factory, sale.ok_or_else(|| Fault::stale("nothing waits"))?, client, coin))
     }
 
     fn sale_of(

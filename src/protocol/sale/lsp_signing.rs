@@ -151,7 +151,8 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, sale, client, coin) =
             self.selling(peer, message.instance, message.attempt, message.number)?;
-        let signed = factory.sales.of(coin).last().is_some_and(Sold::is_signed);
+        let signed = |sold: &Sold| sold.sale.number == message.number && sold.is_signed();
+        let signed = factory.sales.of(coin).iter().any(signed);
         if !signed || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }

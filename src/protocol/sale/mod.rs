@@ -27,6 +27,7 @@ mod apply;
 mod book;
 mod buy;
 mod client;
+mod jit;
 mod lsp;
 mod lsp_signing;
 mod payment;
@@ -45,17 +46,20 @@ use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
 use super::Engine;
 use super::ceremony::ExpectedOpen;
 use super::draft::{Draft, Fault};
-use super::event::{LedgerEntry, SaleSigning};
+use super::event::{LedgerEntry, SaleJitOpened, SaleSigning};
 use super::factory::{Factory, Role};
 use super::state::State;
 
 pub use account::Account;
 pub use book::{Sales, Sold};
+pub use jit::Jits;
 pub use price::PriceList;
 
 /// What L waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SalePhase {
+    /// Clients that have to sign and are away.
+    Waiting,
     /// Every `sale_join`.
     Joining,
     /// lightningd's `fundchannel_start` and `fundchannel_complete`.
@@ -68,6 +72,10 @@ pub(super) enum SalePhase {
     Signing,
     /// Every `sale_stored`.
     Storing,
+    /// The buyer's `jit_accept`.
+    Asking,
+    /// lightningd's `fundchannel`: an ordinary channel instead.
+    Funding,
 }
 
 /// What a sale is about.
@@ -105,6 +113,41 @@ pub(super) struct LspSale {
     pub(super) own_partials: Vec<PartialSig>,
     pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
     pub(super) stored: BTreeSet<ClientIndex>,
+    /// Whether its buyer would take an ordinary channel instead.
+    pub(super) jit: bool,
+    /// Why it is one by now, if so. Then its number is 0.
+    pub(super) instead: Option<String>,
+}
+
+impl LspSale {
+    fn new(deal: Deal, phase: SalePhase, deadline: Millis) -> Self {
+        Self {
+            deal,
+            phase,
+            deadline,
+            joins: BTreeMap::new(),
+            script: None,
+            checked: false,
+            invoice: None,
+            rounds: vec![],
+            transcript: [0; 32],
+            own_partials: vec![],
+            partials: BTreeMap::new(),
+            stored: BTreeSet::new(),
+            jit: false,
+            instead: None,
+        }
+    }
+
+    /// When it ends by itself; nothing while lightningd opens an ordinary channel.
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        (self.phase != SalePhase::Funding).then_some(self.deadline)
+    }
+
+    /// Whether nobody else has heard of it.
+    fn concerns_buyer_alone(&self) -> bool {
+        self.phase == SalePhase::Waiting || self.instead.is_some()
+    }
 }
 
 /// A client's side of a sale under way, as buyer or neighbour.
@@ -133,7 +176,29 @@ pub struct Purchase {
     pub max_price_msat: u64,
     /// Why it came to nothing, once that is known.
     pub refused: Option<String>,
+    /// Who had to be waited for.
+    pub away: Vec<NodeId>,
+    /// The ordinary channel that was agreed to instead.
+    pub instead: Option<Instead>,
+    /// That channel, once it is there.
+    pub opened: Option<SaleJitOpened>,
     pub(super) deadline: Millis,
+}
+
+impl Purchase {
+    /// Whether something may still come of it.
+    pub fn is_open(&self) -> bool {
+        self.refused.is_none() && self.opened.is_none()
+    }
+}
+
+/// An ordinary channel in place of one from stock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instead {
+    /// What it costs, msat.
+    pub price_msat: u64,
+    /// Why there is none from stock: who is away.
+    pub reason: String,
 }
 
 /// A question for a price.
@@ -141,7 +206,16 @@ pub struct Purchase {
 pub(super) struct Asked {
     pub(super) amount: Amount,
     /// The price, msat, or why there is none; nothing until the operator has said.
-    pub(super) answer: Option<Result<u64, String>>,
+    pub(super) answer: Option<Result<Quoted, String>>,
+}
+
+/// What an operator says to a question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quoted {
+    /// The price, msat.
+    pub price_msat: u64,
+    /// Who would have to sign and is away.
+    pub away: Vec<NodeId>,
 }
 
 /// What a purchase would be.

@@ -19,7 +19,7 @@ use super::super::draft::{Draft, Fault};
 use super::super::event::{SaleDue, SaleDueEnded};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Effect, Invoice, Level};
-use super::lsp::change;
+use super::lsp::{change, refusal};
 use super::{LspSale, Purchase, SaleChange, SalePhase, cooperative};
 
 impl Engine {
@@ -32,14 +32,21 @@ impl Engine {
         sale: &LspSale,
         credit: u64,
     ) {
+        let missing = sale.deal.price_msat.saturating_sub(credit);
+        if sale.instead.is_some() {
+            return match missing {
+                0 => self.fund_instead(d, factory, coin, sale),
+                missing => self.charge(d, factory, coin, sale, missing),
+            };
+        }
         let Some(script) = &sale.script else { return };
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
             if let Err(reason) = cooperative(factory, coin, d.height) {
                 return self.drop_sale(d, factory, coin, sale, &reason);
             }
-            if credit < sale.deal.price_msat {
-                return self.charge(d, factory, coin, sale, sale.deal.price_msat.saturating_sub(credit));
+            if missing > 0 {
+                return self.charge(d, factory, coin, sale, missing);
             }
         }
         self.propose_sale(d, factory, coin, sale.deal, script, &sale.joins);
@@ -169,24 +176,31 @@ impl Engine {
         peer: NodeId,
         message: &SaleInvoice,
     ) -> Result<(), Fault> {
-        let (factory, coin, sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
+        let (factory, index, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
         let account = factory.sales.account();
-        if sale.signed.is_some() || account.due_of(message.payment_hash).is_some() {
+        if account.due_of(message.payment_hash).is_some() {
             return Err(Fault::stale("it was seen before"));
         }
-        let checked = sale.committed.as_ref().is_some_and(|(_, checked)| *checked);
-        if sale.open != ExpectedOpen::Seen || !checked {
-            return Err(Fault::peer("an invoice before its channel is committed and checked"));
-        }
-        if account.is_due(sale.deal.buyer) {
+        if account.is_due(index) {
             return Err(Fault::peer("a second invoice before the first is settled"));
         }
-        let wish = self.purchases.get(&factory.instance).filter(|wish| wish.refused.is_none());
-        let Some(wish) = wish else {
-            self.leave_sale(d, factory, coin, sale, "this node doesn't want it any more");
-            return Ok(());
+        let wish = self.wish(factory);
+        let (wish, price_msat) = if message.number == 0 {
+            let agreed = wish.and_then(|wish| Some((wish, wish.instead.as_ref()?.price_msat)));
+            agreed.ok_or_else(|| Fault::stale("no ordinary channel is wanted"))?
+        } else {
+            let (.., sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
+            let checked = sale.committed.as_ref().is_some_and(|(_, checked)| *checked);
+            if sale.open != ExpectedOpen::Seen || !checked || sale.signed.is_some() {
+                return Err(Fault::peer("an invoice, and not after its channel was committed and checked"));
+            }
+            let Some(wish) = wish else {
+                self.leave_sale(d, factory, coin, sale, "this node doesn't want it any more");
+                return Ok(());
+            };
+            (wish, sale.deal.price_msat)
         };
-        let owed = sale.deal.price_msat.saturating_sub(account.credit(sale.deal.buyer));
+        let owed = price_msat.saturating_sub(account.credit(index));
         if message.amount_msat == 0 || message.amount_msat > owed {
             let text = format!("an invoice over {} msat where {owed} msat are owed", message.amount_msat);
             return Err(Fault::peer(text));
@@ -195,7 +209,7 @@ impl Engine {
             factory.instance,
             SaleDue {
                 payment_hash: message.payment_hash,
-                buyer: sale.deal.buyer,
+                buyer: index,
                 amount_msat: message.amount_msat,
                 label: None,
             },
@@ -236,6 +250,9 @@ impl Engine {
         let sale = self.client_sales.iter().find(|((of, _), sale)| *of == instance && buying(sale));
         if let Some(((_, coin), sale)) = sale {
             self.leave_sale(d, factory, *coin, sale, &reason);
+        } else if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
+            d.send(factory.lsp(), refusal(factory, 0, &reason));
+            self.refuse_purchase(d, instance, &reason);
         }
     }
 

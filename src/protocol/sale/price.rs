@@ -11,8 +11,8 @@ use super::super::ceremony::Change;
 use super::super::draft::{Draft, Fault};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, Refusal};
-use super::lsp::{names, refusal};
-use super::{Asked, Quote, SaleChange, cooperative, session_count};
+use super::lsp::refusal;
+use super::{Asked, Quote, Quoted, SaleChange, cooperative, session_count};
 
 /// A rate beyond this would ask for more than what is sold.
 const MAX_PPM: u32 = 1_000_000;
@@ -104,10 +104,6 @@ impl Engine {
             return Err("the invoice of an earlier purchase is not settled: try again in a moment".into());
         }
         session_count(factory, coin, factory.next_sale(coin), amount)?;
-        let away = self.away(factory, coin);
-        if !away.is_empty() {
-            return Err(format!("needed for the signature, and not connected: {}", names(&away)));
-        }
         Ok(factory.price_msat(&self.config.prices, amount, height))
     }
 
@@ -123,7 +119,8 @@ impl Engine {
             Err(reason) => d.send(peer, refusal(factory, 0, &reason)),
             Ok(price_msat) => {
                 let (instance, attempt) = (factory.instance, factory.attempt);
-                d.send(peer, Price { instance, attempt, amount, price_msat });
+                let away = self.away(factory, coin);
+                d.send(peer, Price { instance, attempt, amount, price_msat, away });
             }
         }
         Ok(())
@@ -150,7 +147,8 @@ impl Engine {
         price: &Price,
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, price.instance, price.attempt)?;
-        self.answer_price(d, factory, coin, Some(price.amount), Ok(price.price_msat));
+        let quoted = Quoted { price_msat: price.price_msat, away: price.away.clone() };
+        self.answer_price(d, factory, coin, Some(price.amount), Ok(quoted));
         Ok(())
     }
 
@@ -161,7 +159,7 @@ impl Engine {
         factory: &Factory,
         coin: CoinIndex,
         amount: Option<Amount>,
-        answer: Result<u64, String>,
+        answer: Result<Quoted, String>,
     ) {
         let open =
             |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
@@ -172,7 +170,7 @@ impl Engine {
     }
 
     /// What the operator said to this node's last question for a price; nothing until it has.
-    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<u64, String>> {
+    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, String>> {
         self.asked.get(&instance)?.answer.as_ref()
     }
 
