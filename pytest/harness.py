@@ -107,6 +107,21 @@ def connect_all(lsp, clients):
     wait_until_ready(lsp, clients)
 
 
+def factory_with(node_factory, bitcoind, count, feerates=None, lsp=None, client=None, **more):
+    """An operator and clients in an active factory. Feerates: sat/kw for 2, 6, 12 and 100 blocks. `lsp` and
+    `client` are further options of theirs, `more` parameters of factory-create."""
+    options = [lsp_options(**{**FAST, **(lsp or {})}), *[plugin_options(**(client or {})) for _ in range(count)]]
+    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
+    if feerates:
+        for node in (lsp, *clients):
+            node.set_feerates(feerates)
+    fund(bitcoind, lsp, 9_000_000)
+    connect_all(lsp, clients)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    factory = create(lsp, clients, **more)
+    return lsp, clients, activate(bitcoind, factory, lsp, clients)
+
+
 def mine(bitcoind, blocks, nodes, wait_for_mempool=0):
     """Mines, and waits until lightningd and the plugin of every node have seen it."""
     bitcoind.generate_block(blocks, wait_for_mempool=wait_for_mempool)
@@ -277,3 +292,24 @@ def start_without_developer(nodes):
             del node.daemon.opts[option]
     for node in nodes:
         node.start()
+
+
+ANCHOR_SCRIPT = "51024e73"
+ANCHOR_SAT = 240
+
+
+def anchor_of(tx):
+    """The place of a transaction's P2A output."""
+    return next(output["n"] for output in tx["vout"] if output["scriptPubKey"]["hex"] == ANCHOR_SCRIPT)
+
+
+def empty_block(bitcoind, nodes):
+    """A block whose miner takes nothing: what waits, waits on."""
+    bitcoind.rpc.generateblock(bitcoind.rpc.getnewaddress(), [])
+    mine(bitcoind, 0, nodes)
+
+
+def fee_of(bitcoind, tx):
+    """What a transaction pays, in satoshi."""
+    spent = [transaction(bitcoind, vin["txid"])["vout"][vin["vout"]]["sat"] for vin in tx["vin"]]
+    return sum(spent) - sum(output["sat"] for output in tx["vout"])

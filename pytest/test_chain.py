@@ -9,14 +9,19 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from harness import (
+    ANCHOR_SAT,
     FAST,
     activate,
+    anchor_of,
     channel_by_id,
     channel_in,
     connect_all,
     create,
+    empty_block,
     factories,
     factory_of,
+    factory_with,
+    fee_of,
     find_binary,
     fund,
     lsp_options,
@@ -24,22 +29,11 @@ from harness import (
     onchain_msat,
     pay,
     plugin_options,
+    spender,
     transaction,
     wait_for_factory,
     wait_for_synced,
 )
-
-OPTIONS = FAST
-
-
-def factory_with(node_factory, bitcoind, count, **more):
-    options = [lsp_options(**OPTIONS), *[plugin_options() for _ in range(count)]]
-    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
-    fund(bitcoind, lsp, 8_000_000)
-    connect_all(lsp, clients)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    factory = create(lsp, clients, **more)
-    return lsp, clients, activate(bitcoind, factory, lsp, clients)
 
 
 def show(node, instance):
@@ -140,25 +134,39 @@ def test_one_silent_client_out_of_eight_is_evicted(node_factory, bitcoind):
 
 # S21
 def test_stock_comes_home_and_the_factory_is_closed(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(
-        node_factory, bitcoind, 2, capacity_sat=300_000, stock_sat=50_000, lifetime_blocks=40, dying_blocks=10
-    )
+    terms = {"capacity_sat": 300_000, "stock_sat": 50_000, "lifetime_blocks": 40, "dying_blocks": 10}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, (2_000, 2_000, 2_000, 2_000), **terms)
     instance, timeout = factory["factory_instance"], factory["timeout_block"]
     nodes = [lsp, *clients]
     before = onchain_msat(lsp)
     pay(lsp, clients[0], 20_000_000, "to alice")
     (leaf,) = show(lsp, instance)["transactions"]
     mine_to(bitcoind, factory_of(lsp, instance)["deadline_block"], nodes)
+    # The leaf, and the child that raises its fee.
+    wait_for(lambda: len(bitcoind.rpc.getrawmempool()) == 2)
     mine(bitcoind, 1, nodes, wait_for_mempool=leaf["txid"])
     confirmed = bitcoind.rpc.getblockcount()
     assert factory_of(lsp, instance)["state"] == "exited"
+    child = spender(bitcoind, leaf["txid"], anchor_of(transaction(bitcoind, leaf["txid"])))
+    # The anchor is the factory's; the rest of the child's fee was in the operator's wallet.
+    raised = fee_of(bitcoind, child) - ANCHOR_SAT
+
     mine_to(bitcoind, confirmed + 4, nodes)
     wait_for(lambda: len(bitcoind.rpc.getrawmempool()) == 1)
+    (claim,) = bitcoind.rpc.getrawmempool()
+    # S26: fees rise before it confirms, and it follows them.
+    lsp.set_feerates((20_000, 20_000, 20_000, 20_000))
+    for _ in range(2):  # What a block tells of fees counts from the next one on.
+        empty_block(bitcoind, nodes)
+    wait_for(lambda: bitcoind.rpc.getrawmempool() not in ([], [claim]))
+    (claim,) = bitcoind.rpc.getrawmempool()
+    claim = transaction(bitcoind, claim)
+    assert fee_of(bitcoind, claim) >= 20 * claim["weight"]
     mine(bitcoind, 1, nodes)
     assert bitcoind.rpc.getblockcount() < timeout
     totals = statement(bitcoind, lsp, instance)
-    assert totals["channel"] == 600_000 and 49_000 < totals["stock"] < 50_000
-    wait_for(lambda: onchain_msat(lsp) - before == totals["stock"] * 1000)
+    assert totals["channel"] == 600_000 and totals["stock"] == 50_000 - fee_of(bitcoind, claim)
+    wait_for(lambda: onchain_msat(lsp) - before == (totals["stock"] - raised) * 1000)
     names = [seen["name"] for seen in show(lsp, instance)["on_chain"]]
     assert names == ["the funding transaction", "static transaction 0", "the operator's own spend of stock coin 1"]
 

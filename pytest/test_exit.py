@@ -4,38 +4,21 @@ timeout. Money is accounted for to the satoshi."""
 from pyln.testing.utils import wait_for
 
 from harness import (
-    FAST,
-    activate,
+    ANCHOR_SCRIPT,
     channel_by_id,
     channel_in,
-    connect_all,
-    create,
     factory_of,
-    fund,
-    lsp_options,
+    factory_with,
     mine,
     mine_until,
     onchain_msat,
     pay,
-    plugin_options,
     spender,
     transaction,
     wait_for_factory,
-    wait_for_synced,
 )
 
-ANCHOR_SCRIPT = "51024e73"
 CHANNEL_ANCHOR_SAT = 330
-
-
-def factory_with(node_factory, bitcoind, count, **more):
-    options = [lsp_options(**FAST), *[plugin_options() for _ in range(count)]]
-    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
-    fund(bitcoind, lsp, 8_000_000)
-    connect_all(lsp, clients)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    factory = create(lsp, clients, **more)
-    return lsp, clients, activate(bitcoind, factory, lsp, clients)
 
 
 def leaf_of(bitcoind, client, instance):

@@ -4,15 +4,13 @@ pays more than what is at stake. Every satoshi is accounted for."""
 from pyln.testing.utils import wait_for
 
 from harness import (
-    FAST,
-    activate,
-    connect_all,
-    create,
+    ANCHOR_SAT,
+    anchor_of,
+    empty_block,
+    factory_with,
     fund,
-    lsp_options,
     mine,
     pay,
-    plugin_options,
     reserved,
     status,
     transaction,
@@ -20,30 +18,9 @@ from harness import (
     wait_for_synced,
 )
 
-ANCHOR_SCRIPT = "51024e73"
-ANCHOR_SAT = 240
 COIN = 200_000
 # sat/kw: for 2, 6, 12 and 100 blocks.
 LOW = (3_000, 2_500, 2_000, 1_000)
-
-
-def factory_with(node_factory, bitcoind, count=2, feerates=LOW):
-    options = [lsp_options(**FAST), *[plugin_options() for _ in range(count)]]
-    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
-    for node in (lsp, *clients):
-        node.set_feerates(feerates)
-    fund(bitcoind, lsp, 4_000_000)
-    connect_all(lsp, clients)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    factory = create(lsp, clients)
-    return lsp, clients, activate(bitcoind, factory, lsp, clients)
-
-
-def empty_block(bitcoind, nodes):
-    """A block whose miner takes nothing: what waits, waits on."""
-    address = bitcoind.rpc.getnewaddress()
-    bitcoind.rpc.generateblock(address, [])
-    mine(bitcoind, 0, nodes)
 
 
 def child_of(bitcoind, parent):
@@ -75,7 +52,7 @@ def begin_exit(bitcoind, client, instance):
 
 # S26
 def test_child_is_replaced_twice_as_fees_rise(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
     alice = clients[0]
     instance = factory["factory_instance"]
     pay(lsp, alice, 100_000_000, "at stake")
@@ -139,7 +116,7 @@ def test_child_is_replaced_twice_as_fees_rise(node_factory, bitcoind):
 
 # S26
 def test_an_empty_wallet_says_what_is_missing(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
     alice = clients[0]
     instance = factory["factory_instance"]
     pay(lsp, alice, 100_000_000, "at stake")
@@ -178,7 +155,7 @@ def test_an_empty_wallet_says_what_is_missing(node_factory, bitcoind):
 
 # S26
 def test_never_more_than_what_is_at_stake(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
     alice = clients[0]
     instance = factory["factory_instance"]
     balance = 2_000
@@ -203,7 +180,7 @@ def test_never_more_than_what_is_at_stake(node_factory, bitcoind):
 # S26
 def test_somebody_elses_low_child_is_replaced(node_factory, bitcoind):
     """Pinning: a large child with a low feerate on the anchor, which anybody can spend."""
-    lsp, clients, factory = factory_with(node_factory, bitcoind)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
     alice, bob = clients
     instance = factory["factory_instance"]
     for client in clients:
@@ -214,7 +191,7 @@ def test_somebody_elses_low_child_is_replaced(node_factory, bitcoind):
     wait_for(lambda: child_of(bitcoind, path["txid"]))
     ours = child_of(bitcoind, path["txid"])
     # Bob's child pays more than Alice's for twice the size, as far as version 3 lets him.
-    anchor = next(out["n"] for out in parent["vout"] if out["scriptPubKey"]["hex"] == ANCHOR_SCRIPT)
+    anchor = anchor_of(parent)
     fee = round(bitcoind.rpc.getmempoolentry(ours["txid"])["fees"]["base"] * 10**8)
     coin = bitcoind.rpc.listunspent()[0]
     outputs = [{bitcoind.rpc.getnewaddress(): 0.00001} for _ in range(3)]

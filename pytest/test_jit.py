@@ -3,9 +3,9 @@
 import pytest
 from pyln.client import RpcError
 
-from harness import channel_by_id, connect_all, factory_of, find_plugin, mine, pay, wait_for
+from harness import channel_by_id, connect_all, factory_of, factory_with, find_plugin, mine, pay, wait_for
 from test_prices import AMOUNT_SAT, PURSE_MSAT, credit, settled, to_us
-from test_sales import NOT_SOLD, buy, factory_with_stock, sales
+from test_sales import NOT_SOLD, STOCK, buy, sales
 
 PRICE_MSAT = 123_456
 JIT = {"factory-jit": None}
@@ -23,7 +23,7 @@ def jit_channels(node, factory):
 
 
 def test_an_ordinary_channel_in_place_of_a_sale(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2, client=JIT, **JIT)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=JIT, client=JIT, stock_sat=STOCK)
     alice, bob = clients
     pay(lsp, alice, PURSE_MSAT, "purse")
     lsp.rpc.call("factory-price", {"base_msat": PRICE_MSAT})
@@ -54,7 +54,7 @@ def test_an_ordinary_channel_in_place_of_a_sale(node_factory, bitcoind):
 
 
 def test_without_the_policy_it_ends_and_names_who_is_away(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2, **JIT)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=JIT, stock_sat=STOCK)
     alice, bob = clients
     stop_and_see(lsp, bob)
     with pytest.raises(RpcError, match=f"{bob.info['id']}.*factory-jit") as refused:
@@ -64,7 +64,7 @@ def test_without_the_policy_it_ends_and_names_who_is_away(node_factory, bitcoind
 
 
 def test_a_sale_waits_for_a_client_that_comes_back(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2, **{"factory-sale-wait": 60})
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp={"factory-sale-wait": 60}, stock_sat=STOCK)
     alice, bob = clients
     stop_and_see(lsp, bob)
     bought = node_factory.executor.submit(buy, alice, factory, AMOUNT_SAT)
@@ -78,9 +78,8 @@ def test_a_sale_waits_for_a_client_that_comes_back(node_factory, bitcoind):
 @pytest.mark.faults
 def test_a_stop_in_the_middle_of_it(node_factory, bitcoind):
     """The operator dies when lightningd has opened the channel and the plugin has not heard of it."""
-    lsp, clients, factory = factory_with_stock(
-        node_factory, bitcoind, 2, client=JIT, plugin=find_plugin(faults=True), may_fail=True, **JIT
-    )
+    dies = {"plugin": find_plugin(faults=True), "may_fail": True, **JIT}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=dies, client=JIT, stock_sat=STOCK)
     alice, bob = clients
     pay(lsp, alice, PURSE_MSAT, "purse")
     lsp.rpc.call("factory-price", {"base_msat": PRICE_MSAT})

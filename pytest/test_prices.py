@@ -3,8 +3,8 @@
 import pytest
 from pyln.client import RpcError
 
-from harness import channel_by_id, channel_in, connect_all, factory_of, find_plugin, mine, pay, wait_for
-from test_sales import NOT_SOLD, buy, factory_with_stock, sales, wait_until_usable
+from harness import channel_by_id, channel_in, connect_all, factory_of, factory_with, find_plugin, mine, pay, wait_for
+from test_sales import NOT_SOLD, STOCK, buy, sales, wait_until_usable
 
 AMOUNT_SAT = 200_000
 PURSE_MSAT = 50_000_000
@@ -27,7 +27,7 @@ def credit(node, factory):
 
 
 def test_a_price_is_shown_refused_and_paid(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, stock_sat=STOCK)
     alice, bob = clients
     pay(lsp, alice, PURSE_MSAT, "purse")
     assert lsp.rpc.call("factory-price") == {"base_msat": 0, "ppm": 0}
@@ -91,9 +91,8 @@ def test_a_price_is_shown_refused_and_paid(node_factory, bitcoind):
 @pytest.mark.faults
 def test_what_was_paid_for_nothing_is_credit(node_factory, bitcoind):
     """The operator dies with the buyer's money in its hands, before anybody has signed."""
-    lsp, clients, factory = factory_with_stock(
-        node_factory, bitcoind, 2, plugin=find_plugin(faults=True), may_fail=True
-    )
+    dies = {"plugin": find_plugin(faults=True), "may_fail": True}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=dies, stock_sat=STOCK)
     alice = clients[0]
     pay(lsp, alice, PURSE_MSAT, "purse")
     price = 54_321

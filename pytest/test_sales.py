@@ -5,34 +5,18 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from harness import (
-    FAST,
-    activate,
     channel_by_id,
     connect_all,
-    create,
     factory_of,
-    fund,
-    lsp_options,
+    factory_with,
     mine,
     onchain_msat,
     pay,
-    plugin_options,
     wait_for_factory,
-    wait_for_synced,
 )
 
 NOT_SOLD = 2505
 STOCK = 600_000
-
-
-def factory_with_stock(node_factory, bitcoind, count=4, client=None, **lsp_more):
-    options = [lsp_options(**{**FAST, **lsp_more}), *[plugin_options(**(client or {})) for _ in range(count)]]
-    lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
-    fund(bitcoind, lsp, 9_000_000)
-    connect_all(lsp, clients)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    factory = create(lsp, clients, stock_sat=STOCK)
-    return lsp, clients, activate(bitcoind, factory, lsp, clients)
 
 
 def buy(client, factory, amount_sat, **more):
@@ -52,7 +36,7 @@ def wait_until_usable(lsp, client, channel_id):
 
 # S8, S19
 def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 4, stock_sat=STOCK)
     alice, bob, carol, _ = clients
     instance = factory["factory_instance"]
 
@@ -100,7 +84,7 @@ def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
 
 
 def test_refusals(node_factory, bitcoind):
-    lsp, clients, factory = factory_with_stock(node_factory, bitcoind, 2)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, stock_sat=STOCK)
     alice, bob = clients
     for amount, text in ((9_999, "below the smallest channel"), (STOCK, "at most"), (0, "below")):
         with pytest.raises(RpcError, match=text):

@@ -5,10 +5,15 @@
 mod common;
 
 use cln_factory::lab::chain::Reject;
-use cln_factory::lab::world::{LSP, World};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cln_factory::lab::world::{CrashAt, Fate, LSP, World};
 use cln_factory::protocol::{Command, State};
 use cln_factory::tx::layout::{Role, SessionId};
 use cln_factory::tx::plan::Profile;
+use cln_factory::types::Amount;
+use cln_factory::wire::message::Message;
 use common::{begin, factory};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its
@@ -151,8 +156,8 @@ fn everybody_leaves_at_once() {
 fn an_operator_that_aborts_and_funds() {
     let mut world = World::new(8, 2).unwrap();
     world.tamper(|out| match out.message.name() {
-        "channel_checked" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
-        _ => cln_factory::lab::world::Fate::Deliver,
+        "channel_checked" if out.from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
     });
     let instance = begin(&mut world, Profile::Static).unwrap();
     world.settle().unwrap();
@@ -166,7 +171,7 @@ fn an_operator_that_aborts_and_funds() {
         blames: None,
         retry: 1,
     };
-    let payload = cln_factory::wire::message::Message::from(abort).encode();
+    let payload = Message::from(abort).encode();
     for client in [1, 2] {
         world.send_raw(LSP, client, payload.clone()).unwrap();
     }
@@ -178,4 +183,104 @@ fn an_operator_that_aborts_and_funds() {
     world.mine(3).unwrap();
     let exit = world.exit(1, instance).unwrap();
     assert_eq!(exit.transactions.len(), 2);
+}
+
+/// S19: whoever has no channel that its leaf would pay would lock its money up there with the operator. It
+/// is told to wait for its distribution, and gets that.
+#[test]
+fn no_exit_to_a_leaf_without_a_channel() {
+    let mut world = World::new(6, 4).unwrap();
+    let instance = common::begin(&mut world, Profile::Static).unwrap();
+    let signed = |world: &World| world.state(2, instance) == Some(State::Storing);
+    world.run_until("client 2 has stored its transactions", signed).unwrap();
+    let older = world.backup(2);
+    assert!(factory(&world, 2, instance).checked.is_empty());
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    world.stop(LSP);
+    world.restore(2, older).unwrap();
+    world.mine(1).unwrap();
+
+    let refused = world.command(2, Command::Exit { instance }).unwrap_err().to_string();
+    let timeout = factory(&world, 2, instance).terms.timeout_height;
+    assert!(refused.contains("no channel") && refused.contains(&timeout.to_string()), "{refused}");
+    assert!(factory(&world, 2, instance).exiting.is_empty());
+    world.mine_to(timeout + 6).unwrap();
+    let balance = world.members[2].lightningd.balance(&world.chain).to_sat();
+    assert!(balance >= 100_000, "client 2 has {balance}");
+}
+
+/// S25: the operator knows the funding before a client does. In a block before its proposal a client would
+/// never see it, so it looks before it signs.
+#[test]
+fn a_funding_that_confirms_before_its_proposal() {
+    for spent in [true, false] {
+        let mut world = World::new(9, 2).unwrap();
+        let held: Rc<RefCell<Option<Message>>> = Rc::default();
+        let holding = held.clone();
+        world.tamper(move |out| {
+            if out.to != 2 || out.message.name() != "propose" {
+                return Fate::Deliver;
+            }
+            *holding.borrow_mut() = Some(out.message.clone());
+            Fate::Drop
+        });
+        let instance = begin(&mut world, Profile::Static).unwrap();
+        world.settle().unwrap();
+        let psbt = factory(&world, LSP, instance).psbt.clone().unwrap();
+        if spent {
+            let World { members, chain, .. } = &mut world;
+            members[LSP].lightningd.send_funding(chain, &psbt).unwrap();
+        }
+        world.mine(1).unwrap();
+        let propose = held.borrow().clone().unwrap();
+        world.send_raw(LSP, 2, propose.encode()).unwrap();
+        world.settle().unwrap();
+        let factory = factory(&world, 2, instance);
+        assert_eq!(factory.signed_for().is_empty(), spent);
+        if spent {
+            assert!(
+                world.failure(2, instance).unwrap().contains("spent"),
+                "{:?}",
+                world.failure(2, instance)
+            );
+        } else {
+            world.heal();
+            assert_eq!(common::finish(&mut world, instance), State::Active);
+        }
+    }
+}
+
+/// S16, S19: the operator funds an attempt that was given up, beside the factory that is in use. Whoever
+/// has money in that one must not lose sight of it.
+#[test]
+fn an_old_attempt_is_funded_beside_the_factory() {
+    let mut world = World::new(10, 3).unwrap();
+    world.tamper(|out| match out.message.name() {
+        "stored" if out.from == 3 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
+    world.run_until("attempt 1 is stored", signed).unwrap();
+    let old = factory(&world, LSP, instance).psbt.clone().unwrap();
+    // Its coins stay reserved when the operator dies here: the next attempt takes others.
+    let script = world.members[LSP].lightningd.new_script();
+    world.chain.mint(script, Amount::from_sat(5_000_000));
+    world.crash_at(LSP, CrashAt::AfterEffects(1, 0));
+    world.run_until("the operator gives attempt 1 up", |world| world.members[LSP].engine.is_none()).unwrap();
+    world.restart(LSP).unwrap();
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    let current = factory(&world, 1, instance).attempt;
+    world.pay(LSP, 1, 20_000_000).unwrap();
+
+    let World { members, chain, .. } = &mut world;
+    let txid = members[LSP].lightningd.send_funding(chain, &old).unwrap();
+    world.mine(1).unwrap();
+    assert!(world.chain.confirmed(txid).is_some());
+    world.mine(3).unwrap();
+    assert_eq!(factory(&world, 1, instance).attempt, current);
+    assert_eq!(world.state(1, instance), Some(State::Active));
+    world.stop(LSP);
+    world.exit(1, instance).unwrap();
+    assert!(world.members[1].lightningd.balance(&world.chain).to_sat() > 19_000);
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fed, LSP, World};
+use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
 use cln_factory::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, InstanceId};
@@ -86,6 +86,52 @@ fn clients_buy_one_after_the_other_and_exit_with_everything() {
     let factory = factory(&world, 1, instance);
     let account = world.account(factory.funding().unwrap(), factory.layout.funding_value()).unwrap();
     assert_eq!((account.sum().unwrap(), account.unknown.to_sat()), (account.total, 0));
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+/// S26: with fees above the presigned level each sale of the chain gets a child, as the tree's transactions
+/// do; and a crash before a bought channel is closed doesn't leave it open.
+#[test]
+fn sales_follow_the_fees_and_a_crash_closes_what_was_bought() {
+    let (mut world, instance) = active(5);
+    buy(&mut world, 1, instance, 50_000);
+    buy(&mut world, 2, instance, 40_000);
+    buy(&mut world, 1, instance, 30_000);
+    for msat in [95_000_000, 45_000_000, 25_000_000] {
+        world.pay(LSP, 1, msat).unwrap();
+    }
+    for _ in 0..6 {
+        let script = world.members[1].lightningd.new_script();
+        world.chain.mint(script, Amount::from_sat(50_000));
+    }
+    world.chain.market.inclusion = 3_000;
+    world.stop(LSP);
+    world.stop(2);
+    let reserve = |world: &World| factory(world, 1, instance).exit_reserve(3_000);
+    // A leaf, and three sales after it.
+    let before = reserve(&world);
+    assert!(before > Amount::from_sat(4 * 700), "{before}");
+    let sales = sales(&world, 1, instance);
+    world.command(1, Command::Exit { instance }).unwrap();
+    for sold in &sales {
+        let out = |world: &World| world.chain.confirmed(sold.txid()).is_some();
+        for _ in 0..4 {
+            if !out(&world) {
+                world.mine(1).unwrap();
+            }
+        }
+        assert!(out(&world), "sale {} waits: {:?}", sold.sale.number, world.members[1].log);
+        if sold.sale.number == 2 {
+            world.crash_at(1, CrashAt::AfterStore(1));
+        }
+    }
+    let last = sales[2].channel_id();
+    assert!(world.members[1].engine.is_none(), "the block of the last sale was stored");
+    assert!(!world.members[1].lightningd.channels[&last].closing);
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    assert!(world.members[1].lightningd.channels[&last].closing);
+    assert_eq!(reserve(&world), Amount::ZERO);
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
 

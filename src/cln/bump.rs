@@ -19,7 +19,7 @@ use crate::tx::child::{Child, Children, Coin};
 use super::children::Records;
 use super::client::{Call, CallError, field};
 use super::executor::payout;
-use super::sent::{send, shortfall};
+use super::sent::{is_spent, send, shortfall};
 
 /// Inputs stay reserved for so long after the last look at them, blocks.
 const RESERVE_BLOCKS: u32 = 36;
@@ -256,7 +256,7 @@ impl<C: Call> Bumper<C> {
                 .filter(|coin| owned.contains_key(coin))
                 .collect();
             if let Some(first) = here.first()
-                && self.is_spent(*first).await?
+                && is_spent(&self.rpc, *first).await?
             {
                 // The child waits for its block.
                 continue;
@@ -266,13 +266,6 @@ impl<C: Call> Bumper<C> {
             children.remove(parent);
         }
         Ok(())
-    }
-
-    /// Whether something in the mempool or in the chain spends an output.
-    async fn is_spent(&self, outpoint: OutPoint) -> Result<bool, CallError> {
-        let params = json!({"txid": outpoint.txid.to_string(), "vout": outpoint.vout});
-        let answer = self.rpc.call("getutxout", params).await?;
-        Ok(answer["amount"].is_null())
     }
 }
 

@@ -227,6 +227,11 @@ impl Node for Executor {
                     result,
                 });
             }
+            Effect::CheckUnspent { instance, attempt, height, outpoint } => self.spawn(async move {
+                let spent = sent::is_spent(&rpc, outpoint).await;
+                let result = spent.map(|spent| !spent).map_err(|error| error.to_string());
+                Input::Unspent { instance, attempt, height, result }
+            }),
             Effect::SendFunding { instance, psbt } => {
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {
                     wallet::send(&rpc, &psbt).await.map(|txid| txid.to_string())

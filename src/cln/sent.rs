@@ -1,11 +1,11 @@
 //! `sendrawtransaction`, and what its refusals mean.
 
-use bitcoin::{Amount, Transaction};
+use bitcoin::{Amount, OutPoint, Transaction};
 use serde_json::json;
 
 use crate::protocol::fees::Refused;
 
-use super::client::Call;
+use super::client::{Call, CallError};
 
 /// Hands a transaction to lightningd's backend. One that its mempool has already is no error.
 ///
@@ -53,6 +53,16 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("could not connect", Refused::Backend),
     ("connection refused", Refused::Backend),
 ];
+
+/// Whether something in the mempool or in the chain spends an output.
+///
+/// # Errors
+/// When lightningd or its backend can't be asked.
+pub async fn is_spent<C: Call>(rpc: &C, outpoint: OutPoint) -> Result<bool, CallError> {
+    let params = json!({"txid": outpoint.txid.to_string(), "vout": outpoint.vout});
+    let answer = rpc.call("getutxout", params).await?;
+    Ok(answer["amount"].is_null())
+}
 
 /// What a refusal of bitcoind means; nothing if it has the transaction already.
 pub fn refused(text: &str) -> Option<Refused> {

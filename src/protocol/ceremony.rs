@@ -98,10 +98,14 @@ pub(super) struct ClientCeremony {
     pub(super) salt: [u8; 32],
     /// The `join` that was sent, for a repeated invitation.
     pub(super) join: Join,
+    /// Height at that time: nothing that needs our key can be in a block before.
+    pub(super) joined_at: crate::types::Height,
     /// Secret nonces in the order of the sessions; taken when they sign.
     pub(super) nonces: Vec<SecNonce>,
     /// Whether the operator announced its `open_channel`, and whether it came.
     pub(super) open: ExpectedOpen,
+    /// A proposal that will be signed if its funding isn't on chain yet.
+    pub(super) held: Option<Arc<Propose>>,
     /// The proposal that was signed, and what was answered.
     pub(super) signed: Option<(Arc<Propose>, Option<Message>)>,
     pub(super) deadline: Millis,
@@ -154,6 +158,7 @@ pub(super) enum Change {
     Stored(InstanceId, ClientIndex),
     Open(InstanceId, ExpectedOpen),
     Extend(InstanceId, Millis),
+    Hold(InstanceId, Arc<Propose>),
     Sign(InstanceId, Box<SignJob>),
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, SaleChange),

@@ -1,6 +1,7 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
 mod account;
+mod channels;
 mod evict;
 mod handover;
 mod sales;
@@ -13,7 +14,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, SessionId};
-use crate::types::{Height, InstanceId, OutPoint, Transaction, Txid};
+use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
 use super::Engine;
 use super::ceremony::Change;
@@ -21,13 +22,16 @@ use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use super::factory::{Factory, Role};
-use super::fees::FeeChange;
-use super::io::{Answer, Block, Effect, KnownChannel, Level, PendingHtlc, Refusal};
+use super::io::{Answer, Block, Effect, Level, Refusal};
 use super::state::State;
 
 pub use account::{Line, Purpose, Statement, statement};
+pub use channels::{OwnChannel, own_clients};
 pub use evict::{Eviction, evictable, eviction};
 pub use story::{Sighting, Standing, sightings, standing};
+
+pub(super) use channels::close_again;
+pub(super) use sales::wanted_sales;
 
 use sales::leave_with_sales;
 
@@ -102,8 +106,7 @@ impl Engine {
         height: Height,
     ) {
         let txid = tx.compute_txid();
-        self.close_exited(d, after, txid);
-        sales::close_exited(d, after, txid);
+        channels::close_exited(d, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
         let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
         let seen = story::sighting(after, txid, height, &spends);
@@ -142,48 +145,11 @@ impl Engine {
         Ok(Answer::Done)
     }
 
-    /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
-    /// chain, and that takes as many blocks.
-    pub(super) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
-        d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
-        for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
-            let mut late = BTreeSet::new();
-            for client in own_clients(factory) {
-                let Some(channel_id) = factory.channels.get(&client) else { continue };
-                let early = u32::from(factory.layout.blocks_early(client));
-                let due = |htlc: &&PendingHtlc| {
-                    htlc.channel_id == *channel_id && d.height.saturating_add(early) >= htlc.cltv_expiry
-                };
-                if factory.leaf_height(client).is_none()
-                    && !factory.exiting.contains(&client)
-                    && let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry)
-                {
-                    late.insert(client);
-                    d.log(Level::Unusual, format!(
-                        "{}: an HTLC of client {client} that expires at {} is not settled: taking its channel on chain",
-                        factory.instance, htlc.cltv_expiry
-                    ));
-                }
-            }
-            late.extend(sales::late(d, factory, htlcs));
-            if !late.is_empty() && !planted(Bug::HtlcExpires) {
-                let reason = "an HTLC was not settled in time";
-                self.start_exit(d, factory, late.into_iter().collect(), reason);
-            }
-        }
-    }
-
     fn start_exit(&self, d: &mut Draft<'_>, factory: &Factory, clients: Vec<ClientIndex>, reason: &str) {
         let mut after = Cow::Borrowed(factory);
         change(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
         self.publish(d, &after);
-        // A leaf that somebody else has put on chain needs no path, only the close.
-        for client in after.exiting.iter().copied().filter(|client| !factory.exiting.contains(client)) {
-            if after.leaf_height(client).is_some() {
-                close(d, &after, client);
-            }
-            sales::close_confirmed(d, &after, client);
-        }
+        channels::close_confirmed(d, &after, &after.exiting.difference(&factory.exiting).copied().collect());
     }
 
     /// Broadcasts whatever is due: again at every block, until it confirms (S26).
@@ -200,16 +166,6 @@ impl Engine {
         let waits = factory.phase() == State::Funding && factory.funding_height().is_none();
         if waits && factory.role == Role::Lsp && !is_dead(factory, d.height) {
             self.send_funding(d, factory);
-        }
-    }
-
-    /// Once its leaf is on chain an exiting channel is lightningd's: close it.
-    fn close_exited(&self, d: &mut Draft<'_>, factory: &Factory, txid: Txid) {
-        for client in factory.exiting.iter().copied() {
-            let leaf = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
-            if leaf.is_some_and(|outpoint| outpoint.txid == txid) {
-                close(d, factory, client);
-            }
         }
     }
 
@@ -243,8 +199,18 @@ impl Engine {
 /// Whether there is something to exit from.
 ///
 /// # Errors
-/// When the factory's state has nothing on chain.
+/// When the factory's state has nothing on chain, and for a client without a channel in it: its leaf
+/// would be locked up with the operator, while the distribution pays it alone.
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    if let Role::Client { index, .. } = factory.role
+        && factory.funding_height().is_some()
+        && !factory.checked.contains(&index)
+    {
+        return Err(Refusal::WrongState(format!(
+            "factory {}: lightningd has no channel here that its leaf would pay; wait for the timeout at height {}, from where on the distribution pays this node",
+            factory.instance, factory.terms.timeout_height
+        )));
+    }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
         other => Err(Refusal::WrongState(format!(
@@ -264,24 +230,6 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
     }
 }
 
-/// A stop between storing that a leaf is on chain and closing its channel must not leave the channel open:
-/// the block doesn't come again.
-pub(super) fn close_again(d: &mut Draft<'_>, factory: &Factory, channels: &[KnownChannel]) {
-    let left = |client: &&ClientIndex| {
-        let known = factory.channels.get(*client);
-        factory.leaf_height(**client).is_some() && channels.iter().any(|open| Some(&open.channel_id) == known)
-    };
-    for client in factory.exiting.iter().filter(left) {
-        close(d, factory, *client);
-    }
-}
-
-fn close(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
-    if let Some(channel_id) = factory.channels.get(&client) {
-        d.effect(Effect::CloseChannel { channel_id: *channel_id });
-    }
-}
-
 /// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
 pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
     let buried = if planted(Bug::ConflictNotBuried) { 1 } else { BURIED };
@@ -296,14 +244,6 @@ pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
             })
         })
     })
-}
-
-/// Clients whose channel is this node's too.
-pub(super) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
-    match factory.role {
-        Role::Lsp => 0..factory.terms.clients(),
-        Role::Client { index, .. } => index..index.saturating_add(1),
-    }
 }
 
 /// Outpoints of a factory: of every attempt that we signed for.

@@ -200,8 +200,10 @@ impl Engine {
                 attempt,
                 salt,
                 join: join.clone(),
+                joined_at: d.height,
                 nonces,
                 open: ExpectedOpen::NotYet,
+                held: None,
                 signed: None,
                 // L may wait for every other member to join first.
                 deadline: d.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),

@@ -9,7 +9,7 @@ use crate::tx::musig::verify_alone;
 use crate::tx::scripts::key_script;
 use crate::tx::transcript;
 use crate::tx::tree::Tree;
-use crate::types::{ChannelId, InstanceId, NodeId};
+use crate::types::{ChannelId, Height, InstanceId, NodeId};
 use crate::wire::message::{
     ChannelChecked as CheckedMessage, ChannelCommitted, FundingBroadcast, Propose, Ready, Stored,
 };
@@ -39,6 +39,52 @@ impl Engine {
             return Err(Fault::peer("a proposal before its open_channel"));
         }
         let tree = Arc::new(self.rebuild(factory, ceremony, index, &propose)?);
+        if d.height == ceremony.joined_at {
+            return self.sign_proposal(d, factory, ceremony, propose, tree);
+        }
+        look_for_funding(d, factory, &propose);
+        d.change(Change::Hold(factory.instance, Arc::new(propose)));
+        Ok(())
+    }
+
+    /// S25: a funding in a block that came before we knew what to look for would stay unknown.
+    pub(super) fn on_unspent(
+        &self,
+        d: &mut Draft<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        height: Height,
+        result: Result<bool, String>,
+    ) {
+        let ceremony = self.client.get(&instance).filter(|ceremony| ceremony.attempt == attempt);
+        let Some(ceremony) = ceremony.filter(|ceremony| ceremony.signed.is_none()) else { return };
+        let (Some(factory), Some(propose)) = (self.factories.get(&instance), &ceremony.held) else { return };
+        let Role::Client { index, .. } = factory.role else { return };
+        let outcome = match result {
+            // Another block since.
+            Ok(true) if height != d.height => return look_for_funding(d, factory, propose),
+            Ok(true) => self
+                .rebuild(factory, ceremony, index, propose)
+                .and_then(|tree| {
+                    self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
+                })
+                .map_err(|(Fault::Stale(text) | Fault::Peer(text))| text),
+            Ok(false) => Err("its funding transaction's inputs are spent already".to_owned()),
+            Err(error) => Err(format!("this node can't see whether its funding is unspent: {error}")),
+        };
+        if let Err(reason) = outcome {
+            self.client_gives_up(d, factory, &reason);
+        }
+    }
+
+    fn sign_proposal(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        ceremony: &ClientCeremony,
+        propose: Propose,
+        tree: Arc<Tree>,
+    ) -> Result<(), Fault> {
         let ledger = ledger_entries(tree.sessions());
         if !planted(Bug::SignTwice) {
             self.ledger.check(&ledger).map_err(Fault::peer)?;
@@ -75,7 +121,7 @@ impl Engine {
                 tree,
                 transcript,
                 role: SignAs::Client {
-                    lsp: peer,
+                    lsp: factory.lsp(),
                     proposal,
                     deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2)),
                 },
@@ -275,6 +321,14 @@ impl Engine {
 
 fn checked(factory: &Factory, channel_id: ChannelId) -> CheckedMessage {
     CheckedMessage { instance: factory.instance, attempt: factory.attempt, channel_id }
+}
+
+fn look_for_funding(d: &mut Draft<'_>, factory: &Factory, propose: &Propose) {
+    // A transaction spends all of its inputs, or none.
+    if let Some(input) = propose.funding_tx.input.first() {
+        let (instance, attempt, outpoint) = (factory.instance, factory.attempt, input.previous_output);
+        d.effect(Effect::CheckUnspent { instance, attempt, height: d.height, outpoint });
+    }
 }
 
 /// The question whether lightningd's record of our channel is what the leaf pays (S18).

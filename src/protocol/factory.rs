@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::layout::{Layout, Role as SpendRole, SessionId};
+use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
@@ -129,6 +129,8 @@ pub struct Factory {
     /// Client: height at which the current attempt's invitation arrived.
     pub invited_at: Option<Height>,
     phase: State,
+    /// Whether its channel was checked and its funding confirmed at some time: money may be in it.
+    relied_on: bool,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
     /// Capacities of the zero-conf opens that were accepted, this attempt's and earlier ones'.
@@ -186,6 +188,7 @@ impl Factory {
             birth,
             invited_at: birth,
             phase,
+            relied_on: false,
             signed_for: vec![],
             opens_accepted: vec![],
             past: vec![],
@@ -235,6 +238,7 @@ impl Factory {
             Event::ChannelChecked(e) => {
                 self.channels.insert(e.client, e.channel_id);
                 self.checked.insert(e.client);
+                self.note_reliance();
                 if self.role != Role::Lsp {
                     self.phase = State::Funding;
                 }
@@ -246,6 +250,7 @@ impl Factory {
             Event::Confirmed(e) => {
                 self.revive(e.txid);
                 self.confirmed.insert(e.txid, e.height);
+                self.note_reliance();
                 self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
                 self.pays.extend(e.pays.map(|pays| (e.txid, pays)));
             }
@@ -321,16 +326,27 @@ impl Factory {
         self.signatures.clear();
         self.channels.clear();
         self.checked.clear();
+        self.relied_on = false;
         self.sales = Sales::default();
         self.salt = None;
         self.failure = None;
         Ok(())
     }
 
-    /// The funding of an attempt that was given up is on chain: that attempt is the factory.
+    fn note_reliance(&mut self) {
+        self.relied_on |= self.funding_height().is_some() && !self.checked.is_empty();
+    }
+
+    /// The funding of an attempt that was given up is on chain: that attempt is the factory, unless money
+    /// may be in this one and it can still be (S16, S19).
     fn revive(&mut self, txid: Txid) {
         let of_past = |past: &Self| past.funding().is_some_and(|funding| funding.txid == txid);
-        if let Some(place) = self.past.iter().position(of_past) {
+        let place = self.past.iter().position(of_past);
+        let place = place.filter(|place| {
+            let past = self.past.get(*place);
+            !self.relied_on || past.is_some_and(|past| past.relied_on || self.conflicts(past))
+        });
+        if let Some(place) = place {
             let past = self.past.swap_remove(place);
             let newer = std::mem::replace(self, past);
             self.signed_for = newer.signed_for.clone();
@@ -341,6 +357,16 @@ impl Factory {
             self.past = newer.past.clone();
             self.past.push(Self { past: vec![], ..newer });
         }
+    }
+
+    /// Whether two attempts' fundings spend a common input, so that one of them is the end of the other.
+    fn conflicts(&self, other: &Self) -> bool {
+        let inputs = |attempt: &Self| {
+            let proposal = attempt.proposal.as_ref();
+            let inputs = proposal.into_iter().flat_map(|proposal| &proposal.funding_tx.input);
+            inputs.map(|input| input.previous_output).collect::<BTreeSet<_>>()
+        };
+        !inputs(self).is_disjoint(&inputs(other))
     }
 
     /// Attempts that were given up although their signatures were finished.
@@ -472,6 +498,12 @@ impl Factory {
     pub fn leaf_height(&self, client: ClientIndex) -> Option<Height> {
         let outpoint = self.tree.as_ref()?.channel_outpoint(client)?;
         self.confirmed.get(&outpoint.txid).copied()
+    }
+
+    /// Whether a node's transaction is on chain.
+    pub fn node_confirmed(&self, node: NodeIndex) -> bool {
+        let tx = self.tree.as_ref().and_then(|tree| tree.node_tx(node));
+        tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
     }
 
     /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).

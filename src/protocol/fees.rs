@@ -1,26 +1,25 @@
 //! What each transaction of ours should pay, by when, and how much at most (S26). Carrying it out is
 //! the node's: [`Effect::Bump`], answered by [`Input::Published`](super::Input::Published).
 
+mod stakes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::planted::{Bug, planted};
-use crate::terms::ClientIndex;
 use crate::tx::child::{Bump, NoChild, usual_weight};
-use crate::tx::layout::{Layout, Node, NodeIndex, NodeKind, Role as SpendRole, fee};
-use crate::tx::scripts::anchor_script;
-use crate::tx::tree::Session;
+use crate::tx::layout::{Layout, NodeIndex, fee, weight};
 use crate::types::{Amount, ChannelId, Height, InstanceId, OutPoint, Transaction, Txid};
 
 use super::Engine;
 use super::ceremony::Change;
-use super::chain::{due, own_clients};
+use super::chain::{due, own_clients, wanted_sales};
 use super::draft::Draft;
-use super::factory::{Factory, Role};
+use super::factory::Factory;
 use super::io::{Effect, Level, PendingHtlc};
+use stakes::bump;
 
 /// An exit that nothing drives is expected to take a day for each transaction, blocks.
-const NO_HURRY: u32 = 144;
+pub(super) const NO_HURRY: u32 = 144;
 /// From so many blocks before a deadline on, a feerate rises above the estimate.
 const URGENT: u32 = 6;
 /// By so much of it for each block, percent: at the deadline two and a half times.
@@ -233,6 +232,8 @@ pub(super) struct Fees {
     news: FeeNews,
     htlcs: Vec<PendingHtlc>,
     reports: BTreeMap<Txid, Report>,
+    /// What L's own spend of each stock output pays, sat/kw.
+    claims: BTreeMap<OutPoint, u32>,
 }
 
 /// Changes of [`Fees`].
@@ -241,9 +242,15 @@ pub(super) enum FeeChange {
     Htlcs(Vec<PendingHtlc>),
     Report(Txid, Box<Report>),
     Only(BTreeSet<Txid>),
+    Claim(OutPoint, u32),
 }
 
 impl Fees {
+    /// What L's own spend of a stock output pays already, sat/kw.
+    pub(super) fn claim(&self, stock: OutPoint) -> Option<u32> {
+        self.claims.get(&stock).copied()
+    }
+
     pub(super) fn apply(&mut self, change: FeeChange) {
         match change {
             FeeChange::News(news) => {
@@ -254,6 +261,9 @@ impl Fees {
             FeeChange::Htlcs(htlcs) => self.htlcs = htlcs,
             FeeChange::Report(txid, report) => {
                 self.reports.insert(txid, *report);
+            }
+            FeeChange::Claim(stock, feerate) => {
+                self.claims.insert(stock, feerate);
             }
             FeeChange::Only(waiting) => self.reports.retain(|txid, _| waiting.contains(txid)),
         }
@@ -335,131 +345,36 @@ impl Factory {
     /// What this node would have to add to take all of its channels on chain at a feerate (sat/kw): for
     /// each transaction that isn't confirmed, a child of the usual size.
     pub fn exit_reserve(&self, feerate: u32) -> Amount {
-        let confirmed = |node: &NodeIndex| {
-            let tx = self.tree.as_ref().and_then(|tree| tree.node_tx(*node));
-            tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
-        };
         let nodes: BTreeSet<NodeIndex> = own_clients(self)
             .filter(|client| self.leaf_height(*client).is_none())
             .flat_map(|client| self.layout.path(client))
+            .filter(|node| !self.node_confirmed(*node))
             .collect();
-        reserve(&self.layout, nodes.into_iter().filter(|node| !confirmed(node)), feerate)
+        let sales = wanted_sales(self).filter(|sold| !self.confirmed.contains_key(&sold.txid()));
+        let sales = sales.filter_map(|sold| sold.sale.sessions.first()).map(|session| {
+            // All but the anchor.
+            let outputs = session.tx.output.len().saturating_sub(1);
+            let weight = weight(u64::try_from(outputs).unwrap_or(u64::MAX));
+            child_cost(weight, fee(weight, self.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
+        });
+        sum(sales.chain([reserve(&self.layout, nodes.into_iter(), feerate)]))
     }
 }
 
 /// What children of these nodes pay together at a feerate (sat/kw).
 pub fn reserve(layout: &Layout, nodes: impl Iterator<Item = NodeIndex>, feerate: u32) -> Amount {
-    let one = |node: &Node| {
-        let weight = node.vbytes.saturating_mul(4).saturating_add(usual_weight());
-        fee(weight, feerate).and_then(|both| both.checked_sub(node.fee)).unwrap_or(Amount::ZERO)
-    };
-    let costs = nodes.filter_map(|index| layout.node(index)).map(one);
-    costs.fold(Amount::ZERO, |sum, cost| sum.checked_add(cost).unwrap_or(Amount::MAX_MONEY))
+    let nodes = nodes.filter_map(|index| layout.node(index));
+    sum(nodes.map(|node| child_cost(node.vbytes.saturating_mul(4), node.fee, feerate)))
 }
 
-/// The child that a transaction needs now, and by when it should confirm; nothing if what it carries
-/// itself is enough, or if it has no anchor.
-fn bump(fees: &Fees, factory: &Factory, parent: &Transaction, height: Height) -> Option<(Bump, Height)> {
-    let rates = fees.news.feerates.as_ref()?;
-    let txid = parent.compute_txid();
-    let spends = parent.input.first()?.previous_output;
-    let tree = factory.tree.as_ref()?;
-    let session =
-        tree.sessions().iter().find(|session| session.outpoint == spends && session.txid == txid)?;
-    let anchor = parent.output.iter().position(|output| output.script_pubkey == anchor_script())?;
-    let paid = parent.output.iter().try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
-    let parent_fee = session.prevout.value.checked_sub(paid)?;
-    let parent_weight = parent.weight().to_wu();
-    let deadline = deadline(fees, factory, session, height);
-    let feerate = rates.target(deadline.saturating_sub(height))?;
-    if parent_fee >= fee(parent_weight, feerate)? {
-        return None;
-    }
-    let vout = if planted(Bug::WrongAnchor) { 0 } else { u32::try_from(anchor).ok()? };
-    let bump = Bump {
-        anchor: OutPoint { txid, vout },
-        version: parent.version,
-        parent_fee,
-        parent_weight,
-        feerate,
-        max_fee: at_stake(fees, factory, session),
-    };
-    Some((bump, deadline))
+/// What a usual child of a transaction pays for both to reach a feerate.
+fn child_cost(weight: u64, pays: Amount, feerate: u32) -> Amount {
+    let both = fee(weight.saturating_add(usual_weight()), feerate);
+    both.and_then(|both| both.checked_sub(pays)).unwrap_or(Amount::ZERO)
 }
 
-/// By when a transaction should confirm: early enough for what comes after it, before the first HTLC
-/// expires that it has to settle, and for L before the timeout, when clients may take everything.
-fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -> Height {
-    let since = due_since(factory, session).unwrap_or(height);
-    if session.id.role != SpendRole::State {
-        // From the timeout on, node transactions compete for the same coin.
-        return since.saturating_add(u32::from(factory.terms.confirm_blocks));
-    }
-    let timeout = (factory.role == Role::Lsp).then_some(factory.terms.timeout_height);
-    let hard = leaving(factory, session.id.coin).filter_map(|client| {
-        let channel = factory.channels.get(&client);
-        let htlcs = fees.htlcs.iter().filter(|htlc| Some(&htlc.channel_id) == channel);
-        let end = htlcs.map(|htlc| htlc.cltv_expiry).chain(timeout).min()?;
-        Some(end.saturating_sub(blocks_after(factory, client, session.id.coin)))
-    });
-    hard.min().unwrap_or(Height::MAX).min(since.saturating_add(NO_HURRY))
-}
-
-/// The height from which a transaction was due.
-fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
-    let parent = *factory.confirmed.get(&session.outpoint.txid)?;
-    if session.id.role != SpendRole::State {
-        return Some(parent.max(factory.terms.timeout_height));
-    }
-    let lock = factory.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
-    let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));
-    let began = [&factory.exit, &factory.eviction].into_iter().flatten().map(|(height, _)| *height).min();
-    Some(unlocked.max(began.unwrap_or(0)))
-}
-
-/// Clients of this node's that leave through a node, or are made to.
-fn leaving(factory: &Factory, node: NodeIndex) -> impl Iterator<Item = ClientIndex> {
-    let below = factory.layout.node(node).map(|node| node.clients.clone()).unwrap_or_default();
-    own_clients(factory).filter(move |client| {
-        let leaves = factory.exiting.contains(client) || factory.evicting.contains(client);
-        leaves && below.contains(client)
-    })
-}
-
-/// Blocks that a client's exit takes once a node of its path has confirmed, up to its channel.
-fn blocks_after(factory: &Factory, client: ClientIndex, node: NodeIndex) -> u32 {
-    let later = factory.layout.path(client).into_iter().skip_while(|index| *index != node).skip(1);
-    let wait = later.filter_map(|index| factory.layout.node(index)).map(|node| {
-        let lock = if node.kind == NodeKind::State { node.sequence } else { 0 };
-        lock.saturating_add(u32::from(factory.terms.confirm_blocks))
-    });
-    wait.fold(0, u32::saturating_add)
-}
-
-/// What a transaction rescues for this node: of each channel that leaves through it, divided among the
-/// transactions that are still to come; of a distribution, our output.
-fn at_stake(fees: &Fees, factory: &Factory, session: &Session) -> Amount {
-    if let (SpendRole::Distribution, Role::Client { index, .. }) = (session.id.role, factory.role) {
-        let outputs = factory.layout.distribution_outputs(session.id.coin);
-        return outputs.into_iter().find(|(client, _)| *client == index).map_or(Amount::ZERO, |(_, sat)| sat);
-    }
-    // L's stock would go to the clients too, at the timeout.
-    let per_sub = u64::from(factory.terms.shape.leaf.clients_per_sub);
-    let stock = factory.terms.stock.to_sat().checked_div(per_sub).filter(|_| factory.role == Role::Lsp);
-    let stock = Amount::from_sat(stock.unwrap_or(0));
-    let of_client = |client: ClientIndex| {
-        let capacity = factory.capacity(client);
-        let known = factory.channels.get(&client).and_then(|channel| fees.news.stakes.get(channel));
-        // An unknown balance counts as all of it.
-        let stake = known.map_or(capacity, |stake| (*stake).min(capacity));
-        let stake = stake.checked_add(stock).unwrap_or(stake);
-        let path = factory.layout.path(client);
-        let left = path.iter().skip_while(|node| **node != session.id.coin).count().max(1);
-        Amount::from_sat(stake.to_sat() / u64::try_from(left).unwrap_or(u64::MAX))
-    };
-    leaving(factory, session.id.coin)
-        .map(of_client)
-        .fold(Amount::ZERO, |sum, stake| sum.checked_add(stake).unwrap_or(Amount::MAX_MONEY))
+fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+    amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(Amount::MAX_MONEY))
 }
 
 #[cfg(test)]

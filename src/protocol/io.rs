@@ -144,6 +144,17 @@ pub enum Input {
         /// The channel and its funding outpoint, or what lightningd said.
         result: Result<(ChannelId, OutPoint), String>,
     },
+    /// [`Effect::CheckUnspent`] ended.
+    Unspent {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// The height at which the engine asked.
+        height: Height,
+        /// Whether it is unspent, or why nobody knows.
+        result: Result<bool, String>,
+    },
     /// A block was connected.
     Block(Block),
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
@@ -433,6 +444,18 @@ pub enum Effect {
         outpoint: OutPoint,
         /// The leaf's output: amount and P2WSH script.
         output: TxOut,
+    },
+    /// Look whether an output is unspent, in the chain and in the mempool. Answered by
+    /// [`Input::Unspent`].
+    CheckUnspent {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Of which attempt.
+        attempt: u32,
+        /// The engine's height.
+        height: Height,
+        /// The output.
+        outpoint: OutPoint,
     },
     /// Sign and broadcast the funding transaction (S11). Repeated after a restart until it confirms.
     SendFunding {

@@ -226,6 +226,9 @@ impl Engine {
             Input::ChannelFunded { instance, buyer, result } => {
                 self.on_channel_funded(d, instance, buyer, result);
             }
+            Input::Unspent { instance, attempt, height, result } => {
+                self.on_unspent(d, instance, attempt, height, result);
+            }
             Input::Block(block) => self.on_block(d, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(d, &htlcs),
             Input::Channels(open) => self.on_channels(d, &open),

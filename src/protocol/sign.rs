@@ -91,6 +91,11 @@ impl Engine {
                     ceremony.deadline = deadline;
                 }
             }
+            Change::Hold(instance, propose) => {
+                if let Some(ceremony) = self.client.get_mut(&instance) {
+                    ceremony.held = Some(propose);
+                }
+            }
             Change::Open(instance, open) => {
                 if let Some(ceremony) = self.client.get_mut(&instance) {
                     ceremony.open = open;

@@ -210,6 +210,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::StartChannel { .. } => "start-channel",
         Effect::CompleteChannel { .. } => "complete-channel",
         Effect::CheckChannel { .. } => "check-channel",
+        Effect::CheckUnspent { .. } => "check-unspent",
         Effect::SendFunding { .. } => "send-funding",
         Effect::Broadcast { .. } => "broadcast",
         Effect::CloseChannel { .. } => "close-channel",

@@ -267,6 +267,9 @@ impl World {
             Effect::CheckChannel { instance, attempt, sale, .. } => {
                 self.later(at, Input::ChannelChecked { instance, attempt, sale, result: Ok(()) });
             }
+            Effect::CheckUnspent { instance, attempt, height, .. } => {
+                self.later(at, Input::Unspent { instance, attempt, height, result: Ok(true) });
+            }
             Effect::SendFunding { psbt, .. } => {
                 if let Ok(tx) = deserialize_hex::<Transaction>(&psbt) {
                     self.broadcast(tx);

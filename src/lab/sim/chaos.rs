@@ -267,6 +267,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::InvoiceEnded { instance, .. } => ("invoice ended", Some(*instance)),
         Input::PaymentEnded { instance, .. } => ("payment ended", Some(*instance)),
         Input::ChannelFunded { instance, .. } => ("channel funded", Some(*instance)),
+        Input::Unspent { instance, .. } => ("unspent", Some(*instance)),
         Input::Block(_) => ("block", None),
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),

@@ -11,7 +11,7 @@ const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];
 const BOTH: [&str; 9] =
     ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort"];
 /// Inputs that only an operator has a use for.
-const LSP: [&str; 9] = [
+const LSP: &[&str] = &[
     "join",
     "expecting",
     "partial_signatures",
@@ -23,7 +23,7 @@ const LSP: [&str; 9] = [
     "channel completed",
 ];
 /// Inputs that only a client has a use for.
-const CLIENT: [&str; 9] = [
+const CLIENT: &[&str] = &[
     "invite",
     "expect_channel",
     "propose",
@@ -33,6 +33,7 @@ const CLIENT: [&str; 9] = [
     "payout ready",
     "open channel",
     "channel check",
+    "unspent",
 ];
 
 /// Input, role and the state in which it is handled.
@@ -65,7 +66,7 @@ impl Coverage {
             let names = State::ALL.iter().filter(|state| !hidden.contains(state)).map(|state| state.name());
             names.chain(["unknown"]).collect::<Vec<_>>()
         };
-        let roles = [("lsp", &LSP), ("client", &CLIENT)];
+        let roles = [("lsp", LSP), ("client", CLIENT)];
         let inputs = roles.iter().flat_map(|(role, own)| BOTH.iter().chain(own.iter()).map(|i| (*i, *role)));
         inputs
             .flat_map(|(input, role)| states(role).into_iter().map(move |state| (input, role, state)))

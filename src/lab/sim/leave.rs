@@ -112,6 +112,7 @@ impl Run {
         let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
         while self.world.chain.height() < timeout.saturating_add(8) && !self.all_out() {
             self.block()?;
+            self.quiet(20_000)?;
         }
         // The operator's stock comes home.
         let csv = u32::from(self.world.members[LSP].config.stock_csv);

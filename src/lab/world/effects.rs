@@ -49,6 +49,11 @@ impl World {
                 let result = self.members[at].lightningd.check_channel(channel_id, outpoint, &output);
                 self.answer(at, Input::ChannelChecked { instance, attempt, sale, result });
             }
+            Effect::CheckUnspent { instance, attempt, height, outpoint } => {
+                let here = self.chain.coin(outpoint).is_some();
+                let result = Ok(here && self.chain.waiting_spender(outpoint).is_none());
+                self.answer(at, Input::Unspent { instance, attempt, height, result });
+            }
             Effect::SendFunding { instance, psbt } => {
                 self.judge_funding(at, instance);
                 let sent = self.members[at].lightningd.send_funding(&mut self.chain, &psbt);

@@ -93,7 +93,12 @@ impl World {
             // A distribution: its channel and all of a sub-factory's stock.
             return factory.capacity(index).checked_add(factory.terms.stock);
         }
-        let channels = self.members[at].lightningd.channels.values();
+        let known = &self.members[at].lightningd.channels;
+        // With an older database it doesn't know what it had in the channel: it may be everything.
+        if factory.channels.get(&index).is_none_or(|channel| !known.contains_key(channel)) {
+            return Some(factory.capacity(index));
+        }
+        let channels = known.values();
         Some(channels.map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000)).sum())
     }
 

@@ -38,10 +38,7 @@ pub struct Eviction {
 pub fn eviction(factory: &Factory, clients: impl IntoIterator<Item = ClientIndex>) -> Eviction {
     let clients: BTreeSet<ClientIndex> =
         clients.into_iter().filter(|client| factory.leaf_height(*client).is_none()).collect();
-    let missing = |node: &NodeIndex| {
-        let tx = factory.tree.as_ref().and_then(|tree| tree.node_tx(*node));
-        !tx.is_some_and(|tx| factory.confirmed.contains_key(&tx.compute_txid()))
-    };
+    let missing = |node: &NodeIndex| !factory.node_confirmed(*node);
     let paths = clients.iter().flat_map(|client| factory.layout.path(*client));
     let nodes: BTreeSet<NodeIndex> = paths.collect::<BTreeSet<_>>().into_iter().filter(missing).collect();
     let all = || nodes.iter().filter_map(|node| factory.layout.node(*node));

@@ -1,15 +1,13 @@
 //! Sales on chain: the chain of sales follows its leaf, and L's way to the stock must not overtake it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use crate::protocol::draft::Draft;
 use crate::protocol::event::ExitStarted;
 use crate::protocol::factory::{Factory, Role};
-use crate::protocol::io::{Effect, Level, PendingHtlc};
+use crate::protocol::io::Level;
 use crate::protocol::sale::Sold;
-use crate::terms::ClientIndex;
-use crate::types::{Transaction, Txid};
+use crate::types::Transaction;
 
 use super::{change, unspent};
 
@@ -19,7 +17,7 @@ pub(super) fn name(sold: &Sold) -> String {
 }
 
 /// Sales that this node wants on chain: L all, a client the chain up to the last that it bought.
-fn wanted(factory: &Factory) -> impl Iterator<Item = &Sold> {
+pub fn wanted_sales(factory: &Factory) -> impl Iterator<Item = &Sold> {
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let last = if factory.role == Role::Lsp { Some(u32::MAX) } else { last };
     factory.sales.all().filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
@@ -29,7 +27,7 @@ fn wanted(factory: &Factory) -> impl Iterator<Item = &Sold> {
 /// spends is on chain, and before L alone may take that. From the timeout on also what a sale has left.
 pub(super) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)> {
     let on_chain = |session: &crate::tx::tree::Session| unspent(factory, session.outpoint).is_some();
-    let sales = wanted(factory)
+    let sales = wanted_sales(factory)
         .filter(|sold| sold.sale.sessions.first().is_some_and(on_chain))
         .filter_map(|sold| Some((name(sold), sold.signed_sale()?)));
     let mut due: Vec<_> = sales.collect();
@@ -40,57 +38,6 @@ pub(super) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
         due.extend(rests.filter_map(rest));
     }
     due
-}
-
-fn close(d: &mut Draft<'_>, sold: &Sold) {
-    d.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
-}
-
-/// Once its sale is on chain the channel of whoever exits is lightningd's: close it.
-pub(super) fn close_exited(d: &mut Draft<'_>, factory: &Factory, txid: Txid) {
-    for sold in factory.own_sales().filter(|sold| sold.txid() == txid) {
-        if factory.exiting.contains(&sold.sale.buyer) {
-            close(d, sold);
-        }
-    }
-}
-
-/// Channels of a client's purchases that are on chain already when its exit begins.
-pub(super) fn close_confirmed(d: &mut Draft<'_>, factory: &Factory, client: ClientIndex) {
-    for sold in factory.own_sales().filter(|sold| sold.sale.buyer == client) {
-        if factory.confirmed.contains_key(&sold.txid()) {
-            close(d, sold);
-        }
-    }
-}
-
-/// S16: clients of whose bought channels an HTLC has to be settled on chain.
-pub(super) fn late(d: &mut Draft<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
-    let mut late = BTreeSet::new();
-    for sold in factory.own_sales().filter(|sold| sold.is_signed()) {
-        let buyer = sold.sale.buyer;
-        if factory.exiting.contains(&buyer) || factory.confirmed.contains_key(&sold.txid()) {
-            continue;
-        }
-        let early = u32::from(factory.sale_blocks_early(buyer, sold.sale.number));
-        let channel_id = sold.channel_id();
-        let due = |htlc: &&PendingHtlc| {
-            htlc.channel_id == channel_id && d.height.saturating_add(early) >= htlc.cltv_expiry
-        };
-        if let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry) {
-            d.log(
-                Level::Unusual,
-                format!(
-                    "{}: an HTLC of client {buyer}'s channel of {} that expires at {} is not settled: taking it on chain",
-                    factory.instance,
-                    name(sold),
-                    htlc.cltv_expiry
-                ),
-            );
-            late.insert(buyer);
-        }
-    }
-    late
 }
 
 /// S19: distributions were signed before anything was sold and pay the stock to all of a sub-factory's

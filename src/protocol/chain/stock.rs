@@ -12,16 +12,22 @@ use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness, absolute::LockTime};
 
 use crate::planted::{Bug, planted};
 use crate::protocol::Engine;
+use crate::protocol::ceremony::Change;
 use crate::protocol::draft::Draft;
 use crate::protocol::event::StockPayout;
 use crate::protocol::factory::{Factory, Role};
+use crate::protocol::fees::{FeeChange, NO_HURRY};
 use crate::protocol::io::{Effect, Level};
+use crate::tx::layout::fee;
 use crate::tx::musig::sign_alone;
 use crate::tx::sale::Stock;
 use crate::tx::scripts::{DUST, StockSpend, key_script};
 use crate::types::{Amount, Height, InstanceId, Transaction};
 
 use super::{change, unspent};
+
+/// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay, and rounding.
+const MIN_RAISE: u32 = 260;
 
 /// A stock output on chain that nobody has spent.
 pub(super) struct OpenStock {
@@ -46,9 +52,16 @@ pub(super) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
 }
 
 impl Engine {
-    /// What stock transactions pay, sat/kw.
-    fn stock_feerate(&self) -> u32 {
-        self.config.stock_feerate
+    /// What our own spend of a stock output should pay, sat/kw: by the timeout, from where on the clients
+    /// may take it. What is out is only replaced by what pays enough more (BIP-125 rule 4).
+    fn stock_feerate(&self, factory: &Factory, stock: &OpenStock, height: Height) -> u32 {
+        let by = stock.matures.saturating_add(NO_HURRY).min(factory.terms.timeout_height);
+        let target = self.feerates().and_then(|rates| rates.target(by.saturating_sub(height)));
+        let target = target.unwrap_or(0).max(self.config.stock_feerate);
+        match self.fees.claim(stock.stock.outpoint) {
+            Some(before) if target < before.saturating_add((before / 4).max(MIN_RAISE)) => before,
+            _ => target,
+        }
     }
 
     /// Takes what is ours by now; again at every block until it confirms (S26).
@@ -66,8 +79,10 @@ impl Engine {
         let next = d.height.saturating_add(1);
         for stock in open.iter().filter(|stock| stock.matures <= next) {
             let coin = stock.stock.coin;
-            match self.stock_tx(factory, stock.stock, script) {
+            let feerate = self.stock_feerate(factory, stock, d.height);
+            match self.stock_tx(factory, stock.stock, script, feerate) {
                 Ok(tx) => {
+                    d.change(Change::Fees(FeeChange::Claim(stock.stock.outpoint, feerate)));
                     let what = format!("our own spend of stock coin {coin}");
                     d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
                 }
@@ -103,8 +118,15 @@ impl Engine {
         }
     }
 
-    /// L's own spend of a stock output, signed.
-    fn stock_tx(&self, factory: &Factory, stock: Stock, script: &ScriptBuf) -> Result<Transaction, String> {
+    /// L's own spend of a stock output, signed. It pays `feerate` (sat/kw), but no more than half of what
+    /// it is worth unless that is less than what always is paid.
+    fn stock_tx(
+        &self,
+        factory: &Factory,
+        stock: Stock,
+        script: &ScriptBuf,
+        feerate: u32,
+    ) -> Result<Transaction, String> {
         let tree = factory.tree.as_ref().ok_or("there is no tree")?;
         let spend = tree.stock_script(stock.coin).ok_or("it is no stock coin")?;
         let key = tree.output_key(stock.coin).ok_or("it has no key")?;
@@ -123,10 +145,11 @@ impl Engine {
             input: vec![input],
             output: vec![output],
         };
-        let fee = u64::from(self.stock_feerate()).saturating_mul(tx.weight().to_wu()).div_ceil(1000);
-        let value = prevout.value.checked_sub(Amount::from_sat(fee)).filter(|value| *value >= DUST);
-        let value =
-            value.ok_or_else(|| format!("its {} are not worth the fee of {fee} sat", prevout.value))?;
+        let pays = |feerate| fee(tx.weight().to_wu(), feerate).unwrap_or(Amount::MAX_MONEY);
+        let least = pays(self.config.stock_feerate);
+        let fee = pays(feerate).min(least.max(prevout.value / 2));
+        let value = prevout.value.checked_sub(fee).filter(|value| *value >= DUST);
+        let value = value.ok_or_else(|| format!("its {} are not worth the fee of {fee}", prevout.value))?;
         if let Some(output) = tx.output.first_mut() {
             output.value = value;
         }

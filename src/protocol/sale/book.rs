@@ -96,6 +96,11 @@ impl Sales {
         self.chains.values().flatten()
     }
 
+    /// The number of the sale that a transaction is.
+    pub fn number_of(&self, txid: Txid) -> Option<u32> {
+        self.all().find(|sold| sold.txid() == txid).map(|sold| sold.sale.number)
+    }
+
     /// L: the sale whose channel is being opened.
     pub fn opening(&self, coin: CoinIndex) -> Option<&Sale> {
         self.opening.get(&coin).map(|(_, sale)| &**sale)
