@@ -29,6 +29,7 @@ use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
 use super::feerates;
 use super::funding_script::Database;
+use super::online;
 use super::outbox::Outbox;
 use super::peers;
 use super::state::{Shared, State};
@@ -71,6 +72,7 @@ pub async fn prepare(
     let database = Database::locate(&configs["configs"], network_dir);
     let master = master_secret(&rpc).await?;
 
+    let online = online::load(&rpc).await?;
     let (handle, inbox) = runtime::channel();
     let bumper = Bumper::new(rpc.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
@@ -91,6 +93,7 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        online,
         scan: chain::Progress::default(),
         config,
         me,
@@ -177,6 +180,7 @@ pub async fn follow(prepared: Prepared) {
         state.runtime.features(peer.id, number, peer.supports);
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
+    tokio::spawn(online::record(State::clone(&state)));
     log::debug!("following the chain from block {start}");
     let sink = EngineSink {
         state: State::clone(&state),

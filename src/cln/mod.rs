@@ -6,6 +6,7 @@
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
+//! - [`online`] when clients are online
 //! - [`payments`] what liquidity costs: invoices and payments
 //! - [`client`] the RPC socket
 
@@ -24,6 +25,7 @@ pub mod hooks;
 pub mod htlcs;
 pub mod lanes;
 pub mod methods;
+pub mod online;
 pub mod outbox;
 pub mod params;
 pub mod payments;

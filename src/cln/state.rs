@@ -11,6 +11,7 @@ use crate::types::{Height, NodeId};
 use super::chain::Progress;
 use super::channels::Channels;
 use super::client::Rpc;
+use super::online::Habits;
 use super::outbox::Outbox;
 
 /// A cheap clone, as cln-plugin makes one for every call.
@@ -26,6 +27,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Short channel ids.
     pub channels: Channels,
+    /// When clients are online.
+    pub online: Habits,
     /// The node's options.
     pub config: Config,
     /// This node.

@@ -21,6 +21,7 @@ mod io;
 pub mod ledger;
 mod lsp;
 mod lsp_signing;
+mod online;
 mod policy;
 mod progress;
 mod sale;
@@ -50,6 +51,7 @@ pub use chain::{
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
+pub use online::Online;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
 pub use sale::{Account, Instead, Jits, PriceList, Purchase, Quote, Quoted, Sales, Sold};
