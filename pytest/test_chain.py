@@ -155,7 +155,8 @@ def test_stock_comes_home_and_the_factory_is_closed(node_factory, bitcoind):
     wait_for(lambda: len(bitcoind.rpc.getrawmempool()) == 1)
     (claim,) = bitcoind.rpc.getrawmempool()
     # S26: fees rise before it confirms, and it follows them.
-    lsp.set_feerates((20_000, 20_000, 20_000, 20_000))
+    for node in nodes:
+        node.set_feerates((20_000, 20_000, 20_000, 20_000))
     for _ in range(2):  # What a block tells of fees counts from the next one on.
         empty_block(bitcoind, nodes)
     wait_for(lambda: bitcoind.rpc.getrawmempool() not in ([], [claim]))
