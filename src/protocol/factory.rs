@@ -1,7 +1,6 @@
 //! One factory: the fold of its events.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 use crate::terms::{ClientIndex, Terms};
@@ -12,7 +11,9 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Scri
 use crate::wire::message::{ChannelInFactory, Propose};
 
 use super::chain::own_clients;
-use super::event::{Event, RecordError, Signing};
+use super::event::{Event, Signing};
+pub use super::load_error::LoadError;
+pub(super) use super::load_error::inconsistent;
 use super::sale::Sales;
 use super::state::State;
 
@@ -28,43 +29,6 @@ pub enum Role {
         /// This client's place, in leaf order.
         index: ClientIndex,
     },
-}
-
-/// Why stored events don't make a factory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoadError {
-    /// A record was not understood.
-    Record(RecordError),
-    /// Its events contradict each other.
-    Inconsistent {
-        /// Which event.
-        event: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Record(error) => error.fmt(f),
-            Self::Inconsistent { event, reason } => {
-                write!(f, "the stored event {event} doesn't fit what was stored before it: {reason}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-impl From<RecordError> for LoadError {
-    fn from(error: RecordError) -> Self {
-        Self::Record(error)
-    }
-}
-
-pub(super) fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
-    LoadError::Inconsistent { event, reason: reason.to_string() }
 }
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.

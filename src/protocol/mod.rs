@@ -19,6 +19,7 @@ pub mod fees;
 pub mod htlc;
 mod io;
 pub mod ledger;
+mod load_error;
 mod lsp;
 mod lsp_signing;
 mod online;
