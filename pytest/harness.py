@@ -200,6 +200,25 @@ def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
         wait_for(lambda: not channel_by_id(node, channel_id)["htlcs"])
 
 
+def send_over(payer, lsp, payee, invoice, channel_id, more=0, delay=None):
+    """Begins to pay an invoice of a client over the operator, on one channel of the client's. The last HTLC
+    gets as many blocks as the invoice asks for and `more`, or `delay`."""
+    decoded = payer.rpc.decode(invoice["bolt11"])
+    amount, delay = int(decoded["amount_msat"]), delay or decoded["min_final_cltv_expiry"] + 1 + more
+    (first,) = [c for c in payer.rpc.listpeerchannels(lsp.info["id"])["channels"] if c["state"] == "CHANNELD_NORMAL"]
+    second = channel_by_id(lsp, channel_id)
+    route = [
+        {
+            "id": lsp.info["id"],
+            "channel": first.get("short_channel_id", first["alias"]["local"]),
+            "delay": delay + 6,
+            "amount_msat": amount + amount // 100 + 1000,
+        },
+        {"id": payee.info["id"], "channel": second["alias"]["local"], "delay": delay, "amount_msat": amount},
+    ]
+    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"], bolt11=invoice["bolt11"])
+
+
 def onchain_msat(node):
     """What the node's wallet can spend, confirmed."""
     outputs = node.rpc.listfunds()["outputs"]

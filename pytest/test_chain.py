@@ -2,6 +2,7 @@
 factory-show says where every satoshi of the funding is."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -357,6 +358,13 @@ def test_a_node_that_was_off_for_300_blocks(node_factory, bitcoind):
     seen = show(alice, instance)["on_chain"][-1]
     assert seen["txid"] == leaf["txid"] and not seen["ours"]
     assert statement(bitcoind, alice, instance)["channel"] == 400_000
+    # It is the backend that takes the time.
+    pattern = r"blocks (\d+) to (\d+) in (\d+) ms, (\d+) of them for fetching"
+    line = alice.daemon.is_in_log(pattern)
+    first, last, took_ms, fetching_ms = map(int, re.search(pattern, line).groups())
+    assert last - first >= 299
+    print(f"catching up takes {took_ms / fetching_ms:.3f} of the time that fetching alone takes")
+    assert took_ms < 1.5 * fetching_ms
     alice.connect(lsp)
     pay(lsp, alice, 1_000_000, "on a channel like any other")
 

@@ -83,6 +83,27 @@ def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
     assert onchain_msat(alice) // 1000 < balance
 
 
+# S24
+def test_an_exit_ends_sales_of_its_leaf_only(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 8, capacity_sat=200_000, stock_sat=STOCK)
+    nodes = {node.info["id"]: node for node in clients}
+    order = [nodes[entry["id"]] for entry in sorted(factory["clients"], key=lambda entry: entry["client"])]
+    instance = factory["factory_instance"]
+    path = lsp.rpc.call("factory-evict", {"factory_instance": instance, "clients": [0], "dry_run": True})["path"]
+    order[0].rpc.call("factory-exit", {"factory_instance": instance})
+    for tx in path:
+        mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=tx["txid"])
+    states = {entry["client"]: entry["state"] for entry in factory_of(lsp, instance)["clients"]}
+    assert states[1] == "on_chain" and states[7] == "usable", states
+    with pytest.raises(RpcError, match="on chain"):
+        buy(order[1], factory, 100_000)
+    # The other leaf goes on as before, and so do the channels of both.
+    bought = buy(order[7], factory, 100_000)
+    wait_until_usable(lsp, order[7], bought["channel_id"])
+    pay(lsp, order[7], 250_000_000, "more than its first channel holds")
+    pay(lsp, order[1], 1_000_000, "on chain by now")
+
+
 def test_refusals(node_factory, bitcoind):
     lsp, clients, factory = factory_with(node_factory, bitcoind, 2, stock_sat=STOCK)
     alice, bob = clients

@@ -8,7 +8,7 @@ use cln_plugin::options::{
 use cln_plugin::{Builder, ConfiguredPlugin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::protocol::{Config, Policy};
+use crate::protocol::{Config, Policy, dust, hold};
 use crate::tx::layout::MIN_PUSH_MSAT;
 use crate::types::{Millis, NodeId};
 
@@ -148,8 +148,36 @@ const MAX_CEREMONIES: Number = Number {
     default: |config| signed(config.max_ceremonies_per_peer),
 };
 
+const HOLD_TIME: Number = Number {
+    name: "factory-hold-time",
+    description: "How long this node holds an HTLC for a client of a factory of its own that is not connected, \
+                  in seconds, never into the time that an exit needs; 0 fails it at once",
+    default: |config| in_seconds(config.hold.time),
+};
+const HOLD_MAX: Number = Number {
+    name: "factory-hold-max",
+    description: "Number of HTLCs that are held at once for clients that are not connected",
+    default: |config| signed(config.hold.number),
+};
+const HOLD_MAX_MSAT: Number = Number {
+    name: "factory-hold-max-msat",
+    description: "Sum of the HTLCs that are held at once for clients that are not connected, in millisatoshi",
+    default: |config| signed(config.hold.msat),
+};
+const MAX_DUST: Number = Number {
+    name: "factory-max-dust-htlcs-msat",
+    description: "Sum of the HTLCs in flight on one factory channel that are too small to be claimed on chain \
+                  (under 546 satoshi), in millisatoshi; more are failed",
+    default: |config| signed(config.dust.channel_msat),
+};
+const MAX_DUST_TOTAL: Number = Number {
+    name: "factory-max-dust-htlcs-total-msat",
+    description: "The same for all channels of one factory together, in millisatoshi",
+    default: |config| signed(config.dust.factory_msat),
+};
+
 /// Every option with a number.
-const NUMBERS: [&Number; 17] = [
+const NUMBERS: [&Number; 22] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -167,6 +195,11 @@ const NUMBERS: [&Number; 17] = [
     &MAX_ATTEMPTS,
     &RESERVE_FEERATE,
     &MAX_CEREMONIES,
+    &HOLD_TIME,
+    &HOLD_MAX,
+    &HOLD_MAX_MSAT,
+    &MAX_DUST,
+    &MAX_DUST_TOTAL,
 ];
 
 fn policy_option() -> DefaultStringConfigOption<'static> {
@@ -244,13 +277,22 @@ where
         state_count: within(integer(&STATE_COUNT)?, 1)?,
         stock_csv: within(integer(&STOCK_CSV)?, 1)?,
         stock_feerate: Config::default().stock_feerate,
-        invite_timeout: seconds(integer(&INVITE_TIMEOUT)?)?,
-        ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?)?,
+        invite_timeout: seconds(integer(&INVITE_TIMEOUT)?, 1)?,
+        ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?, 1)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
         reserve_feerate: within(integer(&RESERVE_FEERATE)?, 0)?,
+        hold: hold::Limits {
+            time: seconds(integer(&HOLD_TIME)?, 0)?,
+            number: within(integer(&HOLD_MAX)?, 0)?,
+            msat: within(integer(&HOLD_MAX_MSAT)?, 0)?,
+        },
+        dust: dust::Limits {
+            channel_msat: within(integer(&MAX_DUST)?, 0)?,
+            factory_msat: within(integer(&MAX_DUST_TOTAL)?, 0)?,
+        },
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
         sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
-        sale_wait: seconds(integer(&SALE_WAIT)?)?,
+        sale_wait: seconds(integer(&SALE_WAIT)?, 1)?,
         jit: plugin.option(&JIT)?,
         // The datastore knows.
         prices: Config::default().prices,
@@ -281,8 +323,8 @@ fn within<T: TryFrom<i64>>((name, value): (String, i64), least: i64) -> Result<T
 /// A year: whoever wants no limit gets one all the same.
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
 
-fn seconds((name, value): (String, i64)) -> Result<u64, BadOption> {
-    let seconds: u64 = within((name, value.min(MAX_SECONDS)), 1)?;
+fn seconds((name, value): (String, i64), least: i64) -> Result<u64, BadOption> {
+    let seconds: u64 = within((name, value.min(MAX_SECONDS)), least)?;
     Ok(seconds.saturating_mul(1000))
 }
 
@@ -305,8 +347,9 @@ mod tests {
     #[test]
     fn timeouts_are_milliseconds() {
         let option = |value| ("factory-invite-timeout".to_owned(), value);
-        assert_eq!(seconds(option(60)), Ok(60_000));
-        assert!(seconds(option(0)).is_err());
-        assert_eq!(seconds(option(i64::MAX)), Ok(366 * 24 * 3600 * 1000));
+        assert_eq!(seconds(option(60), 1), Ok(60_000));
+        assert!(seconds(option(0), 1).is_err());
+        assert_eq!(seconds(option(0), 0), Ok(0));
+        assert_eq!(seconds(option(i64::MAX), 1), Ok(366 * 24 * 3600 * 1000));
     }
 }

@@ -65,6 +65,18 @@ bugs! {
     CapIgnored "cap-ignored" "S26" "A child pays more than what is at stake.";
     WrongAnchor "wrong-anchor" "S26" "A child spends another output than the anchor.";
     ReservationLeaked "reservation-leaked" "S27" "Coins of a child stay reserved although its parent's end came without it.";
+    SaleForgotten "sale-forgotten" "S8" "A restart forgets what was signed for sales.";
+    SaleDropped "sale-dropped" "S12" "The operator gives up a sale that it has signed.";
+    SaleUsableEarly "sale-usable-early" "S18" "A bought channel is used before its sale's signatures are stored.";
+    SaleMargin "sale-margin" "S15" "The margin of a bought channel's HTLCs leaves out the chain of sales.";
+    SaleHeldBack "sale-held-back" "S26" "A sale is not published before the timeout, whatever the stock's CSV is.";
+    RestUnchecked "rest-unchecked" "S4" "A client doesn't verify the distribution of what a sale leaves.";
+    PriceIgnored "price-ignored" "S3" "A client pays whatever is asked for a channel.";
+    SaleAfterExit "sale-after-exit" "S24" "Sales are signed although the leaf is on chain.";
+    SoldStockTaken "sold-stock-taken" "S26" "The operator takes stock home that it has sold.";
+    BuyerStays "buyer-stays" "S19" "Who has bought waits for a distribution, which shares out what it bought.";
+    SaleBlame "sale-blame" "S4" "For a bad partial signature of a sale the first client is named.";
+    SaleNoDeadline "sale-no-deadline" "S29" "The operator waits for ever in a sale.";
     NoDeadline "no-deadline" "S29" "The operator waits for ever.";
 }
 

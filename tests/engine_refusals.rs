@@ -225,6 +225,7 @@ fn opens_that_match_nothing() {
 fn admission() {
     let policy = |usable: Result<(), String>| ChannelPolicy {
         instance: InstanceId([1; 32]),
+        client: None,
         usable,
         blocks_early: 50,
         safe_end: 1_000,

@@ -4,10 +4,11 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
+use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
 use cln_factory::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, InstanceId};
+use cln_factory::wire::message::{Message, SaleJoin, SaleStored};
 use common::factory;
 
 const CAPACITY: Amount = Amount::from_sat(100_000);
@@ -227,4 +228,85 @@ fn a_crash_at_any_step_leaves_one_sale_or_none() {
         }
     }
     assert!(finished > 10, "{finished}");
+}
+
+/// S4: a message that comes twice is nobody's fault, and what was checked stays checked.
+#[test]
+fn sale_committed_may_come_twice() {
+    let (mut world, instance) = active(5);
+    world.tamper(|out| match &out.message {
+        Message::SaleCommitted(_) => Fate::Twice,
+        _ => Fate::Deliver,
+    });
+    buy(&mut world, 1, instance, 50_000);
+    let blamed = |member: &Member| member.log.iter().any(|(_, text)| text.contains("fault of"));
+    assert!(!world.members.iter().any(blamed));
+    assert!(sales(&world, LSP, instance)[0].stored);
+}
+
+/// S4: nonces for an earlier try of the sale, still under way when this one began, are not taken.
+#[test]
+fn a_join_of_an_earlier_try_is_ignored() {
+    let (mut world, instance) = active(6);
+    let mut late = Some(());
+    world.tamper(move |out| match &out.message {
+        Message::SaleJoin(join) if out.from == 2 && late.take().is_some() => {
+            let mut old = join.clone();
+            old.nonces.reverse();
+            old.round = join.round.map(|round| round ^ 1);
+            Fate::Replace(vec![Message::from(old).encode(), out.message.encode()])
+        }
+        _ => Fate::Deliver,
+    });
+    buy(&mut world, 1, instance, 50_000);
+    let blamed = |member: &Member| member.log.iter().any(|(_, text)| text.contains("bad partial"));
+    assert!(!world.members.iter().any(blamed));
+    assert!(sales(&world, LSP, instance)[0].stored);
+}
+
+/// S24: an exit that begins while a sale's channel is opened ends the sale before anybody signs.
+#[test]
+fn an_exit_in_the_middle_of_a_sale_ends_it() {
+    for steps in 0..40 {
+        let (mut world, instance) = active(7);
+        ask(&mut world, 1, instance, 50_000).unwrap();
+        for _ in 0..steps {
+            world.step().unwrap();
+        }
+        let begun = sales(&world, LSP, instance).len();
+        world.command(2, Command::Exit { instance }).unwrap();
+        // All blocks come before whatever else is under way.
+        for _ in 0..2 {
+            world.chain.mine();
+            for at in 0..world.members.len() {
+                world.follow_chain(at).unwrap();
+            }
+        }
+        world.run_out().unwrap();
+        assert_eq!(sales(&world, LSP, instance).len(), begun, "{steps} steps");
+        assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+    }
+}
+
+/// S9: whoever says that it has finished a sale which this operator is only beginning knows more than the
+/// operator does, or lies: either way nothing of it is stored.
+#[test]
+fn a_sale_that_somebody_has_finished_already_is_ended() {
+    let (mut world, instance) = active(8);
+    buy(&mut world, 1, instance, 30_000);
+    world.tamper(|out| match &out.message {
+        Message::SaleJoin(SaleJoin { instance, attempt, number, .. }) => {
+            Fate::replace(SaleStored { instance: *instance, attempt: *attempt, number: *number })
+        }
+        _ => Fate::Deliver,
+    });
+    ask(&mut world, 2, instance, 50_000).unwrap();
+    world.run_out().unwrap();
+    let why = refused(&world, 2, instance).unwrap();
+    assert!(why.contains("restored from a backup"), "{why}");
+    world.heal();
+    world.restart(LSP).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(sales(&world, LSP, instance).len(), 1);
+    buy(&mut world, 2, instance, 50_000);
 }

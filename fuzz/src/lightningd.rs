@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bitcoin::{Amount, ScriptBuf};
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError};
-use cln_factory::cln::{feerates, peers, wallet};
+use cln_factory::cln::{feerates, htlcs, peers, wallet};
 use serde_json::{Value, json};
 
 use crate::bytes::Bytes;
@@ -77,7 +77,12 @@ pub fn lightningd(data: &[u8]) {
                 }
                 let _ = channels.find(&rpc, "103x1x0").await;
             }
-            2 => drop(feerates::look(&rpc).await),
+            2 => {
+                let (channels, _) = feerates::look(&rpc).await;
+                let channels = channels.unwrap_or_default();
+                let _ = htlcs::of_channels(&channels);
+                let _ = htlcs::in_flight(&channels);
+            }
             3 => {
                 let _ = wallet::spendable(&rpc).await;
             }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
+use cln_factory::cln::dust::DustCap;
 use cln_factory::cln::error::{Fault, INVALID_PARAMS};
+use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
 use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
@@ -79,10 +81,13 @@ impl Plugin {
             "peer_id": id(0).to_string(), "total_msat": 100_000_000u64}]});
         let _ = tokio.block_on(channels.refresh(&Answers::new(vec![known])));
         let state = State::new(Shared {
+            online: cln_factory::cln::online::Habits::default(),
             rpc: Rpc::new(PathBuf::from("/nonexistent/lightning-rpc")),
             runtime: handle,
             outbox: Outbox::new().0,
             channels,
+            dust: DustCap::new(Config::default().dust),
+            holding: Holding::new(Config::default().hold),
             config: Config::default(),
             me: id(MEMBER),
             cltv_final: 18,
@@ -230,6 +235,9 @@ pub fn hooks(data: &[u8]) {
     });
 }
 
+/// A BOLT 12 invoice with nothing but a description and what a path costs.
+const INVOICE: &str = "lni1zcqh3gsuqqqqqqgqqqqqyqqcqqqqqqqqqqqqqqqqqqqrhxk2qqqqq";
+
 fn templates(plugin: &Plugin) -> Vec<Value> {
     let (height, early) = (plugin.height, u32::from(plugin.policy.blocks_early));
     let good = height.saturating_add(early).saturating_add(20);
@@ -253,6 +261,7 @@ fn templates(plugin: &Plugin) -> Vec<Value> {
         ),
         call("sendonion", json!({"onion": "00", "first_hop": {"id": id(0).to_string(), "delay": 9}})),
         call("injectpaymentonion", json!(["00", "00", 5, height, 0, 0])),
+        call("createinvoice", json!({"invstring": INVOICE, "label": "l", "preimage": "00"})),
         json!({"peer_id": id(0).to_string(), "payload": format!("80200002fd020020{list}")}),
     ]
 }
@@ -273,8 +282,14 @@ fn htlc(plugin: &Plugin, payload: &Value, answer: &Value) {
     }
 }
 
-/// The same command, with one number larger.
+/// The same command, with one number larger; or a payment of our own is refused, with an explanation.
 fn replaced(payload: &Value, answer: &Value) {
+    if let Some(refused) = answer.get("return") {
+        let method = payload["rpc_command"]["method"].as_str().unwrap_or_default();
+        assert!(["sendpay", "sendonion", "injectpaymentonion"].contains(&method), "{payload}");
+        let message = refused["error"]["message"].as_str().unwrap_or_default();
+        return assert!(refused["error"]["code"].is_i64() && message.contains("factory"), "{answer}");
+    }
     let Some(replacement) = answer.get("replace") else {
         return assert_eq!(*answer, json!({"result": "continue"}));
     };

@@ -26,9 +26,12 @@ use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
+use super::dust::DustCap;
 use super::executor::Executor;
 use super::feerates;
 use super::funding_script::Database;
+use super::holding::Holding;
+use super::htlcs;
 use super::online;
 use super::outbox::Outbox;
 use super::peers;
@@ -93,6 +96,8 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        dust: DustCap::new(config.dust),
+        holding: Holding::new(config.hold),
         online,
         scan: chain::Progress::default(),
         config,
@@ -200,17 +205,25 @@ async fn first_block(
 ) -> Result<Height, CallError> {
     // Without factories, the tip alone: so that its height is known.
     let Some(birth) = scan_from else { return Ok(tip) };
-    let Some((height, hash)) = stored.filter(|(height, _)| *height >= birth) else {
-        return Ok(birth.min(tip));
+    let stored = stored.filter(|(height, _)| *height >= birth);
+    // Handling a block again changes nothing, and tells the engine where it is.
+    let (start, kept) = match stored {
+        None => (birth.min(tip), birth.saturating_sub(1)),
+        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => (height, height),
+        Some((height, _)) => {
+            let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
+            log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
+            (start, start.saturating_sub(1))
+        }
     };
-    if chain::hash_at(&state.rpc, height).await? == Some(hash) {
-        // Handling a block again changes nothing, and tells the engine where it is.
-        return Ok(height);
+    // S25: nobody knows any more whether what confirmed above is still in the chain. The last block may
+    // have been stored, and not yet noted as handled.
+    let confirmed = state.runtime.read(|engine, _| engine.confirmed_to()).await;
+    let confirmed = confirmed.map_err(|refusal| unexpected("height", refusal))?;
+    if confirmed.is_some_and(|confirmed| confirmed > kept) {
+        let reorg = Input::Reorg { height: kept };
+        state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
     }
-    let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
-    log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
-    let reorg = Input::Reorg { height: start.saturating_sub(1) };
-    state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
     Ok(start)
 }
 
@@ -238,10 +251,13 @@ impl<C: Call> Sink for EngineSink<C> {
 
     /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
+        let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
-        if let Some((open, htlcs)) = channels {
+        if let Some(channels) = channels {
+            let (open, htlcs) = htlcs::of_channels(&channels);
             self.runtime.input(Input::Htlcs(htlcs));
             self.runtime.input(Input::Channels(open));
+            self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());
         }
         self.runtime.input(Input::Fees(fees));
         let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };

@@ -163,12 +163,14 @@ fn subscriptions(builder: Draft) -> Draft {
         })
         .subscribe("connect", |plugin: Plugin<State>, request: Value| {
             if let Some(peer) = peer(body(&request, "connect")) {
+                plugin.state().holding.moved(peer);
                 peers::greet(plugin.state(), peer);
             }
             async { Ok(()) }
         })
         .subscribe("disconnect", |plugin: Plugin<State>, request: Value| {
             if let Some(peer) = peer(body(&request, "disconnect")) {
+                plugin.state().holding.moved(peer);
                 plugin.state().runtime.disconnected(peer);
             }
             async { Ok(()) }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
@@ -25,6 +25,8 @@ const REMEMBERED: usize = 300;
 /// Reorganisations in one round. A backend whose blocks contradict each other would have us go back and
 /// forth for ever, and store each turn.
 const MOST_REWINDS: u32 = 8;
+/// As many blocks at once are worth a line in the log.
+const MANY: u32 = 100;
 /// Looked at without a notification after this long, in case one was lost.
 const POLL: Duration = Duration::from_secs(60);
 /// After a failure of the backend or of the store.
@@ -51,6 +53,8 @@ pub struct Follower {
     next: Height,
     recent: VecDeque<(Height, BlockHash)>,
     progress: Progress,
+    /// How long the backend has taken for blocks.
+    fetching: Duration,
 }
 
 /// How far a follower is, for `factory-status`.
@@ -130,7 +134,7 @@ impl Follower {
         let recent = before.map(|hash| (next.saturating_sub(1), hash)).into_iter().collect();
         let progress = Progress::default();
         progress.note(|scan| (scan.first, scan.next) = (next, next));
-        Self { next, recent, progress }
+        Self { next, recent, progress, fetching: Duration::ZERO }
     }
 
     /// With somebody who looks on.
@@ -158,7 +162,10 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let Some(block) = block_at(rpc, self.next).await? else {
+                let asked = Instant::now();
+                let block = block_at(rpc, self.next).await?;
+                self.fetching += asked.elapsed();
+                let Some(block) = block else {
                     return self.not_given(rpc).await;
                 };
                 let parent = self.recent.back().map(|(_, hash)| *hash);
@@ -224,8 +231,17 @@ impl Follower {
     /// Advances at every change of `news`, for as long as somebody holds its sender.
     pub async fn run<C: Call, S: Sink>(mut self, rpc: C, sink: S, mut news: watch::Receiver<Height>) {
         loop {
+            let (from, began) = (self.next, Instant::now());
+            self.fetching = Duration::ZERO;
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
+                    if self.next.saturating_sub(from) >= MANY {
+                        let last = self.next.saturating_sub(1);
+                        let [took, fetching] = [began.elapsed(), self.fetching].map(|time| time.as_millis());
+                        log::info!(
+                            "caught up with the chain: blocks {from} to {last} in {took} ms, {fetching} of them for fetching"
+                        );
+                    }
                     sink.health(None);
                     sink.at_tip().await;
                     POLL

@@ -35,6 +35,11 @@ impl Channels {
         self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
     }
 
+    /// Whether all channels that we have heard of are such.
+    pub fn all(&self, test: impl Fn(ChannelId) -> bool) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).ids.values().all(|channel| test(*channel))
+    }
+
     /// The channel, if its funding isn't on chain as far as we have heard.
     pub fn unconfirmed(&self, id: ChannelId) -> Option<KnownChannel> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).unconfirmed.get(&id).copied()

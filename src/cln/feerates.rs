@@ -4,22 +4,20 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::protocol::PendingHtlc;
 use crate::protocol::fees::{FeeNews, Feerates};
 use crate::types::{Amount, ChannelId};
 
 use super::client::{Call, field};
-use super::htlcs;
 
 /// Vbytes of a kiloweight unit, in thousandths: 1,000 weight units are 250 vB.
 const WEIGHT_PER_VBYTE: u64 = 4;
 /// Lowest feerate that relays after rounding, sat/kw (as lightningd's).
 const LOWEST: u32 = 253;
 
-/// After each block: open channels with their HTLCs, and what the engine has to know of fees.
+/// After each block: channels as `listpeerchannels` shows them, and what the engine has to know of fees.
 ///
 /// A failure of the backend leaves the last feerates in force; it is logged here.
-pub async fn look<C: Call>(rpc: &C) -> (Option<(Vec<ChannelId>, Vec<PendingHtlc>)>, FeeNews) {
+pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<Value>>, FeeNews) {
     let feerates = match rpc.call("estimatefees", json!({})).await {
         Ok(answer) => Some(read(&answer)),
         Err(error) => {
@@ -34,7 +32,7 @@ pub async fn look<C: Call>(rpc: &C) -> (Option<(Vec<ChannelId>, Vec<PendingHtlc>
     match channels {
         Ok(channels) => {
             let stakes = channels.iter().filter_map(stake).collect();
-            (Some(htlcs::of_channels(&channels)), FeeNews { feerates, stakes })
+            (Some(channels), FeeNews { feerates, stakes })
         }
         Err(error) => {
             log::warn!("cannot look at channels and their HTLCs: {error}");

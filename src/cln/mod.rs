@@ -3,13 +3,15 @@
 //! - [`builder`] the manifest: options, commands, hooks, subscriptions
 //! - [`boot`] from lightningd's `init` to a running engine
 //! - [`hooks`], [`methods`] one file for each surface
+//! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
 //! - [`online`] when clients are online
 //! - [`payments`] what liquidity costs: invoices and payments
-//! - [`client`] the RPC socket
+//! - [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+pub mod bolt12;
 pub mod boot;
 pub mod builder;
 pub mod bump;
@@ -17,10 +19,12 @@ pub mod chain;
 pub mod channels;
 pub mod children;
 pub mod client;
+pub mod dust;
 pub mod error;
 pub mod executor;
 pub mod feerates;
 pub mod funding_script;
+pub mod holding;
 pub mod hooks;
 pub mod htlcs;
 pub mod lanes;

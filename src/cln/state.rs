@@ -11,6 +11,8 @@ use crate::types::{Height, NodeId};
 use super::chain::Progress;
 use super::channels::Channels;
 use super::client::Rpc;
+use super::dust::DustCap;
+use super::holding::Holding;
 use super::online::Habits;
 use super::outbox::Outbox;
 
@@ -27,6 +29,10 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Short channel ids.
     pub channels: Channels,
+    /// Dust in flight.
+    pub dust: DustCap,
+    /// HTLCs for clients that aren't connected.
+    pub holding: Holding,
     /// When clients are online.
     pub online: Habits,
     /// The node's options.

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 
-use crate::protocol::event::{Event, Invited};
+use crate::protocol::event::{Event, Invited, LedgerEntry};
 use crate::protocol::{Engine, Factory};
-use crate::tx::layout::Role;
-use crate::tx::musig::PubNonce;
+use crate::tx::layout::{CoinIndex, Role};
+use crate::tx::musig::{PartialSig, PubNonce};
 use crate::types::InstanceId;
 use crate::wire::message::{Join, Message};
 
@@ -22,6 +22,13 @@ pub struct Judge {
     joined: BTreeMap<(usize, InstanceId), Join>,
     invited: BTreeMap<(usize, InstanceId), Invited>,
     uses: BTreeMap<[u8; 66], ([u8; 32], [u8; 32])>,
+    /// What members have stored of sales.
+    sales: BTreeSet<(usize, InstanceId, OfSale)>,
+    sale_joins: BTreeMap<(usize, InstanceId), Vec<PubNonce>>,
+    /// Finished transactions of sales, whoever has stored them.
+    finished: BTreeMap<(OutPoint, Role), Txid>,
+    /// Members whose database came back from an older copy.
+    restored: BTreeSet<usize>,
     /// What did not hold, with the property's number.
     pub violations: Vec<String>,
 }
@@ -30,6 +37,21 @@ pub struct Judge {
 enum Stage {
     Signing,
     Signed,
+}
+
+/// Something stored of a sale, named as the messages name it that may leave only afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum OfSale {
+    /// It may be signed: the stock coin and the sale's number.
+    Begun(CoinIndex, u32),
+    /// The same, for a client, which is in one sub-factory.
+    Signing(u32),
+    /// The same, for the operator: the new channel's script.
+    Script(ScriptBuf),
+    /// It is signed, for a client.
+    Signed(u32),
+    /// It is signed, for the operator: the first signature.
+    Signature([u8; 64]),
 }
 
 impl Judge {
@@ -49,13 +71,26 @@ impl Judge {
                 }
                 Event::Signing(e) => {
                     self.stored.insert((at, instance, e.attempt, Stage::Signing));
-                    for entry in &e.ledger {
-                        let key = (at, entry.outpoint, entry.session.role);
-                        let before = self.signed.insert(key, entry.sighash);
-                        if before.is_some_and(|before| before != entry.sighash) {
-                            self.violations.push(format!("S8: member {at} signs {key:?} twice"));
-                        }
+                    self.signs(at, &e.ledger);
+                }
+                Event::SaleSigning(e) => {
+                    for what in [
+                        OfSale::Begun(e.coin, e.number),
+                        OfSale::Signing(e.number),
+                        OfSale::Script(e.script.clone()),
+                    ] {
+                        self.sales.insert((at, instance, what));
                     }
+                    // Its key is the one that it had before: of what it doesn't know it can't know that it
+                    // has signed it. The others do, and no two sales of one coin can be finished.
+                    if !self.restored.contains(&at) {
+                        self.signs(at, &e.ledger);
+                    }
+                }
+                Event::SaleSigned(e) => {
+                    self.sales.insert((at, instance, OfSale::Signed(e.number)));
+                    let first = e.signatures.first().copied().map(OfSale::Signature);
+                    self.sales.extend(first.map(|first| (at, instance, first)));
                 }
                 Event::Signed(_) => {
                     let attempt = self.attempts.get(&(at, instance)).copied().unwrap_or(0);
@@ -64,6 +99,38 @@ impl Judge {
                 _ => {}
             }
         }
+    }
+
+    /// S8: one message for each outpoint and role.
+    fn signs(&mut self, at: usize, ledger: &[LedgerEntry]) {
+        for entry in ledger {
+            let key = (at, entry.outpoint, entry.session.role);
+            let before = self.signed.insert(key, entry.sighash);
+            if before.is_some_and(|before| before != entry.sighash) {
+                self.violations.push(format!("S8: member {at} signs {key:?} twice"));
+            }
+        }
+    }
+
+    /// A transaction of a sale is finished. Whether another one with this input and role is, too (S8).
+    pub fn is_second(&mut self, input: OutPoint, role: Role, txid: Txid) -> bool {
+        *self.finished.entry((input, role)).or_insert(txid) != txid
+    }
+
+    /// Whether a member has stored that a sale may be signed.
+    pub fn has_begun(&self, at: usize, instance: InstanceId, coin: CoinIndex, number: u32) -> bool {
+        self.sales.contains(&(at, instance, OfSale::Begun(coin, number)))
+    }
+
+    /// A member has lost part of its memory.
+    pub fn restored(&mut self, at: usize) {
+        self.restored.insert(at);
+    }
+
+    /// Whether partial signatures leave for the first time.
+    pub fn is_new(&self, at: usize, signatures: &crate::wire::message::SalePartialSignatures) -> bool {
+        let nonce = self.sale_joins.get(&(at, signatures.instance)).and_then(|nonces| nonces.first());
+        nonce.is_none_or(|nonce| !self.uses.contains_key(&nonce.0))
     }
 
     /// A member sends a message.
@@ -77,17 +144,45 @@ impl Judge {
             Message::PartialSignatures(m) => {
                 self.durable(at, instance, attempt, Stage::Signing, "partial signatures");
                 let nonces = self.joins.get(&(at, instance)).cloned().unwrap_or_default();
-                for (nonce, signature) in nonces.iter().zip(&m.signatures) {
-                    let using = (m.transcript, signature.0);
-                    if *self.uses.entry(nonce.0).or_insert(using) != using {
-                        self.violations.push(format!("S2: member {at} uses a nonce twice"));
-                    }
+                self.uses(at, &nonces, m.transcript, &m.signatures);
+            }
+            Message::SaleJoin(join) => {
+                self.sale_joins.insert((at, instance), join.nonces.clone());
+            }
+            Message::SalePropose(m) => {
+                self.of_sale(at, instance, OfSale::Script(m.channel_script.clone()), "a proposal");
+            }
+            Message::SalePartialSignatures(m) => {
+                self.of_sale(at, instance, OfSale::Signing(m.number), "partial signatures");
+                let nonces = self.sale_joins.get(&(at, instance)).cloned().unwrap_or_default();
+                self.uses(at, &nonces, m.transcript, &m.signatures);
+            }
+            Message::SaleReady(m) => {
+                if let Some(first) = m.signatures.first() {
+                    self.of_sale(at, instance, OfSale::Signature(*first), "finished signatures");
                 }
             }
+            Message::SaleStored(m) => self.of_sale(at, instance, OfSale::Signed(m.number), "stored"),
             Message::Stored(_) => self.durable(at, instance, attempt, Stage::Signed, "stored"),
             Message::Ready(_) => self.durable(at, instance, attempt, Stage::Signed, "ready"),
             Message::Propose(_) => self.durable(at, instance, attempt, Stage::Signing, "propose"),
             _ => {}
+        }
+    }
+
+    /// S2: a nonce signs one transcript.
+    fn uses(&mut self, at: usize, nonces: &[PubNonce], transcript: [u8; 32], signatures: &[PartialSig]) {
+        for (nonce, signature) in nonces.iter().zip(signatures) {
+            let using = (transcript, signature.0);
+            if *self.uses.entry(nonce.0).or_insert(using) != using {
+                self.violations.push(format!("S2: member {at} uses a nonce twice"));
+            }
+        }
+    }
+
+    fn of_sale(&mut self, at: usize, instance: InstanceId, what: OfSale, sent: &str) {
+        if !self.sales.contains(&(at, instance, what)) {
+            self.violations.push(format!("S10: member {at} sends {sent} of a sale before it is stored"));
         }
     }
 

@@ -13,6 +13,7 @@ mod network;
 mod pay;
 pub mod restore;
 mod scenario;
+mod sold;
 
 use std::collections::{BTreeMap, VecDeque};
 

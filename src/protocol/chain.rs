@@ -67,6 +67,11 @@ impl Engine {
         self.factories.values().filter_map(|factory| factory.birth).min()
     }
 
+    /// The highest block that something of a factory confirmed in.
+    pub fn confirmed_to(&self) -> Option<Height> {
+        self.factories.values().flat_map(|factory| factory.confirmed.values().copied()).max()
+    }
+
     pub(super) fn on_block(&self, d: &mut Draft<'_>, block: &Block) {
         d.height = block.height;
         d.change(Change::Tip(block.height, block.hash));

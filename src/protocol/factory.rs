@@ -1,5 +1,7 @@
 //! One factory: the fold of its events.
 
+mod attempts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -271,71 +273,6 @@ impl Factory {
             Event::Forgotten(_) => {}
         }
         Ok(())
-    }
-
-    fn start_attempt(&mut self, event: &'static str, attempt: u32, terms: &Terms) -> Result<(), LoadError> {
-        if attempt <= self.attempt || terms.instance != self.instance {
-            return Err(inconsistent(event, "its attempt or factory_instance is wrong"));
-        }
-        let layout = Layout::new(terms).map_err(|error| inconsistent(event, error))?;
-        if !self.signatures.is_empty() {
-            self.past.push(Self { past: vec![], ..self.clone() });
-        }
-        self.layout = Arc::new(layout);
-        self.terms = terms.clone();
-        self.attempt = attempt;
-        self.tree = None;
-        self.proposal = None;
-        self.psbt = None;
-        self.signatures.clear();
-        self.channels.clear();
-        self.checked.clear();
-        self.relied_on = false;
-        self.sales = Sales::default();
-        self.salt = None;
-        self.failure = None;
-        Ok(())
-    }
-
-    fn note_reliance(&mut self) {
-        self.relied_on |= self.funding_height().is_some() && !self.checked.is_empty();
-    }
-
-    /// The funding of an attempt that was given up is on chain: that attempt is the factory, unless money
-    /// may be in this one and it can still be (S16, S19).
-    fn revive(&mut self, txid: Txid) {
-        let of_past = |past: &Self| past.funding().is_some_and(|funding| funding.txid == txid);
-        let place = self.past.iter().position(of_past);
-        let place = place.filter(|place| {
-            let past = self.past.get(*place);
-            !self.relied_on || past.is_some_and(|past| past.relied_on || self.conflicts(past))
-        });
-        if let Some(place) = place {
-            let past = self.past.swap_remove(place);
-            let newer = std::mem::replace(self, past);
-            self.signed_for = newer.signed_for.clone();
-            self.opens_accepted = newer.opens_accepted.clone();
-            self.confirmed = newer.confirmed.clone();
-            self.spent = newer.spent.clone();
-            self.pays = newer.pays.clone();
-            self.past = newer.past.clone();
-            self.past.push(Self { past: vec![], ..newer });
-        }
-    }
-
-    /// Whether two attempts' fundings spend a common input, so that one of them is the end of the other.
-    fn conflicts(&self, other: &Self) -> bool {
-        let inputs = |attempt: &Self| {
-            let proposal = attempt.proposal.as_ref();
-            let inputs = proposal.into_iter().flat_map(|proposal| &proposal.funding_tx.input);
-            inputs.map(|input| input.previous_output).collect::<BTreeSet<_>>()
-        };
-        !inputs(self).is_disjoint(&inputs(other))
-    }
-
-    /// Attempts that were given up although their signatures were finished.
-    pub fn past(&self) -> &[Factory] {
-        &self.past
     }
 
     /// Capacities of zero-conf opens of the operator that were accepted for this factory.

@@ -246,6 +246,11 @@ pub(super) enum FeeChange {
 }
 
 impl Fees {
+    /// HTLCs of all channels, as of the last block.
+    pub(super) fn htlcs(&self) -> &[PendingHtlc] {
+        &self.htlcs
+    }
+
     /// What L's own spend of a stock output pays already, sat/kw.
     pub(super) fn claim(&self, stock: OutPoint) -> Option<u32> {
         self.claims.get(&stock).copied()

@@ -12,11 +12,16 @@ use crate::tx::sale::Sale;
 /// Confirmations after which a leaf is not expected to leave the chain again.
 const SETTLED: u32 = 6;
 
+/// Blocks that may come in before an HTLC is where its expiry is checked, or has been failed back.
+pub const SLACK: u32 = 6;
+
 /// What the hooks need to know about one factory channel, so that they can answer from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelPolicy {
     /// The factory.
     pub instance: InstanceId,
+    /// L: the client whose channel it is.
+    pub client: Option<NodeId>,
     /// Whether HTLCs may move, and otherwise why not.
     pub usable: Result<(), String>,
     /// Blocks that taking the channel on chain may need.
@@ -125,9 +130,11 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
 /// The policies of channels that were bought, or are being opened for a sale (S18).
 fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |sale: &Sale, usable| {
-        let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
+        let number = if planted(Bug::SaleMargin) { 0 } else { sale.number };
+        let blocks_early = factory.sale_blocks_early(sale.buyer, number);
         let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
-        let policy = ChannelPolicy { instance: factory.instance, usable, blocks_early, safe_end };
+        let client = factory.node_of(sale.buyer);
+        let policy = ChannelPolicy { instance: factory.instance, client, usable, blocks_early, safe_end };
         (ChannelId::of(sale.channel), policy)
     };
     let settled = |sold: &&Sold| {
@@ -161,6 +168,7 @@ impl Engine {
                     ChannelId::of(outpoint),
                     ChannelPolicy {
                         instance: factory.instance,
+                        client: factory.node_of(client),
                         usable: factory.channel_usable(client, height),
                         blocks_early: factory.layout.blocks_early(client),
                         safe_end: factory.safe_end(),

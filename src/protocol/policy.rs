@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::{dust, hold};
 use crate::tx::layout::Layout;
 use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
@@ -73,6 +74,10 @@ pub struct Config {
     pub max_attempts: u32,
     /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
     pub reserve_feerate: u32,
+    /// L: what it holds for clients that aren't connected.
+    pub hold: hold::Limits,
+    /// Dust in flight on factory channels.
+    pub dust: dust::Limits,
     /// Client: open invitations and ceremonies of one peer (S28).
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
@@ -112,6 +117,10 @@ impl Default for Config {
             max_attempts: 5,
             // 10 sat/vB.
             reserve_feerate: 2_500,
+            // Off. A payer who tries in vain for a minute has tried another way by then.
+            hold: hold::Limits { time: 0, number: 100, msat: 1_000_000_000 },
+            // lightningd's max-dust-htlc-exposure-msat; and no more in one factory than in four channels.
+            dust: dust::Limits { channel_msat: 50_000_000, factory_msat: 200_000_000 },
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
             sale_wait: 60_000,

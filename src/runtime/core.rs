@@ -1,6 +1,6 @@
 //! Receive, handle, commit, apply, execute.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
@@ -20,6 +20,8 @@ use super::Node;
 const TIP: &str = "tip";
 /// Name under which the price list is kept.
 const PRICES: &str = "prices";
+/// While it catches up a node notes where it is this often, and at each block that changed something.
+const KEEP_TIP: Duration = Duration::from_secs(1);
 /// Pauses between attempts to store a step.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -34,6 +36,8 @@ pub struct Runtime<S, N> {
     /// Before the first block is handled: what lightningd said.
     base_height: Height,
     stale_view: bool,
+    /// When the last block was noted as handled.
+    tip_kept: Option<Instant>,
 }
 
 /// The last block that was handled before a restart.
@@ -64,6 +68,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             inbox,
             base_height: 0,
             stale_view: true,
+            tip_kept: None,
         }
     }
 
@@ -163,12 +168,16 @@ impl<S: Store, N: Node> Runtime<S, N> {
             return;
         }
         self.stale_view |= moves_tip || !step.events.is_empty();
+        let step_is_empty = step.events.is_empty();
         let result = step.answer.clone();
         let effects = self.engine.apply(step);
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
         if moves_tip {
-            self.keep_tip().await;
+            if !step_is_empty || self.tip_kept.is_none_or(|kept| kept.elapsed() >= KEEP_TIP) {
+                self.keep_tip().await;
+                self.tip_kept = Some(Instant::now());
+            }
             self.refresh_view();
         }
         answer(reply, result);

@@ -9,6 +9,7 @@
 //! | `bad-partial` | its last partial signature is wrong |
 //! | `bad-nonce` | its first nonce is no pair of points |
 //! | `other-channel` | operator: completes the first client's channel on a transaction that isn't its leaf, and claims that it is |
+//! | `lax-htlcs` | takes every HTLC, and raises no expiry |
 //! | `hold-<step>`, `hold-<step>:2` | stands still at this step for good, or at the second of its kind: a test kills it there |
 //!
 //! Steps are `send-<message>` (stored, not sent), `got-<message>` (arrived, not looked at), and the names
@@ -98,6 +99,7 @@ enum Fault {
     BadPartial,
     BadNonce,
     OtherChannel,
+    LaxHtlcs,
     /// After [`Fault::OtherChannel`]: the leaf that should have been, and what there is instead.
     Completed(Txid, Transaction),
 }
@@ -124,11 +126,12 @@ pub fn arm(name: &str) -> Result<(), String> {
             "bad-partial" => Some(Fault::BadPartial),
             "bad-nonce" => Some(Fault::BadNonce),
             "other-channel" => Some(Fault::OtherChannel),
+            "lax-htlcs" => Some(Fault::LaxHtlcs),
             _ => None,
         }
     };
     let known = "drop-<message>, drop-first-<message>, vanish-<message>, bad-partial, bad-nonce, \
-                 other-channel, hold-<step>[:<count>]";
+                 other-channel, lax-htlcs, hold-<step>[:<count>]";
     let armed = armed.ok_or_else(|| format!("factory-fault: expected {known}, got '{name}'"))?;
     log::warn!("FOR TESTS ONLY: this node misbehaves on purpose: {name}");
     *fault() = Some(armed);
@@ -138,6 +141,11 @@ pub fn arm(name: &str) -> Result<(), String> {
 /// Behaves from now on.
 pub fn disarm() {
     *fault() = None;
+}
+
+/// Whether the hooks let every HTLC pass.
+pub fn is_lax() -> bool {
+    matches!(*fault(), Some(Fault::LaxHtlcs))
 }
 
 fn hold(text: &str) -> Option<Fault> {

@@ -52,6 +52,8 @@ impl View {
         let height = engine.tip().map(|(height, _)| height);
         let suspects = engine.suspects().into_iter().collect();
         let view = HtlcView { height, policies, suspects, largest_blocks_early };
-        *self.htlc.write().unwrap_or_else(PoisonError::into_inner) = view;
+        let old = std::mem::replace(&mut *self.htlc.write().unwrap_or_else(PoisonError::into_inner), view);
+        // No hook waits while a large one is freed.
+        drop(old);
     }
 }

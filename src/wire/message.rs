@@ -247,6 +247,8 @@ message_struct! {
         pub push_msat: u64 => 12,
         /// The channel's funding script, of a sale whose signing was interrupted.
         pub channel_script: Option<ScriptBuf> => 14,
+        /// Of which try, for the answer.
+        pub round: Option<u64> => 15,
         /// The record of the channel to come.
         pub channel_in_factory: ChannelInFactory => 65600,
     }
@@ -259,6 +261,8 @@ message_struct! {
         pub number: u32 => 4,
         /// A fresh public nonce for each session of the sale.
         pub nonces: Vec<PubNonce> => 6,
+        /// That of the offer.
+        pub round: Option<u64> => 7,
     }
 }
 

@@ -133,7 +133,15 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         price_msat: 1_500,
         push_msat: 1_000,
         channel_script: None,
+        round: None,
         channel_in_factory: channel_in_factory(),
+    };
+    let join = SaleJoin {
+        instance,
+        attempt,
+        number: 2,
+        nonces: vec![PubNonce(counting(9)), PubNonce(counting(0x90))],
+        round: None,
     };
     vec![
         (
@@ -221,16 +229,13 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         ("sale_offer", Message::SaleOffer(offer.clone())),
-        ("sale_offer_again", Message::SaleOffer(SaleOffer { channel_script: Some(p2wsh(0x5a)), ..offer })),
         (
-            "sale_join",
-            Message::SaleJoin(SaleJoin {
-                instance,
-                attempt,
-                number: 2,
-                nonces: vec![PubNonce(counting(9)), PubNonce(counting(0x90))],
-            }),
+            "sale_offer_again",
+            Message::SaleOffer(SaleOffer { channel_script: Some(p2wsh(0x5a)), ..offer.clone() }),
         ),
+        ("sale_offer_round", Message::SaleOffer(SaleOffer { round: Some(0x1122_3344_5566_7788), ..offer })),
+        ("sale_join", Message::SaleJoin(join.clone())),
+        ("sale_join_round", Message::SaleJoin(SaleJoin { round: Some(0x1122_3344_5566_7788), ..join })),
         (
             "sale_committed",
             Message::SaleCommitted(SaleCommitted {

@@ -3,14 +3,19 @@
 
 use std::time::Duration;
 
-use bitcoin::hex::DisplayHex;
+use bitcoin::hex::{DisplayHex, FromHex};
 use serde_json::{Value, json};
 
 use crate::protocol::KnownChannel;
+use crate::protocol::dust::Asking;
+use crate::protocol::hold::{Held, last_height};
 use crate::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use crate::runtime::HtlcView;
+use crate::runtime::{HtlcView, clock};
 use crate::types::{ChannelId, Height};
 
+use super::super::dust::refuse;
+use super::super::holding;
+use super::super::htlcs::msat;
 use super::super::state::State;
 use super::carry_on;
 
@@ -23,6 +28,10 @@ const POLL: Duration = Duration::from_millis(50);
 pub async fn answer(state: &State, request: &Value) -> Value {
     let view = state.runtime.view();
     if view.htlc(|view| view.policies.is_empty() && view.suspects.is_empty()) {
+        return carry_on();
+    }
+    #[cfg(feature = "faults")]
+    if crate::runtime::faults::is_lax() {
         return carry_on();
     }
     let htlc = &request["htlc"];
@@ -47,18 +56,103 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         .and_then(|relative| i64::from(cltv_expiry).checked_sub(relative))
         .and_then(|height| Height::try_from(height).ok())
         .unwrap_or(0);
-    let outgoing_cltv_expiry = height(&request["onion"]["outgoing_cltv_value"]);
-    let verdict = view.htlc(|view| {
-        let policy = |channel: Option<ChannelId>| view.policies.get(&channel?);
-        let htlc = Htlc {
-            incoming: policy(incoming),
-            outgoing: policy(outgoing),
-            cltv_expiry,
-            outgoing_cltv_expiry: outgoing.and(outgoing_cltv_expiry),
-        };
-        admit(&htlc, view.height.unwrap_or(0).max(ahead))
-    });
+    let arrived = Arrived {
+        incoming,
+        outgoing,
+        cltv_expiry,
+        outgoing_cltv_expiry: outgoing.and(height(&request["onion"]["outgoing_cltv_value"])),
+        htlc_id: htlc["id"].as_u64().unwrap_or_default(),
+        hash: htlc["payment_hash"].as_str().and_then(|text| FromHex::from_hex(text).ok()).unwrap_or_default(),
+        incoming_msat: msat(&htlc["amount_msat"]),
+        outgoing_msat: msat(&request["onion"]["forward_msat"]),
+    };
+    let now = || view.htlc(|view| view.height).unwrap_or(0).max(ahead).max(*state.news.borrow());
+    let judge = || {
+        let height = now();
+        view.htlc(|view| admit(&arrived.on(view), height))
+    };
+    let verdict = match judge() {
+        Verdict::Continue => arrived.dust(state).await,
+        refused => refused,
+    };
+    let verdict = match (verdict, arrived.to_hold(state)) {
+        (Verdict::Continue, Some(held)) => holding::wait(state, held, now, judge).await,
+        (verdict, _) => verdict,
+    };
     answer_with(htlc, verdict)
+}
+
+/// An HTLC that uses a factory's channel.
+struct Arrived {
+    incoming: Option<ChannelId>,
+    outgoing: Option<ChannelId>,
+    cltv_expiry: Height,
+    outgoing_cltv_expiry: Option<Height>,
+    /// Its number on the channel on which it came.
+    htlc_id: u64,
+    /// payment_hash.
+    hash: [u8; 32],
+    incoming_msat: u64,
+    /// What would be forwarded, msat.
+    outgoing_msat: u64,
+}
+
+impl Arrived {
+    /// With the policies of its channels as they are now.
+    fn on<'a>(&self, view: &'a HtlcView) -> Htlc<'a> {
+        let policy = |channel: Option<ChannelId>| view.policies.get(&channel?);
+        Htlc {
+            incoming: policy(self.incoming),
+            outgoing: policy(self.outgoing),
+            cltv_expiry: self.cltv_expiry,
+            outgoing_cltv_expiry: self.outgoing_cltv_expiry,
+        }
+    }
+
+    /// Whether there is room for it, should it be dust.
+    async fn dust(&self, state: &State) -> Verdict {
+        // lightningd names a channel that it doesn't list: nothing can be counted.
+        let Some(incoming) = self.incoming else { return Verdict::Continue };
+        let (cap, view) = (&state.dust, state.runtime.view());
+        let admit = || {
+            view.htlc(|view| {
+                cap.admit(&Asking {
+                    key: (incoming, self.htlc_id),
+                    htlc: &self.on(view),
+                    outgoing: self.outgoing,
+                    incoming_msat: self.incoming_msat,
+                    outgoing_msat: self.outgoing_msat,
+                    hash: self.hash,
+                })
+            })
+        };
+        let Err(too_much) = admit() else { return Verdict::Continue };
+        if !cap.may_look() {
+            return refuse(too_much);
+        }
+        if let Err(error) = cap.look_again(&state.rpc, view).await {
+            log::warn!("looking for dust that has ended: {error}");
+        }
+        admit().map_or_else(refuse, |()| Verdict::Continue)
+    }
+
+    /// How it would be held, if it is for a client and this node holds at all.
+    fn to_hold(&self, state: &State) -> Option<Held> {
+        let patience = state.holding.patience()?;
+        let (channel, cltv_expiry) = (self.outgoing?, self.outgoing_cltv_expiry?);
+        state.runtime.view().htlc(|view| {
+            let policy = view.policies.get(&channel)?;
+            Some(Held {
+                instance: policy.instance,
+                client: policy.client?,
+                channel,
+                amount_msat: self.outgoing_msat,
+                cltv_expiry,
+                until: clock::now().saturating_add(patience),
+                last_height: last_height(&self.on(view)),
+            })
+        })
+    }
 }
 
 fn answer_with(htlc: &Value, verdict: Verdict) -> Value {

@@ -1,23 +1,26 @@
 //! `rpc_command`: expiries of what this node itself starts leave time for an exit.
 //!
-//! - `invoice` asks payers for a longer final expiry (S17);
+//! - `invoice` asks payers for a longer final expiry (S17), and so does a BOLT 12 invoice, on its way
+//!   through `createinvoice`;
 //! - `sendpay`, `sendonion` and `injectpaymentonion` give their first HTLC a longer one (S15). The
 //!   onion stays as it is: the first hop merely sees more room than it needs.
 //!
-//! A larger value that somebody gave stays.
+//! A larger value that somebody gave stays. What can't be made safe, because the channel isn't usable yet
+//! or the payment would outlive the factory, is refused.
 
 use serde_json::{Map, Value, json};
 
-use crate::types::{ChannelId, Height};
+use crate::protocol::ChannelPolicy;
+use crate::protocol::htlc::SLACK;
+use crate::types::Height;
 
+use super::super::bolt12;
+use super::super::error::WRONG_STATE;
 use super::super::state::State;
 use super::carry_on;
 
 /// The commands that the hook is called for.
-pub const COMMANDS: [&str; 4] = ["invoice", "sendpay", "sendonion", "injectpaymentonion"];
-
-/// Blocks that may come in before an HTLC is where its expiry is checked.
-const SLACK: u32 = 6;
+pub const COMMANDS: [&str; 5] = ["invoice", "createinvoice", "sendpay", "sendonion", "injectpaymentonion"];
 
 const INVOICE: &[&str] = &[
     "amount_msat",
@@ -30,6 +33,7 @@ const INVOICE: &[&str] = &[
     "cltv",
     "deschashonly",
 ];
+const CREATEINVOICE: &[&str] = &["invstring", "label", "preimage"];
 const SENDPAY: &[&str] = &[
     "route",
     "payment_hash",
@@ -74,17 +78,25 @@ const INJECT: &[&str] = &[
 
 /// Answers the hook.
 pub async fn answer(state: &State, request: &Value) -> Value {
+    if state.runtime.view().htlc(|view| view.policies.is_empty()) {
+        return carry_on();
+    }
+    #[cfg(feature = "faults")]
+    if crate::runtime::faults::is_lax() {
+        return carry_on();
+    }
     let command = &request["rpc_command"];
     let changed = match command["method"].as_str() {
-        Some("invoice") => invoice(state, &command["params"]),
+        Some("invoice") => Ok(invoice(state, &command["params"])),
+        Some("createinvoice") => Ok(createinvoice(state, &command["params"])),
         Some("sendpay") => sendpay(state, &command["params"]).await,
         Some("sendonion") => sendonion(state, &command["params"]).await,
         Some("injectpaymentonion") => injectpaymentonion(state, &command["params"]),
-        _ => None,
+        _ => Ok(None),
     };
     match changed {
-        None => carry_on(),
-        Some(params) => {
+        Ok(None) => carry_on(),
+        Ok(Some(params)) => {
             let mut replacement = command.clone();
             replacement["params"] = Value::Object(params);
             if replacement.get("jsonrpc").is_none() {
@@ -92,8 +104,19 @@ pub async fn answer(state: &State, request: &Value) -> Value {
             }
             json!({"replace": replacement})
         }
+        Err(Unsafe(message)) => {
+            log::info!("refused a payment of this node's own: {message}");
+            json!({"return": {"error": {"code": WRONG_STATE, "message": message}}})
+        }
     }
 }
+
+/// Why a payment of this node's own would put money at risk, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+struct Unsafe(String);
+
+/// Parameters that take a command's place, if any do.
+type Changed = Result<Option<Map<String, Value>>, Unsafe>;
 
 fn invoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
     let early = largest_blocks_early(state)?;
@@ -102,46 +125,110 @@ fn invoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
     raise(&mut params, "cltv", least).then_some(params)
 }
 
-async fn sendpay(state: &State, params: &Value) -> Option<Map<String, Value>> {
-    largest_blocks_early(state)?;
-    let mut params = named(SENDPAY, params)?;
-    let first = params.get_mut("route")?.as_array_mut()?.first_mut()?.as_object_mut()?;
-    raise_hop(state, first).await.then_some(params)
+/// BOLT 12 invoices come by here to be signed.
+fn createinvoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
+    let more = largest_blocks_early(state)?.saturating_add(SLACK);
+    let least = u16::try_from(state.cltv_final.saturating_add(more)).unwrap_or(u16::MAX);
+    let more = u16::try_from(more).unwrap_or(u16::MAX);
+    let mut params = named(CREATEINVOICE, params)?;
+    let raised = bolt12::raise(params.get("invstring")?.as_str()?, more, least)?;
+    params.insert("invstring".to_owned(), raised.into());
+    Some(params)
 }
 
-async fn sendonion(state: &State, params: &Value) -> Option<Map<String, Value>> {
-    largest_blocks_early(state)?;
-    let mut params = named(SENDONION, params)?;
-    let first = params.get_mut("first_hop")?.as_object_mut()?;
-    raise_hop(state, first).await.then_some(params)
+async fn sendpay(state: &State, params: &Value) -> Changed {
+    let Some(mut params) = named(SENDPAY, params) else { return Ok(None) };
+    let first = params.get_mut("route").and_then(Value::as_array_mut).and_then(|route| route.first_mut());
+    let Some(first) = first.and_then(Value::as_object_mut) else { return Ok(None) };
+    Ok(raise_hop(state, first).await?.then_some(params))
 }
 
-fn injectpaymentonion(state: &State, params: &Value) -> Option<Map<String, Value>> {
+async fn sendonion(state: &State, params: &Value) -> Changed {
+    let Some(mut params) = named(SENDONION, params) else { return Ok(None) };
+    let Some(first) = params.get_mut("first_hop").and_then(Value::as_object_mut) else { return Ok(None) };
+    Ok(raise_hop(state, first).await?.then_some(params))
+}
+
+fn injectpaymentonion(state: &State, params: &Value) -> Changed {
+    let Some(mut params) = named(INJECT, params) else { return Ok(None) };
     // The first channel is inside the onion, where we can't see it: so whichever it is.
-    let early = largest_blocks_early(state)?;
-    let height = state.runtime.view().htlc(|view| view.height)?;
-    let height = height.max(*state.news.borrow());
-    let least = height.saturating_add(early).saturating_add(SLACK);
-    let mut params = named(INJECT, params)?;
-    raise(&mut params, "cltv_expiry", least).then_some(params)
+    let raised = largest_blocks_early(state).is_some_and(|early| {
+        raise(&mut params, "cltv_expiry", height(state).saturating_add(early).saturating_add(SLACK))
+    });
+    // With an ordinary channel lightningd may have chosen that.
+    let only_ours = state.runtime.view().htlc(|view| {
+        let policies = || view.policies.values();
+        state.channels.all(|channel| view.policies.contains_key(&channel)).then(|| best(policies))
+    });
+    if let Some(best) = only_ours {
+        best.and_then(|best| leaves_time(&best, number(params.get("cltv_expiry"))))?;
+    }
+    Ok(raised.then_some(params))
+}
+
+/// The usable channel that takes the longest HTLCs.
+fn best<'a, I: Iterator<Item = &'a ChannelPolicy>>(
+    policies: impl Fn() -> I,
+) -> Result<ChannelPolicy, Unsafe> {
+    let usable = policies().filter(|policy| policy.usable.is_ok()).max_by_key(|policy| policy.safe_end);
+    match (usable, policies().next()) {
+        (Some(policy), _) => Ok(policy.clone()),
+        (None, Some(policy)) => usable_now(policy).map(|()| policy.clone()),
+        (None, None) => Err(Unsafe("this node has no channel".to_owned())),
+    }
+}
+
+/// S18
+fn usable_now(policy: &ChannelPolicy) -> Result<(), Unsafe> {
+    let instance = policy.instance;
+    policy.usable.clone().map_err(|why| {
+        Unsafe(format!(
+            "factory {instance}: {why}; nothing may be paid over its channel now: see factory-list"
+        ))
+    })
+}
+
+/// S15
+fn leaves_time(policy: &ChannelPolicy, expiry: Option<u64>) -> Result<(), Unsafe> {
+    let Some(expiry) = expiry.filter(|expiry| *expiry > u64::from(policy.safe_end)) else { return Ok(()) };
+    Err(Unsafe(format!(
+        "the payment would last until block {expiry}, and after block {} nothing can be paid over factory {}'s \
+         channels: pay over another channel, or leave the factory (factory-exit)",
+        policy.safe_end, policy.instance
+    )))
 }
 
 /// `delay` of a route's first hop, in blocks from now.
-async fn raise_hop(state: &State, hop: &mut Map<String, Value>) -> bool {
-    let early = match hop.get("channel").and_then(Value::as_str) {
+async fn raise_hop(state: &State, hop: &mut Map<String, Value>) -> Result<bool, Unsafe> {
+    let scid = hop.get("channel").and_then(Value::as_str);
+    let policy = match scid {
         Some(scid) => match state.channels.find(&state.rpc, scid).await {
-            Some(channel) => blocks_early(state, channel),
+            Some(channel) => state.runtime.view().htlc(|view| view.policies.get(&channel).cloned()),
             None => None,
         },
-        // lightningd will choose a channel: it may be any.
-        None => largest_blocks_early(state),
+        None => None,
     };
-    early.is_some_and(|early| raise(hop, "delay", early.saturating_add(SLACK)))
+    let early = match (&policy, scid) {
+        (Some(policy), _) => {
+            usable_now(policy)?;
+            Some(u32::from(policy.blocks_early))
+        }
+        (None, Some(_)) => None,
+        // lightningd will choose a channel: it may be any.
+        (None, None) => largest_blocks_early(state),
+    };
+    let raised = early.is_some_and(|early| raise(hop, "delay", early.saturating_add(SLACK)));
+    if let Some(policy) = &policy {
+        let delay = number(hop.get("delay")).unwrap_or(0);
+        leaves_time(policy, Some(u64::from(height(state)).saturating_add(delay)))?;
+    }
+    Ok(raised)
 }
 
-fn blocks_early(state: &State, channel: ChannelId) -> Option<u32> {
-    let view = state.runtime.view();
-    view.htlc(|view| view.policies.get(&channel).map(|policy| u32::from(policy.blocks_early)))
+/// The last block that lightningd or we have seen.
+fn height(state: &State) -> Height {
+    let handled = state.runtime.view().htlc(|view| view.height).unwrap_or(0);
+    handled.max(*state.news.borrow())
 }
 
 /// `None` without usable factory channels: then nothing of this concerns us.
@@ -166,9 +253,7 @@ fn named(names: &[&str], params: &Value) -> Option<Map<String, Value>> {
 fn raise(params: &mut Map<String, Value>, name: &str, least: Height) -> bool {
     let enough = match params.get(name) {
         None | Some(Value::Null) => false,
-        Some(Value::Number(number)) => number.as_u64().is_none_or(|value| value >= u64::from(least)),
-        Some(Value::String(text)) => text.parse::<u64>().map_or(true, |value| value >= u64::from(least)),
-        Some(_) => true,
+        value => number(value).is_none_or(|value| value >= u64::from(least)),
     };
     if !enough {
         params.insert(name.to_owned(), least.into());
@@ -176,9 +261,40 @@ fn raise(params: &mut Map<String, Value>, name: &str, least: Height) -> bool {
     !enough
 }
 
+/// lightningd takes numbers also as text.
+fn number(value: Option<&Value>) -> Option<u64> {
+    match value? {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::InstanceId;
+
+    // S15, S18
+    #[test]
+    fn own_payments_that_would_be_at_risk_are_refused() {
+        let policy = |usable: Result<(), String>, safe_end| ChannelPolicy {
+            instance: InstanceId([1; 32]),
+            client: None,
+            usable,
+            blocks_early: 10,
+            safe_end,
+        };
+        let (dying, young) = (policy(Ok(()), 500), policy(Ok(()), 900));
+        let bad = policy(Err("its funding is not deep".to_owned()), 2_000);
+        assert_eq!(leaves_time(&dying, Some(500)), Ok(()));
+        let Err(Unsafe(text)) = leaves_time(&dying, Some(501)) else { panic!("it outlives the factory") };
+        assert!(text.contains("501") && text.contains("500") && text.contains("factory-exit"), "{text}");
+        let all = [dying, bad.clone(), young.clone()];
+        assert_eq!(best(|| all.iter()), Ok(young));
+        let Err(Unsafe(text)) = best(|| std::iter::once(&bad)) else { panic!("none is usable") };
+        assert!(text.contains("not deep"), "{text}");
+    }
 
     fn raised(value: Value) -> (bool, Value) {
         let mut params = Map::new();

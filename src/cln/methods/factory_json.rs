@@ -4,7 +4,9 @@ use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
 use crate::protocol::event::SaleJitOpened;
+use crate::protocol::hold::Held;
 use crate::protocol::{Factory, Role, Sold, standing};
+use crate::runtime::clock;
 use crate::terms::ClientIndex;
 use crate::tx::layout::ExitCost;
 use crate::types::{Height, NodeId};
@@ -20,11 +22,13 @@ pub struct Node {
     pub me: NodeId,
     /// Its channels.
     pub channels: Channels,
+    /// HTLCs that it holds for clients that aren't connected.
+    pub held: Vec<Held>,
 }
 
 impl From<&Shared> for Node {
     fn from(state: &Shared) -> Self {
-        Self { me: state.me, channels: state.channels.clone() }
+        Self { me: state.me, channels: state.channels.clone(), held: state.holding.all() }
     }
 }
 
@@ -71,6 +75,11 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     let jits: Vec<Value> = factory.sales.jits().opened().iter().map(one_jit).collect();
     if !jits.is_empty() {
         object["jit_channels"] = jits.into();
+    }
+    let held: Vec<Value> =
+        node.held.iter().filter(|held| held.instance == factory.instance).map(one_held).collect();
+    if !held.is_empty() {
+        object["held_htlcs"] = held.into();
     }
     if let Some(reason) = factory.sales.restored() {
         object["exit_only"] = reason.into();
@@ -178,6 +187,18 @@ fn one_jit(jit: &SaleJitOpened) -> Value {
         insert_outpoint(&mut object, outpoint);
     }
     object
+}
+
+/// An HTLC that waits for its client.
+fn one_held(held: &Held) -> Value {
+    json!({
+        "id": held.client.to_string(),
+        "channel_id": held.channel.to_string(),
+        "amount_msat": held.amount_msat,
+        "cltv_expiry": held.cltv_expiry,
+        "seconds_left": held.until.saturating_sub(clock::now()) / 1000,
+        "last_block": held.last_height,
+    })
 }
 
 fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {

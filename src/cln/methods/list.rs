@@ -8,7 +8,7 @@ use crate::types::InstanceId;
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
-use super::{Command, factory_json, fees, fresh_channels, unknown};
+use super::{Command, factory_json, fees, fresh_channels, unknown, urgent};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -43,6 +43,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             .map(|factory| {
                 let mut object = factory_json::factory(factory, &node, height);
                 fees::add_trouble(engine, factory, &mut object);
+                urgent::add(engine, factory, height, &mut object);
                 object
             })
             .collect::<Vec<_>>())

@@ -18,6 +18,7 @@ pub mod planning;
 pub mod price;
 pub mod show;
 pub mod status;
+mod urgent;
 pub mod verify;
 pub mod warnings;
 

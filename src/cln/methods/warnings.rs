@@ -6,7 +6,7 @@ use crate::protocol::{Engine, Factory, Role, State as FactoryState};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 
 use super::super::peers::Peer;
-use super::fees;
+use super::{fees, urgent};
 
 /// Without a confirmation for so long, a funding transaction needs somebody's attention.
 const FUNDING_BLOCKS: u32 = 12;
@@ -77,6 +77,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
     }
     for factory in engine.factories() {
         warnings.extend(life(factory, height));
+        warnings.extend(urgent::warning(engine, factory, height));
         warnings.extend(peers(factory, height, node));
     }
     warnings.extend(suspects(engine, node));

@@ -77,7 +77,21 @@ impl Chain {
                 return Err(conflict);
             }
         }
+        // The one child that a version 3 parent may have goes if another outbids it, whatever it spends.
+        let siblings = self.mempool.iter().filter(|other| self.are_siblings(tx, other));
+        for other in siblings.filter(|_| self.spends_anchor(tx)) {
+            if self.outbids(tx, other) {
+                replaced.insert(other.compute_txid());
+            }
+        }
         Ok(replaced)
+    }
+
+    /// Whether both spend outputs of one version 3 transaction that is not confirmed.
+    fn are_siblings(&self, tx: &Transaction, other: &Transaction) -> bool {
+        let mut parents = tx.input.iter().map(|input| input.previous_output.txid);
+        let spends = |parent| other.input.iter().any(|input| input.previous_output.txid == parent);
+        parents.any(|parent| spends(parent) && self.waiting(parent).is_some_and(|tx| tx.version.0 == 3))
     }
 
     fn outbids(&self, tx: &Transaction, other: &Transaction) -> bool {

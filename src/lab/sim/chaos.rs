@@ -149,6 +149,9 @@ impl Chaos {
             *who == at && self.chances.on && events().any(|other| other.name() == *event)
         });
         let again = self.crash_again.remove(&at) && self.chances.on;
+        let mut place: Vec<&'static str> = events().map(Event::name).collect();
+        place.dedup();
+        let rare = rare(&place);
         let commit = if let Some((_, _, commit)) = planned {
             commit
         } else if again || self.chances.roll(Kind::CrashBefore, text).is_some() {
@@ -157,6 +160,8 @@ impl Chaos {
             Commit::CrashAfter
         } else if self.chances.roll(Kind::StoreFails, text).is_some() {
             Commit::Fails
+        } else if let Some(mut dice) = rare.and_then(|kind| self.chances.roll(kind, text)) {
+            [Commit::CrashBefore, Commit::CrashAfter, Commit::Fails][dice.below(3)]
         } else {
             Commit::Fine
         };
@@ -167,8 +172,6 @@ impl Chaos {
             Commit::CrashAfter => "crash after",
         };
         let role = if at == LSP { "lsp" } else { "client" };
-        let mut place: Vec<&'static str> = events().map(Event::name).collect();
-        place.dedup();
         *self.coverage.commits.entry((role, place, what)).or_default() += 1;
         self.trace.note(what, at, &[]);
         self.trace.line(|| format!("{at}    {}: {what}", names()));
@@ -241,6 +244,27 @@ impl Chaos {
             *steps = steps.saturating_sub(1);
             *steps > 0
         });
+    }
+}
+
+/// Events that few runs come to.
+const RARE: [&str; 8] = [
+    "forgotten",
+    "declined",
+    "eviction_started",
+    "sale_dropped",
+    "sale_resolved",
+    "channel_resolved",
+    "restored",
+    "reorged",
+];
+
+/// What is likely to happen to a step with these events, if it is one that few runs come to.
+fn rare(place: &[&'static str]) -> Option<Kind> {
+    match place {
+        [] | ["invited", "accepted"] | ["channel_checked", "funding_released"] => None,
+        [event] => RARE.contains(event).then_some(Kind::CrashRare),
+        _ => Some(Kind::CrashSeveral),
     }
 }
 

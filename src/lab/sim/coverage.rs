@@ -8,8 +8,8 @@ use crate::protocol::State;
 /// What can become of a commit besides being stored.
 const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];
 /// Inputs of both roles.
-const BOTH: [&str; 9] =
-    ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort"];
+const BOTH: [&str; 10] =
+    ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort", "sale_abort"];
 /// Inputs that only an operator has a use for.
 const LSP: &[&str] = &[
     "join",
@@ -21,6 +21,11 @@ const LSP: &[&str] = &[
     "funding prepared",
     "channel started",
     "channel completed",
+    "buy",
+    "sale_join",
+    "sale_checked",
+    "sale_partial_signatures",
+    "sale_stored",
 ];
 /// Inputs that only a client has a use for.
 const CLIENT: &[&str] = &[
@@ -33,6 +38,10 @@ const CLIENT: &[&str] = &[
     "payout ready",
     "open channel",
     "channel check",
+    "sale_offer",
+    "sale_committed",
+    "sale_propose",
+    "sale_ready",
     "unspent",
 ];
 

@@ -43,6 +43,8 @@ kinds! {
     CrashBetween "crash-between" 1_000 "A crash between two effects (each effect).";
     CrashAgain "crash-again" 150_000 "Another crash at the first commit after a restart (each restart).";
     CrashAt "crash-at" 150_000 "A crash or a failing store at one member's first commit with some event (each run).";
+    CrashRare "crash-rare" 100_000 "A crash or a failing store at a commit of a kind that is rare (each such commit).";
+    CrashSeveral "crash-several" 600_000 "The same at a commit of several events that few runs come to (each such commit).";
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
     Restore "restore" 40_000 "A node comes back with an older copy of its database (each run).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";
@@ -52,6 +54,7 @@ kinds! {
     ForeignKey "foreign-key" 20_000 "The operator proposes another key in a client's place (each run).";
     OtherTree "other-tree" 20_000 "The operator shows one client another tree (each run).";
     WrongAmounts "wrong-amounts" 20_000 "The operator changes amounts after they were agreed (each run).";
+    OtherSale "other-sale" 40_000 "The operator shows one client another sale than the others, or another price (each run).";
     SameFunding "same-funding" 20_000 "The operator proposes a second tree on an earlier funding (each run).";
     OldFunding "old-funding" 15_000 "The operator broadcasts the funding of an attempt that was given up (each run).";
     DoubleSpend "double-spend" 20_000 "The operator spends its funding's input otherwise (each run).";

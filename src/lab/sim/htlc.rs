@@ -3,14 +3,15 @@
 use bitcoin::OutPoint;
 
 use crate::lab::node::COMMITMENT_FEE;
-use crate::lab::world::judged::early;
+use crate::lab::world::judged::{early, early_of_sale};
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
 use crate::protocol::htlc::{Htlc, Verdict, admit};
-use crate::protocol::{Engine, Factory, Input, PendingHtlc};
+use crate::protocol::{Engine, Factory, Input, PendingHtlc, Sold};
 use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height};
 
+use super::buy::find_sold;
 use super::run::Run;
 
 impl Run {
@@ -104,10 +105,11 @@ impl Run {
         let chain = &self.world.chain;
         let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
         for htlc in shown {
-            let Some((factory, client)) = find(engine, htlc.channel_id) else { continue };
+            let Some(place) = place(engine, htlc.channel_id) else { continue };
+            let (factory, client) = (place.factory, place.client);
             let Some(tree) = &factory.tree else { continue };
-            let leaf = tree.channel_outpoint(client).is_some_and(|o| chain.confirmed(o.txid).is_some());
-            let late = chain.height().saturating_add(early(&factory.layout, client)) >= htlc.cltv_expiry;
+            let leaf = chain.confirmed(place.outpoint.txid).is_some();
+            let late = chain.height().saturating_add(place.early) >= htlc.cltv_expiry;
             let funded = chain.confirmed(tree.funding().txid).is_some();
             if late && funded && !leaf && !factory.exiting.contains(&client) {
                 return Err(format!(
@@ -125,10 +127,9 @@ impl Run {
         let height = self.world.chain.height();
         let nudge = self.dice.below_u32(4);
         let engine = self.world.members[client].engine.as_ref();
-        let Some((factory, index)) = engine.and_then(|engine| find(engine, channel)) else {
+        let Some(Place { factory, early, .. }) = engine.and_then(|engine| place(engine, channel)) else {
             return height.saturating_add(self.dice.below_u32(100));
         };
-        let early = early(&factory.layout, index);
         match self.dice.below(4) {
             0 => height.saturating_add(early).saturating_add(nudge).saturating_sub(1),
             1 => factory.terms.timeout_height.saturating_sub(early).saturating_add(nudge).saturating_sub(1),
@@ -171,8 +172,8 @@ impl Run {
         if chain.confirmed(leaf.txid).is_some() {
             return Ok(()); // It stands by itself, or will in a few blocks.
         }
-        let found = member.engine.as_ref().and_then(|engine| find(engine, channel));
-        let Some((factory, client)) = found else {
+        let found = member.engine.as_ref().and_then(|engine| place(engine, channel));
+        let Some(Place { factory, client, early, sold, .. }) = found else {
             if at == LSP {
                 // What it has given up is closed, and its own money.
                 return Ok(());
@@ -186,8 +187,17 @@ impl Run {
         if depth < u32::from(factory.terms.funding_confirmations) {
             return Err(format!("S18: member {at} admits an HTLC while the funding is {depth} blocks deep"));
         }
-        world.record_fits(at, factory, client)?;
-        let early = early(&factory.layout, client);
+        match sold {
+            None => world.record_fits(at, factory, client)?,
+            Some(sold) => {
+                // What it stands on: every sale up to its own.
+                let chain = sold.coin().map_or(&[][..], |coin| factory.sales.of(coin));
+                if chain.iter().any(|other| other.sale.number <= sold.sale.number && !other.is_signed()) {
+                    return Err(format!("S18: member {at} admits an HTLC on a sale that is not signed"));
+                }
+                world.sold_record_fits(at, sold)?;
+            }
+        }
         if expiry < height.saturating_add(early).saturating_add(1) {
             let blocks = expiry.saturating_sub(height);
             return Err(format!("S15: member {at} admits an HTLC {blocks} blocks before its expiry"));
@@ -198,6 +208,28 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Where a channel is in a factory.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    factory: &'a Factory,
+    client: ClientIndex,
+    outpoint: OutPoint,
+    /// Blocks that its way to the chain takes.
+    early: u32,
+    sold: Option<&'a Sold>,
+}
+
+fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
+    if let Some((factory, client)) = find(engine, channel) {
+        let outpoint = factory.tree.as_ref()?.channel_outpoint(client)?;
+        return Some(Place { factory, client, outpoint, early: early(&factory.layout, client), sold: None });
+    }
+    let (factory, sold) = find_sold(engine, channel)?;
+    let client = sold.sale.buyer;
+    let early = early_of_sale(&factory.layout, client, sold.sale.number);
+    Some(Place { factory, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
 }
 
 /// The attempt of a factory with this channel, and whose it is.

@@ -32,11 +32,16 @@ impl Run {
         for at in 0..members {
             if self.dice.one_in(if at == LSP { 4 } else { 8 }) {
                 self.asleep.insert(at);
+                self.slept.insert(at);
                 self.world.stop(at);
             }
         }
         let mut blocks = 0;
         while self.world.chain.height() < timeout.saturating_add(4) && !self.all_out() {
+            // Whoever leaves now leaves in the middle of it (S24).
+            if self.dice.one_in(5) {
+                self.try_buy()?;
+            }
             for (at, plan) in plans.iter().enumerate() {
                 if plan.is_some_and(|when| when <= blocks) {
                     self.command_exit(at, instance)?;
@@ -91,13 +96,17 @@ impl Run {
     /// # Errors
     /// A violation.
     pub(super) fn settle_up(&mut self) -> Result<(), LabError> {
+        let slept = self.asleep.contains(&LSP);
+        self.asleep.clear();
+        if self.dice.one_in(4) {
+            // The power comes back, for everybody at once, and things still go wrong.
+            self.restart_all()?;
+        }
         if let Some(chaos) = &mut self.world.chaos {
             chaos.chances.on = false;
             chaos.stalled.clear();
             chaos.crash_again.clear();
         }
-        let slept = self.asleep.contains(&LSP);
-        self.asleep.clear();
         self.calm_everything();
         while self.mend(1)? {
             self.quiet(4)?;
@@ -196,7 +205,7 @@ impl Run {
             let mut owed = Amount::ZERO;
             for ((owner, channel), used) in &self.used {
                 let funded = self.world.chain.confirmed(used.funding).is_some();
-                if *owner != at || !funded {
+                if *owner != at || !funded || self.is_too_late(at, *channel, used) {
                     continue;
                 }
                 let balance =
@@ -222,10 +231,12 @@ impl Run {
     /// on chain before a distribution could take it.
     fn count_evicted(&self) -> Result<(), LabError> {
         let margin = u32::from(self.world.members[LSP].config.margin_blocks);
-        if self.evicts().is_none() || self.lost > margin {
-            return Ok(());
-        }
+        let Some(began) = self.evicts().filter(|_| self.lost <= margin) else { return Ok(()) };
         for ((at, channel), used) in &self.used {
+            // Blocks of a spike count for sales, too: nobody raises their fees yet.
+            if used.sale > 0 && (self.takes_stock || self.lost_since(began) > margin) {
+                continue;
+            }
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
             let chain = &self.world.chain;
             let out = chain.confirmed(known.outpoint.txid).map(|(height, _)| height);
@@ -245,11 +256,16 @@ impl Run {
         let Some(began) = self.evicted else { return Ok(()) };
         for ((at, channel), used) in &self.used {
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
+            if used.sale > 0 && (self.takes_stock || self.lost_since(began) > SLACK) {
+                continue; // As above.
+            }
             let early = self.world.members[LSP].engine.as_ref().and_then(|engine| {
                 engine.factories().map(|factory| Height::from(factory.blocks_early())).max()
             });
             let needed =
                 early.unwrap_or(Height::MAX).saturating_add(SLACK).saturating_add(self.fees.hindered);
+            let confirm = u32::from(self.world.members[LSP].config.confirm_blocks);
+            let needed = needed.saturating_add(used.sale.saturating_mul(confirm));
             let in_time = began.saturating_add(needed) <= used.timeout;
             let funded = self.world.chain.confirmed(used.funding).is_some();
             if in_time && funded && self.world.chain.confirmed(known.outpoint.txid).is_none() {

@@ -17,18 +17,22 @@ pub struct Lie {
     pub kind: Kind,
     /// To whom, where it is one of many.
     pub to: usize,
+    /// Whether it lies in sales only: it is in the factory by then.
+    in_sales: bool,
     dice: Dice,
 }
 
 impl Lie {
     /// A lie of some member to another.
-    pub fn new(at: usize, kind: Kind, to: usize, dice: Dice) -> Self {
-        Self { at, kind, to, dice }
+    pub fn new(at: usize, kind: Kind, to: usize, mut dice: Dice) -> Self {
+        let in_sales = dice.one_in(2);
+        Self { at, kind, to, in_sales, dice }
     }
 
     /// What is sent in place of a message; nothing where the message stays as it is.
     pub fn tell(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {
-        if out.from != self.at {
+        let of_sale = out.message.name().starts_with("sale_");
+        if out.from != self.at || (self.in_sales && !of_sale) {
             return None;
         }
         if self.kind == Kind::Replay {
@@ -49,6 +53,7 @@ impl Lie {
                 *value = value.checked_sub(Amount::from_sat(1))?;
                 vec![m.into()]
             }
+            (m, kind) if of_sale => vec![self.in_sale(m, kind)?],
             (Message::ExpectChannel(m), Kind::WrongAmounts) if self.dice.one_in(2) => {
                 let mut m = m.clone();
                 m.capacity = m.capacity.checked_sub(Amount::from_sat(1))?;
@@ -98,6 +103,58 @@ impl Lie {
             _ => vec![],
         };
         (!told.is_empty()).then(|| told.iter().map(Message::encode).collect())
+    }
+
+    /// A lie about a sale.
+    fn in_sale(&mut self, message: &Message, kind: Kind) -> Option<Message> {
+        let mut message = message.clone();
+        match (&mut message, kind) {
+            (Message::SaleOffer(m), Kind::WrongAmounts) => {
+                m.amount = m.amount.checked_sub(Amount::from_sat(1))?;
+            }
+            (Message::SaleOffer(m), Kind::OtherSale) => match self.dice.below(12) {
+                0 => m.amount = m.amount.checked_add(Amount::from_sat(1))?,
+                1 => m.buyer ^= 1,
+                2 => m.number = m.number.saturating_add(1),
+                3 => m.push_msat = m.push_msat.saturating_add(1),
+                4 => m.channel_in_factory.blocks_early = m.channel_in_factory.blocks_early.saturating_sub(1),
+                5 => m.channel_script = Some(self.some_script()),
+                6..9 => m.price_msat = m.price_msat.saturating_add(5_000),
+                _ => return None,
+            },
+            (Message::SaleCommitted(m), Kind::OtherSale) if self.dice.one_in(3) => {
+                m.channel_script = self.some_script();
+            }
+            (Message::SalePropose(m), Kind::OtherSale) => match self.dice.below(3) {
+                0 => m.channel_script = self.some_script(),
+                1 if m.nonces.len() > 1 => m.nonces.swap(0, 1),
+                _ => m.nonces.first_mut()?.0 = [2; 66],
+            },
+            (Message::SalePropose(m), Kind::SiblingScript) => {
+                m.channel_script = ScriptBuf::from_bytes(vec![0x51]);
+            }
+            (Message::SaleJoin(m), Kind::BadNonce) => match self.dice.below(3) {
+                0 => m.nonces.first_mut()?.0 = [0; 66],
+                1 if m.nonces.len() > 1 => m.nonces.swap(0, 1),
+                _ => m.nonces.truncate(1),
+            },
+            (Message::SalePartialSignatures(m), Kind::BadSignature) => {
+                let count = m.signatures.len();
+                m.signatures.get_mut(self.dice.below(count))?.0[31] ^= 1;
+            }
+            (Message::SaleReady(m), Kind::BadSignature) => {
+                let count = m.signatures.len();
+                m.signatures.get_mut(self.dice.below(count))?[63] ^= 1;
+            }
+            (Message::SalePartialSignatures(m), Kind::Transcript) => m.transcript[0] ^= 1,
+            _ => return None,
+        }
+        Some(message)
+    }
+
+    /// A script as a channel has it, and nobody's.
+    fn some_script(&mut self) -> ScriptBuf {
+        ScriptBuf::from_bytes(self.dice.next_number().to_be_bytes().to_vec()).to_p2wsh()
     }
 
     fn replay(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {

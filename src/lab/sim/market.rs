@@ -106,6 +106,8 @@ impl Run {
         for (at, member) in self.world.members.iter_mut().enumerate() {
             member.lightningd.locked = self.fees.locked.iter().any(|(other, _)| *other == at);
         }
+        // Nobody raises the fees of sales yet: for whoever has bought such blocks are lost.
+        self.note_loss(None, u32::from(self.fees.spike.is_some()));
         if self.world.chain.market.floor > 0 || self.world.members[LSP].lightningd.locked {
             self.fees.hindered = self.fees.hindered.saturating_add(1);
             // Without packages nobody can get under the mempool's minimum.

@@ -4,8 +4,9 @@
 //! - [`chaos`] what the world asks, and notes
 //! - [`coverage`] what was reached; [`sum`] numbers over many runs
 //! - [`lie`] what dishonest members send
-//! - [`run`] the course of a run
+//! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
+//! - `buy` clients that buy out of stock
 //! - [`htlc`] payments at the edges of what may be admitted
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
@@ -13,8 +14,10 @@
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
 
+mod buy;
 pub mod chaos;
 pub mod coverage;
+mod create;
 pub mod fault;
 pub mod htlc;
 pub mod leave;
@@ -64,6 +67,8 @@ pub struct Outcome {
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
+    /// Purchases that were asked for, and sales that were signed.
+    pub sales: (u64, u64),
     /// Inputs that consensus code has judged.
     pub checks: u64,
     /// Faults, in order.
@@ -111,6 +116,7 @@ pub fn play(options: &Options) -> Outcome {
         steps: run.steps,
         blocks: run.blocks,
         htlcs: run.htlcs,
+        sales: (run.wishes, run.sales()),
         checks: run.world.chain.script_checks().saturating_add(run.probed),
         fired: chaos.chances.fired,
         coverage: chaos.coverage,
@@ -126,6 +132,7 @@ fn failed(violation: String) -> Outcome {
         steps: 0,
         blocks: 0,
         htlcs: (0, 0),
+        sales: (0, 0),
         checks: 0,
         fired: vec![],
         coverage: Coverage::default(),

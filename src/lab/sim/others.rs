@@ -23,7 +23,7 @@ pub(super) struct Restore {
 impl Restore {
     pub(super) fn new(at: usize, dice: &mut Dice) -> Self {
         let wait = if dice.one_in(3) { 1 + dice.next_number() % 20 } else { dice.next_number() % 250 };
-        Self { at, commits: dice.below_u32(14), wait, copy: None }
+        Self { at, commits: dice.below_u32(24), wait, copy: None }
     }
 }
 

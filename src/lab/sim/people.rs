@@ -12,7 +12,8 @@ use super::others::Restore;
 use super::run::Run;
 
 /// What an operator may do when it does not lie alone.
-const LSP_LIES: [Kind; 8] = [
+const LSP_LIES: [Kind; 9] = [
+    Kind::OtherSale,
     Kind::ForeignScript,
     Kind::SiblingScript,
     Kind::ForeignKey,
@@ -25,6 +26,48 @@ const LSP_LIES: [Kind; 8] = [
 /// What a client may do then.
 const CLIENT_LIES: [Kind; 5] =
     [Kind::BadNonce, Kind::BadSignature, Kind::Transcript, Kind::Replay, Kind::FalseBlame];
+
+/// Events that only an operator stores.
+const LSP_EVENTS: [&str; 11] = [
+    "created",
+    "attempt_started",
+    "all_stored",
+    "channel_committed",
+    "funding_released",
+    "funding_reserved",
+    "eviction_started",
+    "stock_payout",
+    "sale_opening",
+    "sale_dropped",
+    "sale_stored",
+];
+/// Events that only a client stores.
+const CLIENT_EVENTS: [&str; 6] =
+    ["invited", "accepted", "declined", "open_accepted", "sale_open_accepted", "restored"];
+/// What an operator says, from which on it may be silent.
+const LSP_SAYS: [&str; 9] = [
+    "invite",
+    "expect_channel",
+    "propose",
+    "ready",
+    "channel_committed",
+    "sale_offer",
+    "sale_committed",
+    "sale_propose",
+    "sale_ready",
+];
+/// What a client says.
+const CLIENT_SAYS: [&str; 9] = [
+    "join",
+    "expecting",
+    "partial_signatures",
+    "stored",
+    "channel_checked",
+    "sale_join",
+    "sale_checked",
+    "sale_partial_signatures",
+    "sale_stored",
+];
 
 impl Run {
     /// Who lies, who falls silent, who is gone for good.
@@ -43,6 +86,7 @@ impl Run {
                 | Kind::ForeignKey
                 | Kind::OtherTree
                 | Kind::WrongAmounts
+                | Kind::OtherSale
                 | Kind::SameFunding
                 | Kind::OldFunding
                 | Kind::DoubleSpend => true,
@@ -72,19 +116,21 @@ impl Run {
                 }
                 Kind::LspGone => self.dies_at = Some(dice.next_number() % 500),
                 Kind::CrashAt => {
-                    let who = dice.below(clients.saturating_add(1));
-                    let event = Event::NAMES[dice.below(Event::NAMES.len())];
+                    let lsp = dice.one_in(2);
+                    let who = if lsp { LSP } else { client };
+                    let events: Vec<&'static str> = Event::NAMES
+                        .iter()
+                        .copied()
+                        .filter(|name| !(if lsp { &CLIENT_EVENTS[..] } else { &LSP_EVENTS }).contains(name))
+                        .collect();
+                    let event = events[dice.below(events.len())];
                     let what = [Commit::CrashBefore, Commit::CrashAfter, Commit::Fails][dice.below(3)];
                     if let Some(chaos) = &mut self.world.chaos {
                         chaos.planned = Some((who, event, what));
                     }
                 }
                 Kind::Silence => {
-                    let names = if at == LSP {
-                        ["invite", "expect_channel", "propose", "ready", "channel_committed"]
-                    } else {
-                        ["join", "expecting", "partial_signatures", "stored", "channel_checked"]
-                    };
+                    let names = if at == LSP { &LSP_SAYS } else { &CLIENT_SAYS };
                     let name = names[dice.below(names.len())];
                     if let Some(chaos) = &mut self.world.chaos {
                         chaos.silent.insert(at, name);

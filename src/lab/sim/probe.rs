@@ -2,10 +2,12 @@
 
 use crate::lab::chain::{Chain, Market};
 use crate::lab::{LabError, error};
+use crate::protocol::Sold;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Role, SessionId};
 use crate::types::ChannelId;
 
+use super::buy::find_sold;
 use super::htlc::find;
 use super::run::Run;
 
@@ -16,7 +18,9 @@ impl Run {
     /// When it can't get out.
     pub(super) fn probe(&mut self, at: usize, channel: ChannelId) -> Result<(), LabError> {
         let engine = self.world.stored(at)?;
-        let Some((factory, client)) = find(&engine, channel) else {
+        let sold = find_sold(&engine, channel);
+        let found = find(&engine, channel).or(sold.map(|(factory, sold)| (factory, sold.sale.buyer)));
+        let Some((factory, client)) = found else {
             return Err(error(format!("S12: member {at} has forgotten a channel that it uses")));
         };
         let Some(tree) = &factory.tree else { return Ok(()) };
@@ -29,7 +33,12 @@ impl Run {
         }
         let before = chain.script_checks();
         let path: Vec<ClientIndex> = factory.layout.path(client);
-        let limit = u32::from(factory.layout.blocks_early(client)).saturating_add(6);
+        let sales: Vec<&Sold> = sold.map_or(vec![], |(factory, last)| {
+            let chain = last.coin().map_or(&[][..], |coin| factory.sales.of(coin));
+            chain.iter().take_while(|other| other.sale.number <= last.sale.number).collect()
+        });
+        let steps = u32::try_from(sales.len()).unwrap_or(u32::MAX);
+        let limit = u32::from(factory.layout.blocks_early(client)).saturating_add(6).saturating_add(steps);
         let spent_otherwise = |chain: &Chain, id: SessionId| {
             let session = tree.session(id)?;
             let (_, spender) = chain.spender(session.outpoint)?;
@@ -43,6 +52,19 @@ impl Run {
                 }
                 if let Some(tx) = factory.signed_tx(id) {
                     // Not yet, or not any more: the next block's business.
+                    let _ = chain.submit(&tx);
+                }
+            }
+            for sold in &sales {
+                let input = sold.sale.sessions.first().map(|session| session.outpoint);
+                if input
+                    .and_then(|input| chain.spender(input))
+                    .is_some_and(|(_, tx)| tx.compute_txid() != sold.txid())
+                {
+                    return Ok(()); // Taken, after its CSV or by a distribution: judged at the end.
+                }
+                if let Some(tx) = sold.signed_sale() {
+                    // As above.
                     let _ = chain.submit(&tx);
                 }
             }

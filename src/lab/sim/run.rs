@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bitcoin::Txid;
 use bitcoin::hashes::Hash;
-use bitcoin::{Amount, Txid};
 
 use crate::lab::chain::FIRST;
-use crate::lab::world::{Fed, LSP, World};
+use crate::lab::world::judged::early_of_sale;
+use crate::lab::world::{LSP, World};
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Command, Config, Create, Input, Policy, State};
-use crate::terms::{Kind as LevelKind, Shape};
-use crate::tx::plan::{Delays, Profile, shape_with};
+use crate::protocol::{Config, Policy, State};
 use crate::types::{ChannelId, Height, InstanceId};
 
+use super::buy::{Loss, find_sold};
 use super::chaos::Chaos;
 use super::fault::{Dice, Kind};
 use super::others::Restore;
 
 /// Steps after which a phase of a run is given up as endless.
-const MANY: u32 = 50_000;
+pub(super) const MANY: u32 = 50_000;
 /// The part of the seed's stream that decides about everything but faults.
 const SCENARIO: u64 = u64::MAX;
 
@@ -27,6 +27,10 @@ const SCENARIO: u64 = u64::MAX;
 pub(super) struct Used {
     pub(super) funding: Txid,
     pub(super) timeout: Height,
+    /// Of a bought channel the sale's number; 0 of a leaf's.
+    pub(super) sale: u32,
+    /// When its client takes a bought channel on chain by itself.
+    pub(super) leaves: Height,
 }
 
 /// One run.
@@ -39,6 +43,8 @@ pub struct Run {
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
+    /// Purchases that were asked for.
+    pub wishes: u64,
     /// Inputs that consensus code has judged for probes.
     pub probed: u64,
     /// How it ended.
@@ -50,6 +56,9 @@ pub struct Run {
     pub(super) evicted: Option<Height>,
     /// Members that are off for long.
     pub(super) asleep: BTreeSet<usize>,
+    /// Members that were off from before the timeout until after it.
+    pub(super) slept: BTreeSet<usize>,
+    pub(super) losses: Vec<Loss>,
     /// Blocks that an eviction under way has lost to faults, as far as we know.
     pub(super) lost: u32,
     /// HTLCs that nobody has settled yet: the channel, the expiry.
@@ -92,6 +101,7 @@ impl Run {
             steps: 0,
             blocks: 0,
             htlcs: (0, 0),
+            wishes: 0,
             probed: 0,
             ended: "begun",
             dice,
@@ -100,6 +110,8 @@ impl Run {
             gone: false,
             evicted: None,
             asleep: BTreeSet::new(),
+            slept: BTreeSet::new(),
+            losses: vec![],
             lost: 0,
             pending: vec![],
             censored: vec![],
@@ -131,73 +143,7 @@ impl Run {
         self.settle_up()
     }
 
-    fn create(&mut self) -> Result<(), LabError> {
-        let command = self.command()?;
-        for _ in 0..4 {
-            let fed = self.world.feed(LSP, Input::Command(Command::Create(command.clone())))?;
-            if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
-                self.instance = Some(*instance);
-            }
-            if let Fed::Done(Err(crate::protocol::Refusal::BadParameter(why))) = fed {
-                return Err(error(format!("lab: {why}")));
-            }
-            let stored = self.world.members[LSP].store.instances().next();
-            self.instance = self.instance.or(stored);
-            if self.instance.is_some() {
-                break;
-            }
-            // A crash, a failing store, a client that was just cut off: the operator tries again.
-            for _ in 0..200 {
-                self.tick()?;
-            }
-        }
-        let Some(instance) = self.instance else {
-            return Ok(());
-        };
-        for _ in 0..MANY {
-            let state = self.world.state(LSP, instance);
-            let over = self.gone || state.is_some_and(|state| !state.is_creating());
-            if over || !self.tick()? {
-                return Ok(());
-            }
-            if self.dice.one_in(250) {
-                self.block()?;
-            }
-        }
-        Err(error("S29: creation never ends"))
-    }
-
-    fn command(&mut self) -> Result<Create, LabError> {
-        let clients = self.world.members.len().saturating_sub(1);
-        let profile = match self.dice.below(7) {
-            0..4 => Profile::Static,
-            4..6 => Profile::Stateful,
-            _ => Profile::Flat,
-        };
-        let config = &self.world.members[LSP].config;
-        let delays = Delays {
-            state_step: config.state_step,
-            state_count: config.state_count,
-            confirm_blocks: config.confirm_blocks,
-            margin_blocks: config.margin_blocks,
-        };
-        let shape = shape_with(u32::try_from(clients).map_err(error)?, profile, delays).map_err(error)?;
-        let early = longest(&shape, config);
-        let dying_blocks = early;
-        let nodes = (1..=clients).map(|client| self.world.members[client].id).collect::<Vec<_>>();
-        let clients =
-            nodes.into_iter().map(|id| (id, Amount::from_sat(50_000 + self.dice.next_number() % 150_000)));
-        Ok(Create {
-            clients: clients.collect(),
-            stock: Amount::from_sat(if self.dice.one_in(3) { 0 } else { 20_000 }),
-            shape,
-            lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10),
-            dying_blocks,
-            tree_feerate: 1000,
-        })
-    }
-
-    /// Blocks until the channels are usable, and a few more; payments.
+    /// Blocks until the channels are usable, and a few more; payments and purchases.
     fn live(&mut self) -> Result<(), LabError> {
         let blocks = 4 + self.dice.below(4);
         for _ in 0..blocks {
@@ -206,8 +152,21 @@ impl Run {
             for _ in 0..3 {
                 self.try_htlc()?;
             }
+            if self.dice.one_in(2) {
+                self.try_buy()?;
+            }
+        }
+        if self.dice.one_in(4) {
+            self.finish_sales()?;
         }
         Ok(())
+    }
+
+    /// Sales that are signed, as far as the operator knows.
+    pub fn sales(&self) -> u64 {
+        let engine = self.world.members[LSP].engine.as_ref();
+        let sales = engine.into_iter().flat_map(|engine| engine.factories()).flat_map(|f| f.sales.all());
+        u64::try_from(sales.filter(|sold| sold.is_signed()).count()).unwrap_or(u64::MAX)
     }
 
     /// One thing that happens; false where nothing can.
@@ -329,6 +288,10 @@ impl Run {
         if self.world.seen(LSP) != Some(height) {
             self.lose(1);
         }
+        for at in 1..self.world.members.len() {
+            let hindered = self.world.members[at].lightningd.locked;
+            self.note_loss(Some(at), u32::from(hindered || self.world.seen(at) != Some(height)));
+        }
         self.show_htlcs()?;
         self.world.judge_chain();
         self.world.judge_reservations();
@@ -341,6 +304,7 @@ impl Run {
 
     /// Blocks that do not count for an eviction.
     pub(super) fn lose(&mut self, blocks: u32) {
+        self.note_loss(None, blocks);
         let evicts = self.evicts();
         self.evicted = self.evicted.or(evicts);
         self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
@@ -368,9 +332,18 @@ impl Run {
                     ids.map(ChannelId::of).any(|id| id == channel)
                 };
                 let tree = attempts.filter_map(|attempt| attempt.tree.as_ref()).find(|tree| fits(tree));
+                let sold = find_sold(engine, channel);
                 if let Some(tree) = tree {
-                    let used = Used { funding: tree.funding().txid, timeout: factory.terms.timeout_height };
+                    let timeout = factory.terms.timeout_height;
+                    let used = Used { funding: tree.funding().txid, timeout, sale: 0, leaves: timeout };
                     self.used.insert((at, channel), used);
+                } else if let Some((factory, sold)) = sold
+                    && let Some(funding) = factory.funding()
+                {
+                    let (timeout, sale) = (factory.terms.timeout_height, sold.sale.number);
+                    let early = early_of_sale(&factory.layout, sold.sale.buyer, sale);
+                    let leaves = timeout.saturating_sub(early);
+                    self.used.insert((at, channel), Used { funding: funding.txid, timeout, sale, leaves });
                 }
             }
         }
@@ -380,18 +353,4 @@ impl Run {
     pub(super) fn lsp_state(&self) -> Option<State> {
         self.world.state(LSP, self.instance?)
     }
-}
-
-/// Blocks that the longest exit of a shape takes.
-fn longest(shape: &Shape, config: &Config) -> u32 {
-    let kinds = shape.levels.iter().map(|level| level.kind).chain([shape.leaf.kind]);
-    let lock = u32::from(config.state_step) * u32::from(config.state_count.saturating_sub(1));
-    let each = u32::from(config.confirm_blocks);
-    let blocks: u32 = kinds
-        .map(|kind| match kind {
-            LevelKind::Static => each,
-            LevelKind::Stateful => lock + 2 * each,
-        })
-        .sum();
-    blocks + u32::from(config.margin_blocks)
 }

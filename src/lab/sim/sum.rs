@@ -15,6 +15,7 @@ pub struct Sum {
     steps: u64,
     blocks: u64,
     htlcs: (u64, u64),
+    sales: (u64, u64),
     checks: u64,
     /// Faults by kind.
     pub faults: BTreeMap<Kind, u64>,
@@ -31,6 +32,8 @@ impl Sum {
         self.blocks += outcome.blocks;
         self.htlcs.0 += outcome.htlcs.0;
         self.htlcs.1 += outcome.htlcs.1;
+        self.sales.0 += outcome.sales.0;
+        self.sales.1 += outcome.sales.1;
         self.checks += outcome.checks;
         for fired in &outcome.fired {
             *self.faults.entry(fired.kind).or_default() += 1;
@@ -46,6 +49,8 @@ impl Sum {
         self.blocks += other.blocks;
         self.htlcs.0 += other.htlcs.0;
         self.htlcs.1 += other.htlcs.1;
+        self.sales.0 += other.sales.0;
+        self.sales.1 += other.sales.1;
         self.checks += other.checks;
         for (kind, count) in &other.faults {
             *self.faults.entry(*kind).or_default() += count;
@@ -64,6 +69,7 @@ impl fmt::Display for Sum {
         writeln!(f, "steps             {}", self.steps)?;
         writeln!(f, "blocks            {}", self.blocks)?;
         writeln!(f, "htlcs             {} tried, {} moved", self.htlcs.0, self.htlcs.1)?;
+        writeln!(f, "sales             {} asked for, {} signed", self.sales.0, self.sales.1)?;
         let modelled = if cfg!(feature = "modelled-signatures") { " (modelled)" } else { "" };
         writeln!(f, "consensus checks  {}{modelled}", self.checks)?;
         let faults: Vec<String> =

@@ -61,7 +61,10 @@ impl World {
                     self.members[at].log.push((crate::protocol::Level::Unusual, error.to_string()));
                 }
             }
-            Effect::Broadcast { what, tx, .. } => self.broadcast(at, what, &tx),
+            Effect::Broadcast { what, tx, .. } => {
+                self.judge_taking(at, &tx);
+                self.broadcast(at, what, &tx);
+            }
             Effect::Bump(raise) => {
                 let outcome = self.raise(at, &raise);
                 self.answer(at, outcome);
@@ -83,6 +86,10 @@ impl World {
             Effect::Log { level, text } => {
                 if level == crate::protocol::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
+                }
+                self.judge_blame(at, &text);
+                if let Some(chaos) = &mut self.chaos {
+                    chaos.trace.line(|| format!("{at}    # {text}"));
                 }
                 self.members[at].log.push((level, text));
             }

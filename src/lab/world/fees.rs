@@ -126,7 +126,7 @@ impl World {
         let both = tx.weight().to_wu().saturating_add(usual_weight()).saturating_mul(3);
         let cost = fee(both, self.chain.market.inclusion).and_then(|cost| cost.checked_add(PINNED));
         let Some(cost) = cost.and_then(|cost| cost.checked_add(DUST)) else { return Ok(()) };
-        if self.wallet_of(at, tx) < cost || self.least_stake(at, factory, role) < cost {
+        if self.wallet_of(at, tx) < cost || self.least_stake(at, factory, tx, role) < cost {
             return Ok(());
         }
         Err(format!("S26: {} pays {paid} for {weight} WU, at {feerate} sat/kw and more", tx.compute_txid()))
@@ -142,9 +142,15 @@ impl World {
     }
 
     /// Less than what any of its transactions is worth to a member.
-    fn least_stake(&self, at: usize, factory: &Factory, role: Spend) -> Amount {
+    fn least_stake(&self, at: usize, factory: &Factory, tx: &Transaction, role: Spend) -> Amount {
         if let (Role::Client { index, .. }, Spend::Distribution) = (factory.role, role) {
-            return factory.capacity(index);
+            // Its channel, or of a stock output its share.
+            let txid = tx.compute_txid();
+            let mut sessions = factory.tree.iter().flat_map(|tree| tree.sessions());
+            let coin = sessions.find(|session| session.txid == txid).map(|session| session.id.coin);
+            let paid = coin.map(|coin| factory.layout.distribution_outputs(coin)).unwrap_or_default();
+            let own = paid.into_iter().find(|(client, _)| *client == index);
+            return own.map_or(Amount::ZERO, |(_, share)| share);
         }
         let balance = |client: u32| {
             let channel = factory.channels.get(&client)?;
@@ -166,7 +172,9 @@ impl World {
             // What it spends is there: a mempool that lost it may take it again.
             let may_come = |parent| {
                 let trees = engine.factories().filter_map(|factory| factory.tree.as_ref());
-                let mut sessions = trees.flat_map(|tree| tree.sessions());
+                let sales = engine.factories().flat_map(|factory| factory.sales.all());
+                let sales = sales.flat_map(|sold| &sold.sale.sessions);
+                let mut sessions = trees.flat_map(|tree| tree.sessions()).chain(sales);
                 let session = sessions.find(|session| session.txid == parent);
                 session.is_some_and(|session| self.chain.coin(session.outpoint).is_some())
             };

@@ -86,8 +86,8 @@ impl World {
         let Some(tree) = &factory.tree else { return vec![] };
         let master = MasterSecret::new(self.members[LSP].master);
         let key = FactoryKey::derive(&master, factory.instance, factory.attempt);
-        let spend = |coin| {
-            let (path, outpoint) = (tree.stock_script(coin)?, tree.coin_outpoint(coin)?);
+        let spend = |(coin, outpoint)| {
+            let path = tree.stock_script(coin)?;
             let prevout = self.chain.coin(outpoint)?.output.clone();
             let script_pubkey = self.members[LSP].lightningd.some_script()?;
             let output = vec![TxOut { value: prevout.value.checked_sub(FEE)?, script_pubkey }];
@@ -107,11 +107,11 @@ impl World {
             tx.input.first_mut()?.witness = Witness::from_slice(&witness);
             Some(tx)
         };
-        (0..)
-            .zip(factory.layout.coins())
-            .filter(|(_, coin)| coin.stock)
-            .filter_map(|(at, _)| spend(at))
-            .collect()
+        let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+        let stock = coins.filter_map(|(at, _)| Some((at, tree.coin_outpoint(at)?)));
+        // Whatever of it was sold: who bought it has the time of the CSV.
+        let rests = factory.sales.all().filter_map(|sold| sold.sale.rest);
+        stock.chain(rests.map(|rest| (rest.coin, rest.outpoint))).filter_map(spend).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use bitcoin::{Amount, Txid};
 
 use crate::lab::chain::fee_of;
 use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Purpose, Role, statement};
+use crate::protocol::{BURIED, Factory, Input, Purpose, Role, statement};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeKind, Role as Spend};
 use crate::tx::musig::PublicKey;
@@ -48,6 +48,9 @@ impl World {
                 Event::AttemptStarted(e) => self.may_leave_out(&e.left_out, &e.reason),
                 Event::Signed(e) => self.holds(at, instance, &e.signatures),
                 Event::ChannelChecked(_) => self.is_checked(at, instance),
+                Event::SaleSigning(e) => self.may_sell(at, instance, e),
+                Event::SaleSigned(e) => self.sale_holds(at, instance, e),
+                Event::SaleDropped(e) => self.may_drop(at, instance, e),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -184,7 +187,9 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.sales_published(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
+                found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
@@ -295,7 +300,11 @@ impl World {
             _ => u32::from(terms.stock_csv) + u32::from(terms.confirm_blocks),
         };
         for client in 0..terms.clients() {
-            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock);
+            let chain = factory.layout.stock_coin(client).map_or(&[][..], |coin| factory.sales.of(coin));
+            let sales =
+                u32::try_from(chain.iter().filter(|sold| sold.is_signed()).count()).unwrap_or(u32::MAX);
+            let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
+            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock + chain);
             if self.chain.height() >= begin && !factory.is_leaving(client) {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
@@ -307,11 +316,15 @@ impl World {
 
     /// S21, S26: stock on chain is taken as soon as that is possible.
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
-        let Some(tree) = &factory.tree else { return Ok(()) };
         let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
-        for outpoint in coins.filter_map(|(coin, _)| tree.coin_outpoint(coin)) {
+        for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
+            // Its wallet's script is on the way to an operator that has just come back.
+            let mut tasks = self.tasks.get(&super::LSP).into_iter().flatten();
+            if tasks.any(|task| matches!(task, Input::PayoutReady { .. })) {
+                continue;
+            }
             // The wallet has to be asked for a script first, and may have been down.
             let asked = u32::from(factory.stock_payout.is_none()) * 4;
             let ripe = next >= at + u32::from(factory.terms.stock_csv) + asked;
@@ -325,6 +338,11 @@ impl World {
 
 fn spends(tx: &bitcoin::Transaction, outpoint: bitcoin::OutPoint) -> bool {
     tx.input.iter().any(|input| input.previous_output == outpoint)
+}
+
+/// The same of a channel that is the n-th sale's out of a sub-factory's stock.
+pub(in crate::lab) fn early_of_sale(layout: &Layout, client: ClientIndex, number: u32) -> u32 {
+    early(layout, client) + number * u32::from(layout.terms().confirm_blocks)
 }
 
 /// `blocks_early` of a client, from the terms alone: relative locks, confirmations, margin.

@@ -75,6 +75,7 @@ impl World {
     }
 
     pub(super) fn send(&mut self, from: usize, peer: NodeId, message: Message) -> Result<(), LabError> {
+        self.judge_sale_message(from, &message);
         self.judge.sent(from, &message);
         let Some(to) = self.member_of(peer) else {
             return Err(error(format!("member {from} sends to {peer}, whom nobody knows")));

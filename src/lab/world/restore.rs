@@ -53,6 +53,7 @@ impl World {
         member.lightningd.reserved = older.reserved;
         member.lightningd.rng = older.rng;
         member.restored = true;
+        self.judge.restored(at);
         for (channel_id, newer) in newer {
             let known = self.members[at].lightningd.channels.get_mut(&channel_id);
             if known.as_ref().is_some_and(|known| known.balances == newer.balances) {

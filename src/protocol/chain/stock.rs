@@ -42,7 +42,7 @@ pub(super) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
     let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
     coins.filter_map(|(coin, _)| {
         let signed = factory.sales.of(coin).iter().rev().find(|sold| sold.is_signed());
-        let stock = match signed {
+        let stock = match signed.filter(|_| !planted(Bug::SoldStockTaken)) {
             Some(last) => last.sale.rest?,
             None => factory.stock_before(coin, 1)?,
         };

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
-use crate::tx::layout::CoinIndex;
+use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::musig::{new_nonce, verify_alone};
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -62,7 +63,7 @@ impl Engine {
             && sale.signed.is_none()
             && !sale.nonces.is_empty()
         {
-            d.send(peer, sale.join.clone());
+            d.send(peer, SaleJoin { round: offer.round, ..sale.join.clone() });
             return Ok(());
         }
         self.join_sale(d, factory, coin, peer, deal, offer);
@@ -89,6 +90,7 @@ impl Engine {
             attempt: factory.attempt,
             number: deal.number,
             nonces: public,
+            round: offer.round,
         };
         let buys = matches!(factory.role, Role::Client { index, .. } if index == deal.buyer);
         let open = if buys && offer.channel_script.is_none() {
@@ -172,7 +174,7 @@ impl Engine {
             Some(wish) if wish.amount != offer.amount => {
                 Err("it is not the amount that was asked for".into())
             }
-            Some(wish) if offer.price_msat > wish.max_price_msat => {
+            Some(wish) if offer.price_msat > wish.max_price_msat && !planted(Bug::PriceIgnored) => {
                 Err(format!("the price of {} msat is above the limit", offer.price_msat))
             }
             Some(_) => Ok(()),
@@ -217,8 +219,13 @@ impl Engine {
         if sale.open != ExpectedOpen::Seen {
             return Err(Fault::peer("a committed channel before its open_channel"));
         }
-        if sale.committed.as_ref().is_some_and(|(script, _)| *script != message.channel_script) {
-            return Err(Fault::peer("a second committed channel that differs from the first"));
+        match &sale.committed {
+            Some((script, _)) if *script != message.channel_script => {
+                return Err(Fault::peer("a second committed channel that differs from the first"));
+            }
+            // Said twice: what was checked stays checked.
+            Some((_, true)) => return Err(Fault::stale("its channel is checked already")),
+            _ => {}
         }
         let script = message.channel_script.clone();
         self.check_sale_channel(d, factory, coin, sale.deal, &script);
@@ -349,7 +356,8 @@ impl Engine {
         let key = factory.tree.as_ref().and_then(|tree| tree.output_key(coin));
         let key = key.ok_or_else(|| Fault::stale("the stock has no key"))?;
         for (session, signature) in sold.sale.sessions.iter().zip(&ready.signatures) {
-            let valid = verify_alone(signature, &session.sighash, &key);
+            let unchecked = planted(Bug::RestUnchecked) && session.id.role == SpendRole::Distribution;
+            let valid = unchecked || verify_alone(signature, &session.sighash, &key);
             if !valid {
                 return Err(Fault::peer(format!(
                     "the signature of the {:?} doesn't verify",

@@ -1,6 +1,7 @@
 //! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
 //! `lsp_signing`.
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -64,6 +65,7 @@ impl Engine {
         script: Option<ScriptBuf>,
         jit: bool,
     ) {
+        let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
             instance: factory.instance,
             attempt: factory.attempt,
@@ -73,6 +75,7 @@ impl Engine {
             price_msat: deal.price_msat,
             push_msat: factory.terms.push_msat,
             channel_script: script.clone(),
+            round: Some(round),
             channel_in_factory: ChannelInFactory {
                 blocks_early: factory.sale_blocks_early(deal.buyer, deal.number),
                 ..factory.channel_in_factory(deal.buyer)
@@ -82,7 +85,7 @@ impl Engine {
             d.send(node, offer.clone());
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        let sale = LspSale { script, jit, ..LspSale::new(deal, SalePhase::Joining, deadline) };
+        let sale = LspSale { round, script, jit, ..LspSale::new(deal, SalePhase::Joining, deadline) };
         d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
     }
 
@@ -95,6 +98,10 @@ impl Engine {
         let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
         if sale.phase != SalePhase::Joining || sale.joins.contains_key(&client) {
             return Err(Fault::stale("its nonces are here already"));
+        }
+        // S4: nonces of an earlier try would make its signature a bad one.
+        if join.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
         }
         let expected =
             session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
@@ -287,7 +294,18 @@ impl Engine {
     }
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
-    fn end_sale(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale, reason: &str) {
+    pub(super) fn end_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        if planted(Bug::SaleDropped) && sale.instead.is_none() && factory.next_sale(coin) != sale.deal.number
+        {
+            d.event(factory.instance, SaleDropped { coin, number: sale.deal.number });
+        }
         if sale.phase == SalePhase::Funding {
             // lightningd is at it, and says what comes of it.
         } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
@@ -399,6 +417,9 @@ impl Engine {
     }
 
     pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
+        if planted(Bug::SaleNoDeadline) {
+            return;
+        }
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) =
                 self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{CheckedNonce, MusigError, PartialSig, PubNonce, Round, new_checked_nonce};
@@ -17,7 +18,7 @@ use super::super::factory::Factory;
 use super::super::io::Level;
 use super::super::lsp_signing::ledger_entries;
 use super::lsp::{change, send_ready, sub_clients};
-use super::{Deal, LspSale, Rounds, SaleChange, SaleJob, SalePhase, SignSaleAs, Sold};
+use super::{Deal, LspSale, Rounds, SaleChange, SaleJob, SalePhase, SignSaleAs, Sold, cooperative};
 
 impl Engine {
     /// Everything that determines the transactions is known, and nothing but signatures is missing.
@@ -31,6 +32,10 @@ impl Engine {
         joins: &BTreeMap<ClientIndex, Vec<PubNonce>>,
     ) {
         let Some(sale) = self.lsp_sales.get(&(factory.instance, coin)) else { return };
+        // S24: an exit may have begun since it was offered.
+        if let Err(reason) = cooperative(factory, coin, d.height) {
+            return self.end_sale(d, factory, coin, sale, &reason);
+        }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {
             Ok(built) => Arc::new(built),
@@ -151,14 +156,24 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, sale, client, coin) =
             self.selling(peer, message.instance, message.attempt, message.number)?;
-        let signed = |sold: &Sold| sold.sale.number == message.number && sold.is_signed();
-        let signed = factory.sales.of(coin).iter().any(signed);
-        if !signed || sale.stored.contains(&client) {
+        if sale.concerns_buyer_alone() {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
+        let number = sale.deal.number;
+        if factory.next_sale(coin) == number {
+            // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.
+            let reason =
+                format!("{peer} has finished sale {number} already: was this node restored from a backup?");
+            self.end_sale(d, factory, coin, sale, &reason);
+            return Ok(());
+        }
+        let sold = factory.sales.of(coin).iter().find(|sold| sold.sale.number == number);
+        if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
         d.change(change(factory, coin, SaleChange::Stored(client)));
         if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
-            d.event(factory.instance, SaleStored { coin, number: sale.deal.number });
+            d.event(factory.instance, SaleStored { coin, number });
             d.change(change(factory, coin, SaleChange::End));
         }
         Ok(())
@@ -199,6 +214,9 @@ fn culprit(
     partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
 ) -> Option<NodeId> {
     let proposal = factory.proposal.as_ref()?;
+    if planted(Bug::SaleBlame) {
+        return partials.keys().next().and_then(|client| factory.node_of(*client));
+    }
     partials.iter().find_map(|(client, signatures)| {
         let (key, _) = proposal.clients.get(usize::try_from(*client).ok()?)?;
         let nonce = sale.joins.get(client)?.get(at)?;
