@@ -87,6 +87,7 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
     channels.refresh(&Listing(Arc::new(listing))).await.unwrap();
     let config = Config::default();
     let state = State::new(Shared {
+        online: cln_factory::cln::online::Habits::default(),
         rpc: Rpc::new(PathBuf::from("/nonexistent/lightning-rpc")),
         runtime: handle,
         outbox: Outbox::new().0,

@@ -12,7 +12,12 @@ FEATURE_BIT = 271
 
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
-FAST = {"factory-confirm-blocks": 1, "factory-margin-blocks": 2, "factory-stock-csv": 5}
+FAST = {
+    "factory-confirm-blocks": 1,
+    "factory-margin-blocks": 2,
+    "factory-stock-csv": 5,
+    "factory-sale-wait": 2,
+}
 
 
 def wait_for(success, timeout=TIMEOUT):
@@ -102,9 +107,10 @@ def connect_all(lsp, clients):
     wait_until_ready(lsp, clients)
 
 
-def factory_with(node_factory, bitcoind, count, feerates=None, **more):
-    """An operator and clients in an active factory. Feerates: sat/kw for 2, 6, 12 and 100 blocks."""
-    options = [lsp_options(**FAST), *[plugin_options() for _ in range(count)]]
+def factory_with(node_factory, bitcoind, count, feerates=None, lsp=None, client=None, **more):
+    """An operator and clients in an active factory. Feerates: sat/kw for 2, 6, 12 and 100 blocks. `lsp` and
+    `client` are further options of theirs, `more` parameters of factory-create."""
+    options = [lsp_options(**{**FAST, **(lsp or {})}), *[plugin_options(**(client or {})) for _ in range(count)]]
     lsp, *clients = node_factory.get_nodes(count + 1, opts=options)
     if feerates:
         for node in (lsp, *clients):

@@ -11,7 +11,7 @@ import promises
 from harness import FEATURE_BIT, find_plugin
 from promises import MANIFEST, Request, Response, hold, load, notifications, schemas
 
-UNITS = re.compile(r"\b(blocks?|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
+UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
 # Counts and places: numbers without a unit.
 BARE = {
     "arity", "attempt", "channels", "client", "clients", "clients_per_sub", "coin", "depth", "distributions",

@@ -25,6 +25,11 @@ const NO_NEIGHBOUR_SALES: FlagConfigOption = FlagConfigOption::new_flag(
     "Do not sign when another client of this node's sub-factory buys liquidity. Signing costs nothing; \
      without it nobody in the sub-factory can buy",
 );
+const JIT: FlagConfigOption = FlagConfigOption::new_flag(
+    "factory-jit",
+    "When a client that has to sign a sale of liquidity is away for longer than factory-sale-wait: open, or \
+     take, an ordinary channel on chain instead. Both sides have to allow it",
+);
 const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
     "factory-unsafe-skip-funding-check",
     "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's database. \
@@ -118,6 +123,12 @@ const CEREMONY_TIMEOUT: Number = Number {
     description: "How long each later step of creating a factory may take, in seconds",
     default: |config| in_seconds(config.ceremony_timeout),
 };
+const SALE_WAIT: Number = Number {
+    name: "factory-sale-wait",
+    description: "How long a sale of liquidity waits for clients that have to sign it and are not connected, \
+                  in seconds; the shorter of the operator's and the buyer's counts",
+    default: |config| in_seconds(config.sale_wait),
+};
 const MAX_ATTEMPTS: Number = Number {
     name: "factory-max-attempts",
     description: "Number of times that this node tries to create a factory, each time without the clients \
@@ -166,7 +177,7 @@ const MAX_DUST_TOTAL: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 21] = [
+const NUMBERS: [&Number; 22] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -180,6 +191,7 @@ const NUMBERS: [&Number; 21] = [
     &PUSH,
     &INVITE_TIMEOUT,
     &CEREMONY_TIMEOUT,
+    &SALE_WAIT,
     &MAX_ATTEMPTS,
     &RESERVE_FEERATE,
     &MAX_CEREMONIES,
@@ -231,7 +243,7 @@ where
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
     let builder = builder.option(policy_option()).option(ALLOW_LSP);
-    let builder = builder.option(NO_NEIGHBOUR_SALES).option(UNSAFE_SKIP_FUNDING_CHECK);
+    let builder = builder.option(NO_NEIGHBOUR_SALES).option(JIT).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
 
@@ -280,6 +292,10 @@ where
         },
         max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
         sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
+        sale_wait: seconds(integer(&SALE_WAIT)?, 1)?,
+        jit: plugin.option(&JIT)?,
+        // The datastore knows.
+        prices: Config::default().prices,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
     })
 }

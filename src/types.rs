@@ -80,6 +80,14 @@ hex_id!(
     /// `channel_id` of BOLT 2: the funding txid with its last two bytes XORed by the output index.
     ChannelId, 32, "a channel_id of 64 hex digits"
 );
+hex_id!(
+    /// BOLT 11's payment_hash.
+    PaymentHash, 32, "a payment_hash of 64 hex digits"
+);
+hex_id!(
+    /// BOLT 11's payment_secret.
+    PaymentSecret, 32, "a payment_secret of 64 hex digits"
+);
 
 impl ChannelId {
     /// The v1 channel_id of a channel funded by `outpoint` (BOLT 2).

@@ -81,6 +81,7 @@ impl Plugin {
             "peer_id": id(0).to_string(), "total_msat": 100_000_000u64}]});
         let _ = tokio.block_on(channels.refresh(&Answers::new(vec![known])));
         let state = State::new(Shared {
+            online: cln_factory::cln::online::Habits::default(),
             rpc: Rpc::new(PathBuf::from("/nonexistent/lightning-rpc")),
             runtime: handle,
             outbox: Outbox::new().0,

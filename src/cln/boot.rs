@@ -32,6 +32,7 @@ use super::feerates;
 use super::funding_script::Database;
 use super::holding::Holding;
 use super::htlcs;
+use super::online;
 use super::outbox::Outbox;
 use super::peers;
 use super::state::{Shared, State};
@@ -74,6 +75,7 @@ pub async fn prepare(
     let database = Database::locate(&configs["configs"], network_dir);
     let master = master_secret(&rpc).await?;
 
+    let online = online::load(&rpc).await?;
     let (handle, inbox) = runtime::channel();
     let bumper = Bumper::new(rpc.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
@@ -96,6 +98,7 @@ pub async fn prepare(
         channels: Channels::default(),
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
+        online,
         scan: chain::Progress::default(),
         config,
         me,
@@ -154,6 +157,9 @@ async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, S
         engine.load(instance, records).map_err(|error| format!("factory {instance}: {error}"))?;
     }
     let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    if let Some(prices) = runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())? {
+        engine.set_prices(prices);
+    }
     Ok(Loaded { engine, store, stored_tip })
 }
 
@@ -179,6 +185,7 @@ pub async fn follow(prepared: Prepared) {
         state.runtime.features(peer.id, number, peer.supports);
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
+    tokio::spawn(online::record(State::clone(&state)));
     log::debug!("following the chain from block {start}");
     let sink = EngineSink {
         state: State::clone(&state),

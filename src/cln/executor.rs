@@ -10,7 +10,7 @@ use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 
 use crate::protocol::fees::{Report, Trouble};
-use crate::protocol::{CheckFailure, Effect, Input, OpenFailure};
+use crate::protocol::{CheckFailure, Effect, Input, Invoice, OpenFailure};
 use crate::runtime::{Handle, Node};
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 
@@ -19,6 +19,7 @@ use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
+use super::payments;
 use super::sent;
 use super::wallet;
 
@@ -143,6 +144,30 @@ impl Executor {
         self.spawn(async move { answer(check(database, channel, outpoint, output).await) });
     }
 
+    fn wait_invoice(&self, instance: InstanceId, label: String) {
+        let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+        tokio::spawn(async move {
+            match payments::wait_invoice(&rpc, &label).await {
+                Ok(paid) => runtime.input(Input::InvoiceEnded { instance, label, result: Ok(paid) }),
+                // It was taken back, which has an answer of its own; or lightningd stops.
+                Err(error) => log::debug!("invoice {label}: {error}"),
+            }
+        });
+    }
+
+    fn pay(&self, instance: InstanceId, peer: NodeId, invoice: Invoice) {
+        let (rpc, view) = (self.rpc.clone(), self.runtime.clone());
+        self.spawn(async move {
+            // Not over a channel that isn't to be relied on (S18), such as the one that is being bought.
+            let usable = |channel: ChannelId| {
+                view.view()
+                    .htlc(|htlc| htlc.policies.get(&channel).is_none_or(|policy| policy.usable.is_ok()))
+            };
+            let result = payments::pay(&rpc, peer, &invoice, usable).await;
+            Input::PaymentEnded { instance, payment_hash: invoice.payment_hash, result }
+        });
+    }
+
     fn state_changed(&self, instance: InstanceId, old: Option<&str>, new: &str) {
         let mut body = json!({"factory_instance": instance.to_string(), "new_state": new});
         if let Some(old) = old {
@@ -225,6 +250,27 @@ impl Node for Executor {
                     Input::Published { txid: raise.parent.compute_txid(), report }
                 });
             }
+            Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
+                self.spawn(async move {
+                    let expiry = Duration::from_millis(expiry);
+                    let made = payments::make_invoice(&rpc, &label, amount_msat, &description, expiry).await;
+                    Input::InvoiceMade { instance, label, result: made.map_err(|error| error.to_string()) }
+                });
+            }
+            Effect::WaitInvoice { instance, label } => self.wait_invoice(instance, label),
+            Effect::EndInvoice { instance, label } => self.spawn(async move {
+                let ended = payments::end_invoice(&rpc, &label).await;
+                Input::InvoiceEnded { instance, label, result: ended.map_err(|error| error.to_string()) }
+            }),
+            Effect::PayInvoice { instance, peer, invoice } => self.pay(instance, peer, invoice),
+            Effect::LookPayment { instance, payment_hash } => self.spawn(async move {
+                let result = payments::look(&rpc, payment_hash).await;
+                Input::PaymentEnded { instance, payment_hash, result }
+            }),
+            Effect::FundChannel { instance, buyer, peer, amount } => self.spawn(async move {
+                let result = fund(&rpc, peer, amount).await.map_err(|error| error.to_string());
+                Input::ChannelFunded { instance, buyer, result }
+            }),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
@@ -270,6 +316,19 @@ pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
 async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
     let started = rpc.call_within(PEER_PATIENCE, "fundchannel_start", params).await?;
     field("fundchannel_start", &started, "scriptpubkey")
+}
+
+/// An ordinary channel. Waits as long as lightningd does: else nobody would know what became of it.
+async fn fund<C: Call>(rpc: &C, peer: NodeId, amount: Amount) -> Result<(ChannelId, OutPoint), CallError> {
+    let method = "fundchannel";
+    let params = json!({"id": peer.to_string(), "amount": amount.to_sat(), "announce": false});
+    let funded = rpc.call(method, params).await?;
+    let id: String = field(method, &funded, "channel_id")?;
+    let unexpected = |error| CallError::new(method, format!("unexpected channel_id '{id}': {error}"));
+    let channel_id = id.parse().map_err(unexpected)?;
+    let outpoint =
+        OutPoint { txid: field(method, &funded, "txid")?, vout: field(method, &funded, "outnum")? };
+    Ok((channel_id, outpoint))
 }
 
 /// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;

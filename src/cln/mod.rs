@@ -7,6 +7,8 @@
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
+//! - [`online`] when clients are online
+//! - [`payments`] what liquidity costs: invoices and payments
 //! - [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 pub mod bolt12;
@@ -27,8 +29,10 @@ pub mod hooks;
 pub mod htlcs;
 pub mod lanes;
 pub mod methods;
+pub mod online;
 pub mod outbox;
 pub mod params;
+pub mod payments;
 pub mod peers;
 pub mod progress;
 pub mod requests;

@@ -13,6 +13,7 @@ use super::channels::Channels;
 use super::client::Rpc;
 use super::dust::DustCap;
 use super::holding::Holding;
+use super::online::Habits;
 use super::outbox::Outbox;
 
 /// A cheap clone, as cln-plugin makes one for every call.
@@ -32,6 +33,8 @@ pub struct Shared {
     pub dust: DustCap,
     /// HTLCs for clients that aren't connected.
     pub holding: Holding,
+    /// When clients are online.
+    pub online: Habits,
     /// The node's options.
     pub config: Config,
     /// This node.

@@ -12,10 +12,11 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 
 use crate::protocol::{CheckFailure, KnownChannel};
 use crate::tx::child::Children;
-use crate::types::{ChannelId, NodeId};
+use crate::types::{ChannelId, NodeId, PaymentHash};
 
 use super::chain::Chain;
 use super::rng::Rng;
+use super::world::Booked;
 
 pub use bump::refused;
 pub(super) use channel::commitment;
@@ -42,6 +43,10 @@ pub struct Lightningd {
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Channels. Durable.
     pub channels: BTreeMap<ChannelId, Channel>,
+    /// Invoices by label. Durable.
+    pub invoices: BTreeMap<String, Booked>,
+    /// Whether a payment arrived. Durable.
+    pub payments: BTreeMap<PaymentHash, bool>,
 }
 
 impl Lightningd {
@@ -58,6 +63,8 @@ impl Lightningd {
             locked: false,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
+            invoices: BTreeMap::new(),
+            payments: BTreeMap::new(),
         }
     }
 

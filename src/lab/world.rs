@@ -7,6 +7,7 @@ mod fault;
 mod feed;
 mod fees;
 mod foreign;
+mod invoices;
 pub(in crate::lab) mod judged;
 mod network;
 mod pay;
@@ -34,6 +35,7 @@ use super::{LabError, error};
 use crate::protocol::Entropy;
 pub use exit::{Account, Exit};
 pub use fault::{CrashAt, Fate, Outgoing};
+pub use invoices::Booked;
 
 /// The operator's number.
 pub const LSP: usize = 0;

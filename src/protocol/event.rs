@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, Role, SessionId};
-use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
+use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ScriptBuf, Transaction, Txid};
 use crate::wire::codec::{
     Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_measured,
 };
@@ -352,6 +352,67 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// What is missing of a sale's price may be paid from now on. L: its invoice is about to leave.
+    /// Buyer: its payment is about to leave.
+    pub struct SaleDue {
+        /// Of the invoice.
+        pub payment_hash: PaymentHash => 0,
+        /// Who pays.
+        pub buyer: ClientIndex => 2,
+        /// How much.
+        pub amount_msat: u64 => 4,
+        /// L: lightningd's name for the invoice.
+        pub label: Option<String> => 6,
+    }
+}
+
+tlv_struct! {
+    /// It was paid, or never will be.
+    pub struct SaleDueEnded {
+        /// Of the invoice.
+        pub payment_hash: PaymentHash => 0,
+        /// Whether it was paid: then it is the buyer's until a sale takes it.
+        pub paid: bool => 2,
+    }
+}
+
+tlv_struct! {
+    /// L: an ordinary channel is about to be opened in place of a sale; its price is spent.
+    pub struct SaleJit {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+        /// Its capacity.
+        pub amount: Amount => 2,
+        /// What the buyer paid, msat.
+        pub price_msat: u64 => 4,
+    }
+}
+
+tlv_struct! {
+    /// L: it could not be opened; its price is the buyer's again.
+    pub struct SaleJitFailed {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+    }
+}
+
+tlv_struct! {
+    /// An ordinary channel was opened in place of a sale.
+    pub struct SaleJitOpened {
+        /// For whom.
+        pub buyer: ClientIndex => 0,
+        /// Its capacity.
+        pub amount: Amount => 2,
+        /// What the buyer paid, msat.
+        pub price_msat: u64 => 4,
+        /// The channel.
+        pub channel_id: ChannelId => 6,
+        /// Its funding outpoint; not known of one that a restart of L found.
+        pub outpoint: Option<OutPoint> => 8,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -414,6 +475,16 @@ tlv_enum! {
         38 "restored" => Restored(Restored),
         /// lightningd is done with a sale's channel.
         39 "sale_resolved" => SaleResolved(SaleResolved),
+        /// A sale's price may be paid.
+        44 "sale_due" => SaleDue(SaleDue),
+        /// It was paid, or never will be.
+        45 "sale_due_ended" => SaleDueEnded(SaleDueEnded),
+        /// L: an ordinary channel is about to be opened in place of a sale.
+        46 "sale_jit" => SaleJit(SaleJit),
+        /// L: it could not be.
+        47 "sale_jit_failed" => SaleJitFailed(SaleJitFailed),
+        /// It was.
+        48 "sale_jit_opened" => SaleJitOpened(SaleJitOpened),
     }
 }
 

@@ -3,7 +3,6 @@
 mod attempts;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 use crate::terms::{ClientIndex, Terms};
@@ -14,7 +13,9 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Scri
 use crate::wire::message::{ChannelInFactory, Propose};
 
 use super::chain::own_clients;
-use super::event::{Event, RecordError, Signing};
+use super::event::{Event, Signing};
+pub use super::load_error::LoadError;
+pub(super) use super::load_error::inconsistent;
 use super::sale::Sales;
 use super::state::State;
 
@@ -30,43 +31,6 @@ pub enum Role {
         /// This client's place, in leaf order.
         index: ClientIndex,
     },
-}
-
-/// Why stored events don't make a factory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoadError {
-    /// A record was not understood.
-    Record(RecordError),
-    /// Its events contradict each other.
-    Inconsistent {
-        /// Which event.
-        event: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Record(error) => error.fmt(f),
-            Self::Inconsistent { event, reason } => {
-                write!(f, "the stored event {event} doesn't fit what was stored before it: {reason}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-impl From<RecordError> for LoadError {
-    fn from(error: RecordError) -> Self {
-        Self::Record(error)
-    }
-}
-
-pub(super) fn inconsistent(event: &'static str, reason: impl fmt::Display) -> LoadError {
-    LoadError::Inconsistent { event, reason: reason.to_string() }
 }
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
@@ -300,6 +264,11 @@ impl Factory {
             Event::SaleSigning(e) => self.begin_sale(e)?,
             Event::SaleSigned(e) => self.sales.signed(e)?,
             Event::SaleStored(e) => self.sales.stored(e)?,
+            Event::SaleDue(e) => self.sales.due(e),
+            Event::SaleDueEnded(e) => self.sales.due_ended(e)?,
+            Event::SaleJit(e) => self.sales.jit(e),
+            Event::SaleJitFailed(e) => self.sales.jit_failed(e)?,
+            Event::SaleJitOpened(e) => self.sales.jit_opened(e),
             Event::Restored(e) => self.sales.mark_restored(&e.reason),
             Event::Forgotten(_) => {}
         }

@@ -1,17 +1,23 @@
 //! What goes into the engine and what comes out of it.
 
+mod node;
+
 use std::fmt;
 
-use bitcoin::BlockHash;
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Shape};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
-use crate::wire::message::{ChannelInFactory, Message};
+use crate::types::{
+    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, Transaction,
+    Txid,
+};
+use crate::wire::message::Message;
 
 use super::event::Event;
 use super::fees::{FeeNews, Raise, Report};
 use super::state::State;
+
+pub use node::*;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
 /// simulator and in tests.
@@ -105,6 +111,42 @@ pub enum Input {
         /// Fine, or what is wrong.
         result: Result<(), CheckFailure>,
     },
+    /// [`Effect::MakeInvoice`] ended.
+    InvoiceMade {
+        /// Of which factory.
+        instance: InstanceId,
+        /// lightningd's name for it.
+        label: String,
+        /// The invoice, or what lightningd said.
+        result: Result<Invoice, String>,
+    },
+    /// [`Effect::WaitInvoice`] or [`Effect::EndInvoice`] ended.
+    InvoiceEnded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// lightningd's name for it.
+        label: String,
+        /// Whether it was paid, and if not it never will be; or why that isn't known.
+        result: Result<bool, String>,
+    },
+    /// [`Effect::PayInvoice`] or [`Effect::LookPayment`] ended.
+    PaymentEnded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which payment.
+        payment_hash: PaymentHash,
+        /// It arrived, or it failed for good, and why.
+        result: Result<(), String>,
+    },
+    /// [`Effect::FundChannel`] ended.
+    ChannelFunded {
+        /// Of which factory.
+        instance: InstanceId,
+        /// For which client.
+        buyer: ClientIndex,
+        /// The channel and its funding outpoint, or what lightningd said.
+        result: Result<(ChannelId, OutPoint), String>,
+    },
     /// [`Effect::CheckUnspent`] ended.
     Unspent {
         /// Of which factory.
@@ -140,102 +182,6 @@ pub enum Input {
     },
     /// Time went by: [`Engine::poll_timeout`](super::Engine::poll_timeout) was reached.
     Tick,
-}
-
-/// A channel that lightningd has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownChannel {
-    /// Its id.
-    pub channel_id: ChannelId,
-    /// With whom.
-    pub peer: NodeId,
-    /// Its capacity.
-    pub capacity: Amount,
-}
-
-/// An HTLC that neither side can forget yet: offered by us, or received and perhaps to be claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PendingHtlc {
-    /// The channel that it stands on.
-    pub channel_id: ChannelId,
-    /// Its cltv_expiry.
-    pub cltv_expiry: Height,
-}
-
-/// Why lightningd opened no channel, or committed none, in its words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OpenFailure {
-    /// The connection ended meanwhile, which is nobody's fault (S4): lightningd says so before it says
-    /// that the peer is gone.
-    Disconnected(String),
-    /// Anything else, such as a refusal by the peer's node.
-    Refused(String),
-}
-
-impl OpenFailure {
-    /// Who is left out for it: a peer that can't open a channel must not keep the others from theirs
-    /// (S30).
-    pub(super) fn blames(&self, peer: NodeId) -> Vec<NodeId> {
-        match self {
-            Self::Disconnected(_) => vec![],
-            Self::Refused(_) => vec![peer],
-        }
-    }
-}
-
-impl fmt::Display for OpenFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Disconnected(text) | Self::Refused(text)) = self;
-        f.write_str(text)
-    }
-}
-
-/// Why a channel's funding script could not be confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckFailure {
-    /// lightningd doesn't know the channel (yet): asked again at the next message or block.
-    NotYet,
-    /// This node can't be asked (a database that we can't read): refuse, and say why.
-    Unavailable(String),
-    /// lightningd's record differs from the leaf: somebody lies.
-    Mismatch(String),
-}
-
-/// An `open_channel` that a peer sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenChannel {
-    /// Who opens.
-    pub peer: NodeId,
-    /// funding_satoshis.
-    pub capacity: Amount,
-    /// push_msat.
-    pub push_msat: u64,
-    /// Whether its channel_type asks for zero-conf (bit 50).
-    pub zeroconf: bool,
-    /// The record, where the node software passes it on. Stock lightningd does not.
-    pub channel_in_factory: Option<ChannelInFactory>,
-}
-
-/// A funding transaction whose inputs lightningd's wallet has reserved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreparedFunding {
-    /// The PSBT, base64 (version 0), unsigned.
-    pub psbt: String,
-    /// Its transaction: native segwit inputs only, so that the txid is final.
-    pub tx: Transaction,
-    /// Index of the factory's output.
-    pub vout: u32,
-}
-
-/// A block, reduced to what the engine watches ([`Engine::watched`](super::Engine::watched)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    /// Its height.
-    pub height: Height,
-    /// Its hash.
-    pub hash: BlockHash,
-    /// Transactions that spend a watched outpoint or have a watched txid, in block order.
-    pub txs: Vec<Transaction>,
 }
 
 /// The commands that change something.
@@ -275,6 +221,13 @@ pub enum Command {
         amount: Amount,
         /// The most that it may cost, msat.
         max_price_msat: u64,
+    },
+    /// `factory-buy` with `dry_run`: ask the operator for its price.
+    AskPrice {
+        /// Which factory.
+        instance: InstanceId,
+        /// Capacity of the channel.
+        amount: Amount,
     },
 }
 
@@ -418,6 +371,63 @@ pub enum Effect {
     /// Broadcast a transaction, and a child that raises its fee; repeated at every block, with whatever
     /// fee is needed then (S26). Answered by [`Input::Published`].
     Bump(Box<Raise>),
+    /// `invoice`. Answered by [`Input::InvoiceMade`].
+    MakeInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Name in lightningd; never the same twice.
+        label: String,
+        /// How much.
+        amount_msat: u64,
+        /// For people.
+        description: String,
+        /// How long it can be paid.
+        expiry: Millis,
+    },
+    /// Wait until an invoice is paid, or can't be any more. Answered by [`Input::InvoiceEnded`]; not at
+    /// all if the node stops before.
+    WaitInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        label: String,
+    },
+    /// Take an invoice back, unless it is paid. Answered by [`Input::InvoiceEnded`].
+    EndInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        label: String,
+    },
+    /// Pay an invoice of a peer over a channel with it. Answered by [`Input::PaymentEnded`] once it is
+    /// known for good what became of it.
+    PayInvoice {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Whom.
+        peer: NodeId,
+        /// What.
+        invoice: Invoice,
+    },
+    /// What became of a payment that a stop interrupted, if it left at all. Answered as
+    /// [`Effect::PayInvoice`].
+    LookPayment {
+        /// Of which factory.
+        instance: InstanceId,
+        /// Which.
+        payment_hash: PaymentHash,
+    },
+    /// `fundchannel`: an ordinary channel on chain. Answered by [`Input::ChannelFunded`].
+    FundChannel {
+        /// Of which factory.
+        instance: InstanceId,
+        /// For which client.
+        buyer: ClientIndex,
+        /// Its node.
+        peer: NodeId,
+        /// Channel capacity.
+        amount: Amount,
+    },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// Which.

@@ -21,8 +21,10 @@ pub mod hold;
 pub mod htlc;
 mod io;
 pub mod ledger;
+mod load_error;
 mod lsp;
 mod lsp_signing;
+mod online;
 mod policy;
 mod progress;
 mod sale;
@@ -43,7 +45,7 @@ use crate::wire::message::Message;
 use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;
-use sale::{ClientSale, LspSale};
+use sale::{Asked, ClientSale, LspSale};
 
 use chain::close_again;
 pub use chain::{
@@ -53,9 +55,10 @@ pub use chain::{
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;
 pub use io::*;
+pub use online::Online;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{Purchase, Quote, Sales, Sold};
+pub use sale::{Account, Instead, Jits, PriceList, Purchase, Quote, Quoted, Sales, Sold};
 pub use state::State;
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -72,6 +75,7 @@ pub struct Engine {
     lsp_sales: BTreeMap<(InstanceId, CoinIndex), LspSale>,
     client_sales: BTreeMap<(InstanceId, CoinIndex), ClientSale>,
     purchases: BTreeMap<InstanceId, Purchase>,
+    asked: BTreeMap<InstanceId, Asked>,
     peers: BTreeSet<NodeId>,
     tip: Option<(Height, BlockHash)>,
     fees: fees::Fees,
@@ -93,6 +97,7 @@ impl Engine {
             lsp_sales: BTreeMap::new(),
             client_sales: BTreeMap::new(),
             purchases: BTreeMap::new(),
+            asked: BTreeMap::new(),
             peers: BTreeSet::new(),
             tip: None,
             fees: fees::Fees::default(),
@@ -168,6 +173,7 @@ impl Engine {
             Command::Buy { instance, amount, max_price_msat } => {
                 self.buy(d, instance, amount, max_price_msat)
             }
+            Command::AskPrice { instance, amount } => self.ask_price(d, instance, amount),
         }
     }
 
@@ -181,6 +187,8 @@ impl Engine {
                 for factory in self.factories.values() {
                     if factory.client_of(peer).is_some() {
                         self.resume_sales(d, factory, Some(peer));
+                        self.resume_waiting(d, factory, peer);
+                        self.repeat_jit(d, factory, peer);
                     }
                 }
             }
@@ -213,6 +221,18 @@ impl Engine {
                 None => self.on_channel_check(d, instance, attempt, result),
                 Some(number) => self.on_sale_channel_check(d, instance, number, result),
             },
+            Input::InvoiceMade { instance, label, result } => {
+                self.on_invoice_made(d, instance, label, result);
+            }
+            Input::InvoiceEnded { instance, label, result } => {
+                self.on_invoice_ended(d, instance, &label, result);
+            }
+            Input::PaymentEnded { instance, payment_hash, result } => {
+                self.on_payment_ended(d, instance, payment_hash, result);
+            }
+            Input::ChannelFunded { instance, buyer, result } => {
+                self.on_channel_funded(d, instance, buyer, result);
+            }
             Input::Unspent { instance, attempt, height, result } => {
                 self.on_unspent(d, instance, attempt, height, result);
             }
@@ -266,6 +286,13 @@ impl Engine {
             Message::SaleReady(m) => self.on_sale_ready(d, peer, &m),
             Message::SaleStored(m) => self.on_sale_stored(d, peer, &m),
             Message::SaleAbort(m) => self.on_sale_abort(d, peer, &m),
+            Message::AskPrice(m) => self.on_ask_price(d, peer, &m),
+            Message::Price(m) => self.on_price(d, peer, &m),
+            Message::SaleInvoice(m) => self.on_sale_invoice(d, peer, &m),
+            Message::SaleWait(m) => self.on_sale_wait(d, peer, &m),
+            Message::JitOffer(m) => self.on_jit_offer(d, peer, &m),
+            Message::JitAccept(m) => self.on_jit_accept(d, peer, &m),
+            Message::JitOpened(m) => self.on_jit_opened(d, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -299,9 +326,11 @@ impl Engine {
                 Role::Lsp => {
                     self.lsp_started(d, factory, channels);
                     self.lsp_sales_started(d, factory, channels);
+                    self.jits_started(d, factory, channels);
                 }
                 Role::Client { .. } => self.client_started(d, factory, channels),
             }
+            self.sale_payments_started(d, factory);
         }
     }
 
@@ -343,9 +372,9 @@ impl Engine {
     /// When [`Input::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
-        let sales = self.lsp_sales.values().map(|sale| sale.deadline);
+        let sales = self.lsp_sales.values().filter_map(LspSale::deadline);
         let sales = sales.chain(self.client_sales.values().map(|sale| sale.deadline));
-        let waiting = self.purchases.values().filter(|purchase| purchase.refused.is_none());
+        let waiting = self.purchases.values().filter(|purchase| purchase.is_open());
         lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))

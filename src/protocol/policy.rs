@@ -8,6 +8,8 @@ use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Invite;
 
+use super::sale::PriceList;
+
 /// What happens to an invitation that is within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -80,6 +82,12 @@ pub struct Config {
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
     pub sign_for_neighbours: bool,
+    /// How long a purchase waits for clients that have to sign and are away.
+    pub sale_wait: Millis,
+    /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
+    pub jit: bool,
+    /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
+    pub prices: PriceList,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
     /// switched off).
     pub unsafe_skip_funding_check: bool,
@@ -115,6 +123,9 @@ impl Default for Config {
             dust: dust::Limits { channel_msat: 50_000_000, factory_msat: 200_000_000 },
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
+            sale_wait: 60_000,
+            jit: false,
+            prices: PriceList::default(),
             unsafe_skip_funding_check: false,
         }
     }

@@ -6,7 +6,7 @@ use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
 
 use crate::protocol::event::encode_record;
-use crate::protocol::{Answer, Effect, Engine, Input, Level, Refusal, Step};
+use crate::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
 use crate::store::{Store, StoreError};
 use crate::types::{Height, InstanceId};
 
@@ -18,6 +18,8 @@ use super::Node;
 
 /// Name under which the last handled block is kept.
 const TIP: &str = "tip";
+/// Name under which the price list is kept.
+const PRICES: &str = "prices";
 /// While it catches up a node notes where it is this often, and at each block that changed something.
 const KEEP_TIP: Duration = Duration::from_secs(1);
 /// Pauses between attempts to store a step.
@@ -45,6 +47,13 @@ pub async fn stored_tip<S: Store>(store: &mut S) -> Result<Option<(Height, Block
         let height = Height::from_be_bytes(height.try_into().ok()?);
         Some((height, BlockHash::from_slice(hash).ok()?))
     }))
+}
+
+/// What liquidity costs, as it was set last.
+pub async fn stored_prices<S: Store>(store: &mut S) -> Result<Option<PriceList>, StoreError> {
+    let Some(bytes) = store.get(PRICES).await? else { return Ok(None) };
+    let list = PriceList::from_bytes(&bytes);
+    list.map(Some).map_err(|error| StoreError(format!("the price list is damaged: {error}")))
 }
 
 impl<S: Store, N: Node> Runtime<S, N> {
@@ -127,6 +136,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 read(Ok((&self.engine, height)));
             }
             Request::Height(height) => self.base_height = height,
+            Request::Prices(prices, reply) => self.set_prices(prices, reply).await,
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.
                 let _ = done.send(());
@@ -208,6 +218,15 @@ impl<S: Store, N: Node> Runtime<S, N> {
         }
     }
 
+    async fn set_prices(&mut self, prices: PriceList, reply: Reply) {
+        let stored = self.store.put(PRICES, prices.to_bytes()).await;
+        let result = stored.map_err(|error| Refusal::Unavailable(format!("cannot store: {error}")));
+        if result.is_ok() {
+            self.engine.set_prices(prices);
+        }
+        answer(Some(reply), result.map(|()| Answer::Done));
+    }
+
     fn refresh_view(&mut self) {
         if std::mem::take(&mut self.stale_view) {
             self.inbox.view.update_htlc(&self.engine);
@@ -266,6 +285,7 @@ pub async fn run_unavailable(mut inbox: Inbox, reason: String) {
         match request {
             Request::Input(_, reply) => answer(reply, Err(Refusal::Unavailable(reason.clone()))),
             Request::Read(read) => refuse_read(read, &reason),
+            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::Unavailable(reason.clone()))),
             Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.

@@ -24,7 +24,7 @@ use crate::protocol::{Command, Effect, Input};
 use crate::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use crate::wire::message::Message;
 
-const MESSAGES: [&str; 13] = [
+const MESSAGES: [&str; 30] = [
     "invite",
     "join",
     "expect_channel",
@@ -38,10 +38,27 @@ const MESSAGES: [&str; 13] = [
     "funding_broadcast",
     "resume",
     "abort",
+    "buy",
+    "sale_offer",
+    "sale_join",
+    "sale_committed",
+    "sale_checked",
+    "sale_propose",
+    "sale_partial_signatures",
+    "sale_ready",
+    "sale_stored",
+    "sale_abort",
+    "ask_price",
+    "price",
+    "sale_invoice",
+    "sale_wait",
+    "jit_offer",
+    "jit_accept",
+    "jit_opened",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 25] = [
     "create",
     "exit",
     "new-payout",
@@ -59,6 +76,14 @@ const STEPS: [&str; 17] = [
     "broadcast",
     "close-channel",
     "block",
+    "make-invoice",
+    "invoice-made",
+    "wait-invoice",
+    "invoice-ended",
+    "pay-invoice",
+    "payment-ended",
+    "fund-channel",
+    "channel-funded",
 ];
 
 #[derive(Debug, Clone)]
@@ -177,6 +202,10 @@ fn input_step(input: &Input) -> Option<&'static str> {
         Input::OpenChannel(_) => "open-channel",
         Input::ChannelCompleted { .. } => "channel-completed",
         Input::ChannelChecked { .. } => "channel-checked",
+        Input::InvoiceMade { .. } => "invoice-made",
+        Input::InvoiceEnded { .. } => "invoice-ended",
+        Input::PaymentEnded { .. } => "payment-ended",
+        Input::ChannelFunded { .. } => "channel-funded",
         Input::Block(block) if !block.txs.is_empty() => "block",
         _ => return None,
     })
@@ -193,6 +222,10 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::SendFunding { .. } => "send-funding",
         Effect::Broadcast { .. } => "broadcast",
         Effect::CloseChannel { .. } => "close-channel",
+        Effect::MakeInvoice { .. } => "make-invoice",
+        Effect::WaitInvoice { .. } => "wait-invoice",
+        Effect::PayInvoice { .. } => "pay-invoice",
+        Effect::FundChannel { .. } => "fund-channel",
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::protocol::{Answer, Engine, Input, Refusal, State};
+use crate::protocol::{Answer, Engine, Input, PriceList, Refusal, State};
 use crate::types::{Height, InstanceId, NodeId};
 
 use super::view::View;
@@ -53,6 +53,8 @@ pub(super) enum Request {
     Read(Read),
     /// The chain's height, before the first block is handled.
     Height(Height),
+    /// What liquidity costs from now on.
+    Prices(PriceList, Reply),
     Flush(oneshot::Sender<()>),
 }
 
@@ -119,6 +121,13 @@ impl Handle {
             let _ = reply.send(seen);
         })));
         answer.await.unwrap_or_else(|_| Err(Gone.into()))
+    }
+
+    /// What liquidity costs from now on. Stored when it returns.
+    pub async fn set_prices(&self, prices: PriceList) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Prices(prices, reply));
+        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
     }
 
     /// A peer connected. Gives the connection's number, for [`Handle::features`].

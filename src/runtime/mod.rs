@@ -16,7 +16,7 @@ mod view;
 mod tests;
 
 pub use clock::{SystemEntropy, now};
-pub use core::{Runtime, run_unavailable, stored_tip};
+pub use core::{Runtime, run_unavailable, stored_prices, stored_tip};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
 pub use view::{HtlcView, View};
 

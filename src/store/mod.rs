@@ -38,7 +38,7 @@ pub trait Store: Send + 'static {
         records: &[(InstanceId, Vec<u8>)],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Keeps a small value that each call replaces; losing it costs time, not safety.
+    /// Keeps a small value that each call replaces; losing it costs time or a setting, not safety.
     fn put(&mut self, name: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The last value that [`Store::put`] kept under this name.

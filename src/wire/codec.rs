@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
-use crate::types::{ChannelId, InstanceId, NodeId, ProtocolId};
+use crate::types::{ChannelId, InstanceId, NodeId, PaymentHash, PaymentSecret, ProtocolId};
 
 pub use error::{DecodeError, Fault};
 pub use tlv::{
@@ -210,7 +210,17 @@ macro_rules! newtype_codec {
 
 // Nonces and partial signatures are judged by whoever uses them, not here: a bad one must name its
 // author (S4), and a decoding error couldn't.
-newtype_codec!(InstanceId, NodeId, ProtocolId, ChannelId, PubNonce, AggNonce, PartialSig);
+newtype_codec!(
+    InstanceId,
+    NodeId,
+    ProtocolId,
+    ChannelId,
+    PaymentHash,
+    PaymentSecret,
+    PubNonce,
+    AggNonce,
+    PartialSig
+);
 
 /// A u16 length and UTF-8. Text is for people: what is beyond 65,535 bytes is cut off.
 impl Codec for String {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, ProtocolId, ScriptBuf, Transaction, Txid};
+use crate::types::{
+    Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
+    Transaction, Txid,
+};
 
 /// The protocol's name and major version.
 pub const PROTOCOL_NAME: &str = "superscalar/1";
@@ -224,6 +227,8 @@ message_struct! {
         pub amount: Amount => 4,
         /// The most that it may cost, msat.
         pub max_price_msat: u64 => 6,
+        /// Whether an ordinary channel on chain would do, should a client that has to sign be away.
+        pub jit: Option<bool> => 9,
     }
 }
 
@@ -331,6 +336,83 @@ message_struct! {
     }
 }
 
+message_struct! {
+    /// Client → L: what would a channel out of our sub-factory's stock cost?
+    pub struct AskPrice {
+        /// Capacity of the channel.
+        pub amount: Amount => 4,
+    }
+}
+
+message_struct! {
+    /// L → client: this, now. It binds nobody.
+    pub struct Price {
+        /// Capacity of the channel.
+        pub amount: Amount => 4,
+        /// What it would cost, msat.
+        pub price_msat: u64 => 6,
+        /// Clients that would have to sign and are away.
+        pub away: Vec<NodeId> => 8,
+    }
+}
+
+message_struct! {
+    /// L → buyer: pay this over a channel that we have, then the sale is signed.
+    pub struct SaleInvoice {
+        /// Which sale; 0 for an ordinary channel instead.
+        pub number: u32 => 4,
+        /// What is missing of its price, msat.
+        pub amount_msat: u64 => 6,
+        /// Of L's invoice (BOLT 11).
+        pub payment_hash: PaymentHash => 8,
+        /// Of L's invoice (BOLT 11).
+        pub payment_secret: PaymentSecret => 10,
+        /// Blocks that the last HTLC's expiry has to be away (BOLT 11).
+        pub min_final_cltv_expiry: u32 => 12,
+    }
+}
+
+message_struct! {
+    /// L → buyer: clients that have to sign are away; I wait for them.
+    pub struct SaleWait {
+        /// Who.
+        pub away: Vec<NodeId> => 4,
+        /// How long at most.
+        pub seconds: u32 => 6,
+    }
+}
+
+message_struct! {
+    /// L → buyer: they didn't come. I would open an ordinary channel on chain instead.
+    pub struct JitOffer {
+        /// Its capacity.
+        pub amount: Amount => 4,
+        /// What it costs, msat.
+        pub price_msat: u64 => 6,
+        /// Why there is none from stock, for people.
+        pub reason: String => 8,
+    }
+}
+
+message_struct! {
+    /// Buyer → L: do.
+    pub struct JitAccept {}
+}
+
+message_struct! {
+    /// L → buyer: here it is. Said again at every connection, until another one is opened.
+    pub struct JitOpened {
+        /// Its capacity.
+        pub amount: Amount => 4,
+        /// What was paid for it, msat.
+        pub price_msat: u64 => 6,
+        /// The channel.
+        pub channel_id: ChannelId => 8,
+        /// Its funding outpoint, if L knows it.
+        pub outpoint: Option<OutPoint> => 10,
+    }
+}
+
 tlv_enum! {
     /// A message of `superscalar/1`.
     pub enum Message {
@@ -380,6 +462,20 @@ tlv_enum! {
         46 "sale_stored" => SaleStored(SaleStored),
         /// Either way: no sale.
         48 "sale_abort" => SaleAbort(SaleAbort),
+        /// Client → L: what would it cost?
+        50 "ask_price" => AskPrice(AskPrice),
+        /// L → client: this.
+        52 "price" => Price(Price),
+        /// L → buyer: pay this.
+        54 "sale_invoice" => SaleInvoice(SaleInvoice),
+        /// L → buyer: clients that have to sign are away.
+        56 "sale_wait" => SaleWait(SaleWait),
+        /// L → buyer: an ordinary channel instead?
+        58 "jit_offer" => JitOffer(JitOffer),
+        /// Buyer → L: yes.
+        60 "jit_accept" => JitAccept(JitAccept),
+        /// L → buyer: here it is.
+        62 "jit_opened" => JitOpened(JitOpened),
     }
 }
 
@@ -410,6 +506,13 @@ macro_rules! header {
             Message::SaleReady($m) => $get,
             Message::SaleStored($m) => $get,
             Message::SaleAbort($m) => $get,
+            Message::AskPrice($m) => $get,
+            Message::Price($m) => $get,
+            Message::SaleInvoice($m) => $get,
+            Message::SaleWait($m) => $get,
+            Message::JitOffer($m) => $get,
+            Message::JitAccept($m) => $get,
+            Message::JitOpened($m) => $get,
         }
     };
 }

@@ -9,7 +9,8 @@ use bitcoin::{Sequence, SignedAmount, TxIn, TxOut, Witness};
 use cln_factory::terms::{Kind, Leaf, Level, Shape, Terms};
 use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
 use cln_factory::types::{
-    Amount, ChannelId, InstanceId, NodeId, OutPoint, ProtocolId, ScriptBuf, Transaction, Txid,
+    Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
+    Transaction, Txid,
 };
 use cln_factory::wire::envelope::{
     Ack, Envelope, FactoryChange, FactoryChangeFunding, FactoryChangeLocked, Frame,
@@ -114,6 +115,15 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         blames: Some(node(0x77)),
         retry: 1,
     };
+    let away = NodeId(std::array::from_fn(|i| if i == 0 { 0x02 } else { 0x22 }));
+    let jit = JitOpened {
+        instance,
+        attempt,
+        amount: Amount::from_sat(50_000),
+        price_msat: 1_250,
+        channel_id: ChannelId([0xcc; 32]),
+        outpoint: Some(OutPoint { txid: txid(), vout: 1 }),
+    };
     let offer = SaleOffer {
         instance,
         attempt,
@@ -210,7 +220,13 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ),
         (
             "buy",
-            Message::Buy(Buy { instance, attempt, amount: Amount::from_sat(50_000), max_price_msat: 1_500 }),
+            Message::Buy(Buy {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                max_price_msat: 1_500,
+                jit: None,
+            }),
         ),
         ("sale_offer", Message::SaleOffer(offer.clone())),
         (
@@ -264,6 +280,53 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 reason: "client 1 is away – try again".to_owned(),
             }),
         ),
+        ("ask_price", Message::AskPrice(AskPrice { instance, attempt, amount: Amount::from_sat(50_000) })),
+        (
+            "price",
+            Message::Price(Price {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                price_msat: 1_250,
+                away: vec![away],
+            }),
+        ),
+        (
+            "sale_invoice",
+            Message::SaleInvoice(SaleInvoice {
+                instance,
+                attempt,
+                number: 2,
+                amount_msat: 1_250,
+                payment_hash: PaymentHash(counting(0x20)),
+                payment_secret: PaymentSecret(counting(0x40)),
+                min_final_cltv_expiry: 66,
+            }),
+        ),
+        (
+            "buy_or_jit",
+            Message::Buy(Buy {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                max_price_msat: 1_500,
+                jit: Some(true),
+            }),
+        ),
+        ("sale_wait", Message::SaleWait(SaleWait { instance, attempt, away: vec![away], seconds: 60 })),
+        (
+            "jit_offer",
+            Message::JitOffer(JitOffer {
+                instance,
+                attempt,
+                amount: Amount::from_sat(50_000),
+                price_msat: 1_250,
+                reason: "client 1 is away – no".to_owned(),
+            }),
+        ),
+        ("jit_accept", Message::JitAccept(JitAccept { instance, attempt })),
+        ("jit_opened", Message::JitOpened(jit.clone())),
+        ("jit_opened_found", Message::JitOpened(JitOpened { outpoint: None, ..jit })),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
-use cln_factory::types::{Amount, ChannelId, InstanceId, ScriptBuf, Txid};
+use cln_factory::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
 use cln_factory::wire::message::Message;
 
 use super::node::id;
@@ -149,6 +149,37 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         Message::SaleAbort(m) => match input.byte() % 2 {
             0 => m.number = number(m.number, input),
             _ => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+        },
+        Message::AskPrice(m) => match input.byte() % 2 {
+            0 => m.attempt = number(m.attempt, input),
+            _ => m.amount = Amount::from_sat(input.word().into()),
+        },
+        Message::Price(m) => match input.byte() % 2 {
+            0 => m.amount = Amount::from_sat(input.word().into()),
+            _ => m.price_msat = input.word().into(),
+        },
+        Message::SaleWait(m) => match input.byte() % 2 {
+            0 => m.away.push(id(input.below(4))),
+            _ => m.seconds = input.word(),
+        },
+        Message::JitOffer(m) => match input.byte() % 3 {
+            0 => m.amount = Amount::from_sat(input.word().into()),
+            1 => m.price_msat = input.word().into(),
+            _ => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+        },
+        Message::JitAccept(m) => m.attempt = number(m.attempt, input),
+        Message::JitOpened(m) => match input.byte() % 4 {
+            0 => m.amount = Amount::from_sat(input.word().into()),
+            1 => m.price_msat = input.word().into(),
+            2 => m.channel_id = ChannelId(input.array()),
+            _ => m.outpoint = None,
+        },
+        Message::SaleInvoice(m) => match input.byte() % 5 {
+            0 => m.number = number(m.number, input),
+            1 => m.amount_msat = input.word().into(),
+            2 => m.payment_hash = PaymentHash(input.array()),
+            3 => m.payment_secret = PaymentSecret(input.array()),
+            _ => m.min_final_cltv_expiry = input.word(),
         },
     }
 }

@@ -8,12 +8,14 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
 use cln_factory::protocol::{
-    Answer, Block, Command, Create, Effect, Input, OpenChannel, OpenFailure, PreparedFunding, Refusal, State,
+    Answer, Block, Command, Create, Effect, Input, Invoice, OpenChannel, OpenFailure, PreparedFunding,
+    Refusal, State,
 };
 use cln_factory::terms::ClientIndex;
 use cln_factory::tx::plan::{Delays, Profile, shape_with};
 use cln_factory::types::{
-    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ScriptBuf,
+    Transaction, Txid,
 };
 
 use super::node::{Node, Records, id};
@@ -41,6 +43,8 @@ pub struct World {
     pub now: u64,
     /// Factories that were begun.
     pub instances: Vec<InstanceId>,
+    /// Invoices: whose, of which factory, label and hash.
+    invoices: Vec<(usize, InstanceId, String, PaymentHash)>,
     scripts: BTreeMap<(InstanceId, u32, ClientIndex), ScriptBuf>,
     forks: u32,
 }
@@ -272,7 +276,39 @@ impl World {
                 }
             }
             Effect::Broadcast { tx, .. } => self.broadcast(tx),
-            Effect::ReleaseFunding { .. }
+            Effect::MakeInvoice { instance, label, amount_msat, .. } => {
+                let hash = sha256::Hash::hash(label.as_bytes()).to_byte_array();
+                let invoice = Invoice {
+                    amount_msat,
+                    payment_hash: PaymentHash(hash),
+                    payment_secret: PaymentSecret(hash),
+                    min_final_cltv_expiry: 18,
+                };
+                self.invoices.push((at, instance, label.clone(), invoice.payment_hash));
+                self.later(at, Input::InvoiceMade { instance, label, result: Ok(invoice) });
+            }
+            Effect::EndInvoice { instance, label } => {
+                self.later(at, Input::InvoiceEnded { instance, label, result: Ok(false) });
+            }
+            Effect::PayInvoice { instance, invoice, .. } => {
+                let payment_hash = invoice.payment_hash;
+                self.later(at, Input::PaymentEnded { instance, payment_hash, result: Ok(()) });
+                let found = self.invoices.iter().find(|(.., hash)| *hash == payment_hash).cloned();
+                if let Some((payee, instance, label, _)) = found {
+                    self.later(payee, Input::InvoiceEnded { instance, label, result: Ok(true) });
+                }
+            }
+            Effect::LookPayment { instance, payment_hash } => {
+                let result = Err("it never left".to_owned());
+                self.later(at, Input::PaymentEnded { instance, payment_hash, result });
+            }
+            Effect::FundChannel { instance, buyer, .. } => {
+                let outpoint = OutPoint { txid: Txid::from_byte_array([at as u8; 32]), vout: buyer };
+                let result = Ok((ChannelId::of(outpoint), outpoint));
+                self.later(at, Input::ChannelFunded { instance, buyer, result });
+            }
+            Effect::WaitInvoice { .. }
+            | Effect::ReleaseFunding { .. }
             | Effect::Bump(_)
             | Effect::CancelChannel { .. }
             | Effect::CloseChannel { .. }
@@ -310,6 +346,7 @@ impl From<&Snapshot> for World {
             height: snapshot.height,
             now: 1_700_000_000_000,
             instances: snapshot.instances.clone(),
+            invoices: vec![],
             scripts: BTreeMap::new(),
             forks: 0,
         };

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Command as EngineCommand, Engine, Input, Quote, Sold};
-use crate::types::{Amount, InstanceId};
+use crate::protocol::event::SaleJitOpened;
+use crate::protocol::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
+use crate::types::{Amount, InstanceId, NodeId};
 
 use super::super::error::{Fault, NOT_SOLD};
 use super::super::params::Params;
@@ -17,7 +18,8 @@ pub const COMMAND: Command = Command {
     name: "factory-buy",
     usage: "factory_instance amount_sat [max_price_msat] [dry_run]",
     description: "Buy inbound liquidity: a second channel out of the stock of this node's sub-factory, with \
-                  nothing on chain",
+                  nothing on chain unless factory-jit allows it. What costs more than max_price_msat is refused: without it, whatever \
+                  isn't free. dry_run asks for the price",
 };
 
 /// Between two looks at what has become of it.
@@ -33,7 +35,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let dry_run = params.optional("dry_run")?.unwrap_or(false);
     let quote = state.runtime.read(move |engine, height| engine.quote(instance, amount, height)).await??;
     if dry_run {
-        return Ok(answer(instance, amount, &quote, dry_run));
+        let quoted = ask_price(&state, instance, amount).await?;
+        let mut object = answer(instance, amount, &quote, dry_run, quoted.price_msat);
+        if !quoted.away.is_empty() {
+            object["away"] = quoted.away.iter().map(NodeId::to_string).collect();
+        }
+        add_credit(&state, instance, &mut object).await?;
+        return Ok(object);
     }
     state.runtime.ask(Input::Command(EngineCommand::Buy { instance, amount, max_price_msat })).await?;
     loop {
@@ -42,35 +50,90 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
             Outcome::Waiting => tokio::time::sleep(PAUSE).await,
             Outcome::Refused(reason) => return Err(Fault::new(NOT_SOLD, reason)),
             Outcome::Bought => break,
+            Outcome::Instead(reason, jit) => return instead(&state, instance, &reason, &jit).await,
         }
     }
     let (factory, _) = factory(&state, instance).await?;
-    let mut object = answer(instance, amount, &quote, dry_run);
-    if let Some(sold) = sold(factory.sales.of(quote.coin), &quote) {
-        object["channel_id"] = sold.channel_id().to_string().into();
-        object["funding_txid"] = sold.sale.channel.txid.to_string().into();
-        object["funding_outnum"] = sold.sale.channel.vout.into();
-        object["price_msat"] = sold.price_msat.into();
-    }
+    let sold = sold(factory.sales.of(quote.coin), &quote)
+        .ok_or_else(|| Fault::new(NOT_SOLD, "the factory was forgotten meanwhile"))?;
+    let mut object = answer(instance, amount, &quote, dry_run, sold.price_msat);
+    object["channel_id"] = sold.channel_id().to_string().into();
+    object["funding_txid"] = sold.sale.channel.txid.to_string().into();
+    object["funding_outnum"] = sold.sale.channel.vout.into();
     object["stock_sat"] = factory.stock(quote.coin).map_or(0, |stock| stock.value.to_sat()).into();
+    add_credit(&state, instance, &mut object).await?;
     Ok(object)
 }
 
-fn answer(instance: InstanceId, amount: Amount, quote: &Quote, dry_run: bool) -> Value {
+/// What the operator asks for a channel of this size now, and who is away.
+async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Result<Quoted, Fault> {
+    state.runtime.ask(Input::Command(EngineCommand::AskPrice { instance, amount })).await?;
+    let patience = Duration::from_millis(state.config.ceremony_timeout);
+    let answered = async {
+        loop {
+            let asked = state.runtime.read(move |engine, _| engine.asked_price(instance).cloned()).await?;
+            match asked {
+                None => tokio::time::sleep(PAUSE).await,
+                Some(Ok(quoted)) => return Ok(quoted),
+                Some(Err(reason)) => return Err(Fault::new(NOT_SOLD, reason)),
+            }
+        }
+    };
+    let silent = || Fault::new(NOT_SOLD, "the operator didn't answer in time");
+    tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| Err(silent()))
+}
+
+fn answer(instance: InstanceId, amount: Amount, quote: &Quote, dry_run: bool, price_msat: u64) -> Value {
     json!({
         "factory_instance": instance.to_string(),
+        "kind": "sale",
         "sale": quote.number,
         "amount_sat": amount.to_sat(),
         "blocks_early": quote.blocks_early,
         "stock_sat": quote.stock.to_sat(),
+        "price_msat": price_msat,
         "dry_run": dry_run,
     })
+}
+
+/// An ordinary channel on chain, and why.
+async fn instead(
+    state: &State,
+    instance: InstanceId,
+    reason: &str,
+    jit: &SaleJitOpened,
+) -> Result<Value, Fault> {
+    let mut object = json!({
+        "factory_instance": instance.to_string(),
+        "kind": "jit",
+        "reason": reason,
+        "amount_sat": jit.amount.to_sat(),
+        "price_msat": jit.price_msat,
+        "dry_run": false,
+        "channel_id": jit.channel_id.to_string(),
+    });
+    if let Some(outpoint) = jit.outpoint {
+        object["funding_txid"] = outpoint.txid.to_string().into();
+        object["funding_outnum"] = outpoint.vout.into();
+    }
+    add_credit(state, instance, &mut object).await?;
+    Ok(object)
+}
+
+async fn add_credit(state: &State, instance: InstanceId, object: &mut Value) -> Result<(), Fault> {
+    let credit = state.runtime.read(move |engine, _| engine.credit_msat(instance)).await?;
+    if credit > 0 {
+        object["credit_msat"] = credit.into();
+    }
+    Ok(())
 }
 
 enum Outcome {
     Waiting,
     Refused(String),
     Bought,
+    /// An ordinary channel instead, and why.
+    Instead(String, SaleJitOpened),
 }
 
 /// Whoever buys next has the number that this purchase didn't get: then it was refused meanwhile.
@@ -80,10 +143,24 @@ fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
         .and_then(|factory| sold(factory.sales.of(quote.coin), quote))
         .is_some_and(Sold::is_signed);
     match engine.purchase(instance) {
-        Some(purchase) => purchase.refused.clone().map_or(Outcome::Waiting, Outcome::Refused),
+        Some(Purchase { refused: Some(reason), .. }) => {
+            Outcome::Refused(with_credit(engine, instance, reason))
+        }
+        Some(Purchase { opened: Some(jit), instead, .. }) => {
+            let reason = instead.as_ref().map(|instead| instead.reason.clone());
+            Outcome::Instead(reason.unwrap_or_default(), jit.clone())
+        }
+        Some(_) => Outcome::Waiting,
         None if signed => Outcome::Bought,
         // Neither wish nor sale: this node was restarted meanwhile, or forgot the factory.
         None => Outcome::Refused("the factory is gone".into()),
+    }
+}
+
+fn with_credit(engine: &Engine, instance: InstanceId, reason: &str) -> String {
+    match engine.credit_msat(instance) {
+        0 => reason.to_owned(),
+        credit => format!("{reason}; {credit} msat are paid already and count towards the next purchase"),
     }
 }
 

@@ -27,9 +27,10 @@ use super::{Command, factory, factory_json};
 pub const COMMAND: Command = Command {
     name: "factory-create",
     usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run] \
-            [ignore_reserve]",
+            [ignore_reserve] [group]",
     description: "Create a channel factory with these clients, a channel of capacity_sat for each; \
-                  answers once its funding is broadcast",
+                  answers once its funding is broadcast. Clients that are online at the same times share a \
+                  sub-factory, unless group=false",
 };
 
 const NAMES: &[&str] = &[
@@ -42,6 +43,7 @@ const NAMES: &[&str] = &[
     "feerate",
     "dry_run",
     "ignore_reserve",
+    "group",
 ];
 
 /// Looked at without a change of state after this long: clients answer in between.
@@ -59,7 +61,7 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
     let ignore_reserve = params.optional("ignore_reserve")?.unwrap_or(false);
 
     let height = state.runtime.read(|_, height| height).await?;
-    let plan = plan(state.me, &state.config, height, clients, &wishes)?;
+    let plan = plan(state.me, &state.config, height, clients, &state.online.get(), &wishes)?;
     check_clients(&state, &plan.create).await?;
     let wallet = check_wallet(&state, &plan).await?;
     let reserve = reserve_after(&state, &plan).await?;

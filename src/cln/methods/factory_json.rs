@@ -3,6 +3,7 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
+use crate::protocol::event::SaleJitOpened;
 use crate::protocol::hold::Held;
 use crate::protocol::{Factory, Role, Sold, standing};
 use crate::runtime::clock;
@@ -71,6 +72,10 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if !sales.is_empty() {
         object["sales"] = sales.into();
     }
+    let jits: Vec<Value> = factory.sales.jits().opened().iter().map(one_jit).collect();
+    if !jits.is_empty() {
+        object["jit_channels"] = jits.into();
+    }
     let held: Vec<Value> =
         node.held.iter().filter(|held| held.instance == factory.instance).map(one_held).collect();
     if !held.is_empty() {
@@ -132,6 +137,10 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
             object["short_channel_id"] = scid.into();
         }
     }
+    let credit = factory.sales.account().credit(client);
+    if credit > 0 {
+        object["credit_msat"] = credit.into();
+    }
     if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
         insert_outpoint(&mut object, outpoint);
     }
@@ -163,6 +172,20 @@ fn one_sale(factory: &Factory, sold: &Sold, node: &Node, height: Height) -> Valu
         object["short_channel_id"] = scid.into();
     }
     insert_outpoint(&mut object, sale.channel);
+    object
+}
+
+/// An ordinary channel that came in place of a sale.
+fn one_jit(jit: &SaleJitOpened) -> Value {
+    let mut object = json!({
+        "client": jit.buyer,
+        "capacity_sat": jit.amount.to_sat(),
+        "price_msat": jit.price_msat,
+        "channel_id": jit.channel_id.to_string(),
+    });
+    if let Some(outpoint) = jit.outpoint {
+        insert_outpoint(&mut object, outpoint);
+    }
     object
 }
 

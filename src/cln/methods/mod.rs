@@ -15,6 +15,7 @@ pub mod list;
 pub mod misbehave;
 pub mod plan;
 pub mod planning;
+pub mod price;
 pub mod show;
 pub mod status;
 mod urgent;

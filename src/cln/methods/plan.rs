@@ -14,14 +14,14 @@ use super::planning::{Wishes, client, list, plan};
 /// For the manifest.
 pub const COMMAND: Command = Command {
     name: "factory-plan",
-    usage: "clients capacity_sat [stock_sat] [profile] [feerate]",
+    usage: "clients capacity_sat [stock_sat] [profile] [feerate] [group]",
     description: "Choose a shape for a channel factory with so many clients, and show what it needs and \
                   what one client's exit costs; changes nothing",
 };
 
 /// Runs the command.
 pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
-    let names = ["clients", "capacity_sat", "stock_sat", "profile", "feerate"];
+    let names = ["clients", "capacity_sat", "stock_sat", "profile", "feerate", "group"];
     let mut params = Params::new(&names, &params)?;
     let clients: Value = params.required("clients")?;
     let capacity: Option<Amount> = params.optional("capacity_sat")?;
@@ -31,7 +31,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     };
     let wishes = Wishes::parse(&state, &mut params).await?;
     let height = state.runtime.read(|_, height| height).await?;
-    Ok(plan(state.me, &state.config, height, clients, &wishes)?.json())
+    Ok(plan(state.me, &state.config, height, clients, &state.online.get(), &wishes)?.json())
 }
 
 /// Clients that nobody knows yet.

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Config, Create};
+use crate::protocol::{Config, Create, Online};
 use crate::terms::{Kind, Terms};
 use crate::tx::layout::{Layout, Output};
 use crate::tx::plan::{Delays, Profile, shape_with};
@@ -42,6 +42,8 @@ pub struct Wishes {
     pub dying_blocks: u32,
     /// sat/kw.
     pub feerate: u32,
+    /// Whether clients that are online at the same times share a sub-factory, as far as that is known.
+    pub group: bool,
 }
 
 impl Wishes {
@@ -51,6 +53,7 @@ impl Wishes {
             stock: params.optional("stock_sat")?.unwrap_or(Amount::ZERO),
             profile: params.optional("profile")?.unwrap_or_default(),
             lifetime_blocks: params.optional("lifetime_blocks")?.unwrap_or(LIFETIME_BLOCKS),
+            group: params.optional("group")?.unwrap_or(true),
             dying_blocks: params.optional("dying_blocks")?.unwrap_or(DYING_BLOCKS),
             feerate: match params.optional::<Value>("feerate")? {
                 None => FEERATE,
@@ -75,6 +78,8 @@ pub struct Plan {
     /// What it leads to.
     pub layout: Layout,
     profile: Profile,
+    /// How likely a purchase finds everybody online that has to sign, percent, where that is known.
+    online_percent: Option<u32>,
 }
 
 /// Chooses a shape and works out its consequences. The error says what to change.
@@ -82,7 +87,8 @@ pub fn plan(
     me: NodeId,
     config: &Config,
     height: Height,
-    clients: Vec<(NodeId, Amount)>,
+    mut clients: Vec<(NodeId, Amount)>,
+    online: &Online,
     wishes: &Wishes,
 ) -> Result<Plan, Fault> {
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
@@ -94,6 +100,11 @@ pub fn plan(
     };
     let shape =
         shape_with(count, wishes.profile, delays).map_err(|error| Fault::parameter(error.to_string()))?;
+    let nodes: Vec<NodeId> = clients.iter().map(|(node, _)| *node).collect();
+    let size = usize::from(shape.leaf.clients_per_sub);
+    if let Some(order) = online.group(&nodes, size).filter(|_| wishes.group) {
+        clients = order.into_iter().filter_map(|place| clients.get(place).copied()).collect();
+    }
     let terms = Terms {
         // The engine draws the real one.
         instance: InstanceId([0; 32]),
@@ -113,6 +124,7 @@ pub fn plan(
         funding_confirmations: config.funding_confirmations,
     };
     let layout = Layout::new(&terms).map_err(|error| Fault::parameter(error.to_string()))?;
+    let online_percent = online_percent(&layout, &clients, online);
     let create = Create {
         clients,
         stock: wishes.stock,
@@ -121,7 +133,23 @@ pub fn plan(
         dying_blocks: wishes.dying_blocks,
         tree_feerate: wishes.feerate,
     };
-    Ok(Plan { create, layout, profile: wishes.profile })
+    Ok(Plan { create, layout, profile: wishes.profile, online_percent })
+}
+
+/// The mean over all sub-factories; nothing unless every client was seen some time.
+fn online_percent(layout: &Layout, clients: &[(NodeId, Amount)], online: &Online) -> Option<u32> {
+    let sub_factories = layout.coins().iter().filter(|coin| coin.stock);
+    let chances: Vec<f64> = sub_factories
+        .map(|coin| {
+            let member = |client| Some(clients.get(usize::try_from(client).ok()?)?.0);
+            online.chance(&coin.clients.clone().map(member).collect::<Option<Vec<_>>>()?)
+        })
+        .collect::<Option<_>>()?;
+    let count = u32::try_from(chances.len()).ok().filter(|count| *count > 0)?;
+    // From 0 to 100: nothing is lost.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let percent = (chances.iter().sum::<f64>() * 100.0 / f64::from(count)).round() as u32;
+    Some(percent)
 }
 
 impl Plan {
@@ -136,7 +164,7 @@ impl Plan {
         let anchors = outputs.filter(|(output, _)| **output == Output::Anchor);
         let stocks = self.layout.coins().iter().filter(|coin| coin.stock);
         let shape = &self.create.shape;
-        json!({
+        let mut object = json!({
             "profile": self.profile.name(),
             "clients": clients,
             "shape": {
@@ -161,7 +189,11 @@ impl Plan {
             "feerate_perkw": self.create.tree_feerate,
             "lifetime_blocks": self.create.lifetime_blocks,
             "dying_blocks": self.create.dying_blocks,
-        })
+        });
+        if let Some(percent) = self.online_percent {
+            object["sale_online_percent"] = percent.into();
+        }
+        object
     }
 }
 

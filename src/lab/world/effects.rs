@@ -69,6 +69,14 @@ impl World {
                 let outcome = self.raise(at, &raise);
                 self.answer(at, outcome);
             }
+            Effect::MakeInvoice { instance, label, amount_msat, .. } => {
+                self.make_invoice(at, instance, label, amount_msat);
+            }
+            Effect::WaitInvoice { instance, label } => self.wait_invoice(at, instance, label),
+            Effect::EndInvoice { instance, label } => self.end_invoice(at, instance, label),
+            Effect::PayInvoice { instance, peer, invoice } => self.pay_invoice(at, instance, peer, &invoice),
+            Effect::LookPayment { instance, payment_hash } => self.look_payment(at, instance, payment_hash),
+            Effect::FundChannel { instance, buyer, peer, .. } => self.fund_channel(at, instance, buyer, peer),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
@@ -89,7 +97,7 @@ impl World {
         Ok(())
     }
 
-    fn answer(&mut self, at: usize, input: Input) {
+    pub(super) fn answer(&mut self, at: usize, input: Input) {
         self.tasks.entry(at).or_default().push_back(input);
     }
 

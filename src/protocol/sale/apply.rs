@@ -36,6 +36,9 @@ impl Engine {
             SaleChange::Purchase(Some(purchase)) => {
                 self.purchases.insert(instance, purchase);
             }
+            SaleChange::Asked(asked) => {
+                self.asked.insert(instance, asked);
+            }
             SaleChange::Sign(job) => self.sign_sale(instance, coin, *job, effects),
             SaleChange::Open(open) => {
                 if let Some(sale) = self.client_sales.get_mut(&key) {
@@ -66,6 +69,7 @@ impl Engine {
             }
             SaleChange::Script(script) => sale.script = Some(script),
             SaleChange::Checked => sale.checked = true,
+            SaleChange::Invoice(label) => sale.invoice = Some(label),
             SaleChange::Partials(client, partials) => {
                 sale.partials.insert(client, partials);
             }

@@ -9,8 +9,12 @@ use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
-use super::super::event::{SaleOpenAccepted, SaleOpening, SaleSigned, SaleSigning, SaleStored};
+use super::super::event::{
+    SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, SaleOpenAccepted, SaleOpening, SaleSigned,
+    SaleSigning, SaleStored,
+};
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
+use super::{Account, Jits};
 
 /// A sale that this node has signed, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Sales {
     agreed: Option<SaleOpenAccepted>,
     /// Channels of sales that lightningd is done with.
     resolved: BTreeSet<ChannelId>,
+    account: Account,
+    jits: Jits,
     /// Why the factory is exit-only, if it is (S9).
     pub(super) restored: Option<String>,
 }
@@ -111,6 +117,11 @@ impl Sales {
         self.resolved.contains(&channel_id)
     }
 
+    /// What was paid.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Why nothing cooperative is signed in this factory any more, if so (S9).
     pub fn restored(&self) -> Option<&str> {
         self.restored.as_deref()
@@ -153,6 +164,31 @@ impl Sales {
         }
         sold.signatures = event.signatures.clone();
         Ok(())
+    }
+
+    /// Ordinary channels that came in place of sales.
+    pub fn jits(&self) -> &Jits {
+        &self.jits
+    }
+
+    pub(in super::super) fn jit(&mut self, event: &SaleJit) {
+        self.jits.begin(&mut self.account, event);
+    }
+
+    pub(in super::super) fn jit_failed(&mut self, event: &SaleJitFailed) -> Result<(), LoadError> {
+        self.jits.fail(&mut self.account, event)
+    }
+
+    pub(in super::super) fn jit_opened(&mut self, event: &SaleJitOpened) {
+        self.jits.open(&mut self.account, event);
+    }
+
+    pub(in super::super) fn due(&mut self, event: &SaleDue) {
+        self.account.begin(event);
+    }
+
+    pub(in super::super) fn due_ended(&mut self, event: &SaleDueEnded) -> Result<(), LoadError> {
+        self.account.end(event)
     }
 
     pub(in super::super) fn stored(&mut self, event: &SaleStored) -> Result<(), LoadError> {
@@ -257,6 +293,7 @@ impl Factory {
             .build_sale(*coin, *number, *buyer, *amount, script)
             .map_err(|error| inconsistent("SaleSigning", error))?;
         self.sales.opening.remove(coin);
+        self.sales.account.spend(*buyer, *price_msat);
         self.sales.chains.entry(*coin).or_default().push(Sold {
             sale: Arc::new(sale),
             price_msat: *price_msat,

@@ -30,9 +30,15 @@ impl Engine {
         }
         let number = factory.next_sale(coin);
         let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.is_signed());
-        let asked = self.purchases.get(&instance).is_some_and(|purchase| purchase.refused.is_none());
+        let asked = self.purchases.get(&instance).is_some_and(Purchase::is_open);
         if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
             return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
+        }
+        if factory.sales.account().is_due(index) {
+            return Err(Refusal::WrongState(
+                "a payment for an earlier purchase is on its way: try again when it has arrived or failed"
+                    .into(),
+            ));
         }
         session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
@@ -54,10 +60,13 @@ impl Engine {
             amount,
             max_price_msat,
             refused: None,
+            away: vec![],
+            instead: None,
+            opened: None,
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
         };
         d.change(Change::Sale(instance, coin, SaleChange::Purchase(Some(purchase))));
-        d.send(lsp, Buy { instance, attempt, amount, max_price_msat });
+        d.send(lsp, Buy { instance, attempt, amount, max_price_msat, jit: self.config.jit.then_some(true) });
         Ok(Answer::Done)
     }
 

@@ -20,6 +20,7 @@ use super::super::event::{LedgerEntry, Restored, SaleOpenAccepted, SaleSigned};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use super::super::lsp_signing::ledger_entries;
+use super::lsp::names;
 use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, cooperative, session_count};
 
 impl Engine {
@@ -52,6 +53,9 @@ impl Engine {
         if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
             d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
             d.send(peer, abort(factory, offer.number, &reason));
+            if offer.buyer == index {
+                self.refuse_purchase(d, factory.instance, &reason);
+            }
             return Ok(());
         }
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
@@ -102,7 +106,7 @@ impl Engine {
             // Its channel was checked before it was signed for the first time.
             committed: offer.channel_script.clone().map(|script| (script, !buys)),
             signed: None,
-            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(4)),
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
         };
         d.change(Change::Sale(factory.instance, coin, SaleChange::StartClient(Box::new(sale))));
         d.send(peer, join);
@@ -165,7 +169,7 @@ impl Engine {
         if offer.number < next || offer.channel_script.is_some() && agreed {
             return Ok(());
         }
-        match self.purchases.get(&factory.instance).filter(|purchase| purchase.refused.is_none()) {
+        match self.wish(factory) {
             None => Err("this node didn't ask for it".into()),
             Some(wish) if wish.amount != offer.amount => {
                 Err("it is not the amount that was asked for".into())
@@ -383,6 +387,7 @@ impl Engine {
         // A `buy` that came to no sale has no number.
         if message.number == 0 {
             self.refuse_purchase(d, factory.instance, &message.reason);
+            self.answer_price(d, factory, coin, None, Err(message.reason.clone()));
         } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
             self.forget_sale(d, factory, coin, sale, &message.reason);
         }
@@ -395,10 +400,14 @@ impl Engine {
                 self.leave_sale(d, factory, *coin, sale, reason);
             }
         }
+        if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
+            d.send(factory.lsp(), abort(factory, 0, reason));
+            self.refuse_purchase(d, factory.instance, reason);
+        }
     }
 
     /// Ends our part and says why.
-    fn leave_sale(
+    pub(super) fn leave_sale(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
@@ -426,8 +435,8 @@ impl Engine {
         }
     }
 
-    fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
-        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.refused.is_none()) {
+    pub(super) fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
+        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.is_open()) {
             let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
             d.change(Change::Sale(instance, purchase.coin, SaleChange::Purchase(Some(refused))));
         }
@@ -454,14 +463,27 @@ impl Engine {
             }
         }
         for (instance, purchase) in &self.purchases {
-            if d.now >= purchase.deadline {
-                self.refuse_purchase(d, *instance, "the operator didn't answer in time");
+            if d.now >= purchase.deadline && purchase.is_open() {
+                self.end_purchase(d, *instance, purchase);
             }
         }
     }
 
+    /// A purchase took too long. Of one that only waits the operator has no other sign.
+    fn end_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, purchase: &Purchase) {
+        let mut reason = "the operator didn't answer in time".to_owned();
+        if !purchase.away.is_empty() {
+            reason.push_str("; it had to wait for ");
+            reason.push_str(&names(&purchase.away));
+        }
+        if let Some(factory) = self.factories.get(&instance) {
+            d.send(factory.lsp(), abort(factory, 0, &reason));
+        }
+        self.refuse_purchase(d, instance, &reason);
+    }
+
     /// Our factory of this operator, our place in it, and our sub-factory's stock coin.
-    fn sub_factory(
+    pub(super) fn sub_factory(
         &self,
         peer: NodeId,
         instance: InstanceId,
@@ -485,7 +507,7 @@ impl Engine {
             .ok_or_else(|| Fault::stale("no such sale is under way"))
     }
 
-    fn buying(
+    pub(super) fn buying(
         &self,
         peer: NodeId,
         instance: InstanceId,

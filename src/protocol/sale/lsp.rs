@@ -1,8 +1,6 @@
 //! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
 //! `lsp_signing`.
 
-use std::collections::BTreeMap;
-
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
@@ -22,46 +20,50 @@ use super::{Deal, LspSale, SaleChange, SalePhase, cooperative, session_count};
 impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
-        let number = factory.next_sale(coin);
-        let checked = self.may_sell(factory, coin, d.height).and_then(|()| {
-            session_count(factory, coin, number, buy.amount)?;
-            let away = self.away(factory, coin);
-            if away.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("needed for the signature, and not connected: {}", names(&away)))
+        let price = self.price_for(factory, coin, buyer, buy.amount, d.height).and_then(|price| {
+            if price <= buy.max_price_msat {
+                return Ok(price);
             }
+            Err(format!(
+                "it costs {price} msat, which is above the limit of {}: max_price_msat={price} accepts it",
+                buy.max_price_msat
+            ))
         });
-        if let Err(reason) = checked {
-            d.log(Level::Info, format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount));
-            d.send(peer, refusal(factory, 0, &reason));
-            return Ok(());
-        }
-        // For nothing: selling for a price comes with collecting it.
-        let deal = Deal { number, buyer, amount: buy.amount, price_msat: 0 };
-        self.offer(d, factory, coin, deal, None);
-        Ok(())
-    }
-
-    /// Whether a new sale may begin.
-    fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: u32) -> Result<(), String> {
-        cooperative(factory, coin, height)?;
-        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
-        if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
-            return Err("another sale of this sub-factory is under way: try again when it is done".into());
+        let price_msat = match price {
+            Ok(price_msat) => price_msat,
+            Err(reason) => {
+                d.log(
+                    Level::Info,
+                    format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
+                );
+                d.send(peer, refusal(factory, 0, &reason));
+                if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
+                    // An invoice that couldn't be taken back before, if there is one.
+                    self.end_invoices(d, factory, Some(buyer));
+                }
+                return Ok(());
+            }
+        };
+        let deal = Deal { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
+        let (jit, away) = (buy.jit == Some(true), self.away(factory, coin));
+        if away.is_empty() {
+            self.offer(d, factory, coin, deal, None, jit);
+        } else {
+            self.wait_for_members(d, factory, coin, (peer, deal, jit), away);
         }
         Ok(())
     }
 
     /// Asks every client of the sub-factory for its nonces. `script` is that of a sale whose signing
     /// was interrupted.
-    fn offer(
+    pub(super) fn offer(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
         coin: CoinIndex,
         deal: Deal,
         script: Option<ScriptBuf>,
+        jit: bool,
     ) {
         let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
@@ -82,20 +84,8 @@ impl Engine {
         for (_, node) in sub_clients(factory, coin) {
             d.send(node, offer.clone());
         }
-        let sale = LspSale {
-            deal,
-            phase: SalePhase::Joining,
-            deadline: d.now.saturating_add(self.config.ceremony_timeout),
-            round,
-            joins: BTreeMap::new(),
-            script,
-            rounds: vec![],
-            transcript: [0; 32],
-            own_partials: vec![],
-            checked: false,
-            partials: BTreeMap::new(),
-            stored: std::collections::BTreeSet::new(),
-        };
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let sale = LspSale { round, script, jit, ..LspSale::new(deal, SalePhase::Joining, deadline) };
         d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
     }
 
@@ -268,8 +258,8 @@ impl Engine {
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
             (Some(_), SalePhase::Joining) => d.change(change(factory, coin, SaleChange::Checked)),
-            (Some(script), SalePhase::Checking) => {
-                self.propose_sale(d, factory, coin, sale.deal, script, &sale.joins);
+            (Some(_), SalePhase::Checking) => {
+                self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
             }
             _ => return Err(Fault::stale("no check is expected now")),
         }
@@ -283,7 +273,14 @@ impl Engine {
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
-        let (factory, sale, _, coin) = self.selling(peer, abort.instance, abort.attempt, abort.number)?;
+        let (factory, sale, client, coin) = match abort.number {
+            // The buyer knows no number of a purchase that waits.
+            0 => self.selling_alone(peer, abort.instance, abort.attempt)?,
+            number => self.selling(peer, abort.instance, abort.attempt, number)?,
+        };
+        if sale.concerns_buyer_alone() && client != sale.deal.buyer {
+            return Err(Fault::stale("another client buys"));
+        }
         self.end_sale(d, factory, coin, sale, &format!("{peer}: {}", abort.reason));
         Ok(())
     }
@@ -305,10 +302,13 @@ impl Engine {
         sale: &LspSale,
         reason: &str,
     ) {
-        if planted(Bug::SaleDropped) && factory.next_sale(coin) != sale.deal.number {
+        if planted(Bug::SaleDropped) && sale.instead.is_none() && factory.next_sale(coin) != sale.deal.number
+        {
             d.event(factory.instance, SaleDropped { coin, number: sale.deal.number });
         }
-        if factory.next_sale(coin) == sale.deal.number {
+        if sale.phase == SalePhase::Funding {
+            // lightningd is at it, and says what comes of it.
+        } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
             self.drop_sale(d, factory, coin, sale, reason);
         } else {
             self.interrupt_sale(d, factory, coin, sale, reason);
@@ -333,6 +333,7 @@ impl Engine {
             (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
             _ => {}
         }
+        self.end_invoices(d, factory, Some(sale.deal.buyer));
         self.tell_ended(d, factory, coin, sale, reason);
     }
 
@@ -358,8 +359,15 @@ impl Engine {
     ) {
         let number = sale.deal.number;
         d.log(Level::Unusual, format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance));
-        for (_, node) in sub_clients(factory, coin) {
-            d.send(node, refusal(factory, number, reason));
+        if sale.concerns_buyer_alone() {
+            // Of this it has no number.
+            if let Some(buyer) = factory.node_of(sale.deal.buyer) {
+                d.send(buyer, refusal(factory, 0, reason));
+            }
+        } else {
+            for (_, node) in sub_clients(factory, coin) {
+                d.send(node, refusal(factory, number, reason));
+            }
         }
         d.change(change(factory, coin, SaleChange::End));
     }
@@ -390,7 +398,7 @@ impl Engine {
                 amount: sold.sale.amount(),
                 price_msat: sold.price_msat,
             };
-            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()));
+            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()), false);
             if sold.is_signed() {
                 send_ready(d, factory, coin, deal.number, &sold.signatures);
             }
@@ -401,7 +409,8 @@ impl Engine {
     pub(in super::super) fn lsp_sales_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) = self.factories.get(instance) else { continue };
-            if sub_clients(factory, *coin).any(|(_, node)| node == peer) {
+            let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
+            if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
                 self.end_sale(d, factory, *coin, sale, &format!("{peer} disconnected"));
             }
         }
@@ -412,14 +421,23 @@ impl Engine {
             return;
         }
         for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) else {
+            let Some(factory) =
+                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))
+            else {
                 continue;
             };
+            if sale.phase == SalePhase::Waiting {
+                let away = names(&self.away(factory, *coin));
+                let reason = format!("needed for the signature, and not connected: {away}");
+                self.sell_instead(d, factory, *coin, sale, &reason);
+                continue;
+            }
             let silent: Vec<NodeId> = sub_clients(factory, *coin)
                 .filter(|(client, _)| match sale.phase {
                     SalePhase::Joining => !sale.joins.contains_key(client),
                     SalePhase::Opening => false,
-                    SalePhase::Checking => *client == sale.deal.buyer,
+                    SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
+                    SalePhase::Waiting | SalePhase::Funding => false,
                     SalePhase::Signing => !sale.partials.contains_key(client),
                     SalePhase::Storing => !sale.stored.contains(client),
                 })
@@ -430,7 +448,13 @@ impl Engine {
             } else {
                 format!("no answer in time from {}", names(&silent))
             };
-            self.end_sale(d, factory, *coin, sale, &reason);
+            let buyer = factory.node_of(sale.deal.buyer);
+            let neighbours = silent.iter().all(|node| Some(*node) != buyer);
+            if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
+                self.sell_instead(d, factory, *coin, sale, &reason);
+            } else {
+                self.end_sale(d, factory, *coin, sale, &reason);
+            }
         }
     }
 
@@ -451,12 +475,12 @@ impl Engine {
     }
 
     /// Clients of a sub-factory that are not connected.
-    fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
+    pub(super) fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
         sub_clients(factory, coin).map(|(_, node)| node).filter(|node| !self.peers.contains(node)).collect()
     }
 
     /// A peer's place in a factory of ours, and its sub-factory's stock coin.
-    fn sale_member(
+    pub(super) fn sale_member(
         &self,
         peer: NodeId,
         instance: InstanceId,
@@ -491,6 +515,17 @@ impl Engine {
         Ok((factory, sale, client, coin))
     }
 
+    fn selling_alone(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
+        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
+        let sale = self.lsp_sales.get(&(instance, coin)).filter(|sale| sale.concerns_buyer_alone());
+        Ok((factory, sale.ok_or_else(|| Fault::stale("nothing waits"))?, client, coin))
+    }
+
     fn sale_of(
         &self,
         instance: InstanceId,
@@ -516,11 +551,11 @@ pub(super) fn sub_clients(factory: &Factory, coin: CoinIndex) -> impl Iterator<I
     clients.filter_map(|client| Some((client, factory.node_of(client)?)))
 }
 
-fn names(nodes: &[NodeId]) -> String {
+pub(super) fn names(nodes: &[NodeId]) -> String {
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+pub(super) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
     SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
 }
 

@@ -156,6 +156,9 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, sale, client, coin) =
             self.selling(peer, message.instance, message.attempt, message.number)?;
+        if sale.concerns_buyer_alone() {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
         let number = sale.deal.number;
         if factory.next_sale(coin) == number {
             // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.

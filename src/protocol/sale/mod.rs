@@ -7,7 +7,9 @@
 //! │ sale_join ────────────▶ │ ◀──────────────  sale_join │
 //! │ ◀══ fundchannel_start, fundchannel_complete          │
 //! │ ◀────── sale_committed  │                            │
-//! │ sale_checked ─────────▶ │ only now does anybody sign │
+//! │ sale_checked ─────────▶ │                            │
+//! │ ◀──────── sale_invoice  │ if it costs something      │
+//! │ ═══ pays it ══════════▶ │ only now does anybody sign │
 //! │ ◀──────── sale_propose  │ sale_propose ────────────▶ │
 //! │ partial signatures ───▶ │ ◀────── partial signatures │
 //! │ ◀────────── sale_ready  │ sale_ready ──────────────▶ │
@@ -20,12 +22,16 @@
 //! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
 //! (S2), whoever was restarted meanwhile.
 
+mod account;
 mod apply;
 mod book;
 mod buy;
 mod client;
+mod jit;
 mod lsp;
 mod lsp_signing;
+mod payment;
+mod price;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,25 +47,36 @@ use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
 use super::Engine;
 use super::ceremony::ExpectedOpen;
 use super::draft::{Draft, Fault};
-use super::event::{LedgerEntry, SaleSigning};
+use super::event::{LedgerEntry, SaleJitOpened, SaleSigning};
 use super::factory::{Factory, Role};
 use super::state::State;
 
+pub use account::Account;
 pub use book::{Sales, Sold};
+pub use jit::Jits;
+pub use price::PriceList;
 
 /// What L waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SalePhase {
+    /// Clients that have to sign and are away.
+    Waiting,
     /// Every `sale_join`.
     Joining,
     /// lightningd's `fundchannel_start` and `fundchannel_complete`.
     Opening,
     /// The buyer's `sale_checked`.
     Checking,
+    /// The invoice, and that it is paid.
+    Paying,
     /// Every partial signature.
     Signing,
     /// Every `sale_stored`.
     Storing,
+    /// The buyer's `jit_accept`.
+    Asking,
+    /// lightningd's `fundchannel`: an ordinary channel instead.
+    Funding,
 }
 
 /// What a sale is about.
@@ -91,12 +108,50 @@ pub(super) struct LspSale {
     pub(super) script: Option<ScriptBuf>,
     /// Whether the buyer has compared lightningd's record with the sale.
     pub(super) checked: bool,
+    /// Label of the invoice for its price, if there is one.
+    pub(super) invoice: Option<String>,
     /// In the order of the sale's sessions, once it is being signed.
     pub(super) rounds: Vec<Round>,
     pub(super) transcript: [u8; 32],
     pub(super) own_partials: Vec<PartialSig>,
     pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
     pub(super) stored: BTreeSet<ClientIndex>,
+    /// Whether its buyer would take an ordinary channel instead.
+    pub(super) jit: bool,
+    /// Why it is one by now, if so. Then its number is 0.
+    pub(super) instead: Option<String>,
+}
+
+impl LspSale {
+    fn new(deal: Deal, phase: SalePhase, deadline: Millis) -> Self {
+        Self {
+            deal,
+            phase,
+            deadline,
+            joins: BTreeMap::new(),
+            script: None,
+            checked: false,
+            invoice: None,
+            round: 0,
+            rounds: vec![],
+            transcript: [0; 32],
+            own_partials: vec![],
+            partials: BTreeMap::new(),
+            stored: BTreeSet::new(),
+            jit: false,
+            instead: None,
+        }
+    }
+
+    /// When it ends by itself; nothing while lightningd opens an ordinary channel.
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        (self.phase != SalePhase::Funding).then_some(self.deadline)
+    }
+
+    /// Whether nobody else has heard of it.
+    pub(super) fn concerns_buyer_alone(&self) -> bool {
+        self.phase == SalePhase::Waiting || self.instead.is_some()
+    }
 }
 
 /// A client's side of a sale under way, as buyer or neighbour.
@@ -125,7 +180,46 @@ pub struct Purchase {
     pub max_price_msat: u64,
     /// Why it came to nothing, once that is known.
     pub refused: Option<String>,
+    /// Who had to be waited for.
+    pub away: Vec<NodeId>,
+    /// The ordinary channel that was agreed to instead.
+    pub instead: Option<Instead>,
+    /// That channel, once it is there.
+    pub opened: Option<SaleJitOpened>,
     pub(super) deadline: Millis,
+}
+
+impl Purchase {
+    /// Whether something may still come of it.
+    pub fn is_open(&self) -> bool {
+        self.refused.is_none() && self.opened.is_none()
+    }
+}
+
+/// An ordinary channel in place of one from stock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instead {
+    /// What it costs, msat.
+    pub price_msat: u64,
+    /// Why there is none from stock: who is away.
+    pub reason: String,
+}
+
+/// A question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) amount: Amount,
+    /// The price, msat, or why there is none; nothing until the operator has said.
+    pub(super) answer: Option<Result<Quoted, String>>,
+}
+
+/// What an operator says to a question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quoted {
+    /// The price, msat.
+    pub price_msat: u64,
+    /// Who would have to sign and is away.
+    pub away: Vec<NodeId>,
 }
 
 /// What a purchase would be.
@@ -167,6 +261,7 @@ pub(super) enum SaleChange {
     Joined(ClientIndex, Vec<PubNonce>),
     Script(ScriptBuf),
     Checked,
+    Invoice(String),
     Partials(ClientIndex, Vec<PartialSig>),
     Stored(ClientIndex),
     /// Either side.
@@ -175,6 +270,7 @@ pub(super) enum SaleChange {
     Open(ExpectedOpen),
     Committed(ScriptBuf, bool),
     Purchase(Option<Purchase>),
+    Asked(Asked),
     Sign(Box<SaleJob>),
 }
 

@@ -1,0 +1,182 @@
+//! A purchase when a client that has to sign is away: it waits, and then there is an ordinary channel
+//! instead, if both sides allow that.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::world::{Fed, LSP, World};
+use cln_factory::protocol::{Answer, Command, Config, Input, Policy, PriceList, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::types::{Amount, InstanceId};
+use common::factory;
+
+const PRICE: u64 = 700_001;
+const AMOUNT: Amount = Amount::from_sat(50_000);
+
+/// Four clients in one leaf, two sub-factories with stock, an operator that wants money, and client 2 away.
+fn away(seed: u64, jit: [bool; 2]) -> (World, InstanceId) {
+    let prices = PriceList { base_msat: PRICE, ppm: 0 };
+    let config = |jit| Config { policy: Policy::Auto, jit, prices, ..Config::default() };
+    let mut world = World::offline_with(seed, 4, &config(jit[1])).unwrap();
+    world.stop(LSP);
+    world.members[LSP].config = config(jit[0]);
+    world.start(LSP).unwrap();
+    for client in 1..=4 {
+        world.connect(LSP, client).unwrap();
+    }
+    world.settle().unwrap();
+    let stock = Amount::from_sat(300_000);
+    let create =
+        world.create_command(&[1, 2, 3, 4], Profile::Static, Amount::from_sat(100_000), stock).unwrap();
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
+        panic!("no factory")
+    };
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    world.pay(LSP, 1, 20_000_000).unwrap();
+    world.stop(2);
+    world.settle().unwrap();
+    (world, instance)
+}
+
+fn buy(world: &mut World, instance: InstanceId) {
+    let command = Command::Buy { instance, amount: AMOUNT, max_price_msat: PRICE };
+    assert_eq!(world.feed(1, Input::Command(command)).unwrap(), Fed::Done(Ok(Answer::Done)));
+}
+
+fn refused(world: &World, instance: InstanceId) -> Option<String> {
+    world.members[1].engine.as_ref().unwrap().purchase(instance)?.refused.clone()
+}
+
+fn purse(world: &World, instance: InstanceId) -> u64 {
+    let first = factory(world, 1, instance).channels[&0];
+    world.members[1].lightningd.channels[&first].balances.fundee_msat
+}
+
+fn sales(world: &World, at: usize, instance: InstanceId) -> usize {
+    let factory = factory(world, at, instance);
+    factory.sales.of(factory.layout.stock_coin(0).unwrap()).len()
+}
+
+/// What L and the buyer say: ordinary channels that were opened, and credit.
+fn books(world: &World, instance: InstanceId) -> [(usize, u64); 2] {
+    [LSP, 1].map(|at| {
+        let sales = &factory(world, at, instance).sales;
+        (sales.jits().opened().len(), sales.account().credit(0))
+    })
+}
+
+#[test]
+fn a_sale_waits_for_whoever_has_to_sign() {
+    let (mut world, instance) = away(1, [false; 2]);
+    let before = purse(&world, instance);
+    buy(&mut world, instance);
+    world.settle().unwrap();
+    let waiting = world.members[1].engine.as_ref().unwrap().purchase(instance).unwrap().clone();
+    assert_eq!((waiting.away.clone(), waiting.is_open()), (vec![world.members[2].id], true));
+    world.start(2).unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(refused(&world, instance), None);
+    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1]);
+    assert_eq!(before - purse(&world, instance), PRICE);
+}
+
+#[test]
+fn without_both_sides_policy_it_ends_and_names_who_is_away() {
+    for (seed, jit, text) in [
+        (2, [false, false], "the operator opens no ordinary channel"),
+        (3, [false, true], "the operator opens no ordinary channel"),
+        (4, [true, false], "factory-jit"),
+    ] {
+        let (mut world, instance) = away(seed, jit);
+        let before = purse(&world, instance);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = refused(&world, instance).unwrap();
+        assert!(why.contains(text) && why.contains(&world.members[2].id.to_string()), "{why}");
+        assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+        assert_eq!(books(&world, instance), [(0, 0), (0, 0)]);
+    }
+}
+
+#[test]
+fn an_ordinary_channel_comes_instead_for_the_same_price() {
+    let (mut world, instance) = away(5, [true; 2]);
+    let before = purse(&world, instance);
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    let purchase = world.members[1].engine.as_ref().unwrap().purchase(instance).unwrap().clone();
+    let jit = purchase.opened.unwrap();
+    assert_eq!((jit.amount, jit.price_msat), (AMOUNT, PRICE));
+    let why = purchase.instead.unwrap().reason;
+    assert!(why.contains(&world.members[2].id.to_string()), "{why}");
+    assert_eq!(before - purse(&world, instance), PRICE);
+    assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);
+    assert_eq!(sales(&world, LSP, instance), 0);
+    // With everybody there the stock is sold as ever.
+    world.start(2).unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.run_out().unwrap();
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1]);
+    assert_eq!(before - purse(&world, instance), 2 * PRICE);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+/// A neighbour that is connected and says nothing is waited for no longer than one that is away.
+#[test]
+fn a_silent_neighbour_is_as_good_as_away() {
+    let (mut world, instance) = away(6, [true; 2]);
+    world.start(2).unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.settle().unwrap();
+    world.tamper(|out| match out.message.name() {
+        "sale_join" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
+        _ => cln_factory::lab::world::Fate::Deliver,
+    });
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);
+    assert_eq!(sales(&world, LSP, instance), 0);
+}
+
+/// S14: whoever dies, what was paid is a channel or credit, and both sides say the same.
+#[test]
+fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
+    let (mut opened, mut credited) = (0, 0);
+    for victim in [LSP, 1] {
+        for step in 0..40 {
+            let at = format!("victim {victim}, step {step}");
+            let (mut world, instance) = away(1_000 + step, [true; 2]);
+            let before = purse(&world, instance);
+            buy(&mut world, instance);
+            world.settle().unwrap();
+            // The wait is over.
+            world.advance().unwrap();
+            let ended = (0..step).any(|_| !world.step().unwrap());
+            world.stop(victim);
+            world.settle().unwrap();
+            world.start(victim).unwrap();
+            for client in [1, 3, 4] {
+                if victim == LSP || client == victim {
+                    world.connect(LSP, client).unwrap();
+                }
+            }
+            world.run_out().unwrap();
+            let paid = before - purse(&world, instance);
+            assert!(paid == 0 || paid == PRICE, "{at}: {paid}");
+            let [lsp, buyer] = books(&world, instance);
+            assert_eq!(lsp, buyer, "{at}");
+            assert_eq!(paid, PRICE * u64::try_from(lsp.0).unwrap() + lsp.1, "{at}");
+            opened += lsp.0;
+            credited += u64::from(lsp.1 > 0);
+            assert!(world.judge.violations.is_empty(), "{at}: {:?}", world.judge.violations);
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(opened > 0 && credited > 0, "{opened} channels, {credited} credits");
+}

@@ -1,0 +1,246 @@
+//! Liquidity that costs something: it is paid before anybody signs, and whoever dies meanwhile, neither
+//! side loses more than the price.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
+use cln_factory::protocol::{Answer, Command, Input, PriceList, Refusal, State};
+use cln_factory::tx::plan::Profile;
+use cln_factory::types::{Amount, InstanceId};
+use cln_factory::wire::message::Message;
+use common::factory;
+
+const CAPACITY: Amount = Amount::from_sat(100_000);
+const STOCK: Amount = Amount::from_sat(300_000);
+/// The same at every height.
+const PRICE: u64 = 700_001;
+/// What the buyer has in its first channel, beside what it was pushed.
+const PURSE: u64 = 20_000_000;
+
+/// Four clients in one leaf, two sub-factories with stock, and an operator that wants money.
+fn active(seed: u64, prices: PriceList) -> (World, InstanceId) {
+    let mut world = World::new(seed, 4).unwrap();
+    let create = world.create_command(&[1, 2, 3, 4], Profile::Static, CAPACITY, STOCK).unwrap();
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
+        panic!("no factory")
+    };
+    assert_eq!(common::finish(&mut world, instance), State::Active);
+    world.members[LSP].config.prices = prices;
+    world.members[LSP].engine.as_mut().unwrap().set_prices(prices);
+    world.pay(LSP, 1, PURSE).unwrap();
+    (world, instance)
+}
+
+fn flat() -> PriceList {
+    PriceList { base_msat: PRICE, ppm: 0 }
+}
+
+fn ask(world: &mut World, instance: InstanceId, sat: u64, max_price_msat: u64) -> Result<Answer, Refusal> {
+    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat };
+    match world.feed(1, Input::Command(command)).unwrap() {
+        Fed::Done(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(world: &World) -> Option<String> {
+    let engine = world.members[1].engine.as_ref().unwrap();
+    let instance = engine.factories().next().unwrap().instance;
+    engine.purchase(instance)?.refused.clone()
+}
+
+/// The buyer's money in its channels, without what a bought one was pushed.
+fn purse(world: &World, instance: InstanceId) -> u64 {
+    let factory = factory(world, 1, instance);
+    let channels = &world.members[1].lightningd.channels;
+    let first = channels.get(&factory.channels[&0]).unwrap();
+    first.balances.fundee_msat
+}
+
+fn sales(world: &World, at: usize, instance: InstanceId) -> usize {
+    let factory = factory(world, at, instance);
+    factory.sales.of(factory.layout.stock_coin(0).unwrap()).len()
+}
+
+fn credits(world: &World, instance: InstanceId) -> [u64; 2] {
+    [LSP, 1].map(|at| factory(world, at, instance).sales.account().credit(0))
+}
+
+#[test]
+fn a_sale_costs_its_price_and_no_more() {
+    let (mut world, instance) = active(1, PriceList { base_msat: 10_000, ppm: 20_000 });
+    let before = purse(&world, instance);
+    let question = Command::AskPrice { instance, amount: Amount::from_sat(50_000) };
+    world.command(1, question).unwrap();
+    world.run_out().unwrap();
+    let price =
+        world.members[1].engine.as_ref().unwrap().asked_price(instance).unwrap().clone().unwrap().price_msat;
+    // 2 % of 50,000 sat for a whole lifetime, of which some blocks are gone by now.
+    assert!(price < 1_010_000 && price > 900_000, "{price}");
+    ask(&mut world, instance, 50_000, price).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(refused(&world), None);
+    assert_eq!(before - purse(&world, instance), price);
+    for at in [LSP, 1, 2] {
+        assert_eq!(sales(&world, at, instance), 1);
+    }
+    let sold = factory(&world, 1, instance).sales.all().next().unwrap().clone();
+    assert_eq!(sold.price_msat, price);
+    assert_eq!(credits(&world, instance), [0, 0]);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+#[test]
+fn what_is_above_the_limit_is_refused_and_nothing_changes() {
+    let (mut world, instance) = active(2, flat());
+    let before = purse(&world, instance);
+    for limit in [0, PRICE - 1] {
+        ask(&mut world, instance, 50_000, limit).unwrap();
+        world.run_out().unwrap();
+        let why = refused(&world).unwrap();
+        assert!(why.contains(&format!("max_price_msat={PRICE}")), "{why}");
+    }
+    // An operator that doesn't keep to the limit: the buyer does.
+    world.tamper(|out| match &out.message {
+        Message::Buy(buy) => {
+            let buy = cln_factory::wire::message::Buy { max_price_msat: u64::MAX, ..buy.clone() };
+            Fate::Replace(vec![Message::Buy(buy).encode()])
+        }
+        _ => Fate::Deliver,
+    });
+    ask(&mut world, instance, 50_000, PRICE - 1).unwrap();
+    world.run_out().unwrap();
+    let why = refused(&world).unwrap();
+    assert!(why.contains("above the limit"), "{why}");
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+    assert_eq!(world.members[1].lightningd.channels.len(), 1);
+}
+
+#[test]
+fn whoever_cannot_pay_gets_nothing_and_loses_nothing() {
+    let (mut world, instance) = active(3, PriceList { base_msat: PURSE * 2, ppm: 0 });
+    let before = purse(&world, instance);
+    ask(&mut world, instance, 50_000, PURSE * 2).unwrap();
+    world.run_out().unwrap();
+    let why = refused(&world).unwrap();
+    assert!(why.contains("its price was not paid"), "{why}");
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+    assert_eq!(credits(&world, instance), [0, 0]);
+    // The next may be paid.
+    world.members[LSP].engine.as_mut().unwrap().set_prices(flat());
+    ask(&mut world, instance, 50_000, PRICE).unwrap();
+    world.run_out().unwrap();
+    assert_eq!((refused(&world), sales(&world, LSP, instance)), (None, 1));
+    assert_eq!(before - purse(&world, instance), PRICE);
+}
+
+/// A lying operator asks for more than was agreed, or for the same again.
+#[test]
+fn more_than_is_owed_is_not_paid() {
+    let (mut world, instance) = active(4, flat());
+    let before = purse(&world, instance);
+    world.tamper(|out| match &out.message {
+        Message::SaleInvoice(invoice) => {
+            let amount_msat = invoice.amount_msat + 1;
+            let greedy = cln_factory::wire::message::SaleInvoice { amount_msat, ..invoice.clone() };
+            Fate::Replace(vec![Message::SaleInvoice(greedy).encode()])
+        }
+        _ => Fate::Deliver,
+    });
+    ask(&mut world, instance, 50_000, PRICE).unwrap();
+    world.run_out().unwrap();
+    let why = refused(&world).unwrap();
+    assert!(why.contains("are owed"), "{why}");
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+}
+
+/// Brings a member back, judges what was sold and paid, and buys again. How many sales there were, and
+/// what was the buyer's credit.
+fn recover(world: &mut World, instance: InstanceId, victim: usize, before: u64, at: &str) -> (usize, u64) {
+    world.settle().unwrap();
+    if world.members[victim].engine.is_none() {
+        world.start(victim).unwrap();
+    }
+    for client in 1..=4 {
+        if victim == LSP || client == victim {
+            world.connect(LSP, client).unwrap();
+        }
+    }
+    world.run_out().unwrap();
+    world.mine(1).unwrap();
+    world.run_out().unwrap();
+    let (paid, sold) = (before - purse(world, instance), sales(world, LSP, instance));
+    assert!(sold <= 1 && (paid == 0 || paid == PRICE), "{at}: {sold} sold, {paid} msat paid");
+    let owed = paid - PRICE * u64::try_from(sold).unwrap();
+    assert_eq!(credits(world, instance), [owed, owed], "{at}");
+    for member in [LSP, 1, 2] {
+        assert_eq!(sales(world, member, instance), sold, "{at}, member {member}");
+    }
+    // It sells on, and what was paid counts.
+    ask(world, instance, 20_000, PRICE).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(refused(world), None, "{at}");
+    let all = u64::try_from(sales(world, LSP, instance)).unwrap();
+    assert_eq!(
+        (before - purse(world, instance), all),
+        (PRICE * all, 1 + u64::try_from(sold).unwrap()),
+        "{at}"
+    );
+    assert_eq!(credits(world, instance), [0, 0], "{at}");
+    assert!(world.judge.violations.is_empty(), "{at}: {:?}", world.judge.violations);
+    (sold, owed)
+}
+
+/// S8, S14: whoever dies at whatever step, the buyer has paid for what was signed and for nothing else;
+/// what it paid beyond that is its credit on both sides, and buys the next.
+#[test]
+fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
+    let (mut finished, mut credited) = (0, 0);
+    for victim in [LSP, 1, 2] {
+        for step in 0..70 {
+            let at = format!("victim {victim}, step {step}");
+            let (mut world, instance) = active(1_000 + step, flat());
+            let before = purse(&world, instance);
+            ask(&mut world, instance, 50_000, PRICE).unwrap();
+            let ended = (0..step).any(|_| !world.step().unwrap());
+            world.stop(victim);
+            let (sold, owed) = recover(&mut world, instance, victim, before, &at);
+            finished += sold;
+            credited += u64::from(owed > 0);
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(finished > 10 && credited > 0, "{finished} sales, {credited} credits");
+}
+
+/// The same with crashes inside a step: before it is stored, after, and between its effects.
+#[test]
+fn a_crash_inside_a_step_costs_nobody_more_than_the_price() {
+    let kinds: [fn(u32) -> CrashAt; 4] = [
+        CrashAt::BeforeStore,
+        CrashAt::AfterStore,
+        |step| CrashAt::AfterEffects(step, 1),
+        |step| CrashAt::AfterEffects(step, 2),
+    ];
+    let mut crashed = 0;
+    for victim in [LSP, 1] {
+        for step in 1..9 {
+            for (kind, crash) in kinds.iter().enumerate() {
+                let at = format!("victim {victim}, record {step}, kind {kind}");
+                let (mut world, instance) = active(2_000 + u64::from(step), flat());
+                let before = purse(&world, instance);
+                world.crash_at(victim, crash(step));
+                ask(&mut world, instance, 50_000, PRICE).unwrap();
+                world.settle().unwrap();
+                crashed += u32::from(world.members[victim].engine.is_none());
+                world.stop(victim);
+                recover(&mut world, instance, victim, before, &at);
+            }
+        }
+    }
+    assert!(crashed > 20, "{crashed}");
+}
