@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::protocol::Watched;
 use crate::protocol::{Block, Input};
-use crate::types::Height;
+use crate::runtime::clock::now;
+use crate::types::{Height, Millis};
 
 use super::client::{Call, CallError, field};
 
@@ -54,7 +55,7 @@ pub struct Follower {
     recent: VecDeque<(Height, BlockHash)>,
     progress: Progress,
     /// How long the backend has taken for blocks.
-    fetching: Duration,
+    fetching: Millis,
 }
 
 /// How far a follower is, for `factory-status`.
@@ -134,7 +135,7 @@ impl Follower {
         let recent = before.map(|hash| (next.saturating_sub(1), hash)).into_iter().collect();
         let progress = Progress::default();
         progress.note(|scan| (scan.first, scan.next) = (next, next));
-        Self { next, recent, progress, fetching: Duration::ZERO }
+        Self { next, recent, progress, fetching: 0 }
     }
 
     /// With somebody who looks on.
@@ -162,9 +163,9 @@ impl Follower {
                 return Ok(());
             }
             while self.next <= tip {
-                let asked = Instant::now();
+                let asked = now();
                 let block = block_at(rpc, self.next).await?;
-                self.fetching += asked.elapsed();
+                self.fetching = self.fetching.saturating_add(now().saturating_sub(asked));
                 let Some(block) = block else {
                     return self.not_given(rpc).await;
                 };
@@ -231,13 +232,13 @@ impl Follower {
     /// Advances at every change of `news`, for as long as somebody holds its sender.
     pub async fn run<C: Call, S: Sink>(mut self, rpc: C, sink: S, mut news: watch::Receiver<Height>) {
         loop {
-            let (from, began) = (self.next, Instant::now());
-            self.fetching = Duration::ZERO;
+            let (from, began) = (self.next, now());
+            self.fetching = 0;
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
                     if self.next.saturating_sub(from) >= MANY {
                         let last = self.next.saturating_sub(1);
-                        let [took, fetching] = [began.elapsed(), self.fetching].map(|time| time.as_millis());
+                        let (took, fetching) = (now().saturating_sub(began), self.fetching);
                         log::info!(
                             "caught up with the chain: blocks {from} to {last} in {took} ms, {fetching} of them for fetching"
                         );

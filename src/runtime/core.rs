@@ -1,6 +1,6 @@
 //! Receive, handle, commit, apply, execute.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
@@ -8,7 +8,7 @@ use bitcoin::hashes::Hash;
 use crate::protocol::event::encode_record;
 use crate::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
 use crate::store::{Store, StoreError};
-use crate::types::{Height, InstanceId};
+use crate::types::{Height, InstanceId, Millis};
 
 use super::clock::{SystemEntropy, now};
 use super::handle::{Inbox, Read, Reply, Request, Transition};
@@ -21,7 +21,7 @@ const TIP: &str = "tip";
 /// Name under which the price list is kept.
 const PRICES: &str = "prices";
 /// While it catches up a node notes where it is this often, and at each block that changed something.
-const KEEP_TIP: Duration = Duration::from_secs(1);
+const KEEP_TIP: Millis = 1_000;
 /// Pauses between attempts to store a step.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
@@ -37,7 +37,7 @@ pub struct Runtime<S, N> {
     base_height: Height,
     stale_view: bool,
     /// When the last block was noted as handled.
-    tip_kept: Option<Instant>,
+    tip_kept: Option<Millis>,
 }
 
 /// The last block that was handled before a restart.
@@ -174,9 +174,9 @@ impl<S: Store, N: Node> Runtime<S, N> {
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
         if moves_tip {
-            if !step_is_empty || self.tip_kept.is_none_or(|kept| kept.elapsed() >= KEEP_TIP) {
+            if !step_is_empty || self.tip_kept.is_none_or(|kept| now().abs_diff(kept) >= KEEP_TIP) {
                 self.keep_tip().await;
-                self.tip_kept = Some(Instant::now());
+                self.tip_kept = Some(now());
             }
             self.refresh_view();
         }

@@ -105,7 +105,7 @@ pub struct PreparedFunding {
     pub vout: u32,
 }
 
-/// A block, reduced to what the engine watches ([`Engine::watched`](super::Engine::watched)).
+/// A block, reduced to what the engine watches ([`Engine::watched`](crate::protocol::Engine::watched)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Its height.
