@@ -182,13 +182,14 @@ impl World {
         }
         for tx in due {
             let Some(input) = tx.input.first().map(|input| input.previous_output) else { continue };
-            let there = self.chain.coin(input).is_some_and(|coin| coin.height.is_some());
-            if let Some(tx) =
-                self.chain.waiting(tx.compute_txid()).filter(|tx| tx.lock_time.to_consensus_u32() == 0)
-            {
+            if self.chain.coin(input).is_none_or(|coin| coin.height.is_none()) {
+                continue;
+            }
+            let sale = tx.lock_time.to_consensus_u32() == 0;
+            if let Some(tx) = self.chain.waiting(tx.compute_txid()).filter(|_| sale) {
                 self.is_raised(at, factory, tx, Spend::Sale)?;
             }
-            if there && !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
+            if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: a sale's transaction could spend {input}, and is not published"));
             }
         }
