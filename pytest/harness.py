@@ -273,6 +273,18 @@ def fund(bitcoind, node, *amounts):
     wait_for(lambda: len(node.rpc.listfunds()["outputs"]) >= before + len(amounts))
 
 
+def read_records(node):
+    """Everything that the plugin has stored: key and bytes of each record."""
+    found, keys = {}, [["cln-factory"]]
+    while keys:
+        for entry in node.rpc.listdatastore(keys.pop())["datastore"]:
+            if "hex" in entry:
+                found[tuple(entry["key"])] = entry["hex"]
+            else:
+                keys.append(entry["key"])
+    return found
+
+
 def reserved(node):
     """Outputs of the wallet that something keeps back."""
     return [output for output in node.rpc.listfunds()["outputs"] if output["reserved"]]

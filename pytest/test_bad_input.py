@@ -16,6 +16,7 @@ from harness import (
     only_factory,
     pay,
     plugin_options,
+    read_records,
     reserved,
     state,
     status,
@@ -146,18 +147,6 @@ def test_ask_accept_decline_and_wrong_states(node_factory, bitcoind):
     assert invitations(alice) == []
     activate(bitcoind, factory, lsp, [alice])
     pay(lsp, alice, 20_000_000, "after asking")
-
-
-def read_records(node):
-    """Everything that the plugin has stored: key and bytes of each record."""
-    found, keys = {}, [["cln-factory"]]
-    while keys:
-        for entry in node.rpc.listdatastore(keys.pop())["datastore"]:
-            if "hex" in entry:
-                found[tuple(entry["key"])] = entry["hex"]
-            else:
-                keys.append(entry["key"])
-    return found
 
 
 @pytest.mark.parametrize("damage", ["corrupted", "newer"])

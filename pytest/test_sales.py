@@ -12,6 +12,7 @@ from harness import (
     mine,
     onchain_msat,
     pay,
+    read_records,
     wait_for_factory,
 )
 
@@ -81,6 +82,39 @@ def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
         mine(bitcoind, 1, clients)
     wait_for(lambda: onchain_msat(alice) // 1000 > balance - 20_000)
     assert onchain_msat(alice) // 1000 < balance
+
+
+# S8, S9
+def test_one_stock_is_sold_once(node_factory, bitcoind):
+    """By two who ask at once, and by an operator that dies and has forgotten."""
+    dies = {"may_fail": True, "broken_log": "Lost connection|Plugin marked as important|Reading sync lightningd"}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=dies, stock_sat=STOCK)
+    before = read_records(lsp)
+    asked = [node_factory.executor.submit(buy, client, factory, 100_000) for client in clients]
+    failed = [error for error in (one.exception(60) for one in asked) if error]
+    assert len(failed) == 1 and "try again" in str(failed[0]), failed
+    wait_for(lambda: [one["state"] for one in sales(lsp, factory)] == ["usable"])
+    (sold,) = sales(lsp, factory)
+
+    for key in read_records(lsp).keys() - before.keys():
+        if key[1] == "factory":
+            lsp.rpc.deldatastore(list(key))
+    lsp.daemon.kill()
+    lsp.start()
+    connect_all(lsp, clients)
+    assert sales(lsp, factory) == []
+    records = [read_records(client) for client in clients]
+    for client in clients:
+        with pytest.raises(RpcError, match="the operator's records are older") as refused:
+            buy(client, factory, 150_000)
+        assert refused.value.error["code"] == NOT_SOLD
+    # Nobody has signed anything more, and what was sold is where it was.
+    assert sales(lsp, factory) == []
+    for client, known in zip(clients, records):
+        signed = {key for key in read_records(client) if key[1] == "factory"}
+        assert signed == {key for key in known if key[1] == "factory"}
+    (seen,) = [one for client in clients for one in sales(client, factory)]
+    assert (seen["channel_id"], seen["capacity_sat"]) == (sold["channel_id"], 100_000)
 
 
 # S24

@@ -39,23 +39,25 @@ impl Engine {
             price_msat: offer.price_msat,
         };
         if let Some(known) = place(offer.number).and_then(|place| chain.get(place)) {
+            let deal_is_same = known.sale.buyer == deal.buyer && known.sale.amount() == deal.amount;
+            let known_script = &known.sale.channel_output.script_pubkey;
             if known.is_signed() {
-                d.send(peer, stored(factory, offer.number));
+                // Its first offer, without a script, may come late.
+                if deal_is_same && offer.channel_script.as_ref().is_none_or(|script| script == known_script) {
+                    d.send(peer, stored(factory, offer.number));
+                } else {
+                    let why =
+                        "was made already, with other terms: the operator's records are older than ours";
+                    self.decline_sale(d, factory, index, offer, &format!("sale {} {why}", offer.number));
+                }
                 return Ok(());
             }
-            let same = known.sale.buyer == deal.buyer
-                && known.sale.amount() == deal.amount
-                && offer.channel_script.as_ref() == Some(&known.sale.channel_output.script_pubkey);
-            if !same {
+            if !deal_is_same || offer.channel_script.as_ref() != Some(known_script) {
                 return Err(Fault::peer("a second sale of stock that was signed for already"));
             }
         }
         if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
-            d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
-            d.send(peer, abort(factory, offer.number, &reason));
-            if offer.buyer == index {
-                self.refuse_purchase(d, factory.instance, &reason);
-            }
+            self.decline_sale(d, factory, index, offer, &reason);
             return Ok(());
         }
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
@@ -68,6 +70,21 @@ impl Engine {
         }
         self.join_sale(d, factory, coin, peer, deal, offer);
         Ok(())
+    }
+
+    fn decline_sale(
+        &self,
+        d: &mut Draft<'_>,
+        factory: &Factory,
+        index: ClientIndex,
+        offer: &SaleOffer,
+        reason: &str,
+    ) {
+        d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
+        d.send(factory.lsp(), abort(factory, offer.number, reason));
+        if offer.buyer == index {
+            self.refuse_purchase(d, factory.instance, reason);
+        }
     }
 
     /// Fresh nonces for a sale (S2).
