@@ -67,7 +67,8 @@ impl World {
         if let Ok(child) = &outcome
             && let Some(most) = self.most(at, raise)
             && child.fee > most
-            && !self.is_dishonest(at)
+            // With an older database it knows neither its balances nor what it had paid.
+            && self.is_owed(at)
         {
             let what = &raise.what;
             let why = format!("S26: member {at} pays {} for {what}, where {most} are at stake", child.fee);
@@ -93,12 +94,7 @@ impl World {
             // A distribution: its channel and all of a sub-factory's stock.
             return factory.capacity(index).checked_add(factory.terms.stock);
         }
-        let known = &self.members[at].lightningd.channels;
-        // With an older database it doesn't know what it had in the channel: it may be everything.
-        if factory.channels.get(&index).is_none_or(|channel| !known.contains_key(channel)) {
-            return Some(factory.capacity(index));
-        }
-        let channels = known.values();
+        let channels = self.members[at].lightningd.channels.values();
         Some(channels.map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000)).sum())
     }
 
