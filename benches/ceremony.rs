@@ -8,6 +8,8 @@
 //! cargo bench --bench ceremony -- 16 64
 //! ```
 //!
+//! Then what a sale costs each member of its sub-factory; more than a millisecond fails the command.
+//!
 //! The tree's part and the speed of one key aggregation are printed too, as a yardstick for the machine.
 
 #![allow(missing_docs, reason = "not a library")]
@@ -52,6 +54,8 @@ struct World {
     members: Vec<Member>,
     queue: VecDeque<(usize, Input)>,
     rng: Counter,
+    height: u32,
+    funding: Option<Transaction>,
 }
 
 fn node(index: usize) -> NodeId {
@@ -78,8 +82,13 @@ impl World {
             received: 0,
             stored: 0,
         };
-        let mut world =
-            Self { members: (0..=clients).map(member).collect(), queue: VecDeque::new(), rng: Counter(0) };
+        let mut world = Self {
+            members: (0..=clients).map(member).collect(),
+            queue: VecDeque::new(),
+            rng: Counter(0),
+            height: HEIGHT,
+            funding: None,
+        };
         for at in 0..=clients {
             let block = Block { height: HEIGHT, hash: BlockHash::all_zeros(), txs: vec![] };
             world.queue.push_back((at, Input::Block(block)));
@@ -96,7 +105,7 @@ impl World {
     fn step(&mut self, at: usize, input: Input) -> Answer {
         let member = &mut self.members[at];
         let start = cpu_time();
-        let step = member.engine.handle(input, 0, HEIGHT, &mut self.rng);
+        let step = member.engine.handle(input, 0, self.height, &mut self.rng);
         member.stored += step.events.iter().map(|(_, events)| encode_record(events).len()).sum::<usize>();
         let answer = step.answer.clone().expect("no command is refused");
         let effects = member.engine.apply(step);
@@ -142,6 +151,7 @@ impl World {
                     input: vec![input],
                     output: vec![TxOut { value: amount, script_pubkey: script }],
                 };
+                self.funding = Some(tx.clone());
                 Input::FundingPrepared {
                     instance,
                     attempt,
@@ -162,14 +172,8 @@ impl World {
                 Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) }
             }
             Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
-                let vout = self.members[at]
-                    .engine
-                    .factory(instance)
-                    .unwrap()
-                    .layout
-                    .channel_place(client)
-                    .unwrap()
-                    .1;
+                let factory = self.members[at].engine.factory(instance).unwrap();
+                let vout = if sale.is_some() { 0 } else { factory.layout.channel_place(client).unwrap().1 };
                 let channel_id = ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout });
                 Input::ChannelCompleted { instance, attempt, client, sale, result: Ok(channel_id) }
             }
@@ -199,6 +203,40 @@ fn create(clients: usize) -> (World, InstanceId) {
         assert_eq!(member.engine.factory(instance).unwrap().state(HEIGHT), State::Funding);
     }
     (world, instance)
+}
+
+/// What sales cost each member of the first sub-factory: median ms by member.
+fn sell(world: &mut World, instance: InstanceId) -> BTreeMap<usize, f64> {
+    let factory = world.members[0].engine.factory(instance).unwrap();
+    let coin = factory.layout.stock_coin(0).unwrap();
+    let members: Vec<usize> = [0]
+        .into_iter()
+        .chain(factory.layout.coin(coin).unwrap().clients.clone().map(|at| at as usize + 1))
+        .collect();
+    let funding = world.funding.clone().unwrap();
+    for height in HEIGHT + 1..HEIGHT + 10 {
+        world.height = height;
+        let txs = if height == HEIGHT + 1 { vec![funding.clone()] } else { vec![] };
+        let hash = BlockHash::from_byte_array(sha256::Hash::hash(&height.to_be_bytes()).to_byte_array());
+        for at in &members {
+            world.queue.push_back((*at, Input::Block(Block { height, hash, txs: txs.clone() })));
+        }
+        world.run();
+    }
+    let mut columns: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for sale in 1..=9 {
+        world.members.iter_mut().for_each(|member| member.cpu = Duration::ZERO);
+        let amount = Amount::from_sat(20_000);
+        let buy = Command::Buy { instance, amount, max_price_msat: 0 };
+        assert_eq!(world.step(members[1], Input::Command(buy)), Answer::Done);
+        world.run();
+        for at in &members {
+            let sales = &world.members[*at].engine.factory(instance).unwrap().sales;
+            assert!(sales.of(coin).len() == sale && sales.of(coin)[sale - 1].is_signed());
+            columns.entry(*at).or_default().push(milliseconds(world.members[*at].cpu));
+        }
+    }
+    columns.into_iter().map(|(at, column)| (at, median(column))).collect()
 }
 
 /// CPU time of this thread.
@@ -281,4 +319,18 @@ fn main() {
             world.members[0].stored
         );
     }
+    let (mut world, instance) = create(8);
+    let costs = sell(&mut world, instance);
+    let names = |at: usize| {
+        if at == 0 {
+            "L"
+        } else if at == 1 {
+            "buyer"
+        } else {
+            "neighbour"
+        }
+    };
+    let text: Vec<String> = costs.iter().map(|(at, ms)| format!("{} {ms:.2} ms", names(*at))).collect();
+    println!("\na sale, CPU of each member of its sub-factory: {}", text.join(", "));
+    assert!(costs.values().all(|ms| *ms < 1.0), "a sale takes more than a millisecond");
 }
