@@ -52,14 +52,15 @@ impl Run {
         let most = limits.with_rest.unwrap_or(MIN_CHANNEL).to_sat();
         let below = MIN_CHANNEL.to_sat().saturating_sub(1);
         let some = MIN_CHANNEL.to_sat() + self.dice.next_number() % (most / 3).max(1);
-        let (sat, possible) = match self.dice.below(10) {
-            0 => (below, false),
-            1 => (left.to_sat(), false),
-            2 => (limits.everything.map_or(below, Amount::to_sat), limits.everything.is_some()),
-            3 => (most, limits.with_rest.is_some()),
-            _ => (some, true),
-        };
-        let amount = Amount::from_sat(sat);
+        let amount = Amount::from_sat(match self.dice.below(10) {
+            0 => below,
+            1 => left.to_sat(),
+            2 => limits.everything.map_or(below, Amount::to_sat),
+            3 => most,
+            _ => some,
+        });
+        let leaves_rest = amount >= MIN_CHANNEL && limits.with_rest.is_some_and(|most| amount <= most);
+        let possible = leaves_rest || limits.everything == Some(amount);
         let max_price_msat = if self.dice.one_in(2) { 0 } else { 1_000 };
         let fed = self.world.feed(at, Input::Command(Command::Buy { instance, amount, max_price_msat }))?;
         if matches!(fed, Fed::Done(Ok(_))) {
