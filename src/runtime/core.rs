@@ -20,7 +20,8 @@ use super::Node;
 const TIP: &str = "tip";
 /// Name under which the price list is kept.
 const PRICES: &str = "prices";
-/// While it catches up a node notes where it is this often, and at each block that changed something.
+/// While it catches up a node notes where it is this often, at each block that changed something, and at
+/// the end.
 const KEEP_TIP: Millis = 1_000;
 /// Pauses between attempts to store a step.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
@@ -36,8 +37,8 @@ pub struct Runtime<S, N> {
     /// Before the first block is handled: what lightningd said.
     base_height: Height,
     stale_view: bool,
-    /// When the last block was noted as handled.
-    tip_kept: Option<Millis>,
+    /// When a block was last noted as handled, and which.
+    tip_kept: Option<(Millis, BlockHash)>,
 }
 
 /// The last block that was handled before a restart.
@@ -156,6 +157,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
 
     async fn handle(&mut self, input: Input, reply: Option<Reply>) {
         let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
+        // The follower has nothing more to deliver for now.
+        let caught_up = matches!(input, Input::Fees(_));
         #[cfg(feature = "faults")]
         super::faults::before_input(&input).await;
         #[cfg(feature = "faults")]
@@ -173,11 +176,11 @@ impl<S: Store, N: Node> Runtime<S, N> {
         let effects = self.engine.apply(step);
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
+        let late = || self.tip_kept.is_none_or(|(kept, _)| now().abs_diff(kept) >= KEEP_TIP);
+        if caught_up || moves_tip && (!step_is_empty || late()) {
+            self.keep_tip().await;
+        }
         if moves_tip {
-            if !step_is_empty || self.tip_kept.is_none_or(|kept| now().abs_diff(kept) >= KEEP_TIP) {
-                self.keep_tip().await;
-                self.tip_kept = Some(now());
-            }
             self.refresh_view();
         }
         answer(reply, result);
@@ -211,6 +214,10 @@ impl<S: Store, N: Node> Runtime<S, N> {
         let (Some((height, hash)), Some(_)) = (self.engine.tip(), self.engine.scan_from()) else {
             return;
         };
+        if self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+            return;
+        }
+        self.tip_kept = Some((now(), hash));
         let mut bytes = height.to_be_bytes().to_vec();
         bytes.extend(hash.as_byte_array());
         if let Err(error) = self.store.put(TIP, bytes).await {

@@ -309,7 +309,10 @@ impl Engine {
             }
             return Ok(());
         }
-        cooperative(factory, coin, d.height).map_err(Fault::stale)?;
+        if let Err(reason) = cooperative(factory, coin, d.height) {
+            self.leave_sale(d, factory, coin, sale, &reason);
+            return Ok(());
+        }
         // S18: nothing is signed for a channel that isn't in lightningd as the sale pays it.
         let checked = sale
             .committed
