@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
+pub mod world;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
