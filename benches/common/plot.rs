@@ -18,8 +18,8 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
     RGBColor(213, 94, 0),
+    RGBColor(86, 180, 233),
 ];
 
 /// Draws a line with dots for each series into the SVG file `path`. Fails if there is nothing to draw,
