@@ -22,6 +22,10 @@ const CLIENTS_PER_SUB: u16 = 2;
 /// Sub-factories of a leaf, except in [`Profile::Flat`].
 const SUB_FACTORIES: u16 = 2;
 
+/// Numbers of clients that one leaf of three sub-factories suits better than two leaves in every number:
+/// a smaller exit and fewer signatures, and as many members for a sale.
+const ONE_LEAF: RangeInclusive<u32> = 5..=6;
+
 /// What a factory is to be good at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Profile {
@@ -155,6 +159,7 @@ pub fn shape_with(clients: u32, profile: Profile, delays: Delays) -> Result<Shap
     }
     let sub_factories = match profile {
         Profile::Flat => flat_sub_factories(clients)?,
+        Profile::Static if ONE_LEAF.contains(&clients) => 3,
         Profile::Static | Profile::Stateful => SUB_FACTORIES,
     };
     let leaf = Leaf { kind: Kind::Static, sub_factories, clients_per_sub: CLIENTS_PER_SUB };

@@ -43,7 +43,7 @@ fn an_exit_from_127() {
     assert_eq!((point.exit_vbytes, point.exit_transactions, point.timelock_blocks), (1_012, 4, 0));
 }
 
-/// With stock, but for two numbers of clients that docs/planning.md names.
+/// With stock, that is; docs/planning.md says how it is without.
 #[test]
 fn the_default_is_on_the_frontier() {
     let beaten = |clients: u32, profile: Profile| {
@@ -58,14 +58,14 @@ fn the_default_is_on_the_frontier() {
             }
         }
     }
-    let exceptions: Vec<u32> = (1..=200).filter(|clients| beaten(*clients, Profile::Static)).collect();
-    assert_eq!(exceptions, [5, 6]);
+    let worse: Vec<u32> = (1..=200).filter(|clients| beaten(*clients, Profile::Static)).collect();
+    assert!(worse.is_empty(), "there is a better shape for {worse:?} clients");
 }
 
 /// Not only among what the frontier tries: every leaf and all arities up to 8 on up to three levels.
 #[test]
 fn no_shape_at_all_beats_the_default() {
-    for clients in [8, 16, 37, 64] {
+    for clients in [5, 8, 16, 37, 64] {
         let mut terms = planned(clients, Profile::Static, STOCK);
         let own = Point::of(&Layout::new(&terms).unwrap());
         let mut tried = 0;
