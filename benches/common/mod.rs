@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
+pub mod plot;
 pub mod world;
 
 use std::collections::BTreeMap;

@@ -63,9 +63,15 @@ pub struct Member {
 enum Happening {
     Input(Box<Input>),
     /// A lightning message.
-    Raw { from: usize, bytes: Vec<u8> },
+    Raw {
+        from: usize,
+        bytes: Vec<u8>,
+    },
     /// `open_channel`, and what the operator learns of the answer.
-    Open { open: OpenChannel, then: Box<Input> },
+    Open {
+        open: OpenChannel,
+        then: Box<Input>,
+    },
 }
 
 /// What each member holds and has held at most, by an allocator that counts.
@@ -280,7 +286,7 @@ impl World {
         let start = cpu_time();
         let step = member.engine.handle(input, self.now.as_millis() as u64, self.height, &mut self.rng);
         member.stored += step.events.iter().map(|(_, events)| encode_record(events).len()).sum::<usize>();
-        let answer = step.answer.clone().expect("no command is refused");
+        let answer = step.answer.clone().unwrap();
         let effects = member.engine.apply(step);
         self.spend(at, cpu_time() - start);
         for effect in effects {
@@ -332,8 +338,13 @@ impl World {
             }
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let peer_id = node(at);
-                let open =
-                    OpenChannel { peer: peer_id, capacity, push_msat, zeroconf: true, channel_in_factory: None };
+                let open = OpenChannel {
+                    peer: peer_id,
+                    capacity,
+                    push_msat,
+                    zeroconf: true,
+                    channel_in_factory: None,
+                };
                 let script =
                     ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
                 let then = Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) };
