@@ -21,8 +21,6 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use cln_factory::terms::{Kind, Shape};
-use cln_factory::tx::child::usual_weight;
-use cln_factory::tx::layout::vbytes;
 use cln_factory::tx::plan::Profile;
 use cln_factory::tx::plan::frontier::{Point, frontier, notable};
 use document::{Mode, thousands};
