@@ -224,7 +224,7 @@ impl World {
         });
         let happening = self.happenings.remove(&number).unwrap();
         let arrived = match &happening {
-            Happening::Raw { from, bytes } => Some((*from, bytes.len() as i64)),
+            Happening::Raw { from, bytes } => Some((*from, bytes.capacity() as i64)),
             _ => None,
         };
         self.take(time, at, happening);

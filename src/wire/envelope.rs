@@ -143,8 +143,12 @@ impl Envelope {
 
     /// As [`Envelope::encode`], for a sender that has made sure of the size.
     pub(super) fn encode_unchecked(&self) -> Vec<u8> {
-        // Most are shorter than this.
-        let mut out = Vec::with_capacity(512);
+        // A thousand of them may wait at once: no more room than they need.
+        let room = match self {
+            Envelope::Piggyback { payload, .. } => payload.len().saturating_add(PIGGYBACK_OVERHEAD),
+            _ => 512,
+        };
+        let mut out = Vec::with_capacity(room);
         MESSAGE_TYPE.write(&mut out);
         self.submessage().write(&mut out);
         match self {
