@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::protocol::fees::{ChildOut, Raise, Refused, Report, Trouble};
-use crate::tx::child::{Child, Children, Coin};
+use crate::tx::child::{Child, Children, Coin, Least};
 
 use super::children::Records;
 use super::client::{Call, CallError, field};
@@ -115,7 +115,7 @@ impl<C: Call> Bumper<C> {
         };
         let mut least = match &old {
             Some(old) if is_out => old.beaten_by(),
-            _ => Amount::ZERO,
+            _ => Least::default(),
         };
         for _ in 0..RAISES {
             let new = raise.bump.child(&first, &free, change.clone(), least).map_err(Trouble::NoChild)?;
@@ -127,7 +127,7 @@ impl<C: Call> Bumper<C> {
                 }
                 // Somebody's large child pays more in all, and less for its size: outbid it.
                 Err(Refused::LessThanReplaced(text)) => match shortfall(&text) {
-                    Some(more) => least = new.fee.checked_add(more).unwrap_or(Amount::MAX_MONEY),
+                    Some(more) => least = least.and(new.fee.checked_add(more).unwrap_or(Amount::MAX_MONEY)),
                     None => return Err(Trouble::Child(Refused::LessThanReplaced(text))),
                 },
                 Err(refused) => return Err(Trouble::Child(refused)),

@@ -113,7 +113,8 @@ impl Bump {
     }
 
     /// What a child of this weight pays: what is needed, the cap at most, and never less than `least`.
-    fn pays(&self, weight: u64, least: Amount) -> Result<Amount, NoChild> {
+    fn pays(&self, weight: u64, least: Least) -> Result<Amount, NoChild> {
+        let least = least.of(weight);
         let needed = self.needed(weight).unwrap_or(Amount::MAX_MONEY).max(least);
         if planted(Bug::CapIgnored) {
             return Ok(needed);
@@ -144,7 +145,7 @@ impl Bump {
     /// Makes the child. It spends all of `first` and as few of `more` as it takes: the smallest single
     /// coin that is enough, or else the largest ones.
     ///
-    /// `least`: it pays at least so much ([`Child::beaten_by`] for a replacement).
+    /// `least`: it pays at least so much ([`Child::beaten_by`] for a replacement of our own).
     ///
     /// # Errors
     /// When the coins don't suffice, or it isn't worth its fee.
@@ -153,7 +154,7 @@ impl Bump {
         first: &[Coin],
         more: &[Coin],
         change: ScriptBuf,
-        least: Amount,
+        least: Least,
     ) -> Result<Child, NoChild> {
         let mut coins = first.to_vec();
         let is_new = |coin: &&Coin| first.iter().all(|known| known.outpoint != coin.outpoint);
@@ -212,14 +213,39 @@ impl Bump {
 
 impl Child {
     /// The least that a replacement of it pays.
-    pub fn beaten_by(&self) -> Amount {
-        beat(self.fee, self.weight)
+    pub fn beaten_by(&self) -> Least {
+        Least { fee: beat(self.fee, self.weight), over: Some((self.fee, self.weight)) }
     }
 
     /// What its inputs spend, in order.
     pub fn prevouts(&self) -> Vec<TxOut> {
         let anchor = TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() };
         std::iter::once(anchor).chain(self.coins.iter().map(|coin| coin.output.clone())).collect()
+    }
+}
+
+/// The least that a child has to pay for nodes to take it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Least {
+    /// In all.
+    fee: Amount,
+    /// Fee and weight of the child that it replaces: one with more inputs has to pay more for each of its
+    /// weight units, too.
+    over: Option<(Amount, u64)>,
+}
+
+impl Least {
+    /// And no less than this.
+    pub fn and(self, fee: Amount) -> Self {
+        Self { fee: self.fee.max(fee), ..self }
+    }
+
+    /// Of a child of this weight.
+    fn of(self, weight: u64) -> Amount {
+        let Some((fee, replaced)) = self.over else { return self.fee };
+        let same = u128::from(fee.to_sat()) * u128::from(weight) / u128::from(replaced.max(1));
+        let more = u64::try_from(same).unwrap_or(u64::MAX).saturating_add(1);
+        self.fee.max(Amount::from_sat(more))
     }
 }
 
@@ -311,7 +337,7 @@ mod tests {
     }
 
     fn made(bump: &Bump, coins: &[Coin]) -> Result<Child, NoChild> {
-        bump.child(&[], coins, change(), Amount::ZERO)
+        bump.child(&[], coins, change(), Least::default())
     }
 
     // S26
@@ -378,6 +404,13 @@ mod tests {
         let new = more.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
         assert_eq!(new.coins, old.coins);
         assert!(new.fee.to_sat() >= old.fee.to_sat() + vbytes(old.weight));
+        // S26: a second input, and still a higher feerate than that of the one it replaces.
+        let little = made(&bump(5_000, 1_000_000), &[coin(0, old.fee.to_sat() + 700)]).unwrap();
+        let grown = bump(5_500, 1_000_000);
+        let wider = grown.child(&little.coins, &coins, change(), little.beaten_by()).unwrap();
+        assert_eq!(wider.coins.len(), 2);
+        let rate = |child: &Child| u128::from(child.fee.to_sat()) * 1_000_000 / u128::from(child.weight);
+        assert!(rate(&wider) > rate(&little), "{} of {} WU", wider.fee, wider.weight);
         // A cap that doesn't leave room for it.
         let capped = bump(8_000, old.fee.to_sat() + 3);
         assert!(capped.is_served_by(&old));

@@ -49,7 +49,7 @@ impl Lightningd {
             Some(output) => output.script_pubkey.clone(),
             None => self.new_taproot_script(),
         };
-        let mut least = old.as_ref().filter(|_| is_out).map_or(Amount::ZERO, Child::beaten_by);
+        let mut least = old.as_ref().filter(|_| is_out).map(Child::beaten_by).unwrap_or_default();
         for _ in 0..RAISES {
             let new = raise.bump.child(&first, &free, change.clone(), least).map_err(Trouble::NoChild)?;
             let tx = self.sign(chain, new.tx.clone()).map_err(|error| Trouble::Wallet(error.to_string()))?;
@@ -63,9 +63,10 @@ impl Lightningd {
                     return Ok(child);
                 }
                 Err(Reject::Conflict { other, .. }) => {
-                    least = outbid(chain, other, &tx, new.fee).ok_or_else(|| {
+                    let theirs = outbid(chain, other, &tx, new.fee).ok_or_else(|| {
                         Trouble::Child(Refused::Conflict("somebody else's child".to_owned()))
                     })?;
+                    least = least.and(theirs);
                 }
                 Err(reject) => return Err(Trouble::Child(refused(&reject))),
             }
