@@ -139,15 +139,22 @@ fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
     CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
 }
 
-struct Loaded<S> {
-    engine: Engine,
-    store: S,
-    stored_tip: Option<(Height, BlockHash)>,
+/// What the store held.
+pub struct Loaded<S> {
+    /// With every factory.
+    pub engine: Engine,
+    /// Ready for what comes next.
+    pub store: S,
+    /// The last block that was handled.
+    pub stored_tip: Option<(Height, BlockHash)>,
 }
 
-/// Rebuilds every factory. The error says which record was not understood: then nothing may be
-/// written, because what is there might be a newer plugin's.
-async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
+/// Rebuilds every factory.
+///
+/// # Errors
+/// Says which record was not understood: then nothing may be written, because what is there might be a
+/// newer plugin's.
+pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
     let histories = store.load_all().await.map_err(|error| error.to_string())?;
     for (instance, records) in histories {
         let decoded = (0u32..).zip(&records).map(|(index, bytes)| {
