@@ -1,11 +1,13 @@
 //! A start with a large store: through the plugin's own code, from lightningd's answers to
-//! `listdatastore` to an engine. lightningd itself is a thread here that has its answers ready.
+//! `listdatastore` to an engine. lightningd itself is a thread here that has its answers ready; its CPU time
+//! counts, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bitcoin::hex::DisplayHex;
 use cln_factory::cln::boot;
@@ -18,10 +20,19 @@ use cln_factory::tx::musig::MasterSecret;
 use serde_json::{Value, json};
 
 use super::common::{Mould, node};
-use super::{cpu_time, millis};
 
-/// Seconds from the first question to an engine that has everything.
+/// Seconds of CPU, on however many cores, from the first question to an engine that has everything.
 const GOAL: f64 = 10.0;
+
+/// CPU time of all threads.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+fn seconds(started: Duration) -> f64 {
+    (cpu_time() - started).as_secs_f64()
+}
 
 /// What an operator, or the first client, has stored of so many active factories.
 pub fn histories(factories: u32, clients: u32, lsp: bool) -> Vec<History> {
@@ -44,28 +55,27 @@ pub fn measure(factories: u32, clients: u32, lsp: bool) {
     serve(&socket, answers(&histories));
     drop(histories);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (reading, all) = runtime.block_on(async {
+    let (reading, all, took) = runtime.block_on(async {
         let started = cpu_time();
         let mut store = Datastore::new(Rpc::new(socket.clone()));
         drop(store.load_all().await.unwrap());
-        let reading = millis(started);
+        let reading = seconds(started);
         let me = if lsp { node(u32::MAX) } else { node(0) };
         let engine = Engine::new(me, MasterSecret::new([3; 32]), Config::default());
-        let started = cpu_time();
+        let (started, begun) = (cpu_time(), Instant::now());
         let loaded = boot::load(engine, Datastore::new(Rpc::new(socket))).await;
-        let all = millis(started);
+        let (all, took) = (seconds(started), begun.elapsed().as_secs_f64());
         let loaded = loaded.map_err(|reason| panic!("{reason}")).unwrap();
         assert_eq!(loaded.engine.factories().count(), factories as usize);
-        (reading, all)
+        (reading, all, took)
     });
     std::fs::remove_dir_all(directory).unwrap();
     println!(
-        "restart     {count} records, {:.1} MB: {:.1} s, of which {:.1} s are reading listdatastore's answers",
+        "restart     {count} records, {:.1} MB: {all:.1} s of CPU, of which {reading:.1} s are reading \
+         listdatastore's answers; {took:.1} s",
         bytes as f64 / 1e6,
-        all / 1e3,
-        reading / 1e3,
     );
-    assert!(all / 1e3 < GOAL, "a restart takes {:.1} s, more than {GOAL} s", all / 1e3);
+    assert!(all < GOAL, "a restart takes {all:.1} s of CPU, more than {GOAL} s");
 }
 
 /// What lightningd would answer, by key.

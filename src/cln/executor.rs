@@ -176,7 +176,6 @@ impl Executor {
     }
 
     fn state_changed(&self, instance: InstanceId, old: Option<&str>, new: &str) {
-        log::debug!("{instance}: {new}");
         let mut body = json!({"factory_instance": instance.to_string(), "new_state": new});
         if let Some(old) = old {
             body["old_state"] = old.into();
