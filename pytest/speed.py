@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import select
 import statistics
 import subprocess
 import sys
@@ -28,9 +29,17 @@ def percentile(values, percent):
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
+# 17 nodes that ask for the tip each second keep a small machine busy with nothing else.
+QUIET = {"dev-bitcoind-poll": 5}
+
+
+def lsp_options(**more):
+    return harness.lsp_options(**{**harness.FAST, **QUIET, **more})
+
+
 def client_options(**more):
     """A client that takes ordinary zero-conf channels, too."""
-    return harness.plugin_options(**{"plugin": [harness.find_plugin(), ZEROCONF], **more})
+    return harness.plugin_options(**{"plugin": [harness.find_plugin(), ZEROCONF], **QUIET, **more})
 
 
 @contextlib.contextmanager
@@ -96,9 +105,9 @@ class Payments:
         return [self.pay() for _ in range(count)]
 
     def beside(self, going_on):
-        """As long as something goes on."""
+        """Until something is done that goes on meanwhile."""
         taken = []
-        while going_on():
+        while not going_on.done():
             taken.append(self.pay())
         return taken
 
@@ -114,14 +123,16 @@ class Crowd:
         self.node, self.count = node, count
 
     def __enter__(self):
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, bufsize=0)
         self.expect("connected")
         ids = set(crowd.node_ids(self.count))
         wait_for(lambda: ids <= {peer["id"] for peer in harness.status(self.node)["peers"] if peer["ready"]}, 120)
         return self
 
-    def expect(self, word):
-        line = self.process.stdout.readline().strip()
+    def expect(self, word, timeout=120):
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        assert ready, f"the crowd has not said '{word}' within {timeout} s"
+        line = self.process.stdout.readline().decode().strip()
         assert line == word, f"the crowd said '{line}', not '{word}'"
 
     def __exit__(self, *_):

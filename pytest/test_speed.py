@@ -13,16 +13,13 @@ import time
 import crowd
 import pytest
 from harness import (
-    FAST,
     ROOT,
     activate,
     channel_in,
     connect_all,
     create,
     fund,
-    lsp_options,
     mine,
-    plugin_options,
     status,
     wait_for,
     wait_for_synced,
@@ -32,6 +29,7 @@ from speed import (
     Crowd,
     Payments,
     client_options,
+    lsp_options,
     percentile,
     plain_opens,
     stopwatch,
@@ -60,7 +58,7 @@ def confirm(bitcoind, nodes):
 
 
 def test_a_factory_of_16_beside_16_plain_opens(node_factory, bitcoind, measured):
-    options = [lsp_options(**FAST), *[client_options() for _ in range(CLIENTS)]]
+    options = [lsp_options(), *[client_options() for _ in range(CLIENTS)]]
     lsp, *clients = nodes = node_factory.get_nodes(CLIENTS + 1, opts=options)
     fund(bitcoind, lsp, *[10_000_000] * 3)
     connect_all(lsp, clients)
@@ -91,7 +89,7 @@ def test_a_factory_of_16_beside_16_plain_opens(node_factory, bitcoind, measured)
 def test_payments_beside_ceremonies(node_factory, bitcoind, executor, measured):
     others = CLIENTS - 2
     patient = {"factory-invite-timeout": 300, "factory-ceremony-timeout": 300}
-    options = [lsp_options(**FAST, **patient), *[client_options() for _ in range(CLIENTS)]]
+    options = [lsp_options(**patient), *[client_options() for _ in range(CLIENTS)]]
     lsp, payer, payee, *clients = nodes = node_factory.get_nodes(CLIENTS + 1, opts=options)
     fund(bitcoind, lsp, *[10_000_000] * 4)
     connect_all(lsp, [payer, payee, *clients])
@@ -101,11 +99,11 @@ def test_payments_beside_ceremonies(node_factory, bitcoind, executor, measured):
     opens, ceremonies = [], []
     for _ in range(ROUNDS):
         going = executor.submit(plain_opens, lsp, clients, CAPACITY_SAT)
-        opens += payments.beside(going.running)
+        opens += payments.beside(going)
         going.result()
         confirm(bitcoind, nodes)
         going = executor.submit(create, lsp, clients, capacity_sat=CAPACITY_SAT)
-        ceremonies += payments.beside(going.running)
+        ceremonies += payments.beside(going)
         going.result()
         confirm(bitcoind, nodes)
     rows = [
@@ -135,7 +133,7 @@ def payments_over_a_factory(bitcoind, nodes):
 def test_payments_beside_the_joins_of_a_thousand(node_factory, bitcoind, executor, measured):
     # The crowd falls silent once it has joined: the attempt is over after these seconds.
     silence = {"factory-ceremony-timeout": 3, "factory-max-attempts": 1, "factory-invite-timeout": 300}
-    options = [lsp_options(**{**FAST, **silence}), plugin_options(), plugin_options()]
+    options = [lsp_options(**silence), client_options(), client_options()]
     lsp, payer, payee = nodes = node_factory.get_nodes(3, opts=options)
     fund(bitcoind, lsp, 100_000_000, 10_000_000)
     connect_all(lsp, [payer, payee])
@@ -150,7 +148,7 @@ def test_payments_beside_the_joins_of_a_thousand(node_factory, bitcoind, executo
             begun = time.monotonic()
             creating = executor.submit(create, lsp, members(MANY), capacity_sat=20_000, ignore_reserve=True)
             told = executor.submit(lambda: [clients.expect("joined"), clients.expect("announced")])
-            joins += payments.beside(told.running)
+            joins += payments.beside(told)
             told.result()
             seconds.append(time.monotonic() - begun)
             with pytest.raises(RpcError, match="was not created"):
