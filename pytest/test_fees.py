@@ -1,6 +1,7 @@
 """Fees of exit transactions: a child from the wallet raises them, is replaced as fees rise, and never
 pays more than what is at stake. Every satoshi is accounted for."""
 
+from bitcoin.rpc import InvalidAddressOrKeyError
 from pyln.testing.utils import wait_for
 
 from harness import (
@@ -24,23 +25,32 @@ LOW = (3_000, 2_500, 2_000, 1_000)
 
 
 def child_of(bitcoind, parent):
-    """The transaction in the mempool that spends the anchor of one, decoded; None if there is none."""
-    for txid in bitcoind.rpc.getrawmempool():
-        tx = transaction(bitcoind, txid)
-        if any(spent["txid"] == parent for spent in tx["vin"]):
-            return tx
-    return None
+    """The transaction in the mempool that spends an output of another, decoded, and as `package_sat` what
+    both pay; None if there is none."""
+    while True:
+        # One look at everything: a child may be replaced at any moment.
+        found = [
+            (txid, entry)
+            for txid, entry in bitcoind.rpc.getrawmempool(True).items()
+            if parent in entry["depends"]
+        ]
+        if not found:
+            return None
+        ((txid, entry),) = found
+        try:
+            package = round(entry["fees"]["ancestor"] * 10**8)
+            return {**transaction(bitcoind, txid), "package_sat": package}
+        except InvalidAddressOrKeyError:
+            pass  # Replaced since: look again.
 
 
 def warnings(node, code):
     return [warning for warning in status(node)["warnings"] if warning["code"] == code]
 
 
-def fees_of(bitcoind, parent, child):
+def fees_of(parent, child):
     """What both pay, in satoshi, and their weight."""
-    entry = bitcoind.rpc.getmempoolentry(child["txid"])
-    sat = round(entry["fees"]["ancestor"] * 10**8)
-    return sat, parent["weight"] + child["weight"]
+    return child["package_sat"], parent["weight"] + child["weight"]
 
 
 def begin_exit(bitcoind, client, instance):
@@ -68,12 +78,12 @@ def test_child_is_replaced_twice_as_fees_rise(node_factory, bitcoind):
 
         def reached():
             child = child_of(bitcoind, path["txid"])
-            sat, weight = fees_of(bitcoind, parent, child)
+            sat, weight = fees_of(parent, child)
             return sat * 1000 >= weight * feerate
 
         wait_for(reached)
         children.append(child_of(bitcoind, path["txid"]))
-        sat, weight = fees_of(bitcoind, parent, children[-1])
+        sat, weight = fees_of(parent, children[-1])
         # Signatures are reckoned at their largest: 2 weight units.
         assert sat * 1000 <= (weight + 3) * feerate + 1000, (sat, weight, feerate)
         (report,) = status(alice)["publishing"]
@@ -97,7 +107,7 @@ def test_child_is_replaced_twice_as_fees_rise(node_factory, bitcoind):
     child = child_of(bitcoind, path["txid"])
     assert [spent["txid"] for spent in child["vin"]] == [spent["txid"] for spent in children[0]["vin"]]
 
-    sat, _ = fees_of(bitcoind, parent, child)
+    sat, _ = fees_of(parent, child)
     child_fee = sat - path["fee_sat"]
     mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=[path["txid"], child["txid"]])
     wait_for_factory(alice, instance, "exited")
@@ -145,7 +155,7 @@ def test_an_empty_wallet_says_what_is_missing(node_factory, bitcoind):
     wait_for(lambda: child_of(bitcoind, path["txid"]))
     child = child_of(bitcoind, path["txid"])
     wait_for(lambda: warnings(alice, "fee_not_raised") == [])
-    sat, weight = fees_of(bitcoind, parent, child)
+    sat, weight = fees_of(parent, child)
     assert sat * 1000 >= weight * LOW[2]
     child_fee = sat - path["fee_sat"]
     mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=[path["txid"], child["txid"]])
@@ -167,7 +177,7 @@ def test_never_more_than_what_is_at_stake(node_factory, bitcoind):
     path, parent = begin_exit(bitcoind, alice, instance)
     wait_for(lambda: child_of(bitcoind, path["txid"]))
     child = child_of(bitcoind, path["txid"])
-    sat, _ = fees_of(bitcoind, parent, child)
+    sat, _ = fees_of(parent, child)
     # Her balance: what she was paid, and what she had from the beginning.
     assert sat - path["fee_sat"] == balance + 1
     wait_for(lambda: warnings(alice, "fee_not_raised"))
@@ -209,7 +219,7 @@ def test_somebody_elses_low_child_is_replaced(node_factory, bitcoind):
     wait_for(lambda: child_of(bitcoind, path["txid"])["txid"] != pin)
     child = child_of(bitcoind, path["txid"])
     assert child["vin"][1]["txid"] == ours["vin"][1]["txid"], "with the coin that she had reserved"
-    sat, weight = fees_of(bitcoind, parent, child)
+    sat, weight = fees_of(parent, child)
     assert sat * 1000 >= weight * 6_000
     mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=[path["txid"], child["txid"]])
     assert child["vout"][0]["sat"] == COIN + ANCHOR_SAT - (sat - path["fee_sat"])

@@ -15,7 +15,8 @@ UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.
 # Counts and places: numbers without a unit.
 BARE = {
     "arity", "attempt", "channels", "client", "clients", "clients_per_sub", "coin", "depth", "distributions",
-    "factories", "funding_outnum", "index", "outnum", "sale", "sub_factories", "transactions",
+    "factories", "funding_outnum", "index", "outnum", "partial_signatures", "sale", "sale_members",
+    "sub_factories", "transactions",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 

@@ -1,5 +1,7 @@
 """The plugin in a real node: nobody else notices it, and it says clearly what it can't do."""
 
+import time
+
 import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
@@ -89,3 +91,24 @@ def test_plan(node_factory):
     assert plan["funding_sat"] == sum(plan[part] for part in parts)
     assert plan["exit"]["transactions"] <= plan["transactions"]
     assert plan["blocks_early"] >= plan["exit"]["blocks"]
+    # What else there is: the chosen shape is one of them, and no other is better than it.
+    for clients, stock in ((8, 0), (8, 50_000), (127, 50_000), (4_096, 50_000)):
+        started = time.monotonic()
+        plan = node.rpc.call("factory-plan", [clients, 100_000, stock])
+        assert time.monotonic() - started < 10
+        alternatives = plan["alternatives"]
+        (own,) = [shape for shape in alternatives if shape["default"]]
+        assert own["shape"] == plan["shape"] and own["exit"]["vbytes"] >= plan["exit"]["vbytes"]
+        assert 1 < len(alternatives) <= 32
+        for other in alternatives:
+            assert ("sale_members" in other) == (stock > 0)
+            assert other == own or worse_somewhere(other, own)
+    with pytest.raises(RpcError, match="100000 clients are more than 4096: split them into several"):
+        node.rpc.call("factory-plan", [100_000, 50_000])
+
+
+def worse_somewhere(other, than):
+    numbers = lambda shape: (  # noqa: E731
+        shape["exit"]["vbytes"], shape.get("sale_members", 0), shape["partial_signatures"],
+    )  # fmt: skip
+    return any(ours > theirs for ours, theirs in zip(numbers(other), numbers(than)))

@@ -8,7 +8,7 @@ use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
 use cln_factory::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, InstanceId};
-use cln_factory::wire::message::{Message, SaleJoin, SaleStored};
+use cln_factory::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
 use common::factory;
 
 const CAPACITY: Amount = Amount::from_sat(100_000);
@@ -262,6 +262,26 @@ fn a_join_of_an_earlier_try_is_ignored() {
     let blamed = |member: &Member| member.log.iter().any(|(_, text)| text.contains("bad partial"));
     assert!(!world.members.iter().any(blamed));
     assert!(sales(&world, LSP, instance)[0].stored);
+}
+
+/// S4: that the buyer had checked its channel in an earlier try says nothing about this one: it would
+/// blame an operator that proposes before it has checked again.
+#[test]
+fn a_check_of_an_earlier_try_is_ignored() {
+    let (mut world, instance) = active(6);
+    let mut late = Some(());
+    world.tamper(move |out| match &out.message {
+        Message::SaleChecked(checked) if late.take().is_some() => {
+            let old = SaleChecked { round: checked.round.map(|round| round ^ 1), ..checked.clone() };
+            Fate::replace(old)
+        }
+        _ => Fate::Deliver,
+    });
+    ask(&mut world, 1, instance, 50_000).unwrap();
+    world.run_out().unwrap();
+    let sold = sales(&world, LSP, instance);
+    assert!(sold.is_empty(), "signed, though nobody has checked the channel in this try");
+    assert!(refused(&world, 1, instance).unwrap().contains("no answer in time"));
 }
 
 /// S24: an exit that begins while a sale's channel is opened ends the sale before anybody signs.

@@ -1,8 +1,14 @@
-//! Large nodes, made from stored events that only look like those of real factories: signatures are
+//! What the benchmarks share: large nodes, made from stored events that only look like those of real factories: signatures are
 //! anything, everything else is as it would be.
+
+#![allow(dead_code, reason = "no benchmark uses all of it")]
+
+pub mod plot;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
@@ -11,7 +17,7 @@ use cln_factory::protocol::event::{
     FundingReserved, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
 };
 use cln_factory::protocol::{Config, Engine};
-use cln_factory::terms::Terms;
+use cln_factory::terms::{Shape, Terms};
 use cln_factory::tx::layout::Layout;
 use cln_factory::tx::musig::{FactoryKey, MasterSecret};
 use cln_factory::tx::plan::{Profile, shape_for};
@@ -37,12 +43,13 @@ pub fn node(client: u32) -> NodeId {
     NodeId(id)
 }
 
-fn terms(factory: u32, clients: u32) -> Terms {
+/// Terms with the plugin's defaults.
+pub fn terms(factory: u32, clients: u32, shape: Shape) -> Terms {
     let config = Config::default();
     Terms {
         instance: InstanceId(hash(&[factory])),
         lsp: node(u32::MAX),
-        shape: shape_for(clients, Profile::Static).unwrap(),
+        shape,
         capacities: vec![Amount::from_sat(1_000_000); clients as usize],
         stock: Amount::from_sat(500_000),
         push_msat: config.push_msat,
@@ -58,6 +65,23 @@ fn terms(factory: u32, clients: u32) -> Terms {
     }
 }
 
+/// A member's key: 0 is the operator.
+pub fn key(at: u32) -> FactoryKey {
+    FactoryKey::derive(&MasterSecret::new(hash(&[at])), InstanceId([1; 32]), 1)
+}
+
+/// CPU time of this thread: other work on the machine hardly matters.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+/// The one in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// What every factory of a size has in common, so that making a thousand takes no hour.
 pub struct Mould {
     keys: Vec<FactoryKey>,
@@ -67,14 +91,13 @@ pub struct Mould {
 impl Mould {
     /// For factories of so many clients.
     pub fn new(clients: u32) -> Self {
-        let key = |at: u32| FactoryKey::derive(&MasterSecret::new(hash(&[at])), InstanceId([1; 32]), 1);
         Self { keys: (0..=clients).map(key).collect(), clients }
     }
 
     /// The stored history of a factory that is active: the operator's, or the first client's. The events of
     /// each record, as the engine stores them.
     pub fn records(&self, factory: u32, lsp: bool) -> (InstanceId, Vec<Vec<Event>>) {
-        let terms = terms(factory, self.clients);
+        let terms = terms(factory, self.clients, shape_for(self.clients, Profile::Static).unwrap());
         let layout = Layout::new(&terms).unwrap();
         let payout = |client: u32| {
             let program: &[u8] = &hash(&[factory, client, 1]);

@@ -244,13 +244,27 @@ impl World {
         let is_known = |(height, hash): &(Height, BlockHash)| {
             self.chain.block(*height).is_some_and(|block| block.hash == *hash)
         };
-        if member.view.last().is_some_and(is_known) {
-            member.view.pop();
+        if let Some((kept, _)) = self.members[at].view.last().copied().filter(is_known) {
+            self.members[at].view.pop();
+            self.doubt_above(at, kept)?;
         }
         self.sync(at)?;
-        // As the plugin does: again until it is stored.
+        self.feed_until_stored(at, &Input::Started { channels })
+    }
+
+    /// S25: what confirmed above the last block that is known to have been handled may be gone.
+    fn doubt_above(&mut self, at: usize, kept: Height) -> Result<(), LabError> {
+        let confirmed = self.members[at].engine.as_ref().and_then(Engine::confirmed_to);
+        match confirmed.filter(|confirmed| *confirmed > kept) {
+            Some(_) => self.feed_until_stored(at, &Input::Reorg { height: kept }),
+            None => Ok(()),
+        }
+    }
+
+    /// As the plugin does at a start: again until it is stored.
+    fn feed_until_stored(&mut self, at: usize, input: &Input) -> Result<(), LabError> {
         for _ in 0..100 {
-            if self.feed(at, Input::Started { channels: channels.clone() })? != Fed::StoreFailed {
+            if self.feed(at, input.clone())? != Fed::StoreFailed {
                 break;
             }
         }

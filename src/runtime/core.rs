@@ -128,6 +128,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 self.inbox.waiting.taken(peer, bytes.len());
                 let input = self.peers.receive(peer, &bytes, now(), &self.node);
                 self.handle_if(input).await;
+                self.peers.acknowledge(peer, &self.node);
             }
             Request::Flood(peer) => {
                 self.peers.end(peer, "it sends faster than we can handle", &self.node);

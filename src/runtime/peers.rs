@@ -113,7 +113,7 @@ impl Peers {
         connection.up.then_some(Input::PeerDown { peer })
     }
 
-    /// A lightning message of type 32800.
+    /// A lightning message of type 32800. What it is acknowledged with waits for [`Self::acknowledge`].
     pub(super) fn receive(
         &mut self,
         peer: NodeId,
@@ -126,11 +126,12 @@ impl Peers {
         if connection.dropped {
             return None;
         }
-        let result = connection.link.receive(raw, now);
-        connection.pump(peer, node);
-        match result {
+        match connection.link.receive(raw, now) {
             Ok(Some(Incoming::Message(payload))) => Some(Input::Message { peer, payload }),
-            Ok(Some(Incoming::Protocols(_))) => connection.rise(peer),
+            Ok(Some(Incoming::Protocols(_))) => {
+                connection.pump(peer, node);
+                connection.rise(peer)
+            }
             Ok(None) => None,
             Err(error @ (LinkError::TooFast { .. } | LinkError::NotListed { .. })) => {
                 self.end(peer, &error.to_string(), node);
@@ -140,6 +141,14 @@ impl Peers {
                 log::warn!("{peer}: ignored a factory message: {error}");
                 None
             }
+        }
+    }
+
+    /// Once a message was handled: its acknowledgement has gone with an answer, or goes by itself. And what
+    /// it acknowledged makes room for more.
+    pub(super) fn acknowledge(&mut self, peer: NodeId, node: &impl Node) {
+        if let Some(connection) = self.connections.get_mut(&peer).filter(|connection| !connection.dropped) {
+            connection.pump(peer, node);
         }
     }
 

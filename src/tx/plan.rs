@@ -2,22 +2,29 @@
 //!
 //! Of all arities it takes those with which the client that is worst off publishes the fewest vB to
 //! get out, and among these the fewest blocks. How many members a sale needs is decided by the leaf
-//! alone: L and one sub-factory.
+//! alone: L and one sub-factory. What else there is to choose from: [`frontier`].
+
+pub mod frontier;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::layout::{MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_V3_VBYTES, vbytes, weight};
+use super::layout::{MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_LEVELS, MAX_V3_VBYTES, vbytes, weight};
 use crate::terms::{Kind, Leaf, Level, Shape};
 
 /// Arities that the planner tries. Below this range there is no split; above it a node costs more
 /// than the level that it saves.
-const ARITIES: std::ops::RangeInclusive<u16> = 2..=8;
+const ARITIES: RangeInclusive<u16> = 2..=8;
 /// Clients of a sub-factory: with L three signers for a sale.
 const CLIENTS_PER_SUB: u16 = 2;
 /// Sub-factories of a leaf, except in [`Profile::Flat`].
 const SUB_FACTORIES: u16 = 2;
+
+/// Numbers of clients that one leaf of three sub-factories suits better than two leaves in every number:
+/// a smaller exit and fewer signatures, and as many members for a sale.
+const ONE_LEAF: RangeInclusive<u32> = 5..=6;
 
 /// What a factory is to be good at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -152,13 +159,15 @@ pub fn shape_with(clients: u32, profile: Profile, delays: Delays) -> Result<Shap
     }
     let sub_factories = match profile {
         Profile::Flat => flat_sub_factories(clients)?,
+        Profile::Static if ONE_LEAF.contains(&clients) => 3,
         Profile::Static | Profile::Stateful => SUB_FACTORIES,
     };
     let leaf = Leaf { kind: Kind::Static, sub_factories, clients_per_sub: CLIENTS_PER_SUB };
     // Two u16 multiplied fit a u32; neither is 0.
     let leaves = clients.div_ceil(u32::from(sub_factories) * u32::from(CLIENTS_PER_SUB));
     let kind = if profile == Profile::Stateful { Kind::Stateful } else { Kind::Static };
-    let best = cheapest(leaves, kind, delays, &mut BTreeMap::new());
+    // MAX_LEVELS binary levels hold MAX_CLIENTS leaves.
+    let best = Chooser::new(kind, delays, ARITIES).cheapest(leaves, MAX_LEVELS).unwrap_or_default();
     let leaf_blocks = u64::from(delays.confirm_blocks);
     let blocks = best.blocks.saturating_add(leaf_blocks).saturating_add(delays.margin_blocks.into());
     if blocks > u64::from(MAX_EXIT_BLOCKS) {
@@ -185,35 +194,49 @@ struct Levels {
     arities: Vec<u16>,
 }
 
-/// Fewest vB, then fewest blocks. The worst exit goes through the largest part of every split, so
-/// that the best levels below depend on the size of that part alone.
-fn cheapest(leaves: u32, kind: Kind, delays: Delays, known: &mut BTreeMap<u32, Levels>) -> Levels {
-    if leaves <= 1 {
-        return Levels::default();
+/// Finds arities, and remembers them for each number of leaves and levels.
+struct Chooser {
+    kind: Kind,
+    delays: Delays,
+    arities: RangeInclusive<u16>,
+    known: BTreeMap<(u32, usize), Option<Levels>>,
+}
+
+impl Chooser {
+    fn new(kind: Kind, delays: Delays, arities: RangeInclusive<u16>) -> Self {
+        Self { kind, delays, arities, known: BTreeMap::new() }
     }
-    if let Some(levels) = known.get(&leaves) {
-        return levels.clone();
-    }
-    let mut best: Option<Levels> = None;
-    for arity in ARITIES {
-        let below = cheapest(leaves.div_ceil(u32::from(arity)), kind, delays, known);
-        let children = u64::from(leaves).min(u64::from(arity));
-        let (size, wait) = level_cost(children, kind, delays);
-        let mut arities = vec![arity];
-        arities.extend(below.arities);
-        let candidate = Levels {
-            vbytes: below.vbytes.saturating_add(size),
-            blocks: below.blocks.saturating_add(wait),
-            arities,
-        };
-        let cost = (candidate.vbytes, candidate.blocks);
-        if best.as_ref().is_none_or(|best| cost < (best.vbytes, best.blocks)) {
-            best = Some(candidate);
+
+    /// Fewest vB, then fewest blocks, with at most so many levels; None if these can't hold the leaves.
+    /// The worst exit goes through the largest part of every split, so that the best levels below
+    /// depend on the size of that part alone.
+    fn cheapest(&mut self, leaves: u32, levels: usize) -> Option<Levels> {
+        if leaves <= 1 {
+            return Some(Levels::default());
         }
+        let below = levels.checked_sub(1)?;
+        if let Some(known) = self.known.get(&(leaves, levels)) {
+            return known.clone();
+        }
+        let mut best: Option<Levels> = None;
+        for arity in self.arities.clone() {
+            let children = leaves.min(u32::from(arity));
+            let Some(rest) = self.cheapest(leaves.div_ceil(children), below) else {
+                continue;
+            };
+            let (size, wait) = level_cost(u64::from(children), self.kind, self.delays);
+            let cost = (rest.vbytes.saturating_add(size), rest.blocks.saturating_add(wait));
+            if best.as_ref().is_none_or(|best| cost < (best.vbytes, best.blocks)) {
+                let arities = [vec![arity], rest.arities].concat();
+                best = Some(Levels { vbytes: cost.0, blocks: cost.1, arities });
+            }
+            if u32::from(arity) >= leaves {
+                break;
+            }
+        }
+        self.known.insert((leaves, levels), best.clone());
+        best
     }
-    let best = best.unwrap_or_default();
-    known.insert(leaves, best.clone());
-    best
 }
 
 /// vB and blocks that one node of a level adds to an exit.

@@ -281,6 +281,8 @@ message_struct! {
     pub struct SaleChecked {
         /// Which sale.
         pub number: u32 => 4,
+        /// That of the offer.
+        pub round: Option<u64> => 7,
     }
 }
 

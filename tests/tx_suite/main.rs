@@ -5,6 +5,7 @@
 mod chain;
 mod distributions;
 mod faults;
+mod frontier;
 mod holdings;
 mod play;
 mod refusals;

@@ -245,7 +245,16 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 channel_script: p2wsh(0x5a),
             }),
         ),
-        ("sale_checked", Message::SaleChecked(SaleChecked { instance, attempt, number: 2 })),
+        ("sale_checked", Message::SaleChecked(SaleChecked { instance, attempt, number: 2, round: None })),
+        (
+            "sale_checked_round",
+            Message::SaleChecked(SaleChecked {
+                instance,
+                attempt,
+                number: 2,
+                round: Some(0x1122_3344_5566_7788),
+            }),
+        ),
         (
             "sale_propose",
             Message::SalePropose(SalePropose {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::tx::layout::MAX_CLIENTS;
+use crate::tx::plan::PlanError;
 use crate::types::{Amount, NodeId};
 
 use super::super::error::Fault;
@@ -15,8 +16,8 @@ use super::planning::{Wishes, client, list, plan};
 pub const COMMAND: Command = Command {
     name: "factory-plan",
     usage: "clients capacity_sat [stock_sat] [profile] [feerate] [group]",
-    description: "Choose a shape for a channel factory with so many clients, and show what it needs and \
-                  what one client's exit costs; changes nothing",
+    description: "Choose a shape for a channel factory with so many clients, and show what it needs, what \
+                  one client's exit costs, and which other shapes there are; changes nothing",
 };
 
 /// Runs the command.
@@ -31,14 +32,17 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     };
     let wishes = Wishes::parse(&state, &mut params).await?;
     let height = state.runtime.read(|_, height| height).await?;
-    Ok(plan(state.me, &state.config, height, clients, &state.online.get(), &wishes)?.json())
+    let plan = plan(state.me, &state.config, height, clients, &state.online.get(), &wishes)?;
+    let mut answer = plan.json();
+    answer["alternatives"] = plan.alternatives().into();
+    Ok(answer)
 }
 
 /// Clients that nobody knows yet.
 fn anybody(count: u32, capacity: Option<Amount>) -> Result<Vec<(NodeId, Amount)>, Fault> {
     let capacity = capacity.ok_or_else(|| Fault::parameter("missing required parameter: capacity_sat"))?;
     if count > MAX_CLIENTS {
-        return Err(Fault::parameter(format!("clients: {count} are more than {MAX_CLIENTS}")));
+        return Err(Fault::parameter(PlanError::TooManyClients { clients: count }.to_string()));
     }
     Ok((0..count).map(|_| (NodeId([0; 33]), capacity)).collect())
 }

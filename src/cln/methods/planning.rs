@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::protocol::{Config, Create, Online};
-use crate::terms::{Kind, Terms};
+use crate::terms::{Kind, Shape, Terms};
 use crate::tx::layout::{Layout, Output};
+use crate::tx::plan::frontier::{Point, frontier, notable};
 use crate::tx::plan::{Delays, Profile, shape_with};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 
@@ -163,20 +164,10 @@ impl Plan {
         let outputs = nodes.iter().flat_map(|node| node.outputs.iter().zip(&node.output_values));
         let anchors = outputs.filter(|(output, _)| **output == Output::Anchor);
         let stocks = self.layout.coins().iter().filter(|coin| coin.stock);
-        let shape = &self.create.shape;
         let mut object = json!({
             "profile": self.profile.name(),
             "clients": clients,
-            "shape": {
-                "levels": shape.levels.iter()
-                    .map(|level| json!({"arity": level.arity, "kind": kind(level.kind)}))
-                    .collect::<Vec<_>>(),
-                "leaf": {
-                    "kind": kind(shape.leaf.kind),
-                    "sub_factories": shape.leaf.sub_factories,
-                    "clients_per_sub": shape.leaf.clients_per_sub,
-                },
-            },
+            "shape": shape_json(&self.create.shape),
             "transactions": nodes.len(),
             "vbytes": nodes.iter().map(|node| node.vbytes).fold(0, u64::saturating_add),
             "blocks_early": self.layout.worst_blocks_early(),
@@ -195,6 +186,42 @@ impl Plan {
         }
         object
     }
+
+    /// The shapes that no other beats, for `factory-plan`.
+    pub fn alternatives(&self) -> Vec<Value> {
+        let points = frontier(self.layout.terms(), self.profile);
+        notable(&points).iter().map(alternative).collect()
+    }
+}
+
+fn alternative(point: &Point) -> Value {
+    let mut object = json!({
+        "default": point.default,
+        "shape": shape_json(&point.shape),
+        "exit": {
+            "transactions": point.exit_transactions,
+            "vbytes": point.exit_vbytes,
+            "blocks": point.exit_blocks,
+        },
+        "partial_signatures": point.partial_signatures,
+    });
+    if point.sale_members > 0 {
+        object["sale_members"] = point.sale_members.into();
+    }
+    object
+}
+
+fn shape_json(shape: &Shape) -> Value {
+    json!({
+        "levels": shape.levels.iter()
+            .map(|level| json!({"arity": level.arity, "kind": kind(level.kind)}))
+            .collect::<Vec<_>>(),
+        "leaf": {
+            "kind": kind(shape.leaf.kind),
+            "sub_factories": shape.leaf.sub_factories,
+            "clients_per_sub": shape.leaf.clients_per_sub,
+        },
+    })
 }
 
 fn kind(kind: Kind) -> &'static str {

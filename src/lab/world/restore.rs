@@ -56,12 +56,15 @@ impl World {
         self.judge.restored(at);
         for (channel_id, newer) in newer {
             let known = self.members[at].lightningd.channels.get_mut(&channel_id);
-            if known.as_ref().is_some_and(|known| known.balances == newer.balances) {
+            let same = known.as_ref().is_some_and(|known| known.balances == newer.balances);
+            // A close that only the newer copy knows of: the commitment may be out, and the peer was told
+            // with an `error`, so that nothing is added to the channel.
+            if same && !newer.closing {
                 continue;
             }
             // At the reconnect lightningd sees that it is behind, and never publishes its old state; the
             // peer closes with the last one.
-            if let Some(known) = known {
+            if let Some(known) = known.filter(|_| !same) {
                 known.lost = true;
                 known.closing = true;
             }

@@ -62,10 +62,11 @@ impl Engine {
         }
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
             && sale.deal == deal
+            && sale.join.round == offer.round
             && sale.signed.is_none()
             && !sale.nonces.is_empty()
         {
-            d.send(peer, SaleJoin { round: offer.round, ..sale.join.clone() });
+            d.send(peer, sale.join.clone());
             return Ok(());
         }
         self.join_sale(d, factory, coin, peer, deal, offer);
@@ -286,7 +287,8 @@ impl Engine {
         match result.err().and_then(|failure| self.unchecked(d, instance, &what, failure)) {
             None => {
                 d.change(Change::Sale(instance, *coin, SaleChange::Committed(script.clone(), true)));
-                d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number });
+                let round = sale.join.round;
+                d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number, round });
             }
             Some(reason) => self.leave_sale(d, factory, *coin, sale, &reason),
         }

@@ -255,6 +255,10 @@ impl Engine {
         if client != sale.deal.buyer {
             return Err(Fault::stale("another client buys"));
         }
+        // S4: whoever joined again checks again, and would blame us for a proposal before that.
+        if message.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
+        }
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
             (Some(_), SalePhase::Joining) => d.change(change(factory, coin, SaleChange::Checked)),

@@ -1,0 +1,33 @@
+//! Terms as `factory-plan` makes them with default options.
+
+use bitcoin::Amount;
+use cln_factory::protocol::Config;
+use cln_factory::terms::Terms;
+use cln_factory::tx::plan::{Profile, shape_for};
+use cln_factory::types::{InstanceId, NodeId};
+
+/// Blocks from creation to the timeout: `factory-plan`'s default, two months.
+pub const LIFETIME_BLOCKS: u32 = 8_640;
+
+/// A factory of so many clients, with stock, in the shape that the planner chooses.
+pub fn planned(clients: u32, profile: Profile) -> Terms {
+    let config = Config::default();
+    Terms {
+        instance: InstanceId([0; 32]),
+        lsp: NodeId([2; 33]),
+        shape: shape_for(clients, profile).expect("a number of clients that makes a factory"),
+        // No size depends on amounts.
+        capacities: vec![Amount::from_sat(100_000); clients as usize],
+        stock: Amount::from_sat(50_000),
+        push_msat: config.push_msat,
+        state_step: config.state_step,
+        state_count: config.state_count,
+        stock_csv: config.stock_csv,
+        tree_feerate: 500,
+        timeout_height: 1_000 + LIFETIME_BLOCKS,
+        dying_blocks: 1_008,
+        confirm_blocks: config.confirm_blocks,
+        margin_blocks: config.margin_blocks,
+        funding_confirmations: config.funding_confirmations,
+    }
+}

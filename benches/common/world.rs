@@ -1,0 +1,384 @@
+//! The creation of a factory by the real engine and the real link layer of every member, in one thread:
+//! CPU of each member, bytes, and, with a latency, how long it would take over a network on which every
+//! member has a machine of its own.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
+use cln_factory::protocol::event::encode_record;
+use cln_factory::protocol::{
+    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, Level, OpenChannel, Policy,
+    PreparedFunding, State,
+};
+use cln_factory::terms::Shape;
+use cln_factory::tx::musig::MasterSecret;
+use cln_factory::types::{ChannelId, InstanceId, NodeId};
+use cln_factory::wire::link::{Incoming, Limits, Link};
+
+use super::{HEIGHT, cpu_time};
+
+/// The operator.
+pub const LSP: usize = 0;
+
+/// Bytes of a lightning message that the transport adds to it: BOLT 8's length and two MACs.
+const TRANSPORT: usize = 18 + 16;
+/// Room for what has to be sent before anything is acknowledged, as in the plugin.
+const LIMITS: fn() -> Limits = Limits::default;
+
+struct Counter(u64);
+
+impl Entropy for Counter {
+    fn bytes32(&mut self) -> [u8; 32] {
+        self.0 += 1;
+        sha256::Hash::hash(&self.0.to_be_bytes()).to_byte_array()
+    }
+}
+
+/// The network between the operator and each client.
+#[derive(Clone, Copy, Default)]
+pub struct Network {
+    /// Half a round trip.
+    pub latency: Duration,
+    /// Bytes a second to and from each peer; 0: no limit.
+    pub bandwidth: u64,
+}
+
+/// One member: its engine and what it has cost so far.
+pub struct Member {
+    pub engine: Engine,
+    pub cpu: Duration,
+    /// Bytes of lightning messages.
+    pub sent: usize,
+    pub received: usize,
+    /// Bytes of records.
+    pub stored: usize,
+    /// When its processor is free.
+    free: Duration,
+}
+
+/// Something that reaches a member.
+enum Happening {
+    Input(Box<Input>),
+    /// A lightning message.
+    Raw {
+        from: usize,
+        bytes: Vec<u8>,
+    },
+    /// `open_channel`, and what the operator learns of the answer.
+    Open {
+        open: OpenChannel,
+        then: Box<Input>,
+    },
+}
+
+/// What each member holds and has held at most, by an allocator that counts.
+pub struct Memory {
+    /// Bytes in use.
+    pub usage: fn() -> usize,
+    /// Most bytes in use since `reset`.
+    pub peak: fn() -> usize,
+    pub reset: fn(),
+    /// Bytes that each member holds; what it has sent is its own until it arrives.
+    pub held: Vec<i64>,
+    /// The most that it held.
+    pub most: Vec<i64>,
+}
+
+pub struct World {
+    pub members: Vec<Member>,
+    pub funding: Option<Transaction>,
+    pub height: u32,
+    pub memory: Option<Memory>,
+    network: Network,
+    links: BTreeMap<(usize, usize), Link>,
+    /// When the wire from one to the other has taken what was sent.
+    wires: BTreeMap<(usize, usize), Duration>,
+    queue: BinaryHeap<Reverse<(Duration, u64, usize)>>,
+    happenings: BTreeMap<u64, Happening>,
+    number: u64,
+    now: Duration,
+    rng: Counter,
+}
+
+fn node(index: usize) -> NodeId {
+    let mut id = [2; 33];
+    id[1..9].copy_from_slice(&(index as u64).to_be_bytes());
+    NodeId(id)
+}
+
+fn index(node: NodeId) -> usize {
+    u64::from_be_bytes(node.0[1..9].try_into().unwrap()) as usize
+}
+
+impl World {
+    /// An operator and so many clients, connected.
+    pub fn new(clients: usize, network: Network) -> Self {
+        let config = || Config { policy: Policy::Auto, ..Config::default() };
+        let member = |at: usize| Member {
+            engine: Engine::new(
+                node(at),
+                MasterSecret::new(sha256::Hash::hash(&[at as u8, (at >> 8) as u8]).to_byte_array()),
+                config(),
+            ),
+            cpu: Duration::ZERO,
+            sent: 0,
+            received: 0,
+            stored: 0,
+            free: Duration::ZERO,
+        };
+        let mut world = Self {
+            members: (0..=clients).map(member).collect(),
+            funding: None,
+            height: HEIGHT,
+            memory: None,
+            network,
+            links: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            number: 0,
+            now: Duration::ZERO,
+            rng: Counter(0),
+        };
+        for at in 0..=clients {
+            let block = Block { height: HEIGHT, hash: BlockHash::all_zeros(), txs: vec![] };
+            world.input(at, Input::Block(block));
+        }
+        for client in 1..=clients {
+            for pair in [(LSP, client), (client, LSP)] {
+                world.links.insert(pair, Link::new(LIMITS()));
+                world.transmit(pair.0, pair.1);
+            }
+        }
+        world.run();
+        world.forget_costs();
+        world
+    }
+
+    /// Nothing has cost anything, and it is time 0.
+    pub fn forget_costs(&mut self) {
+        for member in &mut self.members {
+            (member.cpu, member.free) = (Duration::ZERO, Duration::ZERO);
+            (member.sent, member.received, member.stored) = (0, 0, 0);
+        }
+        self.wires.clear();
+        self.now = Duration::ZERO;
+    }
+
+    /// A factory of all clients, until its funding is broadcast and everybody knows.
+    ///
+    /// Returns it and when the funding was broadcast.
+    pub fn create(&mut self, shape: Shape) -> (InstanceId, Duration) {
+        let create = Create {
+            clients: (1..self.members.len()).map(|at| (node(at), Amount::from_sat(1_000_000))).collect(),
+            stock: Amount::from_sat(500_000),
+            shape,
+            lifetime_blocks: 12_960,
+            dying_blocks: 432,
+            tree_feerate: 253,
+        };
+        let Answer::Created(instance) = self.command(LSP, Command::Create(create)) else { panic!() };
+        let mut broadcast = None;
+        while self.happen() {
+            let factory = self.members[LSP].engine.factory(instance).unwrap();
+            if broadcast.is_none() && factory.state(HEIGHT) == State::Funding {
+                broadcast = Some(self.members[LSP].free.max(self.now));
+            }
+        }
+        for member in &self.members {
+            assert_eq!(member.engine.factory(instance).unwrap().state(HEIGHT), State::Funding);
+        }
+        (instance, broadcast.unwrap())
+    }
+
+    /// A command, and its answer at once.
+    pub fn command(&mut self, at: usize, command: Command) -> Answer {
+        self.step(at, Input::Command(command))
+    }
+
+    /// Something happens to a member now.
+    pub fn input(&mut self, at: usize, input: Input) {
+        self.later(Duration::ZERO, at, Happening::Input(Box::new(input)));
+    }
+
+    /// Until nothing is under way.
+    pub fn run(&mut self) {
+        while self.happen() {}
+    }
+
+    fn later(&mut self, after: Duration, at: usize, happening: Happening) {
+        self.number += 1;
+        self.happenings.insert(self.number, happening);
+        self.queue.push(Reverse((self.now + after, self.number, at)));
+    }
+
+    /// The next thing that happens; false if there is none.
+    fn happen(&mut self) -> bool {
+        let Some(Reverse((time, number, at))) = self.queue.pop() else { return false };
+        let before = self.memory.as_ref().map(|memory| {
+            (memory.reset)();
+            (memory.usage)() as i64
+        });
+        let happening = self.happenings.remove(&number).unwrap();
+        let arrived = match &happening {
+            Happening::Raw { from, bytes } => Some((*from, bytes.len() as i64)),
+            _ => None,
+        };
+        self.take(time, at, happening);
+        if let (Some(memory), Some(before)) = (&mut self.memory, before) {
+            let most = memory.held[at] + (memory.peak)() as i64 - before;
+            memory.most[at] = memory.most[at].max(most);
+            memory.held[at] += (memory.usage)() as i64 - before;
+            if let Some((from, bytes)) = arrived {
+                memory.held[from] -= bytes;
+                memory.held[at] += bytes;
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, time: Duration, at: usize, happening: Happening) {
+        // A processor does one thing at a time; without a network all is one moment.
+        self.now = time.max(self.members[at].free);
+        match happening {
+            Happening::Input(input) => {
+                self.step(at, *input);
+            }
+            Happening::Raw { from, bytes } => {
+                let start = cpu_time();
+                let link = self.links.get_mut(&(at, from)).unwrap();
+                let incoming = link.receive(&bytes, self.now.as_millis() as u64).unwrap();
+                self.spend(at, cpu_time() - start);
+                self.members[at].received += bytes.len();
+                let peer = node(from);
+                match incoming {
+                    Some(Incoming::Message(payload)) => {
+                        self.step(at, Input::Message { peer, payload });
+                    }
+                    Some(Incoming::Protocols(_)) => {
+                        self.step(at, Input::PeerUp { peer });
+                    }
+                    None => {}
+                }
+                // An acknowledgement goes with the answer, if there is one.
+                self.transmit(at, from);
+            }
+            Happening::Open { open, then } => {
+                assert_eq!(self.step(at, Input::OpenChannel(open)), Answer::AcceptOpen);
+                self.later(self.network.latency, LSP, Happening::Input(then));
+            }
+        }
+    }
+
+    fn spend(&mut self, at: usize, cpu: Duration) {
+        self.members[at].cpu += cpu;
+        if self.network.latency > Duration::ZERO {
+            self.now += cpu;
+            self.members[at].free = self.now;
+        }
+    }
+
+    fn step(&mut self, at: usize, input: Input) -> Answer {
+        let member = &mut self.members[at];
+        let start = cpu_time();
+        let step = member.engine.handle(input, self.now.as_millis() as u64, self.height, &mut self.rng);
+        member.stored += step.events.iter().map(|(_, events)| encode_record(events).len()).sum::<usize>();
+        let answer = step.answer.clone().unwrap();
+        let effects = member.engine.apply(step);
+        self.spend(at, cpu_time() - start);
+        for effect in effects {
+            self.execute(at, effect);
+        }
+        answer
+    }
+
+    fn transmit(&mut self, from: usize, to: usize) {
+        loop {
+            let start = cpu_time();
+            let raw = self.links.get_mut(&(from, to)).unwrap().poll_transmit();
+            self.spend(from, cpu_time() - start);
+            let Some(bytes) = raw else { return };
+            self.members[from].sent += bytes.len();
+            let size = bytes.len() + TRANSPORT;
+            let wire = self.wires.entry((from, to)).or_default();
+            if let Some(micros) = (size as u64 * 1_000_000).checked_div(self.network.bandwidth) {
+                *wire = (*wire).max(self.now) + Duration::from_micros(micros);
+            } else {
+                *wire = self.now;
+            }
+            let after = *wire + self.network.latency - self.now;
+            self.later(after, to, Happening::Raw { from, bytes });
+        }
+    }
+
+    fn execute(&mut self, at: usize, effect: Effect) {
+        let there_and_back = self.network.latency * 2;
+        let (after, input) = match effect {
+            Effect::Send { peer, message } => {
+                let to = index(peer);
+                let start = cpu_time();
+                let payload = message.encode();
+                self.links.get_mut(&(at, to)).unwrap().send(payload).unwrap();
+                self.spend(at, cpu_time() - start);
+                return self.transmit(at, to);
+            }
+            Effect::NewPayout { instance, attempt } => {
+                let script = [&[0, 20], &sha256::Hash::hash(&[at as u8, (at >> 8) as u8])[..20]].concat();
+                let result = Ok(ScriptBuf::from(script));
+                (Duration::ZERO, Input::PayoutReady { instance, attempt, result })
+            }
+            Effect::PrepareFunding { instance, attempt, script, amount } => {
+                let tx = funding(script, amount);
+                self.funding = Some(tx.clone());
+                let result = Ok(PreparedFunding { psbt: String::new(), tx, vout: 0 });
+                (Duration::ZERO, Input::FundingPrepared { instance, attempt, result })
+            }
+            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
+                let peer_id = node(at);
+                let open = OpenChannel {
+                    peer: peer_id,
+                    capacity,
+                    push_msat,
+                    zeroconf: true,
+                    channel_in_factory: None,
+                };
+                let script =
+                    ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
+                let then = Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) };
+                let happening = Happening::Open { open, then: Box::new(then) };
+                return self.later(self.network.latency, index(peer), happening);
+            }
+            Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
+                let factory = self.members[at].engine.factory(instance).unwrap();
+                let vout = if sale.is_some() { 0 } else { factory.layout.channel_place(client).unwrap().1 };
+                let channel_id = ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout });
+                let result = Ok(channel_id);
+                (there_and_back, Input::ChannelCompleted { instance, attempt, client, sale, result })
+            }
+            Effect::CheckChannel { instance, attempt, sale, .. } => {
+                (Duration::ZERO, Input::ChannelChecked { instance, attempt, sale, result: Ok(()) })
+            }
+            Effect::Log { level, text } if level >= Level::Unusual => panic!("{text}"),
+            _ => return,
+        };
+        self.later(after, at, Happening::Input(Box::new(input)));
+    }
+}
+
+fn funding(script: ScriptBuf, amount: Amount) -> Transaction {
+    let input = TxIn {
+        previous_output: OutPoint { txid: bitcoin::Txid::from_byte_array([7; 32]), vout: 0 },
+        script_sig: ScriptBuf::new(),
+        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+        witness: Witness::new(),
+    };
+    Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: vec![input],
+        output: vec![TxOut { value: amount, script_pubkey: script }],
+    }
+}
