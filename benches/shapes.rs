@@ -21,8 +21,6 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use cln_factory::terms::{Kind, Shape};
-use cln_factory::tx::child::usual_weight;
-use cln_factory::tx::layout::vbytes;
 use cln_factory::tx::plan::Profile;
 use cln_factory::tx::plan::frontier::{Point, frontier, notable};
 use document::{Mode, thousands};
@@ -68,21 +66,22 @@ fn cpu_time() -> Duration {
 
 fn table(points: &[Point]) -> String {
     let mut text = String::from(
-        "| sub-factories × clients | levels | exit vB | transactions | with children, vB | members of a sale | partial signatures \
+        "| sub-factories × clients | levels | exit vB | transactions | with children, vB | members of a sale | clients of a leaf | partial signatures \
          | sessions | keys | transactions in all | vB in all |\n\
-         | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
+         | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |\n",
     );
     for point in points {
         let own = if point.default { "**" } else { "" };
         writeln!(
             text,
-            "| {own}{}{own} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {own}{}{own} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             leaf(&point.shape),
             levels(&point.shape),
             thousands(point.exit_vbytes),
             point.exit_transactions,
-            thousands(point.exit_vbytes + u64::from(point.exit_transactions) * vbytes(usual_weight())),
+            thousands(point.raised_vbytes),
             point.sale_members,
+            point.leaf_clients,
             thousands(point.partial_signatures),
             thousands(point.sessions),
             thousands(point.keys),
@@ -107,7 +106,7 @@ fn levels(shape: &Shape) -> String {
 /// vB against signatures, a colour for each number of members that a sale needs. Shapes with few
 /// transactions are so far off that the others would be one spot: a logarithmic axis.
 fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn std::error::Error>> {
-    let place = |point: &Point| (point.exit_vbytes as f64, point.partial_signatures as f64);
+    let place = |point: &Point| (point.raised_vbytes as f64, point.partial_signatures as f64);
     let with = |members: u32| {
         points.iter().filter(|point| point.sale_members == members && !point.default).map(place).collect()
     };
@@ -119,7 +118,7 @@ fn draw(path: &str, points: &[Point]) -> Result<(), Box<dyn std::error::Error>> 
     plot::scatter(
         path,
         &format!("{CLIENTS} clients: shapes that no other beats"),
-        "vB of one exit",
+        "vB of one exit, children included",
         "partial signatures of the ceremony",
         &series,
         true,

@@ -6,7 +6,8 @@
 //! cargo bench --bench signing -- 16 64
 //! ```
 //!
-//! CPU time of the thread, median of several runs. "verify" is every partial signature by itself
+//! CPU time of the thread, median of several runs. Nonces don't travel, so nobody has to find their points
+//! again; in benches/ceremony they do. "verify" is every partial signature by itself
 //! (BIP-327 PartialSigVerify), as only a ceremony with a liar in it needs; what every ceremony needs is
 //! the finished signatures' verification, which is in "aggregate".
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use bitcoin::{OutPoint, ScriptBuf, Txid, hashes::Hash};
 use cln_factory::terms::{Kind, Leaf, Level, Shape};
 use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::{CheckedNonce, FactoryKey, PartialSig, PubNonce, Round, SecNonce, new_nonce};
+use cln_factory::tx::musig::{CheckedNonce, FactoryKey, PartialSig, Round, SecNonce, new_checked_nonce};
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
 use common::{cpu_time, hash, key, median, terms};
@@ -61,9 +62,9 @@ fn ceremony(shape: &Shape, clients: u32) -> ([f64; 5], usize) {
     let mut seed = 0;
     let mut nonce = |signer: &usize| {
         seed += 1;
-        new_nonce(hash(&[seed, 5]), &keys[*signer])
+        new_checked_nonce(hash(&[seed, 5]), &keys[*signer])
     };
-    let nonces: Vec<(Vec<SecNonce>, Vec<PubNonce>)> =
+    let nonces: Vec<(Vec<SecNonce>, Vec<CheckedNonce>)> =
         signers.iter().map(|signers| signers.iter().map(&mut nonce).unzip()).collect();
     let (secret, public): (Vec<_>, Vec<_>) = nonces.into_iter().unzip();
     next(&mut times);
@@ -71,10 +72,7 @@ fn ceremony(shape: &Shape, clients: u32) -> ([f64; 5], usize) {
     let sessions = || tree.sessions().iter().map(|session| (session, tree.key_agg(session.id.coin).unwrap()));
     let rounds: Vec<Round> = sessions()
         .zip(&public)
-        .map(|((session, agg), nonces)| {
-            let nonces: Vec<CheckedNonce> = nonces.iter().map(|nonce| nonce.checked().unwrap()).collect();
-            Round::start(agg, &nonces, &session.sighash).unwrap().1
-        })
+        .map(|((session, agg), nonces)| Round::start(agg, nonces, &session.sighash).unwrap().1)
         .collect();
     let partials: Vec<Vec<PartialSig>> = sessions()
         .zip(&rounds)
@@ -95,7 +93,7 @@ fn ceremony(shape: &Shape, clients: u32) -> ([f64; 5], usize) {
         sessions().zip(&rounds).zip(&signers).zip(public.iter().zip(&partials))
     {
         for ((signer, nonce), partial) in signers.iter().zip(nonces).zip(partials) {
-            round.verify(agg, keys[*signer].public(), nonce, partial).unwrap();
+            round.verify(agg, keys[*signer].public(), &nonce.serialize(), partial).unwrap();
         }
     }
     next(&mut times);

@@ -5,7 +5,7 @@
 mod common;
 
 use cln_factory::lab::world::{LSP, World};
-use cln_factory::protocol::{Input, PendingHtlc, State};
+use cln_factory::protocol::{Command, Input, PendingHtlc, State};
 use cln_factory::tx::plan::Profile;
 use common::factory;
 
@@ -48,6 +48,31 @@ fn an_unsettled_htlc_starts_the_exit() {
         world.mine(u32::try_from(path).unwrap()).unwrap();
         let leaf = factory(&world, at, instance).leaf_height(0).unwrap();
         assert!(leaf <= pending.cltv_expiry, "the leaf confirmed at {leaf}, after the expiry");
+    }
+}
+
+/// S18: a funding that a reorganisation took and brought back is as young as any other, also while L gets
+/// everybody out.
+#[test]
+fn nothing_moves_on_a_funding_that_is_young_again() {
+    let mut world = World::new(9, 2).unwrap();
+    let instance = world.make_factory(Profile::Static).unwrap();
+    let funding = factory(&world, LSP, instance).funding().unwrap().txid;
+    world.command(LSP, Command::Evict { instance, clients: vec![] }).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(LSP, instance), Some(State::Exiting));
+    assert_eq!(factory(&world, LSP, instance).channel_usable(0, world.chain.height()), Ok(()));
+
+    let (confirmed, _) = world.chain.confirmed(funding).unwrap();
+    world.chain.reorg(world.chain.height() - confirmed + 1);
+    for depth in 0..3 {
+        // The leaf waits, so that the channel stands on the funding alone.
+        world.chain.mine_without(|tx| tx.compute_txid() != funding);
+        world.sync_all().unwrap();
+        let height = world.chain.height();
+        assert_eq!(world.chain.confirmed(funding).map(|(at, _)| height - at), Some(depth));
+        let why = factory(&world, LSP, instance).channel_usable(0, height);
+        assert_eq!(why.is_ok(), depth == 2, "{depth} blocks on top: {why:?}");
     }
 }
 

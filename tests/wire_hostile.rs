@@ -149,7 +149,7 @@ fn values_that_can_not_be() {
     });
     assert_eq!(
         refused(&absurd),
-        "invite.terms.capacities: 18446744073709551615 entries announced, but only 64 bytes follow"
+        "invite.terms.capacities: 18446744073709551615 entries announced, but only 67 bytes follow"
     );
     let nonces = altered("join", 8, |nonces| nonces[0] = 3);
     assert_eq!(refused(&nonces), "join.nonces: truncated: 66 bytes needed, 0 left");

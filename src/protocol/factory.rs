@@ -328,10 +328,9 @@ impl Factory {
     pub fn state(&self, height: Height) -> State {
         // Signed and funded, it lives, whatever else was said about it.
         let lives = self.phase == State::Funding || !self.signatures.is_empty();
-        let funded = match self.funding_height() {
-            Some(funded) if lives => funded,
-            _ => return self.phase,
-        };
+        if self.funding_height().is_none() || !lives {
+            return self.phase;
+        }
         if self.is_over(height) {
             return State::Closed;
         }
@@ -344,7 +343,7 @@ impl Factory {
         if own_clients(self).all(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
-        if height.saturating_add(1) < funded.saturating_add(u32::from(self.terms.funding_confirmations)) {
+        if !self.is_deep(height) {
             return State::Funding;
         }
         if height.saturating_add(self.terms.dying_blocks) >= self.terms.timeout_height {
@@ -419,13 +418,21 @@ impl Factory {
             return Err("it is being taken on chain".into());
         }
         match self.state(height) {
-            State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
-            State::Funding => Err(format!(
+            State::Active | State::Dying => Ok(()),
+            // Others leave, or L gets everybody out; a reorganisation may have taken the funding with it.
+            State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
+            State::Funding | State::Exiting | State::Exited => Err(format!(
                 "the factory's funding has not {} confirmations yet",
                 self.terms.funding_confirmations
             )),
             state => Err(format!("the factory is {state}")),
         }
+    }
+
+    /// Whether the funding has the confirmations that the terms ask for.
+    fn is_deep(&self, height: Height) -> bool {
+        let needed = u32::from(self.terms.funding_confirmations);
+        self.funding_height().is_some_and(|funded| height.saturating_add(1) >= funded.saturating_add(needed))
     }
 
     /// Blocks before an HTLC's expiry at which it must be off this node's channels.

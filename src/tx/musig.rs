@@ -224,11 +224,18 @@ impl PubNonce {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckedNonce(musig::PublicNonce);
 
+impl CheckedNonce {
+    /// As it travels.
+    pub fn serialize(&self) -> PubNonce {
+        PubNonce(self.0.serialize())
+    }
+}
+
 /// Makes one nonce (BIP-327 NonceGen with the secret key mixed in). `seed` is 32 fresh random bytes
 /// that are used for nothing else: the same seed and key give the same nonce (S2).
 pub fn new_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, PubNonce) {
     let (secret, public) = new_checked_nonce(seed, key);
-    (secret, PubNonce(public.0.serialize()))
+    (secret, public.serialize())
 }
 
 /// As [`new_nonce`], for a nonce that doesn't travel: that of whoever aggregates.

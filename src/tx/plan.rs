@@ -1,8 +1,8 @@
 //! The planner: which shape for so many clients.
 //!
-//! Of all arities it takes those with which the client that is worst off publishes the fewest vB to
-//! get out, and among these the fewest blocks. How many members a sale needs is decided by the leaf
-//! alone: L and one sub-factory. What else there is to choose from: [`frontier`].
+//! Of all arities it takes those with which the client that is worst off publishes the fewest vB to get
+//! out, if each transaction needs a child that raises its fee, and among these the fewest blocks. How many
+//! members a sale needs is decided by the leaf alone: L and one sub-factory. What else there is to choose from: [`frontier`].
 
 pub mod frontier;
 
@@ -11,12 +11,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use super::child::usual_weight;
 use super::layout::{MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_LEVELS, MAX_V3_VBYTES, vbytes, weight};
 use crate::terms::{Kind, Leaf, Level, Shape};
 
 /// Arities that the planner tries. Below this range there is no split; above it a node costs more
 /// than the level that it saves.
-const ARITIES: RangeInclusive<u16> = 2..=8;
+const ARITIES: RangeInclusive<u16> = 2..=24;
 /// Clients of a sub-factory: with L three signers for a sale.
 const CLIENTS_PER_SUB: u16 = 2;
 /// Sub-factories of a leaf, except in [`Profile::Flat`].
@@ -239,16 +240,18 @@ impl Chooser {
     }
 }
 
-/// vB and blocks that one node of a level adds to an exit.
+/// vB and blocks that one node of a level adds to an exit. Each transaction may need a child to raise its
+/// fee: without reckoning with that, levels would look cheaper than they are.
 fn level_cost(children: u64, kind: Kind, delays: Delays) -> (u64, u64) {
-    let split = vbytes(weight(children));
+    let raised = |outputs| vbytes(weight(outputs)).saturating_add(vbytes(usual_weight()));
+    let split = raised(children);
     let confirm = u64::from(delays.confirm_blocks);
     match kind {
         Kind::Static => (split, confirm),
         Kind::Stateful => {
             let last = u64::from(delays.state_count.saturating_sub(1));
             let wait = u64::from(delays.state_step).saturating_mul(last);
-            let size = split.saturating_add(vbytes(weight(1)));
+            let size = split.saturating_add(raised(1));
             (size, wait.saturating_add(confirm.saturating_mul(2)))
         }
     }

@@ -2,7 +2,8 @@
 
 use bitcoin::Amount;
 use cln_factory::terms::{Kind, Shape, Terms};
-use cln_factory::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role};
+use cln_factory::tx::child::usual_weight;
+use cln_factory::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role, vbytes};
 use cln_factory::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
 
 use crate::support::{leaf, level, shapes, terms};
@@ -182,13 +183,15 @@ fn plans_make_factories() {
     }
 }
 
-/// No uniform arity from 2 to 8 gets the client that is worst off out for fewer vB.
+/// No uniform arity from 2 to 8 gets the client that is worst off out for fewer vB, with a child for each
+/// transaction.
 #[test]
 fn plans_are_cheapest() {
     let worst = |terms: &Terms| {
         let layout = Layout::new(terms).unwrap();
         let costs = (0..terms.clients()).map(|client| layout.exit_cost(client));
-        costs.map(|cost| (cost.vbytes, cost.blocks)).max().unwrap()
+        let child = vbytes(usual_weight());
+        costs.map(|cost| (cost.vbytes + u64::from(cost.transactions) * child, cost.blocks)).max().unwrap()
     };
     for profile in [Profile::Static, Profile::Stateful] {
         let kind = if profile == Profile::Static { Kind::Static } else { Kind::Stateful };
@@ -204,11 +207,11 @@ fn plans_are_cheapest() {
             }
         }
     }
-    // The default profile for 127 clients: 32 leaves under three static levels.
+    // The default profile for 127 clients: 32 leaves under two static levels.
     let shape = shape_for(127, Profile::default()).unwrap();
     assert_eq!(shape.leaf, leaf(Kind::Static, 2, 2));
     assert!(shape.levels.iter().all(|level| level.kind == Kind::Static));
-    assert_eq!(shape.levels.len(), 3);
+    assert_eq!(shape.levels.len(), 2);
 }
 
 #[test]

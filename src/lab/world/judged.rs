@@ -231,8 +231,12 @@ impl World {
         };
         let leaves = || factory.exiting.iter().chain(&factory.evicting);
         let leaving = |coin| leaves().any(|client| factory.layout.path(*client).contains(&coin));
+        // Who bought some of its stock wants the sale, which a floor may keep out, and not what conflicts.
+        let bought = factory.own_sales().any(|sold| sold.is_signed());
+        let sold = client.filter(|_| bought).and_then(|index| factory.layout.stock_coin(index));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
-            if role == Spend::State && !leaving(session.id.coin) {
+            let coin = session.id.coin;
+            if role == Spend::State && !leaving(coin) || role == Spend::Distribution && sold == Some(coin) {
                 continue;
             }
             let Some(signature) = factory.signatures.get(&session.id) else { continue };

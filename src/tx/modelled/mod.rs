@@ -173,10 +173,17 @@ fn unpair((first, second): (PublicKey, PublicKey)) -> [u8; 66] {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckedNonce((PublicKey, PublicKey));
 
+impl CheckedNonce {
+    /// As it travels.
+    pub fn serialize(&self) -> PubNonce {
+        PubNonce(unpair(self.0))
+    }
+}
+
 /// Makes one nonce: the same seed and key give the same nonce (S2).
 pub fn new_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, PubNonce) {
     let (secret, public) = new_checked_nonce(seed, key);
-    (secret, PubNonce(unpair(public.0)))
+    (secret, public.serialize())
 }
 
 /// As [`new_nonce`], for a nonce that doesn't travel.

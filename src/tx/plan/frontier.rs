@@ -1,17 +1,19 @@
 //! What else there is to choose from: the shapes that no other shape beats.
 //!
-//! A shape is good by four numbers, the fewer of each the better: vB of the exit that is worst off, its
-//! nSequence blocks, members that a sale needs awake, and partial signatures of the whole ceremony. Each
-//! comes from the real [`Layout`]. What they leave out: how freely stock can be sold (among the clients
-//! of a sub-factory alone), and that stateful levels can be reallocated, so that shapes with and without
-//! such levels are not compared.
+//! A shape is good by five numbers, the fewer of each the better: vB of the exit that is worst off, with a
+//! child for each of its transactions, its nSequence blocks, members that a sale needs awake, clients that
+//! one exit puts on chain, and partial signatures of the whole ceremony. Each comes from the real
+//! [`Layout`]. What they leave out: how freely stock can be sold (among the clients of a sub-factory alone),
+//! and that stateful levels can be reallocated, so that shapes with and without such levels are not
+//! compared.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::{Chooser, Delays, Profile};
 use crate::terms::{Kind, Leaf, Level, Shape, Terms};
-use crate::tx::layout::{Layout, MAX_LEVELS};
+use crate::tx::child::usual_weight;
+use crate::tx::layout::{Layout, MAX_LEVELS, Output, vbytes};
 
 /// Sub-factories of a leaf that are tried; all clients in one leaf comes on top.
 const SUB_FACTORIES: RangeInclusive<u16> = 1..=8;
@@ -20,7 +22,7 @@ const CLIENTS_PER_SUB: RangeInclusive<u16> = 1..=4;
 /// Arities that are tried: a node with more children is too large for a version 3 transaction.
 const ARITIES: RangeInclusive<u16> = 2..=230;
 /// A shape saves enough signatures to be worth a line if it has at most so many percent of another's.
-const NOTABLE_PERCENT: u64 = 95;
+const NOTABLE_PERCENT: u64 = 85;
 
 /// One shape, and how good it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,16 @@ pub struct Point {
     pub exit_transactions: u32,
     /// vB of the largest exit, without what raises its fees.
     pub exit_vbytes: u64,
+    /// vB of the largest exit, with a usual child for each of its transactions.
+    pub raised_vbytes: u64,
     /// Blocks of the longest exit: relative timelocks, and `confirm_blocks` for each transaction.
     pub exit_blocks: u32,
     /// Most blocks that an exit waits for relative timelocks alone (nSequence).
     pub timelock_blocks: u32,
     /// Members that sign a sale: L and the clients of a sub-factory. 0 if there is no stock to sell.
     pub sale_members: u32,
+    /// Clients whose channels one exit puts on chain: those of its leaf.
+    pub leaf_clients: u32,
     /// Partial signatures of all members, over all sessions of the ceremony.
     pub partial_signatures: u64,
     /// Sessions: transactions that are signed.
@@ -60,9 +66,11 @@ impl Point {
             shape: terms.shape.clone(),
             exit_transactions: 0,
             exit_vbytes: 0,
+            raised_vbytes: 0,
             exit_blocks: 0,
             timelock_blocks: 0,
             sale_members: 0,
+            leaf_clients: 0,
             partial_signatures: 0,
             sessions: 0,
             keys: 0,
@@ -78,8 +86,14 @@ impl Point {
             let timelock = cost.blocks.saturating_sub(confirm);
             point.exit_transactions = point.exit_transactions.max(cost.transactions);
             point.exit_vbytes = point.exit_vbytes.max(cost.vbytes);
+            let children = u64::from(cost.transactions).saturating_mul(vbytes(usual_weight()));
+            point.raised_vbytes = point.raised_vbytes.max(cost.vbytes.saturating_add(children));
             point.exit_blocks = point.exit_blocks.max(cost.blocks);
             point.timelock_blocks = point.timelock_blocks.max(timelock);
+        }
+        for node in layout.nodes() {
+            let channels = node.outputs.iter().filter(|output| matches!(output, Output::Channel(_))).count();
+            point.leaf_clients = point.leaf_clients.max(u32::try_from(channels).unwrap_or(u32::MAX));
         }
         for coin in layout.coins() {
             let members = coin.clients.end.saturating_sub(coin.clients.start).saturating_add(1);
@@ -96,9 +110,10 @@ impl Point {
     }
 
     /// What a shape is judged by; fewer is better.
-    fn objectives(&self) -> [u64; 4] {
-        let waits = [u64::from(self.timelock_blocks), u64::from(self.sale_members)];
-        [self.exit_vbytes, waits[0], waits[1], self.partial_signatures]
+    fn objectives(&self) -> [u64; 5] {
+        let [blocks, members, clients] =
+            [self.timelock_blocks, self.sale_members, self.leaf_clients].map(u64::from);
+        [self.raised_vbytes, blocks, members, clients, self.partial_signatures]
     }
 
     /// Whether this shape is nowhere worse than the other, and somewhere better.
@@ -134,15 +149,15 @@ pub fn frontier(terms: &Terms, profile: Profile) -> Vec<Point> {
 }
 
 /// The points of a frontier that differ enough for a person to choose from: one that saves less than a
-/// twentieth of the signatures of another that is nowhere else worse is left out, the default never.
+/// seventh of the signatures of another that is nowhere else worse is left out, the default never.
 pub fn notable(frontier: &[Point]) -> Vec<Point> {
     let mut kept: Vec<Point> = Vec::new();
     for point in frontier {
-        let [vbytes, timelock, members, signatures] = point.objectives();
+        let [vbytes, timelock, members, clients, signatures] = point.objectives();
         let close = |other: &Point| {
-            let [v, t, m, s] = other.objectives();
+            let [v, t, m, c, s] = other.objectives();
             let little = signatures.saturating_mul(100) > s.saturating_mul(NOTABLE_PERCENT);
-            v <= vbytes && t <= timelock && m <= members && little
+            v <= vbytes && t <= timelock && m <= members && c <= clients && little
         };
         if point.default || !kept.iter().any(close) {
             kept.push(point.clone());

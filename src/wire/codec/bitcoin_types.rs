@@ -94,22 +94,13 @@ impl Codec for XOnlyPublicKey {
     }
 }
 
-/// A u16 length and the bytes. No script that we build or accept nears the limit of 65,535 (consensus
-/// runs none above 10,000); one beyond it is written empty, which every check of scripts refuses,
-/// rather than cut into a different script.
+/// A BigSize length and the bytes, as a transaction has them.
 impl Codec for ScriptBuf {
     fn write(&self, out: &mut Vec<u8>) {
-        match u16::try_from(self.len()) {
-            Ok(length) => {
-                length.write(out);
-                out.extend_from_slice(self.as_bytes());
-            }
-            Err(_) => 0_u16.write(out),
-        }
+        write_counted(self.as_bytes(), out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let length = u16::read(r)?;
-        r.take(length.into()).map(|bytes| ScriptBuf::from_bytes(bytes.to_vec()))
+        r.take_counted().map(|bytes| ScriptBuf::from_bytes(bytes.to_vec()))
     }
 }
