@@ -1,9 +1,11 @@
 //! A large node: a thousand factories of 64 members. Prints how long a full block takes to be searched,
-//! what the factories take of memory, as operator and as client, and how long `factory-list` takes.
+//! what the factories take of memory, as operator and as client, how long `factory-list` takes, and how long
+//! a start. Fails if one of them is beyond its goal.
 //!
 //! ```sh
 //! cargo bench --bench scale              # 1000 factories, 64 members
 //! cargo bench --bench scale -- 200 64
+//! cargo bench --bench scale -- 1000 64 dump FILE   # the operator's records, for pytest/test_speed.py
 //! ```
 //!
 //! Memory is what the process grows by (`/proc/self/statm`), so each number is taken in a process of its
@@ -13,15 +15,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails must fail the command")]
 
 mod common;
+mod restart;
 
+use std::io::Write;
 use std::time::Duration;
 
 use bitcoin::hashes::Hash;
+use bitcoin::hex::DisplayHex;
 use bitcoin::{OutPoint, Txid};
 use cln_factory::cln::chain::reduce;
 use cln_factory::cln::methods::factory_json;
 use cln_factory::protocol::Watched;
 use common::{HEIGHT, engine, hash, node, transaction};
+
+/// Milliseconds of CPU to search a block.
+const SCAN: f64 = 50.0;
+/// Bytes of memory.
+const MEMORY: u64 = 200_000_000;
+/// Milliseconds of CPU for `factory-list`.
+const LIST: f64 = 1_000.0;
 
 /// Resident memory, bytes.
 fn resident() -> u64 {
@@ -41,6 +53,7 @@ fn memory(factories: u32, clients: u32, lsp: bool) {
         grown / 1_000_000,
         grown / u64::from(factories) / 1_000
     );
+    assert!(grown < MEMORY, "{grown} bytes of memory, more than {MEMORY}");
     let started = cpu_time();
     let watched = engine.watched().outpoints.len();
     println!("watched     {watched} outpoints, collected in {:.1} ms", millis(started));
@@ -48,7 +61,9 @@ fn memory(factories: u32, clients: u32, lsp: bool) {
     let started = cpu_time();
     let list: Vec<_> = engine.factories().map(|f| factory_json::factory(f, &node, HEIGHT + 100)).collect();
     let json = serde_json::to_string(&list).unwrap();
-    println!("list        factory-list as {role}: {:.0} ms, {} KB", millis(started), json.len() / 1_000);
+    let took = millis(started);
+    println!("list        factory-list as {role}: {took:.0} ms, {} KB", json.len() / 1_000);
+    assert!(took < LIST, "factory-list takes {took:.0} ms, more than {LIST} ms");
 }
 
 /// A block of 4 MB (all of it witness that the limit allows would be smaller work: this is the most
@@ -78,6 +93,22 @@ fn scan() {
     let took = millis(started);
     assert_eq!(found.txs.len(), 1);
     println!("scan        a block of {bytes} bytes, {inputs} inputs, against 100000 outpoints: {took:.1} ms");
+    assert!(took < SCAN, "a block takes {took:.1} ms, more than {SCAN} ms");
+}
+
+fn in_own_process(words: &str) -> bool {
+    let own = std::env::current_exe().unwrap();
+    std::process::Command::new(own).args(words.split(' ')).status().unwrap().success()
+}
+
+/// A line for each record: instance, number and bytes, hex.
+fn dump(factories: u32, clients: u32, file: &str) {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(file).unwrap());
+    for (instance, records) in restart::histories(factories, clients, true) {
+        for (at, record) in records.iter().enumerate() {
+            writeln!(out, "{instance} {at:0>8} {}", record.to_lower_hex_string()).unwrap();
+        }
+    }
 }
 
 fn millis(started: Duration) -> f64 {
@@ -97,13 +128,15 @@ fn main() {
     match words.get(2).map(String::as_str) {
         Some("operator") => memory(factories, clients, true),
         Some("client") => memory(factories, clients, false),
+        Some("restart") => restart::measure(factories, clients, words.get(3).is_some_and(|role| role == "operator")),
+        Some("dump") => dump(factories, clients, words.get(3).expect("a file")),
         _ => {
             scan();
-            let own = std::env::current_exe().unwrap();
-            for role in ["operator", "client"] {
-                let words = [factories.to_string(), clients.to_string(), role.to_owned()];
-                assert!(std::process::Command::new(&own).args(words).status().unwrap().success());
+            let mut failed = false;
+            for what in ["operator", "client", "restart operator", "restart client"] {
+                failed |= !in_own_process(&format!("{factories} {clients} {what}"));
             }
+            assert!(!failed, "beyond a goal");
         }
     }
 }

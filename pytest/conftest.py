@@ -28,6 +28,7 @@ import matrix  # noqa: E402
 import promises  # noqa: E402
 
 MATRIX = pytest.StashKey()
+MEASURED = pytest.StashKey()
 NEEDS_NODES = {"node_factory", "bitcoind", "worlds"}
 
 
@@ -40,20 +41,24 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "faults: needs the binary that misbehaves on request")
     config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
     config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
+    config.addinivalue_line("markers", "speed: measures; left out unless `-m speed` asks for it")
     config.stash[MATRIX] = {}
+    config.stash[MEASURED] = []
 
 
-def leave_out_bulk(config, items):
-    if "matrix" in config.option.markexpr or any("::" in argument for argument in config.args):
+def leave_out(config, items, marker, unless):
+    """Leaves out what has this marker, unless `-m` names the other, or a test was asked for by its name."""
+    if unless in config.option.markexpr or any("::" in argument for argument in config.args):
         return
-    bulk = [item for item in items if item.get_closest_marker("bulk")]
-    if bulk:
-        config.hook.pytest_deselected(items=bulk)
-        items[:] = [item for item in items if item not in bulk]
+    marked = [item for item in items if item.get_closest_marker(marker)]
+    if marked:
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
 
 
 def pytest_collection_modifyitems(config, items):
-    leave_out_bulk(config, items)
+    leave_out(config, items, "bulk", unless="matrix")
+    leave_out(config, items, "speed", unless="speed")
     missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
     plugin = harness.find_plugin()
     faults = harness.find_plugin(faults=True)
@@ -88,7 +93,16 @@ def kill_matrix(request):
     return note
 
 
+@pytest.fixture
+def measured(request):
+    """Takes lines of what was measured, for the end of the run."""
+    return request.config.stash[MEASURED].append
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    if config.stash[MEASURED]:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(config.stash[MEASURED]))
     rows = config.stash[MATRIX]
     if not rows:
         return

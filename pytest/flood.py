@@ -42,9 +42,9 @@ def node_id():
     return KEY.public_key().serializeCompressed().hex()
 
 
-def meet(peer, port, features):
+def meet(peer, port, features, key=KEY):
     """A connection over which both have said `init`."""
-    connection = connect(KEY, bytes.fromhex(peer), "127.0.0.1", port)
+    connection = connect(key, bytes.fromhex(peer), "127.0.0.1", port)
     connection.connection = Buffered(connection.connection)
     connection.send_message(struct.pack("!HHH", INIT, 0, len(features)) + features)
     connection.read_message()

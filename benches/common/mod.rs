@@ -13,18 +13,20 @@ use std::time::Duration;
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
 use cln_factory::protocol::event::{
-    Accepted, ChannelChecked, ChannelCommitted, Confirmed, Created, Event, FundingReleased, Invited, Signed,
-    Signing,
+    Accepted, AllStored, ChannelChecked, ChannelCommitted, Confirmed, Created, Event, FundingReleased,
+    FundingReserved, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
 };
 use cln_factory::protocol::{Config, Engine};
 use cln_factory::terms::{Shape, Terms};
 use cln_factory::tx::layout::Layout;
 use cln_factory::tx::musig::{FactoryKey, MasterSecret};
 use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
+use cln_factory::tx::tree::{Member, Roster, Scope, Session, Tree};
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
 use cln_factory::wire::message::Propose;
 
+/// A funding PSBT with one input and a change output, as long as they are, base64.
+const PSBT: [u8; 1_000] = [b'A'; 1_000];
 /// Height at which the factories were funded.
 pub const HEIGHT: u32 = 1_000;
 
@@ -81,18 +83,20 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// What every factory of a size has in common, so that making a thousand takes no hour.
-struct Mould {
+pub struct Mould {
     keys: Vec<FactoryKey>,
     clients: u32,
 }
 
 impl Mould {
-    fn new(clients: u32) -> Self {
+    /// For factories of so many clients.
+    pub fn new(clients: u32) -> Self {
         Self { keys: (0..=clients).map(key).collect(), clients }
     }
 
-    /// The stored history of a factory that is active: the operator's, or the first client's.
-    fn events(&self, factory: u32, lsp: bool) -> (InstanceId, Vec<Event>) {
+    /// The stored history of a factory that is active: the operator's, or the first client's. The events of
+    /// each record, as the engine stores them.
+    pub fn records(&self, factory: u32, lsp: bool) -> (InstanceId, Vec<Vec<Event>>) {
         let terms = terms(factory, self.clients, shape_for(self.clients, Profile::Static).unwrap());
         let layout = Layout::new(&terms).unwrap();
         let payout = |client: u32| {
@@ -114,10 +118,12 @@ impl Mould {
         let funding = OutPoint { txid: funding_tx.compute_txid(), vout: 0 };
         let scripts: BTreeMap<u32, ScriptBuf> = (0..self.clients).map(|c| (c, channel(c))).collect();
         let full = Tree::build(&layout, &roster, funding, Scope::All, &scripts, &BTreeMap::new()).unwrap();
-        let sessions = if lsp { full.sessions().len() } else { layout.sessions(Some(0)).len() };
         let foreign = if lsp { vec![] } else { Tree::foreign_coins(&layout, 0) };
+        let foreign_keys: BTreeMap<_, _> =
+            foreign.iter().map(|coin| (*coin, full.output_key(*coin).unwrap())).collect();
         let leaf = layout.path(0).last().and_then(|node| layout.node(*node)).unwrap().clients.clone();
-        let own = if lsp { 0..self.clients } else { 0..1 };
+        let scope = if lsp { Scope::All } else { Scope::Client(0) };
+        let kept = if lsp { scripts } else { leaf.map(|c| (c, channel(c))).collect() };
         let proposal = Propose {
             instance: terms.instance,
             attempt: 1,
@@ -125,35 +131,47 @@ impl Mould {
             clients: members,
             funding_tx: funding_tx.clone(),
             funding_vout: 0,
-            channel_scripts: if lsp { scripts } else { leaf.map(|c| (c, channel(c))).collect() }
-                .into_iter()
-                .collect(),
-            foreign_keys: foreign.iter().map(|coin| (*coin, full.output_key(*coin).unwrap())).collect(),
+            channel_scripts: kept.clone().into_iter().collect(),
+            foreign_keys: foreign_keys.clone().into_iter().collect(),
             foreign_hashes: foreign.iter().map(|coin| (*coin, [0; 32])).collect(),
             nonces: vec![],
         };
-        let mut events: Vec<Event> = if lsp {
-            vec![Created { terms: terms.clone(), clients: (0..self.clients).map(node).collect() }.into()]
+        let signs = Tree::build(&layout, &roster, funding, scope, &kept, &foreign_keys).unwrap();
+        let entry = |session: &Session| LedgerEntry {
+            outpoint: session.outpoint,
+            session: session.id,
+            sighash: session.sighash,
+        };
+        let ledger: Vec<_> = signs.sessions().iter().map(entry).collect();
+        let mut records: Vec<Vec<Event>> = if lsp {
+            let created = Created { terms: terms.clone(), clients: (0..self.clients).map(node).collect() };
+            let reserved = FundingReserved { attempt: 1, psbt: PSBT.into() };
+            vec![vec![created.into()], vec![reserved.into()]]
         } else {
             let invited =
                 Invited { attempt: 1, terms: terms.clone(), client: 0, price_msat: 0, height: HEIGHT };
-            vec![invited.into(), Accepted {}.into()]
+            vec![vec![invited.into()], vec![Accepted {}.into()], vec![OpenAccepted { attempt: 1 }.into()]]
         };
-        events.push(Signing { attempt: 1, proposal, ledger: vec![], psbt: None, salt: None }.into());
+        let (psbt, salt) = if lsp { (Some(PSBT.into()), None) } else { (None, Some([7; 32])) };
+        records.push(vec![Signing { attempt: 1, proposal, ledger, psbt, salt }.into()]);
         let signature =
             |at: u32| -> [u8; 64] { [hash(&[at]), hash(&[at, factory])].concat().try_into().unwrap() };
-        events.push(Signed { signatures: (0..sessions as u32).map(signature).collect() }.into());
-        for client in own {
-            let channel_id = ChannelId::of(full.channel_outpoint(client).unwrap());
-            events.push(ChannelCommitted { client, channel_id }.into());
-            events.push(ChannelChecked { client, channel_id }.into());
-        }
+        let signatures = (0..signs.sessions().len() as u32).map(signature).collect();
+        records.push(vec![Signed { signatures }.into()]);
+        let channel_id = |client| ChannelId::of(full.channel_outpoint(client).unwrap());
+        let checked = |client| ChannelChecked { client, channel_id: channel_id(client) };
         if lsp {
-            events.push(FundingReleased { height: HEIGHT }.into());
+            records.push(vec![AllStored {}.into()]);
+            let committed = |client| ChannelCommitted { client, channel_id: channel_id(client) };
+            records.extend((0..self.clients).map(|client| vec![committed(client).into()]));
+            records.extend((0..self.clients).map(|client| vec![checked(client).into()]));
+            records.last_mut().unwrap().push(FundingReleased { height: HEIGHT }.into());
+        } else {
+            records.push(vec![checked(0).into()]);
         }
         let spends = vec![funding_tx.input[0].previous_output];
-        events.push(Confirmed { txid: funding.txid, height: HEIGHT, spends, pays: None }.into());
-        (terms.instance, events)
+        records.push(vec![Confirmed { txid: funding.txid, height: HEIGHT, spends, pays: None }.into()]);
+        (terms.instance, records)
     }
 }
 
@@ -184,8 +202,8 @@ pub fn engine(factories: u32, clients: u32, lsp: bool) -> Engine {
     let mut engine = Engine::new(me, MasterSecret::new([3; 32]), Config::default());
     let mould = Mould::new(clients);
     for factory in 0..factories {
-        let (instance, events) = mould.events(factory, lsp);
-        engine.load(instance, [events]).unwrap();
+        let (instance, records) = mould.records(factory, lsp);
+        engine.load(instance, records).unwrap();
     }
     engine
 }

@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::protocol::event::decode_record;
-use crate::protocol::{Config, Engine, Input, Watched};
+use crate::protocol::{Config, Engine, Folded, Input, Watched};
 use crate::runtime::{self, Handle, Inbox, Runtime};
-use crate::store::Store;
+use crate::store::{History, Store};
 use crate::store::datastore::Datastore;
 use crate::tx::musig::MasterSecret;
 use crate::types::{Height, NodeId};
@@ -139,28 +139,57 @@ fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
     CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
 }
 
-struct Loaded<S> {
-    engine: Engine,
-    store: S,
-    stored_tip: Option<(Height, BlockHash)>,
+/// What the store held.
+pub struct Loaded<S> {
+    /// With every factory.
+    pub engine: Engine,
+    /// Ready for what comes next.
+    pub store: S,
+    /// The last block that was handled.
+    pub stored_tip: Option<(Height, BlockHash)>,
 }
 
-/// Rebuilds every factory. The error says which record was not understood: then nothing may be
-/// written, because what is there might be a newer plugin's.
-async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
+/// Rebuilds every factory.
+///
+/// # Errors
+/// Says which record was not understood: then nothing may be written, because what is there might be a
+/// newer plugin's.
+pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
     let histories = store.load_all().await.map_err(|error| error.to_string())?;
-    for (instance, records) in histories {
-        let decoded = (0u32..).zip(&records).map(|(index, bytes)| {
-            decode_record(bytes).map_err(|error| format!("factory {instance}, record {index}: {error}"))
-        });
-        let records: Vec<_> = decoded.collect::<Result<_, String>>()?;
-        engine.load(instance, records).map_err(|error| format!("factory {instance}: {error}"))?;
+    for folded in fold_all(&histories)? {
+        engine.adopt(folded);
     }
     let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
     if let Some(prices) = runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())? {
         engine.set_prices(prices);
     }
     Ok(Loaded { engine, store, stored_tip })
+}
+
+/// On all cores: a thousand factories of 64 members take one of them many seconds, and lightningd waits.
+fn fold_all(histories: &[History]) -> Result<Vec<Folded>, String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = histories.len().div_ceil(cores).max(1);
+    std::thread::scope(|scope| {
+        let shares = histories.chunks(share);
+        let threads: Vec<_> = shares
+            .map(|share| scope.spawn(move || share.iter().map(fold).collect::<Result<Vec<_>, _>>()))
+            .collect();
+        let mut all = Vec::with_capacity(histories.len());
+        for thread in threads {
+            let folded = thread.join().map_err(|_| "rebuilding the factories failed".to_owned())?;
+            all.extend(folded?);
+        }
+        Ok(all)
+    })
+}
+
+fn fold((instance, records): &History) -> Result<Folded, String> {
+    let decoded = (0u32..).zip(records).map(|(index, bytes)| {
+        decode_record(bytes).map_err(|error| format!("factory {instance}, record {index}: {error}"))
+    });
+    let records: Vec<_> = decoded.collect::<Result<_, String>>()?;
+    Folded::new(*instance, None, records).map_err(|error| format!("factory {instance}: {error}"))
 }
 
 /// What needs the chain: resumes what was under way, greets peers, and then follows the blocks for

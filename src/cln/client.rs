@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +73,40 @@ impl Rpc {
     }
 }
 
+/// Between two attempts to connect while too many others wait.
+const CROWDED: Duration = Duration::from_millis(10);
+/// How long a call waits for its turn to connect. Each of many may have to wait for all others.
+const TURN: Duration = Duration::from_secs(60);
+/// POSIX's numbers for a process, and a system, without room for another socket.
+const NO_ROOM: [i32; 2] = [24, 23];
+
+/// Connects as soon as there is room: lightningd's socket takes 128 that it hasn't come to yet, and refuses
+/// others (`EAGAIN`), and a process has only so many files. What a large factory's members are to be told
+/// at once is more than either.
+async fn connect(socket: &Path) -> Result<ClnRpc, anyhow::Error> {
+    let connected = async {
+        loop {
+            match ClnRpc::new(socket).await {
+                Err(error) if is_crowded(&error) => tokio::time::sleep(CROWDED).await,
+                ended => return ended,
+            }
+        }
+    };
+    let late = |_| anyhow::anyhow!("too many calls at once: no room for {} s", TURN.as_secs());
+    tokio::time::timeout(TURN, connected).await.map_err(late)?
+}
+
+fn is_crowded(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| {
+        cause.kind() == io::ErrorKind::WouldBlock
+            || cause.raw_os_error().is_some_and(|number| NO_ROOM.contains(&number))
+    })
+}
+
 impl Call for Rpc {
     async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
-        let mut connection = ClnRpc::new(&self.socket)
+        let mut connection = connect(&self.socket)
             .await
             .map_err(|error| CallError::new(method, format!("cannot reach lightningd: {error}")))?;
         connection.call_raw(method, &params).await.map_err(|error| CallError {
@@ -94,4 +126,60 @@ pub fn field<T: serde::de::DeserializeOwned>(
     let value = result.get(field).cloned().unwrap_or(Value::Null);
     serde_json::from_value(value)
         .map_err(|error| CallError::new(method, format!("unexpected `{field}` in its result: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+    async fn answer(mut connection: UnixStream) {
+        let mut request = Vec::new();
+        let request: Value = loop {
+            connection.read_buf(&mut request).await.unwrap();
+            if let Ok(whole) = serde_json::from_slice(&request) {
+                break whole;
+            }
+        };
+        let text = json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]}).to_string();
+        connection.write_all(format!("{text}\n\n").as_bytes()).await.unwrap();
+    }
+
+    async fn serve(listener: UnixListener) {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer(connection));
+        }
+    }
+
+    /// A thousand clients are invited at once: nobody's message may be lost because of it.
+    #[tokio::test]
+    async fn more_calls_than_the_socket_takes() {
+        let directory = std::env::temp_dir().join(format!("cln-factory-rpc-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("rpc");
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(4).unwrap();
+        let rpc = Rpc::new(path.clone());
+        let calls: Vec<_> = (0..100)
+            .map(|number| {
+                let rpc = rpc.clone();
+                tokio::spawn(async move { rpc.call("echo", json!([number])).await })
+            })
+            .collect();
+        // They wait, all but a few of them outside; then lightningd finds the time.
+        tokio::task::yield_now().await;
+        let crowded = ClnRpc::new(&path).await;
+        assert!(is_crowded(&crowded.err().unwrap()));
+        tokio::spawn(serve(listener));
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap(), Ok(json!([number])));
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+        let gone = rpc.call("echo", json!([])).await.unwrap_err();
+        assert!(gone.message.contains("cannot reach lightningd"), "{gone}");
+    }
 }

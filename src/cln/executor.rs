@@ -1,6 +1,7 @@
 //! Effects, carried out by lightningd. Each that has an outcome comes back as an input.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::address::NetworkUnchecked;
@@ -8,6 +9,7 @@ use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
 use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::protocol::fees::{Report, Trouble};
 use crate::protocol::{CheckFailure, Effect, Input, Invoice, OpenFailure};
@@ -33,6 +35,9 @@ const UNKNOWN_PEER: i32 = 306;
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// static_remotekey, anchors, scid_alias and zeroconf.
 const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
+/// Messages that lightningd gets at once, of all that wait: it takes what comes in on its sockets in turns, and
+/// between two turns everything else waits, HTLCs too (S28).
+const MESSAGES_AT_ONCE: usize = 16;
 /// lightningd commits a channel to its database a moment after the peer has heard of it.
 const CHECK_PAUSES: [u64; 5] = [100, 200, 500, 1000, 2000];
 
@@ -44,6 +49,7 @@ pub struct Executor {
     outbox: Outbox,
     bumper: Bumper<Rpc>,
     messages: Lanes,
+    turns: Arc<Semaphore>,
     channels: Lanes,
 }
 
@@ -57,6 +63,7 @@ impl Executor {
             outbox,
             bumper,
             messages: Lanes::default(),
+            turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
         }
     }
@@ -286,8 +293,11 @@ impl Node for Executor {
     }
 
     fn transmit(&self, peer: NodeId, raw: Vec<u8>) {
-        let rpc = self.rpc.clone();
+        let (rpc, turns) = (self.rpc.clone(), Arc::clone(&self.turns));
         self.messages.push(peer, async move {
+            // lightningd answers before the message is delivered: no peer can keep another's turn.
+            // Nobody closes the semaphore, so there is always one.
+            let _turn = turns.acquire().await;
             let params = json!({"node_id": peer.to_string(), "msg": raw.to_lower_hex_string()});
             if let Err(error) = rpc.call_within(PEER_PATIENCE, "sendcustommsg", params).await {
                 // The peer has gone; its disconnect says so to the engine.

@@ -61,6 +61,45 @@ pub use progress::{Progress, Stage};
 pub use sale::{Account, Instead, Jits, PriceList, Purchase, Quote, Quoted, Sales, Sold};
 pub use state::State;
 
+/// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be
+/// rebuilt at once: most of it is the aggregation of keys.
+pub struct Folded {
+    factory: Option<Factory>,
+    ledger: Vec<event::LedgerEntry>,
+}
+
+impl Folded {
+    /// Of all its records, or of those after `before`.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn new(
+        instance: InstanceId,
+        before: Option<Factory>,
+        records: impl IntoIterator<Item = Vec<Event>>,
+    ) -> Result<Self, LoadError> {
+        let (mut factory, mut ledger) = (before, Vec::new());
+        for event in records.into_iter().flatten() {
+            let of_sale = planted(Bug::SaleForgotten) && matches!(event, Event::SaleSigning(_));
+            if !planted(Bug::LedgerForgotten) && !of_sale {
+                ledger.extend_from_slice(event.ledger());
+            }
+            if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {
+                continue;
+            }
+            match &mut factory {
+                None => factory = Some(Factory::begin(instance, &event)?),
+                Some(factory) => factory.apply(&event, None)?,
+            }
+            if matches!(event, Event::Forgotten(_)) {
+                // Its operator may have invited again afterwards.
+                factory = None;
+            }
+        }
+        Ok(Self { factory, ledger })
+    }
+}
+
 /// The protocol engine of one node: all its factories, as operator and as client.
 pub struct Engine {
     me: NodeId,
@@ -116,28 +155,18 @@ impl Engine {
         instance: InstanceId,
         records: impl IntoIterator<Item = Vec<Event>>,
     ) -> Result<(), LoadError> {
-        let mut folded: Option<Factory> = self.factories.remove(&instance);
-        for event in records.into_iter().flatten() {
-            let of_sale = planted(Bug::SaleForgotten) && matches!(event, Event::SaleSigning(_));
-            if !planted(Bug::LedgerForgotten) && !of_sale {
-                self.ledger.record(event.ledger());
-            }
-            if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {
-                continue;
-            }
-            match &mut folded {
-                None => folded = Some(Factory::begin(instance, &event)?),
-                Some(factory) => factory.apply(&event, None)?,
-            }
-            if matches!(event, Event::Forgotten(_)) {
-                // Its operator may have invited again afterwards.
-                folded = None;
-            }
-        }
-        if let Some(factory) = folded {
-            self.factories.insert(instance, factory);
-        }
+        let before = self.factories.remove(&instance);
+        let folded = Folded::new(instance, before, records)?;
+        self.adopt(folded);
         Ok(())
+    }
+
+    /// Takes over a factory that was rebuilt elsewhere.
+    pub fn adopt(&mut self, folded: Folded) {
+        self.ledger.record(&folded.ledger);
+        if let Some(factory) = folded.factory {
+            self.factories.insert(factory.instance, factory);
+        }
     }
 
     /// Takes over what another engine of this node has loaded: as if the same records were read again.

@@ -131,7 +131,9 @@ impl Tree {
             tree.keys.insert(coin, agg);
         }
         tree.take_foreign_keys(&foreign, foreign_keys)?;
-        for id in layout.sessions(who) {
+        let ids = layout.sessions(who);
+        tree.sessions.reserve_exact(ids.len());
+        for id in ids {
             let session = tree.session_for(layout, roster, id, channel_scripts)?;
             tree.index.insert(id, tree.sessions.len());
             tree.sessions.push(session);
@@ -331,7 +333,8 @@ pub(super) fn distribution_to(
     version: i32,
     outpoint: OutPoint,
 ) -> Result<Transaction, TreeError> {
-    let mut output = Vec::new();
+    // One more for the anchor; a thousand factories have no room for room.
+    let mut output = Vec::with_capacity(outputs.len().saturating_add(1));
     for (client, value) in outputs {
         output.push(TxOut { value: *value, script_pubkey: roster.payout(*client)? });
     }
