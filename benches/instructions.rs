@@ -25,9 +25,10 @@ use common::world::{Network, World};
 use common::{engine, hash, key, terms, transaction};
 
 type Work = Box<dyn FnOnce()>;
-
 /// Name, and what makes the work: its own instructions are not counted.
-const CASES: [(&str, fn() -> Work); 7] = [
+type Case = (&'static str, fn() -> Work);
+
+const CASES: [Case; 7] = [
     ("layout-1000", || {
         let terms = terms(1, 1000, shape_for(1000, Profile::Static).unwrap());
         Box::new(move || drop(black_box(Layout::new(&terms).unwrap())))

@@ -13,6 +13,7 @@
 
 #![allow(missing_docs, reason = "not a library")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails must fail the command")]
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
 
 mod common;
 mod restart;
@@ -128,7 +129,9 @@ fn main() {
     match words.get(2).map(String::as_str) {
         Some("operator") => memory(factories, clients, true),
         Some("client") => memory(factories, clients, false),
-        Some("restart") => restart::measure(factories, clients, words.get(3).is_some_and(|role| role == "operator")),
+        Some("restart") => {
+            restart::measure(factories, clients, words.get(3).is_some_and(|role| role == "operator"))
+        }
         Some("dump") => dump(factories, clients, words.get(3).expect("a file")),
         _ => {
             scan();

@@ -17,8 +17,8 @@ use cln_factory::tx::tree::Tree;
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
 use cln_factory::wire::link::{Incoming, Limits, Link};
 use cln_factory::wire::message::{
-    ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite, Join,
-    Message, PartialSignatures, Propose, Ready, Stored, protocol_id,
+    ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite,
+    Join, Message, PartialSignatures, Propose, Ready, Stored, protocol_id,
 };
 
 const CLIENTS: u32 = 1_000;
@@ -166,13 +166,15 @@ fn a_ceremony_of_a_thousand_stays_within_every_cap() {
         let (mut l, mut c) = (End::new(), End::new());
         transmit(&mut l, &mut c);
         transmit(&mut c, &mut l);
-        (l.take(), c.take());
+        l.take();
+        c.take();
         from_l.iter().for_each(|message| l.link.send(message.encode()).unwrap());
         to_l.iter().for_each(|message| c.link.send(message.encode()).unwrap());
         while l.received < to_l.len() || c.received < from_l.len() {
             transmit(&mut l, &mut c);
             transmit(&mut c, &mut l);
-            (l.take(), c.take());
+            l.take();
+            c.take();
         }
         for end in [&l, &c] {
             assert!(end.bytes < BYTES_PER_SECOND / 4, "client {client}: {} bytes", end.bytes);

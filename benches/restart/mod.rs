@@ -110,7 +110,8 @@ fn serve(socket: &Path, answers: HashMap<String, String>) {
 }
 
 fn answer(mut connection: UnixStream, answers: &HashMap<String, String>) {
-    let requests = serde_json::Deserializer::from_reader(connection.try_clone().unwrap()).into_iter::<Value>();
+    let requests =
+        serde_json::Deserializer::from_reader(connection.try_clone().unwrap()).into_iter::<Value>();
     for request in requests {
         let request = request.unwrap();
         let empty = || json!({"datastore": []}).to_string();

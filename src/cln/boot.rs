@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 use crate::protocol::event::decode_record;
 use crate::protocol::{Config, Engine, Folded, Input, Watched};
 use crate::runtime::{self, Handle, Inbox, Runtime};
-use crate::store::{History, Store};
 use crate::store::datastore::Datastore;
+use crate::store::{History, Store};
 use crate::tx::musig::MasterSecret;
 use crate::types::{Height, NodeId};
 
