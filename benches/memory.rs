@@ -2,7 +2,7 @@
 //! the client that needs most. Engine, links, and whatever was sent and has not arrived.
 //!
 //! ```sh
-//! cargo bench --bench memory             # N = 127, 1000; fails if the operator takes 70 MB for 1,000
+//! cargo bench --bench memory             # N = 127, 1000; fails if the operator takes 60 MB for 1,000
 //! cargo bench --bench memory -- 64
 //! ```
 
@@ -18,8 +18,9 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static COUNTED: PeakAlloc = PeakAlloc;
 
-/// Of the operator, with a thousand clients: 60 MB of it are the proposals, which are all under way at once.
-const LIMIT: i64 = 70_000_000;
+/// Of the operator, with a thousand clients. Half of what it takes are fragments of proposals, one under way to
+/// each.
+const LIMIT: i64 = 60_000_000;
 
 fn main() {
     let arguments: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();

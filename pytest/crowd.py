@@ -106,7 +106,7 @@ class Client:
         self.flush()
 
     def join(self, invitation, nonces):
-        payout = bytes([0, 22, 0, 20]) + hashlib.sha256(self.key.serializeCompressed()).digest()[:20]
+        payout = bytes([22, 0, 20]) + hashlib.sha256(self.key.serializeCompressed()).digest()[:20]
         point = PrivateKey(hashlib.sha256(self.key.serializeCompressed() + invitation[0]).digest())
         fields = {
             0: invitation[0],

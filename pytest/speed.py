@@ -1,7 +1,10 @@
 """Measuring on real nodes: tables, payments that run beside something else, a crowd of clients."""
 
+import collections
 import contextlib
+import datetime
 import itertools
+import re
 import select
 import statistics
 import subprocess
@@ -29,8 +32,9 @@ def percentile(values, percent):
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-# 17 nodes that ask for the tip each second keep a small machine busy with nothing else.
-QUIET = {"dev-bitcoind-poll": 5}
+# 17 nodes that ask for the tip each second keep a small machine busy with nothing else. And lightningd logs as
+# much as it does by default.
+QUIET = {"dev-bitcoind-poll": 5, "log-level": "info"}
 
 
 def lsp_options(**more):
@@ -60,6 +64,21 @@ def plain_opens(lsp, clients, capacity_sat):
     opened = lsp.rpc.call("multifundchannel", {"destinations": destinations})
     assert len(opened["channel_ids"]) == len(clients), opened
     return opened
+
+
+MOVED = re.compile(r"(\S+Z) INFO +plugin-cln-factory: (\w+): (\w+) -> (\w+)")
+
+
+def stages(lsp):
+    """Seconds that each factory spent in each state of its creation, from the operator's log."""
+    lsp.daemon.logs_catchup()
+    since, spent = {}, collections.defaultdict(list)
+    for when, instance, old, new in (found.groups() for found in map(MOVED.search, lsp.daemon.logs) if found):
+        now = datetime.datetime.fromisoformat(when)
+        if instance in since and old != "funding":
+            spent[old].append((now - since[instance]).total_seconds())
+        since[instance] = now
+    return spent
 
 
 def wait_for_normal(lsp, count):

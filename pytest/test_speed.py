@@ -32,6 +32,7 @@ from speed import (
     lsp_options,
     percentile,
     plain_opens,
+    stages,
     stopwatch,
     summary,
     table,
@@ -42,7 +43,7 @@ pytestmark = [pytest.mark.speed, pytest.mark.slow]
 
 CLIENTS = 16
 CAPACITY_SAT = 100_000
-ROUNDS = 3
+ROUNDS = 5
 # Seconds that a factory of 16 may take beyond 16 plain opens.
 BEYOND = 10
 # What a large factory is: its clients, and the transactions that each signs.
@@ -82,6 +83,8 @@ def test_a_factory_of_16_beside_16_plain_opens(node_factory, bitcoind, measured)
         for at, (opens, made) in enumerate(zip(plain, factory), 1)
     ]
     measured(table(["round", "16 plain opens", "factory of 16", "beyond", "times"], rows))
+    rows = [[state, f"{statistics.median(spent):.2f} s"] for state, spent in stages(lsp).items()]
+    measured(table(["state of the factory", "median"], rows))
     assert statistics.median(factory) - statistics.median(plain) < BEYOND
 
 

@@ -35,9 +35,9 @@ const UNKNOWN_PEER: i32 = 306;
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// static_remotekey, anchors, scid_alias and zeroconf.
 const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
-/// Messages that lightningd gets at once, of all that wait: it takes what comes in on its sockets in turns, and
-/// between two turns everything else waits, HTLCs too (S28).
-const MESSAGES_AT_ONCE: usize = 16;
+/// Messages that lightningd gets at once, of all that wait: it has one thread, and takes what comes in on its
+/// sockets in turns, HTLCs among it (S28). A busy lightningd answers later, and so gets fewer.
+const MESSAGES_AT_ONCE: usize = 2;
 /// lightningd commits a channel to its database a moment after the peer has heard of it.
 const CHECK_PAUSES: [u64; 5] = [100, 200, 500, 1000, 2000];
 

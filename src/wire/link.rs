@@ -15,11 +15,12 @@ mod fault;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::codec::DecodeError;
 use super::envelope::{Ack, Envelope, Frame, MAX_MESSAGE_BYTES, PIGGYBACK_OVERHEAD};
-use super::message::PROTOCOL_ID;
+use super::message::{Message, PROTOCOL_ID};
 use crate::types::{Millis, ProtocolId};
 use assembly::Assembly;
 use bucket::Bucket;
@@ -50,11 +51,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Room for the proposal of the largest factory, some 300 kB, with plenty to spare.
+    /// Room for the proposal of the largest factory, some 300 kB, with plenty to spare. One full fragment
+    /// is out at a time: 640 kB a second with a round trip of 50 ms, and a thousand peers that are sent
+    /// something large at once have 32 MB under way, not all of it.
     fn default() -> Self {
         Self {
             queue_bytes: 4 << 20,
-            in_flight_bytes: 128 << 10,
+            in_flight_bytes: FRAGMENT_BYTES + PIGGYBACK_OVERHEAD,
             max_message_bytes: 1 << 20,
             messages_per_second: 200,
             burst: 1000,
@@ -71,6 +74,32 @@ pub enum Incoming {
     Message(Vec<u8>),
 }
 
+/// What a link carries: bytes, or something that becomes bytes when there is room to send them. A thousand
+/// proposals that wait share the keys in them; their encodings would not.
+pub trait Payload {
+    /// The bytes, the same at each call.
+    fn encoded(&self) -> Cow<'_, [u8]>;
+}
+
+impl Payload for Message {
+    fn encoded(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.encode())
+    }
+}
+
+impl Payload for Vec<u8> {
+    fn encoded(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+/// A message not yet sent, or not completely.
+#[derive(Debug)]
+struct Queued<P> {
+    payload: P,
+    bytes: usize,
+}
+
 /// A fragment that is out and not acknowledged.
 #[derive(Debug)]
 struct InFlight {
@@ -80,14 +109,14 @@ struct InFlight {
 
 /// The link to one peer, for the length of one connection.
 #[derive(Debug)]
-pub struct Link {
+pub struct Link<P = Message> {
     limits: Limits,
     /// Whether our own list of protocols went out.
     announced: bool,
     /// The peer's list, once it came.
     peer: Option<Vec<ProtocolId>>,
     /// Messages not yet sent, or, the first, not completely.
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Queued<P>>,
     /// Payload bytes in `queue`, those of the first message that are out already included.
     queued_bytes: usize,
     /// The next fragment to send.
@@ -100,7 +129,7 @@ pub struct Link {
     bucket: Bucket,
 }
 
-impl Link {
+impl<P: Payload> Link<P> {
     /// A new connection. The first thing to transmit is our list of protocols.
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -118,16 +147,16 @@ impl Link {
         }
     }
 
-    /// Queues a message (the bytes of [`super::message::Message::encode`]). It goes out once the peer
-    /// has listed our protocol and as its acknowledgements make room.
-    pub fn send(&mut self, payload: Vec<u8>) -> Result<(), LinkFull> {
+    /// Queues a message. It goes out once the peer has listed our protocol and as its acknowledgements
+    /// make room.
+    pub fn send(&mut self, payload: P) -> Result<(), LinkFull> {
         if self.peer_speaks() == Some(false) {
             return Err(LinkFull::NotSpoken);
         }
-        if payload.is_empty() {
+        let (bytes, max) = (payload.encoded().len(), self.limits.max_message_bytes);
+        if bytes == 0 {
             return Err(LinkFull::Empty);
         }
-        let (bytes, max) = (payload.len(), self.limits.max_message_bytes);
         if bytes > max || fragments(bytes).is_none() {
             return Err(LinkFull::Message { bytes, max });
         }
@@ -138,7 +167,7 @@ impl Link {
                 return Err(LinkFull::Queue { bytes, queued, limit });
             }
         }
-        self.queue.push_back(payload);
+        self.queue.push_back(Queued { payload, bytes });
         Ok(())
     }
 
@@ -267,18 +296,18 @@ impl Link {
         }
         let message = self.queue.front()?;
         let start = usize::from(self.next.fragment).checked_mul(FRAGMENT_BYTES)?;
-        let rest = message.get(start..)?;
-        let payload = rest.get(..FRAGMENT_BYTES).unwrap_or(rest).to_vec();
+        let size = message.bytes.checked_sub(start)?.min(FRAGMENT_BYTES);
         let room = self.limits.in_flight_bytes.saturating_sub(self.in_flight_bytes);
-        if !self.in_flight.is_empty() && payload.len() + PIGGYBACK_OVERHEAD > room {
+        if !self.in_flight.is_empty() && size + PIGGYBACK_OVERHEAD > room {
             return None;
         }
+        let payload = message.payload.encoded().get(start..)?.get(..size)?.to_vec();
         // `send` made sure that the message can be counted.
-        let count = fragments(message.len())?;
+        let count = fragments(message.bytes)?;
         let sent = self.next;
         let last = sent.fragment >= count.saturating_sub(1);
         if last {
-            self.queued_bytes = self.queued_bytes.saturating_sub(message.len());
+            self.queued_bytes = self.queued_bytes.saturating_sub(message.bytes);
             self.queue.pop_front();
             // The receiver wraps too, though no connection lives to see it.
             self.next = Ack { sequence: sent.sequence.wrapping_add(1), fragment: 0 };

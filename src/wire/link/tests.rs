@@ -6,6 +6,9 @@ use super::*;
 
 const NOW: Millis = 1_700_000_000_000;
 
+/// A link whose messages are bytes already.
+type Link = super::Link<Vec<u8>>;
+
 fn link() -> Link {
     Link::new(Limits::default())
 }
@@ -98,13 +101,13 @@ fn both_directions_at_once() {
 
 #[test]
 fn window_is_respected() {
-    let (mut a, mut b) = pair();
+    let (mut a, mut b) = introduced(limited(|limits| limits.in_flight_bytes = 128 << 10), link());
     a.send(bytes(1_000_000)).unwrap();
     let out: Vec<_> = std::iter::from_fn(|| a.poll_transmit()).collect();
     assert_eq!(out.len(), 4, "four fragments in 128 KiB");
     let total: usize = out.iter().map(Vec::len).sum();
     assert_eq!(a.in_flight_bytes(), total);
-    assert!(total <= Limits::default().in_flight_bytes);
+    assert!(total <= 128 << 10);
 
     // Each acknowledgement stands for all before it, and makes as much room.
     assert_eq!(a.receive(&acked(0, 1), NOW), Ok(None));
