@@ -7,56 +7,30 @@
 #![allow(missing_docs, reason = "not a library")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails must fail the command")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 
-use bitcoin::hashes::{Hash, sha256};
-use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
-use cln_factory::protocol::Config;
-use cln_factory::terms::Terms;
+use bitcoin::hashes::Hash;
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::{FactoryKey, MasterSecret};
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
-use cln_factory::types::{InstanceId, NodeId};
+use common::{key, terms};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-fn terms(clients: u32) -> Terms {
-    let config = Config::default();
-    Terms {
-        instance: InstanceId([1; 32]),
-        lsp: NodeId([2; 33]),
-        shape: shape_for(clients, Profile::Static).unwrap(),
-        capacities: vec![Amount::from_sat(1_000_000); usize::try_from(clients).unwrap()],
-        stock: Amount::from_sat(500_000),
-        push_msat: config.push_msat,
-        state_step: config.state_step,
-        state_count: config.state_count,
-        stock_csv: config.stock_csv,
-        tree_feerate: 253,
-        timeout_height: 13_000,
-        dying_blocks: 432,
-        confirm_blocks: config.confirm_blocks,
-        margin_blocks: config.margin_blocks,
-        funding_confirmations: config.funding_confirmations,
-    }
-}
-
 fn roster(clients: u32) -> Roster {
-    let key = |at: u32| {
-        let secret = sha256::Hash::hash(&at.to_be_bytes()).to_byte_array();
-        FactoryKey::derive(&MasterSecret::new(secret), InstanceId([1; 32]), 1).public()
-    };
     let payout = ScriptBuf::from([&[0, 20], &[7; 20][..]].concat());
-    let client = |at| Member { key: key(at), payout: payout.clone() };
-    Roster { lsp_key: key(u32::MAX), clients: (0..clients).map(client).collect() }
+    let client = |at| Member { key: key(at + 1).public(), payout: payout.clone() };
+    Roster { lsp_key: key(0).public(), clients: (0..clients).map(client).collect() }
 }
 
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tree");
     group.sample_size(10);
     for clients in [8, 32, 127, 1000] {
-        let terms = terms(clients);
+        let terms = terms(0, clients, shape_for(clients, Profile::Static).unwrap());
         let roster = roster(clients);
         let layout = Layout::new(&terms).unwrap();
         let funding = OutPoint { txid: Txid::from_byte_array([9; 32]), vout: 0 };

@@ -188,6 +188,17 @@ def test_stock_comes_home_and_the_factory_is_closed(node_factory, bitcoind):
         statement(bitcoind, node, instance)
     assert show(lsp, instance)["statement"]["final"]
 
+    # The next start leaves it alone; whoever asks for it gets what it was.
+    before = show(alice := clients[0], instance)
+    for _ in range(2):
+        alice.restart()
+        wait_for_synced(bitcoind, [alice])
+        assert alice.rpc.call("factory-list")["factories"] == []
+    (seen,) = alice.rpc.call("factory-list", {"state": "closed"})["factories"]
+    assert seen == factory_of(alice, instance) and seen["state"] == "closed"
+    assert show(alice, instance) == before
+    assert alice.rpc.call("factory-list", {"state": "active"})["factories"] == []
+
 
 # S20
 def test_a_client_that_was_off_over_the_timeout_takes_its_distribution(node_factory, bitcoind):

@@ -2,7 +2,7 @@
 
 use bitcoin::Amount;
 use cln_factory::protocol::Config;
-use cln_factory::terms::Terms;
+use cln_factory::terms::{Shape, Terms};
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::types::{InstanceId, NodeId};
 
@@ -11,11 +11,16 @@ pub const LIFETIME_BLOCKS: u32 = 8_640;
 
 /// A factory of so many clients, with stock, in the shape that the planner chooses.
 pub fn planned(clients: u32, profile: Profile) -> Terms {
+    with(clients, shape_for(clients, profile).unwrap())
+}
+
+/// The same in any shape.
+pub fn with(clients: u32, shape: Shape) -> Terms {
     let config = Config::default();
     Terms {
         instance: InstanceId([0; 32]),
         lsp: NodeId([2; 33]),
-        shape: shape_for(clients, profile).expect("a number of clients that makes a factory"),
+        shape,
         // No size depends on amounts.
         capacities: vec![Amount::from_sat(100_000); clients as usize],
         stock: Amount::from_sat(50_000),

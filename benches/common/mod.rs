@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
+pub mod factory;
 pub mod plot;
 pub mod world;
 
@@ -43,25 +44,15 @@ pub fn node(client: u32) -> NodeId {
     NodeId(id)
 }
 
-/// Terms with the plugin's defaults.
+/// Terms as [`factory::planned`] makes them, in any shape, of one of many factories.
 pub fn terms(factory: u32, clients: u32, shape: Shape) -> Terms {
-    let config = Config::default();
     Terms {
         instance: InstanceId(hash(&[factory])),
         lsp: node(u32::MAX),
-        shape,
         capacities: vec![Amount::from_sat(1_000_000); clients as usize],
         stock: Amount::from_sat(500_000),
-        push_msat: config.push_msat,
-        state_step: config.state_step,
-        state_count: config.state_count,
-        stock_csv: config.stock_csv,
         tree_feerate: 253,
-        timeout_height: HEIGHT + 8_640,
-        dying_blocks: 1_008,
-        confirm_blocks: config.confirm_blocks,
-        margin_blocks: config.margin_blocks,
-        funding_confirmations: config.funding_confirmations,
+        ..factory::with(clients, shape)
     }
 }
 

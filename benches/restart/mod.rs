@@ -1,4 +1,4 @@
-//! A start with a large store: through the plugin's own code, from lightningd's answers to
+//! A start with a large store, and ten times as many factories that were archived: through the plugin's own code, from lightningd's answers to
 //! `listdatastore` to an engine. lightningd itself is a thread here that has its answers ready; its CPU time
 //! counts, too.
 
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bitcoin::hashes::{Hash, sha256};
 use bitcoin::hex::DisplayHex;
 use cln_factory::cln::boot;
 use cln_factory::cln::client::Rpc;
@@ -23,6 +24,9 @@ use super::common::{Mould, node};
 
 /// Seconds of CPU, on however many cores, from the first question to an engine that has everything.
 const GOAL: f64 = 10.0;
+
+/// For each factory that lives, so many that are over.
+const ARCHIVED: usize = 10;
 
 /// CPU time of all threads.
 fn cpu_time() -> Duration {
@@ -93,8 +97,16 @@ fn answers(histories: &[History]) -> HashMap<String, String> {
         let entries: Vec<Value> = records.iter().enumerate().map(entry).collect();
         answers.insert(key.to_string(), json!({"datastore": entries}).to_string());
     }
+    let root_of_archived = json!(["cln-factory", "archived"]);
+    let mut archived = Vec::new();
+    for number in 0..ARCHIVED * histories.len() {
+        let instance = sha256::Hash::hash(&number.to_be_bytes()).to_string();
+        children.insert(instance.clone(), json!({"key": ["cln-factory", "factory", instance]}));
+        archived.push(json!({"key": ["cln-factory", "archived", instance], "hex": "01"}));
+    }
     let children: Vec<Value> = children.into_values().collect();
     answers.insert(root.to_string(), json!({"datastore": children}).to_string());
+    answers.insert(root_of_archived.to_string(), json!({"datastore": archived}).to_string());
     answers
 }
 

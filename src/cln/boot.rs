@@ -15,12 +15,12 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::protocol::event::decode_record;
-use crate::protocol::{Config, Engine, Folded, Input, Watched};
+use crate::protocol::{Config, Engine, Factory, Folded, Input, Watched};
 use crate::runtime::{self, Handle, Inbox, Runtime};
 use crate::store::datastore::Datastore;
 use crate::store::{History, Store};
 use crate::tx::musig::MasterSecret;
-use crate::types::{Height, NodeId};
+use crate::types::{Height, InstanceId, NodeId};
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
@@ -155,15 +155,43 @@ pub struct Loaded<S> {
 /// Says which record was not understood: then nothing may be written, because what is there might be a
 /// newer plugin's.
 pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
+    engine.archive(store.archived().await.map_err(|error| error.to_string())?);
     let histories = store.load_all().await.map_err(|error| error.to_string())?;
     for folded in fold_all(&histories)? {
         engine.adopt(folded);
     }
     let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    if let Some((height, _)) = stored_tip {
+        archive(&mut engine, &mut store, height).await;
+    }
     if let Some(prices) = runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())? {
         engine.set_prices(prices);
     }
     Ok(Loaded { engine, store, stored_tip })
+}
+
+/// What is over is read once more at most: a start takes as long as there are factories alive.
+async fn archive<S: Store>(engine: &mut Engine, store: &mut S, height: Height) {
+    let over: Vec<_> = engine.archivable(height).collect();
+    match store.archive(&over).await {
+        Ok(()) => engine.archive(over),
+        Err(error) => log::warn!("closed factories are kept in memory until the next start: {error}"),
+    }
+}
+
+/// Of the store, without the engine: those of these factories that are still known there.
+pub(super) async fn read_archived<S: Store>(
+    store: &mut S,
+    instances: Vec<InstanceId>,
+) -> Result<Vec<Factory>, String> {
+    let mut histories = Vec::with_capacity(instances.len());
+    for instance in instances {
+        let records = store.load(instance).await.map_err(|error| error.to_string())?;
+        histories.push((instance, records));
+    }
+    let folded = tokio::task::spawn_blocking(move || fold_all(&histories)).await;
+    let folded = folded.map_err(|error| error.to_string())??;
+    Ok(folded.into_iter().filter_map(Folded::into_factory).collect())
 }
 
 /// On all cores: a thousand factories of 64 members take one of them many seconds, and lightningd waits.

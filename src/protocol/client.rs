@@ -29,6 +29,9 @@ const MAX_KEPT_PER_PEER: usize = 64;
 
 impl Engine {
     pub(super) fn on_invite(&self, d: &mut Draft<'_>, peer: NodeId, invite: Invite) -> Result<(), Fault> {
+        if self.is_archived(invite.instance) {
+            return Err(Fault::stale("this factory is closed"));
+        }
         let known = self.factories.get(&invite.instance);
         if let Some(factory) = known {
             if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {

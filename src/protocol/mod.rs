@@ -98,6 +98,11 @@ impl Folded {
         }
         Ok(Self { factory, ledger })
     }
+
+    /// The factory, unless it was forgotten.
+    pub fn into_factory(self) -> Option<Factory> {
+        self.factory
+    }
 }
 
 /// The protocol engine of one node: all its factories, as operator and as client.
@@ -108,6 +113,7 @@ pub struct Engine {
     // Durable: the fold of what the store holds.
     factories: BTreeMap<InstanceId, Factory>,
     ledger: ledger::Ledger,
+    archived: BTreeSet<InstanceId>,
     // Volatile.
     lsp: BTreeMap<InstanceId, LspCeremony>,
     client: BTreeMap<InstanceId, ClientCeremony>,
@@ -131,6 +137,7 @@ impl Engine {
             config,
             factories: BTreeMap::new(),
             ledger: ledger::Ledger::default(),
+            archived: BTreeSet::new(),
             lsp: BTreeMap::new(),
             client: BTreeMap::new(),
             lsp_sales: BTreeMap::new(),
@@ -169,10 +176,37 @@ impl Engine {
         }
     }
 
+    /// Factories that nothing can come of any more: they are closed, and no attempt at them that was given up
+    /// can be funded.
+    pub fn archivable(&self, height: Height) -> impl Iterator<Item = InstanceId> {
+        let over = move |factory: &&Factory| factory.is_archivable(height);
+        self.factories.values().filter(over).map(|factory| factory.instance)
+    }
+
+    /// Factories whose records stay where they are. All that is left of one here is that there can be no other
+    /// of its id: what was signed for it isn't known any more (S8).
+    pub fn archive(&mut self, instances: impl IntoIterator<Item = InstanceId>) {
+        for instance in instances {
+            self.factories.remove(&instance);
+            self.archived.insert(instance);
+        }
+    }
+
+    /// All that were archived.
+    pub fn archived(&self) -> impl Iterator<Item = InstanceId> {
+        self.archived.iter().copied()
+    }
+
+    /// Whether a factory was archived.
+    pub fn is_archived(&self, instance: InstanceId) -> bool {
+        self.archived.contains(&instance)
+    }
+
     /// Takes over what another engine of this node has loaded: as if the same records were read again.
     pub fn load_from(&mut self, other: &Self) {
         self.factories.clone_from(&other.factories);
         self.ledger.clone_from(&other.ledger);
+        self.archived.clone_from(&other.archived);
     }
 
     /// What `input` leads to. Changes nothing.

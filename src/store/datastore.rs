@@ -1,9 +1,10 @@
 //! The store in lightningd's own database, through its datastore: backed up with the node, on
 //! whatever database the operator runs. A write answers once the database has committed it.
 //!
-//! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`.
+//! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
+//! `["cln-factory", "archived", <instance>]` is left alone at a start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use super::{History, Store, StoreError};
 
 const ROOT: &str = "cln-factory";
 const FACTORY: &str = "factory";
+const ARCHIVED: &str = "archived";
 /// Eight digits: no factory lives to see a hundred million events.
 const MAX_SEQUENCE: u32 = 99_999_999;
 
@@ -46,6 +48,17 @@ impl<C: Call> Datastore<C> {
         Ok(())
     }
 
+    /// The factories below one of our keys.
+    async fn instances(&self, below: &str) -> Result<Vec<InstanceId>, StoreError> {
+        let instance = |entry: Value| {
+            let key: Vec<String> = serde_json::from_value(entry["key"].clone())
+                .map_err(|error| StoreError(format!("reading: a key that is not a list: {error}")))?;
+            let instance = key.get(2).and_then(|text| text.parse().ok());
+            instance.ok_or_else(|| StoreError(format!("reading: unexpected key {}", key.join("/"))))
+        };
+        self.list(json!([ROOT, below])).await?.into_iter().map(instance).collect()
+    }
+
     async fn list(&self, key: Value) -> Result<Vec<Value>, StoreError> {
         let answer = self.rpc.call("listdatastore", json!({"key": key})).await;
         let mut answer = answer.map_err(|error| failed("reading", error))?;
@@ -61,35 +74,54 @@ const NO_SUCH_KEY: i32 = 1200;
 
 impl<C: Call> Store for Datastore<C> {
     async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
+        let archived: HashSet<InstanceId> = self.archived().await?.into_iter().collect();
         let mut histories = Vec::new();
-        for entry in self.list(json!([ROOT, FACTORY])).await? {
-            let key: Vec<String> = serde_json::from_value(entry["key"].clone())
-                .map_err(|error| StoreError(format!("reading: a key that is not a list: {error}")))?;
-            let instance = key
-                .get(2)
-                .and_then(|text| text.parse::<InstanceId>().ok())
-                .ok_or_else(|| StoreError(format!("reading: unexpected key {}", key.join("/"))))?;
-            let mut records = Vec::new();
-            for entry in self.list(json!([ROOT, FACTORY, instance.to_string()])).await? {
-                let text = entry["key"][3].as_str().unwrap_or_default();
-                // lightningd lists keys in order, so a gap shows as a wrong number here.
-                if text != sequence_text(records.len()) {
-                    return Err(StoreError(format!(
-                        "reading factory {instance}: found record '{text}' where {} should be",
-                        sequence_text(records.len())
-                    )));
-                }
-                let record = entry["hex"].as_str().and_then(unhex).ok_or_else(|| {
-                    StoreError(format!("reading factory {instance}: record {text} is not hex"))
-                })?;
-                records.push(record);
+        for instance in self.instances(FACTORY).await? {
+            if archived.contains(&instance) {
+                continue;
             }
+            let records = self.load(instance).await?;
             // The list was read from the datastore entry by entry: it can't exceed 8 digits.
             let next = u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE);
             self.next.insert(instance, next);
             histories.push((instance, records));
         }
         Ok(histories)
+    }
+
+    async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        for instance in instances {
+            // Only the key matters, but an entry has to have something.
+            let key = json!([ROOT, ARCHIVED, instance.to_string()]);
+            let params = json!({"key": key, "hex": "01", "mode": "create-or-replace"});
+            let written = self.rpc.call("datastore", params).await;
+            written.map_err(|error| failed("writing", error))?;
+        }
+        Ok(())
+    }
+
+    async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
+        self.instances(ARCHIVED).await
+    }
+
+    async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut records = Vec::new();
+        for entry in self.list(json!([ROOT, FACTORY, instance.to_string()])).await? {
+            let text = entry["key"][3].as_str().unwrap_or_default();
+            // lightningd lists keys in order, so a gap shows as a wrong number here.
+            if text != sequence_text(records.len()) {
+                return Err(StoreError(format!(
+                    "reading factory {instance}: found record '{text}' where {} should be",
+                    sequence_text(records.len())
+                )));
+            }
+            let record = entry["hex"]
+                .as_str()
+                .and_then(unhex)
+                .ok_or_else(|| StoreError(format!("reading factory {instance}: record {text} is not hex")))?;
+            records.push(record);
+        }
+        Ok(records)
     }
 
     async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {

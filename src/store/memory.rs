@@ -1,6 +1,6 @@
 //! A store in memory, for tests and the simulator. It can be told to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::types::InstanceId;
@@ -16,6 +16,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Inner {
     records: BTreeMap<InstanceId, Vec<Vec<u8>>>,
+    archived: BTreeSet<InstanceId>,
     values: BTreeMap<String, Vec<u8>>,
     failures: u32,
 }
@@ -48,7 +49,22 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
-        Ok(self.lock().records.clone().into_iter().collect())
+        let inner = self.lock();
+        let kept = inner.records.iter().filter(|(instance, _)| !inner.archived.contains(instance));
+        Ok(kept.map(|(instance, records)| (*instance, records.clone())).collect())
+    }
+
+    async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        self.write()?.archived.extend(instances);
+        Ok(())
+    }
+
+    async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
+        Ok(self.lock().archived.iter().copied().collect())
+    }
+
+    async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(self.lock().records.get(&instance).cloned().unwrap_or_default())
     }
 
     async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {

@@ -28,8 +28,19 @@ pub type History = (InstanceId, Vec<Vec<u8>>);
 
 /// Where records are kept.
 pub trait Store: Send + 'static {
-    /// Everything that is stored. Read once, before the first append.
+    /// Everything that is stored of factories that weren't archived. Read once, before the first append.
     fn load_all(&mut self) -> impl Future<Output = Result<Vec<History>, StoreError>> + Send;
+
+    /// Has [`Store::load_all`] leave these out from now on. Their records stay as they are; nothing may be
+    /// appended to them.
+    fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Which factories were archived.
+    fn archived(&mut self) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
+
+    /// The records of one factory, archived or not; none of one that isn't there.
+    fn load(&mut self, instance: InstanceId)
+    -> impl Future<Output = Result<Vec<Vec<u8>>, StoreError>> + Send;
 
     /// Appends all of these records, durably, or none: when this fails, a later load does not show
     /// them, nor does the next append stumble over them.
@@ -72,5 +83,18 @@ pub(crate) mod suite {
         again.append(&[(a, vec![9])]).await.unwrap();
         let loaded = reopen().load_all().await.unwrap();
         assert_eq!(loaded[0].1, [vec![1], vec![], vec![9]]);
+
+        again.archive(&[a]).await.unwrap();
+        let mut last = reopen();
+        assert_eq!(last.archived().await.unwrap(), [a]);
+        let left: Vec<_> = last.load_all().await.unwrap().into_iter().map(|(instance, _)| instance).collect();
+        assert_eq!(left, [b]);
+        assert_eq!(last.load(a).await.unwrap(), loaded[0].1);
+        assert_eq!(last.load(b).await.unwrap().len(), 13);
+        assert_eq!(last.load(InstanceId([3; 32])).await.unwrap(), Vec::<Vec<u8>>::new());
+        // Again, and with others: no fault.
+        last.archive(&[b, a]).await.unwrap();
+        assert_eq!(reopen().archived().await.unwrap(), [a, b]);
+        assert_eq!(reopen().load_all().await.unwrap(), []);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::State as FactoryState;
+use crate::protocol::{Engine, Factory, State as FactoryState};
 use crate::types::InstanceId;
 
 use super::super::error::Fault;
@@ -14,7 +14,8 @@ use super::{Command, factory_json, fees, fresh_channels, unknown, urgent};
 pub const COMMAND: Command = Command {
     name: "factory-list",
     usage: "[factory_instance] [state]",
-    description: "List the channel factories of this node, or one of them, or those in a state",
+    description: "List the channel factories of this node, or one of them, or those in a state; closed ones \
+                  leave the list at the next start, and are found by their state or instance",
 };
 
 impl Parameter for FactoryState {
@@ -32,22 +33,34 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let wanted: Option<FactoryState> = params.optional("state")?;
     fresh_channels(&state).await;
     let node = factory_json::Node::from(state.as_ref());
-    let look = move |engine: &crate::protocol::Engine, height| {
-        if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none()) {
+    let fits = move |factory: &Factory, height| {
+        instance.is_none_or(|instance| factory.instance == instance)
+            && wanted.is_none_or(|wanted| factory.state(height) == wanted)
+    };
+    let shown = node.clone();
+    let look = move |engine: &Engine, height| {
+        let is_archived = |instance: &InstanceId| engine.is_archived(*instance);
+        let archived: Vec<InstanceId> = match (instance, wanted) {
+            (Some(instance), _) => Some(instance).filter(is_archived).into_iter().collect(),
+            (None, Some(FactoryState::Closed)) => engine.archived().collect(),
+            (None, _) => vec![],
+        };
+        if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none())
+            && archived.is_empty()
+        {
             return Err(unknown(instance));
         }
-        Ok(engine
-            .factories()
-            .filter(|factory| instance.is_none_or(|instance| factory.instance == instance))
-            .filter(|factory| wanted.is_none_or(|wanted| factory.state(height) == wanted))
-            .map(|factory| {
-                let mut object = factory_json::factory(factory, &node, height);
-                fees::add_trouble(engine, factory, &mut object);
-                urgent::add(engine, factory, height, &mut object);
-                object
-            })
-            .collect::<Vec<_>>())
+        let factories = engine.factories().filter(|factory| fits(factory, height)).map(|factory| {
+            let mut object = factory_json::factory(factory, &shown, height);
+            fees::add_trouble(engine, factory, &mut object);
+            urgent::add(engine, factory, height, &mut object);
+            object
+        });
+        Ok((factories.collect::<Vec<_>>(), archived, height))
     };
-    let factories = state.runtime.read(look).await??;
+    let (mut factories, archived, height) = state.runtime.read(look).await??;
+    let archived = super::archived(&state, archived).await?;
+    let archived = archived.iter().filter(|factory| fits(factory, height));
+    factories.extend(archived.map(|factory| factory_json::factory(factory, &node, height)));
     Ok(json!({"factories": factories}))
 }

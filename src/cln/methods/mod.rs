@@ -22,10 +22,12 @@ mod urgent;
 pub mod verify;
 pub mod warnings;
 
-use crate::protocol::Factory;
+use crate::protocol::{Engine, Factory};
+use crate::store::datastore::Datastore;
 use crate::types::{Height, InstanceId};
 
-use super::error::{Fault, UNKNOWN_FACTORY};
+use super::boot::read_archived;
+use super::error::{Fault, UNAVAILABLE, UNKNOWN_FACTORY};
 use super::state::State;
 
 /// What the manifest says of a command.
@@ -41,11 +43,20 @@ pub struct Command {
 
 /// A copy of one factory, and the height that goes with it.
 async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), Fault> {
-    let found = state.runtime.read(move |engine, height| (engine.factory(instance).cloned(), height)).await?;
-    match found {
-        (Some(factory), height) => Ok((factory, height)),
-        (None, _) => Err(unknown(instance)),
-    }
+    let look = move |engine: &Engine, height| {
+        (engine.factory(instance).cloned(), engine.is_archived(instance), height)
+    };
+    let (found, is_archived, height) = state.runtime.read(look).await?;
+    let archived = if is_archived { archived(state, vec![instance]).await? } else { vec![] };
+    let found = found.or_else(|| archived.into_iter().next());
+    found.map(|factory| (factory, height)).ok_or_else(|| unknown(instance))
+}
+
+/// Factories that were archived, from the store.
+async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, Fault> {
+    let mut store = Datastore::new(state.rpc.clone());
+    let read = read_archived(&mut store, instances).await;
+    read.map_err(|error| Fault::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
 }
 
 /// So that short channel ids are what lightningd says now; without an answer, what it said last.

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::protocol::chain::own_clients;
+use crate::protocol::state::State;
 use crate::terms::Terms;
 use crate::tx::layout::Layout;
-use crate::types::Txid;
+use crate::types::{Height, Txid};
 
 use super::{Factory, LoadError, Sales, inconsistent};
 
@@ -73,6 +75,18 @@ impl Factory {
             inputs.map(|input| input.previous_output).collect::<BTreeSet<_>>()
         };
         !inputs(self).is_disjoint(&inputs(other))
+    }
+
+    /// Whether nothing can come of it any more, whatever else is known of it: it is closed; its funding, buried
+    /// by now, is the end of the attempts before it; and lightningd is done with every channel that was opened
+    /// for it, so that no HTLC can ask for it (S18). One that a distribution has paid is still lightningd's.
+    pub(in crate::protocol) fn is_archivable(&self, height: Height) -> bool {
+        let sales = self.own_sales().filter(|sold| self.sales.is_resolved(sold.channel_id())).count();
+        self.state(height) == State::Closed
+            && self.past.iter().all(|past| self.conflicts(past))
+            && own_clients(self).all(|client| self.resolved.contains(&client))
+            && sales == self.own_sales().count()
+            && self.opens_accepted.len() <= self.resolved.len().saturating_add(sales)
     }
 
     /// Attempts that were given up although their signatures were finished.

@@ -1,0 +1,151 @@
+//! What is closed is left alone at a start: it costs neither time nor memory any more, but can be read, and
+//! there is never another factory of its id.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use cln_factory::cln::boot;
+use cln_factory::lab::world::{LSP, World};
+use cln_factory::protocol::{Answer, Command, Config, Engine, Input, Policy, State};
+use cln_factory::store::Store;
+use cln_factory::store::memory::MemoryStore;
+use cln_factory::tx::musig::MasterSecret;
+use cln_factory::tx::plan::Profile;
+use cln_factory::types::{Amount, Height, InstanceId};
+use cln_factory::wire::message::{ChannelInFactory, Invite, PROTOCOL_ID};
+use common::factory;
+
+fn world(seed: u64) -> (World, InstanceId) {
+    let config = Config { policy: Policy::Auto, confirm_blocks: 3, margin_blocks: 4, ..Config::default() };
+    let mut world = World::offline_with(seed, 2, &config).unwrap();
+    for client in [1, 2] {
+        world.connect(LSP, client).unwrap();
+    }
+    world.settle().unwrap();
+    world.check_recovery = false;
+    let sat = Amount::from_sat;
+    let mut create = world.create_command(&[1, 2], Profile::Static, sat(100_000), Amount::ZERO).unwrap();
+    create.lifetime_blocks = 110;
+    create.dying_blocks = 40;
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
+    world.activate(instance).unwrap();
+    (world, instance)
+}
+
+/// Everybody's leaf is on chain, and lightningd has forgotten every channel.
+fn closed(seed: u64) -> (World, InstanceId) {
+    let (mut world, instance) = world(seed);
+    world.command(LSP, Command::Exit { instance }).unwrap();
+    world.mine(4).unwrap();
+    for at in [LSP, 1, 2] {
+        assert_eq!(archivable(&world, at), []);
+        world.feed(at, Input::Channels(vec![])).unwrap();
+        assert_eq!(world.state(at, instance), Some(State::Closed));
+        assert_eq!(archivable(&world, at), [instance]);
+    }
+    (world, instance)
+}
+
+fn height(world: &World) -> Height {
+    world.chain.height()
+}
+
+fn archivable(world: &World, at: usize) -> Vec<InstanceId> {
+    world.members[at].engine.as_ref().unwrap().archivable(height(world)).collect()
+}
+
+/// What a start of the plugin makes of a store.
+async fn start(world: &World, at: usize, store: &MemoryStore) -> Engine {
+    let engine = Engine::new(world.members[at].id, MasterSecret::new([7; 32]), Config::default());
+    boot::load(engine, store.clone()).await.unwrap().engine
+}
+
+/// A member's records, in a store of the plugin's, with the chain's tip.
+async fn stored(world: &World, at: usize, instance: InstanceId) -> MemoryStore {
+    let mut store = MemoryStore::new();
+    for record in world.members[at].store.records(instance) {
+        store.append(&[(instance, record.clone())]).await.unwrap();
+    }
+    let mut tip = height(world).to_be_bytes().to_vec();
+    tip.extend([0; 32]);
+    store.put("tip", tip).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_closed_factory_is_read_once_more() {
+    let (world, instance) = closed(1);
+    for at in [LSP, 1, 2] {
+        let mut store = stored(&world, at, instance).await;
+        // The first start archives it, the second doesn't even read it.
+        for _ in 0..2 {
+            let engine = start(&world, at, &store).await;
+            assert_eq!(engine.factories().count(), 0);
+            assert!(engine.is_archived(instance));
+            assert_eq!(store.archived().await.unwrap(), [instance]);
+            assert_eq!(store.load_all().await.unwrap(), []);
+        }
+        assert_eq!(store.load(instance).await.unwrap(), world.members[at].store.records(instance));
+    }
+}
+
+#[tokio::test]
+async fn one_that_lives_is_not_archived() {
+    let (world, instance) = world(2);
+    for at in [LSP, 1, 2] {
+        let mut store = stored(&world, at, instance).await;
+        let engine = start(&world, at, &store).await;
+        assert!(engine.factory(instance).is_some());
+        assert_eq!(store.archived().await.unwrap(), []);
+    }
+}
+
+/// A store that can't be written: nothing changes, and nothing is lost.
+#[tokio::test]
+async fn without_a_mark_it_stays() {
+    let (world, instance) = closed(3);
+    let mut store = stored(&world, 1, instance).await;
+    store.fail_next(1);
+    assert!(start(&world, 1, &store).await.factory(instance).is_some());
+    assert_eq!(store.archived().await.unwrap(), []);
+}
+
+// S18
+#[test]
+fn while_lightningd_has_a_channel_it_stays() {
+    let (mut world, instance) = world(4);
+    // Nobody publishes anything, until the distribution pays everybody.
+    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    for at in [LSP, 1, 2] {
+        world.stop(at);
+    }
+    let blocks = timeout - height(&world);
+    world.mine(blocks).unwrap();
+    for at in [1, 2] {
+        world.restart(at).unwrap();
+    }
+    world.mine(110).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Closed));
+    assert_eq!(archivable(&world, 1), [], "an HTLC over its channel has to be refused for ever");
+}
+
+// S8: what was signed for it isn't known any more.
+#[test]
+fn there_is_never_another_of_its_id() {
+    let (mut world, instance) = closed(5);
+    let terms = factory(&world, 1, instance).terms.clone();
+    let record = ChannelInFactory {
+        factory_protocol: PROTOCOL_ID,
+        factory_instance: instance,
+        blocks_early: factory(&world, 1, instance).layout.blocks_early(0),
+    };
+    let invite = Invite { instance, attempt: 1, terms, client: 0, price_msat: 0, channel_in_factory: record };
+    world.members[1].engine.as_mut().unwrap().archive([instance]);
+    let before = world.members[1].store.appends;
+    let payload = cln_factory::wire::message::Message::from(invite).encode();
+    let peer = world.members[LSP].id;
+    world.feed(1, Input::Message { peer, payload }).unwrap();
+    assert!(world.members[1].engine.as_ref().unwrap().factory(instance).is_none());
+    assert_eq!(world.members[1].store.appends, before);
+}
