@@ -315,12 +315,19 @@ def spender(bitcoind, txid, vout):
     return None
 
 
+def without_developer(node):
+    """A node as an operator would run it, from its next start on."""
+    node.daemon.early_opts.remove("--developer")
+    # With it, lightningd and its daemons note who made each allocation.
+    node.daemon.env.pop("LIGHTNINGD_DEV_MEMLEAK", None)
+    for option in [option for option in node.daemon.opts if option.startswith("dev-")]:
+        del node.daemon.opts[option]
+
+
 def start_without_developer(nodes):
     """Starts nodes that pyln-testing made with start=False, as an operator would run them."""
     for node in nodes:
-        node.daemon.early_opts.remove("--developer")
-        for option in [option for option in node.daemon.opts if option.startswith("dev-")]:
-            del node.daemon.opts[option]
+        without_developer(node)
     for node in nodes:
         node.start()
 

@@ -5,6 +5,7 @@
 Times are compared, not judged by themselves, so that a slow machine does not matter.
 """
 
+import json
 import sqlite3
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from harness import (
     status,
     wait_for,
     wait_for_synced,
+    without_developer,
 )
 from pyln.client import RpcError
 from speed import (
@@ -191,12 +193,22 @@ def stored_records(path):
         yield "\0".join(["cln-factory", "factory", instance, number]).encode(), bytes.fromhex(record), 0
 
 
+def cli(node):
+    """lightning-cli, for this node."""
+    return ["lightning-cli", f"--lightning-dir={node.daemon.lightning_dir}", "--network=regtest"]
+
+
 def start(bitcoind, node):
-    """Seconds from exec to a plugin that has seen the tip."""
+    """Seconds from exec to a plugin that has looked at every block."""
+
+    def caught_up():
+        chain = status(node)["chain"]
+        return (chain.get("tip"), chain["behind"]) == (height, 0)
+
     with stopwatch() as taken:
         node.start()
         height = bitcoind.rpc.getblockcount()
-        wait_for(lambda: status(node)["blockheight"] == height, timeout=300)
+        wait_for(caught_up, timeout=300)
     return taken[0]
 
 
@@ -205,6 +217,8 @@ def test_restart_with_a_thousand_factories(node_factory, bitcoind, measured, tmp
     bitcoind.generate_block(1_000)
     (lsp,) = node_factory.get_nodes(1, opts=[lsp_options()])
     lsp.stop()
+    # A large answer takes three times as long where lightningd looks for leaks.
+    without_developer(lsp)
     empty = start(bitcoind, lsp)
     lsp.stop()
     records = list(stored_records(tmp_path / "records"))
@@ -213,16 +227,17 @@ def test_restart_with_a_thousand_factories(node_factory, bitcoind, measured, tmp
         database.executemany("INSERT INTO datastore (key, data, generation) VALUES (?, ?, ?)", records)
     database.close()
     full = start(bitcoind, lsp)
+    # By lightning-cli: pyln takes longer to read such an answer than all others to make it.
     with stopwatch() as listing:
-        listed = lsp.rpc.call("factory-list")["factories"]
-    assert len(listed) == FACTORIES
+        listed = subprocess.run([*cli(lsp), "--raw", "factory-list"], check=True, capture_output=True).stdout
+    assert len(json.loads(listed)["factories"]) == FACTORIES
     lsp.stop()
     again = start(bitcoind, lsp)
     size = sum(len(record) for _, record, _ in records)
     rows = [
         ["empty store", f"{empty:.1f} s"],
-        [f"{len(records)} records, {size / 1e6:.0f} MB, first start", f"{full:.1f} s"],
-        ["the same again", f"{again:.1f} s"],
+        [f"{len(records)} records, {size / 1e6:.0f} MB, {bitcoind.rpc.getblockcount() - 1_000} blocks", f"{full:.1f} s"],
+        ["the same again, no blocks", f"{again:.1f} s"],
         [f"factory-list, {FACTORIES} factories of {MEMBERS}", f"{listing[0]:.1f} s"],
     ]
     measured(table(["restart to ready", "time"], rows))

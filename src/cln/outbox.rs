@@ -70,11 +70,15 @@ impl Undelivered {
                     if bytes.is_empty() {
                         break;
                     }
+                    // The end may have begun in the chunk before. An answer can have thousands of chunks.
+                    let seen = partial.len().saturating_sub(END.len());
                     partial.extend_from_slice(bytes);
                     // What was said before an answer arrives before it.
                     self.deliver_letters(&mut out).await?;
-                    let rest = partial.split_off(end_of_last(&partial));
-                    out.write_all(&std::mem::replace(&mut partial, rest)).await?;
+                    if let Some(end) = end_of_last(&partial, seen) {
+                        let rest = partial.split_off(end);
+                        out.write_all(&std::mem::replace(&mut partial, rest)).await?;
+                    }
                 }
                 Some(letter) = self.0.recv() => send(&mut out, &letter).await?,
             }
@@ -100,10 +104,10 @@ async fn send(out: &mut (impl AsyncWrite + Unpin), letter: &Value) -> io::Result
     out.write_all(&bytes).await
 }
 
-/// Where the last whole message ends.
-fn end_of_last(bytes: &[u8]) -> usize {
-    let last = bytes.windows(END.len()).rposition(|window| window == END);
-    last.map_or(0, |at| at.saturating_add(END.len()))
+/// Where the last whole message ends, if one ends after the first `seen` bytes.
+fn end_of_last(bytes: &[u8], seen: usize) -> Option<usize> {
+    let last = bytes.get(seen..)?.windows(END.len()).rposition(|window| window == END)?;
+    last.checked_add(seen)?.checked_add(END.len())
 }
 
 struct Logger(Outbox);
