@@ -44,12 +44,15 @@ pub struct Network {
     pub latency: Duration,
     /// Bytes a second to and from each peer; 0: no limit.
     pub bandwidth: u64,
+    /// How much longer a client takes for every fourth of its messages. At each step others are slow.
+    pub slow: Duration,
 }
 
 /// One member: its engine and what it has cost so far.
 pub struct Member {
     pub engine: Engine,
     pub cpu: Duration,
+    messages: usize,
     /// Bytes of lightning messages.
     pub sent: usize,
     pub received: usize,
@@ -124,6 +127,7 @@ impl World {
                 config(),
             ),
             cpu: Duration::ZERO,
+            messages: 0,
             sent: 0,
             received: 0,
             stored: 0,
@@ -302,12 +306,17 @@ impl World {
             self.spend(from, cpu_time() - start);
             let Some(bytes) = raw else { return };
             self.members[from].sent += bytes.len();
+            self.members[from].messages += 1;
+            let slow = from != LSP && (self.members[from].messages + from).is_multiple_of(4);
             let size = bytes.len() + TRANSPORT;
             let wire = self.wires.entry((from, to)).or_default();
             if let Some(micros) = (size as u64 * 1_000_000).checked_div(self.network.bandwidth) {
                 *wire = (*wire).max(self.now) + Duration::from_micros(micros);
             } else {
                 *wire = self.now;
+            }
+            if slow {
+                *wire += self.network.slow;
             }
             let after = *wire + self.network.latency - self.now;
             self.later(after, to, Happening::Raw { from, bytes });
