@@ -6,17 +6,21 @@
 mod common;
 
 use cln_factory::cln::boot;
-use cln_factory::lab::world::{LSP, World};
+use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
 use cln_factory::protocol::{Answer, Command, Config, Engine, Input, Policy, State};
 use cln_factory::store::Store;
 use cln_factory::store::memory::MemoryStore;
 use cln_factory::tx::musig::MasterSecret;
 use cln_factory::tx::plan::Profile;
 use cln_factory::types::{Amount, Height, InstanceId};
-use cln_factory::wire::message::{ChannelInFactory, Invite, PROTOCOL_ID};
+use cln_factory::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
 use common::factory;
 
 fn world(seed: u64) -> (World, InstanceId) {
+    world_with(seed, |_| Fate::Deliver)
+}
+
+fn world_with(seed: u64, tamper: impl FnMut(&Outgoing) -> Fate + 'static) -> (World, InstanceId) {
     let config = Config { policy: Policy::Auto, confirm_blocks: 3, margin_blocks: 4, ..Config::default() };
     let mut world = World::offline_with(seed, 2, &config).unwrap();
     for client in [1, 2] {
@@ -28,6 +32,7 @@ fn world(seed: u64) -> (World, InstanceId) {
     let mut create = world.create_command(&[1, 2], Profile::Static, sat(100_000), Amount::ZERO).unwrap();
     create.lifetime_blocks = 110;
     create.dying_blocks = 40;
+    world.tamper(tamper);
     let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
     world.activate(instance).unwrap();
     (world, instance)
@@ -130,6 +135,27 @@ fn while_lightningd_has_a_channel_it_stays() {
     assert_eq!(archivable(&world, 1), [], "an HTLC over its channel has to be refused for ever");
 }
 
+// S18
+#[test]
+fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
+    // The second client's first signatures are bad: the first one has accepted two opens by the end.
+    let (mut world, instance) = world_with(6, |out| match &out.message {
+        Message::PartialSignatures(m) if out.from == 2 && m.attempt == 1 => {
+            let mut bad = m.clone();
+            bad.signatures[0].0[31] ^= 1;
+            Fate::replace(bad)
+        }
+        _ => Fate::Deliver,
+    });
+    assert_eq!(factory(&world, 1, instance).attempt, 2);
+    world.command(1, Command::Exit { instance }).unwrap();
+    world.mine(4).unwrap();
+    world.feed(1, Input::Channels(vec![])).unwrap();
+    assert_eq!(world.state(1, instance), Some(State::Closed));
+    assert_eq!(factory(&world, 1, instance).opens_accepted().len(), 2);
+    assert_eq!(archivable(&world, 1), []);
+}
+
 // S8: what was signed for it isn't known any more.
 #[test]
 fn there_is_never_another_of_its_id() {
@@ -143,7 +169,7 @@ fn there_is_never_another_of_its_id() {
     let invite = Invite { instance, attempt: 1, terms, client: 0, price_msat: 0, channel_in_factory: record };
     world.members[1].engine.as_mut().unwrap().archive([instance]);
     let before = world.members[1].store.appends;
-    let payload = cln_factory::wire::message::Message::from(invite).encode();
+    let payload = Message::from(invite).encode();
     let peer = world.members[LSP].id;
     world.feed(1, Input::Message { peer, payload }).unwrap();
     assert!(world.members[1].engine.as_ref().unwrap().factory(instance).is_none());
