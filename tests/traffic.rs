@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
@@ -15,6 +14,7 @@ use cln_factory::tx::musig::{AggNonce, FactoryKey, MasterSecret, PartialSig, Pub
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::tx::tree::Tree;
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
+use cln_factory::wire::codec::Shared;
 use cln_factory::wire::link::{Incoming, Limits, Link};
 use cln_factory::wire::message::{
     ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite,
@@ -88,7 +88,7 @@ fn messages(layout: &Layout, client: ClientIndex) -> [Vec<Message>; 2] {
     let foreign = Tree::foreign_coins(layout, client);
     let leaf = layout.node(*layout.path(client).last().unwrap()).unwrap().clients.clone();
     let x_only = key().x_only_public_key().0;
-    let clients: Arc<[_]> = (0..CLIENTS).map(|_| (key(), script())).collect();
+    let clients: Shared<_> = (0..CLIENTS).map(|_| (key(), script())).collect();
     let propose = Propose {
         instance,
         attempt,

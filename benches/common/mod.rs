@@ -8,7 +8,6 @@ pub mod plot;
 pub mod world;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
@@ -24,6 +23,7 @@ use cln_factory::tx::musig::{FactoryKey, MasterSecret};
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::tx::tree::{Member, Roster, Scope, Session, Tree};
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
+use cln_factory::wire::codec::Shared;
 use cln_factory::wire::message::Propose;
 
 /// A funding PSBT with one input and a change output, as long as they are, base64.
@@ -95,7 +95,7 @@ impl Mould {
             ScriptBuf::from([&[0x51, 32], program].concat())
         };
         let member = |client: u32| (self.keys[client as usize + 1].public(), payout(client));
-        let members: Arc<[_]> = (0..self.clients).map(member).collect();
+        let members: Shared<_> = (0..self.clients).map(member).collect();
         let funding_tx =
             transaction(&[OutPoint { txid: Txid::from_byte_array(hash(&[factory, 2])), vout: 0 }], 2);
         let channel = |client: u32| ScriptBuf::from([&[0, 32][..], &hash(&[factory, client, 3])].concat());

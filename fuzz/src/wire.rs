@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use bitcoin::SignedAmount;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
@@ -10,7 +9,7 @@ use cln_factory::protocol::event::LedgerEntry;
 use cln_factory::terms::Terms;
 use cln_factory::tx::layout::Layout;
 use cln_factory::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
-use cln_factory::wire::codec::{BigSize, Codec, Records};
+use cln_factory::wire::codec::{BigSize, Codec, Records, Shared};
 use cln_factory::wire::envelope::{Envelope, MESSAGE_TYPE};
 use cln_factory::wire::message::{ChannelInFactory, MAX_REASON_BYTES, Message};
 
@@ -104,7 +103,7 @@ pub fn tlv(data: &[u8]) {
         17 => exact::<XOnlyPublicKey>(rest),
         18 => exact::<ScriptBuf>(rest),
         19 => exact::<Terms>(rest),
-        20 => exact::<Arc<[(PublicKey, ScriptBuf)]>>(rest),
+        20 => exact::<Shared<(PublicKey, ScriptBuf)>>(rest),
         21 => exact::<Vec<LedgerEntry>>(rest),
         22 => exact::<ChannelInFactory>(rest),
         _ => exact::<Vec<[u8; 64]>>(rest),

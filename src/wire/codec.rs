@@ -5,17 +5,18 @@
 
 mod bitcoin_types;
 mod error;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod tlv;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
 use crate::types::{ChannelId, InstanceId, NodeId, PaymentHash, PaymentSecret, ProtocolId};
 
 pub use error::{DecodeError, Fault};
+pub use shared::Shared;
 pub use tlv::{
     Field, Records, TlvStream, absent_field, ascending, unknown_record, write_counted, write_measured,
     write_record,
@@ -268,17 +269,6 @@ impl<T: Codec> Codec for Vec<T> {
             entries.push(T::read(r)?);
         }
         Ok(entries)
-    }
-}
-
-/// As a `Vec`, for lists that many messages share.
-impl<T: Codec> Codec for Arc<[T]> {
-    fn write(&self, out: &mut Vec<u8>) {
-        write_list(self, out);
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Vec::read(r)?.into())
     }
 }
 

@@ -3,9 +3,7 @@
 //! Every message names its factory instance and the attempt at creating it. Lists of nonces and
 //! signatures follow the order of the layout's signing sessions for whoever they are from or for.
 
-use std::sync::Arc;
-
-use super::codec::{Codec, DecodeError, Fault, Records, clip, plain_codec, tlv_enum, tlv_struct};
+use super::codec::{Codec, DecodeError, Fault, Records, Shared, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{
@@ -134,7 +132,7 @@ message_struct! {
         /// L's key in this factory.
         pub lsp_key: PublicKey => 4,
         /// Factory key and payout script of every client, in leaf order; the same for all of them.
-        pub clients: Arc<[(PublicKey, ScriptBuf)]> => 6,
+        pub clients: Shared<(PublicKey, ScriptBuf)> => 6,
         /// The unsigned funding transaction: native segwit inputs only, so that its txid is final. A
         /// client sees from it what its tree will stand on, and which inputs to watch (S12).
         pub funding_tx: Transaction => 8,

@@ -1,7 +1,5 @@
 //! Messages that are nearly right: well formed, of the right ceremony, and wrong in one thing.
 
-use std::sync::Arc;
-
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
 use cln_factory::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
@@ -52,7 +50,7 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
                     point(key, input);
                     *payout = script(payout, input);
                 });
-                m.clients = Arc::from(clients);
+                m.clients = clients.into();
             }
             3 => m.funding_vout = number(m.funding_vout, input),
             4 => list(&mut m.funding_tx.output, input, |output, input| {
