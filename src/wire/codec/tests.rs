@@ -167,6 +167,19 @@ fn lists_can_not_announce_more_than_arrived() {
 
 // S28
 #[test]
+fn a_shared_list_is_a_list() {
+    let list: Vec<u32> = (0..300).collect();
+    let shared = Shared::from(list.clone());
+    assert_eq!(shared.encoded(), list.encoded());
+    // Once written, and by a clone.
+    assert_eq!(shared.clone().encoded(), list.encoded());
+    let read = Shared::<u32>::decoded(&list.encoded()).unwrap();
+    assert_eq!((&read, &*read, read.encoded()), (&shared, &list[..], list.encoded()));
+    assert_ne!(read, Shared::from(vec![1]));
+    assert_eq!(fault::<Shared<u32>>(&[2, 0, 0, 0, 1]), fault::<Vec<u32>>(&[2, 0, 0, 0, 1]));
+}
+
+#[test]
 fn absurd_number_of_capacities() {
     let mut bytes = vec![0x11; 65];
     // No levels, a static leaf of 2 × 2, and 2^40 capacities.
