@@ -37,6 +37,10 @@ from harness import (
 )
 
 
+# As many clients have two leaves, of four and of three.
+TWO_LEAVES = 7
+
+
 def show(node, instance):
     return node.rpc.call("factory-show", {"factory_instance": instance})
 
@@ -230,8 +234,8 @@ def test_a_client_that_was_off_over_the_timeout_takes_its_distribution(node_fact
 
 # S24, S26
 def test_half_a_tree_by_somebody_else(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 5, capacity_sat=200_000)
-    alice, bob, carol, _, erin = clients
+    lsp, clients, factory = factory_with(node_factory, bitcoind, TWO_LEAVES, capacity_sat=200_000)
+    alice, bob, carol, _, erin, *_ = clients
     nodes, instance = [lsp, *clients[1:]], factory["factory_instance"]
     for client in clients:
         pay(lsp, client, 30_000_000, "to " + client.info["id"])
@@ -246,7 +250,7 @@ def test_half_a_tree_by_somebody_else(node_factory, bitcoind):
         seen = factory_of(node, instance)
         assert (seen["state"], seen["standing"]) == ("active", "partly_exited")
         whole = show(node, instance)["on_chain"][-1]
-        assert whole["txid"] == root["txid"] and not whole["ours"] and len(whole["members"]) == 6
+        assert whole["txid"] == root["txid"] and not whole["ours"] and len(whole["members"]) == TWO_LEAVES + 1
         statement(bitcoind, node, instance)
     assert carol.daemon.is_in_log(f"{root['txid']} confirmed at height .*not published by us.*channels go on")
     # Channels go on below it.
@@ -324,7 +328,7 @@ def test_a_funding_that_is_reorganised_and_then_double_spent(node_factory, bitco
 
 # S25, S26
 def test_a_transaction_is_reorganised_away_in_the_middle_of_an_exit(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 5, capacity_sat=200_000)
+    lsp, clients, factory = factory_with(node_factory, bitcoind, TWO_LEAVES, capacity_sat=200_000)
     alice, instance = clients[0], factory["factory_instance"]
     pay(lsp, alice, 30_000_000, "to alice")
     places = {entry["id"]: entry["client"] for entry in factory["clients"]}
