@@ -129,7 +129,8 @@ def test_exit_while_the_others_go_on(node_factory, bitcoind):
 
 
 def test_the_operators_own_exit(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 5)
+    # Two leaves.
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 7)
     nodes, instance = [lsp, *clients], factory["factory_instance"]
     for client in clients:
         pay(lsp, client, 60_000_000, "to " + client.info["id"])

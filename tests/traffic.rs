@@ -168,8 +168,8 @@ fn a_ceremony_of_a_thousand_stays_within_every_cap() {
         transmit(&mut c, &mut l);
         l.take();
         c.take();
-        from_l.iter().for_each(|message| l.link.send(message.clone()).unwrap());
-        to_l.iter().for_each(|message| c.link.send(message.clone()).unwrap());
+        from_l.iter().for_each(|message| l.link.send(message).unwrap());
+        to_l.iter().for_each(|message| c.link.send(message).unwrap());
         while l.received < to_l.len() || c.received < from_l.len() {
             transmit(&mut l, &mut c);
             transmit(&mut c, &mut l);

@@ -329,7 +329,7 @@ impl World {
             Effect::Send { peer, message } => {
                 let to = index(peer);
                 let start = cpu_time();
-                self.links.get_mut(&(at, to)).unwrap().send(message).unwrap();
+                self.links.get_mut(&(at, to)).unwrap().send(&message).unwrap();
                 self.spend(at, cpu_time() - start);
                 return self.transmit(at, to);
             }

@@ -20,7 +20,7 @@ const MOST_SENT: usize = 600_000;
 const MOST_WAITING: usize = 12;
 
 struct End {
-    link: Link<Vec<u8>>,
+    link: Link,
     /// Sent, and not yet arrived at the other end.
     expected: VecDeque<Vec<u8>>,
     /// What is on its way to the other end.

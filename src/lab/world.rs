@@ -136,7 +136,7 @@ pub struct World {
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
     rng: Rng,
-    links: BTreeMap<(usize, usize), Link<Vec<u8>>>,
+    links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
     tasks: BTreeMap<usize, VecDeque<Input>>,
     #[allow(clippy::type_complexity)] // A closure is what a fault is; a name for it would hide that.

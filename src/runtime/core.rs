@@ -254,7 +254,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         #[cfg(feature = "faults")]
         let Some(effect) = self.tampered(effect) else { return };
         match effect {
-            Effect::Send { peer, message } => self.peers.send(peer, message, &self.node),
+            Effect::Send { peer, message } => self.peers.send(peer, &message, &self.node),
             Effect::Log { level, text } => write_log(level, &text),
             Effect::StateChanged { instance, new, .. } => {
                 // Nobody may be listening.

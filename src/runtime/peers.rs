@@ -153,15 +153,14 @@ impl Peers {
     }
 
     /// Queues a message of ours.
-    pub(super) fn send(&mut self, peer: NodeId, message: Message, node: &impl Node) {
+    pub(super) fn send(&mut self, peer: NodeId, message: &Message, node: &impl Node) {
         let Some(connection) = self.connections.get_mut(&peer) else {
             log::debug!("{peer}: {} not sent: not connected", message.name());
             return;
         };
-        let name = message.name();
         match connection.link.send(message) {
             Ok(()) => connection.pump(peer, node),
-            Err(error) => log::warn!("{peer}: {name} not sent: {error}"),
+            Err(error) => log::warn!("{peer}: {} not sent: {error}", message.name()),
         }
     }
 

@@ -12,20 +12,21 @@
 mod assembly;
 mod bucket;
 mod fault;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::codec::DecodeError;
 use super::envelope::{Ack, Envelope, Frame, MAX_MESSAGE_BYTES, PIGGYBACK_OVERHEAD};
-use super::message::{Message, PROTOCOL_ID};
+use super::message::PROTOCOL_ID;
 use crate::types::{Millis, ProtocolId};
 use assembly::Assembly;
 use bucket::Bucket;
 
 pub use fault::{LinkError, LinkFull};
+pub use pieces::Pieces;
 
 /// Payload bytes of every fragment but a message's last. Well under what fits, so that a channel
 /// message never waits long behind one.
@@ -74,32 +75,6 @@ pub enum Incoming {
     Message(Vec<u8>),
 }
 
-/// What a link carries: bytes, or something that becomes bytes when there is room to send them. A thousand
-/// proposals that wait share the keys in them; their encodings would not.
-pub trait Payload {
-    /// The bytes, the same at each call.
-    fn encoded(&self) -> Cow<'_, [u8]>;
-}
-
-impl Payload for Message {
-    fn encoded(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.encode())
-    }
-}
-
-impl Payload for Vec<u8> {
-    fn encoded(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self)
-    }
-}
-
-/// A message not yet sent, or not completely.
-#[derive(Debug)]
-struct Queued<P> {
-    payload: P,
-    bytes: usize,
-}
-
 /// A fragment that is out and not acknowledged.
 #[derive(Debug)]
 struct InFlight {
@@ -109,14 +84,14 @@ struct InFlight {
 
 /// The link to one peer, for the length of one connection.
 #[derive(Debug)]
-pub struct Link<P = Message> {
+pub struct Link {
     limits: Limits,
     /// Whether our own list of protocols went out.
     announced: bool,
     /// The peer's list, once it came.
     peer: Option<Vec<ProtocolId>>,
     /// Messages not yet sent, or, the first, not completely.
-    queue: VecDeque<Queued<P>>,
+    queue: VecDeque<Pieces>,
     /// Payload bytes in `queue`, those of the first message that are out already included.
     queued_bytes: usize,
     /// The next fragment to send.
@@ -129,7 +104,7 @@ pub struct Link<P = Message> {
     bucket: Bucket,
 }
 
-impl<P: Payload> Link<P> {
+impl Link {
     /// A new connection. The first thing to transmit is our list of protocols.
     pub fn new(limits: Limits) -> Self {
         Self {
@@ -149,11 +124,12 @@ impl<P: Payload> Link<P> {
 
     /// Queues a message. It goes out once the peer has listed our protocol and as its acknowledgements
     /// make room.
-    pub fn send(&mut self, payload: P) -> Result<(), LinkFull> {
+    pub fn send(&mut self, message: impl Into<Pieces>) -> Result<(), LinkFull> {
         if self.peer_speaks() == Some(false) {
             return Err(LinkFull::NotSpoken);
         }
-        let (bytes, max) = (payload.encoded().len(), self.limits.max_message_bytes);
+        let message = message.into();
+        let (bytes, max) = (message.len(), self.limits.max_message_bytes);
         if bytes == 0 {
             return Err(LinkFull::Empty);
         }
@@ -167,7 +143,7 @@ impl<P: Payload> Link<P> {
                 return Err(LinkFull::Queue { bytes, queued, limit });
             }
         }
-        self.queue.push_back(Queued { payload, bytes });
+        self.queue.push_back(message);
         Ok(())
     }
 
@@ -296,18 +272,19 @@ impl<P: Payload> Link<P> {
         }
         let message = self.queue.front()?;
         let start = usize::from(self.next.fragment).checked_mul(FRAGMENT_BYTES)?;
-        let size = message.bytes.checked_sub(start)?.min(FRAGMENT_BYTES);
+        let bytes = message.len();
+        let size = bytes.checked_sub(start)?.min(FRAGMENT_BYTES);
         let room = self.limits.in_flight_bytes.saturating_sub(self.in_flight_bytes);
         if !self.in_flight.is_empty() && size + PIGGYBACK_OVERHEAD > room {
             return None;
         }
-        let payload = message.payload.encoded().get(start..)?.get(..size)?.to_vec();
+        let payload = message.fragment(start, size);
         // `send` made sure that the message can be counted.
-        let count = fragments(message.bytes)?;
+        let count = fragments(bytes)?;
         let sent = self.next;
         let last = sent.fragment >= count.saturating_sub(1);
         if last {
-            self.queued_bytes = self.queued_bytes.saturating_sub(message.bytes);
+            self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
             self.queue.pop_front();
             // The receiver wraps too, though no connection lives to see it.
             self.next = Ack { sequence: sent.sequence.wrapping_add(1), fragment: 0 };

@@ -12,7 +12,7 @@ pub struct Shared<T>(Arc<SharedList<T>>);
 
 struct SharedList<T> {
     items: Box<[T]>,
-    encoded: OnceLock<Box<[u8]>>,
+    encoded: OnceLock<Arc<[u8]>>,
 }
 
 impl<T> From<Vec<T>> for Shared<T> {
@@ -55,15 +55,22 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
     }
 }
 
-/// As a `Vec`.
-impl<T: Codec> Codec for Shared<T> {
-    fn write(&self, out: &mut Vec<u8>) {
+impl<T: Codec> Shared<T> {
+    /// What [`Codec::write`] appends: the same memory at each call, and for each clone.
+    pub fn encoded_once(&self) -> Arc<[u8]> {
         let encode = || {
             let mut bytes = Vec::new();
             write_list(self, &mut bytes);
-            bytes.into_boxed_slice()
+            bytes.into()
         };
-        out.extend_from_slice(self.0.encoded.get_or_init(encode));
+        Arc::clone(self.0.encoded.get_or_init(encode))
+    }
+}
+
+/// As a `Vec`.
+impl<T: Codec> Codec for Shared<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.encoded_once());
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {

@@ -6,9 +6,6 @@ use super::*;
 
 const NOW: Millis = 1_700_000_000_000;
 
-/// A link whose messages are bytes already.
-type Link = super::Link<Vec<u8>>;
-
 fn link() -> Link {
     Link::new(Limits::default())
 }
