@@ -15,7 +15,7 @@ import pytest
 
 import harness
 from conftest import StrictBitcoinD
-from harness import factories, factory_of, mine, status, wait_for
+from harness import factories, factory_of, mine, reserved, status, wait_for
 from world import COINS, KILLS, World, ended
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -53,6 +53,8 @@ WORLD_LASTS = 8
 # Where the operator dies before it could store which coins it had reserved: they come free by themselves
 # after so many blocks (src/cln/wallet.rs).
 BEFORE_RESERVED_IS_STORED = ("funding-prepared", "send-expect_channel")
+# The wallet is at it while channels are opened: whether it is done, and that is stored, is a matter of time.
+MAYBE_BEFORE_RESERVED_IS_STORED = ("got-expecting", "start-channel", "channel-started", "channel-started:2")
 RESERVED_BLOCKS = 12
 
 
@@ -279,6 +281,10 @@ def test_kill(get_world, kill_matrix, step, side, what, options):
         if side == "lsp" and step in BEFORE_RESERVED_IS_STORED:
             assert 0 < len(world.nothing_left()) <= len(COINS)
             mine(world.bitcoind, RESERVED_BLOCKS, world.nodes)
+        if side == "lsp" and step in MAYBE_BEFORE_RESERVED_IS_STORED:
+            wait_for(lambda: world.nothing_left() == reserved(world.lsp))
+            if reserved(world.lsp):
+                mine(world.bitcoind, RESERVED_BLOCKS, world.nodes)
         world.check_nothing_left()
         assert world.missing(before) == 0
     kill_matrix(step, side, what, options, outcome)

@@ -99,7 +99,7 @@ def test_plan(node_factory):
         alternatives = plan["alternatives"]
         (own,) = [shape for shape in alternatives if shape["default"]]
         assert own["shape"] == plan["shape"] and own["exit"]["vbytes"] >= plan["exit"]["vbytes"]
-        assert 1 < len(alternatives) <= 32
+        assert 1 < len(alternatives) <= 48
         for other in alternatives:
             assert ("sale_members" in other) == (stock > 0)
             assert other == own or worse_somewhere(other, own)
