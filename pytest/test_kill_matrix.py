@@ -7,6 +7,7 @@ or nothing of it is left (S12), and not a satoshi is missing.
 `pytest -m matrix` runs everything, and `--kill-matrix=FILE` writes the table; without it a slice runs.
 """
 
+import contextlib
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,8 @@ BEFORE_RESERVED_IS_STORED = ("funding-prepared", "send-expect_channel")
 # The wallet is at it while channels are opened: whether it is done, and that is stored, is a matter of time.
 MAYBE_BEFORE_RESERVED_IS_STORED = ("got-expecting", "start-channel", "channel-started", "channel-started:2")
 RESERVED_BLOCKS = 12
+# The same where a node dies between reserving the coins of an exit's child and noting it (src/cln/bump.rs).
+CHILD_BLOCKS = 36
 
 
 def cases():
@@ -261,6 +264,20 @@ def mine_until_complete(world, before):
     assert world.missing(before) == 0
 
 
+# S27
+def wait_until_free(world):
+    """Until no coin is kept back for a child that isn't needed any more."""
+
+    def kept():
+        return [output for node in world.nodes for output in reserved(node)]
+
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: kept() == [], timeout=5)
+    if kept():
+        mine(world.bitcoind, CHILD_BLOCKS, world.nodes)
+    assert kept() == []
+
+
 # S12
 @pytest.mark.parametrize("step, side, what, options", list(parameters()))
 def test_kill(get_world, kill_matrix, step, side, what, options):
@@ -277,6 +294,7 @@ def test_kill(get_world, kill_matrix, step, side, what, options):
         outcome = killed_in_creation(world, step, side, what, bool(options))
     if leaves and outcome == "resumed":
         mine_until_complete(world, before)
+        wait_until_free(world)
     else:
         if side == "lsp" and step in BEFORE_RESERVED_IS_STORED:
             assert 0 < len(world.nothing_left()) <= len(COINS)

@@ -127,7 +127,7 @@ struct End {
     link: Link,
     /// What is on its way to it.
     wire: VecDeque<Vec<u8>>,
-    received: usize,
+    received: Vec<Message>,
     bytes: usize,
     lightning_messages: u32,
 }
@@ -135,7 +135,7 @@ struct End {
 impl End {
     fn new() -> Self {
         let link = Link::new(Limits::default());
-        Self { link, wire: VecDeque::new(), received: 0, bytes: 0, lightning_messages: 0 }
+        Self { link, wire: VecDeque::new(), received: vec![], bytes: 0, lightning_messages: 0 }
     }
 
     /// Takes one lightning message. It is an error to be too fast.
@@ -144,8 +144,7 @@ impl End {
         self.bytes += raw.len();
         self.lightning_messages += 1;
         if let Some(Incoming::Message(message)) = self.link.receive(&raw, NOW).unwrap() {
-            Message::decode(&message).unwrap();
-            self.received += 1;
+            self.received.push(Message::decode(&message).unwrap());
         }
     }
 }
@@ -170,12 +169,13 @@ fn a_ceremony_of_a_thousand_stays_within_every_cap() {
         c.take();
         from_l.iter().for_each(|message| l.link.send(message).unwrap());
         to_l.iter().for_each(|message| c.link.send(message).unwrap());
-        while l.received < to_l.len() || c.received < from_l.len() {
+        while l.received.len() < to_l.len() || c.received.len() < from_l.len() {
             transmit(&mut l, &mut c);
             transmit(&mut c, &mut l);
             l.take();
             c.take();
         }
+        assert_eq!((&l.received, &c.received), (&to_l, &from_l));
         for end in [&l, &c] {
             assert!(end.bytes < BYTES_PER_SECOND / 4, "client {client}: {} bytes", end.bytes);
             // A peer that retries at once, many times, is still none that is too fast.

@@ -149,6 +149,11 @@ message_struct! {
     }
 }
 
+impl Propose {
+    /// The type of the record of `clients`.
+    pub const CLIENTS: u64 = 6;
+}
+
 message_struct! {
     /// Client → L: my signatures.
     pub struct PartialSignatures {

@@ -15,6 +15,11 @@ impl<'a> Records<'a> {
         Self { rest: Reader::new(bytes), last: None }
     }
 
+    /// Bytes that were not read yet.
+    pub fn remaining(&self) -> usize {
+        self.rest.remaining()
+    }
+
     /// The next record's type and value, `None` after the last.
     pub fn next_record(&mut self) -> Result<Option<(u64, &'a [u8])>, DecodeError> {
         if self.rest.remaining() == 0 {

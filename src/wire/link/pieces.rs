@@ -1,8 +1,10 @@
 //! A message that waits to be sent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::message::Message;
+use crate::wire::codec::{BigSize, Codec, Records};
+use crate::wire::message::{Message, Propose};
 
 /// A message's bytes, of which those that many messages have in common are in memory once: a thousand proposals
 /// that wait differ in a few kilobytes each.
@@ -23,25 +25,28 @@ impl From<Vec<u8>> for Pieces {
 
 impl From<&Message> for Pieces {
     fn from(message: &Message) -> Self {
-        let bytes = message.encode();
-        match message {
-            Message::Propose(propose) => Self::around(bytes, propose.clients.encoded_once()),
-            _ => bytes.into(),
-        }
+        let shared = match message {
+            Message::Propose(propose) => Self::of_proposal(propose),
+            _ => None,
+        };
+        shared.unwrap_or_else(|| message.encode().into())
     }
 }
 
 impl Pieces {
-    /// Takes the common part out of the bytes, if it is in there.
-    fn around(bytes: Vec<u8>, common: Arc<[u8]>) -> Self {
-        // It comes early, and what stands before differs from it at once.
-        let at = bytes.windows(common.len().max(1)).position(|window| *window == *common);
-        let parts =
-            at.and_then(|at| Some((at, bytes.get(..at)?, bytes.get(at.checked_add(common.len())?..)?)));
-        match parts {
-            Some((at, before, after)) => Self { own: [before, after].concat(), at, common },
-            None => bytes.into(),
-        }
+    /// A proposal's members are what it has in common with others. They are never copied into its own bytes, not
+    /// even for a moment: that would be most of the work of sending it.
+    fn of_proposal(propose: &Propose) -> Option<Self> {
+        let without = Propose { clients: vec![].into(), ..propose.clone() };
+        let bytes = Message::from(without).encode();
+        let place = record_place(&bytes, Propose::CLIENTS)?;
+        let common = propose.clients.encoded_once();
+        let mut own = bytes.get(..place.start)?.to_vec();
+        BigSize(Propose::CLIENTS).write(&mut own);
+        BigSize::of(common.len()).write(&mut own);
+        let at = own.len();
+        own.extend_from_slice(bytes.get(place.end..)?);
+        Some(Self { own, at, common })
     }
 
     /// How many bytes it has.
@@ -64,6 +69,19 @@ impl Pieces {
     }
 }
 
+/// Where a record of a message is, from its type to the end of its value.
+fn record_place(message: &[u8], kind: u64) -> Option<Range<usize>> {
+    // After the message's own type.
+    let mut records = Records::new(message.get(2..)?);
+    loop {
+        let start = message.len().checked_sub(records.remaining())?;
+        let (found, _) = records.next_record().ok()??;
+        if found == kind {
+            return Some(start..message.len().checked_sub(records.remaining())?);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,9 +90,9 @@ mod tests {
     fn any_fragment_of_any_pieces() {
         let bytes: Vec<u8> = (0..40).collect();
         for (from, to) in [(0, 0), (0, 7), (0, 40), (3, 3), (3, 20), (12, 40), (39, 40)] {
-            let pieces = Pieces::around(bytes.clone(), bytes[from..to].into());
+            let own = [&bytes[..from], &bytes[to..]].concat();
+            let pieces = Pieces { own, at: from, common: bytes[from..to].into() };
             assert_eq!(pieces.len(), 40);
-            assert_eq!(pieces.own.len(), 40 - (to - from), "the common part is there once");
             for start in 0..=41 {
                 for size in 0..=42 {
                     let end = (start + size).min(40).max(start.min(40));
@@ -85,9 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn a_common_part_that_is_not_there() {
-        let pieces = Pieces::around(vec![1, 2, 3], [3, 4].into());
-        assert_eq!(pieces, Pieces::from(vec![1, 2, 3]));
-        assert_eq!(Pieces::around(vec![1], [1, 2].into()).fragment(0, 9), [1]);
+    fn records_have_places() {
+        let message = [0, 9, 2, 1, 7, 4, 0, 6, 2, 8, 8, 10, 0];
+        assert_eq!(record_place(&message, 2), Some(2..5));
+        assert_eq!(record_place(&message, 6), Some(7..11));
+        assert_eq!(record_place(&message, 10), Some(11..13));
+        assert_eq!(record_place(&message, 8), None);
+        assert_eq!(record_place(&message[..9], 6), None, "cut off");
     }
 }
