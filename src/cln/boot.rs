@@ -141,7 +141,7 @@ fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
 
 /// What the store held.
 pub struct Loaded<S> {
-    /// With every factory.
+    /// With every factory that wasn't archived.
     pub engine: Engine,
     /// Ready for what comes next.
     pub store: S,

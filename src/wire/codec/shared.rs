@@ -58,19 +58,14 @@ impl<T: fmt::Debug> fmt::Debug for Shared<T> {
 impl<T: Codec> Shared<T> {
     /// What [`Codec::write`] appends: the same memory at each call, and for each clone.
     pub fn encoded_once(&self) -> Arc<[u8]> {
-        let encode = || {
-            let mut bytes = Vec::new();
-            write_list(self, &mut bytes);
-            bytes.into()
-        };
-        Arc::clone(self.0.encoded.get_or_init(encode))
+        Arc::clone(self.0.encoded.get_or_init(|| self.encoded().into()))
     }
 }
 
-/// As a `Vec`.
+/// As a `Vec`. Nothing is kept: whoever writes it once, as a client does, shares it with nobody.
 impl<T: Codec> Codec for Shared<T> {
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.encoded_once());
+        write_list(self, out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {

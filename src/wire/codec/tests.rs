@@ -165,20 +165,22 @@ fn lists_can_not_announce_more_than_arrived() {
     assert!(matches!(fault::<Vec<[u8; 0]>>(&hex("ffffffffffffffffff")), Fault::TooMany { .. }));
 }
 
-// S28
 #[test]
 fn a_shared_list_is_a_list() {
     let list: Vec<u32> = (0..300).collect();
     let shared = Shared::from(list.clone());
     assert_eq!(shared.encoded(), list.encoded());
     // Once written, and by a clone.
+    assert_eq!(*shared.encoded_once(), list.encoded());
     assert_eq!(shared.clone().encoded(), list.encoded());
+    assert!(std::sync::Arc::ptr_eq(&shared.encoded_once(), &shared.clone().encoded_once()));
     let read = Shared::<u32>::decoded(&list.encoded()).unwrap();
     assert_eq!((&read, &*read, read.encoded()), (&shared, &list[..], list.encoded()));
     assert_ne!(read, Shared::from(vec![1]));
     assert_eq!(fault::<Shared<u32>>(&[2, 0, 0, 0, 1]), fault::<Vec<u32>>(&[2, 0, 0, 0, 1]));
 }
 
+// S28
 #[test]
 fn absurd_number_of_capacities() {
     let mut bytes = vec![0x11; 65];
