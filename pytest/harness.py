@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import time
 
 from pyln.testing.utils import TIMEOUT, sync_blockheight
@@ -67,6 +68,12 @@ def lsp_options(**more):
 def faulty(fault, **more):
     """Options of a node that does this wrong on purpose (src/runtime/faults.rs)."""
     return plugin_options(**{"plugin": find_plugin(faults=True), "factory-fault": fault, **more})
+
+
+def cli(node, *words):
+    """lightning-cli, as a person would call it."""
+    command = ["lightning-cli", "--network=regtest", f"--lightning-dir={node.daemon.lightning_dir}", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def status(node):

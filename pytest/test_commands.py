@@ -9,6 +9,7 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from harness import (
+    cli,
     connect_all,
     create,
     find_plugin,
@@ -41,11 +42,6 @@ def tell(plugin):
 
 plugin.run()
 '''
-
-
-def cli(node, *words):
-    command = ["lightning-cli", "--network=regtest", f"--lightning-dir={node.daemon.lightning_dir}", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 needs_cli = pytest.mark.skipif(shutil.which("lightning-cli") is None, reason="not on PATH: lightning-cli")

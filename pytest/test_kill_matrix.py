@@ -267,15 +267,11 @@ def mine_until_complete(world, before):
 # S27
 def wait_until_free(world):
     """Until no coin is kept back for a child that isn't needed any more."""
-
-    def kept():
-        return [output for node in world.nodes for output in reserved(node)]
-
     with contextlib.suppress(AssertionError):
-        wait_for(lambda: kept() == [], timeout=5)
-    if kept():
+        wait_for(lambda: world.reserved() == [], timeout=5)
+    if world.reserved():
         mine(world.bitcoind, CHILD_BLOCKS, world.nodes)
-    assert kept() == []
+    assert world.reserved() == []
 
 
 # S12

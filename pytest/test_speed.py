@@ -17,6 +17,7 @@ from harness import (
     ROOT,
     activate,
     channel_in,
+    cli,
     connect_all,
     create,
     fund,
@@ -193,11 +194,6 @@ def stored_records(path):
         yield "\0".join(["cln-factory", "factory", instance, number]).encode(), bytes.fromhex(record), 0
 
 
-def cli(node):
-    """lightning-cli, for this node."""
-    return ["lightning-cli", f"--lightning-dir={node.daemon.lightning_dir}", "--network=regtest"]
-
-
 def start(bitcoind, node):
     """Seconds from exec to a plugin that has looked at every block."""
 
@@ -229,7 +225,7 @@ def test_restart_with_a_thousand_factories(node_factory, bitcoind, measured, tmp
     full = start(bitcoind, lsp)
     # By lightning-cli: pyln takes longer to read such an answer than all others to make it.
     with stopwatch() as listing:
-        listed = subprocess.run([*cli(lsp), "--raw", "factory-list"], check=True, capture_output=True).stdout
+        listed = cli(lsp, "--raw", "factory-list").stdout
     assert len(json.loads(listed)["factories"]) == FACTORIES
     lsp.stop()
     again = start(bitcoind, lsp)

@@ -215,7 +215,11 @@ class World:
         channels = [channel for node in self.nodes for channel in node.rpc.listpeerchannels()["channels"]]
         over = [c for c in channels if c.get("channel_id") not in live and c["state"] not in CLOSED]
         under_way = [seen for node in self.nodes for seen in harness.status(node)["ceremonies"]]
-        return [*over, *under_way, *(output for node in self.nodes for output in harness.reserved(node))]
+        return [*over, *under_way, *self.reserved()]
+
+    def reserved(self):
+        """Everybody's reserved coins."""
+        return [output for node in self.nodes for output in harness.reserved(node)]
 
     def check_nothing_left(self):
         with contextlib.suppress(AssertionError):

@@ -54,6 +54,9 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
 
 /// Factories that were archived, from the store.
 async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, Fault> {
+    if instances.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut store = Datastore::new(state.rpc.clone());
     let read = read_archived(&mut store, instances).await;
     read.map_err(|error| Fault::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
