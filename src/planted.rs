@@ -72,6 +72,9 @@ bugs! {
     SaleHeldBack "sale-held-back" "S26" "A sale is not published before the timeout, whatever the stock's CSV is.";
     RestUnchecked "rest-unchecked" "S4" "A client doesn't verify the distribution of what a sale leaves.";
     PriceIgnored "price-ignored" "S3" "A client pays whatever is asked for a channel.";
+    SoldUnpaid "sold-unpaid" "price" "The operator sells before its invoice is paid.";
+    LatePaymentLost "late-payment-lost" "price" "A payment that arrives after the end of its sale is no credit.";
+    JitForgotten "jit-forgotten" "price" "A restart takes every ordinary channel under way for one that failed.";
     SaleAfterExit "sale-after-exit" "S24" "Sales are signed although the leaf is on chain.";
     SoldStockTaken "sold-stock-taken" "S26" "The operator takes stock home that it has sold.";
     BuyerStays "buyer-stays" "S19" "Who has bought waits for a distribution, which shares out what it bought.";

@@ -142,6 +142,45 @@ fn a_silent_neighbour_is_as_good_as_away() {
     assert_eq!(sales(&world, LSP, instance), 0);
 }
 
+/// S14, S29: a store that fails once costs nobody more than the price, and nobody waits for ever: what
+/// lightningd says only once is said again until it is stored.
+#[test]
+fn a_store_that_fails_at_any_step_ends_nothing_halfway() {
+    let mut failed = 0;
+    for victim in [LSP, 1] {
+        for step in 0..16 {
+            let at = format!("victim {victim}, step {step}");
+            let (mut world, instance) = away(2_000 + step, [true; 2]);
+            let before = purse(&world, instance);
+            buy(&mut world, instance);
+            world.settle().unwrap();
+            // The wait is over.
+            world.advance().unwrap();
+            for _ in 0..step {
+                world.step().unwrap();
+            }
+            world.members[victim].store.failures = 1;
+            world.run_out().unwrap();
+            failed += u32::from(world.members[victim].store.failures == 0);
+            world.members[victim].store.failures = 0;
+            // With everybody there the stock is sold as ever.
+            world.start(2).unwrap();
+            world.connect(LSP, 2).unwrap();
+            world.run_out().unwrap();
+            buy(&mut world, instance);
+            world.run_out().unwrap();
+            assert_eq!(refused(&world, instance), None, "{at}");
+            assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1], "{at}");
+            let [lsp, buyer] = books(&world, instance);
+            assert_eq!((lsp, lsp.1), (buyer, 0), "{at}");
+            let bought = u64::try_from(lsp.0 + 1).unwrap();
+            assert_eq!(before - purse(&world, instance), PRICE * bought, "{at}");
+            assert!(world.judge.violations.is_empty(), "{at}: {:?}", world.judge.violations);
+        }
+    }
+    assert!(failed > 10, "{failed}");
+}
+
 /// S14: whoever dies, what was paid is a channel or credit, and both sides say the same.
 #[test]
 fn a_crash_at_any_step_costs_nobody_more_than_the_price() {

@@ -156,6 +156,37 @@ fn more_than_is_owed_is_not_paid() {
     assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
 }
 
+/// S4: who hears an invoice again that it has paid doesn't pay it again, and names nobody.
+#[test]
+fn an_invoice_that_comes_again_is_paid_once() {
+    let mut again = 0;
+    for seed in 0..16 {
+        let (mut world, instance) = active(seed, flat());
+        let before = purse(&world, instance);
+        let (heard, invoice) = std::sync::mpsc::channel();
+        world.tamper(move |out| {
+            if let Message::SaleInvoice(_) = &out.message {
+                heard.send(out.message.encode()).unwrap();
+            }
+            Fate::Deliver
+        });
+        ask(&mut world, instance, 50_000, PRICE).unwrap();
+        // Most often it has signed before it hears that its payment has arrived.
+        let paid = world.run_until("credit", |world| credits(world, instance)[1] == PRICE);
+        if paid.is_ok() {
+            again += 1;
+            let peer = world.members[LSP].id;
+            world.feed(1, Input::Message { peer, payload: invoice.recv().unwrap() }).unwrap();
+            let fault = world.members[1].log.iter().find(|(_, text)| text.contains("fault of"));
+            assert_eq!(fault, None, "seed {seed}");
+            world.run_out().unwrap();
+        }
+        assert_eq!(refused(&world), None);
+        assert_eq!((before - purse(&world, instance), sales(&world, LSP, instance)), (PRICE, 1));
+    }
+    assert!(again > 3, "{again}");
+}
+
 /// Brings a member back, judges what was sold and paid, and buys again. How many sales there were, and
 /// what was the buyer's credit.
 fn recover(world: &mut World, instance: InstanceId, victim: usize, before: u64, at: &str) -> (usize, u64) {

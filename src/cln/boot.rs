@@ -230,13 +230,8 @@ pub async fn follow(prepared: Prepared) {
     let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
     state.runtime.height(tip);
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
-    // What a stop interrupted goes on from here. If this isn't stored nobody would ever take it up
-    // again (S29): until it is.
-    retry("what was under way", || async {
-        let input = Input::Started { channels: channels.clone() };
-        state.runtime.ask(input).await.map_err(|refusal| unexpected("start", refusal))
-    })
-    .await;
+    // What a stop interrupted goes on from here.
+    state.runtime.insist(Input::Started { channels }).await;
     for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
         let number = state.runtime.listed(peer.id);
         state.runtime.features(peer.id, number, peer.supports);

@@ -43,6 +43,8 @@ pub struct Lightningd {
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Channels. Durable.
     pub channels: BTreeMap<ChannelId, Channel>,
+    /// Channels that have nothing to do with a factory. Durable.
+    pub ordinary: Vec<KnownChannel>,
     /// Invoices by label. Durable.
     pub invoices: BTreeMap<String, Booked>,
     /// Whether a payment arrived. Durable.
@@ -63,6 +65,7 @@ impl Lightningd {
             locked: false,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
+            ordinary: vec![],
             invoices: BTreeMap::new(),
             payments: BTreeMap::new(),
         }
@@ -75,7 +78,7 @@ impl Lightningd {
             peer: channel.peer,
             capacity: channel.capacity,
         };
-        self.channels.iter().map(known).collect()
+        self.channels.iter().map(known).chain(self.ordinary.iter().copied()).collect()
     }
 
     /// lightningd's own record of a channel against a leaf (S18): outpoint, amount and both keys.

@@ -133,6 +133,10 @@ pub struct World {
     pub stranger: Lightningd,
     /// Messages delivered so far.
     pub delivered: u64,
+    /// What each client has paid for liquidity, by factory, msat.
+    paid: BTreeMap<(usize, InstanceId), u64>,
+    /// Payments that are under way.
+    stuck: Vec<invoices::Payment>,
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
     rng: Rng,
@@ -171,13 +175,25 @@ impl World {
     /// # Errors
     /// When the nodes don't come up.
     pub fn offline_with(seed: u64, clients: usize, config: &Config) -> Result<Self, LabError> {
+        Self::offline_each(seed, clients, |_| config.clone())
+    }
+
+    /// The same with settings for each member, by its number.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline_each(
+        seed: u64,
+        clients: usize,
+        mut config: impl FnMut(usize) -> Config,
+    ) -> Result<Self, LabError> {
         let mut members = Vec::new();
         for number in 0..=clients {
             let mut rng = Rng::new(seed, &format!("member {number}"));
             let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
             members.push(Member {
                 id: lightningd.id,
-                config: config.clone(),
+                config: config(number),
                 engine: None,
                 store: Store::default(),
                 lightningd,
@@ -200,6 +216,8 @@ impl World {
             foreign_scripts: BTreeMap::new(),
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
             delivered: 0,
+            paid: BTreeMap::new(),
+            stuck: vec![],
             chaos: None,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
@@ -301,16 +319,6 @@ impl World {
         Engine::new(member.id, MasterSecret::new(member.master), member.config.clone())
     }
 
-    /// A node's policy from its next start on, which is now.
-    ///
-    /// # Errors
-    /// As [`World::start`].
-    pub fn set_policy(&mut self, at: usize, policy: Policy) -> Result<(), LabError> {
-        self.stop(at);
-        self.members[at].config.policy = policy;
-        self.start(at)
-    }
-
     /// A command of a node.
     ///
     /// # Errors
@@ -345,7 +353,12 @@ impl World {
         if from == to {
             let input = self.tasks.get_mut(&to).and_then(VecDeque::pop_front);
             if let Some(input) = input {
-                self.feed(to, input)?;
+                let again = input.is_said_once().then(|| input.clone());
+                if self.feed(to, input)? == Fed::StoreFailed
+                    && let Some(input) = again
+                {
+                    self.answer(to, input);
+                }
             }
         } else {
             self.deliver(from, to)?;

@@ -184,6 +184,20 @@ pub enum Input {
     Tick,
 }
 
+impl Input {
+    /// Whether nobody says it again, and no deadline ends what waits for it. Whoever brings it does so
+    /// until its step is stored (S29).
+    pub fn is_said_once(&self) -> bool {
+        matches!(
+            self,
+            Self::Started { .. }
+                | Self::InvoiceEnded { .. }
+                | Self::PaymentEnded { .. }
+                | Self::ChannelFunded { .. }
+        )
+    }
+}
+
 /// The commands that change something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {

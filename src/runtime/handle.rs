@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -14,6 +15,8 @@ use super::view::View;
 /// Bytes of one peer's messages that may wait for the runtime (S28). lightningd passes a million a
 /// second at most, so this is what comes in during a pause of some seconds.
 const PEER_INBOX_BYTES: usize = 4 << 20;
+/// Between two tries to have something stored.
+const INSIST: Duration = Duration::from_secs(1);
 /// What a waiting message costs beside its bytes.
 const MESSAGE_OVERHEAD: usize = 256;
 
@@ -104,6 +107,17 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Input(input, Some(reply)));
         answer.await.unwrap_or_else(|_| Err(Gone.into()))
+    }
+
+    /// Brings what is [said once](Input::is_said_once), until it is stored or the plugin ends.
+    pub async fn insist(&self, input: Input) {
+        while let Err(Refusal::Unavailable(why)) = self.ask(input.clone()).await {
+            if self.requests.is_closed() {
+                return;
+            }
+            log::debug!("once more: {why}");
+            tokio::time::sleep(INSIST).await;
+        }
     }
 
     /// Looks at the engine, between two inputs. The closure should be short: everything waits.

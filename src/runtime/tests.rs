@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::protocol::{Config, Effect, Engine, Input, Refusal};
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::terms::{Kind, Leaf, Shape};
 use crate::tx::musig::MasterSecret;
@@ -163,6 +164,18 @@ async fn what_cannot_be_stored_never_happened() {
     handle.flush().await;
     assert_eq!(node.sent(), before + 1);
     assert_eq!(handle.read(|engine, _| engine.factories().count()).await, Ok(1));
+}
+
+/// S29: a store that fails for a while loses nothing that is said once.
+#[tokio::test]
+async fn what_is_said_once_is_brought_until_it_is_stored() {
+    let (handle, _, store) = start();
+    connect(&handle).await;
+    // More often than a commit is tried.
+    store.fail_next(4);
+    handle.insist(create()).await;
+    let factories = handle.read(|engine, _| engine.factories().count()).await.unwrap();
+    assert_eq!((factories, store.clone().load_all().await.unwrap().len()), (1, 1));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use bitcoin::OutPoint;
 
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
-use crate::protocol::{Command, Engine, Factory, Input, Role, Sold, State};
+use crate::protocol::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
 use crate::tx::layout::MIN_CHANNEL;
 use crate::tx::sale::limits;
 use crate::types::{Amount, ChannelId, Height};
@@ -35,8 +35,8 @@ impl Run {
             let client = self.dice.below(clients).saturating_add(1);
             self.buy(client)?;
         }
-        // The chain may go on at any moment of it.
-        let steps = self.dice.below_u32(80);
+        // The chain may go on at any moment of it; with somebody away it takes longer.
+        let steps = self.dice.below_u32(if self.asleep.is_empty() { 80 } else { 240 });
         self.quiet(steps)
     }
 
@@ -61,7 +61,10 @@ impl Run {
         });
         let leaves_rest = amount >= MIN_CHANNEL && limits.with_rest.is_some_and(|most| amount <= most);
         let possible = leaves_rest || limits.everything == Some(amount);
-        let max_price_msat = if self.dice.one_in(2) { 0 } else { 1_000 };
+        if self.dice.one_in(4) {
+            self.world.feed(at, Input::Command(Command::AskPrice { instance, amount }))?;
+        }
+        let max_price_msat = self.some_limit();
         let fed = self.world.feed(at, Input::Command(Command::Buy { instance, amount, max_price_msat }))?;
         if matches!(fed, Fed::Done(Ok(_))) {
             self.wishes = self.wishes.saturating_add(1);
@@ -80,6 +83,7 @@ impl Run {
     pub(super) fn finish_sales(&mut self) -> Result<(), LabError> {
         let Some(instance) = self.instance.filter(|_| !self.gone) else { return Ok(()) };
         self.set_chances(false);
+        self.world.end_payments(true);
         while self.mend(1)? {
             self.quiet(4)?;
         }
@@ -108,8 +112,7 @@ impl Run {
                 let number = sold.sale.number;
                 return Err(error(format!("S29: sale {number} never ends at member {at}")));
             }
-            if engine.ceremonies() > 0 || engine.purchase(instance).is_some_and(|wish| wish.refused.is_none())
-            {
+            if engine.ceremonies() > 0 || engine.purchase(instance).is_some_and(Purchase::is_open) {
                 return Err(error(format!("S29: member {at} waits for a sale that never ends")));
             }
         }

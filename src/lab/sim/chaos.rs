@@ -248,12 +248,15 @@ impl Chaos {
 }
 
 /// Events that few runs come to.
-const RARE: [&str; 8] = [
+const RARE: [&str; 11] = [
     "forgotten",
     "declined",
     "eviction_started",
     "sale_dropped",
     "sale_resolved",
+    "sale_jit",
+    "sale_jit_failed",
+    "sale_jit_opened",
     "channel_resolved",
     "restored",
     "reorged",

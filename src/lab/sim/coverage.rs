@@ -26,6 +26,11 @@ const LSP: &[&str] = &[
     "sale_checked",
     "sale_partial_signatures",
     "sale_stored",
+    "ask_price",
+    "invoice made",
+    "invoice ended",
+    "jit_accept",
+    "channel funded",
 ];
 /// Inputs that only a client has a use for.
 const CLIENT: &[&str] = &[
@@ -43,6 +48,12 @@ const CLIENT: &[&str] = &[
     "sale_propose",
     "sale_ready",
     "unspent",
+    "price",
+    "sale_invoice",
+    "payment ended",
+    "sale_wait",
+    "jit_offer",
+    "jit_opened",
 ];
 
 /// Input, role and the state in which it is handled.

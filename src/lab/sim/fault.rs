@@ -66,6 +66,8 @@ kinds! {
     Collusion "collusion" 15_000 "The operator and a client lie together, in two ways (each run).";
     AnchorSpent "anchor-spent" 20_000 "A stranger spends an anchor (each block).";
     FundingChild "funding-child" 5_000 "The operator's wallet spends the change of a funding (each block).";
+    PaymentStuck "payment-stuck" 150_000 "A payment for liquidity is under way for some blocks (each such payment).";
+    OpenFails "open-fails" 100_000 "lightningd can't open an ordinary channel (each such open).";
     StockTaken "stock-taken" 60_000 "The operator takes its stock as soon as it may (each run).";
     Reorg "reorg" 15_000 "Up to 6 blocks leave the chain; transactions wait again (each block).";
     ReorgDrop "reorg-drop" 10_000 "The same, and the mempool is lost (each block).";

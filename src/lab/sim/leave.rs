@@ -108,6 +108,7 @@ impl Run {
             chaos.crash_again.clear();
         }
         self.calm_everything();
+        self.world.end_payments(true);
         while self.mend(1)? {
             self.quiet(4)?;
         }
@@ -141,6 +142,7 @@ impl Run {
         }
         self.block()?;
         self.block()?;
+        self.count_prices()?;
         self.count(slept)
     }
 

@@ -31,7 +31,8 @@ impl Lie {
 
     /// What is sent in place of a message; nothing where the message stays as it is.
     pub fn tell(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {
-        let of_sale = out.message.name().starts_with("sale_");
+        let name = out.message.name();
+        let of_sale = name.starts_with("sale_") || name.starts_with("jit_");
         if out.from != self.at || (self.in_sales && !of_sale) {
             return None;
         }
@@ -120,6 +121,21 @@ impl Lie {
                 4 => m.channel_in_factory.blocks_early = m.channel_in_factory.blocks_early.saturating_sub(1),
                 5 => m.channel_script = Some(self.some_script()),
                 6..9 => m.price_msat = m.price_msat.saturating_add(5_000),
+                _ => return None,
+            },
+            (Message::SaleInvoice(m), Kind::OtherSale) => match self.dice.below(3) {
+                0 => m.amount_msat = m.amount_msat.saturating_add(1),
+                1 => m.amount_msat = m.amount_msat.saturating_mul(2),
+                _ => return None,
+            },
+            (Message::JitOffer(m), Kind::OtherSale) => match self.dice.below(3) {
+                0 => m.price_msat = m.price_msat.saturating_add(5_000),
+                1 => m.amount = m.amount.checked_add(Amount::from_sat(1))?,
+                _ => return None,
+            },
+            (Message::JitOpened(m), Kind::OtherSale) => match self.dice.below(3) {
+                0 => m.price_msat = m.price_msat.saturating_add(5_000),
+                1 => m.amount = m.amount.checked_sub(Amount::from_sat(1))?,
                 _ => return None,
             },
             (Message::SaleCommitted(m), Kind::OtherSale) if self.dice.one_in(3) => {

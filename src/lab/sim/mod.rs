@@ -11,6 +11,7 @@
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
 //! - `people` who lies, who is gone
+//! - `prices` what liquidity costs, and whether it was got
 //! - [`probe`] whether a member could leave right now
 //! - [`shrink`] the shortest schedule that still shows a violation
 
@@ -26,6 +27,7 @@ pub mod many;
 mod market;
 mod others;
 mod people;
+mod prices;
 pub mod probe;
 pub mod run;
 pub mod shrink;

@@ -28,7 +28,7 @@ const CLIENT_LIES: [Kind; 5] =
     [Kind::BadNonce, Kind::BadSignature, Kind::Transcript, Kind::Replay, Kind::FalseBlame];
 
 /// Events that only an operator stores.
-const LSP_EVENTS: [&str; 11] = [
+const LSP_EVENTS: [&str; 13] = [
     "created",
     "attempt_started",
     "all_stored",
@@ -40,12 +40,14 @@ const LSP_EVENTS: [&str; 11] = [
     "sale_opening",
     "sale_dropped",
     "sale_stored",
+    "sale_jit",
+    "sale_jit_failed",
 ];
 /// Events that only a client stores.
 const CLIENT_EVENTS: [&str; 6] =
     ["invited", "accepted", "declined", "open_accepted", "sale_open_accepted", "restored"];
 /// What an operator says, from which on it may be silent.
-const LSP_SAYS: [&str; 9] = [
+const LSP_SAYS: [&str; 12] = [
     "invite",
     "expect_channel",
     "propose",
@@ -55,9 +57,12 @@ const LSP_SAYS: [&str; 9] = [
     "sale_committed",
     "sale_propose",
     "sale_ready",
+    "sale_invoice",
+    "jit_offer",
+    "jit_opened",
 ];
 /// What a client says.
-const CLIENT_SAYS: [&str; 9] = [
+const CLIENT_SAYS: [&str; 10] = [
     "join",
     "expecting",
     "partial_signatures",
@@ -67,6 +72,7 @@ const CLIENT_SAYS: [&str; 9] = [
     "sale_checked",
     "sale_partial_signatures",
     "sale_stored",
+    "jit_accept",
 ];
 
 impl Run {
@@ -130,7 +136,7 @@ impl Run {
                     }
                 }
                 Kind::Silence => {
-                    let names = if at == LSP { &LSP_SAYS } else { &CLIENT_SAYS };
+                    let names = if at == LSP { &LSP_SAYS[..] } else { &CLIENT_SAYS };
                     let name = names[dice.below(names.len())];
                     if let Some(chaos) = &mut self.world.chaos {
                         chaos.silent.insert(at, name);

@@ -16,6 +16,7 @@ use super::buy::{Loss, find_sold};
 use super::chaos::Chaos;
 use super::fault::{Dice, Kind};
 use super::others::Restore;
+use super::prices::own_config;
 
 /// Steps after which a phase of a run is given up as endless.
 pub(super) const MANY: u32 = 50_000;
@@ -88,11 +89,8 @@ impl Run {
             funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
             ..Config::default()
         };
-        let mut world = World::offline_with(seed, clients, &config)?;
+        let mut world = World::offline_each(seed, clients, |at| own_config(&config, at, &mut dice))?;
         for client in 1..=clients {
-            if dice.one_in(12) {
-                world.set_policy(client, Policy::Ask)?;
-            }
             world.connect(LSP, client)?;
         }
         world.settle()?;
@@ -153,7 +151,9 @@ impl Run {
                 self.try_htlc()?;
             }
             if self.dice.one_in(2) {
+                let dozer = self.doze();
                 self.try_buy()?;
+                self.wake(dozer);
             }
         }
         if self.dice.one_in(4) {
@@ -266,6 +266,9 @@ impl Run {
         }
         if self.roll(Kind::SlowBlock, text).is_some() {
             self.world.now = self.world.now.saturating_add(3 * 3_600_000);
+        }
+        if self.dice.one_in(2) {
+            self.world.end_payments(false);
         }
         self.market();
         self.foreign_spends();

@@ -76,7 +76,9 @@ impl World {
             Effect::EndInvoice { instance, label } => self.end_invoice(at, instance, label),
             Effect::PayInvoice { instance, peer, invoice } => self.pay_invoice(at, instance, peer, &invoice),
             Effect::LookPayment { instance, payment_hash } => self.look_payment(at, instance, payment_hash),
-            Effect::FundChannel { instance, buyer, peer, .. } => self.fund_channel(at, instance, buyer, peer),
+            Effect::FundChannel { instance, buyer, peer, amount } => {
+                self.fund_channel(at, (instance, buyer), peer, amount);
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {

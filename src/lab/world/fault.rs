@@ -2,7 +2,7 @@
 
 use crate::wire::message::Message;
 
-use super::World;
+use super::{Booked, World};
 
 /// A message on its way out.
 #[derive(Debug, Clone)]
@@ -119,6 +119,7 @@ impl World {
         member.engine = None;
         member.shadow = None;
         member.lightningd.forget_opens(None);
+        member.lightningd.invoices.values_mut().for_each(Booked::forget_wait);
         self.tasks.remove(&at);
         for other in 0..self.members.len() {
             self.disconnect(at, other);

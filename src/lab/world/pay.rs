@@ -22,6 +22,17 @@ impl World {
     /// # Errors
     /// When an HTLC is refused, or a balance is too small.
     pub fn pay(&mut self, from: usize, to: usize, msat: u64) -> Result<(), LabError> {
+        self.pay_with(from, to, msat, CLTV_DELTA)
+    }
+
+    /// The same with a number of blocks for each hop.
+    pub(super) fn pay_with(
+        &mut self,
+        from: usize,
+        to: usize,
+        msat: u64,
+        blocks: Height,
+    ) -> Result<(), LabError> {
         let hops: Vec<(usize, usize)> = match (from, to) {
             (LSP, to) => vec![(LSP, to)],
             (from, LSP) => vec![(from, LSP)],
@@ -34,7 +45,7 @@ impl World {
                 .chain
                 .height()
                 .saturating_add(u32::from(early))
-                .saturating_add(CLTV_DELTA.saturating_mul(left.saturating_add(1)));
+                .saturating_add(blocks.saturating_mul(left.saturating_add(1)));
             channels.insert(0, self.admitted(*hop, expiry, msat)?);
         }
         for (hop, channel) in hops.into_iter().zip(channels) {

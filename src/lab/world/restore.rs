@@ -9,9 +9,10 @@ use crate::lab::LabError;
 use crate::lab::node::Channel;
 use crate::lab::rng::Rng;
 use crate::lab::store::Store;
-use crate::types::{ChannelId, Height};
+use crate::protocol::KnownChannel;
+use crate::types::{ChannelId, Height, PaymentHash};
 
-use super::World;
+use super::{Booked, World};
 
 /// A copy of one node's database.
 #[derive(Debug, Clone)]
@@ -20,6 +21,9 @@ pub struct Backup {
     view: Vec<(Height, BlockHash)>,
     channels: BTreeMap<ChannelId, Channel>,
     reserved: BTreeSet<OutPoint>,
+    ordinary: Vec<KnownChannel>,
+    invoices: BTreeMap<String, Booked>,
+    payments: BTreeMap<PaymentHash, bool>,
     /// Wallet and channel keys follow from indices in the database: the same come again.
     rng: Rng,
 }
@@ -33,6 +37,9 @@ impl World {
             view: member.view.clone(),
             channels: member.lightningd.channels.clone(),
             reserved: member.lightningd.reserved.clone(),
+            ordinary: member.lightningd.ordinary.clone(),
+            invoices: member.lightningd.invoices.clone(),
+            payments: member.lightningd.payments.clone(),
             rng: member.lightningd.rng.clone(),
         }
     }
@@ -51,6 +58,9 @@ impl World {
         member.store = older.store;
         member.view = older.view;
         member.lightningd.reserved = older.reserved;
+        member.lightningd.ordinary = older.ordinary;
+        member.lightningd.invoices = older.invoices;
+        member.lightningd.payments = older.payments;
         member.lightningd.rng = older.rng;
         member.restored = true;
         self.judge.restored(at);

@@ -35,7 +35,7 @@ impl World {
         }
         // A restart forgets the wish; what was agreed to is stored then.
         let wish = self.members[at].engine.as_ref().and_then(|engine| engine.purchase(instance));
-        let wish = wish.filter(|wish| wish.refused.is_none());
+        let wish = wish.filter(|wish| wish.is_open());
         if wish.is_some_and(|wish| wish.amount != e.amount || wish.max_price_msat < e.price_msat) {
             return Err(format!(
                 "S3: it signs for {} at {} msat, and asked for {wish:?}",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, OutPoint};
@@ -209,14 +210,15 @@ impl Engine {
                     && channel.capacity == funding.amount
                     && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
             });
-            match found {
+            match found.filter(|_| !planted(Bug::JitForgotten)) {
                 Some(channel) => self.jit_opened(d, factory, funding, channel.channel_id, None),
                 None => self.jit_failed(d, factory, funding, "this node was stopped meanwhile"),
             }
         }
     }
 
-    /// L: a client that was away when its channel came hears of it now. It knows those that it has seen.
+    /// L: a client that was away when its channel came, or could not store that, hears of it now. It knows
+    /// those that it has seen.
     pub(in super::super) fn repeat_jit(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId) {
         let client = factory.client_of(peer);
         let of_peer = |jit: &&SaleJitOpened| Some(jit.buyer) == client;

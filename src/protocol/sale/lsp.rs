@@ -20,6 +20,8 @@ use super::{Deal, LspSale, SaleChange, SalePhase, cooperative, session_count};
 impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
+        // Before it is asked for money: a buyer that could not store what it was told believes in a credit.
+        self.repeat_jit(d, factory, peer);
         let price = self.price_for(factory, coin, buyer, buy.amount, d.height).and_then(|price| {
             if price <= buy.max_price_msat {
                 return Ok(price);

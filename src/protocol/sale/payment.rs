@@ -8,6 +8,7 @@
 
 use bitcoin::hex::DisplayHex;
 
+use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{InstanceId, NodeId, PaymentHash};
@@ -45,7 +46,7 @@ impl Engine {
             if let Err(reason) = cooperative(factory, coin, d.height) {
                 return self.drop_sale(d, factory, coin, sale, &reason);
             }
-            if missing > 0 {
+            if missing > 0 && !planted(Bug::SoldUnpaid) {
                 return self.charge(d, factory, coin, sale, missing);
             }
         }
@@ -145,8 +146,9 @@ impl Engine {
                 return;
             }
         };
-        d.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid });
         let sale = self.paying(instance, label);
+        let lost = sale.is_none() && planted(Bug::LatePaymentLost);
+        d.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid: paid && !lost });
         if paid {
             let (amount, client) = (due.amount_msat, due.buyer);
             d.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));
@@ -201,6 +203,9 @@ impl Engine {
             (wish, sale.deal.price_msat)
         };
         let owed = price_msat.saturating_sub(account.credit(index));
+        if owed == 0 {
+            return Err(Fault::stale("nothing is owed: it is paid already"));
+        }
         if message.amount_msat == 0 || message.amount_msat > owed {
             let text = format!("an invoice over {} msat where {owed} msat are owed", message.amount_msat);
             return Err(Fault::peer(text));
