@@ -1,5 +1,5 @@
-//! Liquidity that costs something: what operators ask, what clients can pay, and who takes a nap at the
-//! wrong moment.
+//! Liquidity that costs something: what operators ask, what clients are ready to pay, and who is away at
+//! the wrong moment.
 
 use crate::lab::world::LSP;
 use crate::lab::{LabError, error};
@@ -11,7 +11,7 @@ use super::run::Run;
 /// The highest base and rate that an operator asks, msat and millionths of the amount.
 const BASE_MSAT: u64 = 20_000;
 const PPM: u32 = 4_000;
-/// What everybody can afford, msat: nothing, little, any price there is.
+/// The most that a client is ready to pay, msat: nothing, little, any price there is.
 const LIMITS: [u64; 3] = [0, 5_000, 5_000_000];
 
 /// What one member has of its own in its configuration.
