@@ -40,6 +40,9 @@ pub use invoices::Booked;
 /// The operator's number.
 pub const LSP: usize = 0;
 
+/// Until what could not be stored is brought again.
+const AGAIN: Millis = 1_000;
+
 /// More steps than any scenario takes: whoever needs more runs in a circle.
 const STEP_LIMIT: usize = 10_000_000;
 
@@ -143,6 +146,8 @@ pub struct World {
     links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
     tasks: BTreeMap<usize, VecDeque<Input>>,
+    /// What is brought again after a second, because it could not be stored.
+    unstored: Vec<(usize, Input)>,
     #[allow(clippy::type_complexity)] // A closure is what a fault is; a name for it would hide that.
     tamper: Option<Box<dyn FnMut(&Outgoing) -> Fate>>,
 }
@@ -223,6 +228,7 @@ impl World {
             links: BTreeMap::new(),
             wire: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            unstored: vec![],
             tamper: None,
         };
         for _ in 0..4 {
@@ -357,7 +363,7 @@ impl World {
                 if self.feed(to, input)? == Fed::StoreFailed
                     && let Some(input) = again
                 {
-                    self.answer(to, input);
+                    self.unstored.push((to, input));
                 }
             }
         } else {
@@ -384,15 +390,21 @@ impl World {
         self.members[at].view.last().map(|(height, _)| *height)
     }
 
-    /// To the next moment at which some engine wants a tick; false if none does.
+    /// To the next moment at which some engine wants a tick, or something is brought again; false if there
+    /// is none.
     ///
     /// # Errors
     /// When a property is violated.
     pub fn advance(&mut self) -> Result<bool, LabError> {
-        let next = self.members.iter().filter_map(|m| m.engine.as_ref()?.poll_timeout()).min();
-        let Some(next) = next else {
+        let again = std::mem::take(&mut self.unstored);
+        let soon = (!again.is_empty()).then(|| self.now.saturating_add(AGAIN));
+        let ticks = self.members.iter().filter_map(|m| m.engine.as_ref()?.poll_timeout());
+        let Some(next) = ticks.chain(soon).min() else {
             return Ok(false);
         };
+        for (at, input) in again {
+            self.answer(at, input);
+        }
         self.now = self.now.max(next);
         for at in 0..self.members.len() {
             let due = self.members[at].engine.as_ref().and_then(Engine::poll_timeout);

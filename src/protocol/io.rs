@@ -185,12 +185,13 @@ pub enum Input {
 }
 
 impl Input {
-    /// Whether nobody says it again, and no deadline ends what waits for it. Whoever brings it does so
-    /// until its step is stored (S29).
+    /// Whether nobody says it again, and without it something waits in vain (S29), or coins stay reserved
+    /// for nothing (S27). Whoever brings it does so until its step is stored.
     pub fn is_said_once(&self) -> bool {
         matches!(
             self,
             Self::Started { .. }
+                | Self::FundingPrepared { .. }
                 | Self::InvoiceEnded { .. }
                 | Self::PaymentEnded { .. }
                 | Self::ChannelFunded { .. }

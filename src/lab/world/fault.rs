@@ -121,6 +121,7 @@ impl World {
         member.lightningd.forget_opens(None);
         member.lightningd.invoices.values_mut().for_each(Booked::forget_wait);
         self.tasks.remove(&at);
+        self.unstored.retain(|(who, _)| *who != at);
         for other in 0..self.members.len() {
             self.disconnect(at, other);
         }
