@@ -5,10 +5,11 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fed, LSP, World};
-use cln_factory::protocol::{Answer, Command, Config, Input, Policy, PriceList, State};
+use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
+use cln_factory::protocol::event::{Event, decode_record};
+use cln_factory::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
 use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
+use cln_factory::types::{Amount, ChannelId, InstanceId};
 use common::factory;
 
 const PRICE: u64 = 700_001;
@@ -179,6 +180,75 @@ fn a_store_that_fails_at_any_step_ends_nothing_halfway() {
         }
     }
     assert!(failed > 10, "{failed}");
+}
+
+/// Client 1 buys, somebody is away, and L stops between storing that it opens an ordinary channel and
+/// asking for it; then it comes back.
+fn stopped_before_the_open(prepared: impl Fn() -> (World, InstanceId)) -> (World, InstanceId) {
+    let is_jit = |record: &Vec<u8>| {
+        decode_record(record).unwrap().iter().any(|event| matches!(event, Event::SaleJit(_)))
+    };
+    for store in 1..8 {
+        let (mut world, instance) = prepared();
+        buy(&mut world, instance);
+        world.settle().unwrap();
+        world.crash_at(LSP, CrashAt::AfterStore(store));
+        // The wait is over.
+        world.advance().unwrap();
+        world.settle().unwrap();
+        if world.members[LSP].store.records(instance).last().is_some_and(is_jit) {
+            assert!(world.members[LSP].engine.is_none());
+            world.start(LSP).unwrap();
+            for client in [1, 3, 4] {
+                world.connect(LSP, client).unwrap();
+            }
+            world.run_out().unwrap();
+            return (world, instance);
+        }
+    }
+    panic!("it never stores that")
+}
+
+/// S14: a restart doesn't take what the operator opened by hand, long before, for what was paid now.
+#[test]
+fn a_channel_that_was_there_before_is_not_the_one_that_was_paid() {
+    for (confirmed, opened) in [(Some(100), false), (None, true)] {
+        let (world, instance) = stopped_before_the_open(|| {
+            let (mut world, instance) = away(7, [true; 2]);
+            let peer = world.members[1].id;
+            let other = KnownChannel { channel_id: ChannelId([7; 32]), peer, capacity: AMOUNT, confirmed };
+            world.members[LSP].lightningd.ordinary.push(other);
+            (world, instance)
+        });
+        let expected = if opened { (1, 0) } else { (0, PRICE) };
+        assert_eq!(books(&world, instance), [expected; 2], "{confirmed:?}");
+    }
+}
+
+/// S14: nor the channel of a sale that was dropped, which lightningd still lists.
+#[test]
+fn a_dropped_sales_channel_is_not_the_one_that_was_paid() {
+    let (world, instance) = stopped_before_the_open(|| {
+        let (mut world, instance) = away(8, [true; 2]);
+        world.start(2).unwrap();
+        world.connect(LSP, 2).unwrap();
+        world.settle().unwrap();
+        let channels = world.members[LSP].lightningd.channels.len();
+        buy(&mut world, instance);
+        let more = |world: &World| world.members[LSP].lightningd.channels.len() > channels;
+        world.run_until("the sale's channel", more).unwrap();
+        world.stop(LSP);
+        world.stop(2);
+        world.settle().unwrap();
+        world.start(LSP).unwrap();
+        for client in [1, 3, 4] {
+            world.connect(LSP, client).unwrap();
+        }
+        world.run_out().unwrap();
+        assert_eq!(books(&world, instance), [(0, 0); 2]);
+        (world, instance)
+    });
+    assert_eq!(books(&world, instance), [(0, PRICE); 2]);
 }
 
 /// S14: whoever dies, what was paid is a channel or credit, and both sides say the same.

@@ -91,5 +91,7 @@ impl Channels {
 fn describe(channel_id: ChannelId, channel: &Value) -> Option<KnownChannel> {
     let peer: NodeId = channel["peer_id"].as_str()?.parse().ok()?;
     let capacity = Amount::from_sat(channel["total_msat"].as_u64()? / 1000);
-    Some(KnownChannel { channel_id, peer, capacity })
+    let block = channel["short_channel_id"].as_str().and_then(|scid| scid.split('x').next());
+    let confirmed = block.and_then(|block| block.parse().ok());
+    Some(KnownChannel { channel_id, peer, capacity, confirmed })
 }

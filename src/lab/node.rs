@@ -77,6 +77,7 @@ impl Lightningd {
             channel_id: *channel_id,
             peer: channel.peer,
             capacity: channel.capacity,
+            confirmed: None,
         };
         self.channels.iter().map(known).chain(self.ordinary.iter().copied()).collect()
     }

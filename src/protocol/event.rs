@@ -386,6 +386,8 @@ tlv_struct! {
         pub amount: Amount => 2,
         /// What the buyer paid, msat.
         pub price_msat: u64 => 4,
+        /// The last block that was handled: the channel confirms after it.
+        pub height: Option<Height> => 6,
     }
 }
 

@@ -182,7 +182,7 @@ fn restart(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let mut channels = Vec::new();
     for (channel_id, _) in world.nodes[at].engine.channel_policies() {
         let (peer, capacity) = (id(if at == 0 { 1 } else { 0 }), Amount::from_sat(100_000));
-        channels.push(KnownChannel { channel_id, peer, capacity });
+        channels.push(KnownChannel { channel_id, peer, capacity, confirmed: None });
     }
     channels.truncate(usize::from(input.byte() % 3));
     let _ = world.feed(at, Input::Started { channels });

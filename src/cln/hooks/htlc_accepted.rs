@@ -223,7 +223,7 @@ mod tests {
     fn nothing_moves_on_a_channel_that_was_opened_for_a_factory_and_is_in_none() {
         let peer = NodeId([2; 33]);
         let capacity = Amount::from_sat(50_000);
-        let looks_alike = KnownChannel { channel_id: ChannelId([1; 32]), peer, capacity };
+        let looks_alike = KnownChannel { channel_id: ChannelId([1; 32]), peer, capacity, confirmed: None };
         let other_size = KnownChannel { capacity: Amount::from_sat(50_001), ..looks_alike };
         let other_peer = KnownChannel { peer: NodeId([3; 33]), ..looks_alike };
         let view = HtlcView { suspects: [(peer, capacity)].into(), ..HtlcView::default() };

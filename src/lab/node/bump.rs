@@ -74,9 +74,12 @@ impl Lightningd {
         Err(Trouble::Child(Refused::Conflict("others keep outbidding it".to_owned())))
     }
 
+    /// Confirmed, not reserved, and nothing of the mempool spends it: that would be the wallet's own.
     fn free(&self, chain: &Chain) -> Vec<Coin> {
         let own = chain.coins().filter(|(outpoint, coin)| {
-            self.keys.contains_key(&coin.output.script_pubkey) && !self.reserved.contains(outpoint)
+            self.keys.contains_key(&coin.output.script_pubkey)
+                && !self.reserved.contains(outpoint)
+                && chain.waiting_spender(**outpoint).is_none()
         });
         own.map(|(outpoint, coin)| Coin { outpoint: *outpoint, output: coin.output.clone() }).collect()
     }
@@ -86,10 +89,9 @@ impl Lightningd {
         self.free(chain).iter().map(|coin| coin.output.value).max().unwrap_or(Amount::ZERO)
     }
 
-    /// Some coin that is free and confirmed, if nothing of the mempool spends it.
+    /// Some coin that is free.
     pub fn any_coin(&self, chain: &Chain) -> Option<OutPoint> {
-        let mut free = self.free(chain).into_iter().map(|coin| coin.outpoint);
-        free.find(|coin| chain.waiting_spender(*coin).is_none())
+        self.free(chain).first().map(|coin| coin.outpoint)
     }
 
     /// S27: gives back the coins of children whose parents no longer wait.

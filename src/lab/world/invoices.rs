@@ -157,7 +157,7 @@ impl World {
                 let channel_id = ChannelId::of(outpoint);
                 let id = self.members[at].id;
                 for (member, peer) in [(at, peer), (other, id)] {
-                    let known = KnownChannel { channel_id, peer, capacity };
+                    let known = KnownChannel { channel_id, peer, capacity, confirmed: None };
                     self.members[member].lightningd.ordinary.push(known);
                 }
                 Ok((channel_id, outpoint))

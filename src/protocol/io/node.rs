@@ -16,6 +16,8 @@ pub struct KnownChannel {
     pub peer: NodeId,
     /// Its capacity.
     pub capacity: Amount,
+    /// The block that its funding is in, as lightningd has seen it.
+    pub confirmed: Option<Height>,
 }
 
 /// An HTLC that neither side can forget yet: offered by us, or received and perhaps to be claimed.

@@ -35,6 +35,8 @@ pub struct Sales {
     chains: BTreeMap<CoinIndex, Vec<Sold>>,
     /// L: sales whose channel may be in lightningd, and that nobody has signed.
     opening: BTreeMap<CoinIndex, (SaleOpening, Arc<Sale>)>,
+    /// L: every channel that was ever opened for a sale. lightningd may list those of dropped ones for long.
+    opened: BTreeSet<ChannelId>,
     /// Buyer: the last sale whose open was accepted.
     agreed: Option<SaleOpenAccepted>,
     /// Channels of sales that lightningd is done with.
@@ -110,6 +112,13 @@ impl Sales {
     /// L: all sales whose channel is being opened, by stock coin.
     pub fn openings(&self) -> impl Iterator<Item = (CoinIndex, &Sale)> {
         self.opening.iter().map(|(coin, (_, sale))| (*coin, &**sale))
+    }
+
+    /// Whether a channel is, or was to be, a sale's, or came in place of one.
+    pub(super) fn names(&self, channel_id: ChannelId) -> bool {
+        self.opened.contains(&channel_id)
+            || self.all().any(|sold| sold.channel_id() == channel_id)
+            || self.jits.opened().iter().any(|jit| jit.channel_id == channel_id)
     }
 
     /// Whether lightningd is done with a sale's channel.
@@ -276,6 +285,7 @@ impl Factory {
         let sale = self
             .build_sale(*coin, *number, *buyer, *amount, script)
             .map_err(|error| inconsistent("SaleOpening", error))?;
+        self.sales.opened.insert(ChannelId::of(sale.channel));
         self.sales.opening.insert(*coin, (event.clone(), Arc::new(sale)));
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::types::{ChannelId, InstanceId, NodeId, OutPoint};
+use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
 use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
 
 use super::super::Engine;
@@ -148,7 +148,7 @@ impl Engine {
     pub(super) fn fund_instead(&self, d: &mut Draft<'_>, factory: &Factory, coin: CoinIndex, sale: &LspSale) {
         let Deal { buyer, amount, price_msat, .. } = sale.deal;
         let Some(peer) = factory.node_of(buyer) else { return };
-        d.event(factory.instance, SaleJit { buyer, amount, price_msat });
+        d.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(d.height) });
         d.change(change(factory, coin, SaleChange::Phase(SalePhase::Funding, d.now)));
         d.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
     }
@@ -179,7 +179,7 @@ impl Engine {
         channel_id: ChannelId,
         outpoint: Option<OutPoint>,
     ) {
-        let SaleJit { buyer, amount, price_msat } = *funding;
+        let SaleJit { buyer, amount, price_msat, .. } = *funding;
         let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
         d.log(Level::Info, format!("{}: an ordinary channel of {amount}: {channel_id}", factory.instance));
         tell_opened(d, factory, &opened);
@@ -204,10 +204,13 @@ impl Engine {
     ) {
         for (buyer, funding) in &factory.sales.jits().funding {
             let peer = factory.node_of(*buyer);
-            // lightningd keeps no label of ours: one of this size that is nothing else is taken for it.
+            // lightningd keeps no label of ours: one of this size that is nothing else, and was not in the
+            // chain before, is taken for it.
+            let is_new = |confirmed: Option<Height>| confirmed.is_none_or(|at| Some(at) > funding.height);
             let found = channels.iter().find(|channel| {
                 Some(channel.peer) == peer
                     && channel.capacity == funding.amount
+                    && is_new(channel.confirmed)
                     && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
             });
             match found.filter(|_| !planted(Bug::JitForgotten)) {
@@ -311,11 +314,13 @@ impl Engine {
     }
 }
 
-/// Whether a channel is one of a factory's, or came in place of one.
+/// Whether a channel is one of a factory's, of any attempt or sale, or came in place of one.
 fn is_known(factory: &Factory, channel_id: ChannelId) -> bool {
-    factory.channels.values().any(|known| *known == channel_id)
-        || factory.sales.all().any(|sold| sold.channel_id() == channel_id)
-        || factory.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id)
+    let of_tree = |attempt: &Factory| {
+        let outpoint = |client| attempt.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
+        (0..attempt.terms.clients()).filter_map(outpoint).any(|leaf| ChannelId::of(leaf) == channel_id)
+    };
+    factory.past().iter().chain([factory]).any(of_tree) || factory.sales.names(channel_id)
 }
 
 fn tell_opened(d: &mut Draft<'_>, factory: &Factory, jit: &SaleJitOpened) {
