@@ -261,15 +261,18 @@ impl<T: Codec> Codec for Vec<T> {
         let Some(count) = usize::try_from(count).ok().filter(|count| *count <= left) else {
             return Err(Fault::TooMany { count, left }.into());
         };
-        // Room for no more than the bytes that arrived would take in memory; the rest grows as it
-        // is really read.
-        let affordable = left / size_of::<T>().max(1);
-        let mut entries = Vec::with_capacity(count.min(affordable));
+        let mut entries = Vec::with_capacity(count.min(affordable::<T>(left)));
         for _ in 0..count {
             entries.push(T::read(r)?);
         }
         Ok(entries)
     }
+}
+
+/// Entries that there is room for at first (S28): no more than the bytes that arrived would take in memory.
+/// The rest grows as it is really read.
+fn affordable<T>(left: usize) -> usize {
+    left / size_of::<T>().max(1)
 }
 
 fn write_list<T: Codec>(list: &[T], out: &mut Vec<u8>) {

@@ -64,6 +64,31 @@ fn check_payouts(layout: &Layout) {
 }
 
 /// S20: the transactions are what the layout promises, to the clients' own scripts.
+/// S20: what is left of a stock is shared out from the value on that gives everybody what isn't dust.
+#[test]
+fn stock_pays_from_its_least_value_on() {
+    let mut stocks = 0;
+    for (name, shape, stock) in shapes() {
+        for clients in [1, 2, 5, 8] {
+            let layout = Layout::new(&terms(clients, shape.clone(), stock)).unwrap();
+            for (index, coin) in (0..).zip(layout.coins()) {
+                let Some(least) = layout.least_stock(index) else {
+                    assert!(!coin.stock, "{name}");
+                    assert_eq!(layout.stock_payouts(index, Amount::ONE_BTC), []);
+                    continue;
+                };
+                assert!(coin.stock && least <= coin.value, "{name}");
+                let payouts = layout.stock_payouts(index, least);
+                assert!(payouts.iter().map(|(client, _)| *client).eq(coin.clients.clone()));
+                assert!(payouts.iter().all(|(_, value)| *value == DUST), "{name}: {payouts:?}");
+                assert_eq!(layout.stock_payouts(index, least - Amount::from_sat(1)), [], "{name}");
+                stocks += 1;
+            }
+        }
+    }
+    assert!(stocks > 10, "{stocks}");
+}
+
 #[test]
 fn distribution_transactions_pay_payout_scripts() {
     let (_, shape, stock) = shapes().remove(0);

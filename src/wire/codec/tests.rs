@@ -182,6 +182,12 @@ fn a_shared_list_is_a_list() {
 
 // S28
 #[test]
+fn a_list_takes_no_more_memory_at_first_than_what_arrived() {
+    assert_eq!((affordable::<[u8; 64]>(640), affordable::<[u8; 64]>(63), affordable::<()>(5)), (10, 0, 5));
+}
+
+// S28
+#[test]
 fn absurd_number_of_capacities() {
     let mut bytes = vec![0x11; 65];
     // No levels, a static leaf of 2 × 2, and 2^40 capacities.
