@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitcoin::OutPoint;
+use bitcoin::hex::DisplayHex;
 use cln_factory::tx::layout::{CoinIndex, SessionId};
 use cln_factory::tx::musig::AggNonce;
 use cln_factory::tx::transcript::{coin_hashes, transcript};
@@ -12,6 +13,8 @@ use cln_factory::tx::verify::verify_input;
 use crate::support::{Factory, channel_script, shapes, terms};
 
 const TERMS: &[u8] = b"the terms as they travel";
+/// Of three clients under the first of the shapes.
+const FROZEN: &str = "2f94bd8ebe464073139e08ae0f8260c22fa9c9772b62e01ff73c6cfdb29480a8";
 
 type Hashes = BTreeMap<CoinIndex, [u8; 32]>;
 type Nonces = BTreeMap<SessionId, AggNonce>;
@@ -53,6 +56,16 @@ fn all_members_see_the_same() {
             }
         }
     }
+}
+
+/// S6: the hash itself is part of `superscalar/1`: two versions of this plugin make the same one.
+#[test]
+fn the_hash_is_frozen() {
+    let (name, shape, stock) = shapes().into_iter().next().unwrap();
+    let factory = Factory::signed(&terms(3, shape, stock));
+    let (layout, roster, nonces) = (&factory.layout, &factory.roster, &factory.nonces);
+    let hash = transcript(TERMS, layout, roster, &factory.tree, nonces, &BTreeMap::new()).unwrap();
+    assert_eq!(hash.to_lower_hex_string(), FROZEN, "{name}");
 }
 
 /// S6: whatever differs between two members' views, their transcripts differ.
