@@ -132,12 +132,12 @@ def test_a_start_that_cannot_be_stored_is_tried_again(node_factory, bitcoind):
     del lsp.daemon.opts["factory-fault"]
     lsp.daemon.env["DISK"] = "full"
     lsp.start()
-    lsp.daemon.wait_for_log("cannot learn what was under way yet: start: unexpected result: cannot store")
+    lsp.daemon.wait_for_log("trying again to store what happened: cannot store")
     # Everything but the engine works, and says how it is.
     (factory,) = factories(lsp)
     assert factory["state"] == "storing" and status(lsp)["ceremonies"] == []
     assert reserved(lsp) != []
-    lsp.daemon.wait_for_log("cannot learn what was under way yet: start: unexpected result: cannot store")
+    lsp.daemon.wait_for_log("trying again to store what happened: cannot store")
     disk(lsp, "free")
     connect_all(lsp, [alice])
     instance = factory["factory_instance"]

@@ -115,7 +115,7 @@ impl Handle {
             if self.requests.is_closed() {
                 return;
             }
-            log::debug!("once more: {why}");
+            log::debug!("trying again to store what happened: {why}");
             tokio::time::sleep(INSIST).await;
         }
     }
