@@ -225,8 +225,9 @@ def test_restart_with_a_thousand_factories(node_factory, bitcoind, measured, tmp
     full = start(bitcoind, lsp)
     # By lightning-cli: pyln takes longer to read such an answer than all others to make it.
     with stopwatch() as listing:
-        listed = cli(lsp, "--raw", "factory-list").stdout
-    assert len(json.loads(listed)["factories"]) == FACTORIES
+        listed = cli(lsp, "--raw", "factory-list")
+    listed.check_returncode()
+    assert len(json.loads(listed.stdout)["factories"]) == FACTORIES
     lsp.stop()
     again = start(bitcoind, lsp)
     size = sum(len(record) for _, record, _ in records)

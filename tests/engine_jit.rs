@@ -143,6 +143,27 @@ fn a_silent_neighbour_is_as_good_as_away() {
     assert_eq!(sales(&world, LSP, instance), 0);
 }
 
+/// Client 1 has begun to buy, and the wait for client 2 is over; also what the buyer had before.
+fn waited_in_vain(seed: u64) -> (World, InstanceId, u64) {
+    let (mut world, instance) = away(seed, [true; 2]);
+    let before = purse(&world, instance);
+    buy(&mut world, instance);
+    world.settle().unwrap();
+    world.advance().unwrap();
+    (world, instance, before)
+}
+
+/// A member that was stopped is there again; client 2 stays away.
+fn comes_back(world: &mut World, at: usize) {
+    world.start(at).unwrap();
+    for client in [1, 3, 4] {
+        if at == LSP || client == at {
+            world.connect(LSP, client).unwrap();
+        }
+    }
+    world.run_out().unwrap();
+}
+
 /// S14, S29: a store that fails once costs nobody more than the price, and nobody waits for ever: what
 /// lightningd says only once is said again until it is stored.
 #[test]
@@ -151,12 +172,7 @@ fn a_store_that_fails_at_any_step_ends_nothing_halfway() {
     for victim in [LSP, 1] {
         for step in 0..16 {
             let at = format!("victim {victim}, step {step}");
-            let (mut world, instance) = away(2_000 + step, [true; 2]);
-            let before = purse(&world, instance);
-            buy(&mut world, instance);
-            world.settle().unwrap();
-            // The wait is over.
-            world.advance().unwrap();
+            let (mut world, instance, before) = waited_in_vain(2_000 + step);
             for _ in 0..step {
                 world.step().unwrap();
             }
@@ -198,11 +214,7 @@ fn stopped_before_the_open(prepared: impl Fn() -> (World, InstanceId)) -> (World
         world.settle().unwrap();
         if world.members[LSP].store.records(instance).last().is_some_and(is_jit) {
             assert!(world.members[LSP].engine.is_none());
-            world.start(LSP).unwrap();
-            for client in [1, 3, 4] {
-                world.connect(LSP, client).unwrap();
-            }
-            world.run_out().unwrap();
+            comes_back(&mut world, LSP);
             return (world, instance);
         }
     }
@@ -240,11 +252,7 @@ fn a_dropped_sales_channel_is_not_the_one_that_was_paid() {
         world.stop(LSP);
         world.stop(2);
         world.settle().unwrap();
-        world.start(LSP).unwrap();
-        for client in [1, 3, 4] {
-            world.connect(LSP, client).unwrap();
-        }
-        world.run_out().unwrap();
+        comes_back(&mut world, LSP);
         assert_eq!(books(&world, instance), [(0, 0); 2]);
         (world, instance)
     });
@@ -258,22 +266,11 @@ fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
     for victim in [LSP, 1] {
         for step in 0..40 {
             let at = format!("victim {victim}, step {step}");
-            let (mut world, instance) = away(1_000 + step, [true; 2]);
-            let before = purse(&world, instance);
-            buy(&mut world, instance);
-            world.settle().unwrap();
-            // The wait is over.
-            world.advance().unwrap();
+            let (mut world, instance, before) = waited_in_vain(1_000 + step);
             let ended = (0..step).any(|_| !world.step().unwrap());
             world.stop(victim);
             world.settle().unwrap();
-            world.start(victim).unwrap();
-            for client in [1, 3, 4] {
-                if victim == LSP || client == victim {
-                    world.connect(LSP, client).unwrap();
-                }
-            }
-            world.run_out().unwrap();
+            comes_back(&mut world, victim);
             let paid = before - purse(&world, instance);
             assert!(paid == 0 || paid == PRICE, "{at}: {paid}");
             let [lsp, buyer] = books(&world, instance);

@@ -70,14 +70,7 @@ impl Executor {
 
     fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
         let runtime = self.runtime.clone();
-        tokio::spawn(async move {
-            let outcome = outcome.await;
-            if outcome.is_said_once() {
-                runtime.insist(outcome).await;
-            } else {
-                runtime.input(outcome);
-            }
-        });
+        tokio::spawn(async move { runtime.bring(outcome.await).await });
     }
 
     /// For effects that nobody waits for.
@@ -162,7 +155,7 @@ impl Executor {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         tokio::spawn(async move {
             match payments::wait_invoice(&rpc, &label).await {
-                Ok(paid) => runtime.insist(Input::InvoiceEnded { instance, label, result: Ok(paid) }).await,
+                Ok(paid) => runtime.bring(Input::InvoiceEnded { instance, label, result: Ok(paid) }).await,
                 // It was taken back, which has an answer of its own; or lightningd stops.
                 Err(error) => log::debug!("invoice {label}: {error}"),
             }

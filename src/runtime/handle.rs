@@ -109,8 +109,17 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(Gone.into()))
     }
 
-    /// Brings what is [said once](Input::is_said_once), until it is stored or the plugin ends.
-    pub async fn insist(&self, input: Input) {
+    /// Something happened. What is [said once](Input::is_said_once) is brought until it is stored.
+    pub async fn bring(&self, input: Input) {
+        if input.is_said_once() {
+            self.insist(input).await;
+        } else {
+            self.input(input);
+        }
+    }
+
+    /// Until it is stored, or the plugin ends.
+    pub(super) async fn insist(&self, input: Input) {
         while let Err(Refusal::Unavailable(why)) = self.ask(input.clone()).await {
             if self.requests.is_closed() {
                 return;

@@ -63,7 +63,6 @@ fn check_payouts(layout: &Layout) {
     }
 }
 
-/// S20: the transactions are what the layout promises, to the clients' own scripts.
 /// S20: what is left of a stock is shared out from the value on that gives everybody what isn't dust.
 #[test]
 fn stock_pays_from_its_least_value_on() {
@@ -89,6 +88,7 @@ fn stock_pays_from_its_least_value_on() {
     assert!(stocks > 10, "{stocks}");
 }
 
+/// S20: the transactions are what the layout promises, to the clients' own scripts.
 #[test]
 fn distribution_transactions_pay_payout_scripts() {
     let (_, shape, stock) = shapes().remove(0);
