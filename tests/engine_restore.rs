@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cln_factory::lab::world::{Fate, LSP, World};
-use cln_factory::protocol::{Input, State};
+use cln_factory::protocol::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
+use cln_factory::protocol::{Folded, Input, State};
 use cln_factory::tx::plan::Profile;
 use cln_factory::wire::message::Message;
-use common::begin;
+use common::{begin, factory};
 
 /// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is
 /// never used again: even in the same attempt a new join has a new key, so that the members' output, and
@@ -53,5 +54,44 @@ fn a_restored_client_never_joins_with_a_key_that_has_signed() {
     assert!(keys.len() > 1, "it joined only once: {keys:?}");
     for (at, key) in keys.iter().enumerate() {
         assert!(!keys[..at].contains(key), "a key that has signed is used again");
+    }
+}
+
+/// S9, S25: exit-only is the factory's, not an attempt's. Neither a new attempt, nor an earlier one whose
+/// funding confirms after all, nor a reorganisation that takes it back can wipe it.
+#[test]
+fn no_other_attempt_wipes_what_says_exit_only() {
+    let mut world = World::new(10, 3).unwrap();
+    world.tamper(|out| match out.message.name() {
+        "stored" if out.from == 3 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    let instance = begin(&mut world, Profile::Static).unwrap();
+    world
+        .run_until("a second attempt is signed", |world| {
+            let factory = world.members[1].engine.as_ref().unwrap().factory(instance);
+            factory.is_some_and(|factory| factory.attempt > 1 && !factory.signatures.is_empty())
+        })
+        .unwrap();
+    let now = factory(&world, 1, instance);
+    let old = now.past()[0].funding().unwrap().txid;
+    let current = now.funding().unwrap().txid;
+    let next =
+        Invited { attempt: now.attempt + 1, terms: now.terms.clone(), client: 0, price_msat: 0, height: 1 };
+    let confirmed = |txid| Event::from(Confirmed { txid, height: 100, spends: vec![], pays: None });
+    let restored = || Event::from(Restored { reason: "older".into() });
+    let reorged = || Event::from(Reorged { height: 99 });
+    let histories = [
+        vec![restored(), next.into()],
+        vec![restored(), confirmed(old)],
+        vec![confirmed(old), restored(), reorged(), confirmed(current)],
+        vec![restored(), confirmed(old), reorged(), confirmed(current)],
+    ];
+    for (number, history) in histories.into_iter().enumerate() {
+        let stored = world.members[1].store.records(instance).iter();
+        let mut records: Vec<_> = stored.map(|record| decode_record(record).unwrap()).collect();
+        records.push(history);
+        let folded = Folded::new(instance, None, records).unwrap().into_factory().unwrap();
+        assert_eq!(folded.restored(), Some("older"), "history {number}");
     }
 }

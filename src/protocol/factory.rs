@@ -95,6 +95,8 @@ pub struct Factory {
     /// Client: height at which the current attempt's invitation arrived.
     pub invited_at: Option<Height>,
     phase: State,
+    /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
+    restored: Option<String>,
     /// Whether its channel was checked and its funding confirmed at some time: money may be in it.
     relied_on: bool,
     /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
@@ -154,6 +156,7 @@ impl Factory {
             birth,
             invited_at: birth,
             phase,
+            restored: None,
             relied_on: false,
             signed_for: vec![],
             opens_accepted: vec![],
@@ -269,10 +272,15 @@ impl Factory {
             Event::SaleJit(e) => self.sales.jit(e),
             Event::SaleJitFailed(e) => self.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.sales.jit_opened(e),
-            Event::Restored(e) => self.sales.mark_restored(&e.reason),
+            Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }
         Ok(())
+    }
+
+    /// Why nothing cooperative is signed in this factory any more, if so (S9).
+    pub fn restored(&self) -> Option<&str> {
+        self.restored.as_deref()
     }
 
     /// Capacities of zero-conf opens of the operator that were accepted for this factory.

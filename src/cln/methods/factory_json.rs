@@ -81,7 +81,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if !held.is_empty() {
         object["held_htlcs"] = held.into();
     }
-    if let Some(reason) = factory.sales.restored() {
+    if let Some(reason) = factory.restored() {
         object["exit_only"] = reason.into();
     }
     if let Some((since, reason)) = &factory.exit {

@@ -57,6 +57,7 @@ impl Factory {
         if let Some(place) = place {
             let past = self.past.swap_remove(place);
             let newer = std::mem::replace(self, past);
+            self.restored = newer.restored.clone();
             self.signed_for = newer.signed_for.clone();
             self.opens_accepted = newer.opens_accepted.clone();
             self.confirmed = newer.confirmed.clone();

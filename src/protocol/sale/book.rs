@@ -43,8 +43,6 @@ pub struct Sales {
     resolved: BTreeSet<ChannelId>,
     account: Account,
     jits: Jits,
-    /// Why the factory is exit-only, if it is (S9).
-    pub(super) restored: Option<String>,
 }
 
 impl Sold {
@@ -131,11 +129,6 @@ impl Sales {
         &self.account
     }
 
-    /// Why nothing cooperative is signed in this factory any more, if so (S9).
-    pub fn restored(&self) -> Option<&str> {
-        self.restored.as_deref()
-    }
-
     pub(in super::super) fn agreed(&mut self, event: &SaleOpenAccepted) {
         self.agreed = Some(event.clone());
     }
@@ -151,10 +144,6 @@ impl Sales {
 
     pub(in super::super) fn dropped(&mut self, coin: CoinIndex) {
         self.opening.remove(&coin);
-    }
-
-    pub(in super::super) fn mark_restored(&mut self, reason: &str) {
-        self.restored = Some(reason.to_owned());
     }
 
     fn sold(&mut self, name: &'static str, coin: CoinIndex, number: u32) -> Result<&mut Sold, LoadError> {

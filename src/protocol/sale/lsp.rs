@@ -385,7 +385,7 @@ impl Engine {
         factory: &Factory,
         newcomer: Option<NodeId>,
     ) {
-        if factory.role != Role::Lsp || factory.sales.restored().is_some() {
+        if factory.role != Role::Lsp || factory.restored().is_some() {
             return;
         }
         for sold in factory.sales.all().filter(|sold| !sold.stored) {

@@ -284,7 +284,7 @@ fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount
 
 /// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
 fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
-    if let Some(reason) = factory.sales.restored() {
+    if let Some(reason) = factory.restored() {
         return Err(format!("this factory is exit-only here: {reason}"));
     }
     let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
