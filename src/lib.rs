@@ -2,7 +2,7 @@
 //!
 //! The modules stand in the order in which data flows through them: bytes from a peer become
 //! messages ([`wire`]), messages become events and effects ([`protocol`], which leans on [`tx`] for
-//! every transaction and signature), events become durable ([`store`]), and only then are effects
+//! every transaction and signature), events ([`record`]) become durable ([`store`]), and only then are effects
 //! carried out ([`runtime`]) on lightningd ([`cln`]).
 //!
 //! Everything up to and including [`protocol`] is pure: no IO, no clock, no hidden randomness.
@@ -16,6 +16,8 @@ pub mod planted;
 pub mod wire;
 
 pub mod tx;
+
+pub mod record;
 
 pub mod protocol;
 

@@ -11,6 +11,7 @@ use cln_factory::lab::world::{Fate, LSP, World};
 use cln_factory::protocol::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
 use cln_factory::protocol::{Folded, Input, State};
 use cln_factory::tx::plan::Profile;
+use cln_factory::types::PROTOCOL_ID;
 use cln_factory::wire::message::Message;
 use common::{begin, factory};
 
@@ -76,8 +77,14 @@ fn no_other_attempt_wipes_what_says_exit_only() {
     let now = factory(&world, 1, instance);
     let old = now.past()[0].funding().unwrap().txid;
     let current = now.funding().unwrap().txid;
-    let next =
-        Invited { attempt: now.attempt + 1, terms: now.terms.clone(), client: 0, price_msat: 0, height: 1 };
+    let next = Invited {
+        attempt: now.attempt + 1,
+        terms: now.terms.clone(),
+        client: 0,
+        price_msat: 0,
+        height: 1,
+        protocol: PROTOCOL_ID,
+    };
     let confirmed = |txid| Event::from(Confirmed { txid, height: 100, spends: vec![], pays: None });
     let restored = || Event::from(Restored { reason: "older".into() });
     let reorged = || Event::from(Reorged { height: 99 });

@@ -17,14 +17,15 @@ use cln_factory::protocol::event::{
     FundingReserved, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
 };
 use cln_factory::protocol::{Config, Engine};
+use cln_factory::record::Proposal;
 use cln_factory::terms::{Shape, Terms};
 use cln_factory::tx::layout::Layout;
 use cln_factory::tx::musig::{FactoryKey, MasterSecret};
 use cln_factory::tx::plan::{Profile, shape_for};
 use cln_factory::tx::tree::{Member, Roster, Scope, Session, Tree};
+use cln_factory::types::PROTOCOL_ID;
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
 use cln_factory::wire::codec::Shared;
-use cln_factory::wire::message::Propose;
 
 /// A funding PSBT with one input and a change output, as long as they are, base64.
 const PSBT: [u8; 1_000] = [b'A'; 1_000];
@@ -115,17 +116,13 @@ impl Mould {
         let leaf = layout.path(0).last().and_then(|node| layout.node(*node)).unwrap().clients.clone();
         let scope = if lsp { Scope::All } else { Scope::Client(0) };
         let kept = if lsp { scripts } else { leaf.map(|c| (c, channel(c))).collect() };
-        let proposal = Propose {
-            instance: terms.instance,
-            attempt: 1,
+        let proposal = Proposal {
             lsp_key: roster.lsp_key,
             clients: members,
             funding_tx: funding_tx.clone(),
             funding_vout: 0,
             channel_scripts: kept.clone().into_iter().collect(),
             foreign_keys: foreign_keys.clone().into_iter().collect(),
-            foreign_hashes: foreign.iter().map(|coin| (*coin, [0; 32])).collect(),
-            nonces: vec![],
         };
         let signs = Tree::build(&layout, &roster, funding, scope, &kept, &foreign_keys).unwrap();
         let entry = |session: &Session| LedgerEntry {
@@ -135,12 +132,22 @@ impl Mould {
         };
         let ledger: Vec<_> = signs.sessions().iter().map(entry).collect();
         let mut records: Vec<Vec<Event>> = if lsp {
-            let created = Created { terms: terms.clone(), clients: (0..self.clients).map(node).collect() };
+            let created = Created {
+                terms: terms.clone(),
+                clients: (0..self.clients).map(node).collect(),
+                protocol: PROTOCOL_ID,
+            };
             let reserved = FundingReserved { attempt: 1, psbt: PSBT.into() };
             vec![vec![created.into()], vec![reserved.into()]]
         } else {
-            let invited =
-                Invited { attempt: 1, terms: terms.clone(), client: 0, price_msat: 0, height: HEIGHT };
+            let invited = Invited {
+                attempt: 1,
+                terms: terms.clone(),
+                client: 0,
+                price_msat: 0,
+                height: HEIGHT,
+                protocol: PROTOCOL_ID,
+            };
             vec![vec![invited.into()], vec![Accepted {}.into()], vec![OpenAccepted { attempt: 1 }.into()]]
         };
         let (psbt, salt) = if lsp { (Some(PSBT.into()), None) } else { (None, Some([7; 32])) };

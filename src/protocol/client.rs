@@ -5,7 +5,7 @@ use crate::planted::{Bug, nonce_seed, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::new_nonce;
-use crate::types::{InstanceId, NodeId, ScriptBuf};
+use crate::types::{InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 
 use super::Engine;
@@ -80,6 +80,7 @@ impl Engine {
                 client: invite.client,
                 price_msat: invite.price_msat,
                 height: d.height,
+                protocol: PROTOCOL_ID,
             },
         );
         d.change(Change::End(instance));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::planted::{Bug, planted};
+use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::musig::verify_alone;
 use crate::tx::scripts::key_script;
@@ -90,24 +91,25 @@ impl Engine {
             self.ledger.check(&ledger).map_err(Fault::peer)?;
         }
 
+        let stored = Proposal::from(&propose);
         let agg_nonces = by_session(&tree, &propose.nonces);
         let foreign_hashes = propose.foreign_hashes.iter().copied().collect();
         let transcript = transcript::transcript(
             &terms_bytes(factory),
             &factory.layout,
-            &roster(&propose),
+            &roster(&stored),
             &tree,
             &agg_nonces,
             &foreign_hashes,
         )
         .map_err(Fault::peer)?;
 
-        let proposal = Arc::new(propose.clone());
+        let proposal = Arc::new(propose);
         d.event(
             factory.instance,
             Signing {
                 attempt: factory.attempt,
-                proposal: propose,
+                proposal: stored,
                 ledger,
                 psbt: None,
                 salt: Some(ceremony.salt),
@@ -144,7 +146,8 @@ impl Engine {
         if propose.clients.get(place) != Some(&own) && !planted(Bug::ForeignKey) {
             return Err(Fault::peer("our place has another key or payout script than we sent"));
         }
-        let roster = roster(propose);
+        let stored = Proposal::from(propose);
+        let roster = roster(&stored);
         roster.check(&factory.layout).map_err(Fault::peer)?;
 
         let funding = &propose.funding_tx;
@@ -157,7 +160,7 @@ impl Engine {
         if foreign && !planted(Bug::SiblingScript) {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
-        let tree = build_tree(&factory.layout, factory.scope(), propose, None).map_err(Fault::peer)?;
+        let tree = build_tree(&factory.layout, factory.scope(), &stored, None).map_err(Fault::peer)?;
         let script = tree.output_key(0).map(key_script);
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
         let output =

@@ -5,12 +5,13 @@ mod attempts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::record::Proposal;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
-use crate::wire::message::{ChannelInFactory, Propose};
+use crate::wire::message::ChannelInFactory;
 
 use super::chain::own_clients;
 use super::event::{Event, Signing};
@@ -57,7 +58,7 @@ pub struct Factory {
     /// The current attempt's transactions, once proposed.
     pub tree: Option<Arc<Tree>>,
     /// The current attempt's proposal.
-    pub proposal: Option<Arc<Propose>>,
+    pub proposal: Option<Arc<Proposal>>,
     /// L: the funding PSBT, base64.
     pub psbt: Option<String>,
     /// Finished signatures of the current attempt.
@@ -501,7 +502,7 @@ impl Factory {
 pub(super) fn build_tree(
     layout: &Layout,
     scope: Scope,
-    proposal: &Propose,
+    proposal: &Proposal,
     funding_key: Option<&KeyAgg>,
 ) -> Result<Tree, crate::tx::tree::TreeError> {
     let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
@@ -512,7 +513,7 @@ pub(super) fn build_tree(
 }
 
 /// Keys and payout scripts of a proposal.
-pub(super) fn roster(proposal: &Propose) -> Roster {
+pub(super) fn roster(proposal: &Proposal) -> Roster {
     let client = |(key, payout): &(_, _)| Member { key: *key, payout: Clone::clone(payout) };
     Roster { lsp_key: proposal.lsp_key, clients: proposal.clients.iter().map(client).collect() }
 }

@@ -9,7 +9,7 @@ use crate::tx::layout::Layout;
 use crate::tx::musig::PubNonce;
 use crate::tx::scripts::{is_payout, key_script};
 use crate::tx::tree::funding_key;
-use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::types::{ChannelId, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
 use super::Engine;
@@ -64,7 +64,7 @@ impl Engine {
             )));
         }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
-        d.event(instance, Created { terms: terms.clone(), clients: clients.clone() });
+        d.event(instance, Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID });
         self.invite(d, &terms, 1, &clients);
         Ok(Answer::Created(instance))
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::planted::{Bug, planted};
+use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
 use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, PublicKey, Round, new_checked_nonce};
@@ -41,6 +42,20 @@ pub(super) fn roster_of(lsp_key: PublicKey, joins: &BTreeMap<ClientIndex, Join>)
     Roster { lsp_key, clients: joins.values().map(member).collect() }
 }
 
+/// What is kept of a proposal.
+impl From<&Propose> for Proposal {
+    fn from(propose: &Propose) -> Self {
+        Self {
+            lsp_key: propose.lsp_key,
+            clients: propose.clients.clone(),
+            funding_tx: propose.funding_tx.clone(),
+            funding_vout: propose.funding_vout,
+            channel_scripts: propose.channel_scripts.clone(),
+            foreign_keys: propose.foreign_keys.clone(),
+        }
+    }
+}
+
 /// The terms as they are hashed into the transcript.
 pub(super) fn terms_bytes(factory: &Factory) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -72,8 +87,9 @@ impl Engine {
             foreign_hashes: vec![],
             nonces: vec![],
         };
+        let stored = Proposal::from(&proposal);
         let tree =
-            match build_tree(&factory.layout, factory.scope(), &proposal, ceremony.funding_key.as_deref()) {
+            match build_tree(&factory.layout, factory.scope(), &stored, ceremony.funding_key.as_deref()) {
                 Ok(tree) => Arc::new(tree),
                 Err(error) => {
                     return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
@@ -107,7 +123,7 @@ impl Engine {
             factory.instance,
             Signing {
                 attempt: factory.attempt,
-                proposal: proposal.clone(),
+                proposal: stored,
                 ledger,
                 psbt: Some(funding.psbt.clone().into_bytes()),
                 salt: None,

@@ -14,7 +14,6 @@ mod client;
 mod client_signing;
 mod draft;
 pub mod dust;
-pub mod event;
 pub mod factory;
 pub mod fees;
 pub mod hold;
@@ -42,6 +41,7 @@ use crate::tx::musig::{FactoryKey, MasterSecret};
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
 
+pub use crate::record::event;
 use ceremony::{Change, ClientCeremony, LspCeremony};
 use draft::{Draft, Fault};
 use event::Event;

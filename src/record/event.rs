@@ -2,19 +2,15 @@
 //!
 //! A record holds the events of one step of one factory, so that they become durable together.
 
-use std::fmt;
-
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, Role, SessionId};
-use crate::types::{Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ScriptBuf, Transaction, Txid};
-use crate::wire::codec::{
-    Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct, write_measured,
+use crate::types::{
+    Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
 };
-use crate::wire::message::Propose;
+use crate::wire::codec::{Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct};
 
-/// The first byte of every record. A newer plugin may write a newer version; this one then touches
-/// nothing.
-pub const RECORD_VERSION: u8 = 1;
+use super::Proposal;
+pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 
 tlv_struct! {
     /// L: `factory-create` was accepted. Attempt 1 begins.
@@ -23,6 +19,8 @@ tlv_struct! {
         pub terms: Terms => 0,
         /// The clients' nodes, in leaf order.
         pub clients: Vec<NodeId> => 2,
+        /// Which kind of factory it is, and of which major version.
+        pub protocol: ProtocolId => 4,
     }
 }
 
@@ -55,6 +53,8 @@ tlv_struct! {
         pub price_msat: u64 => 6,
         /// Height at which it arrived: where a scan of the chain has to begin.
         pub height: Height => 8,
+        /// Which kind of factory it is, and of which major version.
+        pub protocol: ProtocolId => 10,
     }
 }
 
@@ -101,8 +101,8 @@ tlv_struct! {
     pub struct Signing {
         /// Of which attempt.
         pub attempt: u32 => 0,
-        /// Keys, scripts and funding; for L without the fields that are only a client's.
-        pub proposal: Propose => 2,
+        /// Keys, scripts and funding.
+        pub proposal: Proposal => 2,
         /// What is about to be signed.
         pub ledger: Vec<LedgerEntry> => 4,
         /// L: the funding PSBT, base64; bytes, since text is cut off at 65,535 of them.
@@ -490,64 +490,18 @@ tlv_enum! {
     }
 }
 
-/// Why a stored record was not understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecordError {
-    /// Written by a newer plugin.
-    NewerVersion(u8),
-    /// The bytes are damaged.
-    Corrupt(DecodeError),
-}
-
-impl fmt::Display for RecordError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Event {
+    /// Which kind of factory begins with it, or with its next attempt; of most nothing.
+    pub(super) fn protocol(&self) -> Option<ProtocolId> {
         match self {
-            Self::NewerVersion(version) => write!(
-                f,
-                "record version {version} is newer than this plugin's {RECORD_VERSION}: start the newer plugin again"
-            ),
-            Self::Corrupt(error) => write!(f, "the record is damaged: {error}"),
+            Self::Created(created) => Some(created.protocol),
+            Self::Invited(invited) => Some(invited.protocol),
+            _ => None,
         }
     }
-}
 
-impl std::error::Error for RecordError {}
-
-impl From<DecodeError> for RecordError {
-    fn from(error: DecodeError) -> Self {
-        Self::Corrupt(error)
-    }
-}
-
-/// The bytes of one record: the version, then each event with its length in front.
-pub fn encode_record(events: &[Event]) -> Vec<u8> {
-    let mut out = vec![RECORD_VERSION];
-    for event in events {
-        write_measured(&mut out, |out| event.write_tagged(out));
-    }
-    out
-}
-
-/// Reads what [`encode_record`] wrote.
-///
-/// # Errors
-/// When the record is of a newer version, or damaged.
-pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
-    let mut reader = Reader::new(bytes);
-    let version = u8::read(&mut reader)?;
-    if version != RECORD_VERSION {
-        return Err(RecordError::NewerVersion(version));
-    }
-    let mut events = Vec::new();
-    while reader.remaining() > 0 {
-        events.push(Event::decode_tagged(reader.take_counted()?)?);
-    }
-    Ok(events)
-}
-
-impl Event {
     /// What this node signs once the event is stored (S8); empty for all but two kinds.
-    pub(super) fn ledger(&self) -> &[LedgerEntry] {
+    pub(crate) fn ledger(&self) -> &[LedgerEntry] {
         match self {
             Self::Signing(signing) => &signing.ledger,
             Self::SaleSigning(signing) => &signing.ledger,

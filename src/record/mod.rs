@@ -1,0 +1,12 @@
+//! What is stored: types and field numbers of its own, so that a change on the wire changes no disk.
+//!
+//! Imports types, terms and tx, and of the wire its primitives alone ([`wire::codec`](crate::wire::codec)).
+//! Every encoding is frozen by the files under `tests/golden`: a field that comes later is an odd TLV, an
+//! event that comes later a new number, and what is older is read for ever.
+
+mod codec;
+pub mod event;
+mod proposal;
+
+pub use codec::{RECORD_VERSION, RecordError, decode_record, encode_record};
+pub use proposal::Proposal;
