@@ -1,0 +1,180 @@
+//! One value of every kind of event, spelled out: what the frozen hex must mean for ever.
+
+use bitcoin::absolute::LockTime;
+use bitcoin::hashes::Hash;
+use bitcoin::transaction::Version;
+use bitcoin::{TxIn, TxOut};
+
+use cln_factory::protocol::event::*;
+use cln_factory::record::Proposal;
+use cln_factory::terms::{Kind, Leaf, Level, Shape, Terms};
+use cln_factory::tx::layout::{Role, SessionId};
+use cln_factory::tx::musig::PublicKey;
+use cln_factory::types::*;
+
+fn node(of: u8) -> NodeId {
+    NodeId([of; 33])
+}
+
+fn sat(sat: u64) -> Amount {
+    Amount::from_sat(sat)
+}
+
+fn script(of: u8) -> ScriptBuf {
+    ScriptBuf::from_bytes([&[0, 20][..], &[of; 20]].concat())
+}
+
+fn outpoint(of: u8, vout: u32) -> OutPoint {
+    OutPoint { txid: Txid::from_byte_array([of; 32]), vout }
+}
+
+fn terms() -> Terms {
+    Terms {
+        instance: InstanceId([0x11; 32]),
+        lsp: node(2),
+        shape: Shape {
+            levels: vec![Level { arity: 2, kind: Kind::Static }, Level { arity: 3, kind: Kind::Stateful }],
+            leaf: Leaf { kind: Kind::Static, sub_factories: 2, clients_per_sub: 2 },
+        },
+        capacities: vec![sat(100_000), sat(100_000), sat(70_000)],
+        stock: sat(20_000),
+        push_msat: 1_000,
+        state_step: 144,
+        state_count: 4,
+        stock_csv: 720,
+        tree_feerate: 1_000,
+        timeout_height: 5_000,
+        dying_blocks: 2_016,
+        confirm_blocks: 6,
+        margin_blocks: 12,
+        funding_confirmations: 3,
+    }
+}
+
+/// The generator, and twice the generator.
+fn keys() -> [PublicKey; 2] {
+    [
+        "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798",
+        "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5",
+    ]
+    .map(|key| key.parse().unwrap())
+}
+
+fn proposal() -> Proposal {
+    let [one, two] = keys();
+    Proposal {
+        lsp_key: one,
+        clients: vec![(two, script(1)), (one, script(2))].into(),
+        funding_tx: Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn { previous_output: outpoint(7, 1), ..TxIn::default() }],
+            output: vec![TxOut { value: sat(300_000), script_pubkey: script(3) }],
+        },
+        funding_vout: 0,
+        channel_scripts: vec![(0, script(4)), (1, script(5))],
+        foreign_keys: vec![(3, two.x_only_public_key().0)],
+    }
+}
+
+fn ledger() -> Vec<LedgerEntry> {
+    let entry = |coin, role| LedgerEntry {
+        outpoint: outpoint(8, coin),
+        session: SessionId { coin, role },
+        sighash: [9; 32],
+    };
+    vec![entry(0, Role::State), entry(1, Role::Distribution), entry(2, Role::Sale)]
+}
+
+/// In the order of their numbers.
+pub fn samples() -> Vec<Event> {
+    let (payment_hash, channel_id) = (PaymentHash([0x31; 32]), ChannelId([0x32; 32]));
+    vec![
+        Created { terms: terms(), clients: vec![node(3), node(4)], protocol: PROTOCOL_ID }.into(),
+        AttemptStarted {
+            attempt: 2,
+            terms: terms(),
+            clients: vec![node(3)],
+            reason: "no answer".into(),
+            left_out: vec![node(4)],
+        }
+        .into(),
+        Invited {
+            attempt: 1,
+            terms: terms(),
+            client: 1,
+            price_msat: 5_000,
+            height: 800,
+            protocol: PROTOCOL_ID,
+        }
+        .into(),
+        Accepted {}.into(),
+        Declined { reason: "too dear".into() }.into(),
+        Signing {
+            attempt: 1,
+            proposal: proposal(),
+            ledger: ledger(),
+            psbt: Some(b"cHNidP8=".to_vec()),
+            salt: Some([6; 32]),
+        }
+        .into(),
+        Signed { signatures: vec![[0x41; 64], [0x42; 64]] }.into(),
+        AllStored {}.into(),
+        ChannelCommitted { client: 1, channel_id }.into(),
+        ChannelChecked { client: 1, channel_id }.into(),
+        FundingReleased { height: 801 }.into(),
+        Confirmed {
+            txid: Txid::from_byte_array([7; 32]),
+            height: 802,
+            spends: vec![outpoint(8, 0)],
+            pays: Some(sat(1_234)),
+        }
+        .into(),
+        Reorged { height: 801 }.into(),
+        ExitStarted { height: 900, reason: "an HTLC".into(), clients: vec![0, 2] }.into(),
+        Aborted { reason: "never mind".into() }.into(),
+        Forgotten { reason: "nothing was signed".into() }.into(),
+        OpenAccepted { attempt: 1 }.into(),
+        FundingReserved { attempt: 1, psbt: b"cHNidP8=".to_vec() }.into(),
+        EvictionStarted { height: 4_000, reason: "the timeout".into(), clients: vec![1] }.into(),
+        StockPayout { script: script(6) }.into(),
+        ChannelResolved { client: 2 }.into(),
+        SaleOpening {
+            coin: 3,
+            number: 1,
+            buyer: 0,
+            amount: sat(15_000),
+            script: script(7),
+            price_msat: 2_000,
+        }
+        .into(),
+        SaleDropped { coin: 3, number: 1 }.into(),
+        SaleOpenAccepted { number: 1, amount: sat(15_000), price_msat: 2_000 }.into(),
+        SaleSigning {
+            coin: 3,
+            number: 1,
+            buyer: 0,
+            amount: sat(15_000),
+            script: script(7),
+            price_msat: 2_000,
+            ledger: ledger(),
+        }
+        .into(),
+        SaleSigned { coin: 3, number: 1, signatures: vec![[0x43; 64]] }.into(),
+        SaleStored { coin: 3, number: 1 }.into(),
+        Restored { reason: "an older copy".into() }.into(),
+        SaleResolved { channel_id }.into(),
+        SaleDue { payment_hash, buyer: 0, amount_msat: 2_000, label: Some("cln-factory-1".into()) }.into(),
+        SaleDueEnded { payment_hash, paid: true }.into(),
+        SaleJit { buyer: 0, amount: sat(15_000), price_msat: 2_000, height: Some(810) }.into(),
+        SaleJitFailed { buyer: 0 }.into(),
+        SaleJitOpened {
+            buyer: 0,
+            amount: sat(15_000),
+            price_msat: 2_000,
+            channel_id,
+            outpoint: Some(outpoint(0x33, 1)),
+        }
+        .into(),
+    ]
+}
