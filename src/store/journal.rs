@@ -20,7 +20,8 @@ pub(super) struct Entry {
     pub(super) record: Vec<u8>,
 }
 
-/// The parts of a step, in the order in which they are written. Nothing is too large for it.
+/// The parts of a step, in the order in which they are written; nothing if a record's length needs more than
+/// four bytes.
 pub(super) fn encode(entries: &[Entry]) -> Option<Vec<Vec<u8>>> {
     let mut bytes = vec![VERSION];
     for entry in entries {
