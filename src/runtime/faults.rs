@@ -13,7 +13,8 @@
 //! | `hold-<step>`, `hold-<step>:2` | stands still at this step for good, or at the second of its kind: a test kills it there |
 //!
 //! Steps are `send-<message>` (stored, not sent), `got-<message>` (arrived, not looked at), and the names
-//! of effects and of their outcomes, such as `complete-channel` and `channel-completed`.
+//! of effects and of their outcomes, such as `complete-channel` and `channel-completed`. `journal` is where
+//! a step of several records is stored as a whole, and none of them is in its place.
 //!
 //! The command `misbehave` asks for another fault while the node runs, or with an empty name for none.
 
@@ -58,7 +59,8 @@ const MESSAGES: [&str; 30] = [
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 25] = [
+const STEPS: [&str; 26] = [
+    "journal",
     "create",
     "exit",
     "new-payout",
@@ -170,6 +172,11 @@ async fn stand_still(step: &str) {
         log::warn!("fault: standing still at {step}");
         pending::<()>().await;
     }
+}
+
+/// After a step of several records is in the journal.
+pub(crate) async fn at_journal() {
+    stand_still("journal").await;
 }
 
 /// Before an input is looked at.

@@ -3,6 +3,12 @@
 //!
 //! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
 //! `["cln-factory", "archived", <instance>]` is left alone at a start.
+//!
+//! A step of one record is one write. One of several records is written as a whole to `["cln-factory",
+//! "journal", <part, 4 digits>]` first: with its last part it has happened. Then it is *folded*, its records
+//! go to their own keys, and its parts are deleted, the last one first. A start folds a whole journal (what
+//! is there already must be the same), and deletes parts without a last one: they never happened. What can't
+//! be folded or deleted right now is before the next write.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,32 +17,53 @@ use serde_json::{Value, json};
 use crate::cln::client::{Call, CallError};
 use crate::types::InstanceId;
 
+use super::journal::{self, Entry};
 use super::{History, Store, StoreError};
 
 const ROOT: &str = "cln-factory";
 const FACTORY: &str = "factory";
 const ARCHIVED: &str = "archived";
+const JOURNAL: &str = "journal";
 /// Eight digits: no factory lives to see a hundred million events.
 const MAX_SEQUENCE: u32 = 99_999_999;
+/// Four digits: more than a gigabyte.
+const MAX_PARTS: usize = 9_999;
 
 /// lightningd's datastore.
 #[derive(Debug)]
 pub struct Datastore<C> {
     rpc: C,
-    next: HashMap<InstanceId, u32>,
-    /// Keys that may exist although their append failed. They go before anything else is written.
-    doubtful: Vec<(InstanceId, u32)>,
+    /// Of each factory that wasn't archived; nothing before [`Store::load_all`].
+    next: Option<HashMap<InstanceId, u32>>,
+    archived: HashSet<InstanceId>,
+    /// Keys that may exist although they shouldn't (any more). They go before anything else is written, the
+    /// last one first.
+    doubtful: Vec<Value>,
+    /// A step that has happened and is not folded yet, and how many parts it has.
+    journal: Option<(Vec<Entry>, usize)>,
 }
 
 impl<C: Call> Datastore<C> {
-    /// Through this connection. [`Store::load_all`] comes first: it learns the sequence numbers.
+    /// Through this connection. [`Store::load_all`] comes first: it learns the sequence numbers, and finishes
+    /// what a crash has left. Without it there is only reading.
     pub fn new(rpc: C) -> Self {
-        Self { rpc, next: HashMap::new(), doubtful: Vec::new() }
+        Self { rpc, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None }
+    }
+
+    /// Does what the last step, or the last start, has left to do.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        self.clear_doubtful().await?;
+        let Some((entries, parts)) = &self.journal else { return Ok(()) };
+        for entry in entries {
+            self.fold(entry).await?;
+        }
+        self.doubtful.extend((0..*parts).map(part_key));
+        self.journal = None;
+        self.clear_doubtful().await
     }
 
     async fn clear_doubtful(&mut self) -> Result<(), StoreError> {
-        while let Some((instance, sequence)) = self.doubtful.last().copied() {
-            let key = record_key(instance, sequence);
+        while let Some(key) = self.doubtful.last() {
             let answer = self.rpc.call("deldatastore", json!({"key": key})).await;
             match answer {
                 Ok(_) => {}
@@ -46,6 +73,72 @@ impl<C: Call> Datastore<C> {
             self.doubtful.pop();
         }
         Ok(())
+    }
+
+    /// Brings a record of the journal to its place, if it isn't there.
+    async fn fold(&self, entry: &Entry) -> Result<(), StoreError> {
+        let key = record_key(entry.instance, entry.sequence);
+        match self.create(&key, &entry.record).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.code == Some(KEY_EXISTS) => {
+                let there = self.list(key).await?;
+                let same = there.first().and_then(|there| there["hex"].as_str()).and_then(unhex);
+                if same.as_ref() == Some(&entry.record) { Ok(()) } else { Err(differs(entry)) }
+            }
+            Err(error) => Err(failed("writing", error)),
+        }
+    }
+
+    async fn create(&self, key: &Value, bytes: &[u8]) -> Result<(), CallError> {
+        let params = json!({"key": key, "hex": hex(bytes), "mode": "must-create"});
+        self.rpc.call("datastore", params).await.map(drop)
+    }
+
+    /// What is in the journal, and how many parts that are.
+    async fn read_journal(&self) -> Result<(Option<Vec<Entry>>, usize), StoreError> {
+        let damaged = |why: &str| StoreError(format!("reading the journal: {why}"));
+        let mut parts = Vec::new();
+        for entry in self.list(json!([ROOT, JOURNAL])).await? {
+            if entry["key"] != part_key(parts.len()) {
+                return Err(damaged("a part is missing"));
+            }
+            let part = entry["hex"].as_str().and_then(unhex);
+            parts.push(part.ok_or_else(|| damaged("a part is not hex"))?);
+        }
+        let entries = journal::decode(&parts).map_err(damaged)?;
+        Ok((entries, parts.len()))
+    }
+
+    /// The records of a factory, with those that are still in the journal.
+    async fn read(&self, instance: InstanceId, journal: &[Entry]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut records = Vec::new();
+        for entry in self.list(json!([ROOT, FACTORY, instance.to_string()])).await? {
+            let text = entry["key"][3].as_str().unwrap_or_default();
+            // lightningd lists keys in order, so a gap shows as a wrong number here.
+            if text != sequence_text(records.len()) {
+                return Err(StoreError(format!(
+                    "reading factory {instance}: found record '{text}' where {} should be",
+                    sequence_text(records.len())
+                )));
+            }
+            if self.doubtful.contains(&entry["key"]) {
+                break;
+            }
+            let record = entry["hex"]
+                .as_str()
+                .and_then(unhex)
+                .ok_or_else(|| StoreError(format!("reading factory {instance}: record {text} is not hex")))?;
+            records.push(record);
+        }
+        for entry in journal.iter().filter(|entry| entry.instance == instance) {
+            let at = usize::try_from(entry.sequence).unwrap_or(usize::MAX);
+            match records.get(at) {
+                Some(there) if *there == entry.record => {}
+                None if at == records.len() => records.push(entry.record.clone()),
+                _ => return Err(differs(entry)),
+            }
+        }
+        Ok(records)
     }
 
     /// The factories below one of our keys.
@@ -67,33 +160,89 @@ impl<C: Call> Datastore<C> {
             _ => Err(StoreError("reading: listdatastore gave no list".to_owned())),
         }
     }
+
+    /// Where each of these records goes.
+    fn place(&self, records: &[(InstanceId, Vec<u8>)]) -> Result<Vec<Entry>, StoreError> {
+        let known = self.next.as_ref();
+        let known =
+            known.ok_or_else(|| StoreError("nothing may be written before all is read".to_owned()))?;
+        let mut next: HashMap<InstanceId, u32> = HashMap::new();
+        let place = |(instance, record): &(InstanceId, Vec<u8>)| {
+            if self.archived.contains(instance) {
+                return Err(StoreError(format!("factory {instance} is archived")));
+            }
+            let next =
+                next.entry(*instance).or_insert_with(|| known.get(instance).copied().unwrap_or_default());
+            if *next > MAX_SEQUENCE {
+                return Err(StoreError(format!("factory {instance} has too many records")));
+            }
+            let entry = Entry { instance: *instance, sequence: *next, record: record.clone() };
+            *next = next.saturating_add(1);
+            Ok(entry)
+        };
+        records.iter().map(place).collect()
+    }
+
+    /// Writes these, in this order. Doubtful until all are written: a call that got no answer may still have
+    /// taken effect.
+    async fn write_all(&mut self, values: Vec<(Value, &[u8])>) -> Result<(), StoreError> {
+        for (key, bytes) in values {
+            self.doubtful.push(key.clone());
+            self.create(&key, bytes).await.map_err(|error| failed("writing", error))?;
+        }
+        self.doubtful.clear();
+        Ok(())
+    }
 }
 
 /// lightningd's `DATASTORE_DEL_DOES_NOT_EXIST`.
 const NO_SUCH_KEY: i32 = 1200;
+/// lightningd's `DATASTORE_UPDATE_ALREADY_EXISTS`.
+const KEY_EXISTS: i32 = 1202;
 
 impl<C: Call> Store for Datastore<C> {
     async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
-        let archived: HashSet<InstanceId> = self.archived().await?.into_iter().collect();
+        if self.next.is_some() {
+            // Again: what was refused meanwhile must not be found.
+            self.settle().await?;
+        }
+        self.archived = self.archived().await?.into_iter().collect();
+        let (journal, parts) = self.read_journal().await?;
+        let entries = journal.as_deref().unwrap_or_default();
+        let stored = self.instances(FACTORY).await?;
+        // In order, as lightningd lists them.
+        let all: std::collections::BTreeSet<InstanceId> =
+            stored.into_iter().chain(entries.iter().map(|entry| entry.instance)).collect();
+        let mut next = HashMap::new();
         let mut histories = Vec::new();
-        for instance in self.instances(FACTORY).await? {
-            if archived.contains(&instance) {
+        for instance in all {
+            if self.archived.contains(&instance) {
                 continue;
             }
-            let records = self.load(instance).await?;
+            let records = self.read(instance, entries).await?;
             // The list was read from the datastore entry by entry: it can't exceed 8 digits.
-            let next = u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE);
-            self.next.insert(instance, next);
+            next.insert(instance, u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE));
             histories.push((instance, records));
+        }
+        match journal {
+            Some(entries) => self.journal = Some((entries, parts)),
+            None => self.doubtful.extend((0..parts).map(part_key)),
+        }
+        self.next = Some(next);
+        if let Err(error) = self.settle().await {
+            log::warn!("what the last run has left is finished before the next write: {error}");
         }
         Ok(histories)
     }
 
     async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        self.settle().await?;
         for instance in instances {
             // Only the key matters, but an entry has to have something.
             let key = json!([ROOT, ARCHIVED, instance.to_string()]);
             let params = json!({"key": key, "hex": "01", "mode": "create-or-replace"});
+            // From now on, whatever the answer: it may be archived.
+            self.archived.insert(*instance);
             let written = self.rpc.call("datastore", params).await;
             written.map_err(|error| failed("writing", error))?;
         }
@@ -105,53 +254,47 @@ impl<C: Call> Store for Datastore<C> {
     }
 
     async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut records = Vec::new();
-        for entry in self.list(json!([ROOT, FACTORY, instance.to_string()])).await? {
-            let text = entry["key"][3].as_str().unwrap_or_default();
-            // lightningd lists keys in order, so a gap shows as a wrong number here.
-            if text != sequence_text(records.len()) {
-                return Err(StoreError(format!(
-                    "reading factory {instance}: found record '{text}' where {} should be",
-                    sequence_text(records.len())
-                )));
+        match (&self.journal, &self.next) {
+            (Some((entries, _)), _) => self.read(instance, entries).await,
+            (None, Some(_)) => self.read(instance, &[]).await,
+            // Only a reader: the journal first, so that what is folded meanwhile isn't missed.
+            (None, None) => {
+                let (entries, _) = self.read_journal().await?;
+                self.read(instance, &entries.unwrap_or_default()).await
             }
-            let record = entry["hex"]
-                .as_str()
-                .and_then(unhex)
-                .ok_or_else(|| StoreError(format!("reading factory {instance}: record {text} is not hex")))?;
-            records.push(record);
         }
-        Ok(records)
     }
 
     async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {
-        self.clear_doubtful().await?;
-        let mut next: HashMap<InstanceId, u32> = HashMap::new();
-        for (instance, record) in records {
-            let sequence =
-                next.get(instance).or_else(|| self.next.get(instance)).copied().unwrap_or_default();
-            if sequence > MAX_SEQUENCE {
-                return Err(StoreError(format!("factory {instance} has too many records")));
+        self.settle().await?;
+        let entries = self.place(records)?;
+        let parts = match entries.as_slice() {
+            [] => return Ok(()),
+            [entry] => {
+                let key = record_key(entry.instance, entry.sequence);
+                self.write_all(vec![(key, &entry.record)]).await?;
+                None
             }
-            // Doubtful until the whole batch is written: a call that got no answer may still have
-            // taken effect.
-            self.doubtful.push((*instance, sequence));
-            let written = self
-                .rpc
-                .call(
-                    "datastore",
-                    json!({
-                        "key": record_key(*instance, sequence),
-                        "hex": hex(record),
-                        "mode": "must-create",
-                    }),
-                )
-                .await;
-            written.map_err(|error| failed("writing", error))?;
-            next.insert(*instance, sequence + 1);
+            entries => {
+                let parts = journal::encode(entries).filter(|parts| parts.len() <= MAX_PARTS);
+                let parts = parts.ok_or_else(|| StoreError("the step is too large".to_owned()))?;
+                let keys = (0..).map(part_key);
+                self.write_all(keys.zip(parts.iter().map(Vec::as_slice)).collect()).await?;
+                Some(parts.len())
+            }
+        };
+        if let Some(next) = &mut self.next {
+            next.extend(entries.iter().map(|entry| (entry.instance, entry.sequence.saturating_add(1))));
         }
-        self.next.extend(next);
-        self.doubtful.clear();
+        if let Some(parts) = parts {
+            // It has happened, whatever becomes of the rest.
+            self.journal = Some((entries, parts));
+            #[cfg(feature = "faults")]
+            crate::runtime::faults::at_journal().await;
+            if let Err(error) = self.settle().await {
+                log::warn!("a stored step is brought to its place before the next write: {error}");
+            }
+        }
         Ok(())
     }
 
@@ -175,6 +318,15 @@ fn record_key(instance: InstanceId, sequence: u32) -> Value {
     json!([ROOT, FACTORY, instance.to_string(), sequence_text(sequence)])
 }
 
+fn part_key(part: usize) -> Value {
+    json!([ROOT, JOURNAL, format!("{part:0>4}")])
+}
+
+fn differs(entry: &Entry) -> StoreError {
+    let Entry { instance, sequence, .. } = entry;
+    StoreError(format!("factory {instance}: record {sequence} is not what the journal says"))
+}
+
 fn sequence_text(sequence: impl std::fmt::Display) -> String {
     format!("{sequence:0>8}")
 }
@@ -189,116 +341,4 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-    use std::sync::{Arc, Mutex};
-
-    /// lightningd's datastore, as far as we use it.
-    #[derive(Clone, Default)]
-    struct FakeNode {
-        entries: Arc<Mutex<BTreeMap<Vec<String>, String>>>,
-        /// Which call from now on fails, and whether it takes effect all the same.
-        fault: Arc<Mutex<Option<(u32, bool)>>>,
-    }
-
-    impl FakeNode {
-        fn fail_at(&self, call: u32, takes_effect: bool) {
-            *self.fault.lock().unwrap() = Some((call, takes_effect));
-        }
-
-        fn error(method: &str, code: Option<i32>) -> CallError {
-            CallError { method: method.to_owned(), code, message: "failed".to_owned() }
-        }
-    }
-
-    impl Call for FakeNode {
-        async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
-            let mut lost = false;
-            {
-                let mut fault = self.fault.lock().unwrap();
-                match *fault {
-                    Some((0, false)) => {
-                        *fault = None;
-                        return Err(Self::error(method, None));
-                    }
-                    Some((0, true)) => {
-                        *fault = None;
-                        lost = true;
-                    }
-                    Some((left, effect)) => *fault = Some((left - 1, effect)),
-                    None => {}
-                }
-            }
-            let key: Vec<String> = serde_json::from_value(params["key"].clone()).unwrap();
-            let mut entries = self.entries.lock().unwrap();
-            let result = match method {
-                "datastore" => {
-                    if params["mode"] == "must-create" && entries.contains_key(&key) {
-                        return Err(Self::error(method, Some(1202)));
-                    }
-                    entries.insert(key, params["hex"].as_str().unwrap().to_owned());
-                    json!({})
-                }
-                "deldatastore" => match entries.remove(&key) {
-                    Some(_) => json!({}),
-                    None => return Err(Self::error(method, Some(NO_SUCH_KEY))),
-                },
-                _ => {
-                    // An exact match, or the next level of keys; values only where there are any.
-                    let mut list: Vec<Value> = Vec::new();
-                    for (have, hex) in entries.iter().filter(|(have, _)| have.starts_with(&key)) {
-                        let shown = &have[..have.len().min(key.len() + 1)];
-                        let entry = if shown.len() == have.len() {
-                            json!({"key": shown, "hex": hex})
-                        } else {
-                            json!({"key": shown})
-                        };
-                        if list.last() != Some(&entry) {
-                            list.push(entry);
-                        }
-                    }
-                    json!({"datastore": list})
-                }
-            };
-            if lost { Err(Self::error(method, None)) } else { Ok(result) }
-        }
-    }
-
-    #[tokio::test]
-    async fn suite() {
-        let node = FakeNode::default();
-        super::super::suite::run(|| Datastore::new(node.clone())).await;
-    }
-
-    // S14
-    #[tokio::test]
-    async fn a_failed_batch_leaves_nothing_wherever_it_failed() {
-        let (a, b) = (InstanceId([1; 32]), InstanceId([2; 32]));
-        for call in 0..3 {
-            for takes_effect in [false, true] {
-                let node = FakeNode::default();
-                let mut store = Datastore::new(node.clone());
-                store.load_all().await.unwrap();
-                store.append(&[(a, vec![1])]).await.unwrap();
-                node.fail_at(call, takes_effect);
-                store.append(&[(a, vec![2]), (b, vec![3]), (a, vec![4])]).await.unwrap_err();
-                store.append(&[(a, vec![5])]).await.unwrap();
-                let loaded = Datastore::new(node).load_all().await.unwrap();
-                assert_eq!(loaded, [(a, vec![vec![1], vec![5]])], "call {call} {takes_effect}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_missing_or_foreign_record_is_named() {
-        let node = FakeNode::default();
-        let mut store = Datastore::new(node.clone());
-        let a = InstanceId([1; 32]);
-        store.append(&[(a, vec![1]), (a, vec![2])]).await.unwrap();
-        let key: Vec<String> = serde_json::from_value(record_key(a, 0)).unwrap();
-        node.entries.lock().unwrap().remove(&key);
-        let error = Datastore::new(node).load_all().await.unwrap_err();
-        assert!(error.0.contains("found record '00000001' where 00000000 should be"), "{error}");
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@
 //! them back gets exactly what was acknowledged, in order (S10).
 
 pub mod datastore;
+pub mod fake;
+mod journal;
 pub mod memory;
 
 use std::fmt;
@@ -32,7 +34,7 @@ pub trait Store: Send + 'static {
     fn load_all(&mut self) -> impl Future<Output = Result<Vec<History>, StoreError>> + Send;
 
     /// Has [`Store::load_all`] leave these out from now on. Their records stay as they are; nothing may be
-    /// appended to them.
+    /// appended to them. Each stands for itself: a crash may leave some of them archived.
     fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Which factories were archived.
@@ -42,8 +44,9 @@ pub trait Store: Send + 'static {
     fn load(&mut self, instance: InstanceId)
     -> impl Future<Output = Result<Vec<Vec<u8>>, StoreError>> + Send;
 
-    /// Appends all of these records, durably, or none: when this fails, a later load does not show
-    /// them, nor does the next append stumble over them.
+    /// Appends all of these records, durably, or none, wherever a crash comes: when this fails, a later load
+    /// does not show them, nor does the next append stumble over them. (Unless there was no answer, and the
+    /// process ends before the next append: then the next start finds all of them or none.)
     fn append(
         &mut self,
         records: &[(InstanceId, Vec<u8>)],

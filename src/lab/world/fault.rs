@@ -1,5 +1,6 @@
 //! Faults: what happens to a message, when a member crashes.
 
+use crate::store::fake::Fault;
 use crate::wire::message::Message;
 
 use super::{Booked, World};
@@ -44,6 +45,8 @@ pub enum CrashAt {
     AfterStore(u32),
     /// After this step is stored and as many of its effects are carried out.
     AfterEffects(u32, u32),
+    /// While the next step that concerns several factories is stored, at this call of the datastore.
+    WithinStore(Fault),
 }
 
 impl CrashAt {
@@ -57,9 +60,16 @@ impl CrashAt {
         }
     }
 
+    pub(super) fn within_store(self) -> Option<Fault> {
+        match self {
+            Self::WithinStore(fault) => Some(fault),
+            Self::BeforeStore(_) | Self::AfterStore(_) | Self::AfterEffects(..) => None,
+        }
+    }
+
     pub(super) fn after_store(&mut self) -> bool {
         match self {
-            Self::BeforeStore(_) => false,
+            Self::BeforeStore(_) | Self::WithinStore(_) => false,
             Self::AfterStore(steps) => {
                 *steps = steps.saturating_sub(1);
                 *steps == 0

@@ -9,7 +9,7 @@ use crate::protocol::Input;
 use crate::protocol::event::{Event, decode_record};
 use crate::types::InstanceId;
 
-use super::{Fed, World};
+use super::{CrashAt, Fed, World};
 
 impl World {
     /// Takes one more record into the engine that stands for the store.
@@ -103,6 +103,17 @@ impl World {
             self.stop(at);
         }
         if chance == Commit::CrashBefore || self.crash_now(at, |crash| crash.before_store()) {
+            return Ok(Some(Fed::Crashed));
+        }
+        let within = self.members[at].crash.and_then(CrashAt::within_store).filter(|_| events.len() > 1);
+        if let Some(fault) = within
+            && let Some(happened) = self.members[at].store.crash_within(events, fault)?
+        {
+            if happened {
+                self.judge.stored(at, events);
+                self.judge_events(at, events);
+            }
+            self.stop(at);
             return Ok(Some(Fed::Crashed));
         }
         if chance == Commit::Fails || self.members[at].store.append(events).is_err() {

@@ -1,0 +1,236 @@
+//! Every call of the datastore fails, or is the last one before a crash.
+
+use super::super::fake::{FakeNode, Fault};
+use super::*;
+
+type Records = Vec<(InstanceId, Vec<u8>)>;
+
+const A: InstanceId = InstanceId([1; 32]);
+
+fn key(parts: Value) -> Vec<String> {
+    serde_json::from_value(parts).unwrap()
+}
+
+async fn opened(node: &FakeNode) -> Datastore<FakeNode> {
+    let mut store = Datastore::new(node.clone());
+    store.load_all().await.unwrap();
+    store
+}
+
+/// What a restarted plugin reads.
+async fn read(node: &FakeNode) -> Vec<History> {
+    Datastore::new(node.clone()).load_all().await.unwrap()
+}
+
+/// A datastore in which two factories have a record each already.
+async fn begun() -> FakeNode {
+    let node = FakeNode::default();
+    let mut store = opened(&node).await;
+    store.append(&[(A, vec![1])]).await.unwrap();
+    store.append(&[(InstanceId([2; 32]), vec![2])]).await.unwrap();
+    node
+}
+
+/// Steps with one record, two, three and many, for factories old and new, two records of one factory
+/// among them, and one that is larger than a value may be.
+fn steps() -> Vec<Records> {
+    let id = |number| InstanceId([number; 32]);
+    let large = |number: u8| (id(number), vec![number; 90_000]);
+    vec![
+        vec![(A, vec![5])],
+        vec![(A, vec![5]), (id(2), vec![])],
+        vec![(A, vec![5]), (id(3), vec![6]), (A, vec![7])],
+        (1..8).map(|number| (id(number), vec![number; usize::from(number)])).collect(),
+        (1..4).map(large).collect(),
+    ]
+}
+
+fn with(mut histories: Vec<History>, records: &Records) -> Vec<History> {
+    for (instance, record) in records {
+        match histories.iter_mut().find(|(other, _)| other == instance) {
+            Some((_, list)) => list.push(record.clone()),
+            None => histories.push((*instance, vec![record.clone()])),
+        }
+    }
+    histories.sort();
+    histories
+}
+
+fn fault(call: u32, takes_effect: bool, for_good: bool) -> Option<Fault> {
+    Some(Fault { call, takes_effect, for_good })
+}
+
+#[tokio::test]
+async fn suite() {
+    let node = FakeNode::default();
+    super::super::suite::run(|| Datastore::new(node.clone())).await;
+}
+
+// S14
+#[tokio::test]
+async fn a_failed_batch_leaves_nothing_and_a_stored_one_stays_wherever_a_call_failed() {
+    for step in steps() {
+        for call in 0.. {
+            let mut failed = false;
+            for takes_effect in [false, true] {
+                let node = begun().await;
+                let before = read(&node).await;
+                let mut store = opened(&node).await;
+                node.set_fault(fault(call, takes_effect, false));
+                let stored = store.append(&step).await.is_ok();
+                failed |= !node.has_fault();
+                node.set_fault(None);
+                let mut expected = if stored { with(before, &step) } else { before };
+                // The store that goes on says the same, and so does one that only reads.
+                for (instance, records) in &expected {
+                    assert_eq!(&store.load(*instance).await.unwrap(), records, "call {call} {takes_effect}");
+                }
+                if stored {
+                    for (instance, records) in &expected {
+                        let read = Datastore::new(node.clone()).load(*instance).await.unwrap();
+                        assert_eq!(&read, records, "call {call} {takes_effect}");
+                    }
+                }
+                for next in [vec![(A, vec![8])], step.clone()] {
+                    store.append(&next).await.unwrap();
+                    expected = with(expected, &next);
+                }
+                assert_eq!(read(&node).await, expected, "call {call} {takes_effect}");
+            }
+            if !failed {
+                assert!(call > 0);
+                break;
+            }
+        }
+    }
+}
+
+// S10, S14: a step has happened or not, whichever call of the datastore was the last before a crash, and
+// however often its recovery crashes, too.
+#[tokio::test]
+async fn a_crash_between_any_two_calls_leaves_all_or_nothing() {
+    for step in steps() {
+        let (mut crashes, mut kept) = (0, 0);
+        for call in 0.. {
+            let mut fired = false;
+            for takes_effect in [false, true] {
+                let node = begun().await;
+                let before = read(&node).await;
+                let after = with(before.clone(), &step);
+                let mut store = opened(&node).await;
+                node.set_fault(fault(call, takes_effect, true));
+                let said = store.append(&step).await.is_ok();
+                fired |= node.is_dead();
+                let left = node.copied();
+                let found = read(&left).await;
+                assert!(
+                    found == after || !said && found == before,
+                    "half a step: call {call} {takes_effect}"
+                );
+                crashes += 1;
+                kept += u32::from(found == after);
+                goes_on(&left, &found, &step).await;
+                recovery_crashes(&node, &found, &step).await;
+            }
+            if !fired {
+                break;
+            }
+        }
+        assert!(crashes > 2 && kept > 0 && kept < crashes, "{crashes} crashes, {kept} kept");
+    }
+}
+
+/// Nothing is left of a crash: further steps are stored, and read.
+async fn goes_on(node: &FakeNode, found: &[History], step: &Records) {
+    let mut store = opened(node).await;
+    let mut expected = found.to_vec();
+    for next in [vec![(A, vec![8])], step.clone(), vec![(A, vec![9])]] {
+        store.append(&next).await.unwrap();
+        expected = with(expected, &next);
+    }
+    assert_eq!(read(node).await, expected);
+    assert!(node.entries().keys().all(|key| key[1] == FACTORY), "something is left over");
+}
+
+/// A start that crashes, or only fails, at each of its calls, and then begins anew or goes on.
+async fn recovery_crashes(dead: &FakeNode, found: &[History], step: &Records) {
+    for call in 0.. {
+        let mut fired = false;
+        for takes_effect in [false, true] {
+            let node = dead.copied();
+            let mut store = Datastore::new(node.clone());
+            node.set_fault(fault(call, takes_effect, true));
+            let loaded = store.load_all().await;
+            fired |= node.is_dead();
+            // Whoever gets an answer gets the right one.
+            assert!(loaded.is_err() || loaded.as_deref() == Ok(found));
+            if loaded.is_ok() && node.is_dead() {
+                let failing = store.append(step).await;
+                assert!(failing.is_err(), "the node is dead");
+            }
+            let again = node.copied();
+            assert_eq!(read(&again).await, found, "call {call} {takes_effect} of a start");
+            goes_on(&again, found, step).await;
+            // The same without a crash: what the start couldn't do is done before the next write.
+            if loaded.is_ok() {
+                node.set_fault(None);
+                store.append(step).await.unwrap();
+                assert_eq!(read(&node).await, with(found.to_vec(), step));
+            }
+        }
+        if !fired {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_foreign_record_is_named() {
+    let node = FakeNode::default();
+    let mut store = opened(&node).await;
+    store.append(&[(A, vec![1]), (A, vec![2])]).await.unwrap();
+    node.remove(&key(record_key(A, 0)));
+    let error = Datastore::new(node).load_all().await.unwrap_err();
+    assert!(error.0.contains("found record '00000001' where 00000000 should be"), "{error}");
+}
+
+#[tokio::test]
+async fn a_journal_that_says_something_else_is_named() {
+    let node = FakeNode::default();
+    let mut store = opened(&node).await;
+    // The journal is written, and nothing of it folded.
+    node.set_fault(fault(1, false, true));
+    store.append(&[(A, vec![1]), (A, vec![2])]).await.unwrap();
+    let node = node.copied();
+    let record = key(record_key(A, 0));
+    node.insert(record.clone(), "01".to_owned());
+    assert_eq!(read(&node.copied()).await, [(A, vec![vec![1], vec![2]])]);
+    node.insert(record, "03".to_owned());
+    let error = Datastore::new(node.clone()).load_all().await.unwrap_err();
+    assert!(error.0.contains("record 0 is not what the journal says"), "{error}");
+    node.insert(key(part_key(1)), "0101".to_owned());
+    let error = Datastore::new(node).load_all().await.unwrap_err();
+    assert!(error.0.contains("reading the journal: something follows its last part"), "{error}");
+}
+
+#[tokio::test]
+async fn what_must_not_be_written_is_not() {
+    let node = begun().await;
+    Datastore::new(node.clone()).append(&[(A, vec![3])]).await.unwrap_err();
+    let mut store = opened(&node).await;
+    store.archive(&[A]).await.unwrap();
+    let mixed = [(A, vec![3]), (InstanceId([2; 32]), vec![3])];
+    store.append(&mixed).await.unwrap_err();
+    opened(&node).await.append(&mixed).await.unwrap_err();
+    assert_eq!(node.entries().len(), 3);
+}
+
+/// No value of several records is larger than 256 kB.
+#[tokio::test]
+async fn a_large_step_is_split() {
+    for step in steps() {
+        let node = FakeNode::default();
+        opened(&node).await.append(&step).await.unwrap();
+        assert!(node.longest() < 250_000, "{}", node.longest());
+    }
+}
