@@ -1,4 +1,5 @@
-//! From `factory-create` to usable channels, payments, and everybody's exit with the operator gone.
+//! From `factory-create` to usable channels, payments, and everybody's exit with the operator gone
+//! (S11, S19).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 

@@ -259,7 +259,7 @@ fn a_dropped_sales_channel_is_not_the_one_that_was_paid() {
     assert_eq!(books(&world, instance), [(0, PRICE); 2]);
 }
 
-/// S14: whoever dies, what was paid is a channel or credit, and both sides say the same.
+/// S14, S36: whoever dies, what was paid is a channel or credit, and both sides say the same.
 #[test]
 fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
     let (mut opened, mut credited) = (0, 0);

@@ -224,8 +224,8 @@ fn recover(world: &mut World, instance: InstanceId, victim: usize, before: u64, 
     (sold, owed)
 }
 
-/// S8, S14: whoever dies at whatever step, the buyer has paid for what was signed and for nothing else;
-/// what it paid beyond that is its credit on both sides, and buys the next.
+/// S8, S14, S36: whoever dies at whatever step, the buyer has paid for what was signed and for nothing
+/// else; what it paid beyond that is its credit on both sides, and buys the next.
 #[test]
 fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
     let (mut finished, mut credited) = (0, 0);

@@ -117,7 +117,7 @@ fn invitations_that_people_answer() {
     assert_eq!(common::left_out(&world, instance), [2]);
 }
 
-/// S3: terms out of bounds, or that contradict themselves, are declined by the client by itself.
+/// S3, S32: terms out of bounds, or that contradict themselves, are declined by the client by itself.
 #[test]
 fn invitations_out_of_bounds() {
     type Change = fn(&mut Invite);
@@ -154,7 +154,7 @@ fn invitations_out_of_bounds() {
     }
 }
 
-/// A later attempt with other terms than those that were accepted is declined.
+/// S3, S32: a later attempt with other terms than those that were accepted is declined.
 #[test]
 fn terms_that_change_between_attempts() {
     let mut world = World::new(30, 3).unwrap();

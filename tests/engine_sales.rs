@@ -330,3 +330,36 @@ fn a_sale_that_somebody_has_finished_already_is_ended() {
     assert_eq!(sales(&world, LSP, instance).len(), 1);
     buy(&mut world, 2, instance, 50_000);
 }
+
+/// S9: a neighbour whose database is older than a sale that it signed for hears of it with the next one. It
+/// signs no more in this factory, from then on and after a restart, and can still leave.
+#[test]
+fn whoever_finds_out_that_it_was_restored_only_leaves() {
+    let (mut world, instance) = active(9);
+    let older = world.backup(2);
+    buy(&mut world, 1, instance, 30_000);
+    assert_eq!(sales(&world, 2, instance).len(), 1);
+    world.check_recovery = false;
+    world.restore(2, older).unwrap();
+    world.reconnect().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(factory(&world, 2, instance).sales.restored(), None, "nothing told it");
+
+    for _ in 0..2 {
+        ask(&mut world, 1, instance, 50_000).unwrap();
+        world.run_out().unwrap();
+        let why = refused(&world, 1, instance).unwrap();
+        assert!(why.contains("restored from a backup"), "{why}");
+        assert!(factory(&world, 2, instance).sales.restored().is_some());
+        assert_eq!((sales(&world, LSP, instance).len(), sales(&world, 2, instance).len()), (1, 0));
+        world.restart(2).unwrap();
+        world.run_out().unwrap();
+    }
+    let refusal = ask(&mut world, 2, instance, 20_000).unwrap_err();
+    assert!(refusal.to_string().contains("exit-only"), "{refusal}");
+
+    world.stop(LSP);
+    world.exit(2, instance).unwrap();
+    assert!(world.sent.iter().all(|sent| sent.result.is_ok()), "{:?}", world.sent);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}

@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(progress.get().behind(), 0);
     }
 
-    // S14
+    // S14, S27
     #[tokio::test]
     async fn a_block_that_was_not_taken_comes_again() {
         let (node, notes) = (FakeNode::default(), Notes::default());

@@ -227,6 +227,14 @@ macro_rules! never {
     };
 }
 
-never!(SecNonce: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
-never!(FactoryKey: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
-never!(MasterSecret: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
+/// S1, S7: where one of them had such a trait this wouldn't compile.
+#[test]
+fn nothing_secret_can_be_copied_printed_or_stored() {
+    never!(SecNonce: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
+    never!(FactoryKey: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
+    never!(MasterSecret: Clone, std::fmt::Debug, std::fmt::Display, AsRef<[u8]>, serde::Serialize);
+    // Each has something to do when it is dropped: its bytes are wiped.
+    assert!(std::mem::needs_drop::<SecNonce>());
+    assert!(std::mem::needs_drop::<FactoryKey>());
+    assert!(std::mem::needs_drop::<MasterSecret>());
+}

@@ -1,5 +1,5 @@
 //! Every transaction of every kind of factory, on a chain: accepted when due, refused before, and
-//! refused when anything in it is altered.
+//! refused when anything in it is altered (S19, S20).
 
 use bitcoin::{Amount, ScriptBuf, Transaction, TxOut, Witness};
 use cln_factory::terms::Shape;
