@@ -343,14 +343,14 @@ fn whoever_finds_out_that_it_was_restored_only_leaves() {
     world.restore(2, older).unwrap();
     world.reconnect().unwrap();
     world.run_out().unwrap();
-    assert_eq!(factory(&world, 2, instance).sales.restored(), None, "nothing told it");
+    assert_eq!(factory(&world, 2, instance).restored(), None, "nothing told it");
 
     for _ in 0..2 {
         ask(&mut world, 1, instance, 50_000).unwrap();
         world.run_out().unwrap();
         let why = refused(&world, 1, instance).unwrap();
         assert!(why.contains("restored from a backup"), "{why}");
-        assert!(factory(&world, 2, instance).sales.restored().is_some());
+        assert!(factory(&world, 2, instance).restored().is_some());
         assert_eq!((sales(&world, LSP, instance).len(), sales(&world, 2, instance).len()), (1, 0));
         world.restart(2).unwrap();
         world.run_out().unwrap();
