@@ -13,9 +13,9 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::hex::DisplayHex;
 use cln_factory::cln::boot;
 use cln_factory::cln::client::Rpc;
+use cln_factory::cln::datastore;
 use cln_factory::protocol::event::encode_record;
 use cln_factory::protocol::{Config, Engine};
-use cln_factory::store::datastore::Datastore;
 use cln_factory::store::{History, Store};
 use cln_factory::tx::musig::MasterSecret;
 use serde_json::{Value, json};
@@ -61,13 +61,13 @@ pub fn measure(factories: u32, clients: u32, lsp: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (reading, all, took) = runtime.block_on(async {
         let started = cpu_time();
-        let mut store = Datastore::new(Rpc::new(socket.clone()));
+        let mut store = datastore::store(Rpc::new(socket.clone()));
         drop(store.load_all().await.unwrap());
         let reading = seconds(started);
         let me = if lsp { node(u32::MAX) } else { node(0) };
         let engine = Engine::new(me, MasterSecret::new([3; 32]), Config::default());
         let (started, begun) = (cpu_time(), Instant::now());
-        let loaded = boot::load(engine, Datastore::new(Rpc::new(socket))).await;
+        let loaded = boot::load(engine, datastore::store(Rpc::new(socket))).await;
         let (all, took) = (seconds(started), begun.elapsed().as_secs_f64());
         let loaded = loaded.map_err(|reason| panic!("{reason}")).unwrap();
         assert_eq!(loaded.engine.factories().count(), factories as usize);

@@ -17,7 +17,6 @@ use zeroize::Zeroizing;
 use crate::protocol::event::decode_record;
 use crate::protocol::{Config, Engine, Factory, Folded, Input, Watched};
 use crate::runtime::{self, Handle, Inbox, Runtime};
-use crate::store::datastore::Datastore;
 use crate::store::{History, Store};
 use crate::tx::musig::MasterSecret;
 use crate::types::{Height, InstanceId, NodeId};
@@ -26,6 +25,7 @@ use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
+use super::datastore;
 use super::dust::DustCap;
 use super::executor::Executor;
 use super::feerates;
@@ -80,7 +80,7 @@ pub async fn prepare(
     let bumper = Bumper::new(rpc.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
-    let store = Datastore::new(rpc.clone());
+    let store = datastore::store(rpc.clone());
     let loaded = load(engine, store).await;
     let (news, news_receiver) = watch::channel(0);
     let (unavailable, stored_tip, scan_from) = match loaded {

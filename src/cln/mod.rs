@@ -19,6 +19,7 @@ pub mod chain;
 pub mod channels;
 pub mod children;
 pub mod client;
+pub mod datastore;
 pub mod dust;
 pub mod error;
 pub mod executor;

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use crate::lab::{LabError, error};
 use crate::protocol::event::{Event, RecordError, decode_record, encode_record};
-use crate::store::datastore::Datastore;
-use crate::store::fake::{FakeNode, Fault};
+use crate::store::fake::{FakeKeys, Fault};
+use crate::store::keyed::Keyed;
 use crate::store::{History, Store as _};
 use crate::types::InstanceId;
 
@@ -62,8 +62,8 @@ impl Store {
         for (instance, record) in &step {
             whole.entry(*instance).or_default().push(record.clone());
         }
-        let node = FakeNode::default();
-        let mut store = Datastore::new(node.clone());
+        let node = FakeKeys::default();
+        let mut store = Keyed::new(node.clone());
         at_once(store.load_all())?.map_err(error)?;
         for (instance, records) in &self.records {
             for record in records {
@@ -84,7 +84,7 @@ impl Store {
             let copy = node.copied();
             copy.set_fault(Some(Fault { call, ..fault }));
             // Whoever starts here may get no answer.
-            let _ = at_once(Datastore::new(copy.clone()).load_all())?;
+            let _ = at_once(Keyed::new(copy.clone()).load_all())?;
             if read(&copy.copied())? != found {
                 return Err(error(format!("S14: a start that dies at call {call} changes what is stored")));
             }
@@ -124,12 +124,12 @@ impl Store {
     }
 }
 
-fn read(node: &FakeNode) -> Result<BTreeMap<InstanceId, Vec<Vec<u8>>>, LabError> {
-    let histories: Vec<History> = at_once(Datastore::new(node.clone()).load_all())?.map_err(error)?;
+fn read(node: &FakeKeys) -> Result<BTreeMap<InstanceId, Vec<Vec<u8>>>, LabError> {
+    let histories: Vec<History> = at_once(Keyed::new(node.clone()).load_all())?.map_err(error)?;
     Ok(histories.into_iter().collect())
 }
 
-/// What waits for a datastore in memory never waits.
+/// What waits for keys in memory never waits.
 fn at_once<T>(future: impl Future<Output = T>) -> Result<T, LabError> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Ok(value),

@@ -1,12 +1,10 @@
-//! lightningd's datastore in memory, as far as it is used here, for tests and the simulator: any of its
-//! calls can fail, and from any of them on it can be dead.
+//! A [`KeyValue`] in memory, for tests and the simulator: any of its calls can fail, and from any of them on
+//! it can be dead.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
-
-use crate::cln::client::{Call, CallError};
+use super::key_value::{Key, KeyError, KeyValue, Listed};
 
 /// What becomes of a call, counted from the next one as 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,20 +19,20 @@ pub struct Fault {
 
 /// The fake. Clones share what is stored, and the fault.
 #[derive(Debug, Clone, Default)]
-pub struct FakeNode {
+pub struct FakeKeys {
     inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: BTreeMap<Vec<String>, String>,
+    entries: BTreeMap<Key, Vec<u8>>,
     fault: Option<Fault>,
     dead: bool,
     calls: u32,
     longest: usize,
 }
 
-impl FakeNode {
+impl FakeKeys {
     /// Plans a fault, or none.
     pub fn set_fault(&self, fault: Option<Fault>) {
         let mut inner = self.lock();
@@ -57,17 +55,17 @@ impl FakeNode {
         self.lock().calls
     }
 
-    /// Of all values that were ever written, the length of the longest, in hex digits.
+    /// Of all values that were ever written, the length of the longest, bytes.
     pub fn longest(&self) -> usize {
         self.lock().longest
     }
 
-    /// Everything that is stored: keys, and values in hex.
-    pub fn entries(&self) -> BTreeMap<Vec<String>, String> {
+    /// Everything that is stored.
+    pub fn entries(&self) -> BTreeMap<Key, Vec<u8>> {
         self.lock().entries.clone()
     }
 
-    /// Another node with the same entries and no fault.
+    /// Another one with the same entries and no fault.
     #[must_use]
     pub fn copied(&self) -> Self {
         let copy = Self::default();
@@ -81,8 +79,8 @@ impl FakeNode {
     }
 
     /// Stores something, however wrong.
-    pub fn insert(&self, key: Vec<String>, hex: String) {
-        self.lock().entries.insert(key, hex);
+    pub fn insert(&self, key: Key, value: Vec<u8>) {
+        self.lock().entries.insert(key, value);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -113,60 +111,74 @@ impl Inner {
         Some(lost)
     }
 
-    fn answer(&mut self, method: &str, params: &Value) -> Result<Value, CallError> {
-        let key: Vec<String> = serde_json::from_value(params["key"].clone())
-            .map_err(|error| refused(method, -32602, &error.to_string()))?;
-        match method {
-            "datastore" => {
-                if params["mode"] == "must-create" && self.entries.contains_key(&key) {
-                    return Err(refused(method, 1202, "Key already exists"));
-                }
-                let hex = params["hex"].as_str().unwrap_or_default().to_owned();
-                self.longest = self.longest.max(hex.len());
-                self.entries.insert(key, hex);
-                Ok(json!({}))
+    fn answer(&mut self, call: &Asked<'_>) -> Result<Vec<Listed>, KeyError> {
+        match call {
+            Asked::Create(key, _) if self.entries.contains_key(*key) => return Err(KeyError::Exists),
+            Asked::Create(key, value) | Asked::Replace(key, value) => {
+                self.longest = self.longest.max(value.len());
+                self.entries.insert((*key).clone(), value.to_vec());
             }
-            "deldatastore" => {
-                let removed = self.entries.remove(&key);
-                removed.map(|_| json!({})).ok_or_else(|| refused(method, 1200, "Key does not exist"))
+            Asked::Delete(key) => {
+                self.entries.remove(*key);
             }
-            _ => {
-                // An exact match, or the next level of keys; values only where there are any.
-                let mut list: Vec<Value> = Vec::new();
-                for (have, hex) in
-                    self.entries.range(key.clone()..).take_while(|(have, _)| have.starts_with(&key))
-                {
-                    let shown: Vec<&String> = have.iter().take(key.len().saturating_add(1)).collect();
-                    let entry = if shown.len() == have.len() {
-                        json!({"key": shown, "hex": hex})
-                    } else {
-                        json!({"key": shown})
-                    };
-                    if list.last() != Some(&entry) {
-                        list.push(entry);
-                    }
-                }
-                Ok(json!({"datastore": list}))
+            Asked::List(key) => return Ok(self.list(key)),
+        }
+        Ok(vec![])
+    }
+
+    fn list(&self, key: &Key) -> Vec<Listed> {
+        let mut list: Vec<Listed> = Vec::new();
+        for (have, value) in self.entries.range(key.clone()..).take_while(|(have, _)| have.starts_with(key)) {
+            let shown: Key = have.iter().take(key.len().saturating_add(1)).cloned().collect();
+            let value = (shown.len() == have.len()).then(|| value.clone());
+            let listed = Listed { key: shown, value };
+            if list.last() != Some(&listed) {
+                list.push(listed);
             }
         }
+        list
     }
 }
 
-impl Call for FakeNode {
-    async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
+/// One call.
+enum Asked<'a> {
+    Create(&'a Key, &'a [u8]),
+    Replace(&'a Key, &'a [u8]),
+    Delete(&'a Key),
+    List(&'a Key),
+}
+
+impl FakeKeys {
+    fn call(&self, call: &Asked<'_>) -> Result<Vec<Listed>, KeyError> {
         let mut inner = self.lock();
         inner.calls = inner.calls.saturating_add(1);
-        let no_answer =
-            || CallError { method: method.to_owned(), code: None, message: "no answer".to_owned() };
+        let no_answer = || KeyError::Failed("no answer".to_owned());
         match inner.lost() {
             Some(Lost::Before) => Err(no_answer()),
             // What would have been the answer is nobody's to read.
-            Some(Lost::After) => inner.answer(method, &params).and(Err(no_answer())),
-            None => inner.answer(method, &params),
+            Some(Lost::After) => {
+                let _ = inner.answer(call);
+                Err(no_answer())
+            }
+            None => inner.answer(call),
         }
     }
 }
 
-fn refused(method: &str, code: i32, message: &str) -> CallError {
-    CallError { method: method.to_owned(), code: Some(code), message: message.to_owned() }
+impl KeyValue for FakeKeys {
+    async fn create(&self, key: &Key, value: &[u8]) -> Result<(), KeyError> {
+        self.call(&Asked::Create(key, value)).map(drop)
+    }
+
+    async fn replace(&self, key: &Key, value: &[u8]) -> Result<(), KeyError> {
+        self.call(&Asked::Replace(key, value)).map(drop)
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), KeyError> {
+        self.call(&Asked::Delete(key)).map(drop)
+    }
+
+    async fn list(&self, key: &Key) -> Result<Vec<Listed>, KeyError> {
+        self.call(&Asked::List(key))
+    }
 }

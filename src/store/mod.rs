@@ -3,9 +3,10 @@
 //! What a record means is for [`protocol`](crate::protocol) to say; here it is bytes. Whoever reads
 //! them back gets exactly what was acknowledged, in order (S10).
 
-pub mod datastore;
 pub mod fake;
 mod journal;
+pub mod key_value;
+pub mod keyed;
 pub mod memory;
 
 use std::fmt;

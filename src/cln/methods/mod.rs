@@ -22,8 +22,8 @@ mod urgent;
 pub mod verify;
 pub mod warnings;
 
+use crate::cln::datastore;
 use crate::protocol::{Engine, Factory};
-use crate::store::datastore::Datastore;
 use crate::types::{Height, InstanceId};
 
 use super::boot::read_archived;
@@ -57,7 +57,7 @@ async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Facto
     if instances.is_empty() {
         return Ok(Vec::new());
     }
-    let mut store = Datastore::new(state.rpc.clone());
+    let mut store = datastore::store(state.rpc.clone());
     let read = read_archived(&mut store, instances).await;
     read.map_err(|error| Fault::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
 }

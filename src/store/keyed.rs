@@ -1,5 +1,5 @@
-//! The store in lightningd's own database, through its datastore: backed up with the node, on
-//! whatever database the operator runs. A write answers once the database has committed it.
+//! The store over a [`KeyValue`]: in the plugin lightningd's own datastore, backed up with the node, on
+//! whatever database the operator runs.
 //!
 //! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
 //! `["cln-factory", "archived", <instance>]` is left alone at a start.
@@ -12,12 +12,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::{Value, json};
-
-use crate::cln::client::{Call, CallError};
 use crate::types::InstanceId;
 
 use super::journal::{self, Entry};
+use super::key_value::{Key, KeyError, KeyValue, Listed};
 use super::{History, Store, StoreError};
 
 const ROOT: &str = "cln-factory";
@@ -29,25 +27,25 @@ const MAX_SEQUENCE: u32 = 99_999_999;
 /// Four digits: more than a gigabyte.
 const MAX_PARTS: usize = 9_999;
 
-/// lightningd's datastore.
+/// Records under keys.
 #[derive(Debug)]
-pub struct Datastore<C> {
-    rpc: C,
+pub struct Keyed<K> {
+    keys: K,
     /// Of each factory that wasn't archived; nothing before [`Store::load_all`].
     next: Option<HashMap<InstanceId, u32>>,
     archived: HashSet<InstanceId>,
     /// Keys that may exist although they shouldn't (any more). They go before anything else is written, the
     /// last one first.
-    doubtful: Vec<Value>,
+    doubtful: Vec<Key>,
     /// A step that has happened and is not folded yet, and how many parts it has.
     journal: Option<(Vec<Entry>, usize)>,
 }
 
-impl<C: Call> Datastore<C> {
-    /// Through this connection. [`Store::load_all`] comes first: it learns the sequence numbers, and finishes
+impl<K: KeyValue> Keyed<K> {
+    /// Over these keys. [`Store::load_all`] comes first: it learns the sequence numbers, and finishes
     /// what a crash has left. Without it there is only reading.
-    pub fn new(rpc: C) -> Self {
-        Self { rpc, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None }
+    pub fn new(keys: K) -> Self {
+        Self { keys, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None }
     }
 
     /// Does what the last step, or the last start, has left to do.
@@ -64,12 +62,8 @@ impl<C: Call> Datastore<C> {
 
     async fn clear_doubtful(&mut self) -> Result<(), StoreError> {
         while let Some(key) = self.doubtful.last() {
-            let answer = self.rpc.call("deldatastore", json!({"key": key})).await;
-            match answer {
-                Ok(_) => {}
-                Err(error) if error.code == Some(NO_SUCH_KEY) => {}
-                Err(error) => return Err(failed("clearing an unfinished write", error)),
-            }
+            let deleted = self.keys.delete(key).await;
+            deleted.map_err(|error| failed("clearing an unfinished write", error))?;
             self.doubtful.pop();
         }
         Ok(())
@@ -78,32 +72,26 @@ impl<C: Call> Datastore<C> {
     /// Brings a record of the journal to its place, if it isn't there.
     async fn fold(&self, entry: &Entry) -> Result<(), StoreError> {
         let key = record_key(entry.instance, entry.sequence);
-        match self.create(&key, &entry.record).await {
+        match self.keys.create(&key, &entry.record).await {
             Ok(()) => Ok(()),
-            Err(error) if error.code == Some(KEY_EXISTS) => {
-                let there = self.list(key).await?;
-                let same = there.first().and_then(|there| there["hex"].as_str()).and_then(unhex);
-                if same.as_ref() == Some(&entry.record) { Ok(()) } else { Err(differs(entry)) }
+            Err(KeyError::Exists) => {
+                let there = self.list(&key).await?;
+                let same = there.first().and_then(|there| there.value.as_ref());
+                if same == Some(&entry.record) { Ok(()) } else { Err(differs(entry)) }
             }
             Err(error) => Err(failed("writing", error)),
         }
-    }
-
-    async fn create(&self, key: &Value, bytes: &[u8]) -> Result<(), CallError> {
-        let params = json!({"key": key, "hex": hex(bytes), "mode": "must-create"});
-        self.rpc.call("datastore", params).await.map(drop)
     }
 
     /// What is in the journal, and how many parts that are.
     async fn read_journal(&self) -> Result<(Option<Vec<Entry>>, usize), StoreError> {
         let damaged = |why: &str| StoreError(format!("reading the journal: {why}"));
         let mut parts = Vec::new();
-        for entry in self.list(json!([ROOT, JOURNAL])).await? {
-            if entry["key"] != part_key(parts.len()) {
+        for Listed { key, value } in self.list(&below(JOURNAL)).await? {
+            if key != part_key(parts.len()) {
                 return Err(damaged("a part is missing"));
             }
-            let part = entry["hex"].as_str().and_then(unhex);
-            parts.push(part.ok_or_else(|| damaged("a part is not hex"))?);
+            parts.push(value.ok_or_else(|| damaged("a part has no value"))?);
         }
         let entries = journal::decode(&parts).map_err(damaged)?;
         Ok((entries, parts.len()))
@@ -112,23 +100,20 @@ impl<C: Call> Datastore<C> {
     /// The records of a factory, with those that are still in the journal.
     async fn read(&self, instance: InstanceId, journal: &[Entry]) -> Result<Vec<Vec<u8>>, StoreError> {
         let mut records = Vec::new();
-        for entry in self.list(json!([ROOT, FACTORY, instance.to_string()])).await? {
-            let text = entry["key"][3].as_str().unwrap_or_default();
-            // lightningd lists keys in order, so a gap shows as a wrong number here.
+        for Listed { key, value } in self.list(&factory_key(instance)).await? {
+            let text = key.get(3).map_or("", String::as_str);
+            // Keys are listed in order, so a gap shows as a wrong number here.
             if text != sequence_text(records.len()) {
                 return Err(StoreError(format!(
                     "reading factory {instance}: found record '{text}' where {} should be",
                     sequence_text(records.len())
                 )));
             }
-            if self.doubtful.contains(&entry["key"]) {
+            if self.doubtful.contains(&key) {
                 break;
             }
-            let record = entry["hex"]
-                .as_str()
-                .and_then(unhex)
-                .ok_or_else(|| StoreError(format!("reading factory {instance}: record {text} is not hex")))?;
-            records.push(record);
+            let no_value = || StoreError(format!("reading factory {instance}: record {text} has no value"));
+            records.push(value.ok_or_else(no_value)?);
         }
         for entry in journal.iter().filter(|entry| entry.instance == instance) {
             let at = usize::try_from(entry.sequence).unwrap_or(usize::MAX);
@@ -142,23 +127,16 @@ impl<C: Call> Datastore<C> {
     }
 
     /// The factories below one of our keys.
-    async fn instances(&self, below: &str) -> Result<Vec<InstanceId>, StoreError> {
-        let instance = |entry: Value| {
-            let key: Vec<String> = serde_json::from_value(entry["key"].clone())
-                .map_err(|error| StoreError(format!("reading: a key that is not a list: {error}")))?;
+    async fn instances(&self, name: &str) -> Result<Vec<InstanceId>, StoreError> {
+        let instance = |Listed { key, .. }: Listed| {
             let instance = key.get(2).and_then(|text| text.parse().ok());
             instance.ok_or_else(|| StoreError(format!("reading: unexpected key {}", key.join("/"))))
         };
-        self.list(json!([ROOT, below])).await?.into_iter().map(instance).collect()
+        self.list(&below(name)).await?.into_iter().map(instance).collect()
     }
 
-    async fn list(&self, key: Value) -> Result<Vec<Value>, StoreError> {
-        let answer = self.rpc.call("listdatastore", json!({"key": key})).await;
-        let mut answer = answer.map_err(|error| failed("reading", error))?;
-        match answer["datastore"].take() {
-            Value::Array(entries) => Ok(entries),
-            _ => Err(StoreError("reading: listdatastore gave no list".to_owned())),
-        }
+    async fn list(&self, key: &Key) -> Result<Vec<Listed>, StoreError> {
+        self.keys.list(key).await.map_err(|error| failed("reading", error))
     }
 
     /// Where each of these records goes.
@@ -185,22 +163,17 @@ impl<C: Call> Datastore<C> {
 
     /// Writes these, in this order. Doubtful until all are written: a call that got no answer may still have
     /// taken effect.
-    async fn write_all(&mut self, values: Vec<(Value, &[u8])>) -> Result<(), StoreError> {
+    async fn write_all(&mut self, values: Vec<(Key, &[u8])>) -> Result<(), StoreError> {
         for (key, bytes) in values {
             self.doubtful.push(key.clone());
-            self.create(&key, bytes).await.map_err(|error| failed("writing", error))?;
+            self.keys.create(&key, bytes).await.map_err(|error| failed("writing", error))?;
         }
         self.doubtful.clear();
         Ok(())
     }
 }
 
-/// lightningd's `DATASTORE_DEL_DOES_NOT_EXIST`.
-const NO_SUCH_KEY: i32 = 1200;
-/// lightningd's `DATASTORE_UPDATE_ALREADY_EXISTS`.
-const KEY_EXISTS: i32 = 1202;
-
-impl<C: Call> Store for Datastore<C> {
+impl<K: KeyValue> Store for Keyed<K> {
     async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
         if self.next.is_some() {
             // Again: what was refused meanwhile must not be found.
@@ -210,7 +183,7 @@ impl<C: Call> Store for Datastore<C> {
         let (journal, parts) = self.read_journal().await?;
         let entries = journal.as_deref().unwrap_or_default();
         let stored = self.instances(FACTORY).await?;
-        // In order, as lightningd lists them.
+        // In order, as they are listed.
         let all: std::collections::BTreeSet<InstanceId> =
             stored.into_iter().chain(entries.iter().map(|entry| entry.instance)).collect();
         let mut next = HashMap::new();
@@ -220,7 +193,7 @@ impl<C: Call> Store for Datastore<C> {
                 continue;
             }
             let records = self.read(instance, entries).await?;
-            // The list was read from the datastore entry by entry: it can't exceed 8 digits.
+            // The list was read entry by entry: it can't exceed 8 digits.
             next.insert(instance, u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE));
             histories.push((instance, records));
         }
@@ -239,12 +212,11 @@ impl<C: Call> Store for Datastore<C> {
         self.settle().await?;
         for instance in instances {
             // Only the key matters, but an entry has to have something.
-            let key = json!([ROOT, ARCHIVED, instance.to_string()]);
-            let params = json!({"key": key, "hex": "01", "mode": "create-or-replace"});
+            let mut key = below(ARCHIVED);
+            key.push(instance.to_string());
             // From now on, whatever the answer: it may be archived.
             self.archived.insert(*instance);
-            let written = self.rpc.call("datastore", params).await;
-            written.map_err(|error| failed("writing", error))?;
+            self.keys.replace(&key, &[1]).await.map_err(|error| failed("writing", error))?;
         }
         Ok(())
     }
@@ -299,27 +271,38 @@ impl<C: Call> Store for Datastore<C> {
     }
 
     async fn put(&mut self, name: &str, value: Vec<u8>) -> Result<(), StoreError> {
-        let params = json!({"key": [ROOT, name], "hex": hex(&value), "mode": "create-or-replace"});
-        let written = self.rpc.call("datastore", params).await;
-        written.map(drop).map_err(|error| failed("writing", error))
+        self.keys.replace(&below(name), &value).await.map_err(|error| failed("writing", error))
     }
 
     async fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let entries = self.list(json!([ROOT, name])).await?;
-        Ok(entries.first().and_then(|entry| entry["hex"].as_str()).and_then(unhex))
+        Ok(self.list(&below(name)).await?.into_iter().next().and_then(|listed| listed.value))
     }
 }
 
-fn failed(what: &str, error: CallError) -> StoreError {
+fn failed(what: &str, error: KeyError) -> StoreError {
     StoreError(format!("{what}: {error}"))
 }
 
-fn record_key(instance: InstanceId, sequence: u32) -> Value {
-    json!([ROOT, FACTORY, instance.to_string(), sequence_text(sequence)])
+fn below(name: &str) -> Key {
+    vec![ROOT.to_owned(), name.to_owned()]
 }
 
-fn part_key(part: usize) -> Value {
-    json!([ROOT, JOURNAL, format!("{part:0>4}")])
+fn factory_key(instance: InstanceId) -> Key {
+    let mut key = below(FACTORY);
+    key.push(instance.to_string());
+    key
+}
+
+fn record_key(instance: InstanceId, sequence: u32) -> Key {
+    let mut key = factory_key(instance);
+    key.push(sequence_text(sequence));
+    key
+}
+
+fn part_key(part: usize) -> Key {
+    let mut key = below(JOURNAL);
+    key.push(format!("{part:0>4}"));
+    key
 }
 
 fn differs(entry: &Entry) -> StoreError {
@@ -329,15 +312,6 @@ fn differs(entry: &Entry) -> StoreError {
 
 fn sequence_text(sequence: impl std::fmt::Display) -> String {
     format!("{sequence:0>8}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use bitcoin::hex::DisplayHex;
-    bytes.to_lower_hex_string()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    bitcoin::hex::FromHex::from_hex(text).ok()
 }
 
 #[cfg(test)]
