@@ -162,7 +162,7 @@ fn an_operator_that_aborts_and_funds() {
     let instance = begin(&mut world, Profile::Static).unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Funding));
-    let psbt = factory(&world, LSP, instance).psbt.clone().unwrap();
+    let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
     let abort = cln_factory::wire::message::Abort {
         instance,
         attempt: 1,
@@ -178,7 +178,7 @@ fn an_operator_that_aborts_and_funds() {
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Aborted));
     let World { members, chain, .. } = &mut world;
-    members[LSP].lightningd.send_funding(chain, &psbt).unwrap();
+    members[LSP].lightningd.send_funding(chain, funding).unwrap();
     world.stop(LSP);
     world.mine(3).unwrap();
     let exit = world.exit(1, instance).unwrap();
@@ -226,10 +226,10 @@ fn a_funding_that_confirms_before_its_proposal() {
         });
         let instance = begin(&mut world, Profile::Static).unwrap();
         world.settle().unwrap();
-        let psbt = factory(&world, LSP, instance).psbt.clone().unwrap();
+        let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
         if spent {
             let World { members, chain, .. } = &mut world;
-            members[LSP].lightningd.send_funding(chain, &psbt).unwrap();
+            members[LSP].lightningd.send_funding(chain, funding).unwrap();
         }
         world.mine(1).unwrap();
         let propose = held.borrow().clone().unwrap();
@@ -262,7 +262,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     let instance = begin(&mut world, Profile::Static).unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
-    let old = factory(&world, LSP, instance).psbt.clone().unwrap();
+    let old = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
     // Its coins stay reserved when the operator dies here: the next attempt takes others.
     let script = world.members[LSP].lightningd.new_script();
     world.chain.mint(script, Amount::from_sat(5_000_000));
@@ -274,7 +274,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     world.pay(LSP, 1, 20_000_000).unwrap();
 
     let World { members, chain, .. } = &mut world;
-    let txid = members[LSP].lightningd.send_funding(chain, &old).unwrap();
+    let txid = members[LSP].lightningd.send_funding(chain, old).unwrap();
     world.mine(1).unwrap();
     assert!(world.chain.confirmed(txid).is_some());
     world.mine(3).unwrap();

@@ -27,8 +27,6 @@ use cln_factory::types::PROTOCOL_ID;
 use cln_factory::types::{ChannelId, InstanceId, NodeId};
 use cln_factory::wire::codec::Shared;
 
-/// A funding PSBT with one input and a change output, as long as they are, base64.
-const PSBT: [u8; 1_000] = [b'A'; 1_000];
 /// Height at which the factories were funded.
 pub const HEIGHT: u32 = 1_000;
 
@@ -137,7 +135,9 @@ impl Mould {
                 clients: (0..self.clients).map(node).collect(),
                 protocol: PROTOCOL_ID,
             };
-            let reserved = FundingReserved { attempt: 1, psbt: PSBT.into() };
+            let coin = TxOut { value: layout.funding_value(), script_pubkey: channel(0) };
+            let prevouts = vec![coin; funding_tx.input.len()];
+            let reserved = FundingReserved { attempt: 1, tx: funding_tx.clone(), prevouts };
             vec![vec![created.into()], vec![reserved.into()]]
         } else {
             let invited = Invited {
@@ -150,8 +150,8 @@ impl Mould {
             };
             vec![vec![invited.into()], vec![Accepted {}.into()], vec![OpenAccepted { attempt: 1 }.into()]]
         };
-        let (psbt, salt) = if lsp { (Some(PSBT.into()), None) } else { (None, Some([7; 32])) };
-        records.push(vec![Signing { attempt: 1, proposal, ledger, psbt, salt }.into()]);
+        let salt = (!lsp).then_some([7; 32]);
+        records.push(vec![Signing { attempt: 1, proposal, ledger, salt }.into()]);
         let signature =
             |at: u32| -> [u8; 64] { [hash(&[at]), hash(&[at, factory])].concat().try_into().unwrap() };
         let signatures = (0..signs.sessions().len() as u32).map(signature).collect();

@@ -341,7 +341,11 @@ impl World {
             Effect::PrepareFunding { instance, attempt, script, amount } => {
                 let tx = funding(script, amount);
                 self.funding = Some(tx.clone());
-                let result = Ok(PreparedFunding { psbt: String::new(), tx, vout: 0 });
+                let result = Ok(PreparedFunding {
+                    prevouts: vec![TxOut { value: amount, script_pubkey: ScriptBuf::new() }; tx.input.len()],
+                    tx,
+                    vout: 0,
+                });
                 (Duration::ZERO, Input::FundingPrepared { instance, attempt, result })
             }
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {

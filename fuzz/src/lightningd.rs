@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bitcoin::{Amount, ScriptBuf};
+use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError};
 use cln_factory::cln::{feerates, htlcs, peers, wallet};
+use cln_factory::wire::codec::Codec;
 use serde_json::{Value, json};
 
 use crate::bytes::Bytes;
@@ -97,7 +98,11 @@ pub fn lightningd(data: &[u8]) {
                 }
             }
             _ => {
-                let _ = wallet::send(&rpc, &String::from_utf8_lossy(input.rest())).await;
+                let prevout = TxOut { value: Amount::from_sat(300_000), script_pubkey: ScriptBuf::new() };
+                if let Ok(tx) = Transaction::decoded(input.rest()) {
+                    let prevouts = vec![prevout; tx.input.len()];
+                    let _ = wallet::send(&rpc, tx, prevouts).await;
+                }
             }
         }
     });

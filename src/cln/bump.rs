@@ -20,6 +20,7 @@ use super::children::Records;
 use super::client::{Call, CallError, field};
 use super::executor::payout;
 use super::sent::{is_spent, send, shortfall};
+use super::wallet::spending;
 
 /// Inputs stay reserved for so long after the last look at them, blocks.
 const RESERVE_BLOCKS: u32 = 36;
@@ -271,20 +272,6 @@ impl<C: Call> Bumper<C> {
 
 fn malformed(error: impl std::fmt::Display) -> CallError {
     CallError { method: "child".to_owned(), code: None, message: error.to_string() }
-}
-
-/// A PSBT that names coins, for `unreserveinputs`.
-fn spending(coins: &[OutPoint]) -> Result<Psbt, bitcoin::psbt::Error> {
-    let input = |previous_output: &OutPoint| bitcoin::TxIn {
-        previous_output: *previous_output,
-        ..Default::default()
-    };
-    Psbt::from_unsigned_tx(Transaction {
-        version: bitcoin::transaction::Version::TWO,
-        lock_time: bitcoin::absolute::LockTime::ZERO,
-        input: coins.iter().map(input).collect(),
-        output: vec![],
-    })
 }
 
 fn psbt(child: &Child) -> Result<Psbt, String> {

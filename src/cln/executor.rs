@@ -192,9 +192,9 @@ impl Node for Executor {
             Effect::PrepareFunding { instance, attempt, script, amount } => {
                 self.prepare_funding(instance, attempt, script, amount);
             }
-            Effect::ReleaseFunding { psbt } => {
+            Effect::ReleaseFunding { inputs } => {
                 self.spawn_logged("releasing reserved inputs".to_owned(), async move {
-                    wallet::release(&rpc, &psbt).await.map(|()| "done".to_owned())
+                    wallet::release(&rpc, &inputs).await.map(|()| "done".to_owned())
                 });
             }
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
@@ -239,9 +239,9 @@ impl Node for Executor {
                 let result = spent.map(|spent| !spent).map_err(|error| error.to_string());
                 Input::Unspent { instance, attempt, height, result }
             }),
-            Effect::SendFunding { instance, psbt } => {
+            Effect::SendFunding { instance, tx, prevouts } => {
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {
-                    wallet::send(&rpc, &psbt).await.map(|txid| txid.to_string())
+                    wallet::send(&rpc, tx, prevouts).await.map(|txid| txid.to_string())
                 });
             }
             Effect::Broadcast { instance, what, tx } => self.spawn(async move {

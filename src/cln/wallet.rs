@@ -1,7 +1,7 @@
 //! The factory's funding transaction, from lightningd's wallet.
 
 use bitcoin::psbt::Psbt;
-use bitcoin::{Amount, ScriptBuf, TxOut};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use serde_json::json;
 
 use crate::protocol::PreparedFunding;
@@ -48,7 +48,7 @@ pub async fn prepare<C: Call>(
         Ok(prepared) => Ok(prepared),
         Err(error) => {
             // Nothing of a failed preparation may stay behind; the first error is the one to tell.
-            if let Err(second) = release(rpc, &reserved).await {
+            if let Err(second) = unreserve(rpc, &reserved).await {
                 log::warn!("inputs of an unfinished funding transaction stay reserved: {second}");
             }
             Err(error)
@@ -61,26 +61,37 @@ async fn with_output<C: Call>(rpc: &C, reserved: &str, output: TxOut) -> Result<
     // transaction in it.
     let version0 = rpc.call("setpsbtversion", json!({"psbt": reserved, "version": 0})).await?;
     let text: String = field("setpsbtversion", &version0, "psbt")?;
-    let mut psbt = parse(&text)?;
+    let psbt = parse(&text)?;
     for (index, input) in psbt.inputs.iter().enumerate() {
         let segwit = input.witness_utxo.as_ref().is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
         if !segwit {
             return Err(malformed(format!("input {index} is not native segwit: its txid may change")));
         }
     }
-    psbt.unsigned_tx.output.insert(0, output);
-    psbt.outputs.insert(0, Default::default());
-    Ok(PreparedFunding { tx: psbt.unsigned_tx.clone(), psbt: psbt.to_string(), vout: 0 })
+    let prevouts = psbt.inputs.into_iter().filter_map(|input| input.witness_utxo).collect();
+    let mut tx = psbt.unsigned_tx;
+    tx.output.insert(0, output);
+    Ok(PreparedFunding { tx, prevouts, vout: 0 })
 }
 
 /// Gives the inputs back to the wallet.
-pub async fn release<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
+pub async fn release<C: Call>(rpc: &C, inputs: &[OutPoint]) -> Result<(), CallError> {
+    unreserve(rpc, &spending(inputs).map_err(unreadable)?.to_string()).await
+}
+
+async fn unreserve<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
     rpc.call("unreserveinputs", json!({"psbt": psbt, "reserve": RELEASE_BLOCKS})).await.map(drop)
 }
 
 /// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction.
-pub async fn send<C: Call>(rpc: &C, psbt: &str) -> Result<Txid, CallError> {
-    let expected = parse(psbt)?.unsigned_tx.compute_txid();
+pub async fn send<C: Call>(rpc: &C, tx: Transaction, prevouts: Vec<TxOut>) -> Result<Txid, CallError> {
+    let expected = tx.compute_txid();
+    // Without their parents, which lightningd doesn't need for segwit inputs: those may be megabytes.
+    let mut psbt = Psbt::from_unsigned_tx(tx).map_err(unreadable)?;
+    for (input, prevout) in psbt.inputs.iter_mut().zip(prevouts) {
+        input.witness_utxo = Some(prevout);
+    }
+    let psbt = psbt.to_string();
     // lightningd signs only what is reserved, and a reservation may have run out since.
     rpc.call("reserveinputs", json!({"psbt": psbt, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
     let signed = rpc.call("signpsbt", json!({"psbt": psbt})).await?;
@@ -107,7 +118,25 @@ pub async fn spendable<C: Call>(rpc: &C) -> Result<Amount, CallError> {
 }
 
 fn parse(psbt: &str) -> Result<Psbt, CallError> {
-    psbt.parse().map_err(|error| malformed(format!("unreadable PSBT: {error}")))
+    psbt.parse().map_err(unreadable)
+}
+
+fn unreadable(error: impl std::fmt::Display) -> CallError {
+    malformed(format!("unreadable PSBT: {error}"))
+}
+
+/// A PSBT that names coins, for `unreserveinputs`.
+pub fn spending(coins: &[OutPoint]) -> Result<Psbt, bitcoin::psbt::Error> {
+    let input = |previous_output: &OutPoint| bitcoin::TxIn {
+        previous_output: *previous_output,
+        ..Default::default()
+    };
+    Psbt::from_unsigned_tx(Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: coins.iter().map(input).collect(),
+        output: vec![],
+    })
 }
 
 fn malformed(message: String) -> CallError {

@@ -107,13 +107,7 @@ impl Engine {
         let proposal = Arc::new(propose);
         d.event(
             factory.instance,
-            Signing {
-                attempt: factory.attempt,
-                proposal: stored,
-                ledger,
-                psbt: None,
-                salt: Some(ceremony.salt),
-            },
+            Signing { attempt: factory.attempt, proposal: stored, ledger, salt: Some(ceremony.salt) },
         );
         d.change(Change::Tree(factory.instance, tree.clone()));
         d.change(Change::Sign(

@@ -14,7 +14,7 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Scri
 use crate::wire::message::ChannelInFactory;
 
 use super::chain::own_clients;
-use super::event::{Event, Signing};
+use super::event::{Event, FundingReserved, Signing};
 pub use super::load_error::LoadError;
 pub(super) use super::load_error::inconsistent;
 use super::sale::Sales;
@@ -59,8 +59,8 @@ pub struct Factory {
     pub tree: Option<Arc<Tree>>,
     /// The current attempt's proposal.
     pub proposal: Option<Arc<Proposal>>,
-    /// L: the funding PSBT, base64.
-    pub psbt: Option<String>,
+    /// L: the current attempt's funding transaction, unsigned, once its inputs are reserved.
+    pub reserved: Option<Arc<FundingReserved>>,
     /// Finished signatures of the current attempt.
     pub signatures: BTreeMap<SessionId, [u8; 64]>,
     /// Channels that lightningd has committed.
@@ -138,7 +138,7 @@ impl Factory {
             accepted: false,
             tree: None,
             proposal: None,
-            psbt: None,
+            reserved: None,
             signatures: BTreeMap::new(),
             channels: BTreeMap::new(),
             checked: BTreeSet::new(),
@@ -252,8 +252,7 @@ impl Factory {
                 }
             }
             Event::FundingReserved(e) if e.attempt == self.attempt => {
-                let psbt = String::from_utf8(e.psbt.clone());
-                self.psbt = Some(psbt.map_err(|error| inconsistent("FundingReserved", error))?);
+                self.reserved = Some(Arc::new(e.clone()));
             }
             Event::FundingReserved(_) => {
                 return Err(inconsistent("FundingReserved", "it is of another attempt"));
@@ -306,11 +305,6 @@ impl Factory {
         self.tree = Some(tree);
         self.salt = event.salt;
         self.proposal = Some(Arc::new(event.proposal.clone()));
-        self.psbt = match event.psbt.clone().map(String::from_utf8) {
-            None => None,
-            Some(Ok(psbt)) => Some(psbt),
-            Some(Err(error)) => return Err(inconsistent("Signing", error)),
-        };
         self.phase = State::Signing;
         Ok(())
     }

@@ -295,8 +295,8 @@ pub enum Effect {
     },
     /// Give back the inputs of an aborted attempt.
     ReleaseFunding {
-        /// The PSBT, base64.
-        psbt: String,
+        /// What was reserved.
+        inputs: Vec<OutPoint>,
     },
     /// `fundchannel_start`. Answered by [`Input::ChannelStarted`]. Effects on one peer's channels
     /// are carried out in order.
@@ -370,8 +370,10 @@ pub enum Effect {
     SendFunding {
         /// Of which factory.
         instance: InstanceId,
-        /// The PSBT, base64.
-        psbt: String,
+        /// The transaction, unsigned.
+        tx: Transaction,
+        /// What its inputs spend, in their order.
+        prevouts: Vec<TxOut>,
     },
     /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
     /// [`Input::Published`].

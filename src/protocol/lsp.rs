@@ -9,7 +9,7 @@ use crate::tx::layout::Layout;
 use crate::tx::musig::PubNonce;
 use crate::tx::scripts::{is_payout, key_script};
 use crate::tx::tree::funding_key;
-use crate::types::{ChannelId, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PROTOCOL_ID, ScriptBuf, Transaction};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
 use super::Engine;
@@ -258,7 +258,7 @@ impl Engine {
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             if let Ok(funding) = result {
-                d.effect(Effect::ReleaseFunding { psbt: funding.psbt });
+                d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
             }
             return;
         };
@@ -268,8 +268,15 @@ impl Engine {
                 return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
             }
         };
+        // What can't be read again is never stored.
+        let known = funding.prevouts.len() == funding.tx.input.len();
+        if !known || funding.prevouts.iter().any(|prevout| prevout.value > Amount::MAX_MONEY) {
+            d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
+            return self.give_up(d, factory, "the wallet doesn't say what its inputs are worth");
+        }
         // So that a restart knows what to give back.
-        d.event(instance, FundingReserved { attempt, psbt: funding.psbt.clone().into_bytes() });
+        let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
+        d.event(instance, FundingReserved { attempt, tx, prevouts });
         d.change(Change::Funding(instance, funding.clone()));
         if ceremony.scripts.len() == factory.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
@@ -496,9 +503,8 @@ impl Engine {
                 d.effect(Effect::CancelChannel { peer: *node });
             }
         }
-        let prepared = ceremony.and_then(|ceremony| ceremony.funding.as_ref()).map(|funding| &funding.psbt);
-        if let Some(psbt) = factory.psbt.as_ref().or(prepared) {
-            d.effect(Effect::ReleaseFunding { psbt: psbt.clone() });
+        if let Some(reserved) = &factory.reserved {
+            d.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
         }
     }
 
@@ -531,6 +537,10 @@ impl Engine {
 }
 
 /// The answer to who resumes what is over: about the attempt that it knows.
+fn inputs(tx: &Transaction) -> Vec<OutPoint> {
+    tx.input.iter().map(|input| input.previous_output).collect()
+}
+
 fn over(resume: &Resume, reason: &str) -> Abort {
     let (instance, attempt) = (resume.instance, resume.attempt);
     Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }

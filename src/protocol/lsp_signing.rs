@@ -119,16 +119,7 @@ impl Engine {
             return self.give_up(d, factory, "the transcript can't be hashed");
         };
 
-        d.event(
-            factory.instance,
-            Signing {
-                attempt: factory.attempt,
-                proposal: stored,
-                ledger,
-                psbt: Some(funding.psbt.clone().into_bytes()),
-                salt: None,
-            },
-        );
+        d.event(factory.instance, Signing { attempt: factory.attempt, proposal: stored, ledger, salt: None });
         d.change(Change::Tree(factory.instance, tree.clone()));
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         for (client, node) in (0u32..).zip(&factory.clients) {
@@ -411,8 +402,9 @@ impl Engine {
     }
 
     pub(super) fn send_funding(&self, d: &mut Draft<'_>, factory: &Factory) {
-        if let Some(psbt) = &factory.psbt {
-            d.effect(Effect::SendFunding { instance: factory.instance, psbt: psbt.clone() });
+        if let Some(reserved) = &factory.reserved {
+            let (tx, prevouts) = (reserved.tx.clone(), reserved.prevouts.clone());
+            d.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts });
         }
     }
 

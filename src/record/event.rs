@@ -2,6 +2,8 @@
 //!
 //! A record holds the events of one step of one factory, so that they become durable together.
 
+use bitcoin::TxOut;
+
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, Role, SessionId};
 use crate::types::{
@@ -105,10 +107,8 @@ tlv_struct! {
         pub proposal: Proposal => 2,
         /// What is about to be signed.
         pub ledger: Vec<LedgerEntry> => 4,
-        /// L: the funding PSBT, base64; bytes, since text is cut off at 65,535 of them.
-        pub psbt: Option<Vec<u8>> => 6,
         /// Client: what its key was derived with.
-        pub salt: Option<[u8; 32]> => 8,
+        pub salt: Option<[u8; 32]> => 6,
     }
 }
 
@@ -218,8 +218,10 @@ tlv_struct! {
     pub struct FundingReserved {
         /// For which attempt.
         pub attempt: u32 => 0,
-        /// The funding PSBT, base64.
-        pub psbt: Vec<u8> => 2,
+        /// The funding transaction, unsigned.
+        pub tx: Transaction => 2,
+        /// What its inputs spend, in their order.
+        pub prevouts: Vec<TxOut> => 4,
     }
 }
 

@@ -62,7 +62,12 @@ fn one(out: &mut String, factory: &Factory) {
         ("left_out", list(left_out)),
         ("accepted", factory.accepted.to_string()),
         ("funding", list(factory.funding())),
-        ("psbt", factory.psbt.as_ref().map_or(0, String::len).to_string()),
+        (
+            "reserved",
+            factory.reserved.as_ref().map_or_else(String::new, |reserved| {
+                format!("{} {}", reserved.tx.compute_txid(), reserved.prevouts.len())
+            }),
+        ),
         ("signatures", format!("{} {}", factory.signatures.len(), hash(factory.signatures.values()))),
         (
             "transactions",

@@ -110,14 +110,7 @@ pub fn samples() -> Vec<Event> {
         .into(),
         Accepted {}.into(),
         Declined { reason: "too dear".into() }.into(),
-        Signing {
-            attempt: 1,
-            proposal: proposal(),
-            ledger: ledger(),
-            psbt: Some(b"cHNidP8=".to_vec()),
-            salt: Some([6; 32]),
-        }
-        .into(),
+        Signing { attempt: 1, proposal: proposal(), ledger: ledger(), salt: Some([6; 32]) }.into(),
         Signed { signatures: vec![[0x41; 64], [0x42; 64]] }.into(),
         AllStored {}.into(),
         ChannelCommitted { client: 1, channel_id }.into(),
@@ -135,7 +128,12 @@ pub fn samples() -> Vec<Event> {
         Aborted { reason: "never mind".into() }.into(),
         Forgotten { reason: "nothing was signed".into() }.into(),
         OpenAccepted { attempt: 1 }.into(),
-        FundingReserved { attempt: 1, psbt: b"cHNidP8=".to_vec() }.into(),
+        FundingReserved {
+            attempt: 1,
+            tx: proposal().funding_tx,
+            prevouts: vec![TxOut { value: sat(150_000), script_pubkey: script(9) }],
+        }
+        .into(),
         EvictionStarted { height: 4_000, reason: "the timeout".into(), clients: vec![1] }.into(),
         StockPayout { script: script(6) }.into(),
         ChannelResolved { client: 2 }.into(),

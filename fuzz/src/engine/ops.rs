@@ -1,6 +1,6 @@
 //! What one byte does, and what it asks of the bytes after it.
 
-use bitcoin::Witness;
+use bitcoin::{TxOut, Witness};
 use cln_factory::protocol::fees::{FeeNews, Feerates, Refused, Report, Trouble};
 use cln_factory::protocol::{
     CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
@@ -288,7 +288,12 @@ fn misleading(world: &mut World, at: usize, input: &mut Bytes<'_>) {
         0 => {
             let tx = Transaction::decoded(bytes).ok().or_else(some_tx);
             let Some(tx) = tx else { return };
-            let prepared = PreparedFunding { psbt: "psbt".repeat(50_000), tx, vout: input.byte().into() };
+            let prevout = TxOut {
+                value: Amount::from_sat(u64::from_be_bytes(input.array())),
+                script_pubkey: ScriptBuf::new(),
+            };
+            let prevouts = vec![prevout; tx.input.len()];
+            let prepared = PreparedFunding { tx, prevouts, vout: input.byte().into() };
             Input::FundingPrepared { instance, attempt, result: Ok(prepared) }
         }
         1 => Input::PayoutReady { instance, attempt, result: Ok(ScriptBuf::from_bytes(bytes.to_vec())) },

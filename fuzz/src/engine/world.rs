@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::absolute::LockTime;
-use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
@@ -237,7 +236,9 @@ impl World {
             }
             Effect::PrepareFunding { instance, attempt, script, amount } => {
                 let tx = funding(instance, attempt, TxOut { value: amount, script_pubkey: script });
-                let prepared = PreparedFunding { psbt: serialize_hex(&tx), tx, vout: 0 };
+                let prevout = TxOut { value: amount, script_pubkey: ScriptBuf::new() };
+                let prevouts = vec![prevout; tx.input.len()];
+                let prepared = PreparedFunding { prevouts, tx, vout: 0 };
                 self.later(at, Input::FundingPrepared { instance, attempt, result: Ok(prepared) });
             }
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
@@ -270,11 +271,7 @@ impl World {
             Effect::CheckUnspent { instance, attempt, height, .. } => {
                 self.later(at, Input::Unspent { instance, attempt, height, result: Ok(true) });
             }
-            Effect::SendFunding { psbt, .. } => {
-                if let Ok(tx) = deserialize_hex::<Transaction>(&psbt) {
-                    self.broadcast(tx);
-                }
-            }
+            Effect::SendFunding { tx, .. } => self.broadcast(tx),
             Effect::Broadcast { tx, .. } => self.broadcast(tx),
             Effect::MakeInvoice { instance, label, amount_msat, .. } => {
                 let hash = sha256::Hash::hash(label.as_bytes()).to_byte_array();

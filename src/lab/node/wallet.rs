@@ -1,6 +1,5 @@
 //! The wallet: coins of single keys, reservations, the funding transaction.
 
-use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 use bitcoin::hashes::{Hash, hash160};
 use bitcoin::sighash::{EcdsaSighashType, Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
@@ -46,6 +45,7 @@ impl Lightningd {
         amount: Amount,
     ) -> Result<PreparedFunding, LabError> {
         let mut inputs: Vec<OutPoint> = Vec::new();
+        let mut prevouts = Vec::new();
         let mut total = Amount::ZERO;
         let mut needed = amount + Amount::from_sat(BASE_VBYTES * FEERATE);
         for (outpoint, coin) in chain.coins() {
@@ -54,6 +54,7 @@ impl Lightningd {
                 continue;
             }
             inputs.push(*outpoint);
+            prevouts.push(coin.output.clone());
             total += coin.output.value;
             needed += Amount::from_sat(INPUT_VBYTES * FEERATE);
             if total >= needed {
@@ -78,15 +79,13 @@ impl Lightningd {
             input: inputs.into_iter().map(unsigned).collect(),
             output,
         };
-        Ok(PreparedFunding { psbt: serialize_hex(&tx), tx, vout })
+        Ok(PreparedFunding { tx, prevouts, vout })
     }
 
     /// Gives reserved coins back.
-    pub fn release_funding(&mut self, psbt: &str) {
-        if let Ok(tx) = deserialize_hex::<Transaction>(psbt) {
-            for input in &tx.input {
-                self.reserved.remove(&input.previous_output);
-            }
+    pub fn release_funding(&mut self, inputs: &[OutPoint]) {
+        for input in inputs {
+            self.reserved.remove(input);
         }
     }
 
@@ -94,8 +93,7 @@ impl Lightningd {
     ///
     /// # Errors
     /// When an input is not the wallet's, or the chain refuses.
-    pub fn send_funding(&self, chain: &mut Chain, psbt: &str) -> Result<Txid, LabError> {
-        let tx: Transaction = deserialize_hex(psbt).map_err(error)?;
+    pub fn send_funding(&self, chain: &mut Chain, tx: Transaction) -> Result<Txid, LabError> {
         let txid = tx.compute_txid();
         let waiting = chain.mempool().iter().any(|other| other.compute_txid() == txid);
         if waiting || chain.confirmed(txid).is_some() {

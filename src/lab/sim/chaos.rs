@@ -7,7 +7,7 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 use crate::lab::world::{Fate, LSP, Outgoing};
 use crate::protocol::event::Event;
 use crate::protocol::{Engine, Input, Role, State};
-use crate::types::{Height, InstanceId};
+use crate::types::{Height, InstanceId, Transaction};
 use crate::wire::message::Message;
 
 use super::coverage::Coverage;
@@ -80,8 +80,8 @@ pub struct Chaos {
     pub planned: Option<(usize, &'static str, Commit)>,
     /// Members that crash at their next commit.
     pub crash_again: BTreeSet<usize>,
-    /// PSBTs of the operator's attempts.
-    pub psbts: Vec<String>,
+    /// Funding transactions of the operator's attempts, unsigned.
+    pub fundings: Vec<Transaction>,
     /// Messages that were sent, for whoever repeats them.
     pub heard: Vec<Outgoing>,
     muted: BTreeSet<usize>,
@@ -99,7 +99,7 @@ impl Chaos {
             stalled: BTreeMap::new(),
             planned: None,
             crash_again: BTreeSet::new(),
-            psbts: vec![],
+            fundings: vec![],
             heard: vec![],
             muted: BTreeSet::new(),
         }
@@ -138,10 +138,8 @@ impl Chaos {
         let events = || events.iter().flat_map(|(_, events)| events);
         let names = || events().map(Event::name).collect::<Vec<_>>().join("+");
         for event in events() {
-            if let (LSP, Event::Signing(signing)) = (at, event)
-                && let Some(psbt) = signing.psbt.clone().and_then(|psbt| String::from_utf8(psbt).ok())
-            {
-                self.psbts.push(psbt);
+            if let (LSP, Event::Signing(signing)) = (at, event) {
+                self.fundings.push(signing.funding_tx().clone());
             }
         }
         let text = || format!("member {at} at {}", names());

@@ -1,7 +1,5 @@
 //! Who is not what it should be: liars, the silent, an operator that goes away.
 
-use bitcoin::Transaction;
-
 use crate::lab::world::LSP;
 use crate::protocol::event::Event;
 
@@ -163,13 +161,12 @@ impl Run {
     /// A dishonest operator's doings on the chain; true once it has done it.
     pub(super) fn act(&mut self, kind: Kind) -> bool {
         let Some(chaos) = &self.world.chaos else { return true };
-        let Some(psbt) = chaos.psbts.first().cloned() else { return false };
-        let Ok(tx) = bitcoin::consensus::encode::deserialize_hex::<Transaction>(&psbt) else { return true };
+        let Some(tx) = chaos.fundings.first().cloned() else { return false };
         match kind {
             Kind::OldFunding => {
                 let lightningd = &self.world.members[LSP].lightningd;
                 // The chain may not take it: then it has done what it could.
-                let _ = lightningd.send_funding(&mut self.world.chain, &psbt);
+                let _ = lightningd.send_funding(&mut self.world.chain, tx);
             }
             _ => {
                 if let Some(input) = tx.input.first() {

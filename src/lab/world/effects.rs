@@ -27,7 +27,7 @@ impl World {
                     .map_err(|error| error.to_string());
                 self.answer(at, Input::FundingPrepared { instance, attempt, result });
             }
-            Effect::ReleaseFunding { psbt } => self.members[at].lightningd.release_funding(&psbt),
+            Effect::ReleaseFunding { inputs } => self.members[at].lightningd.release_funding(&inputs),
             Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
                 let result = self.start_channel(at, peer, capacity, push_msat)?;
                 let result = result.map_err(|error| self.open_failure(at, peer, error));
@@ -54,9 +54,9 @@ impl World {
                 let result = Ok(here && self.chain.waiting_spender(outpoint).is_none());
                 self.answer(at, Input::Unspent { instance, attempt, height, result });
             }
-            Effect::SendFunding { instance, psbt } => {
+            Effect::SendFunding { instance, tx, .. } => {
                 self.judge_funding(at, instance);
-                let sent = self.members[at].lightningd.send_funding(&mut self.chain, &psbt);
+                let sent = self.members[at].lightningd.send_funding(&mut self.chain, tx);
                 if let Err(error) = sent {
                     self.members[at].log.push((crate::protocol::Level::Unusual, error.to_string()));
                 }

@@ -30,7 +30,7 @@ impl Factory {
         self.attempt = attempt;
         self.tree = None;
         self.proposal = None;
-        self.psbt = None;
+        self.reserved = None;
         self.signatures.clear();
         self.channels.clear();
         self.checked.clear();

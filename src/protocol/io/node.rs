@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bitcoin::BlockHash;
+use bitcoin::{BlockHash, TxOut};
 
 use crate::types::{Amount, ChannelId, Height, NodeId, PaymentHash, PaymentSecret, Transaction};
 use crate::wire::message::ChannelInFactory;
@@ -99,10 +99,10 @@ pub struct OpenChannel {
 /// A funding transaction whose inputs lightningd's wallet has reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedFunding {
-    /// The PSBT, base64 (version 0), unsigned.
-    pub psbt: String,
-    /// Its transaction: native segwit inputs only, so that the txid is final.
+    /// Unsigned; native segwit inputs only, so that the txid is final.
     pub tx: Transaction,
+    /// What its inputs spend, in their order: with it the wallet can sign.
+    pub prevouts: Vec<TxOut>,
     /// Index of the factory's output.
     pub vout: u32,
 }

@@ -1,7 +1,7 @@
 //! The types that the bitcoin crates define.
 
-use bitcoin::SignedAmount;
 use bitcoin::hashes::Hash;
+use bitcoin::{SignedAmount, TxOut};
 
 use super::{Codec, DecodeError, Fault, Reader, write_counted};
 use crate::tx::musig::{PublicKey, XOnlyPublicKey};
@@ -69,6 +69,18 @@ impl Codec for Transaction {
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         bitcoin::consensus::deserialize(r.take_counted()?).map_err(|_| Fault::BadTransaction.into())
+    }
+}
+
+/// The amount, and the script.
+impl Codec for TxOut {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.value.write(out);
+        self.script_pubkey.write(out);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(TxOut { value: r.field("value")?, script_pubkey: r.field("script_pubkey")? })
     }
 }
 
