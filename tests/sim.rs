@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo test --test sim
-//! RUSTFLAGS='--cfg modelled_signatures' CARGO_TARGET_DIR=target/fast cargo test -p cln-factory --features planted-bugs --test sim
+//! RUSTFLAGS='--cfg modelled_signatures' CARGO_TARGET_DIR=target/fast cargo test -p cln-factory --test sim
+//! planted/run --do cargo test -p cln-factory --test sim     # with planted bugs too
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test")]
@@ -112,8 +113,8 @@ fn only_what_is_allowed_happens() {
 }
 
 /// The judge can fail: in fast mode every planted bug is found, in real mode three of them quickly. All
-/// of them there: `factory-sim --planted`.
-#[cfg(feature = "planted-bugs")]
+/// of them there: `planted/run --real`.
+#[cfg(planted_bugs)]
 #[test]
 fn planted_bugs_are_found() {
     use cln_factory::planted::{Bug, plant};

@@ -29,7 +29,7 @@ factory-sim: the real engine of every member in one process, with random faults 
   --trace            print what happens, line by line
   --coverage         print every transition and commit that was reached
   --list-faults      names, usual rates, meanings
-  --planted [NAME]   plant bugs and look for them (build with --features planted-bugs)
+  --planted [NAME]   plant bugs and look for them: where planted/run has built this
 ";
 
 #[cfg(not(modelled_signatures))]
@@ -49,7 +49,7 @@ struct Arguments {
     jobs: usize,
     options: Options,
     coverage: bool,
-    #[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))] // Read where there are bugs to plant.
+    #[cfg_attr(not(planted_bugs), allow(dead_code))] // Read where there are bugs to plant.
     planted: Option<Option<String>>,
 }
 
@@ -206,14 +206,14 @@ fn report(options: &Options, outcome: &Outcome) {
     );
 }
 
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(planted_bugs))]
 fn planted(_arguments: &Arguments) -> ExitCode {
-    eprintln!("factory-sim: there are no bugs in this build to find: use --features planted-bugs");
+    eprintln!("factory-sim: there are no bugs in this build to find: planted/run makes one that has some");
     ExitCode::from(2)
 }
 
 /// Each bug until it is found.
-#[cfg(feature = "planted-bugs")]
+#[cfg(planted_bugs)]
 fn planted(arguments: &Arguments) -> ExitCode {
     use cln_factory::lab::sim::many::Found;
     use cln_factory::planted::{Bug, plant};
