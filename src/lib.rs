@@ -11,8 +11,6 @@ pub mod types;
 
 pub mod terms;
 
-pub mod planted;
-
 pub mod wire;
 
 pub mod tx;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo test --test sim
-//! cargo test -p cln-factory --features modelled-signatures,planted-bugs --test sim
+//! RUSTFLAGS='--cfg modelled_signatures' CARGO_TARGET_DIR=target/fast cargo test -p cln-factory --test sim
+//! planted/run --do cargo test -p cln-factory --test sim     # with planted bugs too
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test")]
@@ -16,7 +17,7 @@ use cln_factory::lab::sim::shrink::shrink;
 use cln_factory::lab::sim::{Options, play};
 
 /// Runs in fast mode for each in real mode.
-const SPEED: u64 = if cfg!(feature = "modelled-signatures") { 20 } else { 1 };
+const SPEED: u64 = if cfg!(modelled_signatures) { 20 } else { 1 };
 const RUNS: u64 = 110 * SPEED;
 
 fn options(seed: u64) -> Options {
@@ -32,7 +33,7 @@ fn runs(first: u64, count: u64) {
             "seed {seed}: {}\nwith these alone: {:#?}\nreplay: {} --runs 1 --seed {seed} --only {} --trace",
             found.outcome.violation.as_deref().unwrap_or_default(),
             shown.fired,
-            if SPEED > 1 { "factory-sim (built with modelled-signatures)" } else { "factory-sim" },
+            if SPEED > 1 { "factory-sim (built with --cfg modelled_signatures)" } else { "factory-sim" },
             if points.is_empty() { "-".into() } else { points.join(",") },
             seed = found.options.seed,
         );
@@ -112,8 +113,8 @@ fn only_what_is_allowed_happens() {
 }
 
 /// The judge can fail: in fast mode every planted bug is found, in real mode three of them quickly. All
-/// of them there: `factory-sim --planted`.
-#[cfg(feature = "planted-bugs")]
+/// of them there: `planted/run --real`.
+#[cfg(planted_bugs)]
 #[test]
 fn planted_bugs_are_found() {
     use cln_factory::planted::{Bug, plant};

@@ -9,7 +9,7 @@ use cln_factory::lab::sim::many::many;
 use cln_factory::lab::sim::shrink::shrink;
 use cln_factory::lab::sim::{Options, Outcome, play};
 
-#[cfg(feature = "modelled-signatures")]
+#[cfg(modelled_signatures)]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -21,7 +21,7 @@ factory-sim: the real engine of every member in one process, with random faults 
   --jobs N           threads (default 1); what comes out doesn't depend on it
   --clients N        clients of each run (default 4)
   --mode MODE        real: every signature and script check is real; fast: they are modelled, which
-                     takes a build with --features modelled-signatures (the mode is the build's)
+                     takes a build with RUSTFLAGS='--cfg modelled_signatures' (the mode is the build's)
   --fault NAME=RATE  how often a fault happens, from 0 to 1
   --no-fault NAME    never
   --no-faults        none at all; --fault after it switches single ones on
@@ -29,17 +29,17 @@ factory-sim: the real engine of every member in one process, with random faults 
   --trace            print what happens, line by line
   --coverage         print every transition and commit that was reached
   --list-faults      names, usual rates, meanings
-  --planted [NAME]   plant bugs and look for them (build with --features planted-bugs)
+  --planted [NAME]   plant bugs and look for them: where planted/run has built this
 ";
 
-#[cfg(not(feature = "modelled-signatures"))]
+#[cfg(not(modelled_signatures))]
 const MODE: &str = "real";
-#[cfg(not(feature = "modelled-signatures"))]
-const OTHER_MODE: &str = "for fast build it with --features modelled-signatures";
-#[cfg(feature = "modelled-signatures")]
+#[cfg(not(modelled_signatures))]
+const OTHER_MODE: &str = "for fast build it with RUSTFLAGS='--cfg modelled_signatures'";
+#[cfg(modelled_signatures)]
 const MODE: &str = "fast";
-#[cfg(feature = "modelled-signatures")]
-const OTHER_MODE: &str = "for real build it without --features modelled-signatures";
+#[cfg(modelled_signatures)]
+const OTHER_MODE: &str = "for real build it without --cfg modelled_signatures";
 
 /// Runs between two lines on stderr.
 const PROGRESS: u64 = 50_000;
@@ -49,7 +49,7 @@ struct Arguments {
     jobs: usize,
     options: Options,
     coverage: bool,
-    #[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))] // Read where there are bugs to plant.
+    #[cfg_attr(not(planted_bugs), allow(dead_code))] // Read where there are bugs to plant.
     planted: Option<Option<String>>,
 }
 
@@ -206,14 +206,14 @@ fn report(options: &Options, outcome: &Outcome) {
     );
 }
 
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(planted_bugs))]
 fn planted(_arguments: &Arguments) -> ExitCode {
-    eprintln!("factory-sim: there are no bugs in this build to find: use --features planted-bugs");
+    eprintln!("factory-sim: there are no bugs in this build to find: planted/run makes one that has some");
     ExitCode::from(2)
 }
 
 /// Each bug until it is found.
-#[cfg(feature = "planted-bugs")]
+#[cfg(planted_bugs)]
 fn planted(arguments: &Arguments) -> ExitCode {
     use cln_factory::lab::sim::many::Found;
     use cln_factory::planted::{Bug, plant};

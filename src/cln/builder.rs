@@ -29,9 +29,9 @@ const OUTPUT_BUFFER: usize = 64 * 1024;
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     anyhow::ensure!(
-        !cfg!(feature = "modelled-signatures"),
-        "cln-factory: this build's signatures are modelled (feature modelled-signatures): it is for \
-         factory-sim and must never handle money. Build it without that feature."
+        !cfg!(modelled_signatures),
+        "cln-factory: this build's signatures are modelled (--cfg modelled_signatures): it is for \
+         factory-sim and must never handle money. Build it without that flag."
     );
     let (outbox, undelivered) = Outbox::new();
     outbox.clone().install_logger();

@@ -11,7 +11,6 @@ mod story;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, SessionId};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
@@ -91,9 +90,7 @@ impl Engine {
             }
             self.evict_in_time(d, &mut after);
             leave_with_sales(d, &mut after);
-            if !planted(Bug::ExitOnce) {
-                self.publish(d, &after);
-            }
+            self.publish(d, &after);
             self.client_patience(d, &after);
             self.publish_funding(d, &after);
             check_again(d, &after);
@@ -121,9 +118,6 @@ impl Engine {
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
         d.change(Change::ReorgTip(height));
-        if planted(Bug::ReorgIgnored) {
-            return;
-        }
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
                 d.log(
@@ -237,7 +231,6 @@ fn check_again(d: &mut Draft<'_>, factory: &Factory) {
 
 /// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
 pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
-    let buried = if planted(Bug::ConflictNotBuried) { 1 } else { BURIED };
     factory.signed_for().iter().all(|(funding, inputs)| {
         inputs.iter().any(|input| {
             factory.spent.get(input).is_some_and(|spender| {
@@ -245,7 +238,7 @@ pub(super) fn is_dead(factory: &Factory, height: Height) -> bool {
                     && factory
                         .confirmed
                         .get(spender)
-                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= buried)
+                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= BURIED)
             })
         })
     })
@@ -316,7 +309,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();
-    let matured = height >= factory.terms.timeout_height && !planted(Bug::NoDistribution);
+    let matured = height >= factory.terms.timeout_height;
     if !(matured && factory.role != Role::Lsp) {
         wanted.extend(
             path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
@@ -350,7 +343,7 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     let Some(parent) = unspent(factory, session.outpoint) else {
         return false;
     };
-    let next = height.saturating_add(u32::from(!planted(Bug::ExitLate)));
+    let next = height.saturating_add(1);
     let locked = session.tx.lock_time.to_consensus_u32() >= next;
     let sequence = session.tx.input.first().map(|input| input.sequence);
     let early = sequence.and_then(|sequence| sequence.to_relative_lock_time()).is_some_and(|lock| {

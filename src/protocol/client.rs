@@ -1,7 +1,6 @@
 //! A client's side of a ceremony: invitations, joining, the channel's open, aborts. What is signed is
 //! in `client_signing`.
 
-use crate::planted::{Bug, nonce_seed, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::new_nonce;
@@ -195,8 +194,7 @@ impl Engine {
         let salt = d.rng.bytes32();
         let key = self.client_key(instance, attempt, &salt);
         let sessions = factory.layout.sessions(Some(index));
-        let (nonces, public) =
-            (0..sessions.len()).map(|n| new_nonce(nonce_seed(d.rng.bytes32(), n), &key)).unzip();
+        let (nonces, public) = (0..sessions.len()).map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
         d.change(Change::StartClient(
             instance,
@@ -372,7 +370,7 @@ impl Engine {
         });
         if matches!(factory.phase(), State::Aborted | State::Declined)
             && !suspect
-            && (is_dead(factory, d.height) || planted(Bug::ForgetSigned))
+            && is_dead(factory, d.height)
         {
             d.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
         } else if let (State::Storing, Some((channel_id, check))) = (factory.phase(), check_channel(factory))
@@ -436,7 +434,7 @@ fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
 
 fn is_forgettable(factory: &Factory) -> bool {
     matches!(factory.phase(), State::Aborted | State::Declined)
-        && (factory.signed_for().is_empty() || planted(Bug::ForgetSigned))
+        && factory.signed_for().is_empty()
         && factory.opens_accepted().is_empty()
 }
 

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::musig::verify_alone;
@@ -87,9 +86,7 @@ impl Engine {
         tree: Arc<Tree>,
     ) -> Result<(), Fault> {
         let ledger = ledger_entries(tree.sessions());
-        if !planted(Bug::SignTwice) {
-            self.ledger.check(&ledger).map_err(Fault::peer)?;
-        }
+        self.ledger.check(&ledger).map_err(Fault::peer)?;
 
         let stored = Proposal::from(&propose);
         let agg_nonces = by_session(&tree, &propose.nonces);
@@ -137,7 +134,7 @@ impl Engine {
     ) -> Result<Tree, Fault> {
         let place = usize::try_from(index).map_err(Fault::peer)?;
         let own = (ceremony.join.factory_key, ceremony.join.payout.clone());
-        if propose.clients.get(place) != Some(&own) && !planted(Bug::ForeignKey) {
+        if propose.clients.get(place) != Some(&own) {
             return Err(Fault::peer("our place has another key or payout script than we sent"));
         }
         let stored = Proposal::from(propose);
@@ -151,7 +148,7 @@ impl Engine {
             ));
         }
         let foreign = propose.channel_scripts.iter().any(|(_, script)| !script.is_p2wsh());
-        if foreign && !planted(Bug::SiblingScript) {
+        if foreign {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
         let tree = build_tree(&factory.layout, factory.scope(), &stored, None).map_err(Fault::peer)?;
@@ -201,7 +198,7 @@ impl Engine {
         for (session, signature) in tree.sessions().iter().zip(&ready.signatures) {
             let key = tree.output_key(session.id.coin).ok_or_else(|| Fault::peer("a coin has no key"))?;
             let valid = verify_alone(signature, &session.sighash, &key);
-            if !valid && !planted(Bug::UnverifiedSignature) {
+            if !valid {
                 return Err(Fault::peer(format!(
                     "the signature of {} doesn't verify",
                     super::chain::name(factory, session.id)
@@ -257,7 +254,6 @@ impl Engine {
                 d.log(Level::Unusual, format!("{instance}: {text}"));
                 return;
             }
-            Err(CheckFailure::Mismatch(_)) if planted(Bug::UncheckedChannel) => None,
             Err(failure) => self.unchecked(d, instance, "the leaf", failure),
         };
         match failure {

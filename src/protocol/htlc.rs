@@ -1,6 +1,5 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
-use crate::planted::{Bug, planted};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
@@ -101,11 +100,10 @@ pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
 
 fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Failure) -> Option<Verdict> {
     let fail = |failure, reason| Some(Verdict::Fail { failure, reason });
-    if let (Err(why), false) = (&policy.usable, planted(Bug::HtlcUnusable)) {
+    if let Err(why) = &policy.usable {
         return fail(unusable, format!("factory {}: {why}", policy.instance));
     }
     let earliest = height.saturating_add(u32::from(policy.blocks_early)).saturating_add(1);
-    let earliest = earliest.saturating_sub(u32::from(planted(Bug::HtlcMargin)));
     if expiry < earliest {
         return fail(
             Failure::ExpiryTooSoon,
@@ -115,7 +113,7 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
             ),
         );
     }
-    if expiry > policy.safe_end && !planted(Bug::HtlcTooLong) {
+    if expiry > policy.safe_end {
         return fail(
             Failure::ExpiryTooFar,
             format!(
@@ -130,8 +128,7 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
 /// The policies of channels that were bought, or are being opened for a sale (S18).
 fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |sale: &Sale, usable| {
-        let number = if planted(Bug::SaleMargin) { 0 } else { sale.number };
-        let blocks_early = factory.sale_blocks_early(sale.buyer, number);
+        let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
         let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
         let client = factory.node_of(sale.buyer);
         let policy = ChannelPolicy { instance: factory.instance, client, usable, blocks_early, safe_end };

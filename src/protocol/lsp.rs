@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::planted::{Bug, planted};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::musig::PubNonce;
@@ -374,7 +373,7 @@ impl Engine {
             let Some(factory) = self.factories.get(instance) else {
                 continue;
             };
-            if d.now < ceremony.deadline || planted(Bug::NoDeadline) {
+            if d.now < ceremony.deadline {
                 continue;
             }
             let silent = silent(factory, ceremony);
@@ -396,7 +395,7 @@ impl Engine {
             }
             State::Opening => self.resume_completing(d, factory, channels),
             State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
-            State::Aborted if factory.signed_for().is_empty() || planted(Bug::ForgetSigned) => {
+            State::Aborted if factory.signed_for().is_empty() => {
                 d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
             }
             _ => {}

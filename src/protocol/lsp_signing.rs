@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
@@ -257,8 +256,6 @@ impl Engine {
                 continue;
             };
             if round.verify(agg, join.factory_key, nonce, partial).is_err() {
-                let first = factory.clients.first().copied();
-                let node = first.filter(|_| planted(Bug::WrongBlame)).unwrap_or(node);
                 let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
                 return self.restart(d, factory, &[node], &reason);
             }
@@ -280,11 +277,6 @@ impl Engine {
         }
         d.change(Change::Stored(instance, client));
         if ceremony.stored.len().saturating_add(1) < factory.clients.len() {
-            if planted(Bug::FundingBeforeStored)
-                && ceremony.stored.len().saturating_add(2) == factory.clients.len()
-            {
-                self.send_funding(d, factory);
-            }
             return Ok(());
         }
         // Everybody can leave by itself now. Only from here on may a channel be committed to.
@@ -388,8 +380,7 @@ impl Engine {
             return Err(Fault::peer("it checked another channel"));
         }
         d.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
-        let early = usize::from(planted(Bug::FundingBeforeChecked));
-        if factory.checked.len().saturating_add(1).saturating_add(early) == factory.clients.len() {
+        if factory.checked.len().saturating_add(1) == factory.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
             d.event(factory.instance, FundingReleased { height: d.height });
             d.change(Change::End(factory.instance));

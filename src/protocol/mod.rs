@@ -35,7 +35,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
-use crate::planted::{Bug, planted};
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, MasterSecret};
 use crate::types::{Height, InstanceId, Millis, NodeId};
@@ -80,13 +79,7 @@ impl Folded {
     ) -> Result<Self, LoadError> {
         let (mut factory, mut ledger) = (before, Vec::new());
         for event in records.into_iter().flatten() {
-            let of_sale = planted(Bug::SaleForgotten) && matches!(event, Event::SaleSigning(_));
-            if !planted(Bug::LedgerForgotten) && !of_sale {
-                ledger.extend_from_slice(event.ledger());
-            }
-            if planted(Bug::ExitForgotten) && matches!(event, Event::ExitStarted(_)) {
-                continue;
-            }
+            ledger.extend_from_slice(event.ledger());
             match &mut factory {
                 None => factory = Some(Factory::begin(instance, &event)?),
                 Some(factory) => factory.apply(&event, None)?,
@@ -420,15 +413,11 @@ impl Engine {
 
     /// L's key in an attempt. A client's is salted at every join (S9).
     fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
-        let same = planted(Bug::NonceReused) || planted(Bug::SignTwice);
-        FactoryKey::derive(&self.master, instance, if same { 1 } else { attempt })
+        FactoryKey::derive(&self.master, instance, attempt)
     }
 
     /// A client's key: another one at every join, since the salt is fresh (S9).
     fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
-        if planted(Bug::NonceReused) || planted(Bug::SignTwice) {
-            return self.factory_key(instance, 1);
-        }
         FactoryKey::derive_salted(&self.master, instance, attempt, salt)
     }
 

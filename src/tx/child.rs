@@ -11,7 +11,6 @@ use bitcoin::{
 
 use super::layout::{fee, vbytes};
 use super::scripts::{ANCHOR_VALUE, DUST, anchor_script};
-use crate::planted::{Bug, planted};
 
 /// Largest child of an unconfirmed version 3 transaction, weight units (BIP-431: 1,000 vB).
 pub const MAX_CHILD_WEIGHT: u64 = 4_000;
@@ -116,9 +115,6 @@ impl Bump {
     fn pays(&self, weight: u64, least: Least) -> Result<Amount, NoChild> {
         let least = least.of(weight);
         let needed = self.needed(weight).unwrap_or(Amount::MAX_MONEY).max(least);
-        if planted(Bug::CapIgnored) {
-            return Ok(needed);
-        }
         let least = least.max(fee(weight, MIN_FEERATE).unwrap_or(Amount::MAX_MONEY));
         if least > self.max_fee {
             return Err(NoChild::NotWorth { fee: least, max: self.max_fee });
@@ -135,9 +131,6 @@ impl Bump {
     /// Whether a child that is out already is good enough: one that pays more has to pay for its own
     /// relay too, or nodes refuse it (BIP-125 rule 4).
     pub fn is_served_by(&self, old: &Child) -> bool {
-        if planted(Bug::ChildNeverReplaced) {
-            return true;
-        }
         let wanted = self.needed(old.weight).unwrap_or(Amount::MAX_MONEY).min(self.max_fee);
         wanted < beat(old.fee, old.weight)
     }
@@ -298,9 +291,6 @@ impl Children {
     /// Children whose parents no longer wait: their coins are to be given back, unless the child spends
     /// them.
     pub fn ended(&self, waiting: &BTreeSet<Txid>) -> Vec<Txid> {
-        if planted(Bug::ReservationLeaked) {
-            return vec![];
-        }
         self.out.keys().copied().filter(|parent| !waiting.contains(parent)).collect()
     }
 

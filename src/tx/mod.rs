@@ -13,10 +13,10 @@
 
 pub mod child;
 pub mod layout;
-#[cfg(feature = "modelled-signatures")]
+#[cfg(modelled_signatures)]
 #[path = "modelled/mod.rs"]
 pub mod musig;
-#[cfg(not(feature = "modelled-signatures"))]
+#[cfg(not(modelled_signatures))]
 pub mod musig;
 pub mod plan;
 pub mod sale;

@@ -24,7 +24,6 @@ pub use roster::{Member, Roster, funding_key, funding_script};
 use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
 use super::musig::{KeyAgg, PublicKey, XOnlyPublicKey};
 use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 
 /// Whose part of the tree is built.
@@ -338,9 +337,6 @@ pub(super) fn distribution_to(
     for (client, value) in outputs {
         output.push(TxOut { value: *value, script_pubkey: roster.payout(*client)? });
     }
-    if planted(Bug::DistributionOmitsOne) {
-        output.pop();
-    }
     output.push(TxOut { value: ANCHOR_VALUE, script_pubkey: anchor_script() });
     // The layout refuses timeouts that nLockTime would read as a time.
     let timeout = LockTime::from_consensus(layout.terms().timeout_height);
@@ -380,7 +376,7 @@ fn channel_script(
     client: ClientIndex,
 ) -> Result<ScriptBuf, TreeError> {
     let script = scripts.get(&client).ok_or(TreeError::NoChannelScript { client })?;
-    if !script.is_p2wsh() && !planted(Bug::SiblingScript) {
+    if !script.is_p2wsh() {
         return Err(TreeError::ChannelScript { client });
     }
     Ok(script.clone())

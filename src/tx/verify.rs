@@ -3,9 +3,9 @@
 //! Scripts and signatures are judged by Bitcoin Core's own interpreter; amounts, timelocks and
 //! connections by plain code here that reads the transactions and compares them with the layout.
 
-#[cfg(not(feature = "modelled-signatures"))]
+#[cfg(not(modelled_signatures))]
 mod consensus;
-#[cfg(feature = "modelled-signatures")]
+#[cfg(modelled_signatures)]
 #[path = "verify/modelled.rs"]
 mod consensus;
 

@@ -2,7 +2,7 @@
 
 use crate::tx::musig::XOnlyPublicKey;
 
-#[cfg(not(feature = "modelled-signatures"))]
+#[cfg(not(modelled_signatures))]
 mod made {
     use bitcoin::ecdsa::Signature;
     use bitcoin::key::{TapTweak, UntweakedKeypair};
@@ -48,7 +48,7 @@ mod made {
     }
 }
 
-#[cfg(feature = "modelled-signatures")]
+#[cfg(modelled_signatures)]
 mod made {
     use super::XOnlyPublicKey;
     use crate::tx::musig::{FactoryKey, sign_alone};

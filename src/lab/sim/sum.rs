@@ -70,7 +70,7 @@ impl fmt::Display for Sum {
         writeln!(f, "blocks            {}", self.blocks)?;
         writeln!(f, "htlcs             {} tried, {} moved", self.htlcs.0, self.htlcs.1)?;
         writeln!(f, "sales             {} asked for, {} signed", self.sales.0, self.sales.1)?;
-        let modelled = if cfg!(feature = "modelled-signatures") { " (modelled)" } else { "" };
+        let modelled = if cfg!(modelled_signatures) { " (modelled)" } else { "" };
         writeln!(f, "consensus checks  {}{modelled}", self.checks)?;
         let faults: Vec<String> =
             self.faults.iter().map(|(kind, count)| format!("{} {count}", kind.name())).collect();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::lab::sim::chaos::Commit;
 use crate::lab::{LabError, error};
-use crate::planted::{Bug, planted};
 use crate::protocol::Input;
 use crate::protocol::event::{Event, decode_record};
 use crate::types::InstanceId;
@@ -56,21 +55,15 @@ impl World {
         }
         let step = engine.handle(input, now, height, &mut member.rng);
         let durable = !step.events.is_empty();
-        let hasty = durable && planted(Bug::SendBeforeStore);
-        if durable && !hasty {
-            let fed = self.commit(at, &step.events)?;
-            let ignored = planted(Bug::AppliedUnstored) && fed == Some(Fed::StoreFailed);
-            if let Some(fed) = fed.filter(|_| !ignored) {
-                return Ok(fed);
-            }
+        if durable && let Some(fed) = self.commit(at, &step.events)? {
+            return Ok(fed);
         }
         let answer = step.answer.clone();
-        let late = if hasty { step.events.clone() } else { vec![] };
         let Some(engine) = &mut self.members[at].engine else {
             return Ok(Fed::Down);
         };
         let effects = engine.apply(step);
-        if durable && self.check_recovery && !hasty {
+        if durable && self.check_recovery {
             self.judge_recovery(at);
         }
         for effect in effects {
@@ -86,9 +79,6 @@ impl World {
             if self.members[at].engine.is_none() {
                 return Ok(Fed::Crashed);
             }
-        }
-        if hasty && let Some(fed) = self.commit(at, &late)? {
-            return Ok(fed);
         }
         match self.judge.violations.first() {
             Some(violation) => Err(error(violation)),

@@ -2,7 +2,6 @@
 
 use bitcoin::TxOut;
 
-use crate::planted::{Bug, planted};
 use crate::protocol::factory::Factory;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Output, Role as SpendRole, SessionId};
@@ -147,9 +146,7 @@ fn follow(
             }
             Part::Final(purpose) => (purpose, output.value),
         };
-        if purpose != Purpose::Anchor || !planted(Bug::AnchorsUncounted) {
-            statement.push(purpose, txid, Some(vout), amount);
-        }
+        statement.push(purpose, txid, Some(vout), amount);
     }
     statement.push(Purpose::Fee(name(factory, session.id)), txid, None, left);
     Ok(())

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::planted::{Bug, planted};
 use crate::protocol::Engine;
 use crate::protocol::ceremony::Change;
 use crate::protocol::draft::Draft;
@@ -76,7 +75,7 @@ impl Engine {
         d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
             let late = late(d, factory, htlcs);
-            if !late.is_empty() && !planted(Bug::HtlcExpires) {
+            if !late.is_empty() {
                 let reason = "an HTLC was not settled in time";
                 self.start_exit(d, factory, late.into_iter().collect(), reason);
             }

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::planted::{Bug, planted};
 use crate::protocol::Engine;
 use crate::protocol::draft::Draft;
 use crate::protocol::event::EvictionStarted;
@@ -75,19 +74,18 @@ impl Factory {
 impl Engine {
     /// S21: whoever has not left in time.
     pub(super) fn evict_in_time(&self, d: &mut Draft<'_>, factory: &mut Cow<'_, Factory>) {
-        if factory.role != Role::Lsp || factory.funding_height().is_none() || planted(Bug::EvictNever) {
+        if factory.role != Role::Lsp || factory.funding_height().is_none() {
             return;
         }
-        let height = d.height.saturating_sub(u32::from(planted(Bug::EvictLate)));
         // A look at the numbers first: this runs for every factory at every block.
         let sold = factory.sales.all().map(|sold| sold.sale.number).max().unwrap_or(0);
         let sales = sold.saturating_mul(factory.terms.confirm_blocks.into());
         let blocks = factory.layout.worst_eviction_blocks().saturating_add(sales);
-        if height < factory.terms.timeout_height.saturating_sub(blocks) {
+        if d.height < factory.terms.timeout_height.saturating_sub(blocks) {
             return;
         }
         let late: Vec<ClientIndex> =
-            factory.still_in().filter(|client| height >= factory.eviction_height(*client)).collect();
+            factory.still_in().filter(|client| d.height >= factory.eviction_height(*client)).collect();
         if !late.is_empty() {
             let reason = format!("the timeout at {} is near", factory.terms.timeout_height);
             begin(d, factory, late, &reason);

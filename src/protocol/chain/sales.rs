@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::planted::{Bug, planted};
 use crate::protocol::draft::Draft;
 use crate::protocol::event::ExitStarted;
 use crate::protocol::factory::{Factory, Role};
@@ -27,9 +26,6 @@ pub fn wanted_sales(factory: &Factory) -> impl Iterator<Item = &Sold> {
 /// Transactions of sales that this node should have in the mempool: as soon as the stock that one
 /// spends is on chain, and before L alone may take that. From the timeout on also what a sale has left.
 pub(super) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)> {
-    if planted(Bug::SaleHeldBack) && !matured {
-        return vec![];
-    }
     let on_chain = |session: &crate::tx::tree::Session| unspent(factory, session.outpoint).is_some();
     let sales = wanted_sales(factory)
         .filter(|sold| sold.sale.sessions.first().is_some_and(on_chain))
@@ -48,9 +44,6 @@ pub(super) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
 pub(super) fn leave_with_sales(d: &mut Draft<'_>, factory: &mut Cow<'_, Factory>) {
     let Role::Client { index, .. } = factory.role else { return };
-    if planted(Bug::BuyerStays) {
-        return;
-    }
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
     let latest =

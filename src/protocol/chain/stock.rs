@@ -10,7 +10,6 @@ use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness, absolute::LockTime};
 
-use crate::planted::{Bug, planted};
 use crate::protocol::Engine;
 use crate::protocol::ceremony::Change;
 use crate::protocol::draft::Draft;
@@ -42,7 +41,7 @@ pub(super) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
     let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
     coins.filter_map(|(coin, _)| {
         let signed = factory.sales.of(coin).iter().rev().find(|sold| sold.is_signed());
-        let stock = match signed.filter(|_| !planted(Bug::SoldStockTaken)) {
+        let stock = match signed {
             Some(last) => last.sale.rest?,
             None => factory.stock_before(coin, 1)?,
         };
@@ -66,7 +65,7 @@ impl Engine {
 
     /// Takes what is ours by now; again at every block until it confirms (S26).
     pub(super) fn take_stock(&self, d: &mut Draft<'_>, factory: &Factory) {
-        if factory.role != Role::Lsp || factory.confirmed.len() < 2 || planted(Bug::StockLeft) {
+        if factory.role != Role::Lsp || factory.confirmed.len() < 2 {
             return;
         }
         let open: Vec<OpenStock> = open_stock(factory).collect();

@@ -1,6 +1,5 @@
 //! What a transaction's child has to reach: its deadline, and what is at stake.
 
-use crate::planted::{Bug, planted};
 use crate::protocol::chain::OwnChannel;
 use crate::protocol::factory::{Factory, Role};
 use crate::tx::child::Bump;
@@ -34,7 +33,7 @@ pub(super) fn bump(
     if parent_fee >= fee(parent_weight, feerate)? {
         return None;
     }
-    let vout = if planted(Bug::WrongAnchor) { 0 } else { u32::try_from(anchor).ok()? };
+    let vout = u32::try_from(anchor).ok()?;
     let bump = Bump {
         anchor: OutPoint { txid, vout },
         version: parent.version,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::{Sale, SaleError, Stock};
@@ -241,7 +240,7 @@ impl Factory {
     /// Whether a bought channel may carry HTLCs, and otherwise why not (S18). Its script was checked
     /// before the sale was signed.
     pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), String> {
-        if !sold.is_signed() && !planted(Bug::SaleUsableEarly) {
+        if !sold.is_signed() {
             return Err("its sale is not signed yet".into());
         }
         if self.confirmed.contains_key(&sold.txid()) {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
-use crate::tx::layout::{CoinIndex, Role as SpendRole};
+use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{new_nonce, verify_alone};
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -192,7 +191,7 @@ impl Engine {
             Some(wish) if wish.amount != offer.amount => {
                 Err("it is not the amount that was asked for".into())
             }
-            Some(wish) if offer.price_msat > wish.max_price_msat && !planted(Bug::PriceIgnored) => {
+            Some(wish) if offer.price_msat > wish.max_price_msat => {
                 Err(format!("the price of {} msat is above the limit", offer.price_msat))
             }
             Some(_) => Ok(()),
@@ -378,9 +377,7 @@ impl Engine {
         let key = factory.tree.as_ref().and_then(|tree| tree.output_key(coin));
         let key = key.ok_or_else(|| Fault::stale("the stock has no key"))?;
         for (session, signature) in sold.sale.sessions.iter().zip(&ready.signatures) {
-            let unchecked = planted(Bug::RestUnchecked) && session.id.role == SpendRole::Distribution;
-            let valid = unchecked || verify_alone(signature, &session.sighash, &key);
-            if !valid {
+            if !verify_alone(signature, &session.sighash, &key) {
                 return Err(Fault::peer(format!(
                     "the signature of the {:?} doesn't verify",
                     session.id.role

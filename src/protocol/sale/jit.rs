@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
@@ -213,7 +212,7 @@ impl Engine {
                     && is_new(channel.confirmed)
                     && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
             });
-            match found.filter(|_| !planted(Bug::JitForgotten)) {
+            match found {
                 Some(channel) => self.jit_opened(d, factory, funding, channel.channel_id, None),
                 None => self.jit_failed(d, factory, funding, "this node was stopped meanwhile"),
             }

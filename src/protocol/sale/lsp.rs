@@ -1,7 +1,6 @@
 //! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
 //! `lsp_signing`.
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -308,10 +307,6 @@ impl Engine {
         sale: &LspSale,
         reason: &str,
     ) {
-        if planted(Bug::SaleDropped) && sale.instead.is_none() && factory.next_sale(coin) != sale.deal.number
-        {
-            d.event(factory.instance, SaleDropped { coin, number: sale.deal.number });
-        }
         if sale.phase == SalePhase::Funding {
             // lightningd is at it, and says what comes of it.
         } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
@@ -423,9 +418,6 @@ impl Engine {
     }
 
     pub(in super::super) fn lsp_sales_tick(&self, d: &mut Draft<'_>) {
-        if planted(Bug::SaleNoDeadline) {
-            return;
-        }
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) =
                 self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{CheckedNonce, MusigError, PartialSig, PubNonce, Round, new_checked_nonce};
@@ -214,9 +213,6 @@ fn culprit(
     partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
 ) -> Option<NodeId> {
     let proposal = factory.proposal.as_ref()?;
-    if planted(Bug::SaleBlame) {
-        return partials.keys().next().and_then(|client| factory.node_of(*client));
-    }
     partials.iter().find_map(|(client, signatures)| {
         let (key, _) = proposal.clients.get(usize::try_from(*client).ok()?)?;
         let nonce = sale.joins.get(client)?.get(at)?;

@@ -36,7 +36,6 @@ mod price;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, Round, SecNonce};
@@ -288,7 +287,7 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         return Err(format!("this factory is exit-only here: {reason}"));
     }
     let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
-    for client in clients.filter(|_| !planted(Bug::SaleAfterExit)) {
+    for client in clients {
         if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
             return Err("a channel of this sub-factory is being taken on chain".into());
         }

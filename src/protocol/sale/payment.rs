@@ -8,7 +8,6 @@
 
 use bitcoin::hex::DisplayHex;
 
-use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{InstanceId, NodeId, PaymentHash};
@@ -46,7 +45,7 @@ impl Engine {
             if let Err(reason) = cooperative(factory, coin, d.height) {
                 return self.drop_sale(d, factory, coin, sale, &reason);
             }
-            if missing > 0 && !planted(Bug::SoldUnpaid) {
+            if missing > 0 {
                 return self.charge(d, factory, coin, sale, missing);
             }
         }
@@ -147,8 +146,7 @@ impl Engine {
             }
         };
         let sale = self.paying(instance, label);
-        let lost = sale.is_none() && planted(Bug::LatePaymentLost);
-        d.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid: paid && !lost });
+        d.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid });
         if paid {
             let (amount, client) = (due.amount_msat, due.buyer);
             d.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));

@@ -1,6 +1,6 @@
-//! Signatures that are modelled instead of made, for the simulator's fast mode. With the feature
-//! `modelled-signatures` this stands in the place of [`musig`](super::musig), and nothing that handles
-//! money starts.
+//! Signatures that are modelled instead of made, for the simulator's fast mode. With
+//! `--cfg modelled_signatures` this stands in the place of [`musig`](super::musig), and nothing that
+//! handles money starts.
 //!
 //! MuSig2 as BIP-327 has it, rounds, nonces and equations, but over the integers modulo 2^128 in place
 //! of secp256k1: s·G = R + e·P still holds for whoever has the key and for nobody else who doesn't set

@@ -1,4 +1,4 @@
-//! `cargo test -p cln-factory --features modelled-signatures --lib modelled`
+//! `RUSTFLAGS='--cfg modelled_signatures' CARGO_TARGET_DIR=target/fast cargo test -p cln-factory --lib modelled`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 

@@ -212,7 +212,7 @@ fn amounts_end_at_21_million() {
     }
 }
 
-#[cfg(not(feature = "modelled-signatures"))]
+#[cfg(not(modelled_signatures))]
 #[test]
 fn keys_are_points_of_the_curve() {
     use crate::tx::musig::{PublicKey, XOnlyPublicKey};
