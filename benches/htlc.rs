@@ -29,11 +29,11 @@ use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::htlc_accepted;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::state::{Shared, State};
-use cln_factory::protocol::{Block, Config, Effect, Input};
 use cln_factory::runtime::{self, Runtime};
 use cln_factory::store::memory::MemoryStore;
-use cln_factory::types::{ChannelId, NodeId};
 use common::{HEIGHT, engine, hash, node};
+use factory_engine::protocol::{Block, Config, Effect, Input};
+use factory_engine::types::{ChannelId, NodeId};
 use serde_json::{Value, json};
 
 const CLIENTS: u32 = 64;

@@ -8,9 +8,9 @@ use cln_plugin::options::{
 use cln_plugin::{Builder, ConfiguredPlugin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::protocol::{Config, Policy, dust, hold};
-use crate::tx::layout::MIN_PUSH_MSAT;
-use crate::types::{Millis, NodeId};
+use factory_engine::protocol::{Config, Policy, dust, hold};
+use factory_engine::tx::layout::MIN_PUSH_MSAT;
+use factory_engine::types::{Millis, NodeId};
 
 const POLICY: &str = "factory-policy";
 const POLICY_TEXT: &str = "What to do with invitations into a channel factory that are within this node's \

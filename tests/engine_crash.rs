@@ -5,8 +5,8 @@
 mod common;
 
 use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
-use cln_factory::protocol::{Command, Input, State};
-use cln_factory::tx::plan::Profile;
+use factory_engine::protocol::{Command, Input, State};
+use factory_engine::tx::plan::Profile;
 
 use common::{begin, factory, finish, left_out};
 

@@ -6,11 +6,11 @@
 mod common;
 
 use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
-use cln_factory::protocol::event::{Event, decode_record};
-use cln_factory::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, ChannelId, InstanceId};
 use common::factory;
+use factory_engine::protocol::event::{Event, decode_record};
+use factory_engine::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, ChannelId, InstanceId};
 
 const PRICE: u64 = 700_001;
 const AMOUNT: Amount = Amount::from_sat(50_000);

@@ -116,7 +116,7 @@ fn only_what_is_allowed_happens() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn planted_bugs_are_found() {
-    use cln_factory::planted::{Bug, plant};
+    use factory_engine::planted::{Bug, plant};
     let some = [Bug::ExitOnce, Bug::LedgerForgotten, Bug::HtlcMargin];
     let wanted = if SPEED > 1 { Bug::ALL } else { &some };
     for bug in wanted {

@@ -15,12 +15,12 @@ use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::requests::{Request, Tagged};
 use cln_factory::cln::state::{Shared, State};
-use cln_factory::protocol::event::decode_record;
-use cln_factory::protocol::{ChannelPolicy, Config, Effect, Engine, Input};
 use cln_factory::runtime::{self, Runtime};
 use cln_factory::store::{Store, memory::MemoryStore};
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{ChannelId, Height, NodeId};
+use factory_engine::protocol::event::decode_record;
+use factory_engine::protocol::{ChannelPolicy, Config, Effect, Engine, Input};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{ChannelId, Height, NodeId};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 

@@ -25,7 +25,7 @@ const MUTATIONS: usize = 4;
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn planted_bugs_are_found() {
-    use cln_factory::planted::{Bug, plant};
+    use factory_engine::planted::{Bug, plant};
 
     let _alone = ALONE.lock();
     let found = |bug, name: &str, inputs: &[Vec<u8>]| {

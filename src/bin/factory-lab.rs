@@ -7,12 +7,12 @@ use std::process::{Command as Process, ExitCode};
 use std::rc::Rc;
 use std::time::Instant;
 
-use cln_factory::drawing;
 use cln_factory::lab::LabError;
 use cln_factory::lab::world::{Account, Exit, Fate, LSP, World};
-use cln_factory::protocol::{Answer, Command, Factory, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId, OutPoint};
+use factory_engine::drawing;
+use factory_engine::protocol::{Answer, Command, Factory, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId, OutPoint};
 
 const USAGE: &str =
     "usage: factory-lab [--clients N] [--profile static|stateful|flat] [--seed S] [--exit CLIENT] [--real]
@@ -74,8 +74,9 @@ fn options() -> Result<Options, String> {
                 options.seed = text.parse().map_err(|_| format!("--seed: {text:?} is no number"))?;
             }
             "--profile" => {
-                options.profile =
-                    value()?.parse().map_err(|error: cln_factory::tx::plan::PlanError| error.to_string())?;
+                options.profile = value()?
+                    .parse()
+                    .map_err(|error: factory_engine::tx::plan::PlanError| error.to_string())?;
             }
             "--help" | "-h" => return Err(USAGE.into()),
             other => return Err(format!("unknown option {other}\n{USAGE}")),

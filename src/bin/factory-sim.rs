@@ -216,7 +216,7 @@ fn planted(_arguments: &Arguments) -> ExitCode {
 #[cfg(feature = "planted-bugs")]
 fn planted(arguments: &Arguments) -> ExitCode {
     use cln_factory::lab::sim::many::Found;
-    use cln_factory::planted::{Bug, plant};
+    use factory_engine::planted::{Bug, plant};
     /// So many runs may it take.
     const LIMIT: u64 = 10_000;
     let limit = LIMIT.min(if arguments.runs == 100 { LIMIT } else { arguments.runs });

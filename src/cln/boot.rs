@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::protocol::event::decode_record;
-use crate::protocol::{Config, Engine, Factory, Folded, Input, Watched};
 use crate::runtime::{self, Handle, Inbox, Runtime};
 use crate::store::{History, Store};
-use crate::tx::musig::MasterSecret;
-use crate::types::{Height, InstanceId, NodeId};
+use factory_engine::protocol::event::decode_record;
+use factory_engine::protocol::{Config, Engine, Factory, Folded, Input, Watched};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, NodeId};
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::io::{DuplexStream, Stdin};
 
 use crate::config;
-use crate::types::NodeId;
-use crate::wire::envelope::MESSAGE_TYPE;
+use factory_engine::types::NodeId;
+use factory_engine::wire::envelope::MESSAGE_TYPE;
 
 use super::boot;
 use super::error::Fault;

@@ -14,7 +14,7 @@ use bitcoin::{
     Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute,
 };
 
-use crate::types::Height;
+use factory_engine::types::Height;
 
 pub use market::{Market, anchor_of};
 pub use policy::{check_scripts, fee_of};

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 
-use crate::protocol::event::{Event, Invited, LedgerEntry};
-use crate::protocol::{Engine, Factory};
-use crate::tx::layout::{CoinIndex, Role};
-use crate::tx::musig::{PartialSig, PubNonce};
-use crate::types::InstanceId;
-use crate::wire::message::{Join, Message};
+use factory_engine::protocol::event::{Event, Invited, LedgerEntry};
+use factory_engine::protocol::{Engine, Factory};
+use factory_engine::tx::layout::{CoinIndex, Role};
+use factory_engine::tx::musig::{PartialSig, PubNonce};
+use factory_engine::types::InstanceId;
+use factory_engine::wire::message::{Join, Message};
 
 /// Watches a world. Members are numbered as in the world.
 #[derive(Debug, Clone, Default)]
@@ -128,7 +128,11 @@ impl Judge {
     }
 
     /// Whether partial signatures leave for the first time.
-    pub fn is_new(&self, at: usize, signatures: &crate::wire::message::SalePartialSignatures) -> bool {
+    pub fn is_new(
+        &self,
+        at: usize,
+        signatures: &factory_engine::wire::message::SalePartialSignatures,
+    ) -> bool {
         let nonce = self.sale_joins.get(&(at, signatures.instance)).and_then(|nonces| nonces.first());
         nonce.is_none_or(|nonce| !self.uses.contains_key(&nonce.0))
     }

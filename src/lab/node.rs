@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 
-use crate::protocol::{CheckFailure, KnownChannel};
-use crate::tx::child::Children;
-use crate::types::{ChannelId, NodeId, PaymentHash};
+use factory_engine::protocol::{CheckFailure, KnownChannel};
+use factory_engine::tx::child::Children;
+use factory_engine::types::{ChannelId, NodeId, PaymentHash};
 
 use super::chain::Chain;
 use super::rng::Rng;

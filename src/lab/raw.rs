@@ -5,10 +5,10 @@ use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{OutPoint, ScriptBuf, TxOut};
 use serde_json::{Value, json};
 
-use crate::protocol::{Line, State, statement};
-use crate::tx::layout::{Role, SessionId};
-use crate::tx::plan::Profile;
-use crate::types::Amount;
+use factory_engine::protocol::{Line, State, statement};
+use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::Amount;
 
 use super::world::{LSP, World};
 use super::{LabError, error};

@@ -2,8 +2,8 @@
 
 use super::node::Key;
 use super::sim::fault::Dice;
-use crate::protocol::Entropy;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
+use factory_engine::protocol::Entropy;
 
 /// A stream from the hash of a seed and a label. Not for real secrets: the seed is 64 bits.
 #[derive(Debug, Clone)]

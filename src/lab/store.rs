@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::lab::{LabError, error};
-use crate::protocol::event::{Event, RecordError, decode_record, encode_record};
 use crate::store::fake::{FakeKeys, Fault};
 use crate::store::keyed::Keyed;
 use crate::store::{History, Store as _};
-use crate::types::InstanceId;
+use factory_engine::protocol::event::{Event, RecordError, decode_record, encode_record};
+use factory_engine::types::InstanceId;
 
 /// A factory and its records, in order.
 pub type Loaded = (InstanceId, Vec<Vec<Event>>);

@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 
-use crate::protocol::{Answer, Command, Config, Engine, Input, Level, Policy, Refusal, State};
-use crate::tx::musig::MasterSecret;
-use crate::types::{Height, InstanceId, Millis, NodeId, Txid};
-use crate::wire::link::Link;
+use factory_engine::protocol::{Answer, Command, Config, Engine, Input, Level, Policy, Refusal, State};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
+use factory_engine::wire::link::Link;
 
 use super::chain::{Chain, Reject};
 use super::judge::Judge;
@@ -32,8 +32,8 @@ use super::sim::chaos::Chaos;
 use super::store::Store;
 use super::{LabError, error};
 
-use crate::protocol::Entropy;
 pub use exit::{Account, Exit};
+use factory_engine::protocol::Entropy;
 pub use fault::{CrashAt, Fate, Outgoing};
 pub use invoices::Booked;
 

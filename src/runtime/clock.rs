@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::protocol::Entropy;
-use crate::types::Millis;
+use factory_engine::protocol::Entropy;
+use factory_engine::types::Millis;
 
 /// Milliseconds since the Unix epoch.
 #[allow(clippy::disallowed_methods)] // The one place.

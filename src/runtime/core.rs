@@ -5,10 +5,10 @@ use std::time::Duration;
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
 
-use crate::protocol::event::encode_record;
-use crate::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
 use crate::store::{Store, StoreError};
-use crate::types::{Height, InstanceId, Millis};
+use factory_engine::protocol::event::encode_record;
+use factory_engine::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
+use factory_engine::types::{Height, InstanceId, Millis};
 
 use super::clock::{SystemEntropy, now};
 use super::handle::{Inbox, Read, Reply, Request, Transition};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::protocol::{Answer, Engine, Input, PriceList, Refusal, State};
-use crate::types::{Height, InstanceId, NodeId};
+use factory_engine::protocol::{Answer, Engine, Input, PriceList, Refusal, State};
+use factory_engine::types::{Height, InstanceId, NodeId};
 
 use super::view::View;
 

@@ -20,8 +20,8 @@ pub use core::{Runtime, run_unavailable, stored_prices, stored_tip};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
 pub use view::{HtlcView, View};
 
-use crate::protocol::Effect;
-use crate::types::NodeId;
+use factory_engine::protocol::Effect;
+use factory_engine::types::NodeId;
 
 /// What the runtime asks of the node around it. None of these may block: whatever takes time goes to
 /// a task of its own, and its outcome comes back as an input.

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::protocol::Input;
-use crate::types::{Millis, NodeId};
-use crate::wire::link::{Incoming, Limits, Link, LinkError};
-use crate::wire::message::Message;
+use factory_engine::protocol::Input;
+use factory_engine::types::{Millis, NodeId};
+use factory_engine::wire::link::{Incoming, Limits, Link, LinkError};
+use factory_engine::wire::message::Message;
 
 use super::Node;
 

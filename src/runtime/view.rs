@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
-use crate::protocol::{ChannelPolicy, Engine};
-use crate::types::{Amount, ChannelId, Height, NodeId};
+use factory_engine::protocol::{ChannelPolicy, Engine};
+use factory_engine::types::{Amount, ChannelId, Height, NodeId};
 
 /// The latest of everything that a hook may ask.
 #[derive(Debug, Clone, Default)]

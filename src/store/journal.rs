@@ -4,7 +4,7 @@
 //! Bytes: version 1; then of each record 32 bytes instance, u32 sequence, u32 length, the record (numbers
 //! big-endian). A part begins with a byte: 0, others follow, or 1, it is the last.
 
-use crate::types::InstanceId;
+use factory_engine::types::InstanceId;
 
 /// Of a part's bytes. In hex, as it is written, this is less than 256 kB with its key.
 const PART: usize = 120_000;

@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::types::InstanceId;
+use factory_engine::types::InstanceId;
 
 use super::journal::{self, Entry};
 use super::key_value::{Key, KeyError, KeyValue, Listed};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::types::InstanceId;
+use factory_engine::types::InstanceId;
 
 use super::{History, Store, StoreError};
 

@@ -1,6 +1,6 @@
 //! Durable state: an append-only list of records for each factory.
 //!
-//! What a record means is for [`protocol`](crate::protocol) to say; here it is bytes. Whoever reads
+//! What a record means is for [`protocol`](factory_engine::protocol) to say; here it is bytes. Whoever reads
 //! them back gets exactly what was acknowledged, in order (S10).
 
 pub mod fake;
@@ -12,7 +12,7 @@ pub mod memory;
 use std::fmt;
 use std::future::Future;
 
-use crate::types::InstanceId;
+use factory_engine::types::InstanceId;
 
 /// Why something was not stored or read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid};
 
 use super::{Chain, Reject, fee_of};
-use crate::tx::child::INCREMENT;
-use crate::tx::layout::fee;
-use crate::tx::scripts::anchor_script;
+use factory_engine::tx::child::INCREMENT;
+use factory_engine::tx::layout::fee;
+use factory_engine::tx::scripts::anchor_script;
 
 /// What fees are at the moment, in sat/kw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

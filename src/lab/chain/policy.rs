@@ -3,9 +3,9 @@
 use bitcoin::{Amount, Sequence, Transaction, TxOut, relative};
 
 use super::Reject;
-use crate::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
-use crate::tx::verify::verify_inputs;
-use crate::types::Height;
+use factory_engine::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
+use factory_engine::tx::verify::verify_inputs;
+use factory_engine::types::Height;
 
 /// BIP-68: the input's coin must be as deep as nSequence says, counted at the next block.
 pub(super) fn check_relative_lock(

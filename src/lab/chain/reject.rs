@@ -4,7 +4,7 @@ use std::fmt;
 
 use bitcoin::{Amount, OutPoint, Txid};
 
-use crate::types::Height;
+use factory_engine::types::Height;
 
 /// Why the chain refuses a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use bitcoin::{Amount, OutPoint, Transaction, Txid};
 
 use super::Lightningd;
 use crate::lab::chain::{Chain, Reject};
-use crate::protocol::fees::{Raise, Refused, Trouble};
-use crate::tx::child::{Child, Coin};
-use crate::tx::scripts::ANCHOR_VALUE;
+use factory_engine::protocol::fees::{Raise, Refused, Trouble};
+use factory_engine::tx::child::{Child, Coin};
+use factory_engine::tx::scripts::ANCHOR_VALUE;
 
 /// How often a child that somebody else's outbids is raised at once.
 const RAISES: usize = 3;

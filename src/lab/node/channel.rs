@@ -11,8 +11,8 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, W
 
 use super::Key;
 use crate::lab::{LabError, error};
-use crate::tx::scripts::DUST;
-use crate::types::NodeId;
+use factory_engine::tx::scripts::DUST;
+use factory_engine::types::NodeId;
 
 /// What a commitment transaction pays, out of the opener's balance.
 pub const COMMITMENT_FEE: Amount = Amount::from_sat(400);

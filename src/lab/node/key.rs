@@ -1,6 +1,6 @@
 //! A key of a wallet or a channel: a real one, or in fast mode a modelled one.
 
-use crate::tx::musig::XOnlyPublicKey;
+use factory_engine::tx::musig::XOnlyPublicKey;
 
 #[cfg(not(feature = "modelled-signatures"))]
 mod made {
@@ -51,7 +51,7 @@ mod made {
 #[cfg(feature = "modelled-signatures")]
 mod made {
     use super::XOnlyPublicKey;
-    use crate::tx::musig::{FactoryKey, sign_alone};
+    use factory_engine::tx::musig::{FactoryKey, sign_alone};
 
     /// Where a key comes from; it is made where it signs.
     #[derive(Debug, Clone, Copy)]

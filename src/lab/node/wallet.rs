@@ -9,8 +9,8 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, T
 use super::Lightningd;
 use crate::lab::chain::{Chain, Reject};
 use crate::lab::{LabError, error};
-use crate::protocol::PreparedFunding;
-use crate::tx::scripts::{anchor_script, key_script};
+use factory_engine::protocol::PreparedFunding;
+use factory_engine::tx::scripts::{anchor_script, key_script};
 
 /// What a funding transaction pays, sat/vB.
 const FEERATE: u64 = 2;

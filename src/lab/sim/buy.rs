@@ -4,10 +4,10 @@ use bitcoin::OutPoint;
 
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
-use crate::protocol::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
-use crate::tx::layout::MIN_CHANNEL;
-use crate::tx::sale::limits;
-use crate::types::{Amount, ChannelId, Height};
+use factory_engine::protocol::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
+use factory_engine::tx::layout::MIN_CHANNEL;
+use factory_engine::tx::sale::limits;
+use factory_engine::types::{Amount, ChannelId, Height};
 
 use super::run::{Run, Used};
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 
 use crate::lab::world::{Fate, LSP, Outgoing};
-use crate::protocol::event::Event;
-use crate::protocol::{Engine, Input, Role, State};
-use crate::types::{Height, InstanceId};
-use crate::wire::message::Message;
+use factory_engine::protocol::event::Event;
+use factory_engine::protocol::{Engine, Input, Role, State};
+use factory_engine::types::{Height, InstanceId};
+use factory_engine::wire::message::Message;
 
 use super::coverage::Coverage;
 use super::fault::{Chances, Kind};

@@ -4,9 +4,9 @@ use bitcoin::Amount;
 
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Command, Config, Create, Input};
-use crate::terms::{Kind as LevelKind, Shape};
-use crate::tx::plan::{Delays, Profile, shape_with};
+use factory_engine::protocol::{Answer, Command, Config, Create, Input};
+use factory_engine::terms::{Kind as LevelKind, Shape};
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
 
 use super::run::{MANY, Run};
 
@@ -22,7 +22,7 @@ impl Run {
             if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
                 self.instance = Some(*instance);
             }
-            if let Fed::Done(Err(crate::protocol::Refusal::BadParameter(why))) = fed {
+            if let Fed::Done(Err(factory_engine::protocol::Refusal::BadParameter(why))) = fed {
                 return Err(error(format!("lab: {why}")));
             }
             let stored = self.world.members[LSP].store.instances().next();

@@ -6,10 +6,10 @@ use crate::lab::node::COMMITMENT_FEE;
 use crate::lab::world::judged::{early, early_of_sale};
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
-use crate::protocol::htlc::{Htlc, Verdict, admit};
-use crate::protocol::{Engine, Factory, Input, PendingHtlc, Sold};
-use crate::terms::ClientIndex;
-use crate::types::{ChannelId, Height};
+use factory_engine::protocol::htlc::{Htlc, Verdict, admit};
+use factory_engine::protocol::{Engine, Factory, Input, PendingHtlc, Sold};
+use factory_engine::terms::ClientIndex;
+use factory_engine::types::{ChannelId, Height};
 
 use super::buy::find_sold;
 use super::run::Run;

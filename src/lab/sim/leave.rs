@@ -2,9 +2,9 @@
 
 use crate::lab::world::{Fed, LSP};
 use crate::lab::{LabError, error};
-use crate::protocol::{Command, Input, State};
-use crate::tx::scripts::DUST;
-use crate::types::{Amount, Height};
+use factory_engine::protocol::{Command, Input, State};
+use factory_engine::tx::scripts::DUST;
+use factory_engine::types::{Amount, Height};
 
 use super::run::Run;
 
@@ -60,7 +60,11 @@ impl Run {
         Ok(())
     }
 
-    fn command_exit(&mut self, at: usize, instance: crate::types::InstanceId) -> Result<(), LabError> {
+    fn command_exit(
+        &mut self,
+        at: usize,
+        instance: factory_engine::types::InstanceId,
+    ) -> Result<(), LabError> {
         let state = self.world.state(at, instance);
         if !matches!(state, Some(State::Active | State::Dying | State::Funding)) {
             return Ok(());

@@ -3,8 +3,8 @@
 use bitcoin::{Amount, ScriptBuf};
 
 use crate::lab::world::{LSP, Outgoing};
-use crate::tx::musig::{AggNonce, FactoryKey, MasterSecret};
-use crate::wire::message::{Abort, Message, Propose};
+use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret};
+use factory_engine::wire::message::{Abort, Message, Propose};
 
 use super::fault::{Dice, Kind};
 
@@ -225,8 +225,8 @@ impl Lie {
 fn refund(propose: &mut Propose) {
     let mut keys: Vec<_> = propose.clients.iter().map(|(key, _)| *key).collect();
     keys.push(propose.lsp_key);
-    let Ok(agg) = crate::tx::musig::KeyAgg::new(&keys, None) else { return };
-    let script = crate::tx::scripts::key_script(agg.output_key());
+    let Ok(agg) = factory_engine::tx::musig::KeyAgg::new(&keys, None) else { return };
+    let script = factory_engine::tx::scripts::key_script(agg.output_key());
     let vout = usize::try_from(propose.funding_vout).unwrap_or(usize::MAX);
     if let Some(output) = propose.funding_tx.output.get_mut(vout) {
         output.script_pubkey = script;

@@ -8,8 +8,8 @@ use crate::lab::node::Lightningd;
 use crate::lab::rng::Rng;
 use crate::lab::world::LSP;
 use crate::lab::{LabError, error};
-use crate::tx::scripts::ANCHOR_VALUE;
-use crate::types::{Amount, Height};
+use factory_engine::tx::scripts::ANCHOR_VALUE;
+use factory_engine::types::{Amount, Height};
 
 use super::fault::Kind;
 use super::run::Run;

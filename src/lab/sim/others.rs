@@ -4,7 +4,7 @@
 use crate::lab::LabError;
 use crate::lab::world::LSP;
 use crate::lab::world::restore::Backup;
-use crate::protocol::{Command, Input, Policy, State};
+use factory_engine::protocol::{Command, Input, Policy, State};
 
 use super::fault::{Dice, Kind};
 use super::run::Run;

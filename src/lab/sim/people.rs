@@ -3,7 +3,7 @@
 use bitcoin::Transaction;
 
 use crate::lab::world::LSP;
-use crate::protocol::event::Event;
+use factory_engine::protocol::event::Event;
 
 use super::chaos::Commit;
 use super::fault::{Dice, Kind};

@@ -3,7 +3,7 @@
 
 use crate::lab::world::LSP;
 use crate::lab::{LabError, error};
-use crate::protocol::{Config, Policy, PriceList};
+use factory_engine::protocol::{Config, Policy, PriceList};
 
 use super::fault::Dice;
 use super::run::Run;

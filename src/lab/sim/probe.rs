@@ -2,10 +2,10 @@
 
 use crate::lab::chain::{Chain, Market};
 use crate::lab::{LabError, error};
-use crate::protocol::Sold;
-use crate::terms::ClientIndex;
-use crate::tx::layout::{Role, SessionId};
-use crate::types::ChannelId;
+use factory_engine::protocol::Sold;
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::types::ChannelId;
 
 use super::buy::find_sold;
 use super::htlc::find;

@@ -9,8 +9,8 @@ use crate::lab::chain::FIRST;
 use crate::lab::world::judged::early_of_sale;
 use crate::lab::world::{LSP, World};
 use crate::lab::{LabError, error};
-use crate::protocol::{Config, Policy, State};
-use crate::types::{ChannelId, Height, InstanceId};
+use factory_engine::protocol::{Config, Policy, State};
+use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::buy::{Loss, find_sold};
 use super::chaos::Chaos;
@@ -330,7 +330,7 @@ impl Run {
                 }
                 let Some(factory) = engine.factory(policy.instance) else { continue };
                 let attempts = factory.past().iter().chain([factory]);
-                let fits = |tree: &crate::tx::tree::Tree| {
+                let fits = |tree: &factory_engine::tx::tree::Tree| {
                     let ids = (0..factory.terms.clients()).filter_map(|client| tree.channel_outpoint(client));
                     ids.map(ChannelId::of).any(|id| id == channel)
                 };

@@ -2,8 +2,8 @@
 
 use crate::lab::LabError;
 use crate::lab::chain::Block as Mined;
-use crate::protocol::{Block, Engine, Input};
-use crate::types::{Height, Transaction};
+use factory_engine::protocol::{Block, Engine, Input};
+use factory_engine::types::{Height, Transaction};
 
 use super::{Fed, World};
 

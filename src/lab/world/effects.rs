@@ -3,10 +3,10 @@
 use crate::lab::chain::Chain;
 use crate::lab::node::{Balances, Channel, PendingOpen, commitment, funding_script};
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Effect, Input, OpenChannel, OpenFailure};
-use crate::terms::ClientIndex;
-use crate::tx::verify::verify_holdings;
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
+use factory_engine::protocol::{Answer, Effect, Input, OpenChannel, OpenFailure};
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::verify::verify_holdings;
+use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 
 use super::{Fed, Sent, World};
 
@@ -58,7 +58,7 @@ impl World {
                 self.judge_funding(at, instance);
                 let sent = self.members[at].lightningd.send_funding(&mut self.chain, &psbt);
                 if let Err(error) = sent {
-                    self.members[at].log.push((crate::protocol::Level::Unusual, error.to_string()));
+                    self.members[at].log.push((factory_engine::protocol::Level::Unusual, error.to_string()));
                 }
             }
             Effect::Broadcast { what, tx, .. } => {
@@ -86,7 +86,7 @@ impl World {
                 }
             }
             Effect::Log { level, text } => {
-                if level == crate::protocol::Level::Broken && !self.is_excused(at, &text) {
+                if level == factory_engine::protocol::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
                 }
                 self.judge_blame(at, &text);

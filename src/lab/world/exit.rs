@@ -6,9 +6,9 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 
 use crate::lab::chain::fee_of;
 use crate::lab::{LabError, error};
-use crate::protocol::{Command, State};
-use crate::tx::scripts::anchor_script;
-use crate::types::{ChannelId, Height, InstanceId};
+use factory_engine::protocol::{Command, State};
+use factory_engine::tx::scripts::anchor_script;
+use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::World;
 

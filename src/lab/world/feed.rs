@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::lab::sim::chaos::Commit;
 use crate::lab::{LabError, error};
-use crate::planted::{Bug, planted};
-use crate::protocol::Input;
-use crate::protocol::event::{Event, decode_record};
-use crate::types::InstanceId;
+use factory_engine::planted::{Bug, planted};
+use factory_engine::protocol::Input;
+use factory_engine::protocol::event::{Event, decode_record};
+use factory_engine::types::InstanceId;
 
 use super::{CrashAt, Fed, World};
 

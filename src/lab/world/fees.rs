@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use bitcoin::Transaction;
 
 use crate::lab::LabError;
-use crate::protocol::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
-use crate::protocol::{Factory, Input, Role};
-use crate::tx::child::usual_weight;
-use crate::tx::layout::{Role as Spend, fee};
-use crate::tx::scripts::DUST;
-use crate::types::{Amount, ChannelId};
+use factory_engine::protocol::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
+use factory_engine::protocol::{Factory, Input, Role};
+use factory_engine::tx::child::usual_weight;
+use factory_engine::tx::layout::{Role as Spend, fee};
+use factory_engine::tx::scripts::DUST;
+use factory_engine::types::{Amount, ChannelId};
 
 use super::World;
 

@@ -6,10 +6,10 @@ use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute};
 
-use crate::protocol::Factory;
-use crate::tx::musig::{FactoryKey, MasterSecret, sign_alone};
-use crate::tx::scripts::anchor_script;
-use crate::types::InstanceId;
+use factory_engine::protocol::Factory;
+use factory_engine::tx::musig::{FactoryKey, MasterSecret, sign_alone};
+use factory_engine::tx::scripts::anchor_script;
+use factory_engine::types::InstanceId;
 
 use super::{LSP, World};
 

@@ -4,10 +4,12 @@
 use bitcoin::hashes::{Hash, sha256};
 
 use crate::lab::sim::fault::Kind;
-use crate::protocol::Entropy;
-use crate::protocol::{Factory, Input, Invoice, KnownChannel, Purchase, Role};
-use crate::terms::ClientIndex;
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid};
+use factory_engine::protocol::Entropy;
+use factory_engine::protocol::{Factory, Input, Invoice, KnownChannel, Purchase, Role};
+use factory_engine::terms::ClientIndex;
+use factory_engine::types::{
+    Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid,
+};
 
 use super::{LSP, World};
 

@@ -4,14 +4,14 @@
 use bitcoin::{Amount, Txid};
 
 use crate::lab::chain::fee_of;
-use crate::protocol::event::{Event, Signing};
-use crate::protocol::{BURIED, Factory, Input, Purpose, Role, statement};
-use crate::terms::ClientIndex;
-use crate::tx::layout::{Layout, NodeKind, Role as Spend};
-use crate::tx::musig::PublicKey;
-use crate::tx::tree::{Member, Roster, funding_script};
-use crate::tx::verify::verify_holdings;
-use crate::types::{ChannelId, Height, InstanceId};
+use factory_engine::protocol::event::{Event, Signing};
+use factory_engine::protocol::{BURIED, Factory, Input, Purpose, Role, statement};
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::{Layout, NodeKind, Role as Spend};
+use factory_engine::tx::musig::PublicKey;
+use factory_engine::tx::tree::{Member, Roster, funding_script};
+use factory_engine::tx::verify::verify_holdings;
+use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::World;
 
@@ -112,7 +112,7 @@ impl World {
     }
 
     /// S4: an honest member may be slow or gone; it never breaks the protocol.
-    fn may_leave_out(&self, left_out: &[crate::types::NodeId], reason: &str) -> Result<(), String> {
+    fn may_leave_out(&self, left_out: &[factory_engine::types::NodeId], reason: &str) -> Result<(), String> {
         if self.chaos.is_none() {
             return Ok(()); // Whoever tampers by hand knows whom to blame.
         }
@@ -134,7 +134,8 @@ impl World {
         let ids = tree.sessions().iter().map(|session| session.id);
         let by_id = ids.zip(signatures.iter().copied()).collect();
         if let Err(problems) = verify_holdings(&factory.layout, tree, &by_id) {
-            let invalid = problems.iter().any(|p| matches!(p, crate::tx::verify::Problem::Invalid(..)));
+            let invalid =
+                problems.iter().any(|p| matches!(p, factory_engine::tx::verify::Problem::Invalid(..)));
             let property = if invalid { "S4" } else { "S20" };
             return Err(format!("{property}: it stores what is no way out: {problems:?}"));
         }

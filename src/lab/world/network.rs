@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::lab::{LabError, error};
-use crate::protocol::Input;
-use crate::types::NodeId;
-use crate::wire::link::{Incoming, Limits, Link};
-use crate::wire::message::{Message, protocol_id};
+use factory_engine::protocol::Input;
+use factory_engine::types::NodeId;
+use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::message::{Message, protocol_id};
 
 use super::{Fate, Outgoing, World};
 

@@ -2,8 +2,8 @@
 
 use crate::lab::node::{Balances, commitment};
 use crate::lab::{LabError, error};
-use crate::protocol::htlc::{Htlc, Verdict, admit};
-use crate::types::{ChannelId, Height};
+use factory_engine::protocol::htlc::{Htlc, Verdict, admit};
+use factory_engine::types::{ChannelId, Height};
 
 use super::{LSP, World};
 

@@ -9,8 +9,8 @@ use crate::lab::LabError;
 use crate::lab::node::Channel;
 use crate::lab::rng::Rng;
 use crate::lab::store::Store;
-use crate::protocol::KnownChannel;
-use crate::types::{ChannelId, Height, PaymentHash};
+use factory_engine::protocol::KnownChannel;
+use factory_engine::types::{ChannelId, Height, PaymentHash};
 
 use super::{Booked, World};
 

@@ -3,9 +3,9 @@
 use bitcoin::Amount;
 
 use crate::lab::{LabError, error};
-use crate::protocol::{Answer, Command, Create, State};
-use crate::tx::plan::{Delays, Profile, shape_with};
-use crate::types::InstanceId;
+use factory_engine::protocol::{Answer, Command, Create, State};
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
+use factory_engine::types::InstanceId;
 
 use super::{LSP, World};
 

@@ -4,11 +4,11 @@
 use bitcoin::{OutPoint, Transaction};
 
 use crate::lab::chain::check_scripts;
-use crate::protocol::event::{SaleDropped, SaleSigned, SaleSigning};
-use crate::protocol::{Factory, Input, Role, Sold};
-use crate::tx::layout::{CoinIndex, Role as Spend};
-use crate::types::{ChannelId, Height, InstanceId, NodeId};
-use crate::wire::message::Message;
+use factory_engine::protocol::event::{SaleDropped, SaleSigned, SaleSigning};
+use factory_engine::protocol::{Factory, Input, Role, Sold};
+use factory_engine::tx::layout::{CoinIndex, Role as Spend};
+use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
+use factory_engine::wire::message::Message;
 
 use super::judged::early_of_sale;
 use super::{LSP, World};
