@@ -259,7 +259,7 @@ where
     };
     #[cfg(feature = "faults")]
     match plugin.option(&FAULT)? {
-        Some(name) => crate::runtime::faults::arm(&name).map_err(BadOption)?,
+        Some(name) => factory_runtime::faults::arm(&name).map_err(BadOption)?,
         None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
     }
     Ok(Config {

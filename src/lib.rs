@@ -1,12 +1,8 @@
 //! Channel factories on unmodified Core Lightning.
 //!
-//! The engine (crate `factory_engine`) turns bytes from a peer into messages, and messages into events and
-//! effects. Here events become durable ([`store`]), and only then are effects carried out ([`runtime`]) on
+//! The engine ([`factory_engine`]) turns bytes from a peer into messages, and messages into events and
+//! effects. The runtime ([`factory_runtime`]) makes events durable, and only then are effects carried out on
 //! lightningd ([`cln`]).
-
-pub mod store;
-
-pub mod runtime;
 
 pub mod config;
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::runtime::clock;
 use factory_engine::protocol::hold::{Full, Held, Holds, Limits};
 use factory_engine::protocol::htlc::{Failure, Verdict};
 use factory_engine::types::{ChannelId, Height, NodeId};
+use factory_runtime::clock;
 
 use super::client::{Call, CallError, field};
 use super::state::State;

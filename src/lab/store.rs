@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::lab::{LabError, error};
-use crate::store::fake::{FakeKeys, Fault};
-use crate::store::keyed::Keyed;
-use crate::store::{History, Store as _};
 use factory_engine::protocol::event::{Event, RecordError, decode_record, encode_record};
 use factory_engine::types::InstanceId;
+use factory_runtime::store::fake::{FakeKeys, Fault};
+use factory_runtime::store::keyed::Keyed;
+use factory_runtime::store::{History, Store as _};
 
 /// A factory and its records, in order.
 pub type Loaded = (InstanceId, Vec<Vec<Event>>);

@@ -82,7 +82,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         return carry_on();
     }
     #[cfg(feature = "faults")]
-    if crate::runtime::faults::is_lax() {
+    if factory_runtime::faults::is_lax() {
         return carry_on();
     }
     let command = &request["rpc_command"];

@@ -3,7 +3,6 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
-use crate::runtime::clock;
 use factory_engine::protocol::event::SaleJitOpened;
 use factory_engine::protocol::hold::Held;
 use factory_engine::protocol::{Factory, Role, Sold, standing};
@@ -11,6 +10,7 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::ExitCost;
 use factory_engine::types::{Height, NodeId};
 use factory_engine::wire::message::protocol_id;
+use factory_runtime::clock;
 
 use super::super::channels::Channels;
 use super::super::state::Shared;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::runtime::faults;
+use factory_runtime::faults;
 
 use super::super::error::Fault;
 use super::super::params::Params;

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::runtime::clock;
 use factory_engine::protocol::{Engine, Progress, Role};
 use factory_engine::types::{Amount, Height, NodeId};
+use factory_runtime::clock;
 
 use super::super::client::{Call, field};
 use super::super::error::Fault;

@@ -1,7 +1,7 @@
 //! Faults: what happens to a message, when a member crashes.
 
-use crate::store::fake::Fault;
 use factory_engine::wire::message::Message;
+use factory_runtime::store::fake::Fault;
 
 use super::{Booked, World};
 

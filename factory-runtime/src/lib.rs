@@ -10,13 +10,14 @@ mod core;
 pub mod faults;
 mod handle;
 mod peers;
+pub mod store;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::core::{Runtime, run_unavailable, stored_prices, stored_tip};
 pub use clock::{SystemEntropy, now};
-pub use core::{Runtime, run_unavailable, stored_prices, stored_tip};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
 pub use view::{HtlcView, View};
 

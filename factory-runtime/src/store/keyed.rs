@@ -262,7 +262,7 @@ impl<K: KeyValue> Store for Keyed<K> {
             // It has happened, whatever becomes of the rest.
             self.journal = Some((entries, parts));
             #[cfg(feature = "faults")]
-            crate::runtime::faults::at_journal().await;
+            crate::faults::at_journal().await;
             if let Err(error) = self.settle().await {
                 log::warn!("a stored step is brought to its place before the next write: {error}");
             }
