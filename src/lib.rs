@@ -7,4 +7,3 @@
 pub mod config;
 
 pub mod cln;
-pub mod lab;

@@ -5,11 +5,11 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, LSP, World};
 use common::factory;
 use factory_engine::protocol::{Command, Input, PendingHtlc, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::InstanceId;
+use factory_lab::world::{CrashAt, LSP, World};
 use factory_runtime::store::fake::Fault;
 
 type Two = [InstanceId; 2];

@@ -4,17 +4,17 @@
 
 mod common;
 
-use cln_factory::lab::chain::Reject;
+use factory_lab::chain::Reject;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{CrashAt, Fate, LSP, World};
 use common::{begin, factory};
 use factory_engine::protocol::{Command, State};
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 use factory_engine::wire::message::Message;
+use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its
 /// capacity and its share of the stock, and the operator nothing. Nobody has to do anything for it.

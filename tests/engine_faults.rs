@@ -7,12 +7,12 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
 use common::{begin, factory, finish, left_out};
 use factory_engine::protocol::{Input, OpenFailure, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::tx::scripts::anchor_script;
 use factory_engine::wire::message::{Join, Message, PartialSignatures, Propose};
+use factory_lab::world::{Fate, LSP, Outgoing, World};
 
 /// Three clients; `fate` decides about every message. The factory comes to be without `expected`.
 fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 'static) -> World {

@@ -4,10 +4,10 @@
 
 mod common;
 
-use cln_factory::lab::world::{LSP, World};
 use common::factory;
 use factory_engine::protocol::{Command, Input, PendingHtlc, State};
 use factory_engine::tx::plan::Profile;
+use factory_lab::world::{LSP, World};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
 /// lies in between.

@@ -5,12 +5,12 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
 use common::factory;
 use factory_engine::protocol::{Answer, Command, Input, PriceList, Refusal, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::Message;
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 const CAPACITY: Amount = Amount::from_sat(100_000);
 const STOCK: Amount = Amount::from_sat(300_000);

@@ -4,7 +4,6 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fate, Fed, LSP, World};
 use common::{begin, factory, finish};
 use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::protocol::{
@@ -13,6 +12,7 @@ use factory_engine::protocol::{
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::wire::message::{Invite, Message};
+use factory_lab::world::{Fate, Fed, LSP, World};
 
 fn refused(world: &mut World, at: usize, command: Command) -> Refusal {
     let records = |world: &World| world.members[at].store.appends;

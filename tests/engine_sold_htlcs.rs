@@ -4,13 +4,13 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fed, LSP, World};
 use common::factory;
 use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::protocol::urgent::Urgent;
 use factory_engine::protocol::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId, Txid};
+use factory_lab::world::{Fed, LSP, World};
 
 /// Two clients who share stock.
 fn active(seed: u64) -> (World, InstanceId) {

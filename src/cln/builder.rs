@@ -29,7 +29,7 @@ const OUTPUT_BUFFER: usize = 64 * 1024;
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     anyhow::ensure!(
-        !cfg!(feature = "modelled-signatures"),
+        !factory_engine::tx::MODELLED,
         "cln-factory: this build's signatures are modelled (feature modelled-signatures): it is for \
          factory-sim and must never handle money. Build it without that feature."
     );

@@ -24,3 +24,6 @@ pub mod scripts;
 pub mod transcript;
 pub mod tree;
 pub mod verify;
+
+/// Whether this build's signatures are modelled: then nobody may handle money with it.
+pub const MODELLED: bool = cfg!(feature = "modelled-signatures");
