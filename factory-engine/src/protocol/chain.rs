@@ -21,12 +21,12 @@ use super::ceremony::Change;
 use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
-use super::factory::{Factory, Role};
+use super::factory::{Factory, Role, own_clients};
 use super::io::{Answer, Block, Effect, Level, Refusal};
 use super::state::State;
 
 pub use account::{Line, Purpose, Statement, statement};
-pub use channels::{OwnChannel, own_clients};
+pub use channels::OwnChannel;
 pub use evict::{Eviction, evictable, eviction};
 pub use story::{Sighting, Standing, sightings, standing};
 

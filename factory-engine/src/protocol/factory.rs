@@ -11,13 +11,11 @@ use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
-use crate::wire::message::ChannelInFactory;
 
-use super::chain::own_clients;
 use super::event::{Event, Signing};
 pub use super::load_error::LoadError;
 pub(super) use super::load_error::inconsistent;
-use super::sale::Sales;
+use super::sale::book::Sales;
 use super::state::State;
 
 /// This node's part in a factory.
@@ -458,15 +456,6 @@ impl Factory {
         self.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
     }
 
-    /// The record that goes with a client's channel (bLIP-56).
-    pub fn channel_in_factory(&self, client: ClientIndex) -> ChannelInFactory {
-        ChannelInFactory {
-            factory_protocol: crate::wire::message::protocol_id(),
-            factory_instance: self.instance,
-            blocks_early: self.layout.blocks_early(client),
-        }
-    }
-
     /// Channel capacity of a client.
     pub fn capacity(&self, client: ClientIndex) -> Amount {
         usize::try_from(client)
@@ -494,6 +483,14 @@ impl Factory {
     /// Funding transactions that we signed for, and their inputs (S12).
     pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
         &self.signed_for
+    }
+}
+
+/// Clients whose channel is this node's too.
+pub(super) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
+    match factory.role {
+        Role::Lsp => 0..factory.terms.clients(),
+        Role::Client { index, .. } => index..index.saturating_add(1),
     }
 }
 

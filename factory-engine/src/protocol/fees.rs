@@ -12,9 +12,9 @@ use crate::types::{Amount, ChannelId, Height, InstanceId, OutPoint, Transaction,
 
 use super::Engine;
 use super::ceremony::Change;
-use super::chain::{due, own_clients, wanted_sales};
+use super::chain::{due, wanted_sales};
 use super::draft::Draft;
-use super::factory::Factory;
+use super::factory::{Factory, own_clients};
 use super::io::{Effect, Level, PendingHtlc};
 use stakes::bump;
 

@@ -4,8 +4,7 @@ use crate::planted::{Bug, planted};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
-use super::chain::own_clients;
-use super::factory::Factory;
+use super::factory::{Factory, own_clients};
 use super::sale::Sold;
 use crate::tx::sale::Sale;
 

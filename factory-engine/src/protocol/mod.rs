@@ -325,6 +325,7 @@ impl Engine {
         };
         let name = message.name();
         let instance = message.instance();
+        let of_sale = sale::ends_sale(&message);
         let result = match message {
             Message::Invite(m) => self.on_invite(d, peer, m),
             Message::Join(m) => self.on_join(d, peer, m),
@@ -362,19 +363,19 @@ impl Engine {
             Err(Fault::Stale(reason)) => {
                 d.log(Level::Debug, format!("{instance}: ignored {name} from {peer}: {reason}"));
             }
-            Err(Fault::Peer(reason)) => self.on_fault(d, peer, instance, name, &reason),
+            Err(Fault::Peer(reason)) => {
+                d.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
+                match self.factories.get(&instance) {
+                    Some(factory) if of_sale => self.on_sale_fault(d, factory, peer, &reason),
+                    Some(factory) => self.on_fault(d, factory, peer, &reason),
+                    None => {}
+                }
+            }
         }
     }
 
     /// A peer broke the protocol: L goes on without it, a client gives the attempt up.
-    fn on_fault(&self, d: &mut Draft<'_>, peer: NodeId, instance: InstanceId, name: &str, reason: &str) {
-        d.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
-        let Some(factory) = self.factories.get(&instance) else {
-            return;
-        };
-        if name.starts_with("sale_") {
-            return self.on_sale_fault(d, factory, peer, reason);
-        }
+    fn on_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
         match factory.role {
             Role::Lsp => self.lsp_fault(d, factory, peer, reason),
             Role::Client { lsp, .. } if lsp == peer => self.client_gives_up(d, factory, reason),

@@ -6,8 +6,7 @@ use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height};
 
 use super::Engine;
-use super::chain::own_clients;
-use super::factory::Factory;
+use super::factory::{Factory, own_clients};
 
 /// Blocks before an exit for an HTLC's sake in which it is said. A payment of one's own may have no more
 /// than these left when it begins.

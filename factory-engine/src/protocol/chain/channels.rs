@@ -7,11 +7,12 @@ use crate::planted::{Bug, planted};
 use crate::protocol::Engine;
 use crate::protocol::ceremony::Change;
 use crate::protocol::draft::Draft;
-use crate::protocol::factory::{Factory, Role};
+use crate::protocol::factory::{Factory, own_clients};
 use crate::protocol::fees::FeeChange;
 use crate::protocol::io::{Effect, KnownChannel, Level, PendingHtlc};
 use crate::terms::ClientIndex;
 use crate::types::{Amount, ChannelId, Height, OutPoint, Txid};
+use crate::wire::message::{ChannelInFactory, protocol_id};
 
 /// A channel that this node has in a factory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +29,16 @@ pub struct OwnChannel {
     pub capacity: Amount,
 }
 
-/// Clients whose channel is this node's too.
-pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
-    match factory.role {
-        Role::Lsp => 0..factory.terms.clients(),
-        Role::Client { index, .. } => index..index.saturating_add(1),
-    }
-}
-
 impl Factory {
+    /// The record that goes with a client's channel (bLIP-56).
+    pub fn channel_in_factory(&self, client: ClientIndex) -> ChannelInFactory {
+        ChannelInFactory {
+            factory_protocol: protocol_id(),
+            factory_instance: self.instance,
+            blocks_early: self.layout.blocks_early(client),
+        }
+    }
+
     /// The channels of this node: of its leaf or leaves, and of every sale that is signed.
     pub fn own_channels(&self) -> impl Iterator<Item = OwnChannel> {
         let leaves = own_clients(self).filter_map(|client| {

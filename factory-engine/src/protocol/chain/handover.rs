@@ -6,14 +6,14 @@ use std::collections::HashSet;
 use crate::protocol::Engine;
 use crate::protocol::draft::Draft;
 use crate::protocol::event::{ChannelResolved, SaleResolved};
-use crate::protocol::factory::{Factory, Role};
+use crate::protocol::factory::{Factory, Role, own_clients};
 use crate::protocol::io::Level;
 use crate::protocol::sale::Sold;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::types::{ChannelId, Height};
 
-use super::{BURIED, own_clients, stock::open_stock};
+use super::{BURIED, stock::open_stock};
 
 impl Engine {
     /// lightningd forgets a channel once everything that it paid is settled for good, 100 blocks deep.

@@ -3,14 +3,14 @@
 
 use std::ops::Range;
 
-use crate::protocol::factory::{Factory, Role};
+use crate::protocol::factory::{Factory, Role, own_clients};
 use crate::protocol::state::State;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Role as SpendRole, SessionId};
 use crate::types::{Height, OutPoint, Txid};
 
+use super::path_nodes;
 use super::stock::open_stock;
-use super::{own_clients, path_nodes};
 
 /// How this member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::protocol::chain::own_clients;
 use crate::protocol::state::State;
 use crate::terms::Terms;
 use crate::tx::layout::Layout;
 use crate::types::{Height, Txid};
 
-use super::{Factory, LoadError, Sales, inconsistent};
+use super::{Factory, LoadError, Sales, inconsistent, own_clients};
 
 impl Factory {
     pub(super) fn start_attempt(

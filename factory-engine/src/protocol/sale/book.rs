@@ -14,7 +14,8 @@ use super::super::event::{
     SaleSigning, SaleStored,
 };
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
-use super::{Account, Jits};
+use super::account::Account;
+use super::jits::Jits;
 
 /// A sale that this node has signed, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]

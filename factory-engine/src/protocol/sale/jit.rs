@@ -1,8 +1,6 @@
 //! When a client that has to sign is away: the purchase waits for it, and then, if both sides' policy
 //! allows it, becomes an ordinary channel on chain (just in time), for the same price.
 
-use std::collections::BTreeMap;
-
 use crate::planted::{Bug, planted};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
@@ -13,45 +11,10 @@ use super::super::Engine;
 use super::super::ceremony::Change;
 use super::super::draft::{Draft, Fault, short};
 use super::super::event::{SaleJit, SaleJitFailed, SaleJitOpened};
-use super::super::factory::{Factory, LoadError, inconsistent};
+use super::super::factory::Factory;
 use super::super::io::{Effect, KnownChannel, Level};
 use super::lsp::{change, names, refusal, sub_clients};
-use super::{Account, Deal, Instead, LspSale, Purchase, SaleChange, SalePhase};
-
-/// Ordinary channels that came in place of sales.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Jits {
-    /// L: paid, and lightningd was or is to be asked for the channel.
-    funding: BTreeMap<ClientIndex, SaleJit>,
-    opened: Vec<SaleJitOpened>,
-}
-
-impl Jits {
-    /// Those that were opened, the oldest first.
-    pub fn opened(&self) -> &[SaleJitOpened] {
-        &self.opened
-    }
-
-    pub(super) fn begin(&mut self, account: &mut Account, event: &SaleJit) {
-        account.spend(event.buyer, event.price_msat);
-        self.funding.insert(event.buyer, event.clone());
-    }
-
-    pub(super) fn fail(&mut self, account: &mut Account, event: &SaleJitFailed) -> Result<(), LoadError> {
-        let failed = self.funding.remove(&event.buyer);
-        let failed = failed.ok_or_else(|| inconsistent("SaleJitFailed", "no channel was being opened"))?;
-        account.refund(event.buyer, failed.price_msat);
-        Ok(())
-    }
-
-    pub(super) fn open(&mut self, account: &mut Account, event: &SaleJitOpened) {
-        // The buyer hears of it only now.
-        if self.funding.remove(&event.buyer).is_none() {
-            account.spend(event.buyer, event.price_msat);
-        }
-        self.opened.push(event.clone());
-    }
-}
+use super::{Deal, Instead, LspSale, Purchase, SaleChange, SalePhase};
 
 impl Engine {
     /// L: somebody who has to sign is away.

@@ -24,10 +24,11 @@
 
 mod account;
 mod apply;
-mod book;
+pub(super) mod book;
 mod buy;
 mod client;
 mod jit;
+mod jits;
 mod lsp;
 mod lsp_signing;
 mod payment;
@@ -53,7 +54,7 @@ use super::state::State;
 
 pub use account::Account;
 pub use book::{Sales, Sold};
-pub use jit::Jits;
+pub use jits::Jits;
 pub use price::PriceList;
 
 /// What L waits for.
@@ -310,6 +311,43 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
 
 /// The aggregate nonces as L sends them, and the rounds in which everybody signs.
 type Rounds = (Vec<AggNonce>, Vec<Round>);
+
+/// Whether a fault in a message ends a sale, and otherwise the attempt at creating the factory.
+pub(super) fn ends_sale(message: &Message) -> bool {
+    match message {
+        Message::SaleOffer(_)
+        | Message::SaleJoin(_)
+        | Message::SaleCommitted(_)
+        | Message::SaleChecked(_)
+        | Message::SalePropose(_)
+        | Message::SalePartialSignatures(_)
+        | Message::SaleReady(_)
+        | Message::SaleStored(_)
+        | Message::SaleAbort(_)
+        | Message::SaleInvoice(_)
+        | Message::SaleWait(_) => true,
+        Message::Invite(_)
+        | Message::Join(_)
+        | Message::ExpectChannel(_)
+        | Message::Expecting(_)
+        | Message::Propose(_)
+        | Message::PartialSignatures(_)
+        | Message::Ready(_)
+        | Message::Stored(_)
+        | Message::ChannelCommitted(_)
+        | Message::ChannelChecked(_)
+        | Message::FundingBroadcast(_)
+        | Message::Resume(_)
+        | Message::Abort(_) => false,
+        // Nobody is at fault in these, whatever they say.
+        Message::Buy(_)
+        | Message::AskPrice(_)
+        | Message::Price(_)
+        | Message::JitOffer(_)
+        | Message::JitAccept(_)
+        | Message::JitOpened(_) => false,
+    }
+}
 
 impl Engine {
     /// Either side ends a sale.
