@@ -3,6 +3,8 @@
 //! everything.
 //!
 //! - [`rng`] randomness from the seed
+//! - [`fault`] what can go wrong, how often, and whether it does
+//! - [`key`] a key of a wallet or a channel
 //! - [`chain`] blocks, mempool, timelocks, reorganisations
 //! - [`node`] what one lightningd does for the plugin: wallet, channels
 //! - [`raw`] a factory on a coin of another chain, for tests on a real bitcoind
@@ -12,7 +14,9 @@
 //! - [`sim`] many worlds, with a random schedule of faults each
 
 pub mod chain;
+pub mod fault;
 pub mod judge;
+pub mod key;
 pub mod node;
 pub mod raw;
 pub mod rng;

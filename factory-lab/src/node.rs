@@ -3,7 +3,7 @@
 
 mod bump;
 mod channel;
-mod key;
+mod invoice;
 mod wallet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,13 +15,13 @@ use factory_engine::tx::child::Children;
 use factory_engine::types::{ChannelId, NodeId, PaymentHash};
 
 use super::chain::Chain;
+use super::key::Key;
 use super::rng::Rng;
-use super::world::Booked;
 
 pub use bump::refused;
 pub(super) use channel::commitment;
 pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
-pub use key::Key;
+pub use invoice::Booked;
 pub(super) use wallet::payment;
 
 /// The model of one lightningd.

@@ -1,7 +1,7 @@
 //! Randomness and keys from one seed: the same seed gives the same world on every machine.
 
-use super::node::Key;
-use super::sim::fault::Dice;
+use super::fault::Dice;
+use super::key::Key;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use factory_engine::protocol::Entropy;
 

@@ -1,6 +1,7 @@
 //! One operator (member 0), N clients, a network, a chain and a clock.
 
 mod chain;
+pub mod chaos;
 mod effects;
 mod exit;
 mod fault;
@@ -28,14 +29,13 @@ use super::chain::{Chain, Reject};
 use super::judge::Judge;
 use super::node::Lightningd;
 use super::rng::Rng;
-use super::sim::chaos::Chaos;
 use super::store::Store;
 use super::{LabError, error};
 
+use chaos::Chaos;
 pub use exit::{Account, Exit};
 use factory_engine::protocol::Entropy;
 pub use fault::{CrashAt, Fate, Outgoing};
-pub use invoices::Booked;
 
 /// The operator's number.
 pub const LSP: usize = 0;

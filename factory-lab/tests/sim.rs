@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use factory_lab::sim::fault::{Kind, Rates};
+use factory_lab::fault::{Kind, Rates};
 use factory_lab::sim::many::many;
 use factory_lab::sim::shrink::shrink;
 use factory_lab::sim::{Options, play};

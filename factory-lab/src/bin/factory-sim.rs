@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use factory_lab::sim::fault::{Kind, Rates};
+use factory_lab::fault::{Kind, Rates};
 use factory_lab::sim::many::many;
 use factory_lab::sim::shrink::shrink;
 use factory_lab::sim::{Options, Outcome, play};

@@ -171,7 +171,7 @@ impl Run {
     /// A funding that was spent otherwise: until that is buried, and a restart after it (S12).
     fn conflicts(&mut self) -> Result<(), LabError> {
         let Some(chaos) = &self.world.chaos else { return Ok(()) };
-        let kind = super::fault::Kind::DoubleSpend;
+        let kind = crate::fault::Kind::DoubleSpend;
         if !chaos.lies.iter().any(|lie| lie.kind == kind) || !self.used.is_empty() {
             return Ok(());
         }

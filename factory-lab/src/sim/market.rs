@@ -11,8 +11,8 @@ use crate::{LabError, error};
 use factory_engine::tx::scripts::ANCHOR_VALUE;
 use factory_engine::types::{Amount, Height};
 
-use super::fault::Kind;
 use super::run::Run;
+use crate::fault::Kind;
 
 /// A client's coins for fees at the beginning, satoshi: one of each script type.
 const CLIENT_COIN: Amount = Amount::from_sat(120_000);

@@ -1,9 +1,8 @@
 //! The simulator: one seed decides a whole run, with everything that goes wrong in it.
 //!
-//! - [`fault`] kinds of faults, their rates, the decisions
-//! - [`chaos`] what the world asks, and notes
-//! - [`coverage`] what was reached; [`sum`] numbers over many runs
-//! - [`lie`] what dishonest members send
+//! - [`fault`](crate::fault) kinds of faults, their rates, the decisions
+//! - [`chaos`](crate::world::chaos) what the world asks, and notes; what was reached, who lies
+//! - [`sum`] numbers over many runs
 //! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - `buy` clients that buy out of stock
@@ -16,13 +15,9 @@
 //! - [`shrink`] the shortest schedule that still shows a violation
 
 mod buy;
-pub mod chaos;
-pub mod coverage;
 mod create;
-pub mod fault;
 pub mod htlc;
 pub mod leave;
-pub mod lie;
 pub mod many;
 mod market;
 mod others;
@@ -36,9 +31,9 @@ pub mod sum;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use chaos::Chaos;
-use coverage::Coverage;
-use fault::{Chances, Fired, Rates};
+use crate::fault::{Chances, Fired, Rates};
+use crate::world::chaos::Chaos;
+use crate::world::chaos::coverage::Coverage;
 use run::Run;
 
 /// What decides a run.

@@ -6,8 +6,8 @@ use crate::world::LSP;
 use crate::world::restore::Backup;
 use factory_engine::protocol::{Command, Input, Policy, State};
 
-use super::fault::{Dice, Kind};
 use super::run::Run;
+use crate::fault::{Dice, Kind};
 
 /// A node's database as it was after some commits, and when it comes back.
 #[derive(Debug, Clone)]

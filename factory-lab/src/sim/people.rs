@@ -5,11 +5,11 @@ use bitcoin::Transaction;
 use crate::world::LSP;
 use factory_engine::protocol::event::Event;
 
-use super::chaos::Commit;
-use super::fault::{Dice, Kind};
-use super::lie::Lie;
 use super::others::Restore;
 use super::run::Run;
+use crate::fault::{Dice, Kind};
+use crate::world::chaos::Commit;
+use crate::world::chaos::lie::Lie;
 
 /// What an operator may do when it does not lie alone.
 const LSP_LIES: [Kind; 9] = [

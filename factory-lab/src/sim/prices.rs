@@ -5,8 +5,8 @@ use crate::world::LSP;
 use crate::{LabError, error};
 use factory_engine::protocol::{Config, Policy, PriceList};
 
-use super::fault::Dice;
 use super::run::Run;
+use crate::fault::Dice;
 
 /// The highest base and rate that an operator asks, msat and millionths of the amount.
 const BASE_MSAT: u64 = 20_000;

@@ -13,10 +13,10 @@ use factory_engine::protocol::{Config, Policy, State};
 use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::buy::{Loss, find_sold};
-use super::chaos::Chaos;
-use super::fault::{Dice, Kind};
 use super::others::Restore;
 use super::prices::own_config;
+use crate::fault::{Dice, Kind};
+use crate::world::chaos::Chaos;
 
 /// Steps after which a phase of a run is given up as endless.
 pub(super) const MANY: u32 = 50_000;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Outcome;
-use super::coverage::Coverage;
-use super::fault::Kind;
+use crate::fault::Kind;
+use crate::world::chaos::coverage::Coverage;
 
 /// Numbers over many runs: whoever adds them up in whatever order gets the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

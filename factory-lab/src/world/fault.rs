@@ -3,7 +3,8 @@
 use factory_engine::wire::message::Message;
 use factory_runtime::store::fake::Fault;
 
-use super::{Booked, World};
+use super::World;
+use crate::node::Booked;
 
 /// A message on its way out.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::sim::chaos::Commit;
+use super::chaos::Commit;
 use crate::{LabError, error};
 use factory_engine::planted::{Bug, planted};
 use factory_engine::protocol::Input;

@@ -3,7 +3,8 @@
 
 use bitcoin::hashes::{Hash, sha256};
 
-use crate::sim::fault::Kind;
+use crate::fault::Kind;
+use crate::node::Booked;
 use factory_engine::protocol::Entropy;
 use factory_engine::protocol::{Factory, Input, Invoice, KnownChannel, Purchase, Role};
 use factory_engine::terms::ClientIndex;
@@ -15,24 +16,6 @@ use super::{LSP, World};
 
 /// `min_final_cltv_expiry` of an invoice in a run of the simulator, whose factories live shorter than others.
 const SHORT: u32 = 2;
-
-/// An invoice of a node.
-#[derive(Debug, Clone)]
-pub struct Booked {
-    /// What was handed out.
-    pub invoice: Invoice,
-    /// Whether somebody paid it.
-    pub paid: bool,
-    /// Of which factory, if the plugin waits for it.
-    waiting: Option<InstanceId>,
-}
-
-impl Booked {
-    /// The plugin that waited is gone.
-    pub(super) fn forget_wait(&mut self) {
-        self.waiting = None;
-    }
-}
 
 /// A payment that is neither settled nor failed.
 #[derive(Debug, Clone)]

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::{BlockHash, OutPoint};
 
 use crate::LabError;
-use crate::node::Channel;
+use crate::node::{Booked, Channel};
 use crate::rng::Rng;
 use crate::store::Store;
 use factory_engine::protocol::KnownChannel;
 use factory_engine::types::{ChannelId, Height, PaymentHash};
 
-use super::{Booked, World};
+use super::World;
 
 /// A copy of one node's database.
 #[derive(Debug, Clone)]

@@ -1,18 +1,21 @@
 //! What the world asks at every place where a fault may happen, and what it notes there.
 
+pub mod coverage;
+pub mod lie;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 
-use crate::world::{Fate, LSP, Outgoing};
+use crate::fault::{Chances, Kind};
 use factory_engine::protocol::event::Event;
 use factory_engine::protocol::{Engine, Input, Role, State};
 use factory_engine::types::{Height, InstanceId};
 use factory_engine::wire::message::Message;
 
-use super::coverage::Coverage;
-use super::fault::{Chances, Kind};
-use super::lie::Lie;
+use self::coverage::Coverage;
+use self::lie::Lie;
+use super::{Fate, LSP, Outgoing};
 
 /// What becomes of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

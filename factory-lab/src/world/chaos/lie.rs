@@ -6,7 +6,7 @@ use crate::world::{LSP, Outgoing};
 use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret};
 use factory_engine::wire::message::{Abort, Message, Propose};
 
-use super::fault::{Dice, Kind};
+use crate::fault::{Dice, Kind};
 
 /// A member that lies.
 #[derive(Debug, Clone)]
