@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, BlockHash};
-use cln_factory::protocol::{Answer, Block, Command, Input};
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::KeyAgg;
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::types::InstanceId;
 use common::world::{Member, Network, World};
 use common::{HEIGHT, cpu_time, hash, key, median};
+use factory_engine::protocol::{Answer, Block, Command, Input};
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::musig::KeyAgg;
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::types::InstanceId;
 
 fn create(clients: usize) -> (World, InstanceId) {
     let mut world = World::new(clients, Network::default());

@@ -18,12 +18,12 @@ mod factory;
 
 use std::fmt::Write;
 
-use cln_factory::tx::child::usual_weight;
-use cln_factory::tx::layout::{Layout, vbytes, weight};
-use cln_factory::tx::plan::Profile;
-use cln_factory::tx::plan::frontier::Point;
 use document::{Mode, thousands};
 use factory::{LIFETIME_BLOCKS, planned};
+use factory_engine::tx::child::usual_weight;
+use factory_engine::tx::layout::{Layout, vbytes, weight};
+use factory_engine::tx::plan::Profile;
+use factory_engine::tx::plan::frontier::Point;
 
 /// What docs/comparison.md shows, and for how many clients there are figures of the C implementation.
 const CLIENTS: u32 = 127;

@@ -14,9 +14,9 @@
 
 mod common;
 
-use cln_factory::tx::plan::{Profile, shape_for};
 use common::plot::lines;
 use common::world::{LSP, Member, Network, World};
+use factory_engine::tx::plan::{Profile, shape_for};
 
 /// What one N cost.
 struct Cost {

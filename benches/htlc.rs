@@ -29,11 +29,11 @@ use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::htlc_accepted;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::state::{Shared, State};
-use cln_factory::protocol::{Block, Config, Effect, Input};
-use cln_factory::runtime::{self, Runtime};
-use cln_factory::store::memory::MemoryStore;
-use cln_factory::types::{ChannelId, NodeId};
 use common::{HEIGHT, engine, hash, node};
+use factory_engine::protocol::{Block, Config, Effect, Input};
+use factory_engine::types::{ChannelId, NodeId};
+use factory_runtime::Runtime;
+use factory_runtime::store::memory::MemoryStore;
 use serde_json::{Value, json};
 
 const CLIENTS: u32 = 64;
@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_millis(1);
 
 struct Nobody;
 
-impl runtime::Node for Nobody {
+impl factory_runtime::Node for Nobody {
     fn execute(&self, _: Effect) {}
     fn transmit(&self, _: NodeId, _: Vec<u8>) {}
     fn disconnect(&self, _: NodeId) {}
@@ -68,7 +68,7 @@ fn scid(channel: usize) -> String {
 
 async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
     let engine = engine(factories, CLIENTS, true);
-    let (handle, inbox) = runtime::channel();
+    let (handle, inbox) = factory_runtime::channel();
     tokio::spawn(Runtime::new(engine, MemoryStore::new(), Nobody, inbox).run());
     handle.input(block(HEIGHT + 10));
     let policies = handle.read(|engine, _| engine.channel_policies()).await.unwrap();

@@ -17,12 +17,12 @@ use std::hint::black_box;
 use bitcoin::hashes::Hash;
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use cln_factory::cln::chain::reduce;
-use cln_factory::protocol::Watched;
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
 use common::world::{Network, World};
 use common::{engine, hash, key, terms, transaction};
+use factory_engine::protocol::Watched;
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::tx::tree::{Member, Roster, Scope, Tree};
 
 type Work = Box<dyn FnOnce()>;
 /// Name, and what makes the work: its own instructions are not counted.

@@ -11,8 +11,8 @@
 
 mod common;
 
-use cln_factory::tx::plan::{Profile, shape_for};
 use common::world::{LSP, Memory, Network, World};
+use factory_engine::tx::plan::{Profile, shape_for};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]

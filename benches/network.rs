@@ -16,8 +16,8 @@ mod common;
 
 use std::time::Duration;
 
-use cln_factory::tx::plan::{Profile, shape_for};
 use common::world::{LSP, Network, World};
+use factory_engine::tx::plan::{Profile, shape_for};
 
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 const BANDWIDTH: u64 = 1_000_000;

@@ -26,8 +26,8 @@ use bitcoin::hex::DisplayHex;
 use bitcoin::{OutPoint, Txid};
 use cln_factory::cln::chain::reduce;
 use cln_factory::cln::methods::factory_json;
-use cln_factory::protocol::Watched;
 use common::{HEIGHT, engine, hash, node, transaction};
+use factory_engine::protocol::Watched;
 
 /// Milliseconds of CPU to search a block.
 const SCAN: f64 = 50.0;

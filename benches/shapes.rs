@@ -20,11 +20,11 @@ mod plot;
 use std::fmt::Write;
 use std::time::Duration;
 
-use cln_factory::terms::{Kind, Shape};
-use cln_factory::tx::plan::Profile;
-use cln_factory::tx::plan::frontier::{Point, frontier, notable};
 use document::{Mode, thousands};
 use factory::planned;
+use factory_engine::terms::{Kind, Shape};
+use factory_engine::tx::plan::Profile;
+use factory_engine::tx::plan::frontier::{Point, frontier, notable};
 
 /// What docs/planning.md shows.
 const CLIENTS: u32 = 127;

@@ -20,12 +20,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bitcoin::{OutPoint, ScriptBuf, Txid, hashes::Hash};
-use cln_factory::terms::{Kind, Leaf, Level, Shape};
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::{CheckedNonce, FactoryKey, PartialSig, Round, SecNonce, new_checked_nonce};
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
 use common::{cpu_time, hash, key, median, terms};
+use factory_engine::terms::{Kind, Leaf, Level, Shape};
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::musig::{CheckedNonce, FactoryKey, PartialSig, Round, SecNonce, new_checked_nonce};
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::tx::tree::{Member, Roster, Scope, Tree};
 
 const PHASES: [&str; 5] = ["tree", "nonces", "sign", "aggregate", "verify"];
 

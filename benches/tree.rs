@@ -14,11 +14,11 @@ use std::hint::black_box;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{OutPoint, ScriptBuf, Txid};
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::{Member, Roster, Scope, Tree};
 use common::{key, terms};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::tx::tree::{Member, Roster, Scope, Tree};
 
 fn roster(clients: u32) -> Roster {
     let payout = ScriptBuf::from([&[0, 20], &[7; 20][..]].concat());

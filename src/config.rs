@@ -8,9 +8,9 @@ use cln_plugin::options::{
 use cln_plugin::{Builder, ConfiguredPlugin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::protocol::{Config, Policy, dust, hold};
-use crate::tx::layout::MIN_PUSH_MSAT;
-use crate::types::{Millis, NodeId};
+use factory_engine::protocol::{Config, Policy, dust, hold};
+use factory_engine::tx::layout::MIN_PUSH_MSAT;
+use factory_engine::types::{Millis, NodeId};
 
 const POLICY: &str = "factory-policy";
 const POLICY_TEXT: &str = "What to do with invitations into a channel factory that are within this node's \
@@ -218,7 +218,7 @@ fn in_seconds(millis: Millis) -> i64 {
 const FAULT: cln_plugin::options::StringConfigOption =
     cln_plugin::options::StringConfigOption::new_str_no_default(
         "factory-fault",
-        "FOR TESTS ONLY: what this node does wrong on purpose, see src/runtime/faults.rs",
+        "FOR TESTS ONLY: what this node does wrong on purpose, see factory-runtime/src/faults.rs",
     );
 
 /// A value that an option can't have.
@@ -259,7 +259,7 @@ where
     };
     #[cfg(feature = "faults")]
     match plugin.option(&FAULT)? {
-        Some(name) => crate::runtime::faults::arm(&name).map_err(BadOption)?,
+        Some(name) => factory_runtime::faults::arm(&name).map_err(BadOption)?,
         None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
     }
     Ok(Config {

@@ -5,13 +5,13 @@
 
 mod common;
 
-use cln_factory::lab::world::{LSP, World};
-use cln_factory::protocol::{
+use common::factory;
+use factory_engine::protocol::{
     Answer, Command, Config, Input, Policy, Purpose, Standing, State, sightings, standing, statement,
 };
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
-use common::factory;
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId};
+use factory_lab::world::{LSP, World};
 
 fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, InstanceId) {
     let config = Config {

@@ -6,15 +6,15 @@
 mod common;
 
 use cln_factory::cln::boot;
-use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
-use cln_factory::protocol::{Answer, Command, Config, Engine, Input, Policy, State};
-use cln_factory::store::Store;
-use cln_factory::store::memory::MemoryStore;
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, Height, InstanceId};
-use cln_factory::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
 use common::factory;
+use factory_engine::protocol::{Answer, Command, Config, Engine, Input, Policy, State};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, Height, InstanceId};
+use factory_engine::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
+use factory_lab::world::{Fate, LSP, Outgoing, World};
+use factory_runtime::store::Store;
+use factory_runtime::store::memory::MemoryStore;
 
 fn world(seed: u64) -> (World, InstanceId) {
     world_with(seed, |_| Fate::Deliver)

@@ -5,12 +5,12 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, LSP, World};
-use cln_factory::protocol::{Command, Input, PendingHtlc, State};
-use cln_factory::store::fake::Fault;
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::InstanceId;
 use common::factory;
+use factory_engine::protocol::{Command, Input, PendingHtlc, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::InstanceId;
+use factory_lab::world::{CrashAt, LSP, World};
+use factory_runtime::store::fake::Fault;
 
 type Two = [InstanceId; 2];
 

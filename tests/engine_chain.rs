@@ -7,12 +7,12 @@ mod common;
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
-use cln_factory::lab::world::{Fate, Fed, LSP, World};
-use cln_factory::protocol::{Answer, Block, Input, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::Transaction;
-use cln_factory::wire::message::Message;
 use common::{begin, factory};
+use factory_engine::protocol::{Answer, Block, Input, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::Transaction;
+use factory_engine::wire::message::Message;
+use factory_lab::world::{Fate, Fed, LSP, World};
 
 /// S12, S25: a restart reads the chain from where the first thing of a factory may be.
 #[test]

@@ -4,9 +4,9 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
-use cln_factory::protocol::{Command, Input, State};
-use cln_factory::tx::plan::Profile;
+use factory_engine::protocol::{Command, Input, State};
+use factory_engine::tx::plan::Profile;
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 use common::{begin, factory, finish, left_out};
 
@@ -213,8 +213,8 @@ fn what_is_forgotten_and_when() {
     world.restart(LSP).unwrap();
     world.settle().unwrap();
     world.tamper(|out| match out.message.name() {
-        "join" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
-        _ => cln_factory::lab::world::Fate::Deliver,
+        "join" if out.from == 2 => factory_lab::world::Fate::Drop,
+        _ => factory_lab::world::Fate::Deliver,
     });
     let instance = begin(&mut world, Profile::Static).unwrap();
     assert_eq!(finish(&mut world, instance), State::Aborted);
@@ -226,8 +226,8 @@ fn what_is_forgotten_and_when() {
 
     // Aborted after the first client has signed.
     world.tamper(|out| match out.message.name() {
-        "partial_signatures" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
-        _ => cln_factory::lab::world::Fate::Deliver,
+        "partial_signatures" if out.from == 2 => factory_lab::world::Fate::Drop,
+        _ => factory_lab::world::Fate::Deliver,
     });
     let instance = begin(&mut world, Profile::Static).unwrap();
     assert_eq!(finish(&mut world, instance), State::Aborted);
@@ -265,7 +265,7 @@ fn a_replayed_proposal_after_a_restart() {
         if out.to == 1 {
             keep.borrow_mut().push(out.message.encode());
         }
-        cln_factory::lab::world::Fate::Deliver
+        factory_lab::world::Fate::Deliver
     });
     let instance = world.make_factory(Profile::Static).unwrap();
     world.heal();

@@ -4,17 +4,17 @@
 
 mod common;
 
-use cln_factory::lab::chain::Reject;
+use factory_lab::chain::Reject;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{CrashAt, Fate, LSP, World};
-use cln_factory::protocol::{Command, State};
-use cln_factory::tx::layout::{Role, SessionId};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::Amount;
-use cln_factory::wire::message::Message;
 use common::{begin, factory};
+use factory_engine::protocol::{Command, State};
+use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::Amount;
+use factory_engine::wire::message::Message;
+use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its
 /// capacity and its share of the stock, and the operator nothing. Nobody has to do anything for it.
@@ -163,7 +163,7 @@ fn an_operator_that_aborts_and_funds() {
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Funding));
     let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
-    let abort = cln_factory::wire::message::Abort {
+    let abort = factory_engine::wire::message::Abort {
         instance,
         attempt: 1,
         phase: 5,

@@ -4,11 +4,11 @@
 
 mod common;
 
-use cln_factory::lab::world::{LSP, World};
-use cln_factory::protocol::{Answer, Command, Config, Policy, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, Height, InstanceId};
 use common::factory;
+use factory_engine::protocol::{Answer, Command, Config, Policy, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, Height, InstanceId};
+use factory_lab::world::{LSP, World};
 
 /// A factory with delays that a test can wait for.
 fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, InstanceId) {

@@ -7,12 +7,12 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{Fate, LSP, Outgoing, World};
-use cln_factory::protocol::{Input, OpenFailure, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::tx::scripts::anchor_script;
-use cln_factory::wire::message::{Join, Message, PartialSignatures, Propose};
 use common::{begin, factory, finish, left_out};
+use factory_engine::protocol::{Input, OpenFailure, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::tx::scripts::anchor_script;
+use factory_engine::wire::message::{Join, Message, PartialSignatures, Propose};
+use factory_lab::world::{Fate, LSP, Outgoing, World};
 
 /// Three clients; `fate` decides about every message. The factory comes to be without `expected`.
 fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 'static) -> World {
@@ -154,7 +154,7 @@ fn a_bad_partial_signature() {
         &[2],
         of_client_two(partials, |m| {
             m.signatures.pop();
-            m.signatures.push(cln_factory::tx::musig::PartialSig([0; 32]));
+            m.signatures.push(factory_engine::tx::musig::PartialSig([0; 32]));
         }),
     );
 }

@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use cln_factory::lab::node::COMMITMENT_FEE;
-use cln_factory::lab::world::{LSP, World};
-use cln_factory::protocol::State;
-use cln_factory::tx::plan::Profile;
-use cln_factory::tx::verify::verify_holdings;
+use factory_engine::protocol::State;
+use factory_engine::tx::plan::Profile;
+use factory_engine::tx::verify::verify_holdings;
+use factory_lab::node::COMMITMENT_FEE;
+use factory_lab::world::{LSP, World};
 
 /// Creates, pays in every direction, then the operator vanishes and one client exits. Every step is
 /// followed by a recovery from the store (S10), and the judge looks on (S2, S8, S11).

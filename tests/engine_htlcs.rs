@@ -4,10 +4,10 @@
 
 mod common;
 
-use cln_factory::lab::world::{LSP, World};
-use cln_factory::protocol::{Command, Input, PendingHtlc, State};
-use cln_factory::tx::plan::Profile;
 use common::factory;
+use factory_engine::protocol::{Command, Input, PendingHtlc, State};
+use factory_engine::tx::plan::Profile;
+use factory_lab::world::{LSP, World};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
 /// lies in between.
@@ -81,7 +81,7 @@ fn nothing_moves_on_a_funding_that_is_young_again() {
 fn other_htlcs_start_nothing() {
     let mut world = World::new(8, 2).unwrap();
     let instance = world.make_factory(Profile::Static).unwrap();
-    let foreign = PendingHtlc { channel_id: cln_factory::types::ChannelId([9; 32]), cltv_expiry: 0 };
+    let foreign = PendingHtlc { channel_id: factory_engine::types::ChannelId([9; 32]), cltv_expiry: 0 };
     world.feed(1, Input::Htlcs(vec![foreign])).unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Active));
@@ -90,7 +90,7 @@ fn other_htlcs_start_nothing() {
 /// BOLT 4's codes, with an empty channel_update where the code wants one.
 #[test]
 fn failures_are_bolt_4s() {
-    use cln_factory::protocol::htlc::Failure;
+    use factory_engine::protocol::htlc::Failure;
     for (failure, message) in [
         (Failure::TemporaryChannel, &[0x10, 7, 0, 0][..]),
         (Failure::ExpiryTooSoon, &[0x10, 14, 0, 0]),

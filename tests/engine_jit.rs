@@ -5,12 +5,12 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fed, LSP, World};
-use cln_factory::protocol::event::{Event, decode_record};
-use cln_factory::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, ChannelId, InstanceId};
 use common::factory;
+use factory_engine::protocol::event::{Event, decode_record};
+use factory_engine::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, ChannelId, InstanceId};
+use factory_lab::world::{CrashAt, Fed, LSP, World};
 
 const PRICE: u64 = 700_001;
 const AMOUNT: Amount = Amount::from_sat(50_000);
@@ -134,8 +134,8 @@ fn a_silent_neighbour_is_as_good_as_away() {
     world.connect(LSP, 2).unwrap();
     world.settle().unwrap();
     world.tamper(|out| match out.message.name() {
-        "sale_join" if out.from == 2 => cln_factory::lab::world::Fate::Drop,
-        _ => cln_factory::lab::world::Fate::Deliver,
+        "sale_join" if out.from == 2 => factory_lab::world::Fate::Drop,
+        _ => factory_lab::world::Fate::Deliver,
     });
     buy(&mut world, instance);
     world.run_out().unwrap();

@@ -5,12 +5,12 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, World};
-use cln_factory::protocol::{Answer, Command, Input, PriceList, Refusal, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
-use cln_factory::wire::message::Message;
 use common::factory;
+use factory_engine::protocol::{Answer, Command, Input, PriceList, Refusal, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId};
+use factory_engine::wire::message::Message;
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 const CAPACITY: Amount = Amount::from_sat(100_000);
 const STOCK: Amount = Amount::from_sat(300_000);
@@ -105,7 +105,7 @@ fn what_is_above_the_limit_is_refused_and_nothing_changes() {
     // An operator that doesn't keep to the limit: the buyer does.
     world.tamper(|out| match &out.message {
         Message::Buy(buy) => {
-            let buy = cln_factory::wire::message::Buy { max_price_msat: u64::MAX, ..buy.clone() };
+            let buy = factory_engine::wire::message::Buy { max_price_msat: u64::MAX, ..buy.clone() };
             Fate::Replace(vec![Message::Buy(buy).encode()])
         }
         _ => Fate::Deliver,
@@ -144,7 +144,7 @@ fn more_than_is_owed_is_not_paid() {
     world.tamper(|out| match &out.message {
         Message::SaleInvoice(invoice) => {
             let amount_msat = invoice.amount_msat + 1;
-            let greedy = cln_factory::wire::message::SaleInvoice { amount_msat, ..invoice.clone() };
+            let greedy = factory_engine::wire::message::SaleInvoice { amount_msat, ..invoice.clone() };
             Fate::Replace(vec![Message::SaleInvoice(greedy).encode()])
         }
         _ => Fate::Deliver,

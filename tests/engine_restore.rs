@@ -7,13 +7,13 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{Fate, LSP, World};
-use cln_factory::protocol::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
-use cln_factory::protocol::{Folded, Input, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::PROTOCOL_ID;
-use cln_factory::wire::message::Message;
 use common::{begin, factory};
+use factory_engine::protocol::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
+use factory_engine::protocol::{Folded, Input, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::PROTOCOL_ID;
+use factory_engine::wire::message::Message;
+use factory_lab::world::{Fate, LSP, World};
 
 /// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is
 /// never used again: even in the same attempt a new join has a new key, so that the members' output, and

@@ -4,12 +4,12 @@
 
 mod common;
 
-use cln_factory::lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
-use cln_factory::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
-use cln_factory::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
 use common::factory;
+use factory_engine::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId};
+use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
 
 const CAPACITY: Amount = Amount::from_sat(100_000);
 const STOCK: Amount = Amount::from_sat(300_000);

@@ -8,12 +8,12 @@ mod common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use cln_factory::lab::world::{Fate, LSP, World};
-use cln_factory::protocol::{Block, Input, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::ScriptBuf;
-use cln_factory::wire::message::Message;
 use common::{begin, factory, finish, left_out};
+use factory_engine::protocol::{Block, Input, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::ScriptBuf;
+use factory_engine::wire::message::Message;
+use factory_lab::world::{Fate, LSP, World};
 
 /// S4: a finished signature that doesn't verify is not stored, and the client says why it gives up.
 #[test]
@@ -70,7 +70,7 @@ fn a_second_ready() {
     world.run_until("stored", |_| answers.get() == 1).unwrap();
     let mut ready = kept.take().unwrap();
     let peer = world.members[LSP].id;
-    let again = |ready: &cln_factory::wire::message::Ready| Input::Message {
+    let again = |ready: &factory_engine::wire::message::Ready| Input::Message {
         peer,
         payload: Message::Ready(ready.clone()).encode(),
     };

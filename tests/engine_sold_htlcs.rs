@@ -4,13 +4,13 @@
 
 mod common;
 
-use cln_factory::lab::world::{Fed, LSP, World};
-use cln_factory::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use cln_factory::protocol::urgent::Urgent;
-use cln_factory::protocol::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, ChannelId, InstanceId, Txid};
 use common::factory;
+use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::protocol::urgent::Urgent;
+use factory_engine::protocol::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, ChannelId, InstanceId, Txid};
+use factory_lab::world::{Fed, LSP, World};
 
 /// Two clients who share stock.
 fn active(seed: u64) -> (World, InstanceId) {

@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 
 use bitcoin::hex::{DisplayHex, FromHex};
 
-use cln_factory::protocol::event::{Accepted, Event, RecordError, decode_record, encode_record};
-use cln_factory::protocol::{Config, Engine};
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{NodeId, ProtocolId};
+use factory_engine::protocol::event::{Accepted, Event, RecordError, decode_record, encode_record};
+use factory_engine::protocol::{Config, Engine};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{NodeId, ProtocolId};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")

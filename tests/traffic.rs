@@ -7,16 +7,16 @@ use std::collections::VecDeque;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
-use cln_factory::protocol::Config;
-use cln_factory::terms::{ClientIndex, Terms};
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::{AggNonce, FactoryKey, MasterSecret, PartialSig, PubNonce, PublicKey};
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::Tree;
-use cln_factory::types::{ChannelId, InstanceId, NodeId};
-use cln_factory::wire::codec::Shared;
-use cln_factory::wire::link::{Incoming, Limits, Link};
-use cln_factory::wire::message::{
+use factory_engine::protocol::Config;
+use factory_engine::terms::{ClientIndex, Terms};
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret, PartialSig, PubNonce, PublicKey};
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::tx::tree::Tree;
+use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::wire::codec::Shared;
+use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::message::{
     ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite,
     Join, Message, PartialSignatures, Propose, Ready, Stored, protocol_id,
 };

@@ -5,11 +5,11 @@
 
 mod wire_samples;
 
-use cln_factory::tx::musig::{AggNonce, PartialSig};
-use cln_factory::types::{InstanceId, ProtocolId, ScriptBuf};
-use cln_factory::wire::codec::{BigSize, Codec};
-use cln_factory::wire::envelope::{Envelope, MAX_MESSAGE_BYTES, Oversized, PIGGYBACK_OVERHEAD};
-use cln_factory::wire::message::*;
+use factory_engine::tx::musig::{AggNonce, PartialSig};
+use factory_engine::types::{InstanceId, ProtocolId, ScriptBuf};
+use factory_engine::wire::codec::{BigSize, Codec};
+use factory_engine::wire::envelope::{Envelope, MAX_MESSAGE_BYTES, Oversized, PIGGYBACK_OVERHEAD};
+use factory_engine::wire::message::*;
 use wire_samples::{envelopes, messages};
 
 /// The bytes of the sample called `name`.
@@ -107,7 +107,7 @@ fn numbers_that_are_not_minimal() {
 fn altered(name: &str, kind: u64, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let bytes = sample(name);
     let mut out = bytes[..2].to_vec();
-    let mut records = cln_factory::wire::codec::Records::new(&bytes[2..]);
+    let mut records = factory_engine::wire::codec::Records::new(&bytes[2..]);
     let mut change = Some(change);
     while let Some((found, value)) = records.next_record().unwrap() {
         let mut value = value.to_vec();

@@ -7,10 +7,10 @@ mod wire_samples;
 
 use std::collections::BTreeSet;
 
-use cln_factory::types::{InstanceId, ProtocolId};
-use cln_factory::wire::codec::{BigSize, Codec};
-use cln_factory::wire::envelope::{Envelope, FEATURE_BIT, MESSAGE_TYPE};
-use cln_factory::wire::message::{ChannelInFactory, Message, PROTOCOL_ID, PROTOCOL_NAME, protocol_id};
+use factory_engine::types::{InstanceId, ProtocolId};
+use factory_engine::wire::codec::{BigSize, Codec};
+use factory_engine::wire::envelope::{Envelope, FEATURE_BIT, MESSAGE_TYPE};
+use factory_engine::wire::message::{ChannelInFactory, Message, PROTOCOL_ID, PROTOCOL_NAME, protocol_id};
 use serde_json::Value;
 use wire_samples::{channel_in_factory, envelopes, messages, terms};
 
@@ -103,7 +103,7 @@ fn protocol_id_is_the_hash_of_its_name() {
 fn terms_are_their_vector() {
     let frozen = hex(&vectors()["terms"]);
     assert_eq!(show(&terms().encoded()), show(&frozen));
-    assert_eq!(cln_factory::terms::Terms::decoded(&frozen), Ok(terms()));
+    assert_eq!(factory_engine::terms::Terms::decoded(&frozen), Ok(terms()));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Terms as `factory-plan` makes them with default options.
 
 use bitcoin::Amount;
-use cln_factory::protocol::Config;
-use cln_factory::terms::{Shape, Terms};
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::types::{InstanceId, NodeId};
+use factory_engine::protocol::Config;
+use factory_engine::terms::{Shape, Terms};
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::types::{InstanceId, NodeId};
 
 /// Blocks from creation to the timeout: `factory-plan`'s default, two months.
 pub const LIFETIME_BLOCKS: u32 = 8_640;

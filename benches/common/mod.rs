@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
-use cln_factory::protocol::event::{
+use factory_engine::protocol::event::{
     Accepted, AllStored, ChannelChecked, ChannelCommitted, Confirmed, Created, Event, FundingReleased,
     FundingReserved, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
 };
-use cln_factory::protocol::{Config, Engine};
-use cln_factory::record::Proposal;
-use cln_factory::terms::{Shape, Terms};
-use cln_factory::tx::layout::Layout;
-use cln_factory::tx::musig::{FactoryKey, MasterSecret};
-use cln_factory::tx::plan::{Profile, shape_for};
-use cln_factory::tx::tree::{Member, Roster, Scope, Session, Tree};
-use cln_factory::types::PROTOCOL_ID;
-use cln_factory::types::{ChannelId, InstanceId, NodeId};
-use cln_factory::wire::codec::Shared;
+use factory_engine::protocol::{Config, Engine};
+use factory_engine::record::Proposal;
+use factory_engine::terms::{Shape, Terms};
+use factory_engine::tx::layout::Layout;
+use factory_engine::tx::musig::{FactoryKey, MasterSecret};
+use factory_engine::tx::plan::{Profile, shape_for};
+use factory_engine::tx::tree::{Member, Roster, Scope, Session, Tree};
+use factory_engine::types::PROTOCOL_ID;
+use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::wire::codec::Shared;
 
 /// Height at which the factories were funded.
 pub const HEIGHT: u32 = 1_000;

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
-use cln_factory::protocol::event::encode_record;
-use cln_factory::protocol::{
+use factory_engine::protocol::event::encode_record;
+use factory_engine::protocol::{
     Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, Level, OpenChannel, Policy,
     PreparedFunding, State,
 };
-use cln_factory::terms::Shape;
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{ChannelId, InstanceId, NodeId};
-use cln_factory::wire::link::{Incoming, Limits, Link};
+use factory_engine::terms::Shape;
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::wire::link::{Incoming, Limits, Link};
 
 use super::{HEIGHT, cpu_time};
 

@@ -14,10 +14,10 @@ use bitcoin::hex::DisplayHex;
 use cln_factory::cln::boot;
 use cln_factory::cln::client::Rpc;
 use cln_factory::cln::datastore;
-use cln_factory::protocol::event::encode_record;
-use cln_factory::protocol::{Config, Engine};
-use cln_factory::store::{History, Store};
-use cln_factory::tx::musig::MasterSecret;
+use factory_engine::protocol::event::encode_record;
+use factory_engine::protocol::{Config, Engine};
+use factory_engine::tx::musig::MasterSecret;
+use factory_runtime::store::{History, Store};
 use serde_json::{Value, json};
 
 use super::common::{Mould, node};

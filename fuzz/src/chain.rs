@@ -8,7 +8,7 @@ use bitcoin::hashes::Hash;
 use bitcoin::{Transaction, TxMerkleNode, block};
 use cln_factory::cln::chain::{Follower, Interrupted, Sink, no_hash};
 use cln_factory::cln::client::{Call, CallError};
-use cln_factory::protocol::{Input, Watched};
+use factory_engine::protocol::{Input, Watched};
 use serde_json::{Value, json};
 
 use crate::bytes::Bytes;

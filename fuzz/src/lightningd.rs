@@ -7,7 +7,7 @@ use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError};
 use cln_factory::cln::{feerates, htlcs, peers, wallet};
-use cln_factory::wire::codec::Codec;
+use factory_engine::wire::codec::Codec;
 use serde_json::{Value, json};
 
 use crate::bytes::Bytes;

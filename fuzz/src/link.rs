@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use cln_factory::wire::envelope::MAX_MESSAGE_BYTES;
-use cln_factory::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::envelope::MAX_MESSAGE_BYTES;
+use factory_engine::wire::link::{Incoming, Limits, Link};
 
 use crate::bytes::Bytes;
 

@@ -15,12 +15,12 @@ use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::requests::{Request, Tagged};
 use cln_factory::cln::state::{Shared, State};
-use cln_factory::protocol::event::decode_record;
-use cln_factory::protocol::{ChannelPolicy, Config, Effect, Engine, Input};
-use cln_factory::runtime::{self, Runtime};
-use cln_factory::store::{Store, memory::MemoryStore};
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{ChannelId, Height, NodeId};
+use factory_engine::protocol::event::decode_record;
+use factory_engine::protocol::{ChannelPolicy, Config, Effect, Engine, Input};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{ChannelId, Height, NodeId};
+use factory_runtime::Runtime;
+use factory_runtime::store::{Store, memory::MemoryStore};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -35,7 +35,7 @@ const SCID: &str = "103x1x0";
 
 struct Nobody;
 
-impl runtime::Node for Nobody {
+impl factory_runtime::Node for Nobody {
     fn execute(&self, _: Effect) {}
     fn transmit(&self, _: NodeId, _: Vec<u8>) {}
     fn disconnect(&self, _: NodeId) {}
@@ -65,7 +65,7 @@ impl Plugin {
         let instances = records.keys().map(ToString::to_string).collect();
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let tokio = tokio.unwrap_or_else(|error| panic!("{error}"));
-        let (handle, inbox) = runtime::channel();
+        let (handle, inbox) = factory_runtime::channel();
         let mut store = MemoryStore::new();
         let channels = Channels::default();
         let (channel, policy) = tokio.block_on(async {

@@ -1,10 +1,10 @@
 //! Stored records, and the factory that is their fold.
 
-use cln_factory::lab::rng::Rng;
-use cln_factory::protocol::event::{Event, decode_record, encode_record};
-use cln_factory::protocol::{Block, Config, Engine, Input};
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{InstanceId, NodeId};
+use factory_engine::protocol::event::{Event, decode_record, encode_record};
+use factory_engine::protocol::{Block, Config, Engine, Input};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{InstanceId, NodeId};
+use factory_lab::rng::Rng;
 
 use crate::bytes::Bytes;
 

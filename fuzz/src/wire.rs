@@ -5,13 +5,13 @@ use std::fmt::Debug;
 
 use bitcoin::SignedAmount;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
-use cln_factory::protocol::event::LedgerEntry;
-use cln_factory::terms::Terms;
-use cln_factory::tx::layout::Layout;
-use cln_factory::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
-use cln_factory::wire::codec::{BigSize, Codec, Records, Shared};
-use cln_factory::wire::envelope::{Envelope, MESSAGE_TYPE};
-use cln_factory::wire::message::{ChannelInFactory, MAX_REASON_BYTES, Message};
+use factory_engine::protocol::event::LedgerEntry;
+use factory_engine::terms::Terms;
+use factory_engine::tx::layout::Layout;
+use factory_engine::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use factory_engine::wire::codec::{BigSize, Codec, Records, Shared};
+use factory_engine::wire::envelope::{Envelope, MESSAGE_TYPE};
+use factory_engine::wire::message::{ChannelInFactory, MAX_REASON_BYTES, Message};
 
 use crate::bytes::Bytes;
 
@@ -127,7 +127,7 @@ fn walk(bytes: &[u8]) {
                 assert!(last < Some(kind), "types ascend");
                 last = Some(kind);
                 BigSize(kind).write(&mut written);
-                cln_factory::wire::codec::write_counted(value, &mut written);
+                factory_engine::wire::codec::write_counted(value, &mut written);
             }
             Ok(None) => return assert_eq!(written, bytes),
             Err(_) => return assert!(bytes.starts_with(&written)),

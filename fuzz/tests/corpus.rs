@@ -7,9 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cln_factory::lab::rng::Rng;
 use cln_factory_fuzz::measure::{Cost, within};
 use cln_factory_fuzz::{TARGETS, Target};
+use factory_lab::rng::Rng;
 
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
@@ -26,7 +26,7 @@ const MUTATIONS: usize = 4;
 #[cfg(planted_bugs)]
 #[test]
 fn planted_bugs_are_found() {
-    use cln_factory::planted::{Bug, plant};
+    use factory_engine::planted::{Bug, plant};
 
     let _alone = ALONE.lock();
     let found = |bug, name: &str, inputs: &[Vec<u8>]| {

@@ -6,7 +6,7 @@
 use bitcoin::bech32::primitives::decode::CheckedHrpstring;
 use bitcoin::bech32::{self, Hrp, NoChecksum};
 
-use crate::wire::codec::{BigSize, Codec, Records, write_counted};
+use factory_engine::wire::codec::{BigSize, Codec, Records, write_counted};
 
 /// invoice_blindedpay.
 const BLINDEDPAY: u64 = 162;

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::protocol::event::decode_record;
-use crate::protocol::{Config, Engine, Factory, Folded, Input, Watched};
-use crate::runtime::{self, Handle, Inbox, Runtime};
-use crate::store::{History, Store};
-use crate::tx::musig::MasterSecret;
-use crate::types::{Height, InstanceId, NodeId};
+use factory_engine::protocol::event::decode_record;
+use factory_engine::protocol::{Config, Engine, Factory, Folded, Input, Watched};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, NodeId};
+use factory_runtime::store::{History, Store};
+use factory_runtime::{Handle, Inbox, Runtime};
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
@@ -76,7 +76,7 @@ pub async fn prepare(
     let master = master_secret(&rpc).await?;
 
     let online = online::load(&rpc).await?;
-    let (handle, inbox) = runtime::channel();
+    let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
@@ -112,7 +112,7 @@ pub async fn prepare(
 
 fn refuse_everything(inbox: Inbox, reason: String) -> String {
     log::error!("factories are left alone, commands are refused: {reason}");
-    tokio::spawn(runtime::run_unavailable(inbox, reason.clone()));
+    tokio::spawn(factory_runtime::run_unavailable(inbox, reason.clone()));
     reason
 }
 
@@ -160,11 +160,13 @@ pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S
     for folded in fold_all(&histories)? {
         engine.adopt(folded);
     }
-    let stored_tip = runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    let stored_tip = factory_runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
     if let Some((height, _)) = stored_tip {
         archive(&mut engine, &mut store, height).await;
     }
-    if let Some(prices) = runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())? {
+    if let Some(prices) =
+        factory_runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())?
+    {
         engine.set_prices(prices);
     }
     Ok(Loaded { engine, store, stored_tip })

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::io::{DuplexStream, Stdin};
 
 use crate::config;
-use crate::types::NodeId;
-use crate::wire::envelope::MESSAGE_TYPE;
+use factory_engine::types::NodeId;
+use factory_engine::wire::envelope::MESSAGE_TYPE;
 
 use super::boot;
 use super::error::Fault;
@@ -29,7 +29,7 @@ const OUTPUT_BUFFER: usize = 64 * 1024;
 /// Runs until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     anyhow::ensure!(
-        !cfg!(modelled_signatures),
+        !factory_engine::tx::MODELLED,
         "cln-factory: this build's signatures are modelled (--cfg modelled_signatures): it is for \
          factory-sim and must never handle money. Build it without that flag."
     );

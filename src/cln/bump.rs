@@ -13,8 +13,8 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::protocol::fees::{ChildOut, Raise, Refused, Report, Trouble};
-use crate::tx::child::{Child, Children, Coin, Least};
+use factory_engine::protocol::fees::{ChildOut, Raise, Refused, Report, Trouble};
+use factory_engine::tx::child::{Child, Children, Coin, Least};
 
 use super::children::Records;
 use super::client::{Call, CallError, field};

@@ -14,10 +14,10 @@ use bitcoin::hashes::Hash;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::protocol::Watched;
-use crate::protocol::{Block, Input};
-use crate::runtime::clock::now;
-use crate::types::{Height, Millis};
+use factory_engine::protocol::Watched;
+use factory_engine::protocol::{Block, Input};
+use factory_engine::types::{Height, Millis};
+use factory_runtime::clock::now;
 
 use super::client::{Call, CallError, field};
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Value, json};
 
-use crate::protocol::KnownChannel;
-use crate::types::{Amount, ChannelId, NodeId};
+use factory_engine::protocol::KnownChannel;
+use factory_engine::types::{Amount, ChannelId, NodeId};
 
 use super::client::{Call, CallError, field};
 

@@ -3,7 +3,7 @@
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 use serde_json::{Value, json};
 
-use crate::tx::child::{Child, Children, Coin};
+use factory_engine::tx::child::{Child, Children, Coin};
 
 use super::client::{Call, CallError, field};
 

@@ -3,8 +3,8 @@
 use bitcoin::hex::{DisplayHex, FromHex};
 use serde_json::{Value, json};
 
-use crate::store::key_value::{Key, KeyError, KeyValue, Listed};
-use crate::store::keyed::Keyed;
+use factory_runtime::store::key_value::{Key, KeyError, KeyValue, Listed};
+use factory_runtime::store::keyed::Keyed;
 
 use super::client::{Call, CallError};
 

@@ -4,10 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::protocol::dust::{Asking, Dust, InFlight, Limits, TooMuch};
-use crate::protocol::htlc::{Failure, Verdict};
-use crate::runtime::{View, clock};
-use crate::types::Millis;
+use factory_engine::protocol::dust::{Asking, Dust, InFlight, Limits, TooMuch};
+use factory_engine::protocol::htlc::{Failure, Verdict};
+use factory_engine::types::Millis;
+use factory_runtime::{View, clock};
 
 use super::client::{Call, CallError, field};
 use super::htlcs;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::protocol::Refusal;
+use factory_engine::protocol::Refusal;
 
 use super::client::CallError;
 

@@ -11,10 +11,10 @@ use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::protocol::fees::{Report, Trouble};
-use crate::protocol::{CheckFailure, Effect, Input, Invoice, OpenFailure};
-use crate::runtime::{Handle, Node};
-use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
+use factory_engine::protocol::fees::{Report, Trouble};
+use factory_engine::protocol::{CheckFailure, Effect, Input, Invoice, OpenFailure};
+use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
+use factory_runtime::{Handle, Node};
 
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};

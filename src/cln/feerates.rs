@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::protocol::fees::{FeeNews, Feerates};
-use crate::types::{Amount, ChannelId};
+use factory_engine::protocol::fees::{FeeNews, Feerates};
+use factory_engine::types::{Amount, ChannelId};
 
 use super::client::{Call, field};
 

@@ -14,8 +14,8 @@ use bitcoin::{PublicKey, ScriptBuf, TxOut};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::Value;
 
-use crate::protocol::CheckFailure;
-use crate::types::{ChannelId, OutPoint, Txid};
+use factory_engine::protocol::CheckFailure;
+use factory_engine::types::{ChannelId, OutPoint, Txid};
 
 /// Where lightningd keeps its channels, or why we can't look.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::protocol::hold::{Full, Held, Holds, Limits};
-use crate::protocol::htlc::{Failure, Verdict};
-use crate::runtime::clock;
-use crate::types::{ChannelId, Height, NodeId};
+use factory_engine::protocol::hold::{Full, Held, Holds, Limits};
+use factory_engine::protocol::htlc::{Failure, Verdict};
+use factory_engine::types::{ChannelId, Height, NodeId};
+use factory_runtime::clock;
 
 use super::client::{Call, CallError, field};
 use super::state::State;
@@ -302,7 +302,7 @@ mod tests {
         let fake = Fake(Arc::new(Mutex::new((channel(false, false), 0))));
         let holding = Arc::new(holding());
         let held = Held {
-            instance: crate::types::InstanceId([1; 32]),
+            instance: factory_engine::types::InstanceId([1; 32]),
             client: CLIENT,
             channel: CHANNEL,
             amount_msat: 5,

@@ -3,9 +3,9 @@
 use bitcoin::hex::FromHex;
 use serde_json::Value;
 
-use crate::protocol::PendingHtlc;
-use crate::protocol::dust::InFlight;
-use crate::types::ChannelId;
+use factory_engine::protocol::PendingHtlc;
+use factory_engine::protocol::dust::InFlight;
+use factory_engine::types::ChannelId;
 
 /// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
 /// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::types::NodeId;
+use factory_engine::types::NodeId;
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Map = HashMap<NodeId, mpsc::UnboundedSender<Job>>;

@@ -9,7 +9,7 @@
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
 //! - [`online`] when clients are online
 //! - [`payments`] what liquidity costs: invoices and payments
-//! - [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
+//! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 pub mod bolt12;
 pub mod boot;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bitcoin::hex::{DisplayHex, FromHex};
 use serde_json::{Value, json};
 
-use crate::protocol::Online;
-use crate::runtime::now;
-use crate::types::NodeId;
+use factory_engine::protocol::Online;
+use factory_engine::types::NodeId;
+use factory_runtime::now;
 
 use super::client::{Call, CallError, field};
 use super::state::State;

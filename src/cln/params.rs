@@ -3,7 +3,7 @@
 use bitcoin::Amount;
 use serde_json::{Map, Value};
 
-use crate::types::{InstanceId, NodeId};
+use factory_engine::types::{InstanceId, NodeId};
 
 use super::error::Fault;
 

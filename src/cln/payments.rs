@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::protocol::Invoice;
-use crate::types::{ChannelId, NodeId, PaymentHash};
+use factory_engine::protocol::Invoice;
+use factory_engine::types::{ChannelId, NodeId, PaymentHash};
 
 use super::client::{Call, CallError, field};
 

@@ -3,8 +3,8 @@
 use bitcoin::hex::FromHex;
 use serde_json::{Value, json};
 
-use crate::types::NodeId;
-use crate::wire::envelope::FEATURE_BIT;
+use factory_engine::types::NodeId;
+use factory_engine::wire::envelope::FEATURE_BIT;
 
 use super::client::{Call, CallError, field};
 use super::state::State;

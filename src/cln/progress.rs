@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Progress, Stage};
+use factory_engine::protocol::{Progress, Stage};
 
 use super::outbox::Outbox;
 

@@ -3,7 +3,7 @@
 use bitcoin::{Amount, OutPoint, Transaction};
 use serde_json::json;
 
-use crate::protocol::fees::Refused;
+use factory_engine::protocol::fees::Refused;
 
 use super::client::{Call, CallError};
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::protocol::Config;
-use crate::runtime::Handle;
-use crate::types::{Height, NodeId};
+use factory_engine::protocol::Config;
+use factory_engine::types::{Height, NodeId};
+use factory_runtime::Handle;
 
 use super::chain::Progress;
 use super::channels::Channels;

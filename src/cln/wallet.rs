@@ -4,8 +4,8 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use serde_json::json;
 
-use crate::protocol::PreparedFunding;
-use crate::types::Txid;
+use factory_engine::protocol::PreparedFunding;
+use factory_engine::types::Txid;
 
 use super::client::{Call, CallError, field};
 

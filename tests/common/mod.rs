@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
-use cln_factory::lab::world::{Fed, LSP, World};
-use cln_factory::protocol::{Answer, Command, Factory, Input, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
+use factory_engine::protocol::{Answer, Command, Factory, Input, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId};
+use factory_lab::world::{Fed, LSP, World};
 
 /// `factory-create` over all clients, nothing delivered yet. Nothing if the operator crashed on it.
 pub fn begin(world: &mut World, profile: Profile) -> Option<InstanceId> {

@@ -5,12 +5,12 @@ use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
 use bitcoin::{TxIn, TxOut};
 
-use cln_factory::protocol::event::*;
-use cln_factory::record::Proposal;
-use cln_factory::terms::{Kind, Leaf, Level, Shape, Terms};
-use cln_factory::tx::layout::{Role, SessionId};
-use cln_factory::tx::musig::PublicKey;
-use cln_factory::types::*;
+use factory_engine::protocol::event::*;
+use factory_engine::record::Proposal;
+use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
+use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::musig::PublicKey;
+use factory_engine::types::*;
 
 fn node(of: u8) -> NodeId {
     NodeId([of; 33])

@@ -1,9 +1,9 @@
 //! Whole factories, for new histories. Their seeds make them the same each time.
 
-use cln_factory::lab::world::{CrashAt, Fate, LSP, World};
-use cln_factory::protocol::{Answer, Command, Config, Input, Policy, PriceList, State};
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, InstanceId};
+use factory_engine::protocol::{Answer, Command, Config, Input, Policy, PriceList, State};
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, InstanceId};
+use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 use super::common::{begin, factory, finish};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, Transaction, TxOut};
-use cln_factory::tx::verify::verify_input;
+use factory_engine::tx::verify::verify_input;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bitcoin::Amount;
-use cln_factory::terms::{Kind, Shape};
-use cln_factory::tx::layout::{
+use factory_engine::terms::{Kind, Shape};
+use factory_engine::tx::layout::{
     Layout, MAX_STANDARD_VBYTES, MAX_V3_VBYTES, MIN_FEERATE, Role, SessionId, fee,
 };
-use cln_factory::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
+use factory_engine::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
 
 use crate::support::{Factory, leaf, level, shapes, terms};
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use cln_factory::tx::layout::{Layout, Role, SessionId};
-use cln_factory::tx::musig::{
+use factory_engine::tx::layout::{Layout, Role, SessionId};
+use factory_engine::tx::musig::{
     FactoryKey, KeyAgg, MasterSecret, MusigError, PartialSig, SecNonce, aggregate, aggregate_nonces,
     new_nonce, sign_partial, verify_partial,
 };
-use cln_factory::tx::tree::{Scope, Tree, TreeError, funding_script};
-use cln_factory::types::InstanceId;
+use factory_engine::tx::tree::{Scope, Tree, TreeError, funding_script};
+use factory_engine::types::InstanceId;
 
 use crate::support::{Factory, factory_keys, hash, roster, shapes, terms};
 
@@ -191,7 +191,7 @@ fn bad_inputs_of_a_tree_are_named() {
 }
 
 struct Inputs {
-    roster: cln_factory::tx::tree::Roster,
+    roster: factory_engine::tx::tree::Roster,
     funding: bitcoin::OutPoint,
     scope: Scope,
     scripts: BTreeMap<u32, bitcoin::ScriptBuf>,

@@ -2,10 +2,10 @@
 //! what its layout says.
 
 use bitcoin::Amount;
-use cln_factory::terms::{Kind, Shape, Terms};
-use cln_factory::tx::layout::{Layout, LayoutError, MAX_CLIENTS, MAX_V3_VBYTES};
-use cln_factory::tx::plan::frontier::{Point, frontier, notable};
-use cln_factory::tx::plan::{Delays, PlanError, Profile, shape_for};
+use factory_engine::terms::{Kind, Shape, Terms};
+use factory_engine::tx::layout::{Layout, LayoutError, MAX_CLIENTS, MAX_V3_VBYTES};
+use factory_engine::tx::plan::frontier::{Point, frontier, notable};
+use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for};
 
 use crate::support::{leaf, level, terms};
 

@@ -1,7 +1,7 @@
 //! S11, S19: what a party holds, checked as if everybody else had vanished.
 
-use cln_factory::tx::layout::{Layout, Role, SessionId};
-use cln_factory::tx::verify::{Problem, Report, Rule, verify_holdings};
+use factory_engine::tx::layout::{Layout, Role, SessionId};
+use factory_engine::tx::verify::{Problem, Report, Rule, verify_holdings};
 
 use crate::support::{Factory, shapes, terms};
 
@@ -59,7 +59,7 @@ fn other_terms_are_found() {
     let (_, shape, stock) = shapes().remove(1);
     let accepted = terms(10, shape, stock);
     let factory = Factory::signed(&accepted);
-    let check = |change: &dyn Fn(&mut cln_factory::terms::Terms)| {
+    let check = |change: &dyn Fn(&mut factory_engine::terms::Terms)| {
         let mut other = accepted.clone();
         change(&mut other);
         let layout = Layout::new(&other).unwrap();

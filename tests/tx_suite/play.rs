@@ -2,10 +2,10 @@
 //! refused when anything in it is altered (S19, S20).
 
 use bitcoin::{Amount, ScriptBuf, Transaction, TxOut, Witness};
-use cln_factory::terms::Shape;
-use cln_factory::tx::layout::{NodeKind, Role, SessionId};
-use cln_factory::tx::musig::{FactoryKey, sign_alone};
-use cln_factory::tx::verify::verify_input;
+use factory_engine::terms::Shape;
+use factory_engine::tx::layout::{NodeKind, Role, SessionId};
+use factory_engine::tx::musig::{FactoryKey, sign_alone};
+use factory_engine::tx::verify::verify_input;
 
 use crate::chain::{Chain, Refusal};
 use crate::support::{Factory, TIMEOUT, hash, shapes, terms};

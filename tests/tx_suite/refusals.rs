@@ -1,8 +1,8 @@
 //! Terms that make no factory, each refused with a text that says what to change.
 
 use bitcoin::Amount;
-use cln_factory::terms::{Kind, Terms};
-use cln_factory::tx::layout::{Layout, LayoutError};
+use factory_engine::terms::{Kind, Terms};
+use factory_engine::tx::layout::{Layout, LayoutError};
 
 use crate::support::{leaf, level, shapes, terms};
 

@@ -1,12 +1,12 @@
 //! The chain of sales that stock becomes, judged by consensus code.
 
 use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
-use cln_factory::terms::{ClientIndex, Kind, Shape};
-use cln_factory::tx::layout::{CoinIndex, MIN_CHANNEL, SessionId};
-use cln_factory::tx::musig::{KeyAgg, aggregate, aggregate_nonces, new_nonce, sign_partial};
-use cln_factory::tx::sale::{Limits, Sale, SaleError, Stock, limits, transcript};
-use cln_factory::tx::scripts::{ANCHOR_VALUE, DUST};
-use cln_factory::tx::tree::Session;
+use factory_engine::terms::{ClientIndex, Kind, Shape};
+use factory_engine::tx::layout::{CoinIndex, MIN_CHANNEL, SessionId};
+use factory_engine::tx::musig::{KeyAgg, aggregate, aggregate_nonces, new_nonce, sign_partial};
+use factory_engine::tx::sale::{Limits, Sale, SaleError, Stock, limits, transcript};
+use factory_engine::tx::scripts::{ANCHOR_VALUE, DUST};
+use factory_engine::tx::tree::Session;
 
 use super::chain::{Chain, Refusal};
 use super::support::*;
@@ -64,7 +64,7 @@ fn sign(factory: &Factory, agg: &KeyAgg, session: &Session, round: u32) -> Trans
 fn mined(factory: &Factory) -> Chain {
     let mut chain = Chain::with(500, factory.funding, factory.funding_output());
     for node in factory.layout.path(2) {
-        let id = SessionId { coin: node, role: cln_factory::tx::layout::Role::State };
+        let id = SessionId { coin: node, role: factory_engine::tx::layout::Role::State };
         chain.include(&factory.tree.signed(id, &factory.signatures[&id]).unwrap()).unwrap();
     }
     chain

@@ -1,10 +1,10 @@
 //! The layout's structure for all sizes, and the planner.
 
 use bitcoin::Amount;
-use cln_factory::terms::{Kind, Shape, Terms};
-use cln_factory::tx::child::usual_weight;
-use cln_factory::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role, vbytes};
-use cln_factory::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
+use factory_engine::terms::{Kind, Shape, Terms};
+use factory_engine::tx::child::usual_weight;
+use factory_engine::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role, vbytes};
+use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
 
 use crate::support::{leaf, level, shapes, terms};
 

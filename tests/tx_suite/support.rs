@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid, WPubkeyHash, WScriptHash};
-use cln_factory::terms::{ClientIndex, Kind, Leaf, Level, Shape, Terms};
-use cln_factory::tx::layout::{CoinIndex, Layout, SessionId};
-use cln_factory::tx::musig::{
+use factory_engine::terms::{ClientIndex, Kind, Leaf, Level, Shape, Terms};
+use factory_engine::tx::layout::{CoinIndex, Layout, SessionId};
+use factory_engine::tx::musig::{
     AggNonce, FactoryKey, MasterSecret, PubNonce, SecNonce, aggregate, aggregate_nonces, new_nonce,
     sign_partial,
 };
-use cln_factory::tx::tree::{Member, Roster, Scope, Session, Tree, funding_script};
-use cln_factory::types::{InstanceId, NodeId};
+use factory_engine::tx::tree::{Member, Roster, Scope, Session, Tree, funding_script};
+use factory_engine::types::{InstanceId, NodeId};
 
 pub const TIMEOUT: u32 = 100_000;
 

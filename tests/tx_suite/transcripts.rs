@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bitcoin::OutPoint;
 use bitcoin::hex::DisplayHex;
-use cln_factory::tx::layout::{CoinIndex, SessionId};
-use cln_factory::tx::musig::AggNonce;
-use cln_factory::tx::transcript::{coin_hashes, transcript};
-use cln_factory::tx::tree::{Roster, Scope, Tree, TreeError};
-use cln_factory::tx::verify::verify_input;
+use factory_engine::tx::layout::{CoinIndex, SessionId};
+use factory_engine::tx::musig::AggNonce;
+use factory_engine::tx::transcript::{coin_hashes, transcript};
+use factory_engine::tx::tree::{Roster, Scope, Tree, TreeError};
+use factory_engine::tx::verify::verify_input;
 
 use crate::support::{Factory, channel_script, shapes, terms};
 
@@ -173,7 +173,7 @@ fn tampered_foreign_keys_lead_nowhere() {
         for session in tree.sessions() {
             let honest = factory.tree.session(session.id).unwrap();
             let makes_it =
-                session.id.coin == maker && session.id.role == cln_factory::tx::layout::Role::State;
+                session.id.coin == maker && session.id.role == factory_engine::tx::layout::Role::State;
             if makes_it {
                 assert_ne!(session.tx.compute_txid(), honest.tx.compute_txid());
                 // The signature that everybody else made.

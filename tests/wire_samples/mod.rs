@@ -6,16 +6,16 @@ use bitcoin::hashes::Hash;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use bitcoin::transaction::Version;
 use bitcoin::{Sequence, SignedAmount, TxIn, TxOut, Witness};
-use cln_factory::terms::{Kind, Leaf, Level, Shape, Terms};
-use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
-use cln_factory::types::{
+use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
+use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
+use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
     Transaction, Txid,
 };
-use cln_factory::wire::envelope::{
+use factory_engine::wire::envelope::{
     Ack, Envelope, FactoryChange, FactoryChangeFunding, FactoryChangeLocked, Frame,
 };
-use cln_factory::wire::message::*;
+use factory_engine::wire::message::*;
 
 const INSTANCE: InstanceId = InstanceId([0xa1; 32]);
 const ATTEMPT: u32 = 3;

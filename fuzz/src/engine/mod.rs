@@ -12,7 +12,7 @@ pub mod world;
 
 use std::sync::OnceLock;
 
-use cln_factory::tx::plan::Profile;
+use factory_engine::tx::plan::Profile;
 
 use crate::bytes::Bytes;
 use world::{Snapshot, World};
@@ -61,7 +61,7 @@ pub fn snapshots() -> Vec<Snapshot> {
 
 /// A member's records with an active factory and, for the one that asks, an invitation; and the last
 /// block.
-pub fn with_invitation(member: usize) -> (node::Records, cln_factory::protocol::Block) {
+pub fn with_invitation(member: usize) -> (node::Records, factory_engine::protocol::Block) {
     let mut world = World::from(&snapshots()[1]);
     world.create(Profile::Static, 0);
     for _ in 0..2 {

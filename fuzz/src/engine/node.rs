@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use cln_factory::lab::rng::Rng;
-use cln_factory::protocol::event::{Event, decode_record, encode_record};
-use cln_factory::protocol::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
-use cln_factory::tx::layout::Role;
-use cln_factory::tx::musig::MasterSecret;
-use cln_factory::types::{Height, InstanceId, Millis, NodeId, OutPoint};
+use factory_engine::protocol::event::{Event, decode_record, encode_record};
+use factory_engine::protocol::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
+use factory_engine::tx::layout::Role;
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, Millis, NodeId, OutPoint};
+use factory_lab::rng::Rng;
 
 /// Records of every factory, in order.
 pub type Records = BTreeMap<InstanceId, Vec<Vec<u8>>>;

@@ -1,14 +1,14 @@
 //! What one byte does, and what it asks of the bytes after it.
 
 use bitcoin::{TxOut, Witness};
-use cln_factory::protocol::fees::{FeeNews, Feerates, Refused, Report, Trouble};
-use cln_factory::protocol::{
+use factory_engine::protocol::fees::{FeeNews, Feerates, Refused, Report, Trouble};
+use factory_engine::protocol::{
     CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
 };
-use cln_factory::tx::plan::Profile;
-use cln_factory::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, Transaction};
-use cln_factory::wire::codec::Codec;
-use cln_factory::wire::message::Message;
+use factory_engine::tx::plan::Profile;
+use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, Transaction};
+use factory_engine::wire::codec::Codec;
+use factory_engine::wire::message::Message;
 
 use super::node::id;
 use super::twist::twist;

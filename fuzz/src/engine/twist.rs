@@ -1,9 +1,9 @@
 //! Messages that are nearly right: well formed, of the right ceremony, and wrong in one thing.
 
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
-use cln_factory::tx::musig::{AggNonce, PartialSig, PubNonce};
-use cln_factory::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
-use cln_factory::wire::message::Message;
+use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
+use factory_engine::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
+use factory_engine::wire::message::Message;
 
 use super::node::id;
 use crate::bytes::Bytes;

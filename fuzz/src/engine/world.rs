@@ -6,13 +6,13 @@ use bitcoin::absolute::LockTime;
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
-use cln_factory::protocol::{
+use factory_engine::protocol::{
     Answer, Block, Command, Create, Effect, Input, Invoice, OpenChannel, OpenFailure, PreparedFunding,
     Refusal, State,
 };
-use cln_factory::terms::ClientIndex;
-use cln_factory::tx::plan::{Delays, Profile, shape_with};
-use cln_factory::types::{
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
+use factory_engine::types::{
     Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ScriptBuf,
     Transaction, Txid,
 };
@@ -164,7 +164,7 @@ impl World {
     /// For a failed assertion.
     pub fn describe(&self) -> String {
         let states = |node: &Node| {
-            let of = |factory: &cln_factory::protocol::Factory| {
+            let of = |factory: &factory_engine::protocol::Factory| {
                 format!("{} {:?}", factory.state(self.height), factory.failure)
             };
             node.engine.factories().map(of).collect::<Vec<_>>()
@@ -223,7 +223,7 @@ impl World {
         match effect {
             Effect::Send { peer, message } => {
                 let payload = message.encode();
-                assert_eq!(cln_factory::wire::message::Message::decode(&payload).as_ref(), Ok(&message));
+                assert_eq!(factory_engine::wire::message::Message::decode(&payload).as_ref(), Ok(&message));
                 if let Some(to) = number(peer) {
                     self.sent.push((at, to, payload.clone()));
                     self.later(to, Input::Message { peer: id(at), payload });

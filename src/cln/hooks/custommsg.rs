@@ -4,8 +4,8 @@
 use bitcoin::hex::FromHex;
 use serde_json::Value;
 
-use crate::runtime::Handle;
-use crate::wire::envelope::MESSAGE_TYPE;
+use factory_engine::wire::envelope::MESSAGE_TYPE;
+use factory_runtime::Handle;
 
 /// Puts the message on the runtime's queue, in the order of calls.
 pub fn receive(runtime: &Handle, request: &Value) {

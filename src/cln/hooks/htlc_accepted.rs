@@ -6,12 +6,12 @@ use std::time::Duration;
 use bitcoin::hex::{DisplayHex, FromHex};
 use serde_json::{Value, json};
 
-use crate::protocol::KnownChannel;
-use crate::protocol::dust::Asking;
-use crate::protocol::hold::{Held, last_height};
-use crate::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use crate::runtime::{HtlcView, clock};
-use crate::types::{ChannelId, Height};
+use factory_engine::protocol::KnownChannel;
+use factory_engine::protocol::dust::Asking;
+use factory_engine::protocol::hold::{Held, last_height};
+use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::types::{ChannelId, Height};
+use factory_runtime::{HtlcView, clock};
 
 use super::super::dust::refuse;
 use super::super::holding;
@@ -31,7 +31,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         return carry_on();
     }
     #[cfg(feature = "faults")]
-    if crate::runtime::faults::is_lax() {
+    if factory_runtime::faults::is_lax() {
         return carry_on();
     }
     let htlc = &request["htlc"];
@@ -216,7 +216,7 @@ fn height(value: &Value) -> Option<Height> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Amount, NodeId};
+    use factory_engine::types::{Amount, NodeId};
 
     // S18
     #[test]

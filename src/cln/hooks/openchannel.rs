@@ -6,10 +6,10 @@ use std::time::Duration;
 use bitcoin::hex::FromHex;
 use serde_json::{Value, json};
 
-use crate::protocol::{Answer, Input, OpenChannel};
-use crate::types::Amount;
-use crate::wire::codec::{Codec, Reader};
-use crate::wire::message::ChannelInFactory;
+use factory_engine::protocol::{Answer, Input, OpenChannel};
+use factory_engine::types::Amount;
+use factory_engine::wire::codec::{Codec, Reader};
+use factory_engine::wire::message::ChannelInFactory;
 
 use super::super::state::State;
 use super::carry_on;

@@ -10,9 +10,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::protocol::ChannelPolicy;
-use crate::protocol::htlc::SLACK;
-use crate::types::Height;
+use factory_engine::protocol::ChannelPolicy;
+use factory_engine::protocol::htlc::SLACK;
+use factory_engine::types::Height;
 
 use super::super::bolt12;
 use super::super::error::WRONG_STATE;
@@ -82,7 +82,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         return carry_on();
     }
     #[cfg(feature = "faults")]
-    if crate::runtime::faults::is_lax() {
+    if factory_runtime::faults::is_lax() {
         return carry_on();
     }
     let command = &request["rpc_command"];
@@ -273,7 +273,7 @@ fn number(value: Option<&Value>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::InstanceId;
+    use factory_engine::types::InstanceId;
 
     // S15, S18
     #[test]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::protocol::event::SaleJitOpened;
-use crate::protocol::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
-use crate::types::{Amount, InstanceId, NodeId};
+use factory_engine::protocol::event::SaleJitOpened;
+use factory_engine::protocol::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
+use factory_engine::types::{Amount, InstanceId, NodeId};
 
 use super::super::error::{Fault, NOT_SOLD};
 use super::super::params::Params;

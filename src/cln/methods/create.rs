@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use crate::protocol::fees;
-use crate::protocol::{
+use factory_engine::protocol::fees;
+use factory_engine::protocol::{
     Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState,
 };
-use crate::runtime::Transition;
-use crate::types::{Amount, InstanceId, NodeId};
+use factory_engine::types::{Amount, InstanceId, NodeId};
+use factory_runtime::Transition;
 
 use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, Fault, NOT_CREATED};
 use super::super::params::Params;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Command as EngineCommand, Input};
-use crate::types::InstanceId;
+use factory_engine::protocol::{Command as EngineCommand, Input};
+use factory_engine::types::InstanceId;
 
 use super::super::error::Fault;
 use super::super::params::Params;

@@ -3,11 +3,11 @@
 use bitcoin::hex::FromHex;
 use serde_json::{Value, json};
 
-use crate::protocol::{
+use factory_engine::protocol::{
     Command as EngineCommand, Eviction, Factory, Input, State as FactoryState, evictable, eviction,
 };
-use crate::terms::ClientIndex;
-use crate::types::{Height, InstanceId, NodeId};
+use factory_engine::terms::ClientIndex;
+use factory_engine::types::{Height, InstanceId, NodeId};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::drawing;
-use crate::protocol::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
-use crate::tx::layout::{NodeIndex, NodeKind};
-use crate::types::InstanceId;
+use factory_engine::drawing;
+use factory_engine::protocol::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
+use factory_engine::tx::layout::{NodeIndex, NodeKind};
+use factory_engine::types::InstanceId;
 
 use super::super::error::Fault;
 use super::super::feerates;

@@ -3,14 +3,14 @@
 use bitcoin::OutPoint;
 use serde_json::{Map, Value, json};
 
-use crate::protocol::event::SaleJitOpened;
-use crate::protocol::hold::Held;
-use crate::protocol::{Factory, Role, Sold, standing};
-use crate::runtime::clock;
-use crate::terms::ClientIndex;
-use crate::tx::layout::ExitCost;
-use crate::types::{Height, NodeId};
-use crate::wire::message::protocol_id;
+use factory_engine::protocol::event::SaleJitOpened;
+use factory_engine::protocol::hold::Held;
+use factory_engine::protocol::{Factory, Role, Sold, standing};
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::ExitCost;
+use factory_engine::types::{Height, NodeId};
+use factory_engine::wire::message::protocol_id;
+use factory_runtime::clock;
 
 use super::super::channels::Channels;
 use super::super::state::Shared;

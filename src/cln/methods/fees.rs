@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::fees::{Report, Trouble};
-use crate::protocol::{Engine, Factory, State as FactoryState};
-use crate::tx::child::NoChild;
-use crate::types::{Amount, Height, Txid};
+use factory_engine::protocol::fees::{Report, Trouble};
+use factory_engine::protocol::{Engine, Factory, State as FactoryState};
+use factory_engine::tx::child::NoChild;
+use factory_engine::types::{Amount, Height, Txid};
 
 use super::super::error::Fault;
 use super::super::state::State;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Engine, Factory, Role, State as FactoryState};
-use crate::types::Height;
+use factory_engine::protocol::{Engine, Factory, Role, State as FactoryState};
+use factory_engine::types::Height;
 
 use super::super::error::Fault;
 use super::super::params::Params;
@@ -32,7 +32,7 @@ fn invitation(factory: &Factory, height: Height) -> Option<Value> {
     let Role::Client { lsp, index } = factory.role else { return None };
     let terms = &factory.terms;
     Some(json!({
-        "factory_protocol": crate::wire::message::protocol_id().to_string(),
+        "factory_protocol": factory_engine::wire::message::protocol_id().to_string(),
         "factory_instance": factory.instance.to_string(),
         "lsp": lsp.to_string(),
         "price_msat": factory.price_msat,

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Engine, Factory, State as FactoryState};
-use crate::types::InstanceId;
+use factory_engine::protocol::{Engine, Factory, State as FactoryState};
+use factory_engine::types::InstanceId;
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

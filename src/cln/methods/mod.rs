@@ -23,8 +23,8 @@ pub mod verify;
 pub mod warnings;
 
 use crate::cln::datastore;
-use crate::protocol::{Engine, Factory};
-use crate::types::{Height, InstanceId};
+use factory_engine::protocol::{Engine, Factory};
+use factory_engine::types::{Height, InstanceId};
 
 use super::boot::read_archived;
 use super::error::{Fault, UNAVAILABLE, UNKNOWN_FACTORY};

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::tx::layout::MAX_CLIENTS;
-use crate::tx::plan::PlanError;
-use crate::types::{Amount, NodeId};
+use factory_engine::tx::layout::MAX_CLIENTS;
+use factory_engine::tx::plan::PlanError;
+use factory_engine::types::{Amount, NodeId};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

@@ -3,12 +3,12 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Config, Create, Online};
-use crate::terms::{Kind, Shape, Terms};
-use crate::tx::layout::{Layout, Output};
-use crate::tx::plan::frontier::{Point, frontier, notable};
-use crate::tx::plan::{Delays, Profile, shape_with};
-use crate::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::protocol::{Config, Create, Online};
+use factory_engine::terms::{Kind, Shape, Terms};
+use factory_engine::tx::layout::{Layout, Output};
+use factory_engine::tx::plan::frontier::{Point, frontier, notable};
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
+use factory_engine::types::{Amount, Height, InstanceId, NodeId};
 
 use super::super::client::{Call, field};
 use super::super::error::Fault;

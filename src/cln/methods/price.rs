@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::PriceList;
+use factory_engine::protocol::PriceList;
 
 use super::super::error::Fault;
 use super::super::params::Params;

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::drawing;
-use crate::protocol::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
-use crate::terms::ClientIndex;
-use crate::tx::layout::{Node, NodeIndex, Output, Role, SessionId};
-use crate::types::{Height, InstanceId, Transaction};
+use factory_engine::drawing;
+use factory_engine::protocol::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
+use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::{Node, NodeIndex, Output, Role, SessionId};
+use factory_engine::types::{Height, InstanceId, Transaction};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Engine, Progress, Role};
-use crate::runtime::clock;
-use crate::types::{Amount, Height, NodeId};
+use factory_engine::protocol::{Engine, Progress, Role};
+use factory_engine::types::{Amount, Height, NodeId};
+use factory_runtime::clock;
 
 use super::super::client::{Call, field};
 use super::super::error::Fault;
@@ -29,8 +29,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let mut answer = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "factory_protocols": [{
-            "name": crate::wire::message::PROTOCOL_NAME,
-            "factory_protocol": crate::wire::message::protocol_id().to_string(),
+            "name": factory_engine::wire::message::PROTOCOL_NAME,
+            "factory_protocol": factory_engine::wire::message::protocol_id().to_string(),
         }],
         "available": state.unavailable.is_none(),
     });

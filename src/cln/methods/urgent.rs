@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::urgent::Urgent;
-use crate::protocol::{Engine, Factory};
-use crate::types::Height;
+use factory_engine::protocol::urgent::Urgent;
+use factory_engine::protocol::{Engine, Factory};
+use factory_engine::types::Height;
 
 use super::warnings::Warning;
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::Factory;
-use crate::tx::verify::verify_holdings;
-use crate::types::{ChannelId, InstanceId};
+use factory_engine::protocol::Factory;
+use factory_engine::tx::verify::verify_holdings;
+use factory_engine::types::{ChannelId, InstanceId};
 
 use super::super::client::{Call, field};
 use super::super::error::{Fault, WRONG_STATE};

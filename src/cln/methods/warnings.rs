@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::protocol::{Engine, Factory, Role, State as FactoryState};
-use crate::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::protocol::{Engine, Factory, Role, State as FactoryState};
+use factory_engine::types::{Amount, Height, InstanceId, NodeId};
 
 use super::super::peers::Peer;
 use super::{fees, urgent};

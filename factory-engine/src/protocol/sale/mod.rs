@@ -1,0 +1,373 @@
+//! Sales of liquidity: a client buys some of its sub-factory's stock as a second channel.
+//!
+//! ```text
+//! buyer                     L                         other clients of the sub-factory
+//! │ buy ──────────────────▶ │
+//! │ ◀────────── sale_offer  │ sale_offer ──────────────▶ │
+//! │ sale_join ────────────▶ │ ◀──────────────  sale_join │
+//! │ ◀══ fundchannel_start, fundchannel_complete          │
+//! │ ◀────── sale_committed  │                            │
+//! │ sale_checked ─────────▶ │                            │
+//! │ ◀──────── sale_invoice  │ if it costs something      │
+//! │ ═══ pays it ══════════▶ │ only now does anybody sign │
+//! │ ◀──────── sale_propose  │ sale_propose ────────────▶ │
+//! │ partial signatures ───▶ │ ◀────── partial signatures │
+//! │ ◀────────── sale_ready  │ sale_ready ──────────────▶ │
+//! │ sale_stored ──────────▶ │ ◀──────────── sale_stored  │
+//! ```
+//!
+//! Unlike in creation the channel is committed *before* anybody signs. A stock output is signed for
+//! once (S8): if the open failed after the first partial signature, no other channel could ever take
+//! its place, and the stock would be stuck. So whatever can fail comes first, and once a partial
+//! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
+//! (S2), whoever was restarted meanwhile.
+
+mod account;
+mod apply;
+pub(super) mod book;
+mod buy;
+mod client;
+mod jit;
+mod jits;
+mod lsp;
+mod lsp_signing;
+mod payment;
+mod price;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{AggNonce, PartialSig, PubNonce, Round, SecNonce};
+use crate::tx::sale::{Sale, rest};
+use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
+use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
+
+use super::Engine;
+use super::ceremony::ExpectedOpen;
+use super::draft::{Draft, Fault};
+use super::event::{LedgerEntry, SaleJitOpened, SaleSigning};
+use super::factory::{Factory, Role};
+use super::state::State;
+
+pub use account::Account;
+pub use book::{Sales, Sold};
+pub use jits::Jits;
+pub use price::PriceList;
+
+/// What L waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SalePhase {
+    /// Clients that have to sign and are away.
+    Waiting,
+    /// Every `sale_join`.
+    Joining,
+    /// lightningd's `fundchannel_start` and `fundchannel_complete`.
+    Opening,
+    /// The buyer's `sale_checked`.
+    Checking,
+    /// The invoice, and that it is paid.
+    Paying,
+    /// Every partial signature.
+    Signing,
+    /// Every `sale_stored`.
+    Storing,
+    /// The buyer's `jit_accept`.
+    Asking,
+    /// lightningd's `fundchannel`: an ordinary channel instead.
+    Funding,
+}
+
+/// What a sale is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deal {
+    pub(super) number: u32,
+    pub(super) buyer: ClientIndex,
+    pub(super) amount: Amount,
+    pub(super) price_msat: u64,
+}
+
+impl Deal {
+    /// The record that stands before the first partial signature (S8, S10).
+    fn signing(self, coin: CoinIndex, script: &ScriptBuf, ledger: Vec<LedgerEntry>) -> SaleSigning {
+        let Self { number, buyer, amount, price_msat } = self;
+        SaleSigning { coin, number, buyer, amount, script: script.clone(), price_msat, ledger }
+    }
+}
+
+/// L's side of a sale under way.
+pub(super) struct LspSale {
+    pub(super) deal: Deal,
+    pub(super) phase: SalePhase,
+    pub(super) deadline: Millis,
+    /// Names this try: an answer to an earlier one that is still under way has other nonces.
+    pub(super) round: u64,
+    pub(super) joins: BTreeMap<ClientIndex, Vec<PubNonce>>,
+    /// The channel's funding script, once it is known.
+    pub(super) script: Option<ScriptBuf>,
+    /// Whether the buyer has compared lightningd's record with the sale.
+    pub(super) checked: bool,
+    /// Label of the invoice for its price, if there is one.
+    pub(super) invoice: Option<String>,
+    /// In the order of the sale's sessions, once it is being signed.
+    pub(super) rounds: Vec<Round>,
+    pub(super) transcript: [u8; 32],
+    pub(super) own_partials: Vec<PartialSig>,
+    pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
+    pub(super) stored: BTreeSet<ClientIndex>,
+    /// Whether its buyer would take an ordinary channel instead.
+    pub(super) jit: bool,
+    /// Why it is one by now, if so. Then its number is 0.
+    pub(super) instead: Option<String>,
+}
+
+impl LspSale {
+    fn new(deal: Deal, phase: SalePhase, deadline: Millis) -> Self {
+        Self {
+            deal,
+            phase,
+            deadline,
+            joins: BTreeMap::new(),
+            script: None,
+            checked: false,
+            invoice: None,
+            round: 0,
+            rounds: vec![],
+            transcript: [0; 32],
+            own_partials: vec![],
+            partials: BTreeMap::new(),
+            stored: BTreeSet::new(),
+            jit: false,
+            instead: None,
+        }
+    }
+
+    /// When it ends by itself; nothing while lightningd opens an ordinary channel.
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        (self.phase != SalePhase::Funding).then_some(self.deadline)
+    }
+
+    /// Whether nobody else has heard of it.
+    pub(super) fn concerns_buyer_alone(&self) -> bool {
+        self.phase == SalePhase::Waiting || self.instead.is_some()
+    }
+}
+
+/// A client's side of a sale under way, as buyer or neighbour.
+pub(super) struct ClientSale {
+    pub(super) deal: Deal,
+    pub(super) join: SaleJoin,
+    /// In the order of the sale's sessions; taken when they sign.
+    pub(super) nonces: Vec<SecNonce>,
+    /// Buyer: the operator's open.
+    pub(super) open: ExpectedOpen,
+    /// Buyer: the committed channel's script, and whether lightningd's record was compared with it.
+    pub(super) committed: Option<(ScriptBuf, bool)>,
+    /// What was proposed and answered.
+    pub(super) signed: Option<(Arc<SalePropose>, Option<Message>)>,
+    pub(super) deadline: Millis,
+}
+
+/// A client's wish to buy, until it is fulfilled or refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purchase {
+    /// The sub-factory's stock coin.
+    pub coin: CoinIndex,
+    /// Capacity of the channel.
+    pub amount: Amount,
+    /// The most that it may cost, msat.
+    pub max_price_msat: u64,
+    /// Why it came to nothing, once that is known.
+    pub refused: Option<String>,
+    /// Who had to be waited for.
+    pub away: Vec<NodeId>,
+    /// The ordinary channel that was agreed to instead.
+    pub instead: Option<Instead>,
+    /// That channel, once it is there.
+    pub opened: Option<SaleJitOpened>,
+    pub(super) deadline: Millis,
+}
+
+impl Purchase {
+    /// Whether something may still come of it.
+    pub fn is_open(&self) -> bool {
+        self.refused.is_none() && self.opened.is_none()
+    }
+}
+
+/// An ordinary channel in place of one from stock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instead {
+    /// What it costs, msat.
+    pub price_msat: u64,
+    /// Why there is none from stock: who is away.
+    pub reason: String,
+}
+
+/// A question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) amount: Amount,
+    /// The price, msat, or why there is none; nothing until the operator has said.
+    pub(super) answer: Option<Result<Quoted, String>>,
+}
+
+/// What an operator says to a question for a price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quoted {
+    /// The price, msat.
+    pub price_msat: u64,
+    /// Who would have to sign and is away.
+    pub away: Vec<NodeId>,
+}
+
+/// What a purchase would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// Who sells.
+    pub lsp: NodeId,
+    /// The factory's attempt.
+    pub attempt: u32,
+    /// The sub-factory's stock coin.
+    pub coin: CoinIndex,
+    /// The sale's place in the chain, from 1.
+    pub number: u32,
+    /// What the stock is worth before.
+    pub stock: Amount,
+    /// `blocks_early` of the new channel.
+    pub blocks_early: u16,
+}
+
+/// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
+pub(super) struct SaleJob {
+    pub(super) sale: Arc<Sale>,
+    pub(super) transcript: [u8; 32],
+    pub(super) role: SignSaleAs,
+}
+
+/// For whom a [`SaleJob`] signs.
+pub(super) enum SignSaleAs {
+    /// L's nonces were made in the same step.
+    Lsp { nonces: Vec<SecNonce>, rounds: Vec<Round>, deadline: Millis },
+    /// The client's nonces wait in its ceremony.
+    Client { lsp: NodeId, proposal: Arc<SalePropose>, deadline: Millis },
+}
+
+/// A change of a sale's volatile state, made when the step is applied.
+pub(super) enum SaleChange {
+    Start(Box<LspSale>),
+    Phase(SalePhase, Millis),
+    Joined(ClientIndex, Vec<PubNonce>),
+    Script(ScriptBuf),
+    Checked,
+    Invoice(String),
+    Partials(ClientIndex, Vec<PartialSig>),
+    Stored(ClientIndex),
+    /// Either side.
+    End,
+    StartClient(Box<ClientSale>),
+    Open(ExpectedOpen),
+    Committed(ScriptBuf, bool),
+    Purchase(Option<Purchase>),
+    Asked(Asked),
+    Sign(Box<SaleJob>),
+}
+
+/// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
+/// rest. What is wrong with the amount otherwise.
+fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
+    let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
+    let rest = rest(&factory.layout, stock, amount).map_err(|error| error.to_string())?;
+    Ok(if rest.is_some() { 2 } else { 1 })
+}
+
+/// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
+fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+    if let Some(reason) = factory.restored() {
+        return Err(format!("this factory is exit-only here: {reason}"));
+    }
+    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    for client in clients {
+        if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
+            return Err("a channel of this sub-factory is being taken on chain".into());
+        }
+        if factory.leaf_height(client).is_some() {
+            return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
+        }
+    }
+    match factory.state(height) {
+        State::Active | State::Exiting => {}
+        state => return Err(format!("the factory is {state}: only an active one sells")),
+    }
+    match factory.role {
+        Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
+            Err("the channel of this factory is not usable".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The aggregate nonces as L sends them, and the rounds in which everybody signs.
+type Rounds = (Vec<AggNonce>, Vec<Round>);
+
+/// Whether a fault in a message ends a sale, and otherwise the attempt at creating the factory.
+pub(super) fn ends_sale(message: &Message) -> bool {
+    match message {
+        Message::SaleOffer(_)
+        | Message::SaleJoin(_)
+        | Message::SaleCommitted(_)
+        | Message::SaleChecked(_)
+        | Message::SalePropose(_)
+        | Message::SalePartialSignatures(_)
+        | Message::SaleReady(_)
+        | Message::SaleStored(_)
+        | Message::SaleAbort(_)
+        | Message::SaleInvoice(_)
+        | Message::SaleWait(_) => true,
+        Message::Invite(_)
+        | Message::Join(_)
+        | Message::ExpectChannel(_)
+        | Message::Expecting(_)
+        | Message::Propose(_)
+        | Message::PartialSignatures(_)
+        | Message::Ready(_)
+        | Message::Stored(_)
+        | Message::ChannelCommitted(_)
+        | Message::ChannelChecked(_)
+        | Message::FundingBroadcast(_)
+        | Message::Resume(_)
+        | Message::Abort(_) => false,
+        // Nobody is at fault in these, whatever they say.
+        Message::Buy(_)
+        | Message::AskPrice(_)
+        | Message::Price(_)
+        | Message::JitOffer(_)
+        | Message::JitAccept(_)
+        | Message::JitOpened(_) => false,
+    }
+}
+
+impl Engine {
+    /// Either side ends a sale.
+    pub(super) fn on_sale_abort(
+        &self,
+        d: &mut Draft<'_>,
+        peer: NodeId,
+        abort: &SaleAbort,
+    ) -> Result<(), Fault> {
+        match self.known(abort.instance)?.role {
+            Role::Lsp => self.on_client_sale_abort(d, peer, abort),
+            Role::Client { .. } => self.on_lsp_sale_abort(d, peer, abort),
+        }
+    }
+
+    /// A peer broke the protocol of a sale: it ends here, and the peer is named.
+    pub(super) fn on_sale_fault(&self, d: &mut Draft<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+        match factory.role {
+            Role::Lsp => self.lsp_sale_fault(d, factory, peer, reason),
+            Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(d, factory, reason),
+            Role::Client { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The factory's transactions: keys, scripts, layout, fees, signatures and their verification.
+//! Pure: no IO, no clock, randomness is an argument.
+//!
+//! - [`musig`] MuSig2: the only module that names the library that does it
+//! - [`scripts`] output scripts
+//! - [`layout`] terms → which transactions exist, who signs them, what they are worth
+//! - [`tree`] layout + keys + funding outpoint → the transactions and their sighashes
+//! - [`transcript`] the hash over all of it that every member compares
+//! - [`verify`] finished transactions against real consensus code
+//! - [`child`] the child that raises a transaction's fee
+//! - [`sale`] sales out of a sub-factory's stock
+//! - [`plan`] the planner: which shape for so many clients
+
+pub mod child;
+pub mod layout;
+#[cfg(modelled_signatures)]
+#[path = "modelled/mod.rs"]
+pub mod musig;
+#[cfg(not(modelled_signatures))]
+pub mod musig;
+pub mod plan;
+pub mod sale;
+pub mod scripts;
+pub mod transcript;
+pub mod tree;
+pub mod verify;
+
+/// Whether this build's signatures are modelled: then nobody may handle money with it.
+pub const MODELLED: bool = cfg!(modelled_signatures);

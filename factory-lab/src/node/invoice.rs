@@ -1,0 +1,22 @@
+//! Invoices that were handed out.
+
+use factory_engine::protocol::Invoice;
+use factory_engine::types::InstanceId;
+
+/// An invoice of a node.
+#[derive(Debug, Clone)]
+pub struct Booked {
+    /// What was handed out.
+    pub invoice: Invoice,
+    /// Whether somebody paid it.
+    pub paid: bool,
+    /// Of which factory, if the plugin waits for it.
+    pub(crate) waiting: Option<InstanceId>,
+}
+
+impl Booked {
+    /// The plugin that waited is gone.
+    pub(crate) fn forget_wait(&mut self) {
+        self.waiting = None;
+    }
+}

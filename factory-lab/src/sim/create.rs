@@ -1,0 +1,107 @@
+//! The beginning of a run: a shape, capacities and stock are drawn, and the factory comes to be or not.
+
+use bitcoin::Amount;
+
+use crate::world::{Fed, LSP};
+use crate::{LabError, error};
+use factory_engine::protocol::{Answer, Command, Config, Create, Input};
+use factory_engine::terms::{Kind as LevelKind, Shape};
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
+
+use super::run::{MANY, Run};
+
+impl Run {
+    /// `factory-create`, until it has ended.
+    ///
+    /// # Errors
+    /// A violation.
+    pub(super) fn create(&mut self) -> Result<(), LabError> {
+        let command = self.command()?;
+        for _ in 0..4 {
+            let fed = self.world.feed(LSP, Input::Command(Command::Create(command.clone())))?;
+            if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
+                self.instance = Some(*instance);
+            }
+            if let Fed::Done(Err(factory_engine::protocol::Refusal::BadParameter(why))) = fed {
+                return Err(error(format!("lab: {why}")));
+            }
+            let stored = self.world.members[LSP].store.instances().next();
+            self.instance = self.instance.or(stored);
+            if self.instance.is_some() {
+                break;
+            }
+            // A crash, a failing store, a client that was just cut off: the operator tries again.
+            for _ in 0..200 {
+                self.tick()?;
+            }
+        }
+        let Some(instance) = self.instance else {
+            return Ok(());
+        };
+        for _ in 0..MANY {
+            let state = self.world.state(LSP, instance);
+            let over = self.gone || state.is_some_and(|state| !state.is_creating());
+            if over || !self.tick()? {
+                return Ok(());
+            }
+            if self.dice.one_in(250) {
+                self.block()?;
+            }
+        }
+        Err(error("S29: creation never ends"))
+    }
+
+    fn command(&mut self) -> Result<Create, LabError> {
+        let clients = self.world.members.len().saturating_sub(1);
+        let profile = match self.dice.below(7) {
+            0..4 => Profile::Static,
+            4..6 => Profile::Stateful,
+            _ => Profile::Flat,
+        };
+        let config = &self.world.members[LSP].config;
+        let delays = Delays {
+            state_step: config.state_step,
+            state_count: config.state_count,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+        };
+        let shape = shape_with(u32::try_from(clients).map_err(error)?, profile, delays).map_err(error)?;
+        let early = longest(&shape, config);
+        let dying_blocks = early;
+        let nodes = (1..=clients).map(|client| self.world.members[client].id).collect::<Vec<_>>();
+        let clients =
+            nodes.into_iter().map(|id| (id, Amount::from_sat(50_000 + self.dice.next_number() % 150_000)));
+        Ok(Create {
+            clients: clients.collect(),
+            stock: Amount::from_sat(self.stock()),
+            shape,
+            lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10),
+            dying_blocks,
+            tree_feerate: 1000,
+        })
+    }
+
+    /// Satoshi for each sub-factory: none, hardly enough to sell, some, much.
+    fn stock(&mut self) -> u64 {
+        match self.dice.below(6) {
+            0 => 0,
+            1 => 20_000,
+            2..5 => 40_000 + self.dice.next_number() % 40_000,
+            _ => 200_000,
+        }
+    }
+}
+
+/// Blocks that the longest exit of a shape takes.
+fn longest(shape: &Shape, config: &Config) -> u32 {
+    let kinds = shape.levels.iter().map(|level| level.kind).chain([shape.leaf.kind]);
+    let lock = u32::from(config.state_step) * u32::from(config.state_count.saturating_sub(1));
+    let each = u32::from(config.confirm_blocks);
+    let blocks: u32 = kinds
+        .map(|kind| match kind {
+            LevelKind::Static => each,
+            LevelKind::Stateful => lock + 2 * each,
+        })
+        .sum();
+    blocks + u32::from(config.margin_blocks)
+}

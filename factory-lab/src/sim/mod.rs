@@ -1,0 +1,139 @@
+//! The simulator: one seed decides a whole run, with everything that goes wrong in it.
+//!
+//! - [`fault`](crate::fault) kinds of faults, their rates, the decisions
+//! - [`chaos`](crate::world::chaos) what the world asks, and notes; what was reached, who lies
+//! - [`sum`] numbers over many runs
+//! - [`run`] the course of a run; `create` its beginning
+//! - [`leave`] its end: exits, timeouts, and who has what
+//! - `buy` clients that buy out of stock
+//! - [`htlc`] payments at the edges of what may be admitted
+//! - [`many`] many runs, on several threads
+//! - `others` strangers, older copies, people who are asked
+//! - `people` who lies, who is gone
+//! - `prices` what liquidity costs, and whether it was got
+//! - [`probe`] whether a member could leave right now
+//! - [`shrink`] the shortest schedule that still shows a violation
+
+mod buy;
+mod create;
+pub mod htlc;
+pub mod leave;
+pub mod many;
+mod market;
+mod others;
+mod people;
+mod prices;
+pub mod probe;
+pub mod run;
+pub mod shrink;
+pub mod sum;
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::fault::{Chances, Fired, Rates};
+use crate::world::chaos::Chaos;
+use crate::world::chaos::coverage::Coverage;
+use run::Run;
+
+/// What decides a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Everything random.
+    pub seed: u64,
+    /// Clients, besides the operator.
+    pub clients: usize,
+    /// How often what goes wrong.
+    pub rates: Rates,
+    /// If given, nothing goes wrong at other points.
+    pub only: Option<BTreeSet<u64>>,
+    /// Whether lines for people are kept.
+    pub lines: bool,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Hash over everything that happened.
+    pub trace: [u8; 32],
+    /// Lines, if they were wanted.
+    pub lines: Vec<String>,
+    /// Steps.
+    pub steps: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// HTLCs that were tried, and that were admitted.
+    pub htlcs: (u64, u64),
+    /// Purchases that were asked for, and sales that were signed.
+    pub sales: (u64, u64),
+    /// Inputs that consensus code has judged.
+    pub checks: u64,
+    /// Faults, in order.
+    pub fired: Vec<Fired>,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// How it ended, in a word.
+    pub ended: &'static str,
+    /// The first property that did not hold.
+    pub violation: Option<String>,
+}
+
+impl Outcome {
+    /// The number of the property that did not hold.
+    pub fn property(&self) -> Option<&str> {
+        let text = self.violation.as_deref()?;
+        Some(text.split_once(':').map_or(text, |(property, _)| property))
+    }
+}
+
+/// Plays one run.
+pub fn play(options: &Options) -> Outcome {
+    let chances = Chances::new(options.seed, options.rates.clone(), options.only.clone());
+    let chaos = Chaos::new(chances, options.lines);
+    let mut run = match Run::new(options.seed, options.clients, chaos) {
+        Ok(run) => run,
+        Err(error) => return failed(format!("lab: {error}")),
+    };
+    // A panic of the engine is a violation like any other, and has a seed.
+    let played = catch_unwind(AssertUnwindSafe(|| run.play()));
+    let violation = match played {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Some(format!("panic: {}", text.unwrap_or_default()))
+        }
+    };
+    let chaos = run.world.chaos.take();
+    let Some(chaos) = chaos else { return failed("lab: the world lost its chaos".into()) };
+    Outcome {
+        trace: chaos.trace.hash(),
+        lines: chaos.trace.lines.unwrap_or_default(),
+        steps: run.steps,
+        blocks: run.blocks,
+        htlcs: run.htlcs,
+        sales: (run.wishes, run.sales()),
+        checks: run.world.chain.script_checks().saturating_add(run.probed),
+        fired: chaos.chances.fired,
+        coverage: chaos.coverage,
+        ended: run.ended,
+        violation,
+    }
+}
+
+fn failed(violation: String) -> Outcome {
+    Outcome {
+        trace: [0; 32],
+        lines: vec![],
+        steps: 0,
+        blocks: 0,
+        htlcs: (0, 0),
+        sales: (0, 0),
+        checks: 0,
+        fired: vec![],
+        coverage: Coverage::default(),
+        ended: "failed",
+        violation: Some(violation),
+    }
+}

@@ -1,0 +1,105 @@
+//! What comes from outside of the protocol: strangers on the chain, a database from an older copy,
+//! people who answer an invitation.
+
+use crate::LabError;
+use crate::world::LSP;
+use crate::world::restore::Backup;
+use factory_engine::protocol::{Command, Input, Policy, State};
+
+use super::run::Run;
+use crate::fault::{Dice, Kind};
+
+/// A node's database as it was after some commits, and when it comes back.
+#[derive(Debug, Clone)]
+pub(super) struct Restore {
+    at: usize,
+    /// Commits of this node before the copy is made.
+    commits: u32,
+    /// Steps after the copy.
+    wait: u64,
+    copy: Option<(Backup, u64)>,
+}
+
+impl Restore {
+    pub(super) fn new(at: usize, dice: &mut Dice) -> Self {
+        let wait = if dice.one_in(3) { 1 + dice.next_number() % 20 } else { dice.next_number() % 250 };
+        Self { at, commits: dice.below_u32(24), wait, copy: None }
+    }
+}
+
+impl Run {
+    /// Makes the copy once it is due, and brings it back once that is.
+    pub(super) fn restore(&mut self) -> Result<(), LabError> {
+        for mut plan in std::mem::take(&mut self.restores) {
+            let at = plan.at;
+            match plan.copy.take() {
+                None if self.world.members[at].store.appends >= plan.commits => {
+                    plan.copy = Some((self.world.backup(at), self.steps.saturating_add(plan.wait)));
+                    self.restores.push(plan);
+                }
+                Some((copy, due)) if self.steps >= due => {
+                    if !(self.gone && at == LSP) {
+                        if let Some(chaos) = &mut self.world.chaos {
+                            chaos.trace.line(|| format!("{at}    comes back with an older database"));
+                        }
+                        self.world.restore(at, copy)?;
+                    }
+                }
+                other => {
+                    plan.copy = other;
+                    self.restores.push(plan);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever is asked answers, sooner or later.
+    pub(super) fn answer_invitations(&mut self) -> Result<(), LabError> {
+        let Some(instance) = self.instance else { return Ok(()) };
+        for at in 1..self.world.members.len() {
+            let asks = self.world.members[at].config.policy == Policy::Ask;
+            if !asks || self.world.state(at, instance) != Some(State::Invited) || !self.dice.one_in(8) {
+                continue;
+            }
+            let command = if self.dice.one_in(4) {
+                Command::Decline { instance, reason: "not today".into() }
+            } else {
+                Command::Accept { instance }
+            };
+            // A refusal (the operator is away) is an answer, too: it is tried again.
+            self.world.feed(at, Input::Command(command))?;
+        }
+        Ok(())
+    }
+
+    /// Spends by others, right before a block.
+    pub(super) fn foreign_spends(&mut self) {
+        let height = self.world.chain.height();
+        let text = || format!("height {height}");
+        if let Some(mut dice) = self.roll(Kind::AnchorSpent, text) {
+            let anchors = self.world.anchors();
+            if let Some(anchor) = anchors.get(dice.below(anchors.len())) {
+                let taken = self.world.spend_anchor(*anchor);
+                self.note_spend("anchor", taken);
+            }
+        }
+        if self.roll(Kind::FundingChild, text).is_some()
+            && let Some(instance) = self.instance
+        {
+            let taken = self.world.spend_change(instance);
+            self.note_spend("change", taken);
+        }
+        if self.takes_stock && !self.gone {
+            let taken = self.world.take_stock();
+            self.note_spend("stock", taken);
+        }
+    }
+
+    fn note_spend(&mut self, what: &str, taken: bool) {
+        if let (Some(chaos), true) = (&mut self.world.chaos, taken) {
+            chaos.trace.note(what, 0, &[]);
+            chaos.trace.line(|| format!("somebody spends: {what}"));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Liquidity that costs something: what operators ask, what clients are ready to pay, and who is away at
+//! the wrong moment.
+
+use crate::world::LSP;
+use crate::{LabError, error};
+use factory_engine::protocol::{Config, Policy, PriceList};
+
+use super::run::Run;
+use crate::fault::Dice;
+
+/// The highest base and rate that an operator asks, msat and millionths of the amount.
+const BASE_MSAT: u64 = 20_000;
+const PPM: u32 = 4_000;
+/// The most that a client is ready to pay, msat: nothing, little, any price there is.
+const LIMITS: [u64; 3] = [0, 5_000, 5_000_000];
+
+/// What one member has of its own in its configuration.
+pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config {
+    let mut own = Config { jit: dice.one_in(2), ..common.clone() };
+    if at != LSP && dice.one_in(12) {
+        own.policy = Policy::Ask;
+    }
+    if at == LSP && dice.one_in(2) {
+        own.prices = PriceList { base_msat: dice.next_number() % BASE_MSAT, ppm: dice.below_u32(PPM) };
+    }
+    own
+}
+
+impl Run {
+    /// The most that a client is ready to pay, msat.
+    pub(super) fn some_limit(&mut self) -> u64 {
+        LIMITS[self.dice.below(LIMITS.len())]
+    }
+
+    /// A client that is away for one purchase of its neighbours, sometimes.
+    pub(super) fn doze(&mut self) -> Option<usize> {
+        let client = self.dice.below(self.world.members.len().saturating_sub(1)).saturating_add(1);
+        let dozes = self.dice.one_in(6) && self.asleep.insert(client);
+        if dozes {
+            self.world.stop(client);
+        }
+        dozes.then_some(client)
+    }
+
+    /// It comes back.
+    pub(super) fn wake(&mut self, dozer: Option<usize>) {
+        if let Some(client) = dozer {
+            self.asleep.remove(&client);
+        }
+    }
+
+    /// What was paid for liquidity is what was got for it.
+    ///
+    /// # Errors
+    /// When it isn't.
+    pub(super) fn count_prices(&self) -> Result<(), LabError> {
+        let Some(instance) = self.instance else { return Ok(()) };
+        let dearest = LIMITS.into_iter().max().unwrap_or(0);
+        self.world.judge_books(instance, dearest).map_err(error)
+    }
+}

@@ -1,0 +1,359 @@
+//! The course of a run: a factory is created, used and left, while things go wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::Txid;
+use bitcoin::hashes::Hash;
+
+use crate::chain::FIRST;
+use crate::world::judged::early_of_sale;
+use crate::world::{LSP, World};
+use crate::{LabError, error};
+use factory_engine::protocol::{Config, Policy, State};
+use factory_engine::types::{ChannelId, Height, InstanceId};
+
+use super::buy::{Loss, find_sold};
+use super::others::Restore;
+use super::prices::own_config;
+use crate::fault::{Dice, Kind};
+use crate::world::chaos::Chaos;
+
+/// Steps after which a phase of a run is given up as endless.
+pub(super) const MANY: u32 = 50_000;
+/// The part of the seed's stream that decides about everything but faults.
+const SCENARIO: u64 = u64::MAX;
+
+/// A client's channel that its engine has called usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) funding: Txid,
+    pub(super) timeout: Height,
+    /// Of a bought channel the sale's number; 0 of a leaf's.
+    pub(super) sale: u32,
+    /// When its client takes a bought channel on chain by itself.
+    pub(super) leaves: Height,
+}
+
+/// One run.
+pub struct Run {
+    /// The world.
+    pub world: World,
+    /// Steps so far.
+    pub steps: u64,
+    /// Blocks so far.
+    pub blocks: u64,
+    /// HTLCs that were tried, and that were admitted.
+    pub htlcs: (u64, u64),
+    /// Purchases that were asked for.
+    pub wishes: u64,
+    /// Inputs that consensus code has judged for probes.
+    pub probed: u64,
+    /// How it ended.
+    pub ended: &'static str,
+    pub(super) dice: Dice,
+    pub(super) instance: Option<InstanceId>,
+    pub(super) used: BTreeMap<(usize, ChannelId), Used>,
+    pub(super) gone: bool,
+    pub(super) evicted: Option<Height>,
+    /// Members that are off for long.
+    pub(super) asleep: BTreeSet<usize>,
+    /// Members that were off from before the timeout until after it.
+    pub(super) slept: BTreeSet<usize>,
+    pub(super) losses: Vec<Loss>,
+    /// Blocks that an eviction under way has lost to faults, as far as we know.
+    pub(super) lost: u32,
+    /// HTLCs that nobody has settled yet: the channel, the expiry.
+    pub(super) pending: Vec<(ChannelId, Height)>,
+    censored: Vec<(Txid, Height)>,
+    pub(super) fees: super::market::Fees,
+    pub(super) dies_at: Option<u64>,
+    pub(super) acts_at: Option<(Kind, u64)>,
+    pub(super) restores: Vec<Restore>,
+    pub(super) takes_stock: bool,
+}
+
+impl Run {
+    /// A world that is ready, and what is going to happen in it.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn new(seed: u64, clients: usize, chaos: Chaos) -> Result<Self, LabError> {
+        let mut dice = Dice::new(seed, SCENARIO);
+        let config = Config {
+            policy: Policy::Auto,
+            confirm_blocks: 3,
+            margin_blocks: 4,
+            state_step: 4,
+            state_count: 3,
+            stock_csv: 5,
+            funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
+            ..Config::default()
+        };
+        let mut world = World::offline_each(seed, clients, |at| own_config(&config, at, &mut dice))?;
+        for client in 1..=clients {
+            world.connect(LSP, client)?;
+        }
+        world.settle()?;
+        let mut run = Self {
+            world,
+            steps: 0,
+            blocks: 0,
+            htlcs: (0, 0),
+            wishes: 0,
+            probed: 0,
+            ended: "begun",
+            dice,
+            instance: None,
+            used: BTreeMap::new(),
+            gone: false,
+            evicted: None,
+            asleep: BTreeSet::new(),
+            slept: BTreeSet::new(),
+            losses: vec![],
+            lost: 0,
+            pending: vec![],
+            censored: vec![],
+            fees: super::market::Fees::new(seed),
+            dies_at: None,
+            acts_at: None,
+            restores: vec![],
+            takes_stock: false,
+        };
+        run.give_coins();
+        run.world.mine(8)?;
+        run.world.chaos = Some(Box::new(chaos));
+        run.choose_people(clients);
+        Ok(run)
+    }
+
+    pub(super) fn roll(&mut self, kind: Kind, text: impl FnOnce() -> String) -> Option<Dice> {
+        self.world.chaos.as_mut()?.chances.roll(kind, text)
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// A violation, with its property in front.
+    pub fn play(&mut self) -> Result<(), LabError> {
+        self.create()?;
+        self.live()?;
+        self.leave()?;
+        self.settle_up()
+    }
+
+    /// Blocks until the channels are usable, and a few more; payments and purchases.
+    fn live(&mut self) -> Result<(), LabError> {
+        let blocks = 4 + self.dice.below(4);
+        for _ in 0..blocks {
+            self.block()?;
+            self.quiet(400)?;
+            for _ in 0..3 {
+                self.try_htlc()?;
+            }
+            if self.dice.one_in(2) {
+                let dozer = self.doze();
+                self.try_buy()?;
+                self.wake(dozer);
+            }
+        }
+        if self.dice.one_in(4) {
+            self.finish_sales()?;
+        }
+        Ok(())
+    }
+
+    /// Sales that are signed, as far as the operator knows.
+    pub fn sales(&self) -> u64 {
+        let engine = self.world.members[LSP].engine.as_ref();
+        let sales = engine.into_iter().flat_map(|engine| engine.factories()).flat_map(|f| f.sales.all());
+        u64::try_from(sales.filter(|sold| sold.is_signed()).count()).unwrap_or(u64::MAX)
+    }
+
+    /// One thing that happens; false where nothing can.
+    pub(super) fn tick(&mut self) -> Result<bool, LabError> {
+        self.steps = self.steps.saturating_add(1);
+        if self.dies_at.is_some_and(|at| self.steps >= at) && !self.gone {
+            self.gone = true;
+            self.world.stop(LSP);
+        }
+        if let Some((kind, at)) = self.acts_at
+            && self.steps >= at
+            && self.act(kind)
+        {
+            self.acts_at = None;
+        }
+        self.restore()?;
+        self.answer_invitations()?;
+        let clients = self.world.members.len().saturating_sub(1);
+        let client = self.dice.below(clients).saturating_add(1);
+        if self.roll(Kind::Cut, || format!("member {client}")).is_some() {
+            self.world.disconnect(LSP, client);
+        }
+        let mended = self.mend(12)?;
+        if self.world.step()? {
+            return Ok(true);
+        }
+        // Time passes once everybody is back, or nobody can come back.
+        Ok(mended || self.world.advance()?)
+    }
+
+    /// Members come back, connections too, each with one chance in `of`. Whether something is left to
+    /// mend.
+    pub(super) fn mend(&mut self, of: usize) -> Result<bool, LabError> {
+        let mut left = false;
+        for at in 0..self.world.members.len() {
+            let away = (at == LSP && self.gone) || self.asleep.contains(&at);
+            if self.world.members[at].engine.is_some() || away {
+                continue;
+            }
+            left = true;
+            if self.dice.one_in(of) {
+                let again = self.roll(Kind::CrashAgain, || format!("member {at}")).is_some();
+                if let (Some(chaos), true) = (&mut self.world.chaos, again) {
+                    chaos.crash_again.insert(at);
+                }
+                self.world.start(at)?;
+            }
+        }
+        if self.gone || self.world.members[LSP].engine.is_none() {
+            return Ok(left);
+        }
+        for client in 1..self.world.members.len() {
+            if self.world.members[client].engine.is_some() && !self.world.connected(LSP, client) {
+                left = true;
+                if self.dice.one_in(of) {
+                    self.world.connect(LSP, client)?;
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Until nothing happens any more, or for some steps.
+    pub(super) fn quiet(&mut self, steps: u32) -> Result<(), LabError> {
+        for _ in 0..steps {
+            if !self.tick()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A block, and whatever the chain does besides; everybody handles it.
+    pub(super) fn block(&mut self) -> Result<(), LabError> {
+        self.blocks = self.blocks.saturating_add(1);
+        let height = self.world.chain.height();
+        let deepest = height.saturating_sub(FIRST + 8).min(6);
+        let text = || format!("height {height}");
+        if let Some(mut dice) = self.roll(Kind::Reorg, text) {
+            let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.lose(depth.saturating_add(1));
+            self.world.chain.reorg(depth);
+            self.world.mine_quietly(depth);
+        }
+        if let Some(mut dice) = self.roll(Kind::ReorgDrop, text) {
+            let depth = dice.below_u32(deepest).saturating_add(1).min(deepest);
+            self.lose(depth.saturating_add(1));
+            self.world.chain.reorg_and_drop(depth);
+            self.world.mine_quietly(depth);
+        }
+        if let Some(mut dice) = self.roll(Kind::Censor, text) {
+            let waiting = self.world.chain.mempool();
+            if let Some(tx) = waiting.get(dice.below(waiting.len())) {
+                let until = height.saturating_add(1).saturating_add(dice.below_u32(3));
+                self.censored.push((tx.compute_txid(), until));
+            }
+        }
+        if self.roll(Kind::SlowBlock, text).is_some() {
+            self.world.now = self.world.now.saturating_add(3 * 3_600_000);
+        }
+        if self.dice.one_in(2) {
+            self.world.end_payments(false);
+        }
+        self.market();
+        self.foreign_spends();
+        self.censored.retain(|(_, until)| *until > height);
+        self.lose(u32::from(!self.censored.is_empty()));
+        let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();
+        self.world.chain.mine_without(|tx| censored.contains(&tx.compute_txid()));
+        let height = self.world.chain.height();
+        let hash = self.world.chain.block(height).map(|block| block.hash.to_byte_array()).unwrap_or_default();
+        if let Some(chaos) = &mut self.world.chaos {
+            chaos.trace.note("block", 0, &hash);
+            chaos.trace.line(|| format!("block {height}"));
+        }
+        for at in 0..self.world.members.len() {
+            if self.world.members[at].engine.is_some() {
+                self.world.sync(at)?;
+                self.world.publish_commitments(at);
+            }
+        }
+        if self.world.seen(LSP) != Some(height) {
+            self.lose(1);
+        }
+        for at in 1..self.world.members.len() {
+            let hindered = self.world.members[at].lightningd.locked;
+            self.note_loss(Some(at), u32::from(hindered || self.world.seen(at) != Some(height)));
+        }
+        self.show_htlcs()?;
+        self.world.judge_chain();
+        self.world.judge_reservations();
+        if let Some(violation) = self.world.judge.violations.first() {
+            return Err(error(violation));
+        }
+        self.note_usable();
+        Ok(())
+    }
+
+    /// Blocks that do not count for an eviction.
+    pub(super) fn lose(&mut self, blocks: u32) {
+        self.note_loss(None, blocks);
+        let evicts = self.evicts();
+        self.evicted = self.evicted.or(evicts);
+        self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
+    }
+
+    /// The height at which the operator began to evict.
+    pub(super) fn evicts(&self) -> Option<Height> {
+        let engine = self.world.members[LSP].engine.as_ref()?;
+        let factory = engine.factory(self.instance?)?;
+        factory.eviction.as_ref().map(|(height, _)| *height)
+    }
+
+    /// Which channels clients rely on.
+    fn note_usable(&mut self) {
+        for (at, member) in self.world.members.iter().enumerate().skip(1) {
+            let Some(engine) = &member.engine else { continue };
+            for (channel, policy) in engine.channel_policies() {
+                if policy.usable.is_err() || self.used.contains_key(&(at, channel)) {
+                    continue;
+                }
+                let Some(factory) = engine.factory(policy.instance) else { continue };
+                let attempts = factory.past().iter().chain([factory]);
+                let fits = |tree: &factory_engine::tx::tree::Tree| {
+                    let ids = (0..factory.terms.clients()).filter_map(|client| tree.channel_outpoint(client));
+                    ids.map(ChannelId::of).any(|id| id == channel)
+                };
+                let tree = attempts.filter_map(|attempt| attempt.tree.as_ref()).find(|tree| fits(tree));
+                let sold = find_sold(engine, channel);
+                if let Some(tree) = tree {
+                    let timeout = factory.terms.timeout_height;
+                    let used = Used { funding: tree.funding().txid, timeout, sale: 0, leaves: timeout };
+                    self.used.insert((at, channel), used);
+                } else if let Some((factory, sold)) = sold
+                    && let Some(funding) = factory.funding()
+                {
+                    let (timeout, sale) = (factory.terms.timeout_height, sold.sale.number);
+                    let early = early_of_sale(&factory.layout, sold.sale.buyer, sale);
+                    let leaves = timeout.saturating_sub(early);
+                    self.used.insert((at, channel), Used { funding: funding.txid, timeout, sale, leaves });
+                }
+            }
+        }
+    }
+
+    /// The operator's state, and whether it is up.
+    pub(super) fn lsp_state(&self) -> Option<State> {
+        self.world.state(LSP, self.instance?)
+    }
+}

@@ -1,0 +1,466 @@
+//! One operator (member 0), N clients, a network, a chain and a clock.
+
+mod chain;
+pub mod chaos;
+mod effects;
+mod exit;
+mod fault;
+mod feed;
+mod fees;
+mod foreign;
+mod invoices;
+pub(crate) mod judged;
+mod network;
+mod pay;
+pub mod restore;
+mod scenario;
+mod sold;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bitcoin::{Amount, BlockHash, ScriptBuf};
+
+use factory_engine::protocol::{Answer, Command, Config, Engine, Input, Level, Policy, Refusal, State};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
+use factory_engine::wire::link::Link;
+
+use super::chain::{Chain, Reject};
+use super::judge::Judge;
+use super::node::Lightningd;
+use super::rng::Rng;
+use super::store::Store;
+use super::{LabError, error};
+
+use chaos::Chaos;
+pub use exit::{Account, Exit};
+use factory_engine::protocol::Entropy;
+pub use fault::{CrashAt, Fate, Outgoing};
+
+/// The operator's number.
+pub const LSP: usize = 0;
+
+/// Until what could not be stored is brought again.
+const AGAIN: Millis = 1_000;
+
+/// More steps than any scenario takes: whoever needs more runs in a circle.
+const STEP_LIMIT: usize = 10_000_000;
+
+/// One node: its plugin's engine and store, and its lightningd.
+pub struct Member {
+    /// Node id.
+    pub id: NodeId,
+    /// The engine's settings; a restart reads them again.
+    pub config: Config,
+    /// The engine while the node is up.
+    pub engine: Option<Engine>,
+    /// What survives a restart.
+    pub store: Store,
+    /// The node that the plugin runs in.
+    pub lightningd: Lightningd,
+    /// The engine's log, oldest first.
+    pub log: Vec<(Level, String)>,
+    master: [u8; 32],
+    rng: Rng,
+    /// Blocks that were handled. Durable, as the tip is in the plugin.
+    view: Vec<(Height, BlockHash)>,
+    crash: Option<CrashAt>,
+    /// Whether its database is an older copy.
+    restored: bool,
+    /// What a restart would make of the store, kept up to date record by record.
+    shadow: Option<Engine>,
+}
+
+/// A broadcast of some member, and what the chain said.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// Who.
+    pub at: usize,
+    /// What the engine calls it.
+    pub what: String,
+    /// Which.
+    pub txid: Txid,
+    /// Height at that time.
+    pub height: Height,
+    /// What the chain said.
+    pub result: Result<(), Reject>,
+}
+
+/// An engine, lent or made. (An engine has no `Clone`, as `Cow` would want.)
+pub(crate) enum MaybeOwned<'a> {
+    Borrowed(&'a Engine),
+    Owned(Box<Engine>),
+}
+
+impl std::ops::Deref for MaybeOwned<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        match self {
+            Self::Borrowed(engine) => engine,
+            Self::Owned(engine) => engine,
+        }
+    }
+}
+
+/// What became of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fed {
+    /// The engine took it.
+    Done(Result<Answer, Refusal>),
+    /// The node is down.
+    Down,
+    /// The store failed: the step never happened.
+    StoreFailed,
+    /// The node crashed on it.
+    Crashed,
+}
+
+/// Everything.
+pub struct World {
+    /// Member 0 is the operator.
+    pub members: Vec<Member>,
+    /// The chain.
+    pub chain: Chain,
+    /// Milliseconds.
+    pub now: Millis,
+    /// What must hold.
+    pub judge: Judge,
+    /// Whether every step is followed by a recovery from the store (costs time).
+    pub check_recovery: bool,
+    /// Every broadcast.
+    pub sent: Vec<Sent>,
+    /// Clients in whose leaf the operator puts this script in place of the channel's.
+    pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
+    /// Somebody who has nothing to do with any factory, and spends what anybody may.
+    pub stranger: Lightningd,
+    /// Messages delivered so far.
+    pub delivered: u64,
+    /// What each client has paid for liquidity, by factory, msat.
+    paid: BTreeMap<(usize, InstanceId), u64>,
+    /// Payments that are under way.
+    stuck: Vec<invoices::Payment>,
+    /// Random faults, in the simulator.
+    pub chaos: Option<Box<Chaos>>,
+    rng: Rng,
+    links: BTreeMap<(usize, usize), Link>,
+    wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
+    tasks: BTreeMap<usize, VecDeque<Input>>,
+    /// What is brought again after a second, because it could not be stored.
+    unstored: Vec<(usize, Input)>,
+    #[allow(clippy::type_complexity)] // A closure is what a fault is; a name for it would hide that.
+    tamper: Option<Box<dyn FnMut(&Outgoing) -> Fate>>,
+}
+
+impl World {
+    /// An operator with a full wallet and `clients` clients that accept whatever their limits allow,
+    /// all connected.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn new(seed: u64, clients: usize) -> Result<Self, LabError> {
+        let mut world = Self::offline(seed, clients)?;
+        for client in 1..=clients {
+            world.connect(LSP, client)?;
+        }
+        world.settle()?;
+        Ok(world)
+    }
+
+    /// The same without connections.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline(seed: u64, clients: usize) -> Result<Self, LabError> {
+        Self::offline_with(seed, clients, &Config { policy: Policy::Auto, ..Config::default() })
+    }
+
+    /// The same with settings, everybody's.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline_with(seed: u64, clients: usize, config: &Config) -> Result<Self, LabError> {
+        Self::offline_each(seed, clients, |_| config.clone())
+    }
+
+    /// The same with settings for each member, by its number.
+    ///
+    /// # Errors
+    /// When the nodes don't come up.
+    pub fn offline_each(
+        seed: u64,
+        clients: usize,
+        mut config: impl FnMut(usize) -> Config,
+    ) -> Result<Self, LabError> {
+        let mut members = Vec::new();
+        for number in 0..=clients {
+            let mut rng = Rng::new(seed, &format!("member {number}"));
+            let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
+            members.push(Member {
+                id: lightningd.id,
+                config: config(number),
+                engine: None,
+                store: Store::default(),
+                lightningd,
+                log: vec![],
+                master: rng.bytes32(),
+                rng,
+                view: vec![],
+                crash: None,
+                restored: false,
+                shadow: None,
+            });
+        }
+        let mut world = Self {
+            members,
+            chain: Chain::new(),
+            now: 1_700_000_000_000,
+            judge: Judge::default(),
+            check_recovery: true,
+            sent: vec![],
+            foreign_scripts: BTreeMap::new(),
+            stranger: Lightningd::new(Rng::new(seed, "stranger")),
+            delivered: 0,
+            paid: BTreeMap::new(),
+            stuck: vec![],
+            chaos: None,
+            rng: Rng::new(seed, "schedule"),
+            links: BTreeMap::new(),
+            wire: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            unstored: vec![],
+            tamper: None,
+        };
+        for _ in 0..4 {
+            let script = world.members[LSP].lightningd.new_script();
+            world.chain.mint(script, Amount::from_sat(60_000_000));
+        }
+        world.chain.mine();
+        for member in 0..world.members.len() {
+            world.start(member)?;
+        }
+        Ok(world)
+    }
+
+    /// Begins a node whose store may hold something already.
+    ///
+    /// # Errors
+    /// When its records are not understood, as a plugin would refuse to work then.
+    pub fn start(&mut self, at: usize) -> Result<(), LabError> {
+        let engine = self.rebuild(at)?;
+        self.start_with(at, engine)
+    }
+
+    /// The same with the engine that [`World::rebuild`] has just made.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub(crate) fn start_with(&mut self, at: usize, engine: Engine) -> Result<(), LabError> {
+        let check = self.check_recovery;
+        let mut shadow = self.blank(at);
+        shadow.load_from(&engine);
+        let member = &mut self.members[at];
+        member.engine = Some(engine);
+        // Only as long as it is followed.
+        member.shadow = check.then_some(shadow);
+        let channels = member.lightningd.known_channels();
+        // The last block again: the engine has no height before its first block.
+        let is_known = |(height, hash): &(Height, BlockHash)| {
+            self.chain.block(*height).is_some_and(|block| block.hash == *hash)
+        };
+        if let Some((kept, _)) = self.members[at].view.last().copied().filter(is_known) {
+            self.members[at].view.pop();
+            self.doubt_above(at, kept)?;
+        }
+        self.sync(at)?;
+        self.feed_until_stored(at, &Input::Started { channels })
+    }
+
+    /// S25: what confirmed above the last block that is known to have been handled may be gone.
+    fn doubt_above(&mut self, at: usize, kept: Height) -> Result<(), LabError> {
+        let confirmed = self.members[at].engine.as_ref().and_then(Engine::confirmed_to);
+        match confirmed.filter(|confirmed| *confirmed > kept) {
+            Some(_) => self.feed_until_stored(at, &Input::Reorg { height: kept }),
+            None => Ok(()),
+        }
+    }
+
+    /// As the plugin does at a start: again until it is stored.
+    fn feed_until_stored(&mut self, at: usize, input: &Input) -> Result<(), LabError> {
+        for _ in 0..100 {
+            if self.feed(at, input.clone())? != Fed::StoreFailed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine that a restart would make from the store.
+    ///
+    /// # Errors
+    /// When the records are not understood.
+    pub fn rebuild(&self, at: usize) -> Result<Engine, LabError> {
+        let mut engine = self.blank(at);
+        for (instance, records) in self.members[at].store.load().map_err(error)? {
+            engine.load(instance, records).map_err(error)?;
+        }
+        Ok(engine)
+    }
+
+    /// What a member's store holds: followed record by record, or read again.
+    ///
+    /// # Errors
+    /// When the records are not understood.
+    pub(crate) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
+        match &self.members[at].shadow {
+            // Without the check after every step it is not kept up to date.
+            Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
+            _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
+        }
+    }
+
+    /// A member's engine before it has read anything.
+    fn blank(&self, at: usize) -> Engine {
+        let member = &self.members[at];
+        Engine::new(member.id, MasterSecret::new(member.master), member.config.clone())
+    }
+
+    /// A command of a node.
+    ///
+    /// # Errors
+    /// When the node is down, or refuses.
+    pub fn command(&mut self, at: usize, command: Command) -> Result<Answer, LabError> {
+        match self.feed(at, Input::Command(command))? {
+            Fed::Done(Ok(answer)) => Ok(answer),
+            Fed::Done(Err(refusal)) => Err(error(refusal)),
+            other => Err(error(format!("member {at}: {other:?}"))),
+        }
+    }
+
+    /// One random pending thing; false if there is none.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn step(&mut self) -> Result<bool, LabError> {
+        let tasks = self.tasks.iter().filter(|(_, queue)| !queue.is_empty()).map(|(at, _)| (*at, *at));
+        let wires = self.wire.iter().filter(|(_, queue)| !queue.is_empty()).map(|(pair, _)| *pair);
+        let mut pending: Vec<(usize, usize)> = tasks.chain(wires).collect();
+        if pending.is_empty() {
+            return Ok(false);
+        }
+        if let Some(chaos) = &mut self.chaos {
+            chaos.unstall();
+            let free = |pair: &(usize, usize)| !chaos.is_stalled(*pair);
+            if pending.iter().any(free) {
+                pending.retain(free);
+            }
+        }
+        let (from, to) = pending[self.rng.below(pending.len())];
+        if from == to {
+            let input = self.tasks.get_mut(&to).and_then(VecDeque::pop_front);
+            if let Some(input) = input {
+                let again = input.is_said_once().then(|| input.clone());
+                if self.feed(to, input)? == Fed::StoreFailed
+                    && let Some(input) = again
+                {
+                    self.unstored.push((to, input));
+                }
+            }
+        } else {
+            self.deliver(from, to)?;
+        }
+        Ok(true)
+    }
+
+    /// Until nothing is pending. Time stands still.
+    ///
+    /// # Errors
+    /// When a property is violated, or it never ends.
+    pub fn settle(&mut self) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if !self.step()? {
+                return Ok(());
+            }
+        }
+        Err(error("the members talk without end"))
+    }
+
+    /// The last block that a member has handled.
+    pub fn seen(&self, at: usize) -> Option<Height> {
+        self.members[at].view.last().map(|(height, _)| *height)
+    }
+
+    /// To the next moment at which some engine wants a tick, or something is brought again; false if there
+    /// is none.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn advance(&mut self) -> Result<bool, LabError> {
+        let again = std::mem::take(&mut self.unstored);
+        let soon = (!again.is_empty()).then(|| self.now.saturating_add(AGAIN));
+        let ticks = self.members.iter().filter_map(|m| m.engine.as_ref()?.poll_timeout());
+        let Some(next) = ticks.chain(soon).min() else {
+            return Ok(false);
+        };
+        for (at, input) in again {
+            self.answer(at, input);
+        }
+        self.now = self.now.max(next);
+        for at in 0..self.members.len() {
+            let due = self.members[at].engine.as_ref().and_then(Engine::poll_timeout);
+            if due.is_some_and(|due| due <= self.now) {
+                self.feed(at, Input::Tick)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Until `done`, letting time pass where nothing else happens.
+    ///
+    /// # Errors
+    /// When a property is violated, or nothing can happen any more.
+    pub fn run_until(&mut self, what: &str, done: impl Fn(&World) -> bool) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if done(self) {
+                return Ok(());
+            }
+            if !self.step()? && !self.advance()? {
+                return Err(error(format!("nothing can happen any more, and not yet: {what}")));
+            }
+        }
+        Err(error(format!("too many steps, and not yet: {what}")))
+    }
+
+    /// Until nothing happens any more, time included.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn run_out(&mut self) -> Result<(), LabError> {
+        for _ in 0..STEP_LIMIT {
+            if !self.step()? && !self.advance()? {
+                return Ok(());
+            }
+        }
+        Err(error("the members talk without end"))
+    }
+
+    /// A member's state of a factory.
+    pub fn state(&self, at: usize, instance: InstanceId) -> Option<State> {
+        let member = &self.members[at];
+        let height = member.view.last().map_or(0, |(height, _)| *height);
+        member.engine.as_ref()?.factory(instance).map(|factory| factory.state(height))
+    }
+
+    /// Why a member gave a factory up.
+    pub fn failure(&self, at: usize, instance: InstanceId) -> Option<String> {
+        let member = &self.members[at];
+        let factory = member.engine.as_ref()?.factory(instance)?;
+        (self.state(at, instance) == Some(State::Aborted))
+            .then(|| factory.failure.clone().unwrap_or_default())
+    }
+
+    /// The member with a node id.
+    pub fn member_of(&self, id: NodeId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id)
+    }
+}

@@ -1,0 +1,140 @@
+//! Faults: what happens to a message, when a member crashes.
+
+use factory_engine::wire::message::Message;
+use factory_runtime::store::fake::Fault;
+
+use super::World;
+use crate::node::Booked;
+
+/// A message on its way out.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The sender.
+    pub from: usize,
+    /// The receiver.
+    pub to: usize,
+    /// What is sent.
+    pub message: Message,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives.
+    Deliver,
+    /// It is lost.
+    Drop,
+    /// It arrives two times.
+    Twice,
+    /// These payloads arrive instead.
+    Replace(Vec<Vec<u8>>),
+}
+
+impl Fate {
+    /// Another message arrives instead.
+    pub fn replace(message: impl Into<Message>) -> Self {
+        Self::Replace(vec![message.into().encode()])
+    }
+}
+
+/// When a member crashes, counted in steps with something to store, from the next one as 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashAt {
+    /// Right before this step is stored.
+    BeforeStore(u32),
+    /// Right after, before anything is done.
+    AfterStore(u32),
+    /// After this step is stored and as many of its effects are carried out.
+    AfterEffects(u32, u32),
+    /// While the next step that concerns several factories is stored, at this call of the datastore.
+    WithinStore(Fault),
+}
+
+impl CrashAt {
+    pub(super) fn before_store(&mut self) -> bool {
+        match self {
+            Self::BeforeStore(steps) => {
+                *steps = steps.saturating_sub(1);
+                *steps == 0
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn within_store(self) -> Option<Fault> {
+        match self {
+            Self::WithinStore(fault) => Some(fault),
+            Self::BeforeStore(_) | Self::AfterStore(_) | Self::AfterEffects(..) => None,
+        }
+    }
+
+    pub(super) fn after_store(&mut self) -> bool {
+        match self {
+            Self::BeforeStore(_) | Self::WithinStore(_) => false,
+            Self::AfterStore(steps) => {
+                *steps = steps.saturating_sub(1);
+                *steps == 0
+            }
+            Self::AfterEffects(steps, _) => {
+                *steps = steps.saturating_sub(1);
+                false
+            }
+        }
+    }
+
+    pub(super) fn between_effects(&mut self, durable: bool) -> bool {
+        match self {
+            Self::AfterEffects(0, effects) if durable => {
+                let now = *effects == 0;
+                *effects = effects.saturating_sub(1);
+                now
+            }
+            _ => false,
+        }
+    }
+}
+
+impl World {
+    /// From now on every message goes through `fate`.
+    pub fn tamper(&mut self, fate: impl FnMut(&Outgoing) -> Fate + 'static) {
+        self.tamper = Some(Box::new(fate));
+    }
+
+    /// Messages arrive as they are sent again.
+    pub fn heal(&mut self) {
+        self.tamper = None;
+    }
+
+    /// Plans a crash.
+    pub fn crash_at(&mut self, at: usize, crash: CrashAt) {
+        self.members[at].crash = Some(crash);
+    }
+
+    /// Whether the planned crash is still to come.
+    pub fn crash_is_due(&self, at: usize) -> bool {
+        self.members[at].crash.is_some()
+    }
+
+    pub(super) fn crash_now(&mut self, at: usize, due: impl FnOnce(&mut CrashAt) -> bool) -> bool {
+        let now = self.members[at].crash.as_mut().is_some_and(due);
+        if now {
+            self.stop(at);
+        }
+        now
+    }
+
+    /// A member's node is gone, at once.
+    pub fn stop(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        member.crash = None;
+        member.engine = None;
+        member.shadow = None;
+        member.lightningd.forget_opens(None);
+        member.lightningd.invoices.values_mut().for_each(Booked::forget_wait);
+        self.tasks.remove(&at);
+        self.unstored.retain(|(who, _)| *who != at);
+        for other in 0..self.members.len() {
+            self.disconnect(at, other);
+        }
+    }
+}

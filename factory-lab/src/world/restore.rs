@@ -1,0 +1,101 @@
+//! A node whose database comes back from an older copy (S9): lightningd's own tables and the plugin's
+//! records are one database, so that both are as old.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::{BlockHash, OutPoint};
+
+use crate::LabError;
+use crate::node::{Booked, Channel};
+use crate::rng::Rng;
+use crate::store::Store;
+use factory_engine::protocol::KnownChannel;
+use factory_engine::types::{ChannelId, Height, PaymentHash};
+
+use super::World;
+
+/// A copy of one node's database.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    store: Store,
+    view: Vec<(Height, BlockHash)>,
+    channels: BTreeMap<ChannelId, Channel>,
+    reserved: BTreeSet<OutPoint>,
+    ordinary: Vec<KnownChannel>,
+    invoices: BTreeMap<String, Booked>,
+    payments: BTreeMap<PaymentHash, bool>,
+    /// Wallet and channel keys follow from indices in the database: the same come again.
+    rng: Rng,
+}
+
+impl World {
+    /// Copies a node's database.
+    pub fn backup(&self, at: usize) -> Backup {
+        let member = &self.members[at];
+        Backup {
+            store: member.store.clone(),
+            view: member.view.clone(),
+            channels: member.lightningd.channels.clone(),
+            reserved: member.lightningd.reserved.clone(),
+            ordinary: member.lightningd.ordinary.clone(),
+            invoices: member.lightningd.invoices.clone(),
+            payments: member.lightningd.payments.clone(),
+            rng: member.lightningd.rng.clone(),
+        }
+    }
+
+    /// Stops a node, puts the older copy in the place of its database, and starts it again. From now on
+    /// nothing is owed to it, but whatever it does must harm nobody else, and it must still not sign
+    /// twice.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn restore(&mut self, at: usize, older: Backup) -> Result<(), LabError> {
+        self.stop(at);
+        let id = self.members[at].id;
+        let member = &mut self.members[at];
+        let newer = std::mem::replace(&mut member.lightningd.channels, older.channels);
+        member.store = older.store;
+        member.view = older.view;
+        member.lightningd.reserved = older.reserved;
+        member.lightningd.ordinary = older.ordinary;
+        member.lightningd.invoices = older.invoices;
+        member.lightningd.payments = older.payments;
+        member.lightningd.rng = older.rng;
+        member.restored = true;
+        self.judge.restored(at);
+        for (channel_id, newer) in newer {
+            let known = self.members[at].lightningd.channels.get_mut(&channel_id);
+            let same = known.as_ref().is_some_and(|known| known.balances == newer.balances);
+            // A close that only the newer copy knows of: the commitment may be out, and the peer was told
+            // with an `error`, so that nothing is added to the channel.
+            if same && !newer.closing {
+                continue;
+            }
+            // At the reconnect lightningd sees that it is behind, and never publishes its old state; the
+            // peer closes with the last one.
+            if let Some(known) = known.filter(|_| !same) {
+                known.lost = true;
+                known.closing = true;
+            }
+            for other in self.members.iter_mut().filter(|other| other.id == newer.peer) {
+                if let Some(theirs) = other.lightningd.channels.get_mut(&channel_id)
+                    && theirs.peer == id
+                {
+                    theirs.closing = true;
+                }
+            }
+        }
+        self.start(at)
+    }
+
+    /// Whether a node has lost part of its memory.
+    pub fn is_restored(&self, at: usize) -> bool {
+        self.members[at].restored
+    }
+
+    /// Whether something is owed to a member: it is what its engine is, and has kept its memory.
+    pub fn is_owed(&self, at: usize) -> bool {
+        !self.is_dishonest(at) && !self.is_restored(at)
+    }
+}

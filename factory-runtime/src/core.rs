@@ -1,0 +1,309 @@
+//! Receive, handle, commit, apply, execute.
+
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::hashes::Hash;
+
+use crate::store::{Store, StoreError};
+use factory_engine::protocol::event::encode_record;
+use factory_engine::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
+use factory_engine::types::{Height, InstanceId, Millis};
+
+use super::clock::{SystemEntropy, now};
+use super::handle::{Inbox, Read, Reply, Request, Transition};
+use super::peers::Peers;
+
+use super::Node;
+
+/// Name under which the last handled block is kept.
+const TIP: &str = "tip";
+/// Name under which the price list is kept.
+const PRICES: &str = "prices";
+/// While it catches up a node notes where it is this often, at each block that changed something, and at
+/// the end.
+const KEEP_TIP: Millis = 1_000;
+/// Pauses between attempts to store a step.
+const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// The engine, the store, and everything that only their owner may touch.
+pub struct Runtime<S, N> {
+    engine: Engine,
+    store: S,
+    node: N,
+    peers: Peers,
+    entropy: SystemEntropy,
+    inbox: Inbox,
+    /// Before the first block is handled: what lightningd said.
+    base_height: Height,
+    stale_view: bool,
+    /// When a block was last noted as handled, and which.
+    tip_kept: Option<(Millis, BlockHash)>,
+}
+
+/// The last block that was handled before a restart.
+pub async fn stored_tip<S: Store>(store: &mut S) -> Result<Option<(Height, BlockHash)>, StoreError> {
+    let Some(bytes) = store.get(TIP).await? else { return Ok(None) };
+    Ok(bytes.split_at_checked(4).and_then(|(height, hash)| {
+        let height = Height::from_be_bytes(height.try_into().ok()?);
+        Some((height, BlockHash::from_slice(hash).ok()?))
+    }))
+}
+
+/// What liquidity costs, as it was set last.
+pub async fn stored_prices<S: Store>(store: &mut S) -> Result<Option<PriceList>, StoreError> {
+    let Some(bytes) = store.get(PRICES).await? else { return Ok(None) };
+    let list = PriceList::from_bytes(&bytes);
+    list.map(Some).map_err(|error| StoreError(format!("the price list is damaged: {error}")))
+}
+
+impl<S: Store, N: Node> Runtime<S, N> {
+    /// With everything in place.
+    pub fn new(engine: Engine, store: S, node: N, inbox: Inbox) -> Self {
+        Self {
+            engine,
+            store,
+            node,
+            peers: Peers::default(),
+            entropy: SystemEntropy,
+            inbox,
+            base_height: 0,
+            stale_view: true,
+            tip_kept: None,
+        }
+    }
+
+    /// Runs until every [`Handle`](super::Handle) is gone.
+    pub async fn run(mut self) {
+        self.refresh_view();
+        loop {
+            let request = match self.inbox.requests.try_recv() {
+                Ok(request) => request,
+                Err(_) => {
+                    // Nothing waits: a good moment for what can wait.
+                    self.refresh_view();
+                    match self.next_request().await {
+                        Some(request) => request,
+                        None => return,
+                    }
+                }
+            };
+            self.serve(request).await;
+        }
+    }
+
+    /// The next request, or a tick when the engine's clock runs out. `None`: nobody is left.
+    async fn next_request(&mut self) -> Option<Request> {
+        let Some(deadline) = self.engine.poll_timeout() else {
+            return self.inbox.requests.recv().await;
+        };
+        let pause = Duration::from_millis(deadline.saturating_sub(now()));
+        match tokio::time::timeout(pause, self.inbox.requests.recv()).await {
+            Ok(request) => request,
+            Err(_) => Some(Request::Input(Input::Tick, None)),
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        // A stream of requests must not keep the engine from its clock.
+        if self.engine.poll_timeout().is_some_and(|deadline| deadline <= now()) {
+            self.handle(Input::Tick, None).await;
+        }
+        match request {
+            Request::Input(input, reply) => self.handle(input, reply).await,
+            Request::Connected(peer, number) => {
+                let input = self.peers.connected(peer, number);
+                self.handle_if(input).await;
+            }
+            Request::Listed(peer, number) => self.peers.listed(peer, number),
+            Request::Features(peer, number, supports) => {
+                let input = self.peers.features(peer, number, supports, &self.node);
+                self.handle_if(input).await;
+            }
+            Request::Disconnected(peer) => {
+                let input = self.peers.disconnected(peer);
+                self.handle_if(input).await;
+            }
+            Request::Raw(peer, bytes) => {
+                self.inbox.waiting.taken(peer, bytes.len());
+                let input = self.peers.receive(peer, &bytes, now(), &self.node);
+                self.handle_if(input).await;
+                self.peers.acknowledge(peer, &self.node);
+            }
+            Request::Flood(peer) => {
+                self.peers.end(peer, "it sends faster than we can handle", &self.node);
+            }
+            Request::Read(read) => {
+                let height = self.height();
+                read(Ok((&self.engine, height)));
+            }
+            Request::Height(height) => self.base_height = height,
+            Request::Prices(prices, reply) => self.set_prices(prices, reply).await,
+            Request::Flush(done) => {
+                // Whoever waits for it may be gone.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn handle_if(&mut self, input: Option<Input>) {
+        if let Some(input) = input {
+            self.handle(input, None).await;
+        }
+    }
+
+    fn height(&self) -> Height {
+        self.engine.tip().map_or(self.base_height, |(height, _)| height)
+    }
+
+    async fn handle(&mut self, input: Input, reply: Option<Reply>) {
+        let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
+        // The follower has nothing more to deliver for now.
+        let caught_up = matches!(input, Input::Fees(_));
+        #[cfg(feature = "faults")]
+        super::faults::before_input(&input).await;
+        #[cfg(feature = "faults")]
+        let input = super::faults::input(input);
+        let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
+        if let Err(error) = self.commit(&step).await {
+            // The step is dropped: nothing of it happened, in memory or outside (S14).
+            log::error!("cannot store: {error}");
+            answer(reply, Err(Refusal::Unavailable(format!("cannot store: {error}"))));
+            return;
+        }
+        self.stale_view |= moves_tip || !step.events.is_empty();
+        let step_is_empty = step.events.is_empty();
+        let result = step.answer.clone();
+        let effects = self.engine.apply(step);
+        // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
+        self.inbox.view.update_expecting(&self.engine);
+        let late = || self.tip_kept.is_none_or(|(kept, _)| now().abs_diff(kept) >= KEEP_TIP);
+        if caught_up || moves_tip && (!step_is_empty || late()) {
+            self.keep_tip().await;
+        }
+        if moves_tip {
+            self.refresh_view();
+        }
+        answer(reply, result);
+        for effect in effects {
+            #[cfg(feature = "faults")]
+            super::faults::before_effect(&effect).await;
+            self.carry_out(effect);
+        }
+    }
+
+    async fn commit(&mut self, step: &Step) -> Result<(), StoreError> {
+        if step.events.is_empty() {
+            return Ok(());
+        }
+        let encode = |(instance, events): &(InstanceId, Vec<_>)| (*instance, encode_record(events));
+        let records: Vec<(InstanceId, Vec<u8>)> = step.events.iter().map(encode).collect();
+        // The first failure says the most: later ones may be about clearing up after it.
+        let Err(first) = self.store.append(&records).await else { return Ok(()) };
+        for pause in RETRIES {
+            tokio::time::sleep(pause).await;
+            if self.store.append(&records).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(first)
+    }
+
+    /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it
+    /// costs that time only.
+    async fn keep_tip(&mut self) {
+        let (Some((height, hash)), Some(_)) = (self.engine.tip(), self.engine.scan_from()) else {
+            return;
+        };
+        if self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+            return;
+        }
+        self.tip_kept = Some((now(), hash));
+        let mut bytes = height.to_be_bytes().to_vec();
+        bytes.extend(hash.as_byte_array());
+        if let Err(error) = self.store.put(TIP, bytes).await {
+            log::warn!("cannot note block {height} as handled: {error}");
+        }
+    }
+
+    async fn set_prices(&mut self, prices: PriceList, reply: Reply) {
+        let stored = self.store.put(PRICES, prices.to_bytes()).await;
+        let result = stored.map_err(|error| Refusal::Unavailable(format!("cannot store: {error}")));
+        if result.is_ok() {
+            self.engine.set_prices(prices);
+        }
+        answer(Some(reply), result.map(|()| Answer::Done));
+    }
+
+    fn refresh_view(&mut self) {
+        if std::mem::take(&mut self.stale_view) {
+            self.inbox.view.update_htlc(&self.engine);
+        }
+    }
+
+    #[cfg(feature = "faults")]
+    fn tampered(&self, effect: Effect) -> Option<Effect> {
+        let (effect, vanish_from) = super::faults::effect(effect);
+        if let Some(peer) = vanish_from {
+            self.node.disconnect(peer);
+        }
+        effect
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        #[cfg(feature = "faults")]
+        let Some(effect) = self.tampered(effect) else { return };
+        match effect {
+            Effect::Send { peer, message } => self.peers.send(peer, &message, &self.node),
+            Effect::Log { level, text } => write_log(level, &text),
+            Effect::StateChanged { instance, new, .. } => {
+                // Nobody may be listening.
+                let _ = self.inbox.transitions.send(Transition { instance, new });
+                self.node.execute(effect);
+            }
+            effect => {
+                // Whatever acts on lightningd's channels finds hooks that know them (S18).
+                self.refresh_view();
+                self.node.execute(effect);
+            }
+        }
+    }
+}
+
+fn answer(reply: Option<Reply>, result: Result<Answer, Refusal>) {
+    if let Some(reply) = reply {
+        // Whoever asked may have given up.
+        let _ = reply.send(result);
+    }
+}
+
+fn write_log(level: Level, text: &str) {
+    match level {
+        Level::Debug => log::debug!("{text}"),
+        Level::Info => log::info!("{text}"),
+        Level::Unusual => log::warn!("{text}"),
+        Level::Broken => log::error!("{text}"),
+    }
+}
+
+/// Stands in for a runtime whose records could not be understood: refuses every command with
+/// `reason`, takes no notice of anything else, and writes nothing.
+pub async fn run_unavailable(mut inbox: Inbox, reason: String) {
+    while let Some(request) = inbox.requests.recv().await {
+        match request {
+            Request::Input(_, reply) => answer(reply, Err(Refusal::Unavailable(reason.clone()))),
+            Request::Read(read) => refuse_read(read, &reason),
+            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::Unavailable(reason.clone()))),
+            Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
+            Request::Flush(done) => {
+                // Whoever waits for it may be gone.
+                let _ = done.send(());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn refuse_read(read: Read, reason: &str) {
+    read(Err(reason));
+}

@@ -1,0 +1,318 @@
+//! The store over a [`KeyValue`]: in the plugin lightningd's own datastore, backed up with the node, on
+//! whatever database the operator runs.
+//!
+//! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
+//! `["cln-factory", "archived", <instance>]` is left alone at a start.
+//!
+//! A step of one record is one write. One of several records is written as a whole to `["cln-factory",
+//! "journal", <part, 4 digits>]` first: with its last part it has happened. Then it is *folded*, its records
+//! go to their own keys, and its parts are deleted, the last one first. A start folds a whole journal (what
+//! is there already must be the same), and deletes parts without a last one: they never happened. What can't
+//! be folded or deleted right now is before the next write.
+
+use std::collections::{HashMap, HashSet};
+
+use factory_engine::types::InstanceId;
+
+use super::journal::{self, Entry};
+use super::key_value::{Key, KeyError, KeyValue, Listed};
+use super::{History, Store, StoreError};
+
+const ROOT: &str = "cln-factory";
+const FACTORY: &str = "factory";
+const ARCHIVED: &str = "archived";
+const JOURNAL: &str = "journal";
+/// Eight digits: no factory lives to see a hundred million events.
+const MAX_SEQUENCE: u32 = 99_999_999;
+/// Four digits: more than a gigabyte.
+const MAX_PARTS: usize = 9_999;
+
+/// Records under keys.
+#[derive(Debug)]
+pub struct Keyed<K> {
+    keys: K,
+    /// Of each factory that wasn't archived; nothing before [`Store::load_all`].
+    next: Option<HashMap<InstanceId, u32>>,
+    archived: HashSet<InstanceId>,
+    /// Keys that may exist although they shouldn't (any more). They go before anything else is written, the
+    /// last one first.
+    doubtful: Vec<Key>,
+    /// A step that has happened and is not folded yet, and how many parts it has.
+    journal: Option<(Vec<Entry>, usize)>,
+}
+
+impl<K: KeyValue> Keyed<K> {
+    /// Over these keys. [`Store::load_all`] comes first: it learns the sequence numbers, and finishes
+    /// what a crash has left. Without it there is only reading.
+    pub fn new(keys: K) -> Self {
+        Self { keys, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None }
+    }
+
+    /// Does what the last step, or the last start, has left to do.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        self.clear_doubtful().await?;
+        let Some((entries, parts)) = &self.journal else { return Ok(()) };
+        for entry in entries {
+            self.fold(entry).await?;
+        }
+        self.doubtful.extend((0..*parts).map(part_key));
+        self.journal = None;
+        self.clear_doubtful().await
+    }
+
+    async fn clear_doubtful(&mut self) -> Result<(), StoreError> {
+        while let Some(key) = self.doubtful.last() {
+            let deleted = self.keys.delete(key).await;
+            deleted.map_err(|error| failed("clearing an unfinished write", error))?;
+            self.doubtful.pop();
+        }
+        Ok(())
+    }
+
+    /// Brings a record of the journal to its place, if it isn't there.
+    async fn fold(&self, entry: &Entry) -> Result<(), StoreError> {
+        let key = record_key(entry.instance, entry.sequence);
+        match self.keys.create(&key, &entry.record).await {
+            Ok(()) => Ok(()),
+            Err(KeyError::Exists) => {
+                let there = self.list(&key).await?;
+                let same = there.first().and_then(|there| there.value.as_ref());
+                if same == Some(&entry.record) { Ok(()) } else { Err(differs(entry)) }
+            }
+            Err(error) => Err(failed("writing", error)),
+        }
+    }
+
+    /// What is in the journal, and how many parts that are.
+    async fn read_journal(&self) -> Result<(Option<Vec<Entry>>, usize), StoreError> {
+        let damaged = |why: &str| StoreError(format!("reading the journal: {why}"));
+        let mut parts = Vec::new();
+        for Listed { key, value } in self.list(&below(JOURNAL)).await? {
+            if key != part_key(parts.len()) {
+                return Err(damaged("a part is missing"));
+            }
+            parts.push(value.ok_or_else(|| damaged("a part has no value"))?);
+        }
+        let entries = journal::decode(&parts).map_err(damaged)?;
+        Ok((entries, parts.len()))
+    }
+
+    /// The records of a factory, with those that are still in the journal.
+    async fn read(&self, instance: InstanceId, journal: &[Entry]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut records = Vec::new();
+        for Listed { key, value } in self.list(&factory_key(instance)).await? {
+            let text = key.get(3).map_or("", String::as_str);
+            // Keys are listed in order, so a gap shows as a wrong number here.
+            if text != sequence_text(records.len()) {
+                return Err(StoreError(format!(
+                    "reading factory {instance}: found record '{text}' where {} should be",
+                    sequence_text(records.len())
+                )));
+            }
+            if self.doubtful.contains(&key) {
+                break;
+            }
+            let no_value = || StoreError(format!("reading factory {instance}: record {text} has no value"));
+            records.push(value.ok_or_else(no_value)?);
+        }
+        for entry in journal.iter().filter(|entry| entry.instance == instance) {
+            let at = usize::try_from(entry.sequence).unwrap_or(usize::MAX);
+            match records.get(at) {
+                Some(there) if *there == entry.record => {}
+                None if at == records.len() => records.push(entry.record.clone()),
+                _ => return Err(differs(entry)),
+            }
+        }
+        Ok(records)
+    }
+
+    /// The factories below one of our keys.
+    async fn instances(&self, name: &str) -> Result<Vec<InstanceId>, StoreError> {
+        let instance = |Listed { key, .. }: Listed| {
+            let instance = key.get(2).and_then(|text| text.parse().ok());
+            instance.ok_or_else(|| StoreError(format!("reading: unexpected key {}", key.join("/"))))
+        };
+        self.list(&below(name)).await?.into_iter().map(instance).collect()
+    }
+
+    async fn list(&self, key: &Key) -> Result<Vec<Listed>, StoreError> {
+        self.keys.list(key).await.map_err(|error| failed("reading", error))
+    }
+
+    /// Where each of these records goes.
+    fn place(&self, records: &[(InstanceId, Vec<u8>)]) -> Result<Vec<Entry>, StoreError> {
+        let known = self.next.as_ref();
+        let known =
+            known.ok_or_else(|| StoreError("nothing may be written before all is read".to_owned()))?;
+        let mut next: HashMap<InstanceId, u32> = HashMap::new();
+        let place = |(instance, record): &(InstanceId, Vec<u8>)| {
+            if self.archived.contains(instance) {
+                return Err(StoreError(format!("factory {instance} is archived")));
+            }
+            let next =
+                next.entry(*instance).or_insert_with(|| known.get(instance).copied().unwrap_or_default());
+            if *next > MAX_SEQUENCE {
+                return Err(StoreError(format!("factory {instance} has too many records")));
+            }
+            let entry = Entry { instance: *instance, sequence: *next, record: record.clone() };
+            *next = next.saturating_add(1);
+            Ok(entry)
+        };
+        records.iter().map(place).collect()
+    }
+
+    /// Writes these, in this order. Doubtful until all are written: a call that got no answer may still have
+    /// taken effect.
+    async fn write_all(&mut self, values: Vec<(Key, &[u8])>) -> Result<(), StoreError> {
+        for (key, bytes) in values {
+            self.doubtful.push(key.clone());
+            self.keys.create(&key, bytes).await.map_err(|error| failed("writing", error))?;
+        }
+        self.doubtful.clear();
+        Ok(())
+    }
+}
+
+impl<K: KeyValue> Store for Keyed<K> {
+    async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
+        if self.next.is_some() {
+            // Again: what was refused meanwhile must not be found.
+            self.settle().await?;
+        }
+        self.archived = self.archived().await?.into_iter().collect();
+        let (journal, parts) = self.read_journal().await?;
+        let entries = journal.as_deref().unwrap_or_default();
+        let stored = self.instances(FACTORY).await?;
+        // In order, as they are listed.
+        let all: std::collections::BTreeSet<InstanceId> =
+            stored.into_iter().chain(entries.iter().map(|entry| entry.instance)).collect();
+        let mut next = HashMap::new();
+        let mut histories = Vec::new();
+        for instance in all {
+            if self.archived.contains(&instance) {
+                continue;
+            }
+            let records = self.read(instance, entries).await?;
+            // The list was read entry by entry: it can't exceed 8 digits.
+            next.insert(instance, u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE));
+            histories.push((instance, records));
+        }
+        match journal {
+            Some(entries) => self.journal = Some((entries, parts)),
+            None => self.doubtful.extend((0..parts).map(part_key)),
+        }
+        self.next = Some(next);
+        if let Err(error) = self.settle().await {
+            log::warn!("what the last run has left is finished before the next write: {error}");
+        }
+        Ok(histories)
+    }
+
+    async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        self.settle().await?;
+        for instance in instances {
+            // Only the key matters, but an entry has to have something.
+            let mut key = below(ARCHIVED);
+            key.push(instance.to_string());
+            // From now on, whatever the answer: it may be archived.
+            self.archived.insert(*instance);
+            self.keys.replace(&key, &[1]).await.map_err(|error| failed("writing", error))?;
+        }
+        Ok(())
+    }
+
+    async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
+        self.instances(ARCHIVED).await
+    }
+
+    async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
+        match (&self.journal, &self.next) {
+            (Some((entries, _)), _) => self.read(instance, entries).await,
+            (None, Some(_)) => self.read(instance, &[]).await,
+            // Only a reader: the journal first, so that what is folded meanwhile isn't missed.
+            (None, None) => {
+                let (entries, _) = self.read_journal().await?;
+                self.read(instance, &entries.unwrap_or_default()).await
+            }
+        }
+    }
+
+    async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {
+        self.settle().await?;
+        let entries = self.place(records)?;
+        let parts = match entries.as_slice() {
+            [] => return Ok(()),
+            [entry] => {
+                let key = record_key(entry.instance, entry.sequence);
+                self.write_all(vec![(key, &entry.record)]).await?;
+                None
+            }
+            entries => {
+                let parts = journal::encode(entries).filter(|parts| parts.len() <= MAX_PARTS);
+                let parts = parts.ok_or_else(|| StoreError("the step is too large".to_owned()))?;
+                let keys = (0..).map(part_key);
+                self.write_all(keys.zip(parts.iter().map(Vec::as_slice)).collect()).await?;
+                Some(parts.len())
+            }
+        };
+        if let Some(next) = &mut self.next {
+            next.extend(entries.iter().map(|entry| (entry.instance, entry.sequence.saturating_add(1))));
+        }
+        if let Some(parts) = parts {
+            // It has happened, whatever becomes of the rest.
+            self.journal = Some((entries, parts));
+            #[cfg(feature = "faults")]
+            crate::faults::at_journal().await;
+            if let Err(error) = self.settle().await {
+                log::warn!("a stored step is brought to its place before the next write: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, name: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        self.keys.replace(&below(name), &value).await.map_err(|error| failed("writing", error))
+    }
+
+    async fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.list(&below(name)).await?.into_iter().next().and_then(|listed| listed.value))
+    }
+}
+
+fn failed(what: &str, error: KeyError) -> StoreError {
+    StoreError(format!("{what}: {error}"))
+}
+
+fn below(name: &str) -> Key {
+    vec![ROOT.to_owned(), name.to_owned()]
+}
+
+fn factory_key(instance: InstanceId) -> Key {
+    let mut key = below(FACTORY);
+    key.push(instance.to_string());
+    key
+}
+
+fn record_key(instance: InstanceId, sequence: u32) -> Key {
+    let mut key = factory_key(instance);
+    key.push(sequence_text(sequence));
+    key
+}
+
+fn part_key(part: usize) -> Key {
+    let mut key = below(JOURNAL);
+    key.push(format!("{part:0>4}"));
+    key
+}
+
+fn differs(entry: &Entry) -> StoreError {
+    let Entry { instance, sequence, .. } = entry;
+    StoreError(format!("factory {instance}: record {sequence} is not what the journal says"))
+}
+
+fn sequence_text(sequence: impl std::fmt::Display) -> String {
+    format!("{sequence:0>8}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Durable state: an append-only list of records for each factory.
+//!
+//! What a record means is for [`protocol`](factory_engine::protocol) to say; here it is bytes. Whoever reads
+//! them back gets exactly what was acknowledged, in order (S10).
+
+pub mod fake;
+mod journal;
+pub mod key_value;
+pub mod keyed;
+pub mod memory;
+
+use std::fmt;
+use std::future::Future;
+
+use factory_engine::types::InstanceId;
+
+/// Why something was not stored or read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError(pub String);
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// The records of one factory, in the order in which they were stored.
+pub type History = (InstanceId, Vec<Vec<u8>>);
+
+/// Where records are kept.
+pub trait Store: Send + 'static {
+    /// Everything that is stored of factories that weren't archived. Read once, before the first append.
+    fn load_all(&mut self) -> impl Future<Output = Result<Vec<History>, StoreError>> + Send;
+
+    /// Has [`Store::load_all`] leave these out from now on. Their records stay as they are; nothing may be
+    /// appended to them. Each stands for itself: a crash may leave some of them archived.
+    fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Which factories were archived.
+    fn archived(&mut self) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
+
+    /// The records of one factory, archived or not; none of one that isn't there.
+    fn load(&mut self, instance: InstanceId)
+    -> impl Future<Output = Result<Vec<Vec<u8>>, StoreError>> + Send;
+
+    /// Appends all of these records, durably, or none, wherever a crash comes: when this fails, a later load
+    /// does not show them, nor does the next append stumble over them. (Unless there was no answer, and the
+    /// process ends before the next append: then the next start finds all of them or none.)
+    fn append(
+        &mut self,
+        records: &[(InstanceId, Vec<u8>)],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Keeps a small value that each call replaces; losing it costs time or a setting, not safety.
+    fn put(&mut self, name: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The last value that [`Store::put`] kept under this name.
+    fn get(&mut self, name: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+}
+
+#[cfg(test)]
+pub(crate) mod suite {
+    //! What every backend must do. `reopen` gives a store as a restarted plugin would see it.
+
+    use super::*;
+
+    pub(crate) async fn run<S: Store>(reopen: impl Fn() -> S) {
+        let (a, b) = (InstanceId([1; 32]), InstanceId([2; 32]));
+        let mut store = reopen();
+        assert_eq!(store.load_all().await.unwrap(), []);
+        store.append(&[(a, vec![1]), (b, vec![2; 300])]).await.unwrap();
+        store.append(&[(a, vec![])]).await.unwrap();
+        for index in 0..12 {
+            store.append(&[(b, vec![index])]).await.unwrap();
+        }
+        assert_eq!(store.get("tip").await.unwrap(), None);
+        store.put("tip", vec![3]).await.unwrap();
+        store.put("tip", vec![4]).await.unwrap();
+
+        let mut again = reopen();
+        let mut expected = vec![vec![2; 300]];
+        expected.extend((0..12).map(|index| vec![index]));
+        assert_eq!(again.load_all().await.unwrap(), [(a, vec![vec![1], vec![]]), (b, expected)]);
+        assert_eq!(again.get("tip").await.unwrap(), Some(vec![4]));
+        again.append(&[(a, vec![9])]).await.unwrap();
+        let loaded = reopen().load_all().await.unwrap();
+        assert_eq!(loaded[0].1, [vec![1], vec![], vec![9]]);
+
+        again.archive(&[a]).await.unwrap();
+        let mut last = reopen();
+        assert_eq!(last.archived().await.unwrap(), [a]);
+        let left: Vec<_> = last.load_all().await.unwrap().into_iter().map(|(instance, _)| instance).collect();
+        assert_eq!(left, [b]);
+        assert_eq!(last.load(a).await.unwrap(), loaded[0].1);
+        assert_eq!(last.load(b).await.unwrap().len(), 13);
+        assert_eq!(last.load(InstanceId([3; 32])).await.unwrap(), Vec::<Vec<u8>>::new());
+        // Again, and with others: no fault.
+        last.archive(&[b, a]).await.unwrap();
+        assert_eq!(reopen().archived().await.unwrap(), [a, b]);
+        assert_eq!(reopen().load_all().await.unwrap(), []);
+    }
+}

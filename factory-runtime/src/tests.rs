@@ -1,0 +1,189 @@
+//! The runtime around a real engine, with a store and a node that are told what to do.
+
+use std::sync::{Arc, Mutex};
+
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use factory_engine::protocol::{Config, Effect, Engine, Input, Refusal};
+use factory_engine::terms::{Kind, Leaf, Shape};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Amount, NodeId};
+use factory_engine::wire::envelope::Envelope;
+use factory_engine::wire::message::PROTOCOL_ID;
+
+use super::{Handle, Node, Runtime, channel, run_unavailable};
+
+const ME: NodeId = NodeId([2; 33]);
+const PEER: NodeId = NodeId([3; 33]);
+
+type Shared<T> = Arc<Mutex<Vec<T>>>;
+
+/// Notes what it was asked for.
+#[derive(Clone, Default)]
+struct FakeNode {
+    transmitted: Shared<(NodeId, Vec<u8>)>,
+    disconnected: Shared<NodeId>,
+}
+
+impl Node for FakeNode {
+    fn execute(&self, _: Effect) {}
+
+    fn transmit(&self, peer: NodeId, raw: Vec<u8>) {
+        self.transmitted.lock().unwrap().push((peer, raw));
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        self.disconnected.lock().unwrap().push(peer);
+    }
+}
+
+impl FakeNode {
+    fn sent(&self) -> usize {
+        self.transmitted.lock().unwrap().len()
+    }
+}
+
+fn start() -> (Handle, FakeNode, MemoryStore) {
+    let (handle, inbox) = channel();
+    let (node, store) = (FakeNode::default(), MemoryStore::new());
+    let engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
+    tokio::spawn(Runtime::new(engine, store.clone(), node.clone(), inbox).run());
+    (handle, node, store)
+}
+
+fn our_protocols() -> Vec<u8> {
+    Envelope::SupportedFactoryProtocols(vec![PROTOCOL_ID]).encode().unwrap()
+}
+
+async fn connect(handle: &Handle) {
+    let number = handle.connected(PEER);
+    handle.features(PEER, number, true);
+    handle.raw(PEER, our_protocols());
+    handle.flush().await;
+}
+
+async fn ready_peers(handle: &Handle) -> Vec<NodeId> {
+    handle.read(|engine, _| engine.peers().collect()).await.unwrap()
+}
+
+fn create() -> Input {
+    Input::Command(factory_engine::protocol::Command::Create(factory_engine::protocol::Create {
+        clients: vec![(PEER, Amount::from_sat(500_000))],
+        stock: Amount::ZERO,
+        shape: Shape {
+            levels: vec![],
+            leaf: Leaf { kind: Kind::Static, sub_factories: 1, clients_per_sub: 2 },
+        },
+        lifetime_blocks: 8_640,
+        dying_blocks: 1_008,
+        tree_feerate: 500,
+    }))
+}
+
+#[tokio::test]
+async fn nothing_goes_to_a_peer_without_the_feature_bit() {
+    let (handle, node, _) = start();
+    let number = handle.connected(PEER);
+    handle.flush().await;
+    assert_eq!(node.sent(), 0);
+    handle.features(PEER, number, false);
+    handle.raw(PEER, our_protocols());
+    handle.flush().await;
+    assert_eq!(node.sent(), 0);
+    assert_eq!(ready_peers(&handle).await, []);
+}
+
+#[tokio::test]
+async fn a_peer_is_up_when_both_have_spoken_in_whatever_order() {
+    let (handle, node, _) = start();
+    // Its first message is ahead of the notification that it connected.
+    handle.raw(PEER, our_protocols());
+    let number = handle.connected(PEER);
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (0, vec![]));
+    handle.features(PEER, number, true);
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
+    handle.disconnected(PEER);
+    assert_eq!(ready_peers(&handle).await, []);
+}
+
+#[tokio::test]
+async fn features_of_an_earlier_connection_dont_count() {
+    let (handle, node, _) = start();
+    let number = handle.connected(PEER);
+    handle.disconnected(PEER);
+    handle.connected(PEER);
+    handle.features(PEER, number, true);
+    handle.flush().await;
+    assert_eq!(node.sent(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_seen_at_start_up_and_then_notified_is_one_connection() {
+    let (handle, node, _) = start();
+    let listed = handle.listed(PEER);
+    handle.features(PEER, listed, true);
+    handle.raw(PEER, our_protocols());
+    let notified = handle.connected(PEER);
+    handle.features(PEER, notified, true);
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
+}
+
+// S28
+#[tokio::test]
+async fn garbage_has_no_effect_and_a_flood_ends_the_connection_once() {
+    let (handle, node, _) = start();
+    connect(&handle).await;
+    handle.raw(PEER, vec![0x80, 0x20, 0x00]);
+    handle.flush().await;
+    assert_eq!(*node.disconnected.lock().unwrap(), []);
+    for _ in 0..5_000 {
+        handle.raw(PEER, vec![0x80, 0x20, 0x00]);
+    }
+    handle.flush().await;
+    assert_eq!(*node.disconnected.lock().unwrap(), [PEER]);
+}
+
+// S10, S14
+#[tokio::test]
+async fn what_cannot_be_stored_never_happened() {
+    let (handle, node, store) = start();
+    connect(&handle).await;
+    let before = node.sent();
+    // More often than the runtime tries.
+    store.fail_next(100);
+    let refusal = handle.ask(create()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Unavailable(_)), "{refusal}");
+    assert_eq!(node.sent(), before);
+    assert_eq!(handle.read(|engine, _| engine.factories().count()).await, Ok(0));
+
+    store.fail_next(1);
+    handle.ask(create()).await.unwrap();
+    handle.flush().await;
+    assert_eq!(node.sent(), before + 1);
+    assert_eq!(handle.read(|engine, _| engine.factories().count()).await, Ok(1));
+}
+
+/// S29: a store that fails for a while loses nothing that is said once.
+#[tokio::test]
+async fn what_is_said_once_is_brought_until_it_is_stored() {
+    let (handle, _, store) = start();
+    connect(&handle).await;
+    // More often than a commit is tried.
+    store.fail_next(4);
+    handle.insist(create()).await;
+    let factories = handle.read(|engine, _| engine.factories().count()).await.unwrap();
+    assert_eq!((factories, store.clone().load_all().await.unwrap().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_unavailable_plugin_refuses_and_says_why() {
+    let (handle, inbox) = channel();
+    tokio::spawn(run_unavailable(inbox, "record 3 is damaged".to_owned()));
+    let refusal = handle.ask(create()).await.unwrap_err();
+    assert_eq!(refusal, Refusal::Unavailable("record 3 is damaged".to_owned()));
+    assert!(handle.read(|_, _| ()).await.is_err());
+    handle.flush().await;
+}
