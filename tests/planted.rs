@@ -1,5 +1,7 @@
 //! Keeps planted/bugs.toml true: what shall be changed for a bug is in the tree, once, and no bug is.
 
+// In planted/run's copy they are planted.
+#![cfg(not(planted_bugs))]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -89,15 +91,11 @@ fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-// In planted/run's copy they are planted.
-#[cfg(not(planted_bugs))]
-#[test]
-fn each_bug_has_its_place() {
-    let tree: Vec<_> = tree().into_iter().map(|(file, text)| (file, words(&text))).collect();
-    let bugs = bugs();
-    assert!(!bugs.is_empty());
+/// Edits whose text is in a tree not once, but never or more often.
+fn misplaced(bugs: &[Bug], tree: &[(String, String)]) -> Vec<String> {
+    let tree: Vec<_> = tree.iter().map(|(file, text)| (file, words(text))).collect();
     let mut wrong = Vec::new();
-    for Bug { name, edits, .. } in &bugs {
+    for Bug { name, edits, .. } in bugs {
         assert!(edits.iter().any(|edit| edit.asks), "{name}: nothing asks whether it is planted");
         for Edit { file, find, .. } in edits {
             let among = tree.iter().filter(|(path, _)| path.ends_with(file.as_str()));
@@ -107,11 +105,41 @@ fn each_bug_has_its_place() {
             }
         }
     }
+    wrong
+}
+
+#[test]
+fn each_bug_has_its_place() {
+    let bugs = bugs();
+    assert!(!bugs.is_empty());
+    let wrong = misplaced(&bugs, &tree());
     assert!(wrong.is_empty(), "mend planted/bugs.toml:\n{}", wrong.join("\n"));
 }
 
+/// Code that is changed, gone or there twice takes a bug's place away.
+#[test]
+fn a_bug_without_its_place_is_noticed() {
+    let (bugs, tree) = (bugs(), tree());
+    let at = tree.iter().position(|(file, _)| file.ends_with("chain/evict.rs")).unwrap();
+    let (mut changed, mut gone, mut twice) = (tree.clone(), tree.clone(), tree.clone());
+    changed[at].1 = changed[at].1.replace("d.height >= factory", "d.height > factory");
+    gone.remove(at);
+    twice.push((format!("{}.rs", tree[at].0), tree[at].1.clone()));
+    for (tree, bug, count) in [
+        (&changed, "evict-late", "0 times"),
+        (&gone, "evict-never", "0 times"),
+        (&twice, "evict-never", "2 times"),
+        (&twice, "evict-late", "2 times"),
+    ] {
+        let wrong = misplaced(&bugs, tree);
+        assert!(wrong.iter().any(|line| line.starts_with(&format!("{bug}: found {count}"))), "{wrong:?}");
+    }
+    let spread = tree[at].1.split(' ').collect::<Vec<_>>().join("\n    ");
+    let reflowed = vec![(tree[at].0.clone(), spread)];
+    assert!(!misplaced(&bugs, &reflowed).iter().any(|line| line.starts_with("evict-")), "lines don't count");
+}
+
 /// Code that handles money has no switch for a mistake; the simulator's own program may ask for one.
-#[cfg(not(planted_bugs))]
 #[test]
 fn no_bug_is_planted_in_the_tree() {
     for (file, text) in tree() {

@@ -49,7 +49,6 @@ struct Arguments {
     jobs: usize,
     options: Options,
     coverage: bool,
-    #[cfg_attr(not(planted_bugs), allow(dead_code))] // Read where there are bugs to plant.
     planted: Option<Option<String>>,
 }
 
