@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::record::Proposal;
+use crate::record::event::{Event, Signing};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 
-use super::event::{Event, Signing};
 pub use super::load_error::LoadError;
 pub(super) use super::load_error::inconsistent;
 use super::sale::book::Sales;

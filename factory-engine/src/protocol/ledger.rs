@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::record::event::LedgerEntry;
 use crate::tx::layout::Role;
 use crate::types::OutPoint;
-
-use super::event::LedgerEntry;
 
 /// What this node has signed, or was about to sign, over all factories and attempts. The fold of
 /// the [`LedgerEntry`]s of every `Signing` event.

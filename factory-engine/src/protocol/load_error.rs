@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::event::RecordError;
+use crate::record::RecordError;
 
 /// Why stored events don't make a factory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::record::event::{SaleDue, SaleDueEnded};
 use crate::terms::ClientIndex;
 use crate::types::PaymentHash;
 
-use super::super::event::{SaleDue, SaleDueEnded};
 use super::super::factory::{LoadError, inconsistent};
 
 /// For L of every client, for a client its own.

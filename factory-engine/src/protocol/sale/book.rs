@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::planted::{Bug, planted};
+use crate::record::event::{
+    SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, SaleOpenAccepted, SaleOpening, SaleSigned,
+    SaleSigning, SaleStored,
+};
 use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
-use super::super::event::{
-    SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, SaleOpenAccepted, SaleOpening, SaleSigned,
-    SaleSigning, SaleStored,
-};
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
 use super::account::Account;
 use super::jits::Jits;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use crate::terms::ClientIndex;
 
-use super::super::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use super::super::factory::{LoadError, inconsistent};
 use super::account::Account;
 
