@@ -66,7 +66,7 @@ def lsp_options(**more):
 
 
 def faulty(fault, **more):
-    """Options of a node that does this wrong on purpose (src/runtime/faults.rs)."""
+    """Options of a node that does this wrong on purpose (factory-runtime/src/faults.rs)."""
     return plugin_options(**{"plugin": find_plugin(faults=True), "factory-fault": fault, **more})
 
 

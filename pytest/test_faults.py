@@ -1,7 +1,7 @@
 """Members that fall silent, lie or crash: named, left out of the retry, and nothing left behind.
 
 Who lies here runs `cln-factory-faults`, the same plugin with misbehaviour on request
-(src/runtime/faults.rs).
+(factory-runtime/src/faults.rs).
 """
 
 import sqlite3

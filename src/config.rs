@@ -218,7 +218,7 @@ fn in_seconds(millis: Millis) -> i64 {
 const FAULT: cln_plugin::options::StringConfigOption =
     cln_plugin::options::StringConfigOption::new_str_no_default(
         "factory-fault",
-        "FOR TESTS ONLY: what this node does wrong on purpose, see src/runtime/faults.rs",
+        "FOR TESTS ONLY: what this node does wrong on purpose, see factory-runtime/src/faults.rs",
     );
 
 /// A value that an option can't have.

@@ -2,7 +2,8 @@
 //! and a test.
 //!
 //! Files are found by walking the repository, and the page names them without their crate's folder and
-//! without their extension, so that sources may move from one crate to another.
+//! without their extension, so that sources may move from one crate to another. The folder of
+//! `factory-runtime` goes by `runtime`, and so do others.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
@@ -127,6 +128,8 @@ impl Source {
     fn is_called(&self, stem: &str) -> bool {
         let path = self.path.rsplit_once('.').map_or(self.path.as_str(), |(path, _)| path);
         let path = path.strip_suffix("/mod").unwrap_or(path);
+        // factory-runtime/src/core: runtime/core
+        let path = path.strip_prefix("factory-").unwrap_or(path).replacen("/src/", "/", 1);
         path == stem || path.strip_suffix(stem).is_some_and(|rest| rest.ends_with('/'))
     }
 

@@ -1,4 +1,4 @@
-//! FOR TESTS ONLY: `cln-factory` with the option `factory-fault` (`src/runtime/faults.rs`).
+//! FOR TESTS ONLY: `cln-factory` with the option `factory-fault` (`factory-runtime/src/faults.rs`).
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use super::Command;
 pub const COMMAND: Command = Command {
     name: "misbehave",
     usage: "fault",
-    description: "FOR TESTS ONLY: what this node does wrong from now on, see src/runtime/faults.rs",
+    description: "FOR TESTS ONLY: what this node does wrong from now on, see factory-runtime/src/faults.rs",
 };
 
 /// Runs the command.
