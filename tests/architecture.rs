@@ -19,7 +19,7 @@ const LAB: &str = "factory-lab/src";
 const CRATES: [&str; 4] = [ENGINE, RUNTIME, PLUGIN, LAB];
 
 /// What a crate never names outside of comments.
-const FORBIDDEN: [(&str, &[&str]); 3] = [
+const FORBIDDEN: [(&str, &[&str]); 4] = [
     (
         ENGINE,
         &[
@@ -44,12 +44,14 @@ const FORBIDDEN: [(&str, &[&str]); 3] = [
     ),
     (RUNTIME, &["serde_json", "rusqlite", "cln_", "factory_lab", "std::fs", "std::net"]),
     (PLUGIN, &["factory_lab"]),
+    (LAB, &["cln_", "tokio"]),
 ];
 
 /// All that a crate's `[dependencies]` may have.
-const DEPENDENCIES: [(&str, &[&str]); 2] = [
+const DEPENDENCIES: [(&str, &[&str]); 3] = [
     ("factory-engine", &["bitcoin", "bitcoinconsensus", "secp256k1", "secp-musig", "zeroize"]),
     ("factory-runtime", &["bitcoin", "factory-engine", "getrandom", "log", "tokio"]),
+    ("factory-lab", &["bitcoin", "factory-engine", "factory-runtime", "mimalloc", "serde_json"]),
 ];
 
 /// Names, each with others.
