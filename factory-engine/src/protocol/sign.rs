@@ -222,9 +222,7 @@ impl Engine {
     /// One line and one notification per transition.
     fn show_states(&mut self, effects: &mut Vec<Effect>) {
         let height = self.tip.map_or(0, |(height, _)| height);
-        let mut gone: Vec<InstanceId> = self.shown.keys().copied().collect();
         for (instance, factory) in &self.factories {
-            gone.retain(|known| known != instance);
             let new = factory.state(height);
             let old = self.shown.insert(*instance, new);
             if old != Some(new) {
@@ -232,8 +230,9 @@ impl Engine {
                 effects.push(Effect::StateChanged { instance: *instance, old, new });
             }
         }
-        for instance in gone {
-            self.shown.remove(&instance);
+        // Every factory that is there was shown: if there are no more, none is gone.
+        if self.shown.len() > self.factories.len() {
+            self.shown.retain(|instance, _| self.factories.contains_key(instance));
         }
     }
 }
@@ -282,5 +281,82 @@ impl std::fmt::Display for SignError {
             Self::NotAMember(id) => write!(f, "this node is no member of coin {}", id.coin),
             Self::Musig(error) => error.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::io::Answer;
+    use crate::protocol::{Config, event};
+    use crate::terms::{Kind, Leaf, Shape, Terms};
+    use crate::tx::musig::MasterSecret;
+    use crate::types::{Amount, NodeId};
+    use crate::wire::message::PROTOCOL_ID;
+
+    fn instance(number: u16) -> InstanceId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        InstanceId(bytes)
+    }
+
+    fn invited(number: u16) -> (InstanceId, Vec<Event>) {
+        let leaf = Leaf { kind: Kind::Static, sub_factories: 1, clients_per_sub: 2 };
+        let terms = Terms {
+            instance: instance(number),
+            lsp: NodeId([2; 33]),
+            shape: Shape { levels: vec![], leaf },
+            capacities: vec![Amount::from_sat(100_000); 2],
+            stock: Amount::ZERO,
+            push_msat: 1_000,
+            state_step: 144,
+            state_count: 4,
+            stock_csv: 720,
+            tree_feerate: 1_000,
+            timeout_height: 5_000,
+            dying_blocks: 2_016,
+            confirm_blocks: 6,
+            margin_blocks: 12,
+            funding_confirmations: 3,
+        };
+        let (attempt, client, price_msat, height, protocol) = (1, 1, 0, 800, PROTOCOL_ID);
+        let event = event::Invited { attempt, terms, client, price_msat, height, protocol };
+        (instance(number), vec![event.into()])
+    }
+
+    fn forgotten(number: u16) -> (InstanceId, Vec<Event>) {
+        (instance(number), vec![event::Forgotten { reason: "over".to_owned() }.into()])
+    }
+
+    /// What a step of these events shows, each line with its notification.
+    fn shown(engine: &mut Engine, events: Vec<(InstanceId, Vec<Event>)>) -> Vec<(u16, Option<State>, State)> {
+        let step = Step { events, answer: Ok(Answer::Done), changes: vec![], effects: vec![] };
+        let effects = engine.apply(step);
+        let pairs = effects.chunks_exact(2).map(|pair| match pair {
+            [Effect::Log { text, .. }, Effect::StateChanged { instance, old, new }] => {
+                assert!(text.starts_with(&instance.to_string()), "{text}");
+                (u16::from_be_bytes([instance.0[0], instance.0[1]]), *old, *new)
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(effects.len() % 2, 0, "{effects:?}");
+        pairs.collect()
+    }
+
+    #[test]
+    fn each_state_is_shown_once_in_the_order_of_factories() {
+        let mut engine = Engine::new(NodeId([3; 33]), MasterSecret::new([7; 32]), Config::default());
+        let all = shown(&mut engine, [3, 1, 2, 260].map(invited).to_vec());
+        assert_eq!(all, [1, 2, 3, 260].map(|number| (number, None, State::Invited)));
+        assert_eq!(shown(&mut engine, vec![]), []);
+        // One of them is over, and another is no longer an invitation.
+        let accepted = (instance(3), vec![event::Accepted {}.into()]);
+        let changed = shown(&mut engine, vec![forgotten(2), accepted]);
+        assert_eq!(changed, [(3, Some(State::Invited), State::Joining)]);
+        // What was forgotten is new when it comes again, also beside one that goes in the same step.
+        assert_eq!(shown(&mut engine, vec![forgotten(1), invited(2)]), [(2, None, State::Invited)]);
+        assert_eq!(shown(&mut engine, vec![invited(1)]), [(1, None, State::Invited)]);
+        assert_eq!(shown(&mut engine, vec![forgotten(1), invited(1)]), []);
+        assert!(engine.shown.keys().eq(engine.factories.keys()));
     }
 }
