@@ -51,7 +51,7 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
 const DEPENDENCIES: [(&str, &[&str]); 3] = [
     ("factory-engine", &["bitcoin", "bitcoinconsensus", "secp256k1", "secp-musig", "zeroize"]),
     ("factory-runtime", &["bitcoin", "factory-engine", "getrandom", "log", "tokio"]),
-    ("factory-lab", &["bitcoin", "factory-engine", "factory-runtime", "mimalloc", "serde_json"]),
+    ("factory-lab", &["bitcoin", "factory-engine", "factory-runtime", "serde_json"]),
 ];
 
 /// Names, each with others.
@@ -90,11 +90,14 @@ const DIRECTIONS: [(&str, Table); 3] = [
 ];
 
 /// What one file or folder imports of another only in part: of the second nothing but the third.
-const ONLY: [(&str, &str, &[&str]); 2] = [
+const ONLY: [(&str, &str, &[&str]); 4] = [
     // Bytes of keys, nonces and signatures.
     ("wire", "tx", &["tx::musig"]),
     // Not the messages, so that a change on the wire changes no disk.
     ("record", "wire", &["wire::codec"]),
+    // Neither messages nor factories: whoever signs brings its own.
+    ("protocol::signing", "wire", &[]),
+    ("protocol::signing", "protocol", &["protocol::signing"]),
 ];
 
 /// The factory that is the fold of its events: these import each other, and of the protocol nothing else.

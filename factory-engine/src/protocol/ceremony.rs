@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::terms::ClientIndex;
-use crate::tx::layout::{CoinIndex, SessionId};
-use crate::tx::musig::{CheckedNonce, KeyAgg, PartialSig, Round, SecNonce};
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{AggNonce, CheckedNonce, KeyAgg, PartialSig};
 use crate::tx::tree::Tree;
 use crate::types::{InstanceId, Millis, NodeId, ScriptBuf};
-use crate::wire::message::{Join, Message, Propose};
+use crate::wire::message::{Join, PartialSignatures, Propose};
 
 use super::io::PreparedFunding;
 use super::sale::SaleChange;
+use super::signing::{Coordinator, Request, SignJob, Signer};
 
 /// The operator's view of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,24 +53,18 @@ pub(super) struct LspCeremony {
     pub(super) joins: BTreeMap<ClientIndex, Join>,
     /// Factory keys of `joins`, x-only.
     pub(super) keys: BTreeSet<[u8; 32]>,
-    /// Nonces of `joins`.
-    pub(super) nonces: BTreeMap<ClientIndex, Vec<CheckedNonce>>,
     /// All members' key together, once they have joined.
     pub(super) funding_key: Option<Box<KeyAgg>>,
     /// Clients that said `expecting`: their channel is being opened.
     pub(super) expecting: BTreeSet<ClientIndex>,
     pub(super) scripts: BTreeMap<ClientIndex, ScriptBuf>,
     pub(super) funding: Option<PreparedFunding>,
-    /// In the order of the tree's sessions.
-    pub(super) rounds: Vec<Round>,
-    pub(super) transcript: [u8; 32],
-    pub(super) own_partials: Vec<PartialSig>,
-    pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
+    pub(super) signing: Coordinator,
     pub(super) stored: BTreeSet<ClientIndex>,
 }
 
 impl LspCeremony {
-    pub(super) fn new(attempt: u32, own_key: [u8; 32], phase: Phase, deadline: Millis) -> Self {
+    pub(super) fn new(attempt: u32, clients: u32, own_key: [u8; 32], phase: Phase, deadline: Millis) -> Self {
         Self {
             attempt,
             phase,
@@ -77,15 +72,11 @@ impl LspCeremony {
             own_key,
             joins: BTreeMap::new(),
             keys: BTreeSet::new(),
-            nonces: BTreeMap::new(),
             funding_key: None,
             expecting: BTreeSet::new(),
             scripts: BTreeMap::new(),
             funding: None,
-            rounds: vec![],
-            transcript: [0; 32],
-            own_partials: vec![],
-            partials: BTreeMap::new(),
+            signing: Coordinator::new(0..clients),
             stored: BTreeSet::new(),
         }
     }
@@ -100,14 +91,11 @@ pub(super) struct ClientCeremony {
     pub(super) join: Join,
     /// Height at that time: nothing that needs our key can be in a block before.
     pub(super) joined_at: crate::types::Height,
-    /// Secret nonces in the order of the sessions; taken when they sign.
-    pub(super) nonces: Vec<SecNonce>,
+    pub(super) signing: Signer<Propose>,
     /// Whether the operator announced its `open_channel`, and whether it came.
     pub(super) open: ExpectedOpen,
     /// A proposal that will be signed if its funding isn't on chain yet.
     pub(super) held: Option<Arc<Propose>>,
-    /// The proposal that was signed, and what was answered.
-    pub(super) signed: Option<(Arc<Propose>, Option<Message>)>,
     pub(super) deadline: Millis,
 }
 
@@ -122,20 +110,17 @@ pub(super) enum ExpectedOpen {
     Seen,
 }
 
-/// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
-pub(super) struct SignJob {
-    pub(super) attempt: u32,
-    pub(super) tree: Arc<Tree>,
-    pub(super) transcript: [u8; 32],
-    pub(super) role: SignAs,
-}
+impl Request for Propose {
+    type Answer = PartialSignatures;
 
-/// For whom a [`SignJob`] signs.
-pub(super) enum SignAs {
-    /// L's nonces were made in the same step.
-    Lsp { nonces: Vec<SecNonce>, rounds: Vec<Round>, deadline: Millis },
-    /// The client's nonces wait in its ceremony; their sums are in the proposal.
-    Client { lsp: NodeId, proposal: Arc<Propose>, deadline: Millis },
+    fn nonces(&self) -> &[AggNonce] {
+        &self.nonces
+    }
+
+    fn answer(&self, transcript: [u8; 32], signatures: Vec<PartialSig>) -> PartialSignatures {
+        let (instance, attempt) = (self.instance, self.attempt);
+        PartialSignatures { instance, attempt, transcript, signatures }
+    }
 }
 
 /// A change of volatile state, made when the step is applied.
@@ -159,13 +144,8 @@ pub(super) enum Change {
     Open(InstanceId, ExpectedOpen),
     Extend(InstanceId, Millis),
     Hold(InstanceId, Arc<Propose>),
-    Sign(InstanceId, Box<SignJob>),
+    Sign(InstanceId, Box<SignJob<Propose>>),
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, SaleChange),
     Fees(super::fees::FeeChange),
-}
-
-/// Session ids with something for each.
-pub(super) fn by_session<T: Clone>(tree: &Tree, values: &[T]) -> BTreeMap<SessionId, T> {
-    tree.sessions().iter().map(|session| session.id).zip(values.iter().cloned()).collect()
 }

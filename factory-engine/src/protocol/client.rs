@@ -3,7 +3,6 @@
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::tx::musig::new_nonce;
 use crate::types::{InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 
@@ -16,6 +15,7 @@ use super::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted
 use super::factory::{Factory, Role};
 use super::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
 use super::policy::Policy;
+use super::signing::Signer;
 use super::state::State;
 
 /// Attempts at one factory that a client follows: each costs a record (S28).
@@ -194,7 +194,7 @@ impl Engine {
         let salt = d.rng.bytes32();
         let key = self.client_key(instance, attempt, &salt);
         let sessions = factory.layout.sessions(Some(index));
-        let (nonces, public) = (0..sessions.len()).map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let (signing, public) = Signer::fresh(sessions.len(), &key, || d.rng.bytes32());
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
         d.change(Change::StartClient(
             instance,
@@ -203,10 +203,9 @@ impl Engine {
                 salt,
                 join: join.clone(),
                 joined_at: d.height,
-                nonces,
+                signing,
                 open: ExpectedOpen::NotYet,
                 held: None,
-                signed: None,
                 // L may wait for every other member to join first.
                 deadline: d.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),
             },

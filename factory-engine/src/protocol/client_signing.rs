@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
-use crate::tx::musig::verify_alone;
 use crate::tx::scripts::key_script;
 use crate::tx::transcript;
 use crate::tx::tree::Tree;
@@ -15,25 +14,27 @@ use crate::wire::message::{
 };
 
 use super::Engine;
-use super::ceremony::{Change, ClientCeremony, ExpectedOpen, SignAs, SignJob, by_session};
+use super::ceremony::{Change, ClientCeremony, ExpectedOpen};
 use super::draft::{Draft, Fault};
 use super::event::{ChannelChecked, Signed, Signing};
 use super::factory::{Factory, Role, build_tree, roster};
 use super::io::{CheckFailure, Effect, Level};
-use super::lsp_signing::{ledger_entries, terms_bytes};
+use super::lsp_signing::terms_bytes;
+use super::signing::{Asked, Plan, SignAs, SignJob, Unfinished, check_finished};
 use super::state::State;
 
 impl Engine {
     pub(super) fn on_propose(&self, d: &mut Draft<'_>, peer: NodeId, propose: Propose) -> Result<(), Fault> {
         let (factory, ceremony, index) = self.under_way(peer, propose.instance, propose.attempt)?;
-        if let Some((before, answer)) = &ceremony.signed {
-            if **before != propose {
-                return Err(Fault::peer("a second proposal that differs from the first"));
+        match ceremony.signing.asked(&propose) {
+            Asked::First => {}
+            Asked::Again(answer) => {
+                if let Some(answer) = answer {
+                    d.send(peer, answer.clone());
+                }
+                return Ok(());
             }
-            if let Some(answer) = answer {
-                d.send(peer, answer.clone());
-            }
-            return Ok(());
+            Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
         }
         if ceremony.open != ExpectedOpen::Seen {
             return Err(Fault::peer("a proposal before its open_channel"));
@@ -57,7 +58,7 @@ impl Engine {
         result: Result<bool, String>,
     ) {
         let ceremony = self.client.get(&instance).filter(|ceremony| ceremony.attempt == attempt);
-        let Some(ceremony) = ceremony.filter(|ceremony| ceremony.signed.is_none()) else { return };
+        let Some(ceremony) = ceremony.filter(|ceremony| !ceremony.signing.has_signed()) else { return };
         let (Some(factory), Some(propose)) = (self.factories.get(&instance), &ceremony.held) else { return };
         let Role::Client { index, .. } = factory.role else { return };
         let outcome = match result {
@@ -85,11 +86,12 @@ impl Engine {
         propose: Propose,
         tree: Arc<Tree>,
     ) -> Result<(), Fault> {
-        let ledger = ledger_entries(tree.sessions());
+        let plan = Plan::new(tree.clone(), tree.sessions());
+        let ledger = plan.ledger();
         self.ledger.check(&ledger).map_err(Fault::peer)?;
 
         let stored = Proposal::from(&propose);
-        let agg_nonces = by_session(&tree, &propose.nonces);
+        let agg_nonces = plan.by_session(&propose.nonces);
         let foreign_hashes = propose.foreign_hashes.iter().copied().collect();
         let transcript = transcript::transcript(
             &terms_bytes(factory),
@@ -101,25 +103,14 @@ impl Engine {
         )
         .map_err(Fault::peer)?;
 
-        let proposal = Arc::new(propose);
         d.event(
             factory.instance,
             Signing { attempt: factory.attempt, proposal: stored, ledger, salt: Some(ceremony.salt) },
         );
-        d.change(Change::Tree(factory.instance, tree.clone()));
-        d.change(Change::Sign(
-            factory.instance,
-            Box::new(SignJob {
-                attempt: factory.attempt,
-                tree,
-                transcript,
-                role: SignAs::Client {
-                    lsp: factory.lsp(),
-                    proposal,
-                    deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2)),
-                },
-            }),
-        ));
+        d.change(Change::Tree(factory.instance, tree));
+        let role = SignAs::Member { plan, request: Arc::new(propose) };
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+        d.change(Change::Sign(factory.instance, Box::new(SignJob { transcript, role, deadline })));
         Ok(())
     }
 
@@ -179,7 +170,8 @@ impl Engine {
         let tree = match (&factory.tree, factory.phase()) {
             (Some(tree), State::Signing) => tree,
             (Some(tree), State::Storing | State::Opening | State::Funding) => {
-                return if by_session(tree, &ready.signatures) == factory.signatures {
+                let plan = Plan::new(tree.clone(), tree.sessions());
+                return if plan.by_session(&ready.signatures) == factory.signatures {
                     d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
                     Ok(())
                 } else {
@@ -188,23 +180,16 @@ impl Engine {
             }
             _ => return Err(Fault::stale("nothing was signed yet")),
         };
-        if ready.signatures.len() != tree.sessions().len() {
-            return Err(Fault::peer(format!(
-                "{} signatures for {} transactions",
-                ready.signatures.len(),
-                tree.sessions().len()
-            )));
-        }
-        for (session, signature) in tree.sessions().iter().zip(&ready.signatures) {
-            let key = tree.output_key(session.id.coin).ok_or_else(|| Fault::peer("a coin has no key"))?;
-            let valid = verify_alone(signature, &session.sighash, &key);
-            if !valid {
-                return Err(Fault::peer(format!(
-                    "the signature of {} doesn't verify",
-                    super::chain::name(factory, session.id)
-                )));
+        let plan = Plan::new(tree.clone(), tree.sessions());
+        check_finished(&plan, &ready.signatures).map_err(|wrong| match wrong {
+            Unfinished::Count { given, expected } => {
+                Fault::peer(format!("{given} signatures for {expected} transactions"))
             }
-        }
+            Unfinished::Invalid(session) => {
+                let name = super::chain::name(factory, session);
+                Fault::peer(format!("the signature of {name} doesn't verify"))
+            }
+        })?;
         d.event(factory.instance, Signed { signatures: ready.signatures });
         d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
         Ok(())

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::tx::musig::PubNonce;
 use crate::tx::scripts::{is_payout, key_script};
 use crate::tx::tree::funding_key;
 use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PROTOCOL_ID, ScriptBuf, Transaction};
@@ -18,6 +17,7 @@ use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten
 use super::factory::{Factory, Role};
 use super::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
 use super::progress::silent;
+use super::signing::Coordinator;
 use super::state::State;
 
 impl Engine {
@@ -94,7 +94,7 @@ impl Engine {
     fn invite(&self, d: &mut Draft<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
         let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
-        let ceremony = LspCeremony::new(attempt, own_key, Phase::Inviting, deadline);
+        let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, Phase::Inviting, deadline);
         d.change(Change::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
@@ -120,14 +120,7 @@ impl Engine {
             return Err(Fault::stale("joining is over"));
         }
         let expected = factory.layout.sessions(Some(client)).len();
-        if join.nonces.len() != expected {
-            return Err(Fault::peer(format!(
-                "{} nonces where {expected} transactions are to be signed",
-                join.nonces.len()
-            )));
-        }
-        let nonces =
-            join.nonces.iter().map(PubNonce::checked).collect::<Result<Vec<_>, _>>().map_err(Fault::peer)?;
+        let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
         if !is_payout(&join.payout) {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
         }
@@ -139,7 +132,7 @@ impl Engine {
         }
         // The change first: what follows from it may end the attempt.
         d.change(Change::Joined(factory.instance, client, join.clone(), nonces));
-        if ceremony.joins.len().saturating_add(1) == factory.clients.len() {
+        if ceremony.signing.lacks_only(client) {
             let mut joins = ceremony.joins.clone();
             joins.insert(client, join);
             self.open_channels(d, factory, &joins);
@@ -434,7 +427,8 @@ impl Engine {
                 .x_only_public_key()
                 .0
                 .serialize();
-            let ceremony = LspCeremony::new(factory.attempt, own_key, Phase::Completing, deadline);
+            let clients = factory.terms.clients();
+            let ceremony = LspCeremony::new(factory.attempt, clients, own_key, Phase::Completing, deadline);
             d.change(Change::StartLsp(factory.instance, ceremony));
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{AggNonce, CheckedNonce, MusigError, PartialSig, PublicKey, Round, new_checked_nonce};
+use crate::tx::musig::{PartialSig, PublicKey};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -17,23 +17,12 @@ use crate::wire::message::{
 };
 
 use super::Engine;
-use super::ceremony::{Change, LspCeremony, Phase, SignAs, SignJob};
+use super::ceremony::{Change, LspCeremony, Phase};
 use super::draft::{Draft, Fault};
-use super::event::{
-    AllStored, ChannelChecked, ChannelCommitted, FundingReleased, LedgerEntry, Signed, Signing,
-};
+use super::event::{AllStored, ChannelChecked, ChannelCommitted, FundingReleased, Signed, Signing};
 use super::factory::{Factory, build_tree};
 use super::io::{Effect, Level, OpenFailure, PreparedFunding};
-
-/// What is about to be signed, for the ledger.
-pub(super) fn ledger_entries(sessions: &[Session]) -> Vec<LedgerEntry> {
-    let entry = |session: &Session| LedgerEntry {
-        outpoint: session.outpoint,
-        session: session.id,
-        sighash: session.sighash,
-    };
-    sessions.iter().map(entry).collect()
-}
+use super::signing::{Failure, Plan, Refused, SignAs, SignJob};
 
 /// Keys and payout scripts of everybody who has joined.
 pub(super) fn roster_of(lsp_key: PublicKey, joins: &BTreeMap<ClientIndex, Join>) -> Roster {
@@ -94,21 +83,18 @@ impl Engine {
                     return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
                 }
             };
-        let ledger = ledger_entries(tree.sessions());
+        let plan = Plan::new(tree.clone(), tree.sessions());
+        let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
             return self.give_up(d, factory, &error.to_string());
         }
-        let (own_nonces, own_public): (Vec<_>, Vec<_>) =
-            tree.sessions().iter().map(|_| new_checked_nonce(d.rng.bytes32(), &key)).unzip();
-        let (agg_nonces, rounds): (Vec<_>, Vec<_>) = match start_rounds(factory, &tree, &own_public, ceremony)
-        {
-            Ok(rounds) => rounds.into_iter().unzip(),
+        let opened = match ceremony.signing.open(plan, None, &key, || d.rng.bytes32()) {
+            Ok(opened) => opened,
             Err(error) => {
                 return self.give_up(d, factory, &format!("nonces don't aggregate: {error}"));
             }
         };
-        let by_id: BTreeMap<SessionId, AggNonce> =
-            tree.sessions().iter().map(|session| session.id).zip(agg_nonces).collect();
+        let by_id = opened.plan().by_session(opened.nonces());
         let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
         let transcript = hashes
             .as_ref()
@@ -121,6 +107,7 @@ impl Engine {
         d.event(factory.instance, Signing { attempt: factory.attempt, proposal: stored, ledger, salt: None });
         d.change(Change::Tree(factory.instance, tree.clone()));
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let mut nonces = opened.plan().shares(opened.nonces());
         for (client, node) in (0u32..).zip(&factory.clients) {
             let foreign = Tree::foreign_coins(&factory.layout, client);
             proposal.channel_scripts = scripts
@@ -131,23 +118,11 @@ impl Engine {
                 foreign.iter().filter_map(|coin| Some((*coin, tree.output_key(*coin)?))).collect();
             proposal.foreign_hashes =
                 foreign.iter().filter_map(|coin| Some((*coin, *hashes.get(coin)?))).collect();
-            proposal.nonces = factory
-                .layout
-                .sessions(Some(client))
-                .iter()
-                .filter_map(|session| by_id.get(session).copied())
-                .collect();
+            proposal.nonces = nonces.remove(&client).unwrap_or_default();
             d.send(*node, proposal.clone());
         }
-        d.change(Change::Sign(
-            factory.instance,
-            Box::new(SignJob {
-                attempt: factory.attempt,
-                tree,
-                transcript,
-                role: SignAs::Lsp { nonces: own_nonces, rounds, deadline },
-            }),
-        ));
+        let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
+        d.change(Change::Sign(factory.instance, Box::new(job)));
     }
 
     pub(super) fn on_partial_signatures(
@@ -157,111 +132,68 @@ impl Engine {
         message: PartialSignatures,
     ) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, message.instance, message.attempt)?;
-        if let Some(before) = ceremony.partials.get(&client) {
-            return if *before == message.signatures {
-                Ok(())
-            } else {
-                Err(Fault::peer("a second set of partial signatures that differs from the first"))
-            };
-        }
-        if ceremony.phase != Phase::Signing {
-            return Err(Fault::stale("no partial signatures are expected now"));
-        }
-        // S6: it signed something else than everybody else.
-        if message.transcript != ceremony.transcript {
-            return Err(Fault::peer("its transcript hash differs from ours"));
-        }
-        let expected = factory.layout.sessions(Some(client)).len();
-        if message.signatures.len() != expected {
-            return Err(Fault::peer(format!(
-                "{} partial signatures where {expected} were asked for",
-                message.signatures.len()
-            )));
+        match ceremony.signing.check(client, &message.transcript, &message.signatures) {
+            Ok(()) => {}
+            Err(Refused::Repeated) => return Ok(()),
+            Err(late @ Refused::NotNow) => return Err(Fault::stale(late.to_string())),
+            Err(wrong @ (Refused::Differs | Refused::Transcript | Refused::Count { .. })) => {
+                return Err(Fault::peer(wrong));
+            }
         }
         // Before what follows from it: that may end the attempt, and the next must not begin with this.
         d.change(Change::Partials(factory.instance, client, message.signatures.clone()));
-        if ceremony.partials.len().saturating_add(1) == factory.clients.len() {
-            let mut partials = ceremony.partials.clone();
-            partials.insert(client, message.signatures);
-            self.finish_signing(d, factory, ceremony, &partials);
+        if ceremony.signing.lacks_only(client) {
+            self.finish_signing(d, factory, ceremony, client, &message.signatures);
         }
         Ok(())
     }
 
-    /// Aggregates and verifies every signature; looks for a culprit only when one fails (S4).
+    /// `client` was the last: everybody's partial signatures make the finished ones, or somebody's is bad (S4).
     fn finish_signing(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
         ceremony: &LspCeremony,
-        partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
+        client: ClientIndex,
+        partials: &[PartialSig],
     ) {
-        let Some(tree) = &factory.tree else { return };
-        let per_session = per_session(factory, tree, partials);
-        let mut signatures = Vec::with_capacity(per_session.len());
-        for (at, (session, theirs)) in tree.sessions().iter().zip(&per_session).enumerate() {
-            let (Some(agg), Some(round), Some(own)) =
-                (tree.key_agg(session.id.coin), ceremony.rounds.get(at), ceremony.own_partials.get(at))
-            else {
-                return self.give_up(d, factory, "a session lost its key or nonce");
-            };
-            let all = theirs.iter().map(|(_, partial)| partial).chain([own]);
-            match round.finish(agg, all) {
-                Ok(signature) => signatures.push(signature),
-                Err(error) => {
-                    return self.blame(d, factory, ceremony, session, round, theirs, &error);
-                }
-            }
-        }
+        let signing = &ceremony.signing;
+        let signatures = match signing.finish((client, partials), |client| member_key(factory, client)) {
+            Ok(signatures) => signatures,
+            Err(failure) => return self.not_signed(d, factory, &failure),
+        };
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        let by_id: BTreeMap<SessionId, [u8; 64]> =
-            tree.sessions().iter().map(|session| session.id).zip(signatures.iter().copied()).collect();
+        let mut paths = signing.shares(&signatures);
         d.event(factory.instance, Signed { signatures });
         d.change(Change::Phase(factory.instance, Phase::Storing, deadline));
         for (client, node) in (0u32..).zip(&factory.clients) {
-            let path = factory.layout.sessions(Some(client));
             d.send(
                 *node,
                 Ready {
                     instance: factory.instance,
                     attempt: factory.attempt,
-                    signatures: path.iter().filter_map(|session| by_id.get(session).copied()).collect(),
+                    signatures: paths.remove(&client).unwrap_or_default(),
                 },
             );
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place that needs all of a failed session")]
-    fn blame(
-        &self,
-        d: &mut Draft<'_>,
-        factory: &Factory,
-        ceremony: &LspCeremony,
-        session: &Session,
-        round: &Round,
-        theirs: &[(ClientIndex, PartialSig)],
-        error: &MusigError,
-    ) {
-        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(session.id.coin)) else {
-            return;
-        };
-        for (client, partial) in theirs {
-            let place = factory.layout.sessions(Some(*client)).iter().position(|id| *id == session.id);
-            let (Some(join), Some(place), Some(node)) =
-                (ceremony.joins.get(client), place, factory.node_of(*client))
-            else {
-                continue;
-            };
-            let Some(nonce) = join.nonces.get(place) else {
-                continue;
-            };
-            if round.verify(agg, join.factory_key, nonce, partial).is_err() {
-                let reason = format!("{node} sent a bad partial signature for {:?}", session.id);
+    fn not_signed(&self, d: &mut Draft<'_>, factory: &Factory, failure: &Failure) {
+        match failure {
+            Failure::Culprit { client, session } => {
+                let Some(node) = factory.node_of(*client) else { return };
+                let reason = format!("{node} sent a bad partial signature for {session:?}");
                 return self.restart(d, factory, &[node], &reason);
             }
+            Failure::Nobody(_) => {
+                d.log(
+                    Level::Broken,
+                    format!("{}: no member is to blame for a bad signature", factory.instance),
+                );
+            }
+            Failure::NotSigned => {}
         }
-        d.log(Level::Broken, format!("{}: no member is to blame for a bad signature", factory.instance));
-        self.give_up(d, factory, &format!("a signature doesn't verify although every part does: {error}"));
+        self.give_up(d, factory, &failure.to_string());
     }
 
     pub(super) fn on_stored(
@@ -425,42 +357,8 @@ fn leaf_clients(factory: &Factory, client: ClientIndex) -> std::ops::Range<Clien
         .map_or(client..client, |node| node.clients.clone())
 }
 
-/// Aggregate nonce and round of each session of L's tree, in its order.
-fn start_rounds(
-    factory: &Factory,
-    tree: &Tree,
-    own: &[CheckedNonce],
-    ceremony: &LspCeremony,
-) -> Result<Vec<(AggNonce, Round)>, MusigError> {
-    let mut theirs: BTreeMap<SessionId, Vec<&CheckedNonce>> = BTreeMap::new();
-    for (client, nonces) in &ceremony.nonces {
-        for (session, nonce) in factory.layout.sessions(Some(*client)).iter().zip(nonces) {
-            theirs.entry(*session).or_default().push(nonce);
-        }
-    }
-    tree.sessions()
-        .iter()
-        .zip(own)
-        .map(|(session, own)| {
-            // L is a member of every coin: a tree without its key would be refused before this.
-            let agg = tree.key_agg(session.id.coin).ok_or(MusigError::NotAMember)?;
-            let theirs = theirs.get(&session.id).into_iter().flatten().copied();
-            Round::start(agg, theirs.chain([own]), &session.sighash)
-        })
-        .collect()
-}
-
-/// Partial signatures of the clients, by session of L's tree, in its order.
-fn per_session(
-    factory: &Factory,
-    tree: &Tree,
-    partials: &BTreeMap<ClientIndex, Vec<PartialSig>>,
-) -> Vec<Vec<(ClientIndex, PartialSig)>> {
-    let mut by_id: BTreeMap<SessionId, Vec<(ClientIndex, PartialSig)>> = BTreeMap::new();
-    for (client, signatures) in partials {
-        for (session, signature) in factory.layout.sessions(Some(*client)).iter().zip(signatures) {
-            by_id.entry(*session).or_default().push((*client, *signature));
-        }
-    }
-    tree.sessions().iter().map(|session| by_id.remove(&session.id).unwrap_or_default()).collect()
+/// A client's key in the current attempt, as it was proposed to all.
+pub(super) fn member_key(factory: &Factory, client: ClientIndex) -> Option<PublicKey> {
+    let place = usize::try_from(client).ok()?;
+    factory.proposal.as_ref()?.clients.get(place).map(|(key, _)| *key)
 }

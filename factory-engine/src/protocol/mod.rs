@@ -28,6 +28,7 @@ mod policy;
 mod progress;
 mod sale;
 mod sign;
+mod signing;
 pub mod state;
 pub mod urgent;
 

@@ -108,9 +108,8 @@ pub(super) fn silent(factory: &Factory, ceremony: &LspCeremony) -> Vec<NodeId> {
     (0u32..)
         .zip(&factory.clients)
         .filter(|(client, _)| match ceremony.phase {
-            Phase::Inviting => !ceremony.joins.contains_key(client),
+            Phase::Inviting | Phase::Signing => ceremony.signing.lacks(*client),
             Phase::Opening => !ceremony.scripts.contains_key(client),
-            Phase::Signing => !ceremony.partials.contains_key(client),
             Phase::Storing => !ceremony.stored.contains(client),
             Phase::Completing => !factory.checked.contains(client),
         })

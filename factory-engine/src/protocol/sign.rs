@@ -1,16 +1,15 @@
 //! Applying a step: memory changes, nonces are consumed, effects come out.
 
-use crate::tx::layout::SessionId;
-use crate::tx::musig::{FactoryKey, KeyAgg, MusigError, PartialSig, Round, SecNonce};
 use crate::tx::tree::Tree;
 use crate::types::InstanceId;
-use crate::wire::message::{Message, PartialSignatures};
+use crate::wire::message::Propose;
 
 use super::Engine;
-use super::ceremony::{Change, Phase, SignAs, SignJob};
+use super::ceremony::{Change, Phase};
 use super::event::Event;
 use super::factory::Factory;
 use super::io::{Effect, Level, Step};
+use super::signing::{SignAs, SignJob};
 use super::state::State;
 
 impl Engine {
@@ -133,12 +132,12 @@ impl Engine {
             }
             Change::Joined(_, client, join, nonces) => {
                 ceremony.keys.insert(join.factory_key.x_only_public_key().0.serialize());
-                ceremony.nonces.insert(client, nonces);
+                ceremony.signing.join(client, nonces);
                 ceremony.joins.insert(client, join);
             }
             Change::FundingKey(_, key) => ceremony.funding_key = Some(key),
             Change::Unjoined(_, client) => {
-                ceremony.nonces.remove(&client);
+                ceremony.signing.unjoin(client);
                 if let Some(join) = ceremony.joins.remove(&client) {
                     ceremony.keys.remove(&join.factory_key.x_only_public_key().0.serialize());
                 }
@@ -150,9 +149,7 @@ impl Engine {
                 ceremony.scripts.insert(client, script);
             }
             Change::Funding(_, funding) => ceremony.funding = Some(funding),
-            Change::Partials(_, client, partials) => {
-                ceremony.partials.insert(client, partials);
-            }
+            Change::Partials(_, client, partials) => ceremony.signing.signed(client, partials),
             Change::Stored(_, client) => {
                 ceremony.stored.insert(client);
             }
@@ -160,61 +157,35 @@ impl Engine {
         }
     }
 
-    /// Makes this node's partial signatures. Their ledger entries are durable by now (S8, S10); the
-    /// nonces are consumed whatever comes of it (S2).
-    fn sign(&mut self, instance: InstanceId, job: SignJob, effects: &mut Vec<Effect>) {
-        match job.role {
-            SignAs::Lsp { nonces, rounds, deadline } => {
-                let key = self.factory_key(instance, job.attempt);
-                let signed = sign_all(&key, &job.tree, nonces, &rounds, |_, round| Ok(*round));
-                let Some(ceremony) = self.lsp.get_mut(&instance) else {
-                    return;
-                };
-                ceremony.rounds = rounds;
-                ceremony.transcript = job.transcript;
+    /// Makes this node's partial signatures. Their ledger entries are durable by now (S8, S10).
+    fn sign(&mut self, instance: InstanceId, job: SignJob<Propose>, effects: &mut Vec<Effect>) {
+        let SignJob { transcript, role, deadline } = job;
+        let Some(factory) = self.factories.get(&instance) else { return };
+        match role {
+            SignAs::Lsp(opened) => {
+                let key = self.factory_key(instance, factory.attempt);
+                let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
                 ceremony.phase = Phase::Signing;
                 ceremony.deadline = deadline;
-                match signed {
-                    Ok(partials) => ceremony.own_partials = partials,
-                    Err(error) => {
-                        // The phase's deadline ends the attempt; its retry has fresh nonces.
-                        let text = format!("{instance}: our own signature failed: {error}");
-                        effects.push(Effect::Log { level: Level::Broken, text });
-                    }
+                if let Err(error) = ceremony.signing.sign(opened, transcript, &key) {
+                    // The phase's deadline ends the attempt; its retry has fresh nonces.
+                    let text = format!("{instance}: our own signature failed: {error}");
+                    effects.push(Effect::Log { level: Level::Broken, text });
                 }
             }
-            SignAs::Client { lsp, proposal, deadline } => {
-                let Some(salt) = self.client.get(&instance).map(|ceremony| ceremony.salt) else {
-                    return;
-                };
-                let key = self.client_key(instance, job.attempt, &salt);
-                let Some(ceremony) = self.client.get_mut(&instance) else {
-                    return;
-                };
-                let nonces = std::mem::take(&mut ceremony.nonces);
+            SignAs::Member { plan, request } => {
+                let (lsp, attempt) = (factory.lsp(), factory.attempt);
+                let Some(salt) = self.client.get(&instance).map(|ceremony| ceremony.salt) else { return };
+                let key = self.client_key(instance, attempt, &salt);
+                let Some(ceremony) = self.client.get_mut(&instance) else { return };
                 ceremony.deadline = deadline;
-                let signed = sign_all(&key, &job.tree, nonces, &proposal.nonces, |(agg, sighash), sum| {
-                    Round::new(agg, sum, sighash)
-                });
-                let answer = signed.map(|signatures| {
-                    Message::from(PartialSignatures {
-                        instance,
-                        attempt: job.attempt,
-                        transcript: job.transcript,
-                        signatures,
-                    })
-                });
-                match answer {
-                    Ok(message) => {
-                        ceremony.signed = Some((proposal, Some(message.clone())));
-                        effects.push(Effect::Send { peer: lsp, message });
-                    }
+                effects.push(match ceremony.signing.sign(&plan, request, transcript, &key) {
+                    Ok(answer) => Effect::Send { peer: lsp, message: answer.into() },
                     Err(error) => {
-                        ceremony.signed = Some((proposal, None));
                         let text = format!("{instance}: could not sign: {error}");
-                        effects.push(Effect::Log { level: Level::Unusual, text });
+                        Effect::Log { level: Level::Unusual, text }
                     }
-                }
+                });
             }
         }
     }
@@ -241,47 +212,6 @@ fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: 
     let from = old.map_or_else(|| "new".to_owned(), |old| old.to_string());
     let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
     Effect::Log { level: Level::Info, text: format!("{instance}: {from} -> {new}{why}") }
-}
-
-/// Signs every session of a tree: `round` makes a round of a coin's key, a sighash and one of `sums`.
-fn sign_all<T>(
-    key: &FactoryKey,
-    tree: &Tree,
-    nonces: Vec<SecNonce>,
-    sums: &[T],
-    round: impl Fn((&KeyAgg, &[u8; 32]), &T) -> Result<Round, MusigError>,
-) -> Result<Vec<PartialSig>, SignError> {
-    if nonces.len() != tree.sessions().len() || sums.len() != nonces.len() {
-        return Err(SignError::Count);
-    }
-    tree.sessions()
-        .iter()
-        .zip(nonces)
-        .zip(sums)
-        .map(|((session, nonce), sum)| {
-            let agg = tree.key_agg(session.id.coin).ok_or(SignError::NotAMember(session.id))?;
-            let round = round((agg, &session.sighash), sum).map_err(SignError::Musig)?;
-            round.sign(key, nonce, agg).map_err(SignError::Musig)
-        })
-        .collect()
-}
-
-/// Why this node could not sign.
-#[derive(Debug)]
-enum SignError {
-    Count,
-    NotAMember(SessionId),
-    Musig(MusigError),
-}
-
-impl std::fmt::Display for SignError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Count => f.write_str("there are not as many nonces as transactions"),
-            Self::NotAMember(id) => write!(f, "this node is no member of coin {}", id.coin),
-            Self::Musig(error) => error.fmt(f),
-        }
-    }
 }
 
 #[cfg(test)]

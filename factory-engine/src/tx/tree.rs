@@ -219,9 +219,15 @@ impl Tree {
 
     /// Who signs for a coin: L (None), then its clients. Empty if there is no such coin.
     pub fn signers(&self, coin: CoinIndex) -> Vec<Option<ClientIndex>> {
+        let clients = self.clients(coin);
+        let lsp = (!clients.is_empty()).then_some(None);
+        lsp.into_iter().chain(clients.map(Some)).collect()
+    }
+
+    /// Clients that sign for a coin, besides L. Empty if there is no such coin.
+    pub fn clients(&self, coin: CoinIndex) -> Range<ClientIndex> {
         let clients = usize::try_from(coin).ok().and_then(|coin| self.coin_clients.get(coin));
-        clients
-            .map_or_else(Vec::new, |clients| std::iter::once(None).chain(clients.clone().map(Some)).collect())
+        clients.cloned().unwrap_or_default()
     }
 
     /// L's script path of a stock coin in scope; None for any other coin.

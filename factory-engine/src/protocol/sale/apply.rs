@@ -1,14 +1,13 @@
 //! Applying what a step changes of a sale: memory, and the signing itself.
 
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{FactoryKey, KeyAgg, MusigError, PartialSig, Round, SecNonce};
-use crate::tx::sale::Sale;
 use crate::types::InstanceId;
-use crate::wire::message::{Message, SalePartialSignatures};
+use crate::wire::message::SalePropose;
 
 use super::super::Engine;
 use super::super::io::{Effect, Level};
-use super::{SaleChange, SaleJob, SalePhase, SignSaleAs};
+use super::super::signing::{SignAs, SignJob};
+use super::{SaleChange, SalePhase};
 
 impl Engine {
     pub(in super::super) fn apply_sale_change(
@@ -64,15 +63,11 @@ impl Engine {
                 sale.phase = phase;
                 sale.deadline = deadline;
             }
-            SaleChange::Joined(client, nonces) => {
-                sale.joins.insert(client, nonces);
-            }
+            SaleChange::Joined(client, nonces) => sale.signing.join(client, nonces),
             SaleChange::Script(script) => sale.script = Some(script),
             SaleChange::Checked => sale.checked = true,
             SaleChange::Invoice(label) => sale.invoice = Some(label),
-            SaleChange::Partials(client, partials) => {
-                sale.partials.insert(client, partials);
-            }
+            SaleChange::Partials(client, partials) => sale.signing.signed(client, partials),
             SaleChange::Stored(client) => {
                 sale.stored.insert(client);
             }
@@ -80,85 +75,42 @@ impl Engine {
         }
     }
 
-    /// Makes this node's partial signatures of a sale. Their ledger entries are durable by now (S8,
-    /// S10); the nonces are consumed whatever comes of it (S2).
-    fn sign_sale(&mut self, instance: InstanceId, coin: CoinIndex, job: SaleJob, effects: &mut Vec<Effect>) {
+    /// Makes this node's partial signatures of a sale. Their ledger entries are durable by now (S8, S10).
+    fn sign_sale(
+        &mut self,
+        instance: InstanceId,
+        coin: CoinIndex,
+        job: SignJob<SalePropose>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let SignJob { transcript, role, deadline } = job;
         let Some(factory) = self.factories.get(&instance) else { return };
-        let Some(agg) = factory.tree.as_ref().and_then(|tree| tree.key_agg(coin)).cloned() else { return };
-        let (attempt, salt) = (factory.attempt, factory.salt);
-        match job.role {
-            SignSaleAs::Lsp { nonces, rounds, deadline } => {
-                let key = self.factory_key(instance, attempt);
-                let signed = sign_sessions(&key, &agg, &rounds, nonces);
+        match role {
+            SignAs::Lsp(opened) => {
+                let key = self.factory_key(instance, factory.attempt);
                 let Some(sale) = self.lsp_sales.get_mut(&(instance, coin)) else { return };
-                sale.rounds = rounds;
-                sale.transcript = job.transcript;
                 sale.phase = SalePhase::Signing;
                 sale.deadline = deadline;
-                match signed {
-                    Ok(partials) => sale.own_partials = partials,
-                    Err(error) => {
-                        // The deadline ends this try; the next has fresh nonces.
-                        let text = format!("{instance}: our own signature of a sale failed: {error}");
-                        effects.push(Effect::Log { level: Level::Broken, text });
-                    }
+                if let Err(error) = sale.signing.sign(opened, transcript, &key) {
+                    // The deadline ends this try; the next has fresh nonces.
+                    let text = format!("{instance}: our own signature of a sale failed: {error}");
+                    effects.push(Effect::Log { level: Level::Broken, text });
                 }
             }
-            SignSaleAs::Client { lsp, proposal, deadline } => {
+            SignAs::Member { plan, request } => {
                 // Whoever holds a signed factory has signed with this.
-                let Some(salt) = salt else { return };
-                let key = self.client_key(instance, attempt, &salt);
+                let (lsp, Some(salt)) = (factory.lsp(), factory.salt) else { return };
+                let key = self.client_key(instance, factory.attempt, &salt);
                 let Some(sale) = self.client_sales.get_mut(&(instance, coin)) else { return };
-                let nonces = std::mem::take(&mut sale.nonces);
                 sale.deadline = deadline;
-                let rounds = rounds_of(&agg, &job.sale, &proposal.nonces);
-                let signed = rounds.and_then(|rounds| sign_sessions(&key, &agg, &rounds, nonces));
-                let answer = signed.map(|signatures| {
-                    Message::from(SalePartialSignatures {
-                        instance,
-                        attempt,
-                        number: proposal.number,
-                        transcript: job.transcript,
-                        signatures,
-                    })
-                });
-                match answer {
-                    Ok(message) => {
-                        sale.signed = Some((proposal, Some(message.clone())));
-                        effects.push(Effect::Send { peer: lsp, message });
-                    }
+                effects.push(match sale.signing.sign(&plan, request, transcript, &key) {
+                    Ok(answer) => Effect::Send { peer: lsp, message: answer.into() },
                     Err(error) => {
-                        sale.signed = Some((proposal, None));
                         let text = format!("{instance}: could not sign a sale: {error}");
-                        effects.push(Effect::Log { level: Level::Unusual, text });
+                        Effect::Log { level: Level::Unusual, text }
                     }
-                }
+                });
             }
         }
     }
-}
-
-/// The round of each session of a sale, from the aggregate nonces that L sent.
-fn rounds_of(
-    agg: &KeyAgg,
-    sale: &Sale,
-    nonces: &[crate::tx::musig::AggNonce],
-) -> Result<Vec<Round>, MusigError> {
-    sale.sessions
-        .iter()
-        .zip(nonces)
-        .map(|(session, nonce)| Round::new(agg, nonce, &session.sighash))
-        .collect()
-}
-
-fn sign_sessions(
-    key: &FactoryKey,
-    agg: &KeyAgg,
-    rounds: &[Round],
-    nonces: Vec<SecNonce>,
-) -> Result<Vec<PartialSig>, MusigError> {
-    if nonces.len() != rounds.len() {
-        return Err(MusigError::NoNonces);
-    }
-    rounds.iter().zip(nonces).map(|(round, nonce)| round.sign(key, nonce, agg)).collect()
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{new_nonce, verify_alone};
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
@@ -15,12 +14,12 @@ use crate::wire::message::{
 use super::super::Engine;
 use super::super::ceremony::{Change, ExpectedOpen};
 use super::super::draft::{Draft, Fault, short};
-use super::super::event::{LedgerEntry, Restored, SaleOpenAccepted, SaleSigned};
+use super::super::event::{Restored, SaleOpenAccepted, SaleSigned};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
-use super::super::lsp_signing::ledger_entries;
+use super::super::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use super::lsp::names;
-use super::{ClientSale, Deal, Purchase, SaleChange, SaleJob, SignSaleAs, cooperative, session_count};
+use super::{ClientSale, Deal, Purchase, SaleChange, cooperative, session_count};
 
 impl Engine {
     pub(in super::super) fn on_sale_offer(
@@ -62,8 +61,7 @@ impl Engine {
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
             && sale.deal == deal
             && sale.join.round == offer.round
-            && sale.signed.is_none()
-            && !sale.nonces.is_empty()
+            && !sale.signing.has_signed()
         {
             d.send(peer, sale.join.clone());
             return Ok(());
@@ -101,7 +99,7 @@ impl Engine {
         // Whoever holds a signed factory has signed with this.
         let Some(salt) = factory.salt else { return };
         let key = self.client_key(factory.instance, factory.attempt, &salt);
-        let (nonces, public) = (0..sessions).map(|_| new_nonce(d.rng.bytes32(), &key)).unzip();
+        let (signing, public) = Signer::fresh(sessions, &key, || d.rng.bytes32());
         let join = SaleJoin {
             instance: factory.instance,
             attempt: factory.attempt,
@@ -118,11 +116,10 @@ impl Engine {
         let sale = ClientSale {
             deal,
             join: join.clone(),
-            nonces,
+            signing,
             open,
             // Its channel was checked before it was signed for the first time.
             committed: offer.channel_script.clone().map(|script| (script, !buys)),
-            signed: None,
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
         };
         d.change(Change::Sale(factory.instance, coin, SaleChange::StartClient(Box::new(sale))));
@@ -301,14 +298,15 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, propose.instance, propose.attempt)?;
         let sale = self.client_sale(factory, coin, propose.number)?;
-        if let Some((before, answer)) = &sale.signed {
-            if **before != *propose {
-                return Err(Fault::peer("a second proposal that differs from the first"));
+        match sale.signing.asked(propose) {
+            Asked::First => {}
+            Asked::Again(answer) => {
+                if let Some(answer) = answer {
+                    d.send(peer, answer.clone());
+                }
+                return Ok(());
             }
-            if let Some(answer) = answer {
-                d.send(peer, answer.clone());
-            }
-            return Ok(());
+            Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
         }
         if let Err(reason) = cooperative(factory, coin, d.height) {
             self.leave_sale(d, factory, coin, sale, &reason);
@@ -329,32 +327,31 @@ impl Engine {
         if propose.nonces.len() != built.sessions.len() {
             return Err(Fault::peer("its aggregate nonces are not as many as the sale's transactions"));
         }
-        let ledger = ledger_entries(&built.sessions);
-        self.ledger.check(&ledger).map_err(Fault::peer)?;
-        self.sign_as_client(d, factory, coin, peer, sale, Arc::new(built), propose, ledger);
-        Ok(())
+        self.sign_as_client(d, factory, coin, sale, &built, propose)
     }
 
-    #[allow(clippy::too_many_arguments)] // What was checked, one by one.
     fn sign_as_client(
         &self,
         d: &mut Draft<'_>,
         factory: &Factory,
         coin: CoinIndex,
-        peer: NodeId,
         sale: &ClientSale,
-        built: Arc<Sale>,
+        built: &Sale,
         propose: &SalePropose,
-        ledger: Vec<LedgerEntry>,
-    ) {
+    ) -> Result<(), Fault> {
+        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let plan = Plan::new(tree, &built.sessions);
+        let ledger = plan.ledger();
+        self.ledger.check(&ledger).map_err(Fault::peer)?;
         if factory.next_sale(coin) == sale.deal.number {
             d.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
         }
-        let transcript = transcript(factory.instance, factory.attempt, &built, &propose.nonces);
+        let transcript = transcript(factory.instance, factory.attempt, built, &propose.nonces);
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
-        let role = SignSaleAs::Client { lsp: peer, proposal: Arc::new(propose.clone()), deadline };
-        let job = SaleJob { sale: built, transcript, role };
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Sign(Box::new(job))));
+        let role = SignAs::Member { plan, request: Arc::new(propose.clone()) };
+        let job = Box::new(SignJob { transcript, role, deadline });
+        d.change(Change::Sale(factory.instance, coin, SaleChange::Sign(job)));
+        Ok(())
     }
 
     pub(in super::super) fn on_sale_ready(
@@ -371,19 +368,16 @@ impl Engine {
             d.send(peer, stored(factory, ready.number));
             return Ok(());
         }
-        if ready.signatures.len() != sold.sale.sessions.len() {
-            return Err(Fault::peer("its signatures are not as many as the sale's transactions"));
-        }
-        let key = factory.tree.as_ref().and_then(|tree| tree.output_key(coin));
-        let key = key.ok_or_else(|| Fault::stale("the stock has no key"))?;
-        for (session, signature) in sold.sale.sessions.iter().zip(&ready.signatures) {
-            if !verify_alone(signature, &session.sighash, &key) {
-                return Err(Fault::peer(format!(
-                    "the signature of the {:?} doesn't verify",
-                    session.id.role
-                )));
+        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let plan = Plan::new(tree, &sold.sale.sessions);
+        check_finished(&plan, &ready.signatures).map_err(|wrong| match wrong {
+            Unfinished::Count { given, expected } => {
+                Fault::peer(format!("{given} signatures for the sale's {expected} transactions"))
             }
-        }
+            Unfinished::Invalid(session) => {
+                Fault::peer(format!("the signature of the {:?} doesn't verify", session.role))
+            }
+        })?;
         let number = ready.number;
         d.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
         d.change(Change::Sale(factory.instance, coin, SaleChange::End));

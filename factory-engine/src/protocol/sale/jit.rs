@@ -26,7 +26,7 @@ impl Engine {
         away: Vec<NodeId>,
     ) {
         let deadline = d.now.saturating_add(self.config.sale_wait);
-        let sale = LspSale { jit, ..LspSale::new(deal, SalePhase::Waiting, deadline) };
+        let sale = LspSale { jit, ..LspSale::new(factory, coin, deal, SalePhase::Waiting, deadline) };
         let (text, seconds) = (names(&away), self.config.sale_wait / 1000);
         d.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
         d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
@@ -77,7 +77,7 @@ impl Engine {
         let instead = LspSale {
             jit: true,
             instead: Some(reason.to_owned()),
-            ..LspSale::new(deal, SalePhase::Asking, deadline)
+            ..LspSale::new(factory, coin, deal, SalePhase::Asking, deadline)
         };
         d.change(change(factory, coin, SaleChange::Start(Box::new(instead))));
         d.send(

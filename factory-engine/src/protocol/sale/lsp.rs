@@ -14,6 +14,7 @@ use super::super::draft::{Draft, Fault, short};
 use super::super::event::{SaleDropped, SaleOpening};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Effect, KnownChannel, Level, OpenFailure};
+use super::super::signing::Coordinator;
 use super::{Deal, LspSale, SaleChange, SalePhase, cooperative, session_count};
 
 impl Engine {
@@ -86,7 +87,8 @@ impl Engine {
             d.send(node, offer.clone());
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        let sale = LspSale { round, script, jit, ..LspSale::new(deal, SalePhase::Joining, deadline) };
+        let sale =
+            LspSale { round, script, jit, ..LspSale::new(factory, coin, deal, SalePhase::Joining, deadline) };
         d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
     }
 
@@ -97,7 +99,7 @@ impl Engine {
         join: &SaleJoin,
     ) -> Result<(), Fault> {
         let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
-        if sale.phase != SalePhase::Joining || sale.joins.contains_key(&client) {
+        if sale.phase != SalePhase::Joining || !sale.signing.lacks(client) {
             return Err(Fault::stale("its nonces are here already"));
         }
         // S4: nonces of an earlier try would make its signature a bad one.
@@ -106,25 +108,17 @@ impl Engine {
         }
         let expected =
             session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
-        if join.nonces.len() != expected {
-            return Err(Fault::peer(format!(
-                "{} nonces where {expected} transactions are to be signed",
-                join.nonces.len()
-            )));
-        }
-        for nonce in &join.nonces {
-            nonce.check().map_err(Fault::peer)?;
-        }
-        d.change(change(factory, coin, SaleChange::Joined(client, join.nonces.clone())));
-        if sale.joins.len().saturating_add(1) < sub_clients(factory, coin).count() {
+        let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
+        d.change(change(factory, coin, SaleChange::Joined(client, nonces.clone())));
+        if !sale.signing.lacks_only(client) {
             return Ok(());
         }
-        let mut joins = sale.joins.clone();
-        joins.insert(client, join.nonces.clone());
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         match &sale.script {
             // Taken up again: the channel is there.
-            Some(script) if sale.checked => self.propose_sale(d, factory, coin, sale.deal, script, &joins),
+            Some(script) if sale.checked => {
+                self.propose_sale(d, factory, coin, sale, script, Some((client, &nonces)));
+            }
             Some(_) => d.change(change(factory, coin, SaleChange::Phase(SalePhase::Checking, deadline))),
             None => {
                 let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
@@ -432,11 +426,10 @@ impl Engine {
             }
             let silent: Vec<NodeId> = sub_clients(factory, *coin)
                 .filter(|(client, _)| match sale.phase {
-                    SalePhase::Joining => !sale.joins.contains_key(client),
+                    SalePhase::Joining | SalePhase::Signing => sale.signing.lacks(*client),
                     SalePhase::Opening => false,
                     SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
                     SalePhase::Waiting | SalePhase::Funding => false,
-                    SalePhase::Signing => !sale.partials.contains_key(client),
                     SalePhase::Storing => !sale.stored.contains(client),
                 })
                 .map(|(_, node)| node)

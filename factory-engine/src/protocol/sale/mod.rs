@@ -34,21 +34,21 @@ mod lsp_signing;
 mod payment;
 mod price;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{AggNonce, PartialSig, PubNonce, Round, SecNonce};
-use crate::tx::sale::{Sale, rest};
+use crate::tx::musig::{AggNonce, CheckedNonce, PartialSig};
+use crate::tx::sale::rest;
 use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
-use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePropose};
+use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePartialSignatures, SalePropose};
 
 use super::Engine;
 use super::ceremony::ExpectedOpen;
 use super::draft::{Draft, Fault};
 use super::event::{LedgerEntry, SaleJitOpened, SaleSigning};
 use super::factory::{Factory, Role};
+use super::signing::{Coordinator, Request, SignJob, Signer};
 use super::state::State;
 
 pub use account::Account;
@@ -103,18 +103,13 @@ pub(super) struct LspSale {
     pub(super) deadline: Millis,
     /// Names this try: an answer to an earlier one that is still under way has other nonces.
     pub(super) round: u64,
-    pub(super) joins: BTreeMap<ClientIndex, Vec<PubNonce>>,
     /// The channel's funding script, once it is known.
     pub(super) script: Option<ScriptBuf>,
     /// Whether the buyer has compared lightningd's record with the sale.
     pub(super) checked: bool,
     /// Label of the invoice for its price, if there is one.
     pub(super) invoice: Option<String>,
-    /// In the order of the sale's sessions, once it is being signed.
-    pub(super) rounds: Vec<Round>,
-    pub(super) transcript: [u8; 32],
-    pub(super) own_partials: Vec<PartialSig>,
-    pub(super) partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
+    pub(super) signing: Coordinator,
     pub(super) stored: BTreeSet<ClientIndex>,
     /// Whether its buyer would take an ordinary channel instead.
     pub(super) jit: bool,
@@ -123,20 +118,17 @@ pub(super) struct LspSale {
 }
 
 impl LspSale {
-    fn new(deal: Deal, phase: SalePhase, deadline: Millis) -> Self {
+    fn new(factory: &Factory, coin: CoinIndex, deal: Deal, phase: SalePhase, deadline: Millis) -> Self {
+        let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         Self {
             deal,
             phase,
             deadline,
-            joins: BTreeMap::new(),
             script: None,
             checked: false,
             invoice: None,
             round: 0,
-            rounds: vec![],
-            transcript: [0; 32],
-            own_partials: vec![],
-            partials: BTreeMap::new(),
+            signing: Coordinator::new(clients),
             stored: BTreeSet::new(),
             jit: false,
             instead: None,
@@ -158,15 +150,25 @@ impl LspSale {
 pub(super) struct ClientSale {
     pub(super) deal: Deal,
     pub(super) join: SaleJoin,
-    /// In the order of the sale's sessions; taken when they sign.
-    pub(super) nonces: Vec<SecNonce>,
+    pub(super) signing: Signer<SalePropose>,
     /// Buyer: the operator's open.
     pub(super) open: ExpectedOpen,
     /// Buyer: the committed channel's script, and whether lightningd's record was compared with it.
     pub(super) committed: Option<(ScriptBuf, bool)>,
-    /// What was proposed and answered.
-    pub(super) signed: Option<(Arc<SalePropose>, Option<Message>)>,
     pub(super) deadline: Millis,
+}
+
+impl Request for SalePropose {
+    type Answer = SalePartialSignatures;
+
+    fn nonces(&self) -> &[AggNonce] {
+        &self.nonces
+    }
+
+    fn answer(&self, transcript: [u8; 32], signatures: Vec<PartialSig>) -> SalePartialSignatures {
+        let (instance, attempt, number) = (self.instance, self.attempt, self.number);
+        SalePartialSignatures { instance, attempt, number, transcript, signatures }
+    }
 }
 
 /// A client's wish to buy, until it is fulfilled or refused.
@@ -239,26 +241,11 @@ pub struct Quote {
     pub blocks_early: u16,
 }
 
-/// Inputs of the signing that happens when a step is applied: after its ledger entries are durable.
-pub(super) struct SaleJob {
-    pub(super) sale: Arc<Sale>,
-    pub(super) transcript: [u8; 32],
-    pub(super) role: SignSaleAs,
-}
-
-/// For whom a [`SaleJob`] signs.
-pub(super) enum SignSaleAs {
-    /// L's nonces were made in the same step.
-    Lsp { nonces: Vec<SecNonce>, rounds: Vec<Round>, deadline: Millis },
-    /// The client's nonces wait in its ceremony.
-    Client { lsp: NodeId, proposal: Arc<SalePropose>, deadline: Millis },
-}
-
 /// A change of a sale's volatile state, made when the step is applied.
 pub(super) enum SaleChange {
     Start(Box<LspSale>),
     Phase(SalePhase, Millis),
-    Joined(ClientIndex, Vec<PubNonce>),
+    Joined(ClientIndex, Vec<CheckedNonce>),
     Script(ScriptBuf),
     Checked,
     Invoice(String),
@@ -271,7 +258,7 @@ pub(super) enum SaleChange {
     Committed(ScriptBuf, bool),
     Purchase(Option<Purchase>),
     Asked(Asked),
-    Sign(Box<SaleJob>),
+    Sign(Box<SignJob<SalePropose>>),
 }
 
 /// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
@@ -307,9 +294,6 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         _ => Ok(()),
     }
 }
-
-/// The aggregate nonces as L sends them, and the rounds in which everybody signs.
-type Rounds = (Vec<AggNonce>, Vec<Round>);
 
 /// Whether a fault in a message ends a sale, and otherwise the attempt at creating the factory.
 pub(super) fn ends_sale(message: &Message) -> bool {

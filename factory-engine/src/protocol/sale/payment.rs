@@ -49,7 +49,7 @@ impl Engine {
                 return self.charge(d, factory, coin, sale, missing);
             }
         }
-        self.propose_sale(d, factory, coin, sale.deal, script, &sale.joins);
+        self.propose_sale(d, factory, coin, sale, script, None);
     }
 
     fn charge(
@@ -191,7 +191,7 @@ impl Engine {
         } else {
             let (.., sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
             let checked = sale.committed.as_ref().is_some_and(|(_, checked)| *checked);
-            if sale.open != ExpectedOpen::Seen || !checked || sale.signed.is_some() {
+            if sale.open != ExpectedOpen::Seen || !checked || sale.signing.has_signed() {
                 return Err(Fault::peer("an invoice, and not after its channel was committed and checked"));
             }
             let Some(wish) = wish else {
@@ -249,7 +249,7 @@ impl Engine {
             return;
         };
         let reason = format!("its price was not paid: {error}");
-        let buying = |sale: &super::ClientSale| sale.deal.buyer == due.buyer && sale.signed.is_none();
+        let buying = |sale: &super::ClientSale| sale.deal.buyer == due.buyer && !sale.signing.has_signed();
         let sale = self.client_sales.iter().find(|((of, _), sale)| *of == instance && buying(sale));
         if let Some(((_, coin), sale)) = sale {
             self.leave_sale(d, factory, *coin, sale, &reason);

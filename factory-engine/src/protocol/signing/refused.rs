@@ -1,0 +1,111 @@
+//! What is wrong with what a member sent, and with a signing as a whole.
+
+use std::fmt;
+
+use crate::terms::ClientIndex;
+use crate::tx::layout::SessionId;
+use crate::tx::musig::MusigError;
+
+/// Why a member's nonces are not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadNonces {
+    /// They are not as many as it has sessions.
+    Count {
+        /// Nonces that came.
+        given: usize,
+        /// Nonces that were asked for.
+        expected: usize,
+    },
+    /// One isn't two points of the curve.
+    Nonce(MusigError),
+}
+
+impl fmt::Display for BadNonces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count { given, expected } => {
+                write!(f, "{given} nonces where {expected} transactions are to be signed")
+            }
+            Self::Nonce(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Why a member's partial signatures are not taken. Whether that is its fault the use knows: it knows what
+/// a late message looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Nothing is proposed.
+    NotNow,
+    /// It has sent the same before.
+    Repeated,
+    /// It has sent others before.
+    Differs,
+    /// It signed something else than everybody else (S6).
+    Transcript,
+    /// They are not as many as it has sessions.
+    Count {
+        /// Partial signatures that came.
+        given: usize,
+        /// Partial signatures that were asked for.
+        expected: usize,
+    },
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNow => f.write_str("no partial signatures are expected now"),
+            Self::Repeated => f.write_str("its partial signatures are here already"),
+            Self::Differs => f.write_str("a second set of partial signatures that differs from the first"),
+            Self::Transcript => f.write_str("its transcript hash differs from ours"),
+            Self::Count { given, expected } => {
+                write!(f, "{given} partial signatures where {expected} were asked for")
+            }
+        }
+    }
+}
+
+/// Why everybody's partial signatures make no finished signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// L could not sign itself.
+    NotSigned,
+    /// This client's partial signature of this session is bad (S4).
+    Culprit {
+        /// Whose.
+        client: ClientIndex,
+        /// Of what.
+        session: SessionId,
+    },
+    /// Every part is good, and the whole is not.
+    Nobody(MusigError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSigned => f.write_str("a session lost its key or nonce"),
+            Self::Culprit { client, session } => {
+                write!(f, "client {client} sent a bad partial signature for {session:?}")
+            }
+            Self::Nobody(error) => {
+                write!(f, "a signature doesn't verify although every part does: {error}")
+            }
+        }
+    }
+}
+
+/// Why finished signatures that L sent are not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfinished {
+    /// They are not as many as there are sessions.
+    Count {
+        /// Signatures that came.
+        given: usize,
+        /// Signatures that were asked for.
+        expected: usize,
+    },
+    /// This session's doesn't verify.
+    Invalid(SessionId),
+}
