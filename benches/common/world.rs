@@ -291,7 +291,7 @@ impl World {
         let step = member.engine.handle(input, self.now.as_millis() as u64, self.height, &mut self.rng);
         member.stored += step.events.iter().map(|(_, events)| encode_record(events).len()).sum::<usize>();
         let answer = step.answer.clone().unwrap();
-        let effects = member.engine.apply(step);
+        let effects = member.engine.apply(step).unwrap();
         self.spend(at, cpu_time() - start);
         for effect in effects {
             self.execute(at, effect);

@@ -174,7 +174,15 @@ impl<S: Store, N: Node> Runtime<S, N> {
         self.stale_view |= moves_tip || !step.events.is_empty();
         let step_is_empty = step.events.is_empty();
         let result = step.answer.clone();
-        let effects = self.engine.apply(step);
+        let effects = match self.engine.apply(step) {
+            Ok(effects) => effects,
+            // Nobody else applies anything. The next start finds the events.
+            Err(stale) => {
+                log::error!("{stale}");
+                answer(reply, Err(Refusal::Unavailable(stale.to_string())));
+                return;
+            }
+        };
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
         let late = || self.tip_kept.is_none_or(|(kept, _)| now().abs_diff(kept) >= KEEP_TIP);

@@ -8,11 +8,14 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{AggNonce, CheckedNonce, KeyAgg, PartialSig};
 use crate::tx::tree::Tree;
-use crate::types::{InstanceId, Millis, NodeId, ScriptBuf};
+use bitcoin::BlockHash;
+
+use crate::types::{Height, InstanceId, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Join, PartialSignatures, Propose};
 
+use super::fees::VolatileFees;
 use super::io::PreparedFunding;
-use super::sale::SaleChange;
+use super::sale::VolatileSale;
 use super::signing::{Coordinator, Request, SignJob, Signer};
 
 /// The operator's view of an attempt.
@@ -82,6 +85,46 @@ impl LspCeremony {
     }
 }
 
+impl LspCeremony {
+    /// Takes a change over.
+    pub(super) fn apply(&mut self, change: VolatileLsp) {
+        match change {
+            VolatileLsp::Phase(phase, deadline) => {
+                self.phase = phase;
+                self.deadline = deadline;
+            }
+            VolatileLsp::Joined(client, join, nonces) => {
+                self.keys.insert(x_only(&join));
+                self.signing.join(client, nonces);
+                self.joins.insert(client, join);
+            }
+            VolatileLsp::FundingKey(key) => self.funding_key = Some(key),
+            VolatileLsp::Unjoined(client) => {
+                self.signing.unjoin(client);
+                if let Some(join) = self.joins.remove(&client) {
+                    self.keys.remove(&x_only(&join));
+                }
+            }
+            VolatileLsp::Expecting(client) => {
+                self.expecting.insert(client);
+            }
+            VolatileLsp::Script(client, script) => {
+                self.scripts.insert(client, script);
+            }
+            VolatileLsp::Funding(funding) => self.funding = Some(funding),
+            VolatileLsp::Partials(client, partials) => self.signing.signed(client, partials),
+            VolatileLsp::Stored(client) => {
+                self.stored.insert(client);
+            }
+        }
+    }
+}
+
+/// The key with which a client joins.
+fn x_only(join: &Join) -> [u8; 32] {
+    join.factory_key.x_only_public_key().0.serialize()
+}
+
 /// A client's side of one attempt.
 pub(super) struct ClientCeremony {
     pub(super) attempt: u32,
@@ -90,13 +133,24 @@ pub(super) struct ClientCeremony {
     /// The `join` that was sent, for a repeated invitation.
     pub(super) join: Join,
     /// Height at that time: nothing that needs our key can be in a block before.
-    pub(super) joined_at: crate::types::Height,
+    pub(super) joined_at: Height,
     pub(super) signing: Signer<Propose>,
     /// Whether the operator announced its `open_channel`, and whether it came.
     pub(super) open: ExpectedOpen,
     /// A proposal that will be signed if its funding isn't on chain yet.
     pub(super) held: Option<Arc<Propose>>,
     pub(super) deadline: Millis,
+}
+
+impl ClientCeremony {
+    /// Takes a change over.
+    pub(super) fn apply(&mut self, change: VolatileClient) {
+        match change {
+            VolatileClient::Open(open) => self.open = open,
+            VolatileClient::Extend(deadline) => self.deadline = deadline,
+            VolatileClient::Hold(propose) => self.held = Some(propose),
+        }
+    }
 }
 
 /// Exactly one `open_channel` is accepted, after it was announced.
@@ -123,29 +177,41 @@ impl Request for Propose {
     }
 }
 
-/// A change of volatile state, made when the step is applied.
-pub(super) enum Change {
+/// A change of memory alone, made when the step is applied; what is durable is an
+/// [`Event`](crate::record::event::Event).
+pub(super) enum Volatile {
     PeerUp(NodeId),
     PeerDown(NodeId),
-    Tip(crate::types::Height, bitcoin::BlockHash),
-    ReorgTip(crate::types::Height),
+    Tip(Height, BlockHash),
+    ReorgTip(Height),
     StartLsp(InstanceId, LspCeremony),
     StartClient(InstanceId, ClientCeremony),
     End(InstanceId),
-    Phase(InstanceId, Phase, Millis),
-    Joined(InstanceId, ClientIndex, Join, Vec<CheckedNonce>),
-    FundingKey(InstanceId, Box<KeyAgg>),
-    Unjoined(InstanceId, ClientIndex),
-    Expecting(InstanceId, ClientIndex),
-    Script(InstanceId, ClientIndex, ScriptBuf),
-    Funding(InstanceId, PreparedFunding),
-    Partials(InstanceId, ClientIndex, Vec<PartialSig>),
-    Stored(InstanceId, ClientIndex),
-    Open(InstanceId, ExpectedOpen),
-    Extend(InstanceId, Millis),
-    Hold(InstanceId, Arc<Propose>),
+    Lsp(InstanceId, VolatileLsp),
+    Client(InstanceId, VolatileClient),
     Sign(InstanceId, Box<SignJob<Propose>>),
+    /// Spares the fold building the tree of its `signing` event again.
     Tree(InstanceId, Arc<Tree>),
-    Sale(InstanceId, CoinIndex, SaleChange),
-    Fees(super::fees::FeeChange),
+    Sale(InstanceId, CoinIndex, VolatileSale),
+    Fees(VolatileFees),
+}
+
+/// A change of L's ceremony.
+pub(super) enum VolatileLsp {
+    Phase(Phase, Millis),
+    Joined(ClientIndex, Join, Vec<CheckedNonce>),
+    FundingKey(Box<KeyAgg>),
+    Unjoined(ClientIndex),
+    Expecting(ClientIndex),
+    Script(ClientIndex, ScriptBuf),
+    Funding(PreparedFunding),
+    Partials(ClientIndex, Vec<PartialSig>),
+    Stored(ClientIndex),
+}
+
+/// A change of a client's ceremony.
+pub(super) enum VolatileClient {
+    Open(ExpectedOpen),
+    Extend(Millis),
+    Hold(Arc<Propose>),
 }

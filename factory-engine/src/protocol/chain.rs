@@ -16,7 +16,7 @@ use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, SessionId};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
 use super::Engine;
-use super::ceremony::Change;
+use super::ceremony::Volatile;
 use super::client_signing::check_channel;
 use super::draft::Draft;
 use super::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
@@ -73,7 +73,7 @@ impl Engine {
 
     pub(super) fn on_block(&self, d: &mut Draft<'_>, block: &Block) {
         d.height = block.height;
-        d.change(Change::Tip(block.height, block.hash));
+        d.volatile(Volatile::Tip(block.height, block.hash));
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
             let mut after = Cow::Borrowed(factory);
@@ -112,12 +112,12 @@ impl Engine {
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
         let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
         let seen = story::sighting(after, txid, height, &spends);
-        change(d, after, Confirmed { txid, height, spends, pays });
+        record(d, after, Confirmed { txid, height, spends, pays });
         tell(d, after, &seen);
     }
 
     pub(super) fn on_reorg(&self, d: &mut Draft<'_>, height: Height) {
-        d.change(Change::ReorgTip(height));
+        d.volatile(Volatile::ReorgTip(height));
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
                 d.log(
@@ -146,7 +146,7 @@ impl Engine {
 
     fn start_exit(&self, d: &mut Draft<'_>, factory: &Factory, clients: Vec<ClientIndex>, reason: &str) {
         let mut after = Cow::Borrowed(factory);
-        change(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
+        record(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
         self.publish(d, &after);
         channels::close_confirmed(d, &after, &after.exiting.difference(&factory.exiting).copied().collect());
     }
@@ -263,7 +263,7 @@ fn watches(factory: &Factory, outpoint: OutPoint) -> bool {
 }
 
 /// A durable change, made to the factory as it will be at once.
-fn change(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
+fn record(d: &mut Draft<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
     let event = event.into();
     let instance = after.instance;
     if let Err(error) = after.to_mut().apply(&event, None) {

@@ -1,13 +1,14 @@
 //! A client's side of a ceremony: invitations, joining, the channel's open, aborts. What is signed is
 //! in `client_signing`.
 
+use crate::protocol::ceremony::VolatileClient;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::types::{InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 
 use super::Engine;
-use super::ceremony::{Change, ClientCeremony, ExpectedOpen};
+use super::ceremony::{ClientCeremony, ExpectedOpen, Volatile};
 use super::chain::is_dead;
 use super::client_signing::check_channel;
 use super::draft::{Draft, Fault, short};
@@ -82,7 +83,7 @@ impl Engine {
                 protocol: PROTOCOL_ID,
             },
         );
-        d.change(Change::End(instance));
+        d.volatile(Volatile::End(instance));
         if accepted {
             d.effect(Effect::NewPayout { instance, attempt });
         } else if self.config.policy == Policy::Auto {
@@ -196,7 +197,7 @@ impl Engine {
         let sessions = factory.layout.sessions(Some(index));
         let (signing, public) = Signer::fresh(sessions.len(), &key, || d.rng.bytes32());
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
-        d.change(Change::StartClient(
+        d.volatile(Volatile::StartClient(
             instance,
             ClientCeremony {
                 attempt,
@@ -228,9 +229,9 @@ impl Engine {
             return Err(Fault::peer("the announced channel is not the one of the terms"));
         }
         if ceremony.open == ExpectedOpen::NotYet {
-            d.change(Change::Open(factory.instance, ExpectedOpen::Expected));
+            d.volatile(Volatile::Client(factory.instance, VolatileClient::Open(ExpectedOpen::Expected)));
             let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
-            d.change(Change::Extend(factory.instance, deadline));
+            d.volatile(Volatile::Client(factory.instance, VolatileClient::Extend(deadline)));
         }
         d.send(peer, Expecting { instance: factory.instance, attempt: factory.attempt });
         Ok(())
@@ -255,7 +256,7 @@ impl Engine {
         match matching {
             Some((instance, attempt)) => {
                 d.event(instance, OpenAccepted { attempt });
-                d.change(Change::Open(instance, ExpectedOpen::Seen));
+                d.volatile(Volatile::Client(instance, VolatileClient::Open(ExpectedOpen::Seen)));
                 Answer::AcceptOpen
             }
             None if let Some(answer) = self.on_open_sale(d, open) => answer,
@@ -282,7 +283,7 @@ impl Engine {
             factory.instance,
             Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)) },
         );
-        d.change(Change::End(factory.instance));
+        d.volatile(Volatile::End(factory.instance));
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Engine {
             d.effect(Effect::CloseChannel { channel_id });
         }
         d.event(factory.instance, Aborted { reason: short(reason) });
-        d.change(Change::End(factory.instance));
+        d.volatile(Volatile::End(factory.instance));
     }
 
     pub(super) fn client_peer_up(&self, d: &mut Draft<'_>, peer: NodeId) {
@@ -327,7 +328,7 @@ impl Engine {
     pub(super) fn client_peer_down(&self, d: &mut Draft<'_>, peer: NodeId) {
         for instance in self.client.keys() {
             if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
-                d.change(Change::End(*instance));
+                d.volatile(Volatile::End(*instance));
             }
         }
     }
@@ -344,7 +345,7 @@ impl Engine {
                     &format!("the operator went silent while {}", factory.phase()),
                 );
             }
-            d.change(Change::End(*instance));
+            d.volatile(Volatile::End(*instance));
         }
     }
 

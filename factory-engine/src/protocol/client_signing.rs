@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::ceremony::VolatileClient;
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::scripts::key_script;
@@ -14,7 +15,7 @@ use crate::wire::message::{
 };
 
 use super::Engine;
-use super::ceremony::{Change, ClientCeremony, ExpectedOpen};
+use super::ceremony::{ClientCeremony, ExpectedOpen, Volatile};
 use super::draft::{Draft, Fault};
 use super::event::{ChannelChecked, Signed, Signing};
 use super::factory::{Factory, Role, build_tree, roster};
@@ -44,7 +45,7 @@ impl Engine {
             return self.sign_proposal(d, factory, ceremony, propose, tree);
         }
         look_for_funding(d, factory, &propose);
-        d.change(Change::Hold(factory.instance, Arc::new(propose)));
+        d.volatile(Volatile::Client(factory.instance, VolatileClient::Hold(Arc::new(propose))));
         Ok(())
     }
 
@@ -107,10 +108,10 @@ impl Engine {
             factory.instance,
             Signing { attempt: factory.attempt, proposal: stored, ledger, salt: Some(ceremony.salt) },
         );
-        d.change(Change::Tree(factory.instance, tree));
+        d.volatile(Volatile::Tree(factory.instance, tree));
         let role = SignAs::Member { plan, request: Arc::new(propose) };
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
-        d.change(Change::Sign(factory.instance, Box::new(SignJob { transcript, role, deadline })));
+        d.volatile(Volatile::Sign(factory.instance, Box::new(SignJob { transcript, role, deadline })));
         Ok(())
     }
 
@@ -244,7 +245,7 @@ impl Engine {
         match failure {
             None => {
                 d.event(instance, ChannelChecked { client: index, channel_id });
-                d.change(Change::End(instance));
+                d.volatile(Volatile::End(instance));
                 d.send(lsp, checked(factory, channel_id));
             }
             Some(reason) => self.client_gives_up(d, factory, &reason),

@@ -3,7 +3,7 @@
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
 
-use super::ceremony::Change;
+use super::ceremony::Volatile;
 use super::event::Event;
 use super::factory::Factory;
 use super::io::{Answer, Effect, Entropy, Level, Step};
@@ -17,8 +17,9 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
-        let step = Step { events: vec![], answer: Ok(Answer::Done), changes: vec![], effects: vec![] };
+    pub(super) fn new(generation: u64, now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
+        let (events, volatile, effects) = (vec![], vec![], vec![]);
+        let step = Step { generation, events, answer: Ok(Answer::Done), volatile, effects };
         Self { now, height, rng, step }
     }
 
@@ -36,8 +37,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn change(&mut self, change: Change) {
-        self.step.changes.push(change);
+    /// A change of memory alone.
+    pub(super) fn volatile(&mut self, change: Volatile) {
+        self.step.volatile.push(change);
     }
 
     pub(super) fn effect(&mut self, effect: Effect) {

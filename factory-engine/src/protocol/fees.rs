@@ -11,7 +11,7 @@ use crate::tx::layout::{Layout, NodeIndex, fee, weight};
 use crate::types::{Amount, ChannelId, Height, InstanceId, OutPoint, Transaction, Txid};
 
 use super::Engine;
-use super::ceremony::Change;
+use super::ceremony::Volatile;
 use super::chain::{due, wanted_sales};
 use super::draft::Draft;
 use super::factory::{Factory, own_clients};
@@ -237,7 +237,7 @@ pub(super) struct Fees {
 }
 
 /// Changes of [`Fees`].
-pub(super) enum FeeChange {
+pub(super) enum VolatileFees {
     News(FeeNews),
     Htlcs(Vec<PendingHtlc>),
     Report(Txid, Box<Report>),
@@ -256,21 +256,21 @@ impl Fees {
         self.claims.get(&stock).copied()
     }
 
-    pub(super) fn apply(&mut self, change: FeeChange) {
+    pub(super) fn apply(&mut self, change: VolatileFees) {
         match change {
-            FeeChange::News(news) => {
+            VolatileFees::News(news) => {
                 let before = self.news.feerates.take();
                 self.news = news;
                 self.news.feerates = self.news.feerates.take().or(before);
             }
-            FeeChange::Htlcs(htlcs) => self.htlcs = htlcs,
-            FeeChange::Report(txid, report) => {
+            VolatileFees::Htlcs(htlcs) => self.htlcs = htlcs,
+            VolatileFees::Report(txid, report) => {
                 self.reports.insert(txid, *report);
             }
-            FeeChange::Claim(stock, feerate) => {
+            VolatileFees::Claim(stock, feerate) => {
                 self.claims.insert(stock, feerate);
             }
-            FeeChange::Only(waiting) => self.reports.retain(|txid, _| waiting.contains(txid)),
+            VolatileFees::Only(waiting) => self.reports.retain(|txid, _| waiting.contains(txid)),
         }
     }
 }
@@ -297,8 +297,8 @@ impl Engine {
     /// anew.
     pub(super) fn on_fees(&self, d: &mut Draft<'_>, news: FeeNews) {
         let mut fees = self.fees.clone();
-        fees.apply(FeeChange::News(news.clone()));
-        d.change(Change::Fees(FeeChange::News(news)));
+        fees.apply(VolatileFees::News(news.clone()));
+        d.volatile(Volatile::Fees(VolatileFees::News(news)));
         let mut waiting = BTreeSet::new();
         for factory in self.factories.values() {
             for (what, tx) in due(factory, d.height) {
@@ -306,7 +306,7 @@ impl Engine {
                 self.raise(d, &fees, factory, what, tx);
             }
         }
-        d.change(Change::Fees(FeeChange::Only(waiting)));
+        d.volatile(Volatile::Fees(VolatileFees::Only(waiting)));
     }
 
     fn raise(&self, d: &mut Draft<'_>, fees: &Fees, factory: &Factory, what: String, parent: Transaction) {
@@ -314,7 +314,7 @@ impl Engine {
             let txid = parent.compute_txid();
             if let Some(before) = fees.reports.get(&txid) {
                 // What it carries is enough again.
-                d.change(Change::Fees(FeeChange::Report(txid, Box::new(before.without_need()))));
+                d.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(before.without_need()))));
             }
             return;
         };
@@ -342,7 +342,7 @@ impl Engine {
                 format!("{instance}: {what} {txid}: child {} pays {} sat", child.txid, child.fee.to_sat()),
             );
         }
-        d.change(Change::Fees(FeeChange::Report(txid, Box::new(report))));
+        d.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(report))));
     }
 }
 

@@ -525,6 +525,28 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// A step was made before another that was applied meanwhile, so that what it follows from may no longer
+/// hold. Nothing has changed; the input has to be handled again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaleStep {
+    /// Steps that had been applied when it was made.
+    pub made_at: u64,
+    /// Steps that have been applied by now.
+    pub applied: u64,
+}
+
+impl fmt::Display for StaleStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a step made after {} others comes after {}: handle its input again",
+            self.made_at, self.applied
+        )
+    }
+}
+
+impl std::error::Error for StaleStep {}
+
 /// The outcome of one input. Nothing of it is real before its events are stored and
 /// [`Engine::apply`](super::Engine::apply) has taken it.
 #[must_use = "a step that is dropped never happened"]
@@ -533,6 +555,8 @@ pub struct Step {
     pub events: Vec<(InstanceId, Vec<Event>)>,
     /// What to tell whoever asked.
     pub answer: Result<Answer, Refusal>,
-    pub(super) changes: Vec<super::ceremony::Change>,
+    /// Steps that had been applied when this one was made.
+    pub(super) generation: u64,
+    pub(super) volatile: Vec<super::ceremony::Volatile>,
     pub(super) effects: Vec<Effect>,
 }

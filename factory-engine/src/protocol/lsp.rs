@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::protocol::ceremony::VolatileLsp;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::scripts::{is_payout, key_script};
@@ -11,7 +12,7 @@ use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PROTOCOL_ID,
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
 use super::Engine;
-use super::ceremony::{Change, LspCeremony, Phase};
+use super::ceremony::{LspCeremony, Phase, Volatile};
 use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
@@ -95,7 +96,7 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.invite_timeout);
         let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
         let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, Phase::Inviting, deadline);
-        d.change(Change::StartLsp(terms.instance, ceremony));
+        d.volatile(Volatile::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
             return;
@@ -131,7 +132,7 @@ impl Engine {
             return Err(Fault::peer("its factory key is another member's"));
         }
         // The change first: what follows from it may end the attempt.
-        d.change(Change::Joined(factory.instance, client, join.clone(), nonces));
+        d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Joined(client, join.clone(), nonces)));
         if ceremony.signing.lacks_only(client) {
             let mut joins = ceremony.joins.clone();
             joins.insert(client, join);
@@ -158,8 +159,8 @@ impl Engine {
         let script = key_script(key.output_key());
         let instance = factory.instance;
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.change(Change::FundingKey(instance, key));
-        d.change(Change::Phase(instance, Phase::Opening, deadline));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::FundingKey(key)));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
         d.effect(Effect::PrepareFunding {
             instance,
             attempt: factory.attempt,
@@ -192,7 +193,7 @@ impl Engine {
         if ceremony.phase != Phase::Opening || ceremony.expecting.contains(&client) {
             return Err(Fault::stale("its channel is open already"));
         }
-        d.change(Change::Expecting(instance, client));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Expecting(client)));
         d.effect(Effect::StartChannel {
             instance,
             attempt,
@@ -230,7 +231,7 @@ impl Engine {
                 return self.restart(d, factory, &error.blames(peer), &reason);
             }
         };
-        d.change(Change::Script(instance, client, script.clone()));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
         let others = ceremony.scripts.keys().filter(|other| **other != client).count();
         if let Some(funding) = &ceremony.funding
             && others.saturating_add(1) == factory.clients.len()
@@ -269,7 +270,7 @@ impl Engine {
         // So that a restart knows what to give back.
         let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
         d.event(instance, FundingReserved { attempt, tx, prevouts });
-        d.change(Change::Funding(instance, funding.clone()));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
         if ceremony.scripts.len() == factory.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
         }
@@ -316,7 +317,7 @@ impl Engine {
             match ceremony.phase {
                 // With the connection the client has lost the nonces of its join; it is asked again.
                 Phase::Inviting if ceremony.joins.contains_key(&client) => {
-                    d.change(Change::Unjoined(factory.instance, client));
+                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
                 Phase::Inviting | Phase::Completing => {}
                 _ => self.restart(d, factory, &[], &format!("{peer} disconnected")),
@@ -344,7 +345,7 @@ impl Engine {
             // Its nonces are gone with its memory: a new join replaces the old.
             Some(ceremony) if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt => {
                 if ceremony.joins.contains_key(&client) {
-                    d.change(Change::Unjoined(factory.instance, client));
+                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
                 d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
             }
@@ -429,7 +430,7 @@ impl Engine {
                 .serialize();
             let clients = factory.terms.clients();
             let ceremony = LspCeremony::new(factory.attempt, clients, own_key, Phase::Completing, deadline);
-            d.change(Change::StartLsp(factory.instance, ceremony));
+            d.volatile(Volatile::StartLsp(factory.instance, ceremony));
         }
     }
 
@@ -480,7 +481,7 @@ impl Engine {
     /// Ends creation for good.
     pub(super) fn give_up(&self, d: &mut Draft<'_>, factory: &Factory, reason: &str) {
         self.clean_up(d, factory, &factory.clients, reason);
-        d.change(Change::End(factory.instance));
+        d.volatile(Volatile::End(factory.instance));
         d.event(factory.instance, Aborted { reason: short(reason) });
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::protocol::ceremony::VolatileLsp;
 use crate::record::Proposal;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
@@ -17,7 +18,7 @@ use crate::wire::message::{
 };
 
 use super::Engine;
-use super::ceremony::{Change, LspCeremony, Phase};
+use super::ceremony::{LspCeremony, Phase, Volatile};
 use super::draft::{Draft, Fault};
 use super::event::{AllStored, ChannelChecked, ChannelCommitted, FundingReleased, Signed, Signing};
 use super::factory::{Factory, build_tree};
@@ -105,7 +106,7 @@ impl Engine {
         };
 
         d.event(factory.instance, Signing { attempt: factory.attempt, proposal: stored, ledger, salt: None });
-        d.change(Change::Tree(factory.instance, tree.clone()));
+        d.volatile(Volatile::Tree(factory.instance, tree.clone()));
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let mut nonces = opened.plan().shares(opened.nonces());
         for (client, node) in (0u32..).zip(&factory.clients) {
@@ -122,7 +123,7 @@ impl Engine {
             d.send(*node, proposal.clone());
         }
         let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
-        d.change(Change::Sign(factory.instance, Box::new(job)));
+        d.volatile(Volatile::Sign(factory.instance, Box::new(job)));
     }
 
     pub(super) fn on_partial_signatures(
@@ -141,7 +142,10 @@ impl Engine {
             }
         }
         // Before what follows from it: that may end the attempt, and the next must not begin with this.
-        d.change(Change::Partials(factory.instance, client, message.signatures.clone()));
+        d.volatile(Volatile::Lsp(
+            factory.instance,
+            VolatileLsp::Partials(client, message.signatures.clone()),
+        ));
         if ceremony.signing.lacks_only(client) {
             self.finish_signing(d, factory, ceremony, client, &message.signatures);
         }
@@ -165,7 +169,7 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let mut paths = signing.shares(&signatures);
         d.event(factory.instance, Signed { signatures });
-        d.change(Change::Phase(factory.instance, Phase::Storing, deadline));
+        d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Phase(Phase::Storing, deadline)));
         for (client, node) in (0u32..).zip(&factory.clients) {
             d.send(
                 *node,
@@ -207,14 +211,14 @@ impl Engine {
         if ceremony.phase != Phase::Storing || ceremony.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
-        d.change(Change::Stored(instance, client));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Stored(client)));
         if ceremony.stored.len().saturating_add(1) < factory.clients.len() {
             return Ok(());
         }
         // Everybody can leave by itself now. Only from here on may a channel be committed to.
         d.event(instance, AllStored {});
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.change(Change::Phase(instance, Phase::Completing, deadline));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Completing, deadline)));
         for (client, node) in (0u32..).zip(&factory.clients) {
             let Some(leaf) = leaf_of(factory, client) else {
                 continue;
@@ -315,7 +319,7 @@ impl Engine {
         if factory.checked.len().saturating_add(1) == factory.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
             d.event(factory.instance, FundingReleased { height: d.height });
-            d.change(Change::End(factory.instance));
+            d.volatile(Volatile::End(factory.instance));
             self.send_funding(d, factory);
             for node in &factory.clients {
                 self.tell_broadcast(d, factory, *node);

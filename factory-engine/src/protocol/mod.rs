@@ -42,7 +42,7 @@ use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Message;
 
 pub use crate::record::event;
-use ceremony::{Change, ClientCeremony, LspCeremony};
+use ceremony::{ClientCeremony, LspCeremony, Volatile};
 use draft::{Draft, Fault};
 use event::Event;
 use sale::{Asked, ClientSale, LspSale};
@@ -119,6 +119,8 @@ pub struct Engine {
     tip: Option<(Height, BlockHash)>,
     fees: fees::Fees,
     shown: BTreeMap<InstanceId, State>,
+    /// Counts what has changed any of the above: a step follows from one generation alone.
+    generation: u64,
 }
 
 impl Engine {
@@ -142,6 +144,7 @@ impl Engine {
             tip: None,
             fees: fees::Fees::default(),
             shown: BTreeMap::new(),
+            generation: 0,
         }
     }
 
@@ -164,6 +167,7 @@ impl Engine {
 
     /// Takes over a factory that was rebuilt elsewhere.
     pub fn adopt(&mut self, folded: Folded) {
+        self.next_generation();
         self.ledger.record(&folded.ledger);
         if let Some(factory) = folded.factory {
             self.factories.insert(factory.instance, factory);
@@ -180,6 +184,7 @@ impl Engine {
     /// Factories whose records stay where they are. All that is left of one here is that there can be no other
     /// of its id: what was signed for it isn't known any more (S8).
     pub fn archive(&mut self, instances: impl IntoIterator<Item = InstanceId>) {
+        self.next_generation();
         for instance in instances {
             self.factories.remove(&instance);
             self.archived.insert(instance);
@@ -198,9 +203,15 @@ impl Engine {
 
     /// Takes over what another engine of this node has loaded: as if the same records were read again.
     pub fn load_from(&mut self, other: &Self) {
+        self.next_generation();
         self.factories.clone_from(&other.factories);
         self.ledger.clone_from(&other.ledger);
         self.archived.clone_from(&other.archived);
+    }
+
+    /// Whatever was handled before is stale from now on.
+    pub(in crate::protocol) fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// What `input` leads to. Changes nothing.
@@ -208,7 +219,7 @@ impl Engine {
     /// `now` is the time, `height` the last block that was handled, `rng` where fresh nonces and
     /// instance ids come from.
     pub fn handle(&self, input: Input, now: Millis, height: Height, rng: &mut dyn Entropy) -> Step {
-        let mut d = Draft::new(now, height, rng);
+        let mut d = Draft::new(self.generation, now, height, rng);
         let answer = match input {
             Input::Command(command) => self.on_command(&mut d, command),
             Input::OpenChannel(open) => Ok(self.on_open_channel(&mut d, &open)),
@@ -238,7 +249,7 @@ impl Engine {
         match input {
             Input::Started { channels } => self.on_started(d, &channels),
             Input::PeerUp { peer } => {
-                d.change(Change::PeerUp(peer));
+                d.volatile(Volatile::PeerUp(peer));
                 self.lsp_peer_up(d, peer);
                 self.client_peer_up(d, peer);
                 for factory in self.factories.values() {
@@ -250,7 +261,7 @@ impl Engine {
                 }
             }
             Input::PeerDown { peer } => {
-                d.change(Change::PeerDown(peer));
+                d.volatile(Volatile::PeerDown(peer));
                 self.lsp_peer_down(d, peer);
                 self.client_peer_down(d, peer);
                 self.lsp_sales_peer_down(d, peer);

@@ -5,20 +5,28 @@ use crate::types::InstanceId;
 use crate::wire::message::Propose;
 
 use super::Engine;
-use super::ceremony::{Change, Phase};
+use super::ceremony::{Phase, Volatile};
 use super::event::Event;
 use super::factory::Factory;
-use super::io::{Effect, Level, Step};
+use super::io::{Effect, Level, StaleStep, Step};
 use super::signing::{SignAs, SignJob};
 use super::state::State;
 
 impl Engine {
     /// Takes a step whose events are stored, and returns what is to be done now.
-    pub fn apply(&mut self, step: Step) -> Vec<Effect> {
-        let Step { events, changes, mut effects, .. } = step;
+    ///
+    /// # Errors
+    /// When another step was applied since this one was made. Nothing has changed then: whoever handles and
+    /// applies in turn never sees it.
+    pub fn apply(&mut self, step: Step) -> Result<Vec<Effect>, StaleStep> {
+        let Step { generation, events, volatile, mut effects, .. } = step;
+        if generation != self.generation {
+            return Err(StaleStep { made_at: generation, applied: self.generation });
+        }
+        self.next_generation();
         let mut trees = std::collections::BTreeMap::new();
-        for change in &changes {
-            if let Change::Tree(instance, tree) = change {
+        for change in &volatile {
+            if let Volatile::Tree(instance, tree) = change {
                 trees.insert(*instance, tree.clone());
             }
         }
@@ -27,11 +35,11 @@ impl Engine {
                 self.apply_event(instance, &event, &trees, &mut effects);
             }
         }
-        for change in changes {
-            self.apply_change(change, &mut effects);
+        for change in volatile {
+            self.apply_volatile(change, &mut effects);
         }
         self.show_states(&mut effects);
-        effects
+        Ok(effects)
     }
 
     fn apply_event(
@@ -59,101 +67,49 @@ impl Engine {
         }
     }
 
-    fn apply_change(&mut self, change: Change, effects: &mut Vec<Effect>) {
+    fn apply_volatile(&mut self, change: Volatile, effects: &mut Vec<Effect>) {
         match change {
-            Change::PeerUp(peer) => {
+            Volatile::PeerUp(peer) => {
                 self.peers.insert(peer);
             }
-            Change::PeerDown(peer) => {
+            Volatile::PeerDown(peer) => {
                 self.peers.remove(&peer);
             }
-            Change::Tip(height, hash) => self.tip = Some((height, hash)),
-            Change::ReorgTip(height) => {
+            Volatile::Tip(height, hash) => self.tip = Some((height, hash)),
+            Volatile::ReorgTip(height) => {
                 // The hash of the common block is that of the next block's parent: the chain
                 // follower knows it, the engine needs only the height.
                 if let Some((tip, _)) = &mut self.tip {
                     *tip = height.min(*tip);
                 }
             }
-            Change::StartLsp(instance, ceremony) => {
+            Volatile::StartLsp(instance, ceremony) => {
                 self.lsp.insert(instance, ceremony);
             }
-            Change::StartClient(instance, ceremony) => {
+            Volatile::StartClient(instance, ceremony) => {
                 self.client.insert(instance, ceremony);
             }
-            Change::End(instance) => {
+            Volatile::End(instance) => {
                 self.lsp.remove(&instance);
                 self.client.remove(&instance);
             }
-            Change::Extend(instance, deadline) => {
+            // A step may end the ceremony that it also changes.
+            Volatile::Lsp(instance, change) => {
+                if let Some(ceremony) = self.lsp.get_mut(&instance) {
+                    ceremony.apply(change);
+                }
+            }
+            Volatile::Client(instance, change) => {
                 if let Some(ceremony) = self.client.get_mut(&instance) {
-                    ceremony.deadline = deadline;
+                    ceremony.apply(change);
                 }
             }
-            Change::Hold(instance, propose) => {
-                if let Some(ceremony) = self.client.get_mut(&instance) {
-                    ceremony.held = Some(propose);
-                }
+            Volatile::Sign(instance, job) => self.sign(instance, *job, effects),
+            Volatile::Tree(..) => {}
+            Volatile::Sale(instance, coin, change) => {
+                self.apply_volatile_sale(instance, coin, change, effects);
             }
-            Change::Open(instance, open) => {
-                if let Some(ceremony) = self.client.get_mut(&instance) {
-                    ceremony.open = open;
-                }
-            }
-            Change::Sign(instance, job) => self.sign(instance, *job, effects),
-            Change::Tree(..) => {}
-            Change::Sale(instance, coin, change) => self.apply_sale_change(instance, coin, change, effects),
-            Change::Fees(change) => self.fees.apply(change),
-            lsp => self.apply_lsp_change(lsp),
-        }
-    }
-
-    fn apply_lsp_change(&mut self, change: Change) {
-        let instance = match &change {
-            Change::Phase(instance, ..)
-            | Change::Joined(instance, ..)
-            | Change::FundingKey(instance, ..)
-            | Change::Unjoined(instance, ..)
-            | Change::Expecting(instance, ..)
-            | Change::Script(instance, ..)
-            | Change::Funding(instance, ..)
-            | Change::Partials(instance, ..)
-            | Change::Stored(instance, ..) => *instance,
-            _ => return,
-        };
-        // A step may end the ceremony that it also changes.
-        let Some(ceremony) = self.lsp.get_mut(&instance) else {
-            return;
-        };
-        match change {
-            Change::Phase(_, phase, deadline) => {
-                ceremony.phase = phase;
-                ceremony.deadline = deadline;
-            }
-            Change::Joined(_, client, join, nonces) => {
-                ceremony.keys.insert(join.factory_key.x_only_public_key().0.serialize());
-                ceremony.signing.join(client, nonces);
-                ceremony.joins.insert(client, join);
-            }
-            Change::FundingKey(_, key) => ceremony.funding_key = Some(key),
-            Change::Unjoined(_, client) => {
-                ceremony.signing.unjoin(client);
-                if let Some(join) = ceremony.joins.remove(&client) {
-                    ceremony.keys.remove(&join.factory_key.x_only_public_key().0.serialize());
-                }
-            }
-            Change::Expecting(_, client) => {
-                ceremony.expecting.insert(client);
-            }
-            Change::Script(_, client, script) => {
-                ceremony.scripts.insert(client, script);
-            }
-            Change::Funding(_, funding) => ceremony.funding = Some(funding),
-            Change::Partials(_, client, partials) => ceremony.signing.signed(client, partials),
-            Change::Stored(_, client) => {
-                ceremony.stored.insert(client);
-            }
-            _ => {}
+            Volatile::Fees(change) => self.fees.apply(change),
         }
     }
 
@@ -217,7 +173,7 @@ fn state_changed(instance: InstanceId, old: Option<State>, new: State, failure: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::io::Answer;
+    use crate::protocol::io::{Answer, Input};
     use crate::protocol::{Config, event};
     use crate::terms::{Kind, Leaf, Shape, Terms};
     use crate::tx::musig::MasterSecret;
@@ -260,8 +216,9 @@ mod tests {
 
     /// What a step of these events shows, each line with its notification.
     fn shown(engine: &mut Engine, events: Vec<(InstanceId, Vec<Event>)>) -> Vec<(u16, Option<State>, State)> {
-        let step = Step { events, answer: Ok(Answer::Done), changes: vec![], effects: vec![] };
-        let effects = engine.apply(step);
+        let (answer, volatile, effects) = (Ok(Answer::Done), vec![], vec![]);
+        let step = Step { generation: engine.generation, events, answer, volatile, effects };
+        let effects = engine.apply(step).unwrap();
         let pairs = effects.chunks_exact(2).map(|pair| match pair {
             [Effect::Log { text, .. }, Effect::StateChanged { instance, old, new }] => {
                 assert!(text.starts_with(&instance.to_string()), "{text}");
@@ -271,6 +228,29 @@ mod tests {
         });
         assert_eq!(effects.len() % 2, 0, "{effects:?}");
         pairs.collect()
+    }
+
+    /// S14: what a step follows from may be gone once another was applied.
+    #[test]
+    fn a_stale_step_changes_nothing() {
+        struct Zeros;
+        impl crate::protocol::Entropy for Zeros {
+            fn bytes32(&mut self) -> [u8; 32] {
+                [0; 32]
+            }
+        }
+        let mut engine = Engine::new(NodeId([3; 33]), MasterSecret::new([7; 32]), Config::default());
+        let peer = NodeId([2; 33]);
+        let up = engine.handle(Input::PeerUp { peer }, 0, 0, &mut Zeros);
+        let down = engine.handle(Input::PeerDown { peer }, 0, 0, &mut Zeros);
+        engine.apply(up).unwrap();
+        let stale = engine.apply(down).unwrap_err();
+        assert_eq!(stale, StaleStep { made_at: 0, applied: 1 });
+        assert!(engine.peers().eq([peer]));
+        let again = engine.handle(Input::PeerDown { peer }, 0, 0, &mut Zeros);
+        // Neither does one that was made before other records were loaded.
+        engine.load(instance(1), [invited(1).1]).unwrap();
+        assert!(engine.apply(again).is_err());
     }
 
     #[test]

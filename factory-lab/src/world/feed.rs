@@ -62,7 +62,7 @@ impl World {
         let Some(engine) = &mut self.members[at].engine else {
             return Ok(Fed::Down);
         };
-        let effects = engine.apply(step);
+        let effects = engine.apply(step).map_err(error)?;
         if durable && self.check_recovery {
             self.judge_recovery(at);
         }

@@ -82,7 +82,7 @@ impl Node {
             self.records.entry(*instance).or_default().push(record);
         }
         let answer = step.answer.clone();
-        let effects = self.engine.apply(step);
+        let effects = self.engine.apply(step).expect("nothing else was applied meanwhile");
         if durable {
             self.judge();
         }

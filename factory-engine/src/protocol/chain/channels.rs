@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::protocol::Engine;
-use crate::protocol::ceremony::Change;
+use crate::protocol::ceremony::Volatile;
 use crate::protocol::draft::Draft;
 use crate::protocol::factory::{Factory, own_clients};
-use crate::protocol::fees::FeeChange;
+use crate::protocol::fees::VolatileFees;
 use crate::protocol::io::{Effect, KnownChannel, Level, PendingHtlc};
 use crate::terms::ClientIndex;
 use crate::types::{Amount, ChannelId, Height, OutPoint, Txid};
@@ -74,7 +74,7 @@ impl Engine {
     /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
     /// chain, and that takes as many blocks.
     pub(in crate::protocol) fn on_htlcs(&self, d: &mut Draft<'_>, htlcs: &[PendingHtlc]) {
-        d.change(Change::Fees(FeeChange::Htlcs(htlcs.to_vec())));
+        d.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
             let late = late(d, factory, htlcs);
             if !late.is_empty() {

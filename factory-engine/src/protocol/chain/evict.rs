@@ -16,7 +16,7 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::NodeIndex;
 use crate::types::{Amount, Height, InstanceId};
 
-use super::{change, exit_allowed};
+use super::{exit_allowed, record};
 
 /// What the eviction of some clients takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,5 +158,5 @@ fn begin(d: &mut Draft<'_>, factory: &mut Cow<'_, Factory>, clients: Vec<ClientI
         ),
     );
     let height = d.height;
-    change(d, factory, EvictionStarted { height, reason: reason.into(), clients });
+    record(d, factory, EvictionStarted { height, reason: reason.into(), clients });
 }

@@ -9,7 +9,7 @@ use crate::protocol::io::Level;
 use crate::protocol::sale::Sold;
 use crate::types::Transaction;
 
-use super::{change, unspent};
+use super::{record, unspent};
 
 /// "sale 2 of coin 7".
 pub(super) fn name(sold: &Sold) -> String {
@@ -57,5 +57,5 @@ pub(super) fn leave_with_sales(d: &mut Draft<'_>, factory: &mut Cow<'_, Factory>
         format!("{}: taking its channels on chain: {reason}, and one was bought", factory.instance),
     );
     let height = d.height;
-    change(d, factory, ExitStarted { height, reason, clients: vec![index] });
+    record(d, factory, ExitStarted { height, reason, clients: vec![index] });
 }

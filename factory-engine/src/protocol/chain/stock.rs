@@ -11,11 +11,11 @@ use bitcoin::transaction::Version;
 use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness, absolute::LockTime};
 
 use crate::protocol::Engine;
-use crate::protocol::ceremony::Change;
+use crate::protocol::ceremony::Volatile;
 use crate::protocol::draft::Draft;
 use crate::protocol::event::StockPayout;
 use crate::protocol::factory::{Factory, Role};
-use crate::protocol::fees::{FeeChange, NO_HURRY};
+use crate::protocol::fees::{NO_HURRY, VolatileFees};
 use crate::protocol::io::{Effect, Level};
 use crate::tx::layout::fee;
 use crate::tx::musig::sign_alone;
@@ -23,7 +23,7 @@ use crate::tx::sale::Stock;
 use crate::tx::scripts::{DUST, StockSpend, key_script};
 use crate::types::{Amount, Height, InstanceId, Transaction};
 
-use super::{change, unspent};
+use super::{record, unspent};
 
 /// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay, and rounding.
 const MIN_RAISE: u32 = 260;
@@ -81,7 +81,7 @@ impl Engine {
             let feerate = self.stock_feerate(factory, stock, d.height);
             match self.stock_tx(factory, stock.stock, script, feerate) {
                 Ok(tx) => {
-                    d.change(Change::Fees(FeeChange::Claim(stock.stock.outpoint, feerate)));
+                    d.volatile(Volatile::Fees(VolatileFees::Claim(stock.stock.outpoint, feerate)));
                     let what = format!("our own spend of stock coin {coin}");
                     d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
                 }
@@ -106,7 +106,7 @@ impl Engine {
         match result {
             Ok(script) if factory.stock_payout.is_none() => {
                 let mut after = Cow::Borrowed(factory);
-                change(d, &mut after, StockPayout { script });
+                record(d, &mut after, StockPayout { script });
                 self.take_stock(d, &after);
             }
             Ok(_) => {}

@@ -7,71 +7,49 @@ use crate::wire::message::SalePropose;
 use super::super::Engine;
 use super::super::io::{Effect, Level};
 use super::super::signing::{SignAs, SignJob};
-use super::{SaleChange, SalePhase};
+use super::{SalePhase, VolatileSale};
 
 impl Engine {
-    pub(in super::super) fn apply_sale_change(
+    pub(in super::super) fn apply_volatile_sale(
         &mut self,
         instance: InstanceId,
         coin: CoinIndex,
-        change: SaleChange,
+        change: VolatileSale,
         effects: &mut Vec<Effect>,
     ) {
         let key = (instance, coin);
         match change {
-            SaleChange::Start(sale) => {
+            VolatileSale::Start(sale) => {
                 self.lsp_sales.insert(key, *sale);
             }
-            SaleChange::StartClient(sale) => {
+            VolatileSale::StartClient(sale) => {
                 self.client_sales.insert(key, *sale);
             }
-            SaleChange::End => {
+            VolatileSale::End => {
                 self.lsp_sales.remove(&key);
                 self.client_sales.remove(&key);
             }
-            SaleChange::Purchase(None) => {
+            VolatileSale::Purchase(None) => {
                 self.purchases.remove(&instance);
             }
-            SaleChange::Purchase(Some(purchase)) => {
+            VolatileSale::Purchase(Some(purchase)) => {
                 self.purchases.insert(instance, purchase);
             }
-            SaleChange::Asked(asked) => {
+            VolatileSale::Asked(asked) => {
                 self.asked.insert(instance, asked);
             }
-            SaleChange::Sign(job) => self.sign_sale(instance, coin, *job, effects),
-            SaleChange::Open(open) => {
-                if let Some(sale) = self.client_sales.get_mut(&key) {
-                    sale.open = open;
+            VolatileSale::Sign(job) => self.sign_sale(instance, coin, *job, effects),
+            // A step may end the sale that it also changes.
+            VolatileSale::Lsp(change) => {
+                if let Some(sale) = self.lsp_sales.get_mut(&key) {
+                    sale.apply(change);
                 }
             }
-            SaleChange::Committed(script, checked) => {
+            VolatileSale::Client(change) => {
                 if let Some(sale) = self.client_sales.get_mut(&key) {
-                    sale.committed = Some((script, checked));
+                    sale.apply(change);
                 }
             }
-            lsp => self.apply_lsp_sale_change(instance, coin, lsp),
-        }
-    }
-
-    fn apply_lsp_sale_change(&mut self, instance: InstanceId, coin: CoinIndex, change: SaleChange) {
-        // A step may end the sale that it also changes.
-        let Some(sale) = self.lsp_sales.get_mut(&(instance, coin)) else {
-            return;
-        };
-        match change {
-            SaleChange::Phase(phase, deadline) => {
-                sale.phase = phase;
-                sale.deadline = deadline;
-            }
-            SaleChange::Joined(client, nonces) => sale.signing.join(client, nonces),
-            SaleChange::Script(script) => sale.script = Some(script),
-            SaleChange::Checked => sale.checked = true,
-            SaleChange::Invoice(label) => sale.invoice = Some(label),
-            SaleChange::Partials(client, partials) => sale.signing.signed(client, partials),
-            SaleChange::Stored(client) => {
-                sale.stored.insert(client);
-            }
-            _ => {}
         }
     }
 

@@ -4,11 +4,11 @@ use crate::types::{Amount, Height, InstanceId};
 use crate::wire::message::Buy;
 
 use super::super::Engine;
-use super::super::ceremony::Change;
+use super::super::ceremony::Volatile;
 use super::super::draft::Draft;
 use super::super::factory::Role;
 use super::super::io::{Answer, Refusal};
-use super::{Purchase, Quote, SaleChange, cooperative, session_count};
+use super::{Purchase, Quote, VolatileSale, cooperative, session_count};
 
 impl Engine {
     /// What a purchase would be, or why there can't be one now. Nothing is asked of anybody.
@@ -65,7 +65,7 @@ impl Engine {
             opened: None,
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
         };
-        d.change(Change::Sale(instance, coin, SaleChange::Purchase(Some(purchase))));
+        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(purchase))));
         d.send(lsp, Buy { instance, attempt, amount, max_price_msat, jit: self.config.jit.then_some(true) });
         Ok(Answer::Done)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::sale::VolatileClientSale;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, transcript};
@@ -12,14 +13,14 @@ use crate::wire::message::{
 };
 
 use super::super::Engine;
-use super::super::ceremony::{Change, ExpectedOpen};
+use super::super::ceremony::{ExpectedOpen, Volatile};
 use super::super::draft::{Draft, Fault, short};
 use super::super::event::{Restored, SaleOpenAccepted, SaleSigned};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use super::super::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use super::lsp::names;
-use super::{ClientSale, Deal, Purchase, SaleChange, cooperative, session_count};
+use super::{ClientSale, Deal, Purchase, VolatileSale, cooperative, session_count};
 
 impl Engine {
     pub(in super::super) fn on_sale_offer(
@@ -122,7 +123,7 @@ impl Engine {
             committed: offer.channel_script.clone().map(|script| (script, !buys)),
             deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
         };
-        d.change(Change::Sale(factory.instance, coin, SaleChange::StartClient(Box::new(sale))));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::StartClient(Box::new(sale))));
         d.send(peer, join);
         if let (true, Some(script)) = (buys, &offer.channel_script) {
             self.check_sale_channel(d, factory, coin, deal, script);
@@ -219,7 +220,11 @@ impl Engine {
                 price_msat: sale.deal.price_msat,
             },
         );
-        d.change(Change::Sale(*instance, *coin, SaleChange::Open(ExpectedOpen::Seen)));
+        d.volatile(Volatile::Sale(
+            *instance,
+            *coin,
+            VolatileSale::Client(VolatileClientSale::Open(ExpectedOpen::Seen)),
+        ));
         Some(Answer::AcceptOpen)
     }
 
@@ -243,7 +248,11 @@ impl Engine {
         }
         let script = message.channel_script.clone();
         self.check_sale_channel(d, factory, coin, sale.deal, &script);
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Committed(script, false)));
+        d.volatile(Volatile::Sale(
+            factory.instance,
+            coin,
+            VolatileSale::Client(VolatileClientSale::Committed(script, false)),
+        ));
         Ok(())
     }
 
@@ -282,7 +291,11 @@ impl Engine {
         let what = format!("sale {number}");
         match result.err().and_then(|failure| self.unchecked(d, instance, &what, failure)) {
             None => {
-                d.change(Change::Sale(instance, *coin, SaleChange::Committed(script.clone(), true)));
+                d.volatile(Volatile::Sale(
+                    instance,
+                    *coin,
+                    VolatileSale::Client(VolatileClientSale::Committed(script.clone(), true)),
+                ));
                 let round = sale.join.round;
                 d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number, round });
             }
@@ -350,7 +363,7 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
         let role = SignAs::Member { plan, request: Arc::new(propose.clone()) };
         let job = Box::new(SignJob { transcript, role, deadline });
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Sign(job)));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Sign(job)));
         Ok(())
     }
 
@@ -380,9 +393,9 @@ impl Engine {
         })?;
         let number = ready.number;
         d.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
-        d.change(Change::Sale(factory.instance, coin, SaleChange::End));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         if index == sold.sale.buyer {
-            d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(None)));
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(None)));
             d.log(Level::Info, format!("{}: bought {}, sale {number}", factory.instance, sold.sale.amount()));
         }
         d.send(peer, stored(factory, number));
@@ -440,7 +453,7 @@ impl Engine {
         sale: &ClientSale,
         reason: &str,
     ) {
-        d.change(Change::Sale(factory.instance, coin, SaleChange::End));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         // What was signed for is taken up again; the wish ends with a sale that nobody signed. Its channel,
         // if there is one, is closed by the operator, who alone knows whether it signed.
         if factory.next_sale(coin) == sale.deal.number {
@@ -451,7 +464,7 @@ impl Engine {
     pub(super) fn refuse_purchase(&self, d: &mut Draft<'_>, instance: InstanceId, reason: &str) {
         if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.is_open()) {
             let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
-            d.change(Change::Sale(instance, purchase.coin, SaleChange::Purchase(Some(refused))));
+            d.volatile(Volatile::Sale(instance, purchase.coin, VolatileSale::Purchase(Some(refused))));
         }
     }
 

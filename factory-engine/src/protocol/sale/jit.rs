@@ -1,19 +1,20 @@
 //! When a client that has to sign is away: the purchase waits for it, and then, if both sides' policy
 //! allows it, becomes an ordinary channel on chain (just in time), for the same price.
 
+use crate::protocol::sale::VolatileLspSale;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
 use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
 
 use super::super::Engine;
-use super::super::ceremony::Change;
+use super::super::ceremony::Volatile;
 use super::super::draft::{Draft, Fault, short};
 use super::super::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use super::super::factory::Factory;
 use super::super::io::{Effect, KnownChannel, Level};
-use super::lsp::{change, names, refusal, sub_clients};
-use super::{Deal, Instead, LspSale, Purchase, SaleChange, SalePhase};
+use super::lsp::{names, refusal, sub_clients, volatile};
+use super::{Deal, Instead, LspSale, Purchase, SalePhase, VolatileSale};
 
 impl Engine {
     /// L: somebody who has to sign is away.
@@ -29,7 +30,7 @@ impl Engine {
         let sale = LspSale { jit, ..LspSale::new(factory, coin, deal, SalePhase::Waiting, deadline) };
         let (text, seconds) = (names(&away), self.config.sale_wait / 1000);
         d.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
-        d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
         d.send(
             peer,
             SaleWait {
@@ -79,7 +80,7 @@ impl Engine {
             instead: Some(reason.to_owned()),
             ..LspSale::new(factory, coin, deal, SalePhase::Asking, deadline)
         };
-        d.change(change(factory, coin, SaleChange::Start(Box::new(instead))));
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(instead))));
         d.send(
             peer,
             JitOffer {
@@ -111,7 +112,11 @@ impl Engine {
         let Deal { buyer, amount, price_msat, .. } = sale.deal;
         let Some(peer) = factory.node_of(buyer) else { return };
         d.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(d.height) });
-        d.change(change(factory, coin, SaleChange::Phase(SalePhase::Funding, d.now)));
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Funding, d.now)),
+        ));
         d.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
     }
 
@@ -125,7 +130,7 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(funding) = factory.sales.jits().funding.get(&buyer) else { return };
         if let Some(coin) = factory.layout.stock_coin(buyer) {
-            d.change(change(factory, coin, SaleChange::End));
+            d.volatile(volatile(factory, coin, VolatileSale::End));
         }
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(d, factory, funding, channel_id, Some(outpoint)),
@@ -205,7 +210,7 @@ impl Engine {
         let patience = wait.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
         let away = message.away.clone();
         let wish = Purchase { deadline: d.now.saturating_add(patience), away, ..wish.clone() };
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(wish))));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         Ok(())
     }
 
@@ -236,8 +241,8 @@ impl Engine {
         let instead = Instead { price_msat: offer.price_msat, reason: short(&offer.reason) };
         let deadline = d.now.saturating_add(patience);
         let wish = Purchase { instead: Some(instead), deadline, ..wish.clone() };
-        d.change(Change::Sale(factory.instance, coin, SaleChange::End));
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(wish))));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         d.send(peer, JitAccept { instance: factory.instance, attempt: factory.attempt });
         Ok(())
     }
@@ -264,7 +269,7 @@ impl Engine {
         let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
         if let Some(wish) = wish {
             let wish = Purchase { opened: Some(opened.clone()), ..wish.clone() };
-            d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(wish))));
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         }
         d.event(factory.instance, opened);
         Ok(())

@@ -1,6 +1,7 @@
 //! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
 //! `lsp_signing`.
 
+use crate::protocol::sale::VolatileLspSale;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -9,13 +10,13 @@ use crate::wire::message::{
 };
 
 use super::super::Engine;
-use super::super::ceremony::Change;
+use super::super::ceremony::Volatile;
 use super::super::draft::{Draft, Fault, short};
 use super::super::event::{SaleDropped, SaleOpening};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Effect, KnownChannel, Level, OpenFailure};
 use super::super::signing::Coordinator;
-use super::{Deal, LspSale, SaleChange, SalePhase, cooperative, session_count};
+use super::{Deal, LspSale, SalePhase, VolatileSale, cooperative, session_count};
 
 impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
@@ -89,7 +90,7 @@ impl Engine {
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let sale =
             LspSale { round, script, jit, ..LspSale::new(factory, coin, deal, SalePhase::Joining, deadline) };
-        d.change(change(factory, coin, SaleChange::Start(Box::new(sale))));
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
     }
 
     pub(in super::super) fn on_sale_join(
@@ -109,7 +110,11 @@ impl Engine {
         let expected =
             session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
-        d.change(change(factory, coin, SaleChange::Joined(client, nonces.clone())));
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Joined(client, nonces.clone())),
+        ));
         if !sale.signing.lacks_only(client) {
             return Ok(());
         }
@@ -119,10 +124,18 @@ impl Engine {
             Some(script) if sale.checked => {
                 self.propose_sale(d, factory, coin, sale, script, Some((client, &nonces)));
             }
-            Some(_) => d.change(change(factory, coin, SaleChange::Phase(SalePhase::Checking, deadline))),
+            Some(_) => d.volatile(volatile(
+                factory,
+                coin,
+                VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
+            )),
             None => {
                 let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
-                d.change(change(factory, coin, SaleChange::Phase(SalePhase::Opening, deadline)));
+                d.volatile(volatile(
+                    factory,
+                    coin,
+                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Opening, deadline)),
+                ));
                 d.effect(Effect::StartChannel {
                     instance: factory.instance,
                     attempt: factory.attempt,
@@ -179,7 +192,7 @@ impl Engine {
                 price_msat: sale.deal.price_msat,
             },
         );
-        d.change(change(factory, coin, SaleChange::Script(script)));
+        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
         d.effect(Effect::CompleteChannel {
             instance,
             attempt: factory.attempt,
@@ -211,7 +224,11 @@ impl Engine {
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
                 let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-                d.change(change(factory, coin, SaleChange::Phase(SalePhase::Checking, deadline)));
+                d.volatile(volatile(
+                    factory,
+                    coin,
+                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
+                ));
                 d.send(
                     peer,
                     SaleCommitted {
@@ -256,7 +273,9 @@ impl Engine {
         }
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
-            (Some(_), SalePhase::Joining) => d.change(change(factory, coin, SaleChange::Checked)),
+            (Some(_), SalePhase::Joining) => {
+                d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
+            }
             (Some(_), SalePhase::Checking) => {
                 self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
             }
@@ -364,7 +383,7 @@ impl Engine {
                 d.send(node, refusal(factory, number, reason));
             }
         }
-        d.change(change(factory, coin, SaleChange::End));
+        d.volatile(volatile(factory, coin, VolatileSale::End));
     }
 
     /// Takes up every sale that was signed for and isn't done, if all of its members are here.
@@ -532,8 +551,8 @@ impl Engine {
     }
 }
 
-pub(super) fn change(factory: &Factory, coin: CoinIndex, change: SaleChange) -> Change {
-    Change::Sale(factory.instance, coin, change)
+pub(super) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale) -> Volatile {
+    Volatile::Sale(factory.instance, coin, change)
 }
 
 /// The clients of a stock coin's sub-factory, with their nodes (L only).

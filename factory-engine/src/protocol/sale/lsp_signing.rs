@@ -1,5 +1,6 @@
 //! The operator's side of a sale, from the proposal until everybody has stored it.
 
+use crate::protocol::sale::VolatileLspSale;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{CheckedNonce, PartialSig};
@@ -14,8 +15,8 @@ use super::super::factory::Factory;
 use super::super::io::Level;
 use super::super::lsp_signing::member_key;
 use super::super::signing::{Failure, Plan, Refused, SignAs, SignJob};
-use super::lsp::{change, send_ready, sub_clients};
-use super::{LspSale, SaleChange, SalePhase, Sold, cooperative};
+use super::lsp::{send_ready, sub_clients, volatile};
+use super::{LspSale, SalePhase, Sold, VolatileSale, cooperative};
 
 impl Engine {
     /// Everything that determines the transactions is known, and nothing but signatures is missing. `last` are
@@ -58,7 +59,7 @@ impl Engine {
         }
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
-        d.change(change(factory, coin, SaleChange::Sign(Box::new(job))));
+        d.volatile(volatile(factory, coin, VolatileSale::Sign(Box::new(job))));
         for (_, node) in sub_clients(factory, coin) {
             d.send(
                 node,
@@ -89,7 +90,11 @@ impl Engine {
             }
             Err(wrong @ (Refused::Transcript | Refused::Count { .. })) => return Err(Fault::peer(wrong)),
         }
-        d.change(change(factory, coin, SaleChange::Partials(client, message.signatures.clone())));
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Partials(client, message.signatures.clone())),
+        ));
         if sale.signing.lacks_only(client) {
             self.finish_sale(d, factory, coin, sale, (client, &message.signatures));
         }
@@ -120,7 +125,11 @@ impl Engine {
             SaleSigned { coin, number: sale.deal.number, signatures: signatures.clone() },
         );
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.change(change(factory, coin, SaleChange::Phase(SalePhase::Storing, deadline)));
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Storing, deadline)),
+        ));
         let number = sale.deal.number;
         d.log(
             Level::Info,
@@ -155,10 +164,10 @@ impl Engine {
         if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
-        d.change(change(factory, coin, SaleChange::Stored(client)));
+        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
         if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
             d.event(factory.instance, SaleStored { coin, number });
-            d.change(change(factory, coin, SaleChange::End));
+            d.volatile(volatile(factory, coin, VolatileSale::End));
         }
         Ok(())
     }

@@ -241,9 +241,20 @@ pub struct Quote {
     pub blocks_early: u16,
 }
 
-/// A change of a sale's volatile state, made when the step is applied.
-pub(super) enum SaleChange {
+/// A change of what memory has of a sale, made when the step is applied.
+pub(super) enum VolatileSale {
     Start(Box<LspSale>),
+    StartClient(Box<ClientSale>),
+    End,
+    Lsp(VolatileLspSale),
+    Client(VolatileClientSale),
+    Purchase(Option<Purchase>),
+    Asked(Asked),
+    Sign(Box<SignJob<SalePropose>>),
+}
+
+/// A change of L's side of a sale.
+pub(super) enum VolatileLspSale {
     Phase(SalePhase, Millis),
     Joined(ClientIndex, Vec<CheckedNonce>),
     Script(ScriptBuf),
@@ -251,14 +262,40 @@ pub(super) enum SaleChange {
     Invoice(String),
     Partials(ClientIndex, Vec<PartialSig>),
     Stored(ClientIndex),
-    /// Either side.
-    End,
-    StartClient(Box<ClientSale>),
+}
+
+/// A change of a client's side of a sale.
+pub(super) enum VolatileClientSale {
     Open(ExpectedOpen),
     Committed(ScriptBuf, bool),
-    Purchase(Option<Purchase>),
-    Asked(Asked),
-    Sign(Box<SignJob<SalePropose>>),
+}
+
+impl LspSale {
+    fn apply(&mut self, change: VolatileLspSale) {
+        match change {
+            VolatileLspSale::Phase(phase, deadline) => {
+                self.phase = phase;
+                self.deadline = deadline;
+            }
+            VolatileLspSale::Joined(client, nonces) => self.signing.join(client, nonces),
+            VolatileLspSale::Script(script) => self.script = Some(script),
+            VolatileLspSale::Checked => self.checked = true,
+            VolatileLspSale::Invoice(label) => self.invoice = Some(label),
+            VolatileLspSale::Partials(client, partials) => self.signing.signed(client, partials),
+            VolatileLspSale::Stored(client) => {
+                self.stored.insert(client);
+            }
+        }
+    }
+}
+
+impl ClientSale {
+    fn apply(&mut self, change: VolatileClientSale) {
+        match change {
+            VolatileClientSale::Open(open) => self.open = open,
+            VolatileClientSale::Committed(script, checked) => self.committed = Some((script, checked)),
+        }
+    }
 }
 
 /// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a

@@ -8,19 +8,20 @@
 
 use bitcoin::hex::DisplayHex;
 
+use crate::protocol::sale::VolatileLspSale;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{InstanceId, NodeId, PaymentHash};
 use crate::wire::message::SaleInvoice;
 
 use super::super::Engine;
-use super::super::ceremony::{Change, ExpectedOpen};
+use super::super::ceremony::{ExpectedOpen, Volatile};
 use super::super::draft::{Draft, Fault};
 use super::super::event::{SaleDue, SaleDueEnded};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Effect, Invoice, Level};
-use super::lsp::{change, refusal};
-use super::{LspSale, Purchase, SaleChange, SalePhase, cooperative};
+use super::lsp::{refusal, volatile};
+use super::{LspSale, Purchase, SalePhase, VolatileSale, cooperative};
 
 impl Engine {
     /// L: the channel is there. Has it signed if `credit` covers the price, else asks for what is missing.
@@ -62,8 +63,12 @@ impl Engine {
     ) {
         let label = format!("cln-factory-{}", d.rng.bytes32().to_lower_hex_string());
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.change(change(factory, coin, SaleChange::Phase(SalePhase::Paying, deadline)));
-        d.change(change(factory, coin, SaleChange::Invoice(label.clone())));
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Paying, deadline)),
+        ));
+        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Invoice(label.clone()))));
         d.effect(Effect::MakeInvoice {
             instance: factory.instance,
             label,
@@ -219,7 +224,7 @@ impl Engine {
         );
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
         let wish = Purchase { deadline, ..wish.clone() };
-        d.change(Change::Sale(factory.instance, coin, SaleChange::Purchase(Some(wish))));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         d.effect(Effect::PayInvoice {
             instance: factory.instance,
             peer,

@@ -7,12 +7,12 @@ use crate::wire::codec::{DecodeError, TlvStream, tlv_struct};
 use crate::wire::message::{AskPrice, Price};
 
 use super::super::Engine;
-use super::super::ceremony::Change;
+use super::super::ceremony::Volatile;
 use super::super::draft::{Draft, Fault};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, Refusal};
 use super::lsp::refusal;
-use super::{Asked, Quote, Quoted, SaleChange, cooperative, session_count};
+use super::{Asked, Quote, Quoted, VolatileSale, cooperative, session_count};
 
 /// A rate beyond this would ask for more than what is sold.
 const MAX_PPM: u32 = 1_000_000;
@@ -82,6 +82,7 @@ impl Factory {
 impl Engine {
     /// What this node asks for liquidity. The plugin keeps it in the datastore before it says it here.
     pub fn set_prices(&mut self, prices: PriceList) {
+        self.next_generation();
         self.config.prices = prices;
     }
 
@@ -135,7 +136,7 @@ impl Engine {
     ) -> Result<Answer, Refusal> {
         let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
         let asked = Asked { amount, answer: None };
-        d.change(Change::Sale(instance, coin, SaleChange::Asked(asked)));
+        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Asked(asked)));
         d.send(lsp, AskPrice { instance, attempt, amount });
         Ok(Answer::Done)
     }
@@ -165,7 +166,7 @@ impl Engine {
             |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
         if let Some(asked) = self.asked.get(&factory.instance).filter(open) {
             let asked = Asked { answer: Some(answer), ..asked.clone() };
-            d.change(Change::Sale(factory.instance, coin, SaleChange::Asked(asked)));
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Asked(asked)));
         }
     }
 
