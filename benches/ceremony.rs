@@ -24,11 +24,11 @@ use bitcoin::hashes::Hash;
 use bitcoin::{Amount, BlockHash};
 use common::world::{Member, Network, World};
 use common::{HEIGHT, cpu_time, hash, key, median};
-use factory_engine::protocol::{Answer, Block, Command, Input};
 use factory_engine::tx::layout::Layout;
 use factory_engine::tx::musig::KeyAgg;
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::types::InstanceId;
+use factory_engine::{Answer, Block, Command, Input};
 
 fn create(clients: usize) -> (World, InstanceId) {
     let mut world = World::new(clients, Network::default());

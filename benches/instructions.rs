@@ -19,7 +19,7 @@ use bitcoin::{OutPoint, ScriptBuf, Txid};
 use cln_factory::cln::chain::reduce;
 use common::world::{Network, World};
 use common::{engine, hash, key, terms, transaction};
-use factory_engine::protocol::Watched;
+use factory_engine::Watched;
 use factory_engine::tx::layout::Layout;
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::tx::tree::{Member, Roster, Scope, Tree};

@@ -27,7 +27,7 @@ use bitcoin::{OutPoint, Txid};
 use cln_factory::cln::chain::reduce;
 use cln_factory::cln::methods::factory_json;
 use common::{HEIGHT, engine, hash, node, transaction};
-use factory_engine::protocol::Watched;
+use factory_engine::Watched;
 
 /// Milliseconds of CPU to search a block.
 const SCAN: f64 = 50.0;

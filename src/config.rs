@@ -6,11 +6,11 @@ use cln_plugin::options::{
     DefaultIntegerConfigOption, DefaultStringConfigOption, FlagConfigOption, StringArrayConfigOption,
 };
 use cln_plugin::{Builder, ConfiguredPlugin};
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use factory_engine::protocol::{Config, Policy, dust, hold};
+use factory_engine::policy::{DustLimits, HoldLimits};
 use factory_engine::tx::layout::MIN_PUSH_MSAT;
 use factory_engine::types::{Millis, NodeId};
+use factory_engine::{Config, Policy};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 const POLICY: &str = "factory-policy";
 const POLICY_TEXT: &str = "What to do with invitations into a channel factory that are within this node's \
@@ -281,12 +281,12 @@ where
         ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?, 1)?,
         max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
         reserve_feerate: within(integer(&RESERVE_FEERATE)?, 0)?,
-        hold: hold::Limits {
+        hold: HoldLimits {
             time: seconds(integer(&HOLD_TIME)?, 0)?,
             number: within(integer(&HOLD_MAX)?, 0)?,
             msat: within(integer(&HOLD_MAX_MSAT)?, 0)?,
         },
-        dust: dust::Limits {
+        dust: DustLimits {
             channel_msat: within(integer(&MAX_DUST)?, 0)?,
             factory_msat: within(integer(&MAX_DUST_TOTAL)?, 0)?,
         },

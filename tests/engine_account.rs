@@ -6,11 +6,11 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{
-    Answer, Command, Config, Input, Policy, Purpose, Standing, State, sightings, standing, statement,
-};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
+use factory_engine::{
+    Answer, Command, Config, Input, Policy, Purpose, Standing, State, sightings, standing, statement,
+};
 use factory_lab::world::{LSP, World};
 
 fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, InstanceId) {

@@ -7,11 +7,11 @@ mod common;
 
 use cln_factory::cln::boot;
 use common::factory;
-use factory_engine::protocol::{Answer, Command, Config, Engine, Input, Policy, State};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, Height, InstanceId};
 use factory_engine::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
+use factory_engine::{Answer, Command, Config, Engine, Input, Policy, State};
 use factory_lab::world::{Fate, LSP, Outgoing, World};
 use factory_runtime::store::Store;
 use factory_runtime::store::memory::MemoryStore;

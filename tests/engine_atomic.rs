@@ -6,9 +6,9 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{Command, Input, PendingHtlc, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::InstanceId;
+use factory_engine::{Command, Input, PendingHtlc, State};
 use factory_lab::world::{CrashAt, LSP, World};
 use factory_runtime::store::fake::Fault;
 

@@ -8,10 +8,10 @@ use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
 use common::{begin, factory};
-use factory_engine::protocol::{Answer, Block, Input, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Transaction;
 use factory_engine::wire::message::Message;
+use factory_engine::{Answer, Block, Input, State};
 use factory_lab::world::{Fate, Fed, LSP, World};
 
 /// S12, S25: a restart reads the chain from where the first thing of a factory may be.

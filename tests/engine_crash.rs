@@ -4,11 +4,10 @@
 
 mod common;
 
-use factory_engine::protocol::{Command, Input, State};
-use factory_engine::tx::plan::Profile;
-use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
-
 use common::{begin, factory, finish, left_out};
+use factory_engine::tx::plan::Profile;
+use factory_engine::{Command, Input, State};
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 /// Creates a factory of two clients while `at` crashes as planned; false if it came to no crash.
 fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {

@@ -4,16 +4,16 @@
 
 mod common;
 
-use factory_lab::chain::Reject;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::{begin, factory};
-use factory_engine::protocol::{Command, State};
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 use factory_engine::wire::message::Message;
+use factory_engine::{Command, State};
+use factory_lab::chain::Reject;
 use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its

@@ -5,9 +5,9 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{Answer, Command, Config, Policy, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, Height, InstanceId};
+use factory_engine::{Answer, Command, Config, Policy, State};
 use factory_lab::world::{LSP, World};
 
 /// A factory with delays that a test can wait for.

@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::{begin, factory, finish, left_out};
-use factory_engine::protocol::{Input, OpenFailure, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::tx::scripts::anchor_script;
 use factory_engine::wire::message::{Join, Message, PartialSignatures, Propose};
+use factory_engine::{Input, OpenFailure, State};
 use factory_lab::world::{Fate, LSP, Outgoing, World};
 
 /// Three clients; `fate` decides about every message. The factory comes to be without `expected`.

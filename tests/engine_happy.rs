@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use factory_engine::protocol::State;
+use factory_engine::State;
 use factory_engine::tx::plan::Profile;
 use factory_engine::tx::verify::verify_holdings;
 use factory_lab::node::COMMITMENT_FEE;

@@ -5,8 +5,8 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{Command, Input, PendingHtlc, State};
 use factory_engine::tx::plan::Profile;
+use factory_engine::{Command, Input, PendingHtlc, State};
 use factory_lab::world::{LSP, World};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
@@ -90,7 +90,7 @@ fn other_htlcs_start_nothing() {
 /// BOLT 4's codes, with an empty channel_update where the code wants one.
 #[test]
 fn failures_are_bolt_4s() {
-    use factory_engine::protocol::htlc::Failure;
+    use factory_engine::admission::htlc::Failure;
     for (failure, message) in [
         (Failure::TemporaryChannel, &[0x10, 7, 0, 0][..]),
         (Failure::ExpiryTooSoon, &[0x10, 14, 0, 0]),

@@ -6,10 +6,10 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::event::{Event, decode_record};
-use factory_engine::protocol::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
+use factory_engine::record::event::{Event, decode_record};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId};
+use factory_engine::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
 use factory_lab::world::{CrashAt, Fed, LSP, World};
 
 const PRICE: u64 = 700_001;

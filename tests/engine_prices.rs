@@ -6,10 +6,10 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{Answer, Command, Input, PriceList, Refusal, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::Message;
+use factory_engine::{Answer, Command, Input, PriceList, Refusal, State};
 use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 const CAPACITY: Amount = Amount::from_sat(100_000);

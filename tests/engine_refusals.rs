@@ -5,13 +5,11 @@
 mod common;
 
 use common::{begin, factory, finish};
-use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use factory_engine::protocol::{
-    Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State,
-};
+use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::wire::message::{Invite, Message};
+use factory_engine::{Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State};
 use factory_lab::world::{Fate, Fed, LSP, World};
 
 fn refused(world: &mut World, at: usize, command: Command) -> Refusal {
@@ -194,17 +192,15 @@ fn too_many_invitations() {
 /// S18: an `open_channel` that was not announced, or comes twice, or differs.
 #[test]
 fn opens_that_match_nothing() {
-    let answer = |world: &mut World,
-                  capacity: u64,
-                  push: u64,
-                  change: fn(&mut factory_engine::protocol::OpenChannel)| {
-        let mut open = world.open_of(world.members[LSP].id, Amount::from_sat(capacity), push);
-        change(&mut open);
-        match world.feed(1, Input::OpenChannel(open)).unwrap() {
-            Fed::Done(Ok(answer)) => answer,
-            other => panic!("{other:?}"),
-        }
-    };
+    let answer =
+        |world: &mut World, capacity: u64, push: u64, change: fn(&mut factory_engine::OpenChannel)| {
+            let mut open = world.open_of(world.members[LSP].id, Amount::from_sat(capacity), push);
+            change(&mut open);
+            match world.feed(1, Input::OpenChannel(open)).unwrap() {
+                Fed::Done(Ok(answer)) => answer,
+                other => panic!("{other:?}"),
+            }
+        };
     let mut world = World::new(32, 2).unwrap();
     assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::NotOurs);
     world.tamper(|out| if out.message.name() == "expecting" { Fate::Drop } else { Fate::Deliver });

@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::{begin, factory};
-use factory_engine::protocol::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
-use factory_engine::protocol::{Folded, Input, State};
+use factory_engine::record::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::PROTOCOL_ID;
 use factory_engine::wire::message::Message;
+use factory_engine::{Folded, Input, State};
 use factory_lab::world::{Fate, LSP, World};
 
 /// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is

@@ -5,10 +5,10 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::{Answer, Command, Factory, Input, Refusal, Sold, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
+use factory_engine::{Answer, Command, Factory, Input, Refusal, Sold, State};
 use factory_lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
 
 const CAPACITY: Amount = Amount::from_sat(100_000);

@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use common::{begin, factory, finish, left_out};
-use factory_engine::protocol::{Block, Input, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::ScriptBuf;
 use factory_engine::wire::message::Message;
+use factory_engine::{Block, Input, State};
 use factory_lab::world::{Fate, LSP, World};
 
 /// S4: a finished signature that doesn't verify is not stored, and the client says why it gives up.

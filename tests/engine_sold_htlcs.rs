@@ -5,11 +5,11 @@
 mod common;
 
 use common::factory;
-use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
-use factory_engine::protocol::urgent::Urgent;
-use factory_engine::protocol::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
+use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::admission::urgent::Urgent;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId, Txid};
+use factory_engine::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
 use factory_lab::world::{Fed, LSP, World};
 
 /// Two clients who share stock.

@@ -19,11 +19,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitcoin::hex::{DisplayHex, FromHex};
-
-use factory_engine::protocol::event::{Accepted, Event, RecordError, decode_record, encode_record};
-use factory_engine::protocol::{Config, Engine};
+use factory_engine::record::event::{Accepted, Event, RecordError, decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{NodeId, ProtocolId};
+use factory_engine::{Config, Engine};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")

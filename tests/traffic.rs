@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
-use factory_engine::protocol::Config;
+use factory_engine::Config;
 use factory_engine::terms::{ClientIndex, Terms};
 use factory_engine::tx::layout::Layout;
 use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret, PartialSig, PubNonce, PublicKey};

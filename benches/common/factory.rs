@@ -1,7 +1,7 @@
 //! Terms as `factory-plan` makes them with default options.
 
 use bitcoin::Amount;
-use factory_engine::protocol::Config;
+use factory_engine::Config;
 use factory_engine::terms::{Shape, Terms};
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::types::{InstanceId, NodeId};

@@ -12,20 +12,19 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
-use factory_engine::protocol::event::{
+use factory_engine::record::Proposal;
+use factory_engine::record::event::{
     Accepted, AllStored, ChannelChecked, ChannelCommitted, Confirmed, Created, Event, FundingReleased,
     FundingReserved, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
 };
-use factory_engine::protocol::{Config, Engine};
-use factory_engine::record::Proposal;
 use factory_engine::terms::{Shape, Terms};
 use factory_engine::tx::layout::Layout;
 use factory_engine::tx::musig::{FactoryKey, MasterSecret};
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::tx::tree::{Member, Roster, Scope, Session, Tree};
-use factory_engine::types::PROTOCOL_ID;
-use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::types::{ChannelId, InstanceId, NodeId, PROTOCOL_ID};
 use factory_engine::wire::codec::Shared;
+use factory_engine::{Config, Engine};
 
 /// Height at which the factories were funded.
 pub const HEIGHT: u32 = 1_000;

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
-use factory_engine::protocol::event::encode_record;
-use factory_engine::protocol::{
-    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, Level, OpenChannel, Policy,
-    PreparedFunding, State,
-};
+use factory_engine::record::event::encode_record;
 use factory_engine::terms::Shape;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
 use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::{
+    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, Level, OpenChannel, Policy,
+    PreparedFunding, State,
+};
 
 use super::{HEIGHT, cpu_time};
 

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::hex::DisplayHex;
-use cln_factory::cln::boot;
 use cln_factory::cln::client::Rpc;
-use cln_factory::cln::datastore;
-use factory_engine::protocol::event::encode_record;
-use factory_engine::protocol::{Config, Engine};
+use cln_factory::cln::{boot, datastore};
+use factory_engine::record::event::encode_record;
 use factory_engine::tx::musig::MasterSecret;
+use factory_engine::{Config, Engine};
 use factory_runtime::store::{History, Store};
 use serde_json::{Value, json};
 

@@ -5,16 +5,47 @@
 //! every transaction and signature), and events ([`record`]) are what whoever runs the engine has to store
 //! before it applies a step. [`drawing`] shows a factory to people.
 
-pub mod types;
+mod handle;
 
+pub mod admission;
+pub mod chain;
+pub mod create;
+pub mod engine;
+pub mod fees;
+pub mod io;
+pub mod memory;
+pub mod policy;
+pub mod record;
+pub mod report;
+pub mod sale;
+pub mod signing;
+pub mod step;
 pub mod terms;
-
+pub mod tx;
+pub mod types;
 pub mod wire;
 
-pub mod tx;
-
-pub mod record;
-
-pub mod protocol;
-
-pub mod drawing;
+// What whoever runs an engine needs.
+pub use admission::htlc::ChannelPolicy;
+pub use chain::evict::{Eviction, evictable, eviction};
+pub use chain::{Watched, exit_allowed};
+pub use create::online::Online;
+pub use engine::{Engine, Folded};
+pub use io::{
+    Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
+    OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
+};
+pub use memory::sale::{Instead, Purchase, Quoted};
+pub use policy::prices::PriceList;
+pub use policy::{Config, Policy};
+pub use record::factory::{BURIED, Factory, Role};
+pub use record::load_error::LoadError;
+pub use record::sales::account::Account;
+pub use record::sales::jits::Jits;
+pub use record::sales::{Sales, Sold};
+pub use record::state::State;
+pub use report::progress::{Progress, Stage};
+pub use report::standing::{Sighting, Standing, sightings, standing};
+pub use report::statement::{Line, Purpose, Statement, statement};
+pub use sale::Quote;
+pub use step::{StaleStep, Step};

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, ScriptBuf, Txid};
-
-use factory_engine::protocol::event::{Event, Invited, LedgerEntry};
-use factory_engine::protocol::{Engine, Factory};
+use factory_engine::record::event::{Event, Invited, LedgerEntry};
 use factory_engine::tx::layout::{CoinIndex, Role};
 use factory_engine::tx::musig::{PartialSig, PubNonce};
 use factory_engine::types::InstanceId;
 use factory_engine::wire::message::{Join, Message};
+use factory_engine::{Engine, Factory};
 
 /// Watches a world. Members are numbered as in the world.
 #[derive(Debug, Clone, Default)]

@@ -9,10 +9,9 @@ mod wallet;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
-
-use factory_engine::protocol::{CheckFailure, KnownChannel};
 use factory_engine::tx::child::Children;
 use factory_engine::types::{ChannelId, NodeId, PaymentHash};
+use factory_engine::{CheckFailure, KnownChannel};
 
 use super::chain::Chain;
 use super::key::Key;

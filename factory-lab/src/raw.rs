@@ -3,12 +3,11 @@
 
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{OutPoint, ScriptBuf, TxOut};
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Line, State, statement};
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
+use factory_engine::{Line, State, statement};
+use serde_json::{Value, json};
 
 use super::world::{LSP, World};
 use super::{LabError, error};

@@ -1,9 +1,10 @@
 //! Randomness and keys from one seed: the same seed gives the same world on every machine.
 
+use bitcoin::hashes::{Hash, HashEngine, sha256};
+use factory_engine::Entropy;
+
 use super::fault::Dice;
 use super::key::Key;
-use bitcoin::hashes::{Hash, HashEngine, sha256};
-use factory_engine::protocol::Entropy;
 
 /// A stream from the hash of a seed and a label. Not for real secrets: the seed is 64 bits.
 #[derive(Debug, Clone)]

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::{LabError, error};
-use factory_engine::protocol::event::{Event, RecordError, decode_record, encode_record};
+use factory_engine::record::event::{Event, RecordError, decode_record, encode_record};
 use factory_engine::types::InstanceId;
 use factory_runtime::store::fake::{FakeKeys, Fault};
 use factory_runtime::store::keyed::Keyed;
 use factory_runtime::store::{History, Store as _};
+
+use crate::{LabError, error};
 
 /// A factory and its records, in order.
 pub type Loaded = (InstanceId, Vec<Vec<Event>>);

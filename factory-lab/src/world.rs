@@ -19,11 +19,11 @@ mod sold;
 use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
-
-use factory_engine::protocol::{Answer, Command, Config, Engine, Input, Level, Policy, Refusal, State};
+use chaos::Chaos;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
+use factory_engine::{Answer, Command, Config, Engine, Entropy, Input, Level, Policy, Refusal, State};
 
 use super::chain::{Chain, Reject};
 use super::judge::Judge;
@@ -32,9 +32,7 @@ use super::rng::Rng;
 use super::store::Store;
 use super::{LabError, error};
 
-use chaos::Chaos;
 pub use exit::{Account, Exit};
-use factory_engine::protocol::Entropy;
 pub use fault::{CrashAt, Fate, Outgoing};
 
 /// The operator's number.

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use factory_engine::protocol::Entropy;
+use factory_engine::Entropy;
 use factory_engine::types::Millis;
 
 /// Milliseconds since the Unix epoch.

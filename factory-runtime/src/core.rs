@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
+use factory_engine::record::event::encode_record;
+use factory_engine::types::{Height, InstanceId, Millis};
+use factory_engine::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
 
 use crate::store::{Store, StoreError};
-use factory_engine::protocol::event::encode_record;
-use factory_engine::protocol::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
-use factory_engine::types::{Height, InstanceId, Millis};
 
+use super::Node;
 use super::clock::{SystemEntropy, now};
 use super::handle::{Inbox, Read, Reply, Request, Transition};
 use super::peers::Peers;
-
-use super::Node;
 
 /// Name under which the last handled block is kept.
 const TIP: &str = "tip";

@@ -21,9 +21,9 @@
 use std::future::pending;
 use std::sync::{Mutex, PoisonError};
 
-use factory_engine::protocol::{Command, Effect, Input};
 use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
+use factory_engine::{Command, Effect, Input};
 
 const MESSAGES: [&str; 30] = [
     "invite",

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
-
-use factory_engine::protocol::{Answer, Engine, Input, PriceList, Refusal, State};
 use factory_engine::types::{Height, InstanceId, NodeId};
+use factory_engine::{Answer, Engine, Input, PriceList, Refusal, State};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::view::View;
 

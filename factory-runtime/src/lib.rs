@@ -21,7 +21,7 @@ pub use clock::{SystemEntropy, now};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
 pub use view::{HtlcView, View};
 
-use factory_engine::protocol::Effect;
+use factory_engine::Effect;
 use factory_engine::types::NodeId;
 
 /// What the runtime asks of the node around it. None of these may block: whatever takes time goes to

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use factory_engine::protocol::Input;
+use factory_engine::Input;
 use factory_engine::types::{Millis, NodeId};
 use factory_engine::wire::link::{Incoming, Limits, Link, LinkError};
 use factory_engine::wire::message::Message;

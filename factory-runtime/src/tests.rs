@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::store::Store;
-use crate::store::memory::MemoryStore;
-use factory_engine::protocol::{Config, Effect, Engine, Input, Refusal};
 use factory_engine::terms::{Kind, Leaf, Shape};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Amount, NodeId};
 use factory_engine::wire::envelope::Envelope;
 use factory_engine::wire::message::PROTOCOL_ID;
+use factory_engine::{Config, Effect, Engine, Input, Refusal};
+
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
 
 use super::{Handle, Node, Runtime, channel, run_unavailable};
 
@@ -67,7 +68,7 @@ async fn ready_peers(handle: &Handle) -> Vec<NodeId> {
 }
 
 fn create() -> Input {
-    Input::Command(factory_engine::protocol::Command::Create(factory_engine::protocol::Create {
+    Input::Command(factory_engine::Command::Create(factory_engine::Create {
         clients: vec![(PEER, Amount::from_sat(500_000))],
         stock: Amount::ZERO,
         shape: Shape {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
-use factory_engine::protocol::{ChannelPolicy, Engine};
 use factory_engine::types::{Amount, ChannelId, Height, NodeId};
+use factory_engine::{ChannelPolicy, Engine};
 
 /// The latest of everything that a hook may ask.
 #[derive(Debug, Clone, Default)]

@@ -8,12 +8,13 @@ use bitcoin::hashes::Hash;
 use bitcoin::{Transaction, TxMerkleNode, block};
 use cln_factory::cln::chain::{Follower, Interrupted, Sink, no_hash};
 use cln_factory::cln::client::{Call, CallError};
-use factory_engine::protocol::{Input, Watched};
+use factory_engine::{Input, Watched};
 use serde_json::{Value, json};
 
 use crate::bytes::Bytes;
+use crate::engine;
 use crate::engine::node::Node;
-use crate::engine::{self, world::Snapshot};
+use crate::engine::world::Snapshot;
 use crate::json::request;
 use crate::lightningd::{Answers, block_on};
 

@@ -15,17 +15,19 @@ use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::requests::{Request, Tagged};
 use cln_factory::cln::state::{Shared, State};
-use factory_engine::protocol::event::decode_record;
-use factory_engine::protocol::{ChannelPolicy, Config, Effect, Engine, Input};
+use factory_engine::record::event::decode_record;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{ChannelId, Height, NodeId};
+use factory_engine::{ChannelPolicy, Config, Effect, Engine, Input};
 use factory_runtime::Runtime;
-use factory_runtime::store::{Store, memory::MemoryStore};
+use factory_runtime::store::Store;
+use factory_runtime::store::memory::MemoryStore;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::bytes::Bytes;
-use crate::engine::{self, node::id};
+use crate::engine;
+use crate::engine::node::id;
 use crate::json::request;
 use crate::lightningd::Answers;
 

@@ -1,9 +1,9 @@
 //! Stored records, and the factory that is their fold.
 
-use factory_engine::protocol::event::{Event, decode_record, encode_record};
-use factory_engine::protocol::{Block, Config, Engine, Input};
+use factory_engine::record::event::{Event, decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{InstanceId, NodeId};
+use factory_engine::{Block, Config, Engine, Input};
 use factory_lab::rng::Rng;
 
 use crate::bytes::Bytes;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bitcoin::SignedAmount;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
-use factory_engine::protocol::event::LedgerEntry;
+use factory_engine::record::event::LedgerEntry;
 use factory_engine::terms::Terms;
 use factory_engine::tx::layout::Layout;
 use factory_engine::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};

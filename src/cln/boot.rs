@@ -10,32 +10,27 @@ use std::time::Duration;
 use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
+use factory_engine::record::event::decode_record;
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{Height, InstanceId, NodeId};
+use factory_engine::{Config, Engine, Factory, Folded, Input, Watched};
+use factory_runtime::store::{History, Store};
+use factory_runtime::{Handle, Inbox, Runtime};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
-
-use factory_engine::protocol::event::decode_record;
-use factory_engine::protocol::{Config, Engine, Factory, Folded, Input, Watched};
-use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_runtime::store::{History, Store};
-use factory_runtime::{Handle, Inbox, Runtime};
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
 use super::client::{Call, CallError, Rpc, field};
-use super::datastore;
 use super::dust::DustCap;
 use super::executor::Executor;
-use super::feerates;
 use super::funding_script::Database;
 use super::holding::Holding;
-use super::htlcs;
-use super::online;
 use super::outbox::Outbox;
-use super::peers;
 use super::state::{Shared, State};
+use super::{datastore, feerates, htlcs, online, peers};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";

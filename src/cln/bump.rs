@@ -10,11 +10,10 @@ use std::sync::Arc;
 
 use bitcoin::psbt::Psbt;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness};
+use factory_engine::io::fees::{ChildOut, Raise, Refused, Report, Trouble};
+use factory_engine::tx::child::{Child, Children, Coin, Least};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
-
-use factory_engine::protocol::fees::{ChildOut, Raise, Refused, Report, Trouble};
-use factory_engine::tx::child::{Child, Children, Coin, Least};
 
 use super::children::Records;
 use super::client::{Call, CallError, field};

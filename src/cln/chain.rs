@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
+use factory_engine::types::{Height, Millis};
+use factory_engine::{Block, Input, Watched};
+use factory_runtime::clock::now;
 use serde_json::json;
 use tokio::sync::watch;
-
-use factory_engine::protocol::Watched;
-use factory_engine::protocol::{Block, Input};
-use factory_engine::types::{Height, Millis};
-use factory_runtime::clock::now;
 
 use super::client::{Call, CallError, field};
 

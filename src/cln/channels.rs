@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::KnownChannel;
+use factory_engine::KnownChannel;
 use factory_engine::types::{Amount, ChannelId, NodeId};
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 

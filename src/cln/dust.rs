@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::dust::{Asking, Dust, InFlight, Limits, TooMuch};
-use factory_engine::protocol::htlc::{Failure, Verdict};
+use factory_engine::admission::dust::{Asking, Dust, InFlight, TooMuch};
+use factory_engine::admission::htlc::{Failure, Verdict};
+use factory_engine::policy::DustLimits;
 use factory_engine::types::Millis;
 use factory_runtime::{View, clock};
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 use super::htlcs;
@@ -18,14 +18,14 @@ const PAUSE: Millis = 1_000;
 /// Dust in flight on this node's factory channels.
 #[derive(Debug)]
 pub struct DustCap {
-    limits: Limits,
+    limits: DustLimits,
     dust: Mutex<Dust>,
     looked: Mutex<Millis>,
 }
 
 impl DustCap {
     /// Nothing in flight yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: DustLimits) -> Self {
         Self { limits, dust: Mutex::default(), looked: Mutex::default() }
     }
 

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
+use factory_engine::Refusal;
 use serde_json::json;
-
-use factory_engine::protocol::Refusal;
 
 use super::client::CallError;
 

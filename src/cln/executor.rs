@@ -8,22 +8,19 @@ use bitcoin::address::NetworkUnchecked;
 use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
 use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
+use factory_engine::io::fees::{Report, Trouble};
+use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
+use factory_engine::{CheckFailure, Effect, Input, Invoice, OpenFailure};
+use factory_runtime::{Handle, Node};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-
-use factory_engine::protocol::fees::{Report, Trouble};
-use factory_engine::protocol::{CheckFailure, Effect, Input, Invoice, OpenFailure};
-use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
-use factory_runtime::{Handle, Node};
 
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
-use super::payments;
-use super::sent;
-use super::wallet;
+use super::{payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::fees::{FeeNews, Feerates};
+use factory_engine::io::fees::{FeeNews, Feerates};
 use factory_engine::types::{Amount, ChannelId};
+use serde_json::{Value, json};
 
 use super::client::{Call, field};
 

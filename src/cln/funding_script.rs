@@ -11,11 +11,10 @@ use bitcoin::hashes::Hash;
 use bitcoin::opcodes::all::{OP_CHECKMULTISIG, OP_PUSHNUM_2};
 use bitcoin::script::Builder;
 use bitcoin::{PublicKey, ScriptBuf, TxOut};
+use factory_engine::CheckFailure;
+use factory_engine::types::{ChannelId, OutPoint, Txid};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::Value;
-
-use factory_engine::protocol::CheckFailure;
-use factory_engine::types::{ChannelId, OutPoint, Txid};
 
 /// Where lightningd keeps its channels, or why we can't look.
 #[derive(Debug, Clone, PartialEq, Eq)]

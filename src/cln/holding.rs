@@ -8,13 +8,13 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
-
-use factory_engine::protocol::hold::{Full, Held, Holds, Limits};
-use factory_engine::protocol::htlc::{Failure, Verdict};
+use factory_engine::admission::hold::{Full, Held, Holds};
+use factory_engine::admission::htlc::{Failure, Verdict};
+use factory_engine::policy::HoldLimits;
 use factory_engine::types::{ChannelId, Height, NodeId};
 use factory_runtime::clock;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
 
 use super::client::{Call, CallError, field};
 use super::state::State;
@@ -39,7 +39,7 @@ enum Presence {
 /// What is held, and what is known of those for whom.
 #[derive(Debug)]
 pub struct Holding {
-    limits: Limits,
+    limits: HoldLimits,
     waiting: Mutex<Waiting>,
     /// A client was looked at.
     seen: watch::Sender<()>,
@@ -67,7 +67,7 @@ impl Drop for Place<'_> {
 
 impl Holding {
     /// Nothing yet.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: HoldLimits) -> Self {
         Self { limits, waiting: Mutex::default(), seen: watch::Sender::new(()) }
     }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn holding() -> Holding {
-        Holding::new(Limits { time: 1_000, number: 10, msat: 10_000 })
+        Holding::new(HoldLimits { time: 1_000, number: 10, msat: 10_000 })
     }
 
     #[tokio::test]

@@ -1,11 +1,10 @@
 //! Channels and HTLCs that are not settled yet, for the engine's deadlines (S16) and the cap on dust.
 
 use bitcoin::hex::FromHex;
-use serde_json::Value;
-
-use factory_engine::protocol::PendingHtlc;
-use factory_engine::protocol::dust::InFlight;
+use factory_engine::PendingHtlc;
+use factory_engine::admission::dust::InFlight;
 use factory_engine::types::ChannelId;
+use serde_json::Value;
 
 /// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
 /// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.

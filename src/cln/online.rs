@@ -6,11 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bitcoin::hex::{DisplayHex, FromHex};
-use serde_json::{Value, json};
-
-use factory_engine::protocol::Online;
+use factory_engine::Online;
 use factory_engine::types::NodeId;
 use factory_runtime::now;
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 use super::state::State;

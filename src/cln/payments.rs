@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::Invoice;
+use factory_engine::Invoice;
 use factory_engine::types::{ChannelId, NodeId, PaymentHash};
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 

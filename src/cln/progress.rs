@@ -1,8 +1,7 @@
 //! What a command that takes its time tells whoever waits: bars and lines in `lightning-cli`.
 
+use factory_engine::{Progress, Stage};
 use serde_json::{Value, json};
-
-use factory_engine::protocol::{Progress, Stage};
 
 use super::outbox::Outbox;
 

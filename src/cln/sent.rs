@@ -1,9 +1,8 @@
 //! `sendrawtransaction`, and what its refusals mean.
 
 use bitcoin::{Amount, OutPoint, Transaction};
+use factory_engine::io::fees::Refused;
 use serde_json::json;
-
-use factory_engine::protocol::fees::Refused;
 
 use super::client::{Call, CallError};
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use factory_engine::protocol::Config;
+use factory_engine::Config;
 use factory_engine::types::{Height, NodeId};
 use factory_runtime::Handle;
+use tokio::sync::watch;
 
 use super::chain::Progress;
 use super::channels::Channels;

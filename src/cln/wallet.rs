@@ -2,10 +2,9 @@
 
 use bitcoin::psbt::Psbt;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
-use serde_json::json;
-
-use factory_engine::protocol::PreparedFunding;
+use factory_engine::PreparedFunding;
 use factory_engine::types::Txid;
+use serde_json::json;
 
 use super::client::{Call, CallError, field};
 

@@ -183,11 +183,6 @@ impl Graph {
             .flat_map(|(_, (file, paths))| paths.iter().map(|path| (path.as_str(), file.as_str())))
             .collect()
     }
-
-    /// What a file imports.
-    pub fn imports_of_file(&self, module: &str) -> impl Iterator<Item = &str> {
-        self.modules.get(module).into_iter().flat_map(|(_, paths)| paths).map(String::as_str)
-    }
 }
 
 /// The child of `parent` in which `module` is, if it is in one.

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
-use factory_engine::protocol::{Answer, Command, Factory, Input, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
+use factory_engine::{Answer, Command, Factory, Input, State};
 use factory_lab::world::{Fed, LSP, World};
 
 /// `factory-create` over all clients, nothing delivered yet. Nothing if the operator crashed on it.

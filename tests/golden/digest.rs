@@ -3,9 +3,8 @@
 use std::fmt::{Display, Write};
 
 use bitcoin::hashes::{Hash, sha256};
-
-use factory_engine::protocol::event::Event;
-use factory_engine::protocol::{Factory, Role, Sold, standing};
+use factory_engine::record::event::Event;
+use factory_engine::{Factory, Role, Sold, standing};
 
 fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(" ")

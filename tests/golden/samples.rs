@@ -4,9 +4,8 @@ use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
 use bitcoin::{TxIn, TxOut};
-
-use factory_engine::protocol::event::*;
 use factory_engine::record::Proposal;
+use factory_engine::record::event::*;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::tx::musig::PublicKey;

@@ -1,8 +1,8 @@
 //! Whole factories, for new histories. Their seeds make them the same each time.
 
-use factory_engine::protocol::{Answer, Command, Config, Input, Policy, PriceList, State};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
+use factory_engine::{Answer, Command, Config, Input, Policy, PriceList, State};
 use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 use super::common::{begin, factory, finish};

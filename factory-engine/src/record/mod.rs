@@ -6,7 +6,12 @@
 
 mod codec;
 pub mod event;
+pub mod factory;
+pub mod ledger;
+pub mod load_error;
 mod proposal;
+pub mod sales;
+pub mod state;
 
 pub use codec::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use proposal::Proposal;

@@ -7,10 +7,10 @@ use std::process::{Command as Process, ExitCode};
 use std::rc::Rc;
 use std::time::Instant;
 
-use factory_engine::drawing;
-use factory_engine::protocol::{Answer, Command, Factory, State};
+use factory_engine::report::drawing;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId, OutPoint};
+use factory_engine::{Answer, Command, Factory, State};
 use factory_lab::LabError;
 use factory_lab::world::{Account, Exit, Fate, LSP, World};
 

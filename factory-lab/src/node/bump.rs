@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use bitcoin::{Amount, OutPoint, Transaction, Txid};
-
-use super::Lightningd;
-use crate::chain::{Chain, Reject};
-use factory_engine::protocol::fees::{Raise, Refused, Trouble};
+use factory_engine::io::fees::{Raise, Refused, Trouble};
 use factory_engine::tx::child::{Child, Coin};
 use factory_engine::tx::scripts::ANCHOR_VALUE;
+
+use crate::chain::{Chain, Reject};
+
+use super::Lightningd;
 
 /// How often a child that somebody else's outbids is raised at once.
 const RAISES: usize = 3;

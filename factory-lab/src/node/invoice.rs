@@ -1,6 +1,6 @@
 //! Invoices that were handed out.
 
-use factory_engine::protocol::Invoice;
+use factory_engine::Invoice;
 use factory_engine::types::InstanceId;
 
 /// An invoice of a node.

@@ -4,12 +4,13 @@ use bitcoin::hashes::{Hash, hash160};
 use bitcoin::sighash::{EcdsaSighashType, Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute};
+use factory_engine::PreparedFunding;
+use factory_engine::tx::scripts::{anchor_script, key_script};
 
-use super::Lightningd;
 use crate::chain::{Chain, Reject};
 use crate::{LabError, error};
-use factory_engine::protocol::PreparedFunding;
-use factory_engine::tx::scripts::{anchor_script, key_script};
+
+use super::Lightningd;
 
 /// What a funding transaction pays, sat/vB.
 const FEERATE: u64 = 2;

@@ -1,13 +1,13 @@
 //! Clients that buy out of their sub-factory's stock, and what must have become of it.
 
 use bitcoin::OutPoint;
-
-use crate::world::{Fed, LSP};
-use crate::{LabError, error};
-use factory_engine::protocol::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
 use factory_engine::tx::layout::MIN_CHANNEL;
 use factory_engine::tx::sale::limits;
 use factory_engine::types::{Amount, ChannelId, Height};
+use factory_engine::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
+
+use crate::world::{Fed, LSP};
+use crate::{LabError, error};
 
 use super::run::{Run, Used};
 

@@ -1,12 +1,12 @@
 //! The beginning of a run: a shape, capacities and stock are drawn, and the factory comes to be or not.
 
 use bitcoin::Amount;
+use factory_engine::terms::{Kind as LevelKind, Shape};
+use factory_engine::tx::plan::{Delays, Profile, shape_with};
+use factory_engine::{Answer, Command, Config, Create, Input};
 
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
-use factory_engine::protocol::{Answer, Command, Config, Create, Input};
-use factory_engine::terms::{Kind as LevelKind, Shape};
-use factory_engine::tx::plan::{Delays, Profile, shape_with};
 
 use super::run::{MANY, Run};
 
@@ -22,7 +22,7 @@ impl Run {
             if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
                 self.instance = Some(*instance);
             }
-            if let Fed::Done(Err(factory_engine::protocol::Refusal::BadParameter(why))) = fed {
+            if let Fed::Done(Err(factory_engine::Refusal::BadParameter(why))) = fed {
                 return Err(error(format!("lab: {why}")));
             }
             let stored = self.world.members[LSP].store.instances().next();

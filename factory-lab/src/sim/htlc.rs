@@ -1,15 +1,15 @@
 //! HTLCs with expiries around every limit: whatever an honest member admits is judged from outside.
 
 use bitcoin::OutPoint;
+use factory_engine::admission::htlc::{Htlc, Verdict, admit};
+use factory_engine::terms::ClientIndex;
+use factory_engine::types::{ChannelId, Height};
+use factory_engine::{Engine, Factory, Input, PendingHtlc, Sold};
 
 use crate::node::COMMITMENT_FEE;
 use crate::world::judged::{early, early_of_sale};
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
-use factory_engine::protocol::htlc::{Htlc, Verdict, admit};
-use factory_engine::protocol::{Engine, Factory, Input, PendingHtlc, Sold};
-use factory_engine::terms::ClientIndex;
-use factory_engine::types::{ChannelId, Height};
 
 use super::buy::find_sold;
 use super::run::Run;

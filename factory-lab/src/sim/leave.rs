@@ -1,10 +1,11 @@
 //! The end of a run: exits and timeouts while things go wrong, then the account.
 
-use crate::world::{Fed, LSP};
-use crate::{LabError, error};
-use factory_engine::protocol::{Command, Input, State};
 use factory_engine::tx::scripts::DUST;
 use factory_engine::types::{Amount, Height};
+use factory_engine::{Command, Input, State};
+
+use crate::world::{Fed, LSP};
+use crate::{LabError, error};
 
 use super::run::Run;
 

@@ -1,13 +1,14 @@
 //! What comes from outside of the protocol: strangers on the chain, a database from an older copy,
 //! people who answer an invitation.
 
+use factory_engine::{Command, Input, Policy, State};
+
 use crate::LabError;
+use crate::fault::{Dice, Kind};
 use crate::world::LSP;
 use crate::world::restore::Backup;
-use factory_engine::protocol::{Command, Input, Policy, State};
 
 use super::run::Run;
-use crate::fault::{Dice, Kind};
 
 /// A node's database as it was after some commits, and when it comes back.
 #[derive(Debug, Clone)]

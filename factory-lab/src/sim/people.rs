@@ -1,13 +1,14 @@
 //! Who is not what it should be: liars, the silent, an operator that goes away.
 
+use factory_engine::record::event::Event;
+
+use crate::fault::{Dice, Kind};
 use crate::world::LSP;
-use factory_engine::protocol::event::Event;
+use crate::world::chaos::Commit;
+use crate::world::chaos::lie::Lie;
 
 use super::others::Restore;
 use super::run::Run;
-use crate::fault::{Dice, Kind};
-use crate::world::chaos::Commit;
-use crate::world::chaos::lie::Lie;
 
 /// What an operator may do when it does not lie alone.
 const LSP_LIES: [Kind; 9] = [

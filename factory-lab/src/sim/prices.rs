@@ -1,12 +1,13 @@
 //! Liquidity that costs something: what operators ask, what clients are ready to pay, and who is away at
 //! the wrong moment.
 
+use factory_engine::{Config, Policy, PriceList};
+
+use crate::fault::Dice;
 use crate::world::LSP;
 use crate::{LabError, error};
-use factory_engine::protocol::{Config, Policy, PriceList};
 
 use super::run::Run;
-use crate::fault::Dice;
 
 /// The highest base and rate that an operator asks, msat and millionths of the amount.
 const BASE_MSAT: u64 = 20_000;

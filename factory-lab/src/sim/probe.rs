@@ -1,11 +1,12 @@
 //! S19 in the middle of a run: from nothing but its store a member could leave now.
 
-use crate::chain::{Chain, Market};
-use crate::{LabError, error};
-use factory_engine::protocol::Sold;
+use factory_engine::Sold;
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::types::ChannelId;
+
+use crate::chain::{Chain, Market};
+use crate::{LabError, error};
 
 use super::buy::find_sold;
 use super::htlc::find;

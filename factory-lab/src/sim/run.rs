@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::Txid;
 use bitcoin::hashes::Hash;
+use factory_engine::types::{ChannelId, Height, InstanceId};
+use factory_engine::{Config, Policy, State};
 
 use crate::chain::FIRST;
+use crate::fault::{Dice, Kind};
+use crate::world::chaos::Chaos;
 use crate::world::judged::early_of_sale;
 use crate::world::{LSP, World};
 use crate::{LabError, error};
-use factory_engine::protocol::{Config, Policy, State};
-use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::buy::{Loss, find_sold};
 use super::others::Restore;
 use super::prices::own_config;
-use crate::fault::{Dice, Kind};
-use crate::world::chaos::Chaos;
 
 /// Steps after which a phase of a run is given up as endless.
 pub(super) const MANY: u32 = 50_000;

@@ -1,9 +1,10 @@
 //! Blocks and what members make of them.
 
+use factory_engine::types::{Height, Transaction};
+use factory_engine::{Block, Engine, Input};
+
 use crate::LabError;
 use crate::chain::Block as Mined;
-use factory_engine::protocol::{Block, Engine, Input};
-use factory_engine::types::{Height, Transaction};
 
 use super::{Fed, World};
 

@@ -6,15 +6,15 @@ pub mod lie;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
-
-use crate::fault::{Chances, Kind};
-use factory_engine::protocol::event::Event;
-use factory_engine::protocol::{Engine, Input, Role, State};
+use coverage::Coverage;
+use factory_engine::record::event::Event;
 use factory_engine::types::{Height, InstanceId, Transaction};
 use factory_engine::wire::message::Message;
+use factory_engine::{Engine, Input, Role, State};
+use lie::Lie;
 
-use self::coverage::Coverage;
-use self::lie::Lie;
+use crate::fault::{Chances, Kind};
+
 use super::{Fate, LSP, Outgoing};
 
 /// What becomes of a commit.

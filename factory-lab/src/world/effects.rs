@@ -1,12 +1,13 @@
 //! What members ask of their lightningd.
 
-use crate::chain::Chain;
-use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
-use crate::{LabError, error};
-use factory_engine::protocol::{Answer, Effect, Input, OpenChannel, OpenFailure};
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
+use factory_engine::{Answer, Effect, Input, OpenChannel, OpenFailure};
+
+use crate::chain::Chain;
+use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
+use crate::{LabError, error};
 
 use super::{Fed, Sent, World};
 
@@ -58,7 +59,7 @@ impl World {
                 self.judge_funding(at, instance);
                 let sent = self.members[at].lightningd.send_funding(&mut self.chain, tx);
                 if let Err(error) = sent {
-                    self.members[at].log.push((factory_engine::protocol::Level::Unusual, error.to_string()));
+                    self.members[at].log.push((factory_engine::Level::Unusual, error.to_string()));
                 }
             }
             Effect::Broadcast { what, tx, .. } => {
@@ -86,7 +87,7 @@ impl World {
                 }
             }
             Effect::Log { level, text } => {
-                if level == factory_engine::protocol::Level::Broken && !self.is_excused(at, &text) {
+                if level == factory_engine::Level::Broken && !self.is_excused(at, &text) {
                     self.judge.violations.push(format!("member {at} logs: {text}"));
                 }
                 self.judge_blame(at, &text);

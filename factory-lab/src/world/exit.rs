@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use factory_engine::tx::scripts::anchor_script;
+use factory_engine::types::{ChannelId, Height, InstanceId};
+use factory_engine::{Command, State};
 
 use crate::chain::fee_of;
 use crate::{LabError, error};
-use factory_engine::protocol::{Command, State};
-use factory_engine::tx::scripts::anchor_script;
-use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::World;
 

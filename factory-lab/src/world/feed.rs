@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::chaos::Commit;
-use crate::{LabError, error};
-use factory_engine::protocol::Input;
-use factory_engine::protocol::event::{Event, decode_record};
+use factory_engine::Input;
+use factory_engine::record::event::{Event, decode_record};
 use factory_engine::types::InstanceId;
 
+use crate::{LabError, error};
+
+use super::chaos::Commit;
 use super::{CrashAt, Fed, World};
 
 impl World {

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use bitcoin::Transaction;
-
-use crate::LabError;
-use factory_engine::protocol::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
-use factory_engine::protocol::{Factory, Input, Role};
+use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
 use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{Role as Spend, fee};
 use factory_engine::tx::scripts::DUST;
 use factory_engine::types::{Amount, ChannelId};
+use factory_engine::{Factory, Input, Role};
+
+use crate::LabError;
 
 use super::World;
 

@@ -5,8 +5,7 @@ use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute};
-
-use factory_engine::protocol::Factory;
+use factory_engine::Factory;
 use factory_engine::tx::musig::{FactoryKey, MasterSecret, sign_alone};
 use factory_engine::tx::scripts::anchor_script;
 use factory_engine::types::InstanceId;

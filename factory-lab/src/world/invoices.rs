@@ -2,15 +2,14 @@
 //! outlive a restart.
 
 use bitcoin::hashes::{Hash, sha256};
-
-use crate::fault::Kind;
-use crate::node::Booked;
-use factory_engine::protocol::Entropy;
-use factory_engine::protocol::{Factory, Input, Invoice, KnownChannel, Purchase, Role};
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid,
 };
+use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, Purchase, Role};
+
+use crate::fault::Kind;
+use crate::node::Booked;
 
 use super::{LSP, World};
 

@@ -2,16 +2,16 @@
 //! after each block.
 
 use bitcoin::{Amount, Txid};
-
-use crate::chain::fee_of;
-use factory_engine::protocol::event::{Event, Signing};
-use factory_engine::protocol::{BURIED, Factory, Input, Purpose, Role, statement};
+use factory_engine::record::event::{Event, Signing};
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::{Layout, NodeKind, Role as Spend};
 use factory_engine::tx::musig::PublicKey;
 use factory_engine::tx::tree::{Member, Roster, funding_script};
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{ChannelId, Height, InstanceId};
+use factory_engine::{BURIED, Factory, Input, Purpose, Role, statement};
+
+use crate::chain::fee_of;
 
 use super::World;
 

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::{LabError, error};
-use factory_engine::protocol::Input;
+use factory_engine::Input;
 use factory_engine::types::NodeId;
 use factory_engine::wire::link::{Incoming, Limits, Link};
 use factory_engine::wire::message::{Message, protocol_id};
+
+use crate::{LabError, error};
 
 use super::{Fate, Outgoing, World};
 

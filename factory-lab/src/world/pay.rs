@@ -1,9 +1,10 @@
 //! Payments, modelled: HTLCs are admitted by the engine's own rule and settle at once.
 
+use factory_engine::admission::htlc::{Htlc, Verdict, admit};
+use factory_engine::types::{ChannelId, Height};
+
 use crate::node::{Balances, commitment};
 use crate::{LabError, error};
-use factory_engine::protocol::htlc::{Htlc, Verdict, admit};
-use factory_engine::types::{ChannelId, Height};
 
 use super::{LSP, World};
 

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
+use factory_engine::KnownChannel;
+use factory_engine::types::{ChannelId, Height, PaymentHash};
 
 use crate::LabError;
 use crate::node::{Booked, Channel};
 use crate::rng::Rng;
 use crate::store::Store;
-use factory_engine::protocol::KnownChannel;
-use factory_engine::types::{ChannelId, Height, PaymentHash};
 
 use super::World;
 

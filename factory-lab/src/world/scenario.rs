@@ -1,11 +1,11 @@
 //! The usual course of things: a factory from the command to usable channels.
 
 use bitcoin::Amount;
-
-use crate::{LabError, error};
-use factory_engine::protocol::{Answer, Command, Create, State};
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 use factory_engine::types::InstanceId;
+use factory_engine::{Answer, Command, Create, State};
+
+use crate::{LabError, error};
 
 use super::{LSP, World};
 

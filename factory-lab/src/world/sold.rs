@@ -2,13 +2,13 @@
 //! and what of them is on its way to the chain.
 
 use bitcoin::{OutPoint, Transaction};
-
-use crate::chain::check_scripts;
-use factory_engine::protocol::event::{SaleDropped, SaleSigned, SaleSigning};
-use factory_engine::protocol::{Factory, Input, Role, Sold};
+use factory_engine::record::event::{SaleDropped, SaleSigned, SaleSigning};
 use factory_engine::tx::layout::{CoinIndex, Role as Spend};
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
 use factory_engine::wire::message::Message;
+use factory_engine::{Factory, Input, Role, Sold};
+
+use crate::chain::check_scripts;
 
 use super::judged::early_of_sale;
 use super::{LSP, World};

@@ -13,9 +13,9 @@ pub mod world;
 use std::sync::OnceLock;
 
 use factory_engine::tx::plan::Profile;
+use world::{Snapshot, World};
 
 use crate::bytes::Bytes;
-use world::{Snapshot, World};
 
 /// Most decisions of one input.
 const MOST_OPS: usize = 120;
@@ -61,7 +61,7 @@ pub fn snapshots() -> Vec<Snapshot> {
 
 /// A member's records with an active factory and, for the one that asks, an invitation; and the last
 /// block.
-pub fn with_invitation(member: usize) -> (node::Records, factory_engine::protocol::Block) {
+pub fn with_invitation(member: usize) -> (node::Records, factory_engine::Block) {
     let mut world = World::from(&snapshots()[1]);
     world.create(Profile::Static, 0);
     for _ in 0..2 {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use factory_engine::protocol::event::{Event, decode_record, encode_record};
-use factory_engine::protocol::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
+use factory_engine::record::event::{Event, decode_record, encode_record};
 use factory_engine::tx::layout::Role;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, OutPoint};
+use factory_engine::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
 use factory_lab::rng::Rng;
 
 /// Records of every factory, in order.

@@ -1,19 +1,20 @@
 //! What one byte does, and what it asks of the bytes after it.
 
 use bitcoin::{TxOut, Witness};
-use factory_engine::protocol::fees::{FeeNews, Feerates, Refused, Report, Trouble};
-use factory_engine::protocol::{
-    CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
-};
+use factory_engine::io::fees::{FeeNews, Feerates, Refused, Report, Trouble};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, Transaction};
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
+use factory_engine::{
+    CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
+};
+
+use crate::bytes::Bytes;
 
 use super::node::id;
 use super::twist::twist;
 use super::world::{MEMBERS, World};
-use crate::bytes::Bytes;
 
 /// Does what the next bytes say.
 pub fn next(world: &mut World, input: &mut Bytes<'_>) {

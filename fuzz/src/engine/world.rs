@@ -6,15 +6,15 @@ use bitcoin::absolute::LockTime;
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
-use factory_engine::protocol::{
-    Answer, Block, Command, Create, Effect, Input, Invoice, OpenChannel, OpenFailure, PreparedFunding,
-    Refusal, State,
-};
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 use factory_engine::types::{
     Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ScriptBuf,
     Transaction, Txid,
+};
+use factory_engine::{
+    Answer, Block, Command, Create, Effect, Input, Invoice, OpenChannel, OpenFailure, PreparedFunding,
+    Refusal, State,
 };
 
 use super::node::{Node, Records, id};
@@ -164,7 +164,7 @@ impl World {
     /// For a failed assertion.
     pub fn describe(&self) -> String {
         let states = |node: &Node| {
-            let of = |factory: &factory_engine::protocol::Factory| {
+            let of = |factory: &factory_engine::Factory| {
                 format!("{} {:?}", factory.state(self.height), factory.failure)
             };
             node.engine.factories().map(of).collect::<Vec<_>>()

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use bitcoin::hex::{DisplayHex, FromHex};
-use serde_json::{Value, json};
-
-use factory_engine::protocol::KnownChannel;
-use factory_engine::protocol::dust::Asking;
-use factory_engine::protocol::hold::{Held, last_height};
-use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::KnownChannel;
+use factory_engine::admission::dust::Asking;
+use factory_engine::admission::hold::{Held, last_height};
+use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
 use factory_runtime::{HtlcView, clock};
+use serde_json::{Value, json};
 
 use super::super::dust::refuse;
 use super::super::holding;

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use bitcoin::hex::FromHex;
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Answer, Input, OpenChannel};
 use factory_engine::types::Amount;
 use factory_engine::wire::codec::{Codec, Reader};
 use factory_engine::wire::message::ChannelInFactory;
+use factory_engine::{Answer, Input, OpenChannel};
+use serde_json::{Value, json};
 
 use super::super::state::State;
 use super::carry_on;

@@ -8,11 +8,10 @@
 //! A larger value that somebody gave stays. What can't be made safe, because the channel isn't usable yet
 //! or the payment would outlive the factory, is refused.
 
-use serde_json::{Map, Value, json};
-
-use factory_engine::protocol::ChannelPolicy;
-use factory_engine::protocol::htlc::SLACK;
+use factory_engine::ChannelPolicy;
+use factory_engine::admission::htlc::SLACK;
 use factory_engine::types::Height;
+use serde_json::{Map, Value, json};
 
 use super::super::bolt12;
 use super::super::error::WRONG_STATE;

@@ -1,9 +1,8 @@
 //! `factory-accept`.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Command as EngineCommand, Input};
 use factory_engine::types::InstanceId;
+use factory_engine::{Command as EngineCommand, Input};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::Params;

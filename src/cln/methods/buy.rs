@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::event::SaleJitOpened;
-use factory_engine::protocol::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
+use factory_engine::record::event::SaleJitOpened;
 use factory_engine::types::{Amount, InstanceId, NodeId};
+use factory_engine::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
+use serde_json::{Value, json};
 
 use super::super::error::{Fault, NOT_SOLD};
 use super::super::params::Params;

@@ -3,15 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use factory_engine::types::{Amount, InstanceId, NodeId};
+use factory_engine::{
+    Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState, fees,
+};
+use factory_runtime::Transition;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-
-use factory_engine::protocol::fees;
-use factory_engine::protocol::{
-    Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState,
-};
-use factory_engine::types::{Amount, InstanceId, NodeId};
-use factory_runtime::Transition;
 
 use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, Fault, NOT_CREATED};
 use super::super::params::Params;

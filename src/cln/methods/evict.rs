@@ -1,13 +1,12 @@
 //! `factory-evict`.
 
 use bitcoin::hex::FromHex;
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{
-    Command as EngineCommand, Eviction, Factory, Input, State as FactoryState, evictable, eviction,
-};
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::{Height, InstanceId, NodeId};
+use factory_engine::{
+    Command as EngineCommand, Eviction, Factory, Input, State as FactoryState, evictable, eviction,
+};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

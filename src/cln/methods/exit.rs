@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
-
-use factory_engine::drawing;
-use factory_engine::protocol::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
+use factory_engine::report::drawing;
 use factory_engine::tx::layout::{NodeIndex, NodeKind};
 use factory_engine::types::InstanceId;
+use factory_engine::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::feerates;

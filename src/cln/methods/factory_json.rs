@@ -1,16 +1,15 @@
 //! A factory as `factory-list` and `factory-create` show it.
 
 use bitcoin::OutPoint;
-use serde_json::{Map, Value, json};
-
-use factory_engine::protocol::event::SaleJitOpened;
-use factory_engine::protocol::hold::Held;
-use factory_engine::protocol::{Factory, Role, Sold, standing};
+use factory_engine::admission::hold::Held;
+use factory_engine::record::event::SaleJitOpened;
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::ExitCost;
 use factory_engine::types::{Height, NodeId};
 use factory_engine::wire::message::protocol_id;
+use factory_engine::{Factory, Role, Sold, standing};
 use factory_runtime::clock;
+use serde_json::{Map, Value, json};
 
 use super::super::channels::Channels;
 use super::super::state::Shared;

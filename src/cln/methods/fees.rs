@@ -1,12 +1,11 @@
 //! What `factory-status`, `factory-list` and `factory-create` say of fees: what is being published, what
 //! is wrong with it, and what an exit of everything would cost.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::fees::{Report, Trouble};
-use factory_engine::protocol::{Engine, Factory, State as FactoryState};
+use factory_engine::io::fees::{Report, Trouble};
 use factory_engine::tx::child::NoChild;
 use factory_engine::types::{Amount, Height, Txid};
+use factory_engine::{Engine, Factory, State as FactoryState};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::state::State;

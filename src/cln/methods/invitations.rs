@@ -1,9 +1,8 @@
 //! `factory-invitations`.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Engine, Factory, Role, State as FactoryState};
 use factory_engine::types::Height;
+use factory_engine::{Engine, Factory, Role, State as FactoryState};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::Params;

@@ -1,9 +1,8 @@
 //! `factory-list`.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Engine, Factory, State as FactoryState};
 use factory_engine::types::InstanceId;
+use factory_engine::{Engine, Factory, State as FactoryState};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

@@ -22,9 +22,10 @@ mod urgent;
 pub mod verify;
 pub mod warnings;
 
-use crate::cln::datastore;
-use factory_engine::protocol::{Engine, Factory};
 use factory_engine::types::{Height, InstanceId};
+use factory_engine::{Engine, Factory};
+
+use crate::cln::datastore;
 
 use super::boot::read_archived;
 use super::error::{Fault, UNAVAILABLE, UNKNOWN_FACTORY};

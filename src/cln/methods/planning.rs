@@ -1,14 +1,13 @@
 //! What `factory-plan` and `factory-create` have in common: parameters, defaults, and the layout
 //! that they lead to.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Config, Create, Online};
 use factory_engine::terms::{Kind, Shape, Terms};
 use factory_engine::tx::layout::{Layout, Output};
 use factory_engine::tx::plan::frontier::{Point, frontier, notable};
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 use factory_engine::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::{Config, Create, Online};
+use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
 use super::super::error::Fault;

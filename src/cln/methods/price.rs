@@ -1,8 +1,7 @@
 //! `factory-price`.
 
+use factory_engine::PriceList;
 use serde_json::{Value, json};
-
-use factory_engine::protocol::PriceList;
 
 use super::super::error::Fault;
 use super::super::params::Params;

@@ -1,12 +1,11 @@
 //! `factory-show`.
 
-use serde_json::{Value, json};
-
-use factory_engine::drawing;
-use factory_engine::protocol::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
+use factory_engine::report::drawing;
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::{Node, NodeIndex, Output, Role, SessionId};
 use factory_engine::types::{Height, InstanceId, Transaction};
+use factory_engine::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
+use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};

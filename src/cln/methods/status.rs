@@ -1,10 +1,9 @@
 //! `factory-status`.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Engine, Progress, Role};
 use factory_engine::types::{Amount, Height, NodeId};
+use factory_engine::{Engine, Progress, Role};
 use factory_runtime::clock;
+use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
 use super::super::error::Fault;

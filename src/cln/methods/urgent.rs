@@ -1,10 +1,9 @@
 //! What `factory-list` and `factory-status` say of HTLCs whose deadline is near.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::urgent::Urgent;
-use factory_engine::protocol::{Engine, Factory};
+use factory_engine::admission::urgent::Urgent;
 use factory_engine::types::Height;
+use factory_engine::{Engine, Factory};
+use serde_json::{Value, json};
 
 use super::warnings::Warning;
 

@@ -1,10 +1,9 @@
 //! `factory-verify`.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::Factory;
+use factory_engine::Factory;
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{ChannelId, InstanceId};
+use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
 use super::super::error::{Fault, WRONG_STATE};

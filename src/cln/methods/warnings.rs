@@ -1,9 +1,8 @@
 //! What `factory-status` warns of, and what to do about it.
 
-use serde_json::{Value, json};
-
-use factory_engine::protocol::{Engine, Factory, Role, State as FactoryState};
 use factory_engine::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::{Engine, Factory, Role, State as FactoryState};
+use serde_json::{Value, json};
 
 use super::super::peers::Peer;
 use super::{fees, urgent};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bitcoin::Amount;
 
 use super::check::{SEQUENCE_NONE, check, first_state_sequence, worst_blocks};
-use super::coins::{capacity, coins, sub_factories, sub_index};
+use super::coins::{capacity, coins, sub_factories, sub_index, to_index};
 use super::{Layout, LayoutError, Node, NodeIndex, NodeKind, Output, limits::*};
 use crate::terms::{ClientIndex, Kind, Terms};
 use crate::tx::scripts::ANCHOR_VALUE;
@@ -176,9 +176,4 @@ fn split(leaves: Range<u32>, parts: u32) -> impl Iterator<Item = Range<u32>> {
         start = end;
         range
     })
-}
-
-pub(super) fn to_index(count: usize) -> Result<u32, LayoutError> {
-    // At most MAX_CLIENTS leaves: fewer than 4 × MAX_CLIENTS nodes.
-    u32::try_from(count).map_err(|_| LayoutError::TooManyClients { clients: count })
 }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use bitcoin::Amount;
 
-use super::build::to_index;
 use super::{Coin, LayoutError, Node, NodeIndex, Output, limits::*};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::scripts::{ANCHOR_VALUE, DUST};
@@ -130,4 +129,9 @@ pub(super) fn capacity(terms: &Terms, client: ClientIndex) -> Amount {
         .and_then(|client| terms.capacities.get(client))
         .copied()
         .unwrap_or(Amount::ZERO)
+}
+
+pub(super) fn to_index(count: usize) -> Result<u32, LayoutError> {
+    // At most MAX_CLIENTS leaves: fewer than 4 × MAX_CLIENTS nodes.
+    u32::try_from(count).map_err(|_| LayoutError::TooManyClients { clients: count })
 }

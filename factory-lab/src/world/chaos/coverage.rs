@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use factory_engine::protocol::State;
+use factory_engine::State;
 
 /// What can become of a commit besides being stored.
 const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];

@@ -1,0 +1,195 @@
+//! Which HTLCs a factory channel takes (S15, S18).
+
+use crate::engine::Engine;
+use crate::record::factory::{Factory, own_clients};
+use crate::record::sales::Sold;
+use crate::tx::sale::Sale;
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
+
+/// Confirmations after which a leaf is not expected to leave the chain again.
+const SETTLED: u32 = 6;
+
+/// Blocks that may come in before an HTLC is where its expiry is checked, or has been failed back.
+pub const SLACK: u32 = 6;
+
+/// What the hooks need to know about one factory channel, so that they can answer from memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelPolicy {
+    /// The factory.
+    pub instance: InstanceId,
+    /// L: the client whose channel it is.
+    pub client: Option<NodeId>,
+    /// Whether HTLCs may move, and otherwise why not.
+    pub usable: Result<(), String>,
+    /// Blocks that taking the channel on chain may need.
+    pub blocks_early: u16,
+    /// No HTLC may expire later than this.
+    pub safe_end: Height,
+}
+
+/// An HTLC that arrived at this node.
+#[derive(Debug, Clone, Copy)]
+pub struct Htlc<'a> {
+    /// The channel on which it came, if that is a factory's.
+    pub incoming: Option<&'a ChannelPolicy>,
+    /// The channel on which it would be forwarded, if that is a factory's.
+    pub outgoing: Option<&'a ChannelPolicy>,
+    /// cltv_expiry of the incoming HTLC.
+    pub cltv_expiry: Height,
+    /// cltv_expiry of the forwarded HTLC; nothing where this node is the payee.
+    pub outgoing_cltv_expiry: Option<Height>,
+}
+
+/// BOLT 4 failure codes that [`admit`] uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// temporary_channel_failure (UPDATE|7), without a channel_update.
+    TemporaryChannel,
+    /// expiry_too_soon (UPDATE|14), without a channel_update.
+    ExpiryTooSoon,
+    /// temporary_node_failure (NODE|2): the channel on which it came can't take it, and BOLT 4 has no
+    /// code that blames an incoming channel.
+    TemporaryNode,
+    /// expiry_too_far (21).
+    ExpiryTooFar,
+}
+
+impl Failure {
+    /// The failure message: code, and a zero-length channel_update where the code wants one.
+    pub fn message(self) -> &'static [u8] {
+        match self {
+            Self::TemporaryChannel => &[0x10, 0x07, 0x00, 0x00],
+            Self::ExpiryTooSoon => &[0x10, 0x0e, 0x00, 0x00],
+            Self::TemporaryNode => &[0x20, 0x02],
+            Self::ExpiryTooFar => &[0x00, 0x15],
+        }
+    }
+}
+
+/// What to do with an HTLC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing against it.
+    Continue,
+    /// Fail it back.
+    Fail {
+        /// With this failure.
+        failure: Failure,
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// Whether an HTLC may stand on the factory channels that it uses, at `height`.
+pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
+    if let Some(policy) = htlc.incoming
+        && let Some(verdict) = refuse(policy, htlc.cltv_expiry, height, Failure::TemporaryNode)
+    {
+        return verdict;
+    }
+    if let Some(policy) = htlc.outgoing {
+        let expiry = htlc.outgoing_cltv_expiry.unwrap_or(htlc.cltv_expiry);
+        if let Some(verdict) = refuse(policy, expiry, height, Failure::TemporaryChannel) {
+            return verdict;
+        }
+    }
+    Verdict::Continue
+}
+
+fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Failure) -> Option<Verdict> {
+    let fail = |failure, reason| Some(Verdict::Fail { failure, reason });
+    if let Err(why) = &policy.usable {
+        return fail(unusable, format!("factory {}: {why}", policy.instance));
+    }
+    let earliest = height.saturating_add(u32::from(policy.blocks_early)).saturating_add(1);
+    if expiry < earliest {
+        return fail(
+            Failure::ExpiryTooSoon,
+            format!(
+                "factory {}: cltv_expiry {expiry} is before {earliest}, the least that leaves time for an exit",
+                policy.instance
+            ),
+        );
+    }
+    if expiry > policy.safe_end {
+        return fail(
+            Failure::ExpiryTooFar,
+            format!(
+                "factory {}: cltv_expiry {expiry} is after {}, where the factory's safe end is",
+                policy.instance, policy.safe_end
+            ),
+        );
+    }
+    None
+}
+
+/// The policies of channels that were bought, or are being opened for a sale (S18).
+fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+    let policy = |sale: &Sale, usable| {
+        let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
+        let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
+        let client = factory.node_of(sale.buyer);
+        let policy = ChannelPolicy { instance: factory.instance, client, usable, blocks_early, safe_end };
+        (ChannelId::of(sale.channel), policy)
+    };
+    let settled = |sold: &&Sold| {
+        let confirmed = factory.confirmed.get(&sold.txid());
+        confirmed.is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= SETTLED)
+    };
+    let sold = factory.own_sales().filter(|sold| !settled(sold));
+    let sold = sold.map(|sold| policy(&sold.sale, factory.sale_usable(sold, height)));
+    let not_signed = || Err("its sale is not signed yet".to_owned());
+    sold.chain(factory.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
+}
+
+impl Engine {
+    /// The policy of every channel of every factory whose leaf isn't on chain, settled: from then on it
+    /// is a channel like any other.
+    pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {
+        let height = self.tip().map_or(0, |(height, _)| height);
+        let mut policies = Vec::new();
+        for factory in self.factories().flat_map(|factory| factory.past().iter().chain([factory])) {
+            policies.extend(sale_policies(factory, height));
+            for client in own_clients(factory) {
+                let depth = |confirmed: u32| height.saturating_sub(confirmed).saturating_add(1);
+                if factory.leaf_height(client).is_some_and(|confirmed| depth(confirmed) >= SETTLED) {
+                    continue;
+                }
+                let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client))
+                else {
+                    continue;
+                };
+                policies.push((
+                    ChannelId::of(outpoint),
+                    ChannelPolicy {
+                        instance: factory.instance,
+                        client: factory.node_of(client),
+                        usable: factory.channel_usable(client, height),
+                        blocks_early: factory.layout.blocks_early(client),
+                        safe_end: factory.safe_end(),
+                    },
+                ));
+            }
+        }
+        policies
+    }
+
+    /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that
+    /// looks like one of these, isn't on chain and has no usable policy of its own may be anything:
+    /// an operator can complete an open on whatever transaction it likes. Nothing moves on it (S18).
+    pub fn suspects(&self) -> Vec<(NodeId, Amount)> {
+        self.factories()
+            .flat_map(|factory| factory.opens_accepted().iter().map(|capacity| (factory.lsp(), *capacity)))
+            .collect()
+    }
+
+    /// The largest `blocks_early` of any usable channel; what invoices must allow for (S17).
+    pub fn largest_blocks_early(&self) -> u16 {
+        self.channel_policies()
+            .into_iter()
+            .filter(|(_, policy)| policy.usable.is_ok())
+            .map(|(_, policy)| policy.blocks_early)
+            .max()
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,142 @@
+//! This node's channels in a factory, leaves' and bought ones alike: when their funding is on chain they
+//! are lightningd's alone.
+
+use std::collections::BTreeSet;
+
+use crate::engine::Engine;
+use crate::io::{Effect, KnownChannel, Level, PendingHtlc};
+use crate::memory::Volatile;
+use crate::memory::fees::VolatileFees;
+use crate::record::factory::{Factory, own_clients};
+use crate::step::builder::StepBuilder;
+use crate::terms::ClientIndex;
+use crate::types::{Amount, ChannelId, Height, OutPoint, Txid};
+use crate::wire::message::{ChannelInFactory, protocol_id};
+
+/// A channel that this node has in a factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnChannel {
+    /// Whose it is, beside L's.
+    pub client: ClientIndex,
+    /// The number of the sale that funds it; nothing for the leaf's own.
+    pub sale: Option<u32>,
+    /// Its id for lightningd.
+    pub channel_id: ChannelId,
+    /// What it stands on.
+    pub funding: OutPoint,
+    /// Both sides' together.
+    pub capacity: Amount,
+}
+
+impl Factory {
+    /// The record that goes with a client's channel (bLIP-56).
+    pub fn channel_in_factory(&self, client: ClientIndex) -> ChannelInFactory {
+        ChannelInFactory {
+            factory_protocol: protocol_id(),
+            factory_instance: self.instance,
+            blocks_early: self.layout.blocks_early(client),
+        }
+    }
+
+    /// The channels of this node: of its leaf or leaves, and of every sale that is signed.
+    pub fn own_channels(&self) -> impl Iterator<Item = OwnChannel> {
+        let leaves = own_clients(self).filter_map(|client| {
+            let funding = self.tree.as_ref()?.channel_outpoint(client)?;
+            let channel_id = *self.channels.get(&client)?;
+            let capacity = self.capacity(client);
+            Some(OwnChannel { client, sale: None, channel_id, funding, capacity })
+        });
+        let sales = self.own_sales().filter(|sold| sold.is_signed()).map(|sold| OwnChannel {
+            client: sold.sale.buyer,
+            sale: Some(sold.sale.number),
+            channel_id: sold.channel_id(),
+            funding: sold.sale.channel,
+            capacity: sold.sale.amount(),
+        });
+        leaves.chain(sales)
+    }
+
+    /// How many blocks before an HTLC's expiry the exit of a channel has to begin.
+    pub fn early(&self, channel: &OwnChannel) -> u32 {
+        u32::from(match channel.sale {
+            None => self.layout.blocks_early(channel.client),
+            Some(number) => self.sale_blocks_early(channel.client, number),
+        })
+    }
+
+    /// Those whose funding is on chain.
+    fn channels_out(&self) -> impl Iterator<Item = OwnChannel> {
+        self.own_channels().filter(|channel| self.confirmed.contains_key(&channel.funding.txid))
+    }
+}
+
+impl Engine {
+    /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
+    /// chain, and that takes as many blocks.
+    pub(crate) fn on_htlcs(&self, d: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
+        d.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec())));
+        for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
+            let late = late(d, factory, htlcs);
+            if !late.is_empty() {
+                let reason = "an HTLC was not settled in time";
+                self.start_exit(d, factory, late.into_iter().collect(), reason);
+            }
+        }
+    }
+}
+
+/// S16: clients of whose channels an HTLC has to be settled on chain.
+fn late(d: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
+    let mut late = BTreeSet::new();
+    for channel in factory.own_channels() {
+        let out = factory.confirmed.contains_key(&channel.funding.txid);
+        if out || factory.exiting.contains(&channel.client) {
+            continue;
+        }
+        let soon: Height = d.height.saturating_add(factory.early(&channel));
+        let due = |htlc: &&PendingHtlc| htlc.channel_id == channel.channel_id && soon >= htlc.cltv_expiry;
+        let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry) else { continue };
+        d.log(
+            Level::Unusual,
+            format!(
+                "{}: an HTLC of client {}{} that expires at {} is not settled: taking its channel on chain",
+                factory.instance,
+                channel.client,
+                channel.sale.map_or_else(String::new, |number| format!("'s channel of sale {number}")),
+                htlc.cltv_expiry
+            ),
+        );
+        late.insert(channel.client);
+    }
+    late
+}
+
+fn close(d: &mut StepBuilder<'_>, channel: &OwnChannel) {
+    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+}
+
+/// A transaction confirms: channels on it whose clients exit are lightningd's now. Close them.
+pub(crate) fn close_exited(d: &mut StepBuilder<'_>, factory: &Factory, txid: Txid) {
+    let on_it = factory.own_channels().filter(|channel| channel.funding.txid == txid);
+    for channel in on_it.filter(|channel| factory.exiting.contains(&channel.client)) {
+        close(d, &channel);
+    }
+}
+
+/// An exit begins: channels that somebody else has put on chain need no path, only the close.
+pub(crate) fn close_confirmed(d: &mut StepBuilder<'_>, factory: &Factory, clients: &BTreeSet<ClientIndex>) {
+    for channel in factory.channels_out().filter(|channel| clients.contains(&channel.client)) {
+        close(d, &channel);
+    }
+}
+
+/// S26: a stop between storing that a channel's funding is on chain and closing it must not leave it open:
+/// the block doesn't come again.
+pub(crate) fn close_again(d: &mut StepBuilder<'_>, factory: &Factory, open: &[KnownChannel]) {
+    let is_open = |channel: &OwnChannel| open.iter().any(|known| known.channel_id == channel.channel_id);
+    for channel in factory.channels_out().filter(is_open) {
+        if factory.exiting.contains(&channel.client) {
+            close(d, &channel);
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! A client's side of a ceremony: invitations, joining, the channel's open, aborts. What is signed is
+//! in `client_signing`.
+
+use crate::engine::Engine;
+use crate::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
+use crate::memory::Volatile;
+use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
+use crate::policy::Policy;
+use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
+use crate::record::factory::{Factory, Role, is_dead};
+use crate::record::state::State;
+use crate::signing::Signer;
+use crate::step::builder::{StepBuilder, short};
+use crate::step::check_channel;
+use crate::step::fault::Fault;
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::Layout;
+use crate::types::{InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
+use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
+
+/// Attempts at one factory that a client follows: each costs a record (S28).
+const MAX_ATTEMPT: u32 = 100;
+/// Blocks that an invitation, or an attempt that a restart or a disconnect has interrupted, waits for
+/// its operator (S29).
+const PATIENCE: u32 = 144;
+/// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
+const MAX_KEPT_PER_PEER: usize = 64;
+
+impl Engine {
+    pub(crate) fn on_invite(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        invite: Invite,
+    ) -> Result<(), Fault> {
+        if self.is_archived(invite.instance) {
+            return Err(Fault::stale("this factory is closed"));
+        }
+        let known = self.factories.get(&invite.instance);
+        if let Some(factory) = known {
+            if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
+                return Err(Fault::stale("the factory is known, and this peer is not its operator"));
+            }
+            if invite.attempt <= factory.attempt {
+                return self.on_repeated_invite(d, factory, &invite);
+            }
+            if factory.phase() == State::Declined {
+                return Err(Fault::stale("it was declined"));
+            }
+            if factory.funding_height().is_some() {
+                return Err(Fault::stale("it is funded: no other attempt can follow"));
+            }
+        }
+        if invite.attempt > MAX_ATTEMPT {
+            return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
+        }
+        let layout = Layout::new(&invite.terms);
+        let checked = layout.map_err(|error| error.to_string()).and_then(|layout| {
+            self.config
+                .check_invite(peer, &invite, &layout, d.height)
+                .map_err(|error| error.to_string())
+                .map(|()| layout)
+        });
+        let accepted = known.is_some_and(|factory| factory.accepted);
+        let checked = checked.and_then(|_| match known {
+            Some(factory) if accepted => same_offer(factory, &invite),
+            Some(_) => Ok(()),
+            None => self.make_room(d, peer),
+        });
+        if let Err(reason) = checked {
+            d.log(
+                Level::Unusual,
+                format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
+            );
+            d.send(peer, refusal(invite.instance, invite.attempt, &reason));
+            return Ok(());
+        }
+        let (instance, attempt) = (invite.instance, invite.attempt);
+        d.event(
+            instance,
+            Invited {
+                attempt,
+                terms: invite.terms,
+                client: invite.client,
+                price_msat: invite.price_msat,
+                height: d.height,
+                protocol: PROTOCOL_ID,
+            },
+        );
+        d.volatile(Volatile::End(instance));
+        if accepted {
+            d.effect(Effect::NewPayout { instance, attempt });
+        } else if self.config.policy == Policy::Auto {
+            d.event(instance, Accepted {});
+            d.effect(Effect::NewPayout { instance, attempt });
+        }
+        Ok(())
+    }
+
+    /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.
+    fn on_repeated_invite(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        invite: &Invite,
+    ) -> Result<(), Fault> {
+        if invite.attempt < factory.attempt {
+            return Err(Fault::stale("it is of an earlier attempt"));
+        }
+        if invite.terms != factory.terms || Role::Lsp == factory.role {
+            return Err(Fault::peer("a second invitation to the same attempt with other terms"));
+        }
+        if factory.phase() == State::Joining {
+            match self.client.get(&factory.instance) {
+                Some(ceremony) => d.send(factory.lsp(), ceremony.join.clone()),
+                None => d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.attempt }),
+            }
+        }
+        Ok(())
+    }
+
+    /// S28: a peer can't fill our disk with invitations. What ended without a signature goes first.
+    fn make_room(&self, d: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), String> {
+        let of_peer = self.factories.values().filter(|factory| {
+            matches!(factory.role, Role::Client { lsp, .. } if lsp == peer)
+                && (factory.phase().is_creating()
+                    || matches!(factory.phase(), State::Aborted | State::Declined))
+        });
+        let (over, kept): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
+        let open = kept.iter().filter(|factory| factory.phase().is_creating()).count();
+        if open >= self.config.max_ceremonies_per_peer {
+            return Err(format!("{open} invitations of this peer are open already"));
+        }
+        if kept.len() >= MAX_KEPT_PER_PEER {
+            return Err(format!("{} failed factories of this peer have to be kept", kept.len()));
+        }
+        for factory in over {
+            d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn accept(&self, d: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
+        let factory = self.invitation(instance)?;
+        if !self.peers.contains(&factory.lsp()) {
+            return Err(Refusal::WrongState(format!("the operator {} is not connected", factory.lsp())));
+        }
+        d.event(instance, Accepted {});
+        d.effect(Effect::NewPayout { instance, attempt: factory.attempt });
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn decline(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        reason: &str,
+    ) -> Result<Answer, Refusal> {
+        let factory = self.invitation(instance)?;
+        d.event(instance, Declined { reason: short(reason) });
+        d.send(factory.lsp(), refusal(instance, factory.attempt, &format!("declined: {reason}")));
+        Ok(Answer::Done)
+    }
+
+    fn invitation(&self, instance: InstanceId) -> Result<&Factory, Refusal> {
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
+        if factory.role == Role::Lsp {
+            return Err(Refusal::WrongState(format!(
+                "{instance} is this node's own factory, not an invitation"
+            )));
+        }
+        match factory.phase() {
+            State::Invited => Ok(factory),
+            other => {
+                Err(Refusal::WrongState(format!("factory {instance} is {other}, no longer an invitation")))
+            }
+        }
+    }
+
+    pub(crate) fn on_payout_ready(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        result: Result<ScriptBuf, String>,
+    ) {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| {
+            factory.attempt == attempt
+                && factory.phase() == State::Joining
+                && !self.client.contains_key(&instance)
+        }) else {
+            return;
+        };
+        let Role::Client { lsp, index } = factory.role else {
+            return;
+        };
+        let payout = match result {
+            Ok(payout) => payout,
+            Err(error) => {
+                let reason = format!("no payout script from the wallet: {error}");
+                return self.client_gives_up(d, factory, &reason);
+            }
+        };
+        let salt = d.rng.bytes32();
+        let key = self.client_key(instance, attempt, &salt);
+        let sessions = factory.layout.sessions(Some(index));
+        let (signing, public) = Signer::fresh(sessions.len(), &key, || d.rng.bytes32());
+        let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
+        d.volatile(Volatile::StartClient(
+            instance,
+            ClientCeremony {
+                attempt,
+                salt,
+                join: join.clone(),
+                joined_at: d.height,
+                signing,
+                open: ExpectedOpen::NotYet,
+                held: None,
+                // L may wait for every other member to join first.
+                deadline: d.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),
+            },
+        ));
+        d.send(lsp, join);
+    }
+
+    pub(crate) fn on_expect_channel(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &ExpectChannel,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, index) = self.under_way(peer, message.instance, message.attempt)?;
+        if message.client != index
+            || message.capacity != factory.capacity(index)
+            || message.push_msat != factory.terms.push_msat
+            || message.channel_in_factory != factory.channel_in_factory(index)
+        {
+            return Err(Fault::peer("the announced channel is not the one of the terms"));
+        }
+        if ceremony.open == ExpectedOpen::NotYet {
+            d.volatile(Volatile::Client(factory.instance, VolatileClient::Open(ExpectedOpen::Expected)));
+            let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+            d.volatile(Volatile::Client(factory.instance, VolatileClient::Extend(deadline)));
+        }
+        d.send(peer, Expecting { instance: factory.instance, attempt: factory.attempt });
+        Ok(())
+    }
+
+    /// The `openchannel` hook: exactly one open that matches the announcement is ours.
+    pub(crate) fn on_open_channel(&self, d: &mut StepBuilder<'_>, open: &OpenChannel) -> Answer {
+        let matching = self.client.iter().find_map(|(instance, ceremony)| {
+            let factory = self.factories.get(instance)?;
+            let Role::Client { lsp, index } = factory.role else {
+                return None;
+            };
+            let record = open.channel_in_factory;
+            (lsp == open.peer
+                && ceremony.open == ExpectedOpen::Expected
+                && open.zeroconf
+                && open.capacity == factory.capacity(index)
+                && open.push_msat == factory.terms.push_msat
+                && record.is_none_or(|record| record == factory.channel_in_factory(index)))
+            .then_some((*instance, ceremony.attempt))
+        });
+        match matching {
+            Some((instance, attempt)) => {
+                d.event(instance, OpenAccepted { attempt });
+                d.volatile(Volatile::Client(instance, VolatileClient::Open(ExpectedOpen::Seen)));
+                Answer::AcceptOpen
+            }
+            None if let Some(answer) = self.on_open_sale(d, open) => answer,
+            None if open.channel_in_factory.is_some() => {
+                Answer::RejectOpen("this open_channel names a factory that doesn't expect it".into())
+            }
+            None => Answer::NotOurs,
+        }
+    }
+
+    pub(crate) fn on_lsp_abort(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        abort: &Abort,
+    ) -> Result<(), Fault> {
+        if factory.funding_height().is_some()
+            || factory.phase() == State::Aborted
+            || factory.phase() == State::Declined
+        {
+            return Err(Fault::stale("there is nothing to abort"));
+        }
+        d.event(
+            factory.instance,
+            Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)) },
+        );
+        d.volatile(Volatile::End(factory.instance));
+        Ok(())
+    }
+
+    /// Ends our part in an attempt and says why; what was signed is kept (S12).
+    pub(crate) fn client_gives_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        if !factory.phase().is_creating() || factory.phase() == State::Invited {
+            return;
+        }
+        d.abort(factory, factory.lsp(), 0, reason, false);
+        self.end_attempt(d, factory, reason);
+    }
+
+    fn end_attempt(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        // Its channel, if lightningd has it by now, stands on nothing.
+        if let Some((channel_id, _)) = check_channel(factory).filter(|_| !factory.signatures.is_empty()) {
+            d.effect(Effect::CloseChannel { channel_id });
+        }
+        d.event(factory.instance, Aborted { reason: short(reason) });
+        d.volatile(Volatile::End(factory.instance));
+    }
+
+    pub(crate) fn client_peer_up(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for factory in self.factories.values() {
+            let ours = matches!(factory.role, Role::Client { lsp, .. } if lsp == peer);
+            let waiting = factory.phase().is_creating() && factory.phase() != State::Invited
+                || factory.phase() == State::Funding && factory.funding_height().is_none();
+            if ours && waiting {
+                d.send(
+                    peer,
+                    Resume {
+                        instance: factory.instance,
+                        attempt: factory.attempt,
+                        phase: resume_phase(factory.phase()),
+                    },
+                );
+            }
+        }
+    }
+
+    /// A disconnect ends the open that lightningd had pending with the operator; nonces that were not
+    /// used are thrown away with it (S2).
+    pub(crate) fn client_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for instance in self.client.keys() {
+            if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
+                d.volatile(Volatile::End(*instance));
+            }
+        }
+    }
+
+    pub(crate) fn client_tick(&self, d: &mut StepBuilder<'_>) {
+        for (instance, ceremony) in &self.client {
+            if d.now < ceremony.deadline {
+                continue;
+            }
+            if let Some(factory) = self.factories.get(instance) {
+                self.client_gives_up(
+                    d,
+                    factory,
+                    &format!("the operator went silent while {}", factory.phase()),
+                );
+            }
+            d.volatile(Volatile::End(*instance));
+        }
+    }
+
+    /// S29: an operator that never comes back doesn't keep us waiting for ever.
+    pub(crate) fn client_patience(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+        let waiting = factory.role != Role::Lsp
+            && factory.phase().is_creating()
+            && factory.funding_height().is_none()
+            && !self.client.contains_key(&factory.instance);
+        let Some(since) = factory.invited_at.filter(|_| waiting) else { return };
+        if d.height >= since.saturating_add(PATIENCE) {
+            let reason = format!("the operator {} did nothing for {PATIENCE} blocks", factory.lsp());
+            d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
+            self.end_attempt(d, factory, &reason);
+        }
+    }
+
+    pub(crate) fn client_started(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
+        // A channel that lightningd may have must stay known, so that nothing moves on it (S18).
+        let suspect = channels.iter().any(|channel| {
+            channel.peer == factory.lsp() && factory.opens_accepted().contains(&channel.capacity)
+        });
+        if matches!(factory.phase(), State::Aborted | State::Declined)
+            && !suspect
+            && is_dead(factory, d.height)
+        {
+            d.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
+        } else if let (State::Storing, Some((channel_id, check))) = (factory.phase(), check_channel(factory))
+            && channels.iter().any(|channel| channel.channel_id == channel_id)
+        {
+            d.effect(check);
+        }
+    }
+
+    pub(crate) fn own_factory(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<&Factory, Fault> {
+        let factory = self.known(instance)?;
+        if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
+            return Err(Fault::stale("it is not from this factory's operator"));
+        }
+        if factory.attempt != attempt {
+            return Err(Fault::stale(format!("it is of attempt {attempt}, we are in {}", factory.attempt)));
+        }
+        Ok(factory)
+    }
+
+    pub(crate) fn under_way(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &ClientCeremony, ClientIndex), Fault> {
+        let factory = self.own_factory(peer, instance, attempt)?;
+        let ceremony = self
+            .client
+            .get(&instance)
+            .filter(|ceremony| ceremony.attempt == attempt)
+            .ok_or_else(|| Fault::stale("no ceremony is under way"))?;
+        match factory.role {
+            Role::Client { index, .. } => Ok((factory, ceremony, index)),
+            Role::Lsp => Err(Fault::stale("it is our own factory")),
+        }
+    }
+}
+
+/// A later attempt may leave members out; what this client accepted must stay.
+fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
+    let Role::Client { index, .. } = factory.role else {
+        return Err("it is our own factory".into());
+    };
+    let place = usize::try_from(invite.client).map_err(|error| error.to_string())?;
+    let offered = invite.terms.capacities.get(place).copied();
+    let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
+    if offered != Some(factory.capacity(index))
+        || invite.price_msat > factory.price_msat
+        || without_members(&invite.terms) != without_members(&factory.terms)
+    {
+        return Err("the terms differ from those that were accepted".into());
+    }
+    Ok(())
+}
+
+fn is_forgettable(factory: &Factory) -> bool {
+    matches!(factory.phase(), State::Aborted | State::Declined)
+        && factory.signed_for().is_empty()
+        && factory.opens_accepted().is_empty()
+}
+
+fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {
+    Abort { instance, attempt, phase: 1, reason: short(reason), blames: None, retry: 0 }
+}
+
+fn resume_phase(state: State) -> u16 {
+    match state {
+        State::Signing => 3,
+        State::Storing => 4,
+        State::Opening | State::Funding => 5,
+        _ => 1,
+    }
+}

@@ -1,0 +1,566 @@
+//! The operator's side of a ceremony: invitations, joins, channel opens, attempts and retries.
+//! What is signed is in `lsp_signing`.
+
+use std::collections::BTreeSet;
+
+use crate::engine::Engine;
+use crate::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
+use crate::memory::Volatile;
+use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp, silent};
+use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
+use crate::record::factory::{Factory, Role};
+use crate::record::state::State;
+use crate::signing::Coordinator;
+use crate::step::builder::{StepBuilder, short};
+use crate::step::fault::Fault;
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::Layout;
+use crate::tx::scripts::{is_payout, key_script};
+use crate::tx::tree::funding_key;
+use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PROTOCOL_ID, ScriptBuf, Transaction};
+use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
+
+impl Engine {
+    pub(crate) fn create(&self, d: &mut StepBuilder<'_>, create: &Create) -> Result<Answer, Refusal> {
+        self.check_clients(create)?;
+        let instance = InstanceId(d.rng.bytes32());
+        let config = &self.config;
+        let terms = Terms {
+            instance,
+            lsp: self.me,
+            shape: create.shape.clone(),
+            capacities: create.clients.iter().map(|(_, capacity)| *capacity).collect(),
+            stock: create.stock,
+            push_msat: config.push_msat,
+            state_step: config.state_step,
+            state_count: config.state_count,
+            stock_csv: config.stock_csv,
+            tree_feerate: create.tree_feerate,
+            timeout_height: d.height.saturating_add(create.lifetime_blocks),
+            dying_blocks: create.dying_blocks,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+            funding_confirmations: config.funding_confirmations,
+        };
+        let layout = Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
+        let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
+        if create.lifetime_blocks <= needed {
+            return Err(Refusal::BadParameter(format!(
+                "lifetime_blocks of {} is too short: dying_blocks and the worst exit alone take {needed}",
+                create.lifetime_blocks
+            )));
+        }
+        // S21: from its first day on it would have to be evicted.
+        let needed = layout
+            .worst_eviction_blocks()
+            .saturating_add(u32::from(terms.funding_confirmations))
+            .saturating_add(1);
+        if create.lifetime_blocks <= needed {
+            return Err(Refusal::BadParameter(format!(
+                "lifetime_blocks of {} is too short: eviction has to begin {needed} blocks before the timeout, so \
+                 that the operator's stock is home by then; make it longer, or factory-stock-csv (now {}) shorter",
+                create.lifetime_blocks, terms.stock_csv
+            )));
+        }
+        let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
+        d.event(instance, Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID });
+        self.invite(d, &terms, 1, &clients);
+        Ok(Answer::Created(instance))
+    }
+
+    fn check_clients(&self, create: &Create) -> Result<(), Refusal> {
+        if create.clients.is_empty() {
+            return Err(Refusal::BadParameter("clients is empty: a factory needs at least one".into()));
+        }
+        let mut seen = BTreeSet::new();
+        for (node, _) in &create.clients {
+            if *node == self.me {
+                return Err(Refusal::BadClient(format!("{node} is this node itself: name only clients")));
+            }
+            if !seen.insert(*node) {
+                return Err(Refusal::BadClient(format!("{node} is named twice")));
+            }
+            if !self.peers.contains(node) {
+                return Err(Refusal::BadClient(format!(
+                    "{node} is not connected, or doesn't run a plugin that speaks {}",
+                    crate::wire::message::PROTOCOL_NAME
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
+    fn invite(&self, d: &mut StepBuilder<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
+        let deadline = d.now.saturating_add(self.config.invite_timeout);
+        let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
+        let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, Phase::Inviting, deadline);
+        d.volatile(Volatile::StartLsp(terms.instance, ceremony));
+        // The terms made a layout when the attempt was decided on.
+        let Ok(layout) = Layout::new(terms) else {
+            return;
+        };
+        for (client, node) in (0u32..).zip(clients) {
+            if self.peers.contains(node) {
+                d.send(*node, invitation(terms, &layout, attempt, client));
+            }
+        }
+    }
+
+    pub(crate) fn on_join(&self, d: &mut StepBuilder<'_>, peer: NodeId, join: Join) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, join.instance, join.attempt)?;
+        if let Some(before) = ceremony.joins.get(&client) {
+            return if *before == join {
+                Ok(())
+            } else {
+                Err(Fault::peer("a second join that differs from the first"))
+            };
+        }
+        if ceremony.phase != Phase::Inviting {
+            return Err(Fault::stale("joining is over"));
+        }
+        let expected = factory.layout.sessions(Some(client)).len();
+        let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
+        if !is_payout(&join.payout) {
+            return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
+        }
+        // S5: the same key twice would let one signature count for two.
+        // So would its negation, which is the same key in a Taproot output.
+        let key = join.factory_key.x_only_public_key().0.serialize();
+        if key == ceremony.own_key || ceremony.keys.contains(&key) {
+            return Err(Fault::peer("its factory key is another member's"));
+        }
+        // The change first: what follows from it may end the attempt.
+        d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Joined(client, join.clone(), nonces)));
+        if ceremony.signing.lacks_only(client) {
+            let mut joins = ceremony.joins.clone();
+            joins.insert(client, join);
+            self.open_channels(d, factory, &joins);
+        }
+        Ok(())
+    }
+
+    /// Everybody has joined: fund, and announce the channels.
+    fn open_channels(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        joins: &std::collections::BTreeMap<ClientIndex, Join>,
+    ) {
+        let own = self.factory_key(factory.instance, factory.attempt).public();
+        let roster = crate::create::lsp_signing::roster_of(own, joins);
+        let key = match funding_key(&factory.layout, &roster) {
+            Ok(key) => Box::new(key),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
+            }
+        };
+        let script = key_script(key.output_key());
+        let instance = factory.instance;
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::FundingKey(key)));
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
+        d.effect(Effect::PrepareFunding {
+            instance,
+            attempt: factory.attempt,
+            script,
+            amount: factory.layout.funding_value(),
+        });
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            d.send(
+                *node,
+                ExpectChannel {
+                    instance,
+                    attempt: factory.attempt,
+                    client,
+                    capacity: factory.capacity(client),
+                    push_msat: factory.terms.push_msat,
+                    channel_in_factory: factory.channel_in_factory(client),
+                },
+            );
+        }
+    }
+
+    pub(crate) fn on_expecting(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(), Fault> {
+        let (factory, ceremony, client) = self.member(peer, instance, attempt)?;
+        if ceremony.phase != Phase::Opening || ceremony.expecting.contains(&client) {
+            return Err(Fault::stale("its channel is open already"));
+        }
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Expecting(client)));
+        d.effect(Effect::StartChannel {
+            instance,
+            attempt,
+            client,
+            sale: None,
+            peer,
+            capacity: factory.capacity(client),
+            push_msat: factory.terms.push_msat,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn on_channel_started(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        client: ClientIndex,
+        result: Result<ScriptBuf, OpenFailure>,
+    ) {
+        let Some((factory, ceremony)) = self.current(instance, attempt) else {
+            // The attempt ended while lightningd opened; the cancel that belongs to it is queued.
+            return;
+        };
+        let Some(peer) = factory.node_of(client) else {
+            return;
+        };
+        let script = match result {
+            Ok(script) if script.is_p2wsh() => script,
+            Ok(_) => {
+                return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH");
+            }
+            Err(error) => {
+                let reason = format!("fundchannel_start with {peer} failed: {error}");
+                return self.restart(d, factory, &error.blames(peer), &reason);
+            }
+        };
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
+        let others = ceremony.scripts.keys().filter(|other| **other != client).count();
+        if let Some(funding) = &ceremony.funding
+            && others.saturating_add(1) == factory.clients.len()
+        {
+            let mut scripts = ceremony.scripts.clone();
+            scripts.insert(client, script);
+            self.begin_signing(d, factory, ceremony, &scripts, funding);
+        }
+    }
+
+    pub(crate) fn on_funding_prepared(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        attempt: u32,
+        result: Result<PreparedFunding, String>,
+    ) {
+        let Some((factory, ceremony)) = self.current(instance, attempt) else {
+            if let Ok(funding) = result {
+                d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
+            }
+            return;
+        };
+        let funding = match result {
+            Ok(funding) => funding,
+            Err(error) => {
+                return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
+            }
+        };
+        // What can't be read again is never stored.
+        let known = funding.prevouts.len() == funding.tx.input.len();
+        if !known || funding.prevouts.iter().any(|prevout| prevout.value > Amount::MAX_MONEY) {
+            d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
+            return self.give_up(d, factory, "the wallet doesn't say what its inputs are worth");
+        }
+        // So that a restart knows what to give back.
+        let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
+        d.event(instance, FundingReserved { attempt, tx, prevouts });
+        d.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
+        if ceremony.scripts.len() == factory.clients.len() {
+            self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
+        }
+    }
+
+    pub(crate) fn on_client_abort(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        abort: &Abort,
+    ) -> Result<(), Fault> {
+        self.member(peer, abort.instance, abort.attempt)?;
+        let reason = format!("{peer} aborts: {}", abort.reason);
+        // Whom it blames is not believed (S4): a member names only itself.
+        let left_out: &[NodeId] = if abort.retry != 0 { &[] } else { &[peer] };
+        self.restart(d, factory, left_out, &reason);
+        Ok(())
+    }
+
+    /// A member broke the protocol: go on without it, unless the channels are already committed to.
+    pub(crate) fn lsp_fault(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+        if self.lsp.contains_key(&factory.instance) && factory.client_of(peer).is_some() {
+            self.restart(d, factory, &[peer], &format!("{peer}: {reason}"));
+        }
+    }
+
+    pub(crate) fn lsp_peer_up(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                Phase::Inviting if !ceremony.joins.contains_key(&client) => {
+                    d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+                }
+                Phase::Completing => self.ask_for_check(d, factory, peer, client),
+                _ => {}
+            }
+        }
+    }
+
+    /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
+    /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
+    pub(crate) fn lsp_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                // With the connection the client has lost the nonces of its join; it is asked again.
+                Phase::Inviting if ceremony.joins.contains_key(&client) => {
+                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                }
+                Phase::Inviting | Phase::Completing => {}
+                _ => self.restart(d, factory, &[], &format!("{peer} disconnected")),
+            }
+        }
+    }
+
+    pub(crate) fn on_resume(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        resume: &Resume,
+    ) -> Result<(), Fault> {
+        let Some(factory) = self.factories.get(&resume.instance) else {
+            // Forgotten here: nobody shall wait for it (S29).
+            d.send(peer, over(resume, "the operator knows no such factory"));
+            return Ok(());
+        };
+        if factory.role != Role::Lsp {
+            return Err(Fault::stale("it is not a client of ours"));
+        }
+        let Some(client) = factory.client_of(peer) else {
+            // It was away when it was left out, and still waits (S29).
+            let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
+            let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
+            d.send(peer, over(resume, &format!("it was left out: {why}")));
+            return Ok(());
+        };
+        match self.lsp.get(&factory.instance) {
+            // Its nonces are gone with its memory: a new join replaces the old.
+            Some(ceremony) if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt => {
+                if ceremony.joins.contains_key(&client) {
+                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                }
+                d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+            }
+            Some(ceremony) if ceremony.phase == Phase::Completing => {
+                self.ask_for_check(d, factory, peer, client);
+            }
+            Some(_) => {}
+            None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
+            None => {
+                let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
+                d.send(peer, over(resume, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lsp_tick(&self, d: &mut StepBuilder<'_>) {
+        for (instance, ceremony) in &self.lsp {
+            let Some(factory) = self.factories.get(instance) else {
+                continue;
+            };
+            if d.now < ceremony.deadline {
+                continue;
+            }
+            let silent = silent(factory, ceremony);
+            if silent.is_empty() {
+                self.give_up(d, factory, "lightningd did not answer in time");
+            } else {
+                let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+                let reason =
+                    format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
+                self.restart(d, factory, &silent, &reason);
+            }
+        }
+    }
+
+    pub(crate) fn lsp_started(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+        match factory.phase() {
+            State::Joining | State::Signing | State::Storing => {
+                self.restart(d, factory, &[], "this node was restarted");
+            }
+            State::Opening => self.resume_completing(d, factory, channels),
+            State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
+            State::Aborted if factory.signed_for().is_empty() => {
+                d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+            }
+            _ => {}
+        }
+    }
+
+    /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
+    /// committed counts, whether or not we came to store it.
+    fn resume_completing(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+        let mut missing = false;
+        let id_of =
+            |client| factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+        let ids: Vec<Option<ChannelId>> = (0..factory.terms.clients()).map(id_of).collect();
+        for (client, id) in (0u32..).zip(&ids) {
+            match *id {
+                Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
+                    if !factory.channels.contains_key(&client) {
+                        d.event(factory.instance, ChannelCommitted { client, channel_id });
+                    }
+                }
+                _ => missing = true,
+            }
+        }
+        if missing {
+            for id in ids {
+                if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
+                    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+                }
+            }
+            self.restart(d, factory, &[], "this node was restarted before every channel was committed");
+        } else {
+            let deadline = d.now.saturating_add(self.config.invite_timeout);
+            let own_key = self
+                .factory_key(factory.instance, factory.attempt)
+                .public()
+                .x_only_public_key()
+                .0
+                .serialize();
+            let clients = factory.terms.clients();
+            let ceremony = LspCeremony::new(factory.attempt, clients, own_key, Phase::Completing, deadline);
+            d.volatile(Volatile::StartLsp(factory.instance, ceremony));
+        }
+    }
+
+    /// Gives the attempt up, leaves nothing behind, and begins the next one with whoever is left.
+    pub(crate) fn restart(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        left_out: &[NodeId],
+        reason: &str,
+    ) {
+        let kept: Vec<(NodeId, bitcoin::Amount)> = factory
+            .clients
+            .iter()
+            .copied()
+            .zip(factory.terms.capacities.iter().copied())
+            .filter(|(node, _)| !left_out.contains(node))
+            .collect();
+        if kept.is_empty() || factory.attempt >= self.config.max_attempts {
+            let reason = if kept.is_empty() {
+                reason.to_owned()
+            } else {
+                format!("{reason}; gave up after {} attempts", factory.attempt)
+            };
+            return self.give_up(d, factory, &reason);
+        }
+        self.clean_up(d, factory, left_out, reason);
+        let attempt = factory.attempt.saturating_add(1);
+        let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
+        let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
+        let terms = Terms { capacities, ..factory.terms.clone() };
+        d.log(
+            Level::Info,
+            format!(
+                "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
+                factory.instance,
+                factory.attempt,
+                clients.len()
+            ),
+        );
+        d.event(
+            factory.instance,
+            AttemptStarted {
+                attempt,
+                terms: terms.clone(),
+                clients: clients.clone(),
+                reason: short(reason),
+                left_out: left_out.to_vec(),
+            },
+        );
+        self.invite(d, &terms, attempt, &clients);
+    }
+
+    /// Ends creation for good.
+    pub(crate) fn give_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        self.clean_up(d, factory, &factory.clients, reason);
+        d.volatile(Volatile::End(factory.instance));
+        d.event(factory.instance, Aborted { reason: short(reason) });
+    }
+
+    /// Undoes what the attempt has done in lightningd, here and at the clients.
+    fn clean_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+        let ceremony = self.lsp.get(&factory.instance);
+        let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
+        for (client, node) in (0u32..).zip(&factory.clients) {
+            d.abort(factory, *node, phase, reason, !left_out.contains(node));
+            if let Some(channel_id) = factory.channels.get(&client) {
+                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+            } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
+                d.effect(Effect::CancelChannel { peer: *node });
+            }
+        }
+        if let Some(reserved) = &factory.reserved {
+            d.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
+        }
+    }
+
+    /// The factory, its ceremony and the peer's place in it.
+    pub(crate) fn member(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &LspCeremony, ClientIndex), Fault> {
+        let (factory, ceremony) =
+            self.current(instance, attempt).ok_or_else(|| Fault::stale("no such ceremony is under way"))?;
+        let client =
+            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        Ok((factory, ceremony, client))
+    }
+
+    pub(crate) fn current(&self, instance: InstanceId, attempt: u32) -> Option<(&Factory, &LspCeremony)> {
+        let factory = self.factories.get(&instance)?;
+        let ceremony = self.lsp.get(&instance)?;
+        (ceremony.attempt == attempt && factory.attempt == attempt).then_some((factory, ceremony))
+    }
+
+    fn ceremonies_with(&self, peer: NodeId) -> impl Iterator<Item = (&Factory, &LspCeremony, ClientIndex)> {
+        self.lsp.iter().filter_map(move |(instance, ceremony)| {
+            let factory = self.factories.get(instance)?;
+            Some((factory, ceremony, factory.client_of(peer)?))
+        })
+    }
+}
+
+/// The answer to who resumes what is over: about the attempt that it knows.
+fn inputs(tx: &Transaction) -> Vec<OutPoint> {
+    tx.input.iter().map(|input| input.previous_output).collect()
+}
+
+fn over(resume: &Resume, reason: &str) -> Abort {
+    let (instance, attempt) = (resume.instance, resume.attempt);
+    Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }
+}
+
+fn invitation(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {
+    Invite {
+        instance: terms.instance,
+        attempt,
+        terms: terms.clone(),
+        client,
+        price_msat: 0,
+        channel_in_factory: ChannelInFactory {
+            factory_protocol: crate::wire::message::protocol_id(),
+            factory_instance: terms.instance,
+            blocks_early: layout.blocks_early(client),
+        },
+    }
+}

@@ -1,0 +1,18 @@
+//! Creating a factory: invitations, joins, channel opens, signing, and the funding that is released last
+//! (S11).
+
+use crate::record::factory::Factory;
+use crate::wire::codec::Codec;
+
+pub mod client;
+pub mod client_signing;
+pub mod lsp;
+pub mod lsp_signing;
+pub mod online;
+
+/// The terms as they are hashed into the transcript.
+pub(crate) fn terms_bytes(factory: &Factory) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    factory.terms.write(&mut bytes);
+    bytes
+}

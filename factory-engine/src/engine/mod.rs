@@ -1,0 +1,246 @@
+//! The engine of one node: what it has loaded, what it keeps in memory, and how a stored step changes both.
+//! Handlers see it read-only; only [`Engine::apply`] and loading change it.
+
+mod apply;
+mod apply_sale;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::BlockHash;
+
+use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
+use crate::memory::fees;
+use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
+use crate::policy::Config;
+use crate::record::event::Event;
+use crate::record::factory::Factory;
+use crate::record::load_error::LoadError;
+use crate::record::state::State;
+use crate::record::{event, ledger};
+use crate::step::fault::Fault;
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{FactoryKey, MasterSecret};
+use crate::types::{Height, InstanceId, Millis, NodeId};
+
+/// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be
+/// rebuilt at once: most of it is the aggregation of keys.
+pub struct Folded {
+    factory: Option<Factory>,
+    ledger: Vec<event::LedgerEntry>,
+}
+
+impl Folded {
+    /// Of all its records, or of those after `before`.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn new(
+        instance: InstanceId,
+        before: Option<Factory>,
+        records: impl IntoIterator<Item = Vec<Event>>,
+    ) -> Result<Self, LoadError> {
+        let (mut factory, mut ledger) = (before, Vec::new());
+        for event in records.into_iter().flatten() {
+            ledger.extend_from_slice(event.ledger());
+            match &mut factory {
+                None => factory = Some(Factory::begin(instance, &event)?),
+                Some(factory) => factory.apply(&event, None)?,
+            }
+            if matches!(event, Event::Forgotten(_)) {
+                // Its operator may have invited again afterwards.
+                factory = None;
+            }
+        }
+        Ok(Self { factory, ledger })
+    }
+
+    /// The factory, unless it was forgotten.
+    pub fn into_factory(self) -> Option<Factory> {
+        self.factory
+    }
+}
+
+/// The protocol engine of one node: all its factories, as operator and as client.
+pub struct Engine {
+    pub(crate) me: NodeId,
+    pub(crate) master: MasterSecret,
+    pub(crate) config: Config,
+    // Durable: the fold of what the store holds.
+    pub(crate) factories: BTreeMap<InstanceId, Factory>,
+    pub(crate) ledger: ledger::Ledger,
+    pub(crate) archived: BTreeSet<InstanceId>,
+    // Volatile.
+    pub(crate) lsp: BTreeMap<InstanceId, LspCeremony>,
+    pub(crate) client: BTreeMap<InstanceId, ClientCeremony>,
+    pub(crate) lsp_sales: BTreeMap<(InstanceId, CoinIndex), LspSale>,
+    pub(crate) client_sales: BTreeMap<(InstanceId, CoinIndex), ClientSale>,
+    pub(crate) purchases: BTreeMap<InstanceId, Purchase>,
+    pub(crate) asked: BTreeMap<InstanceId, Asked>,
+    pub(crate) peers: BTreeSet<NodeId>,
+    pub(crate) tip: Option<(Height, BlockHash)>,
+    pub(crate) fees: fees::Fees,
+    pub(crate) shown: BTreeMap<InstanceId, State>,
+    /// Counts what has changed any of the above: a step follows from one generation alone.
+    pub(crate) generation: u64,
+}
+
+impl Engine {
+    /// An engine without factories. `me` is this node's id; `master` stays the same for ever, every
+    /// factory key is derived from it.
+    pub fn new(me: NodeId, master: MasterSecret, config: Config) -> Self {
+        Self {
+            me,
+            master,
+            config,
+            factories: BTreeMap::new(),
+            ledger: ledger::Ledger::default(),
+            archived: BTreeSet::new(),
+            lsp: BTreeMap::new(),
+            client: BTreeMap::new(),
+            lsp_sales: BTreeMap::new(),
+            client_sales: BTreeMap::new(),
+            purchases: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            tip: None,
+            fees: fees::Fees::default(),
+            shown: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    /// Rebuilds one factory from its stored records, in order; called again, it goes on with further
+    /// ones.
+    ///
+    /// # Errors
+    /// When the records contradict each other or the terms. The engine must then not be used: the
+    /// plugin says so, and touches nothing.
+    pub fn load(
+        &mut self,
+        instance: InstanceId,
+        records: impl IntoIterator<Item = Vec<Event>>,
+    ) -> Result<(), LoadError> {
+        let before = self.factories.remove(&instance);
+        let folded = Folded::new(instance, before, records)?;
+        self.adopt(folded);
+        Ok(())
+    }
+
+    /// Takes over a factory that was rebuilt elsewhere.
+    pub fn adopt(&mut self, folded: Folded) {
+        self.next_generation();
+        self.ledger.record(&folded.ledger);
+        if let Some(factory) = folded.factory {
+            self.factories.insert(factory.instance, factory);
+        }
+    }
+
+    /// Factories that nothing can come of any more: they are closed, and no attempt at them that was given up
+    /// can be funded.
+    pub fn archivable(&self, height: Height) -> impl Iterator<Item = InstanceId> {
+        let over = move |factory: &&Factory| factory.is_archivable(height);
+        self.factories.values().filter(over).map(|factory| factory.instance)
+    }
+
+    /// Factories whose records stay where they are. All that is left of one here is that there can be no other
+    /// of its id: what was signed for it isn't known any more (S8).
+    pub fn archive(&mut self, instances: impl IntoIterator<Item = InstanceId>) {
+        self.next_generation();
+        for instance in instances {
+            self.factories.remove(&instance);
+            self.archived.insert(instance);
+        }
+    }
+
+    /// All that were archived.
+    pub fn archived(&self) -> impl Iterator<Item = InstanceId> {
+        self.archived.iter().copied()
+    }
+
+    /// Whether a factory was archived.
+    pub fn is_archived(&self, instance: InstanceId) -> bool {
+        self.archived.contains(&instance)
+    }
+
+    /// Takes over what another engine of this node has loaded: as if the same records were read again.
+    pub fn load_from(&mut self, other: &Self) {
+        self.next_generation();
+        self.factories.clone_from(&other.factories);
+        self.ledger.clone_from(&other.ledger);
+        self.archived.clone_from(&other.archived);
+    }
+
+    /// Whatever was handled before is stale from now on.
+    pub(crate) fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    pub(crate) fn known(&self, instance: InstanceId) -> Result<&Factory, Fault> {
+        self.factories.get(&instance).ok_or_else(|| Fault::stale("no such factory"))
+    }
+
+    /// L's key in an attempt. A client's is salted at every join (S9).
+    pub(crate) fn factory_key(&self, instance: InstanceId, attempt: u32) -> FactoryKey {
+        FactoryKey::derive(&self.master, instance, attempt)
+    }
+
+    /// A client's key: another one at every join, since the salt is fresh (S9).
+    pub(crate) fn client_key(&self, instance: InstanceId, attempt: u32, salt: &[u8; 32]) -> FactoryKey {
+        FactoryKey::derive_salted(&self.master, instance, attempt, salt)
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
+        let sales = self.lsp_sales.values().filter_map(LspSale::deadline);
+        let sales = sales.chain(self.client_sales.values().map(|sale| sale.deadline));
+        let waiting = self.purchases.values().filter(|purchase| purchase.is_open());
+        lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
+            .chain(sales)
+            .chain(waiting.map(|purchase| purchase.deadline))
+            .min()
+    }
+
+    /// All factories, by instance id.
+    pub fn factories(&self) -> impl Iterator<Item = &Factory> {
+        self.factories.values()
+    }
+
+    /// One factory.
+    pub fn factory(&self, instance: InstanceId) -> Option<&Factory> {
+        self.factories.get(&instance)
+    }
+
+    /// The last block that was handled.
+    pub fn tip(&self) -> Option<(Height, BlockHash)> {
+        self.tip
+    }
+
+    /// Peers that are connected and speak our protocol.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().copied()
+    }
+
+    /// Whether a peer's `open_channel` may be one that was announced: what the hook can answer from
+    /// memory.
+    pub fn expects_open_from(&self, peer: NodeId) -> bool {
+        self.client.iter().any(|(instance, ceremony)| {
+            ceremony.open == ExpectedOpen::Expected
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
+        }) || self.client_sales.iter().any(|((instance, _), sale)| {
+            sale.open == ExpectedOpen::Expected
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer)
+        })
+    }
+
+    /// Number of ceremonies under way.
+    pub fn ceremonies(&self) -> usize {
+        let sales = self.lsp_sales.len().saturating_add(self.client_sales.len());
+        self.lsp.len().saturating_add(self.client.len()).saturating_add(sales)
+    }
+
+    /// What was signed so far.
+    pub fn ledger(&self) -> &ledger::Ledger {
+        &self.ledger
+    }
+}

@@ -1,0 +1,263 @@
+//! What the node says about fees, and what it is asked to do about them (S26).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::io::{ChannelId, Height, InstanceId, Level};
+use crate::tx::child::{Bump, NoChild};
+use crate::types::{Amount, Transaction, Txid};
+
+/// What the backend says of fees, in sat/kw.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Feerates {
+    /// Below it nothing gets into the mempool.
+    pub floor: u32,
+    /// Blocks to a confirmation, and what that takes. Empty if the backend has no estimates.
+    pub estimates: BTreeMap<u32, u32>,
+}
+
+impl Feerates {
+    /// What confirms within so many blocks; nothing without estimates.
+    pub fn within(&self, blocks: u32) -> Option<u32> {
+        let known = self.estimates.range(..=blocks).next_back().or_else(|| self.estimates.iter().next());
+        known.map(|(_, feerate)| (*feerate).max(self.floor))
+    }
+
+    /// What a transaction should pay that has `left` blocks to confirm. Nothing if anything will do.
+    pub fn target(&self, left: u32) -> Option<u32> {
+        let estimate = self.within((left / 2).max(1));
+        let base = estimate.or_else(|| (left <= 2 * URGENT).then_some(FALLBACK.max(self.floor)))?;
+        let hurry = u64::from(URGENT.saturating_sub(left)).saturating_mul(URGENT_PERCENT);
+        let percent = hurry.saturating_add(100);
+        let raised = u64::from(base).saturating_mul(percent) / 100;
+        Some(u32::try_from(raised).unwrap_or(u32::MAX))
+    }
+}
+
+/// What the node said after a block, for deciding about fees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeeNews {
+    /// Nothing if the backend failed: the last ones still count then.
+    pub feerates: Option<Feerates>,
+    /// What this node would lose with each channel: its balance and the HTLCs on it.
+    pub stakes: BTreeMap<ChannelId, Amount>,
+}
+
+/// A transaction whose fee is to be raised.
+#[derive(Debug, Clone)]
+pub struct Raise {
+    /// Of which factory.
+    pub instance: InstanceId,
+    /// For people: "state transaction 2".
+    pub what: String,
+    /// The transaction; it goes first.
+    pub parent: Transaction,
+    /// What its child has to reach.
+    pub bump: Bump,
+    /// By when it should confirm.
+    pub deadline: Height,
+}
+
+/// Why a node does not take a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It is in a block, and its outputs are unspent.
+    Confirmed,
+    /// Another transaction of the mempool spends its input and stays.
+    Conflict(String),
+    /// Its inputs are spent, or don't exist yet.
+    MissingInputs,
+    /// It pays too little, in the node's own words.
+    FeeTooLow(String),
+    /// A replacement that pays a higher feerate, and less in all than what it replaces.
+    LessThanReplaced(String),
+    /// A timelock is still on.
+    NotFinal,
+    /// lightningd or its backend could not be asked.
+    Backend(String),
+    /// Anything else, in the node's own words.
+    Other(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Confirmed => f.write_str("it is confirmed"),
+            Self::Conflict(text) => write!(f, "another transaction is in its way ({text})"),
+            Self::MissingInputs => f.write_str("what it spends is spent otherwise, or not there yet"),
+            Self::FeeTooLow(text) => {
+                write!(
+                    f,
+                    "it pays less than the mempool's minimum by itself ({text}), and the backend takes no packages; it is sent again at each block, as fees fall"
+                )
+            }
+            Self::LessThanReplaced(text) => write!(f, "a larger child is in its way ({text})"),
+            Self::NotFinal => f.write_str("its timelock is still on"),
+            Self::Backend(text) => write!(f, "lightningd's backend fails: {text}"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What is wrong with a transaction of ours that should be on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It was not taken.
+    Parent(Refused),
+    /// Its child was not taken.
+    Child(Refused),
+    /// There is no child.
+    NoChild(NoChild),
+    /// The child pays all that is at stake, and the target would take this much.
+    Capped(Amount),
+    /// The wallet could not be asked, or could not sign.
+    Wallet(String),
+}
+
+impl Trouble {
+    /// How much the log makes of it.
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            // A step that is done, or that others did.
+            Self::Parent(Refused::Confirmed) => Level::Debug,
+            // Somebody's child is better than ours would be.
+            Self::Child(Refused::Conflict(_)) => Level::Info,
+            _ => Level::Unusual,
+        }
+    }
+
+    /// Whether somebody should be told in factory-status.
+    pub fn matters(&self) -> bool {
+        self.level() > Level::Info
+    }
+
+    /// Whether it is the same trouble, apart from amounts.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let kind = |trouble: &Self| match trouble {
+            Self::Parent(refused) => (0, Some(std::mem::discriminant(refused)), None),
+            Self::Child(refused) => (1, Some(std::mem::discriminant(refused)), None),
+            Self::NoChild(why) => (2, None, Some(std::mem::discriminant(why))),
+            Self::Capped(_) => (3, None, None),
+            Self::Wallet(_) => (4, None, None),
+        };
+        kind(self) == kind(other)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parent(refused) => refused.fmt(f),
+            Self::Child(refused) => write!(f, "its fee can't be raised: {refused}"),
+            Self::NoChild(why) => write!(f, "its fee can't be raised: {why}"),
+            Self::Capped(needed) => {
+                write!(
+                    f,
+                    "its child pays all that is at stake; to confirm in time would take {} sat",
+                    needed.to_sat()
+                )
+            }
+            Self::Wallet(text) => write!(f, "its fee can't be raised: {text}"),
+        }
+    }
+}
+
+/// A child that is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChildOut {
+    /// The child.
+    pub txid: Txid,
+    /// What it pays.
+    pub fee: Amount,
+}
+
+/// How a transaction that is due fares. Volatile: a restart learns it at the next block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Of which factory.
+    pub instance: InstanceId,
+    /// For people: "state transaction 2".
+    pub what: String,
+    /// What it should pay, sat/kw, and by when; nothing if what it carries is enough.
+    pub target: Option<(u32, Height)>,
+    /// What raises its fee.
+    pub child: Option<ChildOut>,
+    /// What is wrong.
+    pub trouble: Option<Trouble>,
+}
+
+impl Report {
+    /// Of a transaction whose own fee is enough by now.
+    pub(crate) fn without_need(&self) -> Self {
+        let trouble = self.trouble.clone().filter(|trouble| matches!(trouble, Trouble::Parent(_)));
+        Self { target: None, trouble, ..self.clone() }
+    }
+
+    /// A broadcast alone says nothing about the child.
+    pub(crate) fn of_broadcast(self, before: Option<&Self>) -> Self {
+        let Some(before) = before else { return self };
+        let of_child = before.trouble.clone().filter(|trouble| !matches!(trouble, Trouble::Parent(_)));
+        Self {
+            target: before.target,
+            child: before.child,
+            trouble: self.trouble.or(of_child),
+            ..before.clone()
+        }
+    }
+}
+
+/// From so many blocks before a deadline on, a feerate rises above the estimate.
+const URGENT: u32 = 6;
+
+/// By so much of it for each block, percent: at the deadline two and a half times.
+const URGENT_PERCENT: u64 = 25;
+
+/// Without any estimate: what is paid once a deadline is as near as [`URGENT`] twice, sat/kw.
+const FALLBACK: u32 = 2_500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::fees::Refused;
+    use crate::io::fees::Trouble;
+    use crate::tx::child::NoChild;
+    use std::collections::BTreeMap;
+
+    fn rates() -> Feerates {
+        Feerates {
+            floor: 253,
+            estimates: BTreeMap::from([(2, 15_000), (6, 11_000), (12, 7_500), (100, 3_750)]),
+        }
+    }
+
+    // S26
+    #[test]
+    fn fees_rise_towards_the_deadline() {
+        let targets: Vec<u32> = (0..=300).rev().map(|left| rates().target(left).unwrap()).collect();
+        assert!(targets.windows(2).all(|pair| pair[0] <= pair[1]), "{targets:?}");
+        assert_eq!(rates().target(300), Some(3_750));
+        assert_eq!(rates().target(24), Some(7_500));
+        assert_eq!(rates().target(6), Some(15_000));
+        assert_eq!(rates().target(0), Some(37_500));
+    }
+
+    #[test]
+    fn never_below_the_floor_and_nothing_without_estimates() {
+        let high = Feerates { floor: 9_000, ..rates() };
+        assert_eq!(high.target(300), Some(9_000));
+        let none = Feerates { floor: 253, estimates: BTreeMap::new() };
+        assert_eq!(none.target(100), None);
+        assert_eq!(none.target(12), Some(2_500));
+        assert_eq!(none.target(0), Some(6_250));
+    }
+
+    #[test]
+    fn trouble_is_told_once() {
+        let short = |sat| Trouble::NoChild(NoChild::Short { missing: Amount::from_sat(sat) });
+        assert!(short(5).is_like(&short(9)));
+        let max = Amount::ZERO;
+        assert!(!short(5).is_like(&Trouble::NoChild(NoChild::NotWorth { fee: max, max })));
+        assert!(!Trouble::Parent(Refused::NotFinal).is_like(&Trouble::Child(Refused::NotFinal)));
+        assert!(!Trouble::Parent(Refused::NotFinal).is_like(&Trouble::Parent(Refused::MissingInputs)));
+    }
+}

@@ -1,0 +1,119 @@
+//! What lightningd says: channels, HTLCs, opens, invoices, blocks.
+
+use std::fmt;
+
+use bitcoin::{BlockHash, TxOut};
+
+use crate::types::{Amount, ChannelId, Height, NodeId, PaymentHash, PaymentSecret, Transaction};
+use crate::wire::message::ChannelInFactory;
+
+/// A channel that lightningd has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownChannel {
+    /// Its id.
+    pub channel_id: ChannelId,
+    /// With whom.
+    pub peer: NodeId,
+    /// Its capacity.
+    pub capacity: Amount,
+    /// The block that its funding is in, as lightningd has seen it.
+    pub confirmed: Option<Height>,
+}
+
+/// An HTLC that neither side can forget yet: offered by us, or received and perhaps to be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingHtlc {
+    /// The channel that it stands on.
+    pub channel_id: ChannelId,
+    /// Its cltv_expiry.
+    pub cltv_expiry: Height,
+}
+
+/// What it takes to pay an invoice of a node with which one has a channel (BOLT 11's names).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invoice {
+    /// How much.
+    pub amount_msat: u64,
+    /// payment_hash.
+    pub payment_hash: PaymentHash,
+    /// payment_secret.
+    pub payment_secret: PaymentSecret,
+    /// Blocks that the HTLC's expiry has to be away.
+    pub min_final_cltv_expiry: u32,
+}
+
+/// Why lightningd opened no channel, or committed none, in its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenFailure {
+    /// The connection ended meanwhile, which is nobody's fault (S4): lightningd says so before it says
+    /// that the peer is gone.
+    Disconnected(String),
+    /// Anything else, such as a refusal by the peer's node.
+    Refused(String),
+}
+
+impl OpenFailure {
+    /// Who is left out for it: a peer that can't open a channel must not keep the others from theirs
+    /// (S30).
+    pub(crate) fn blames(&self, peer: NodeId) -> Vec<NodeId> {
+        match self {
+            Self::Disconnected(_) => vec![],
+            Self::Refused(_) => vec![peer],
+        }
+    }
+}
+
+impl fmt::Display for OpenFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Disconnected(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// Why a channel's funding script could not be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// lightningd doesn't know the channel (yet): asked again at the next message or block.
+    NotYet,
+    /// This node can't be asked (a database that we can't read): refuse, and say why.
+    Unavailable(String),
+    /// lightningd's record differs from the leaf: somebody lies.
+    Mismatch(String),
+}
+
+/// An `open_channel` that a peer sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenChannel {
+    /// Who opens.
+    pub peer: NodeId,
+    /// funding_satoshis.
+    pub capacity: Amount,
+    /// push_msat.
+    pub push_msat: u64,
+    /// Whether its channel_type asks for zero-conf (bit 50).
+    pub zeroconf: bool,
+    /// The record, where the node software passes it on. Stock lightningd does not.
+    pub channel_in_factory: Option<ChannelInFactory>,
+}
+
+/// A funding transaction whose inputs lightningd's wallet has reserved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedFunding {
+    /// Unsigned; native segwit inputs only, so that the txid is final.
+    pub tx: Transaction,
+    /// What its inputs spend, in their order: with it the wallet can sign.
+    pub prevouts: Vec<TxOut>,
+    /// Index of the factory's output.
+    pub vout: u32,
+}
+
+/// A block, reduced to what the engine watches ([`Engine::watched`](crate::engine::Engine::watched)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Its height.
+    pub height: Height,
+    /// Its hash.
+    pub hash: BlockHash,
+    /// Transactions that spend a watched outpoint or have a watched txid, in block order.
+    pub txs: Vec<Transaction>,
+}

@@ -1,0 +1,206 @@
+//! What lives only in memory: ceremonies under way. A restart loses it, on purpose: secret nonces
+//! never touch a disk (S1), so whatever needs them begins again with fresh ones (S2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::io::PreparedFunding;
+use crate::record::factory::Factory;
+use crate::signing::{Coordinator, Request, Signer};
+use crate::terms::ClientIndex;
+use crate::tx::musig::{AggNonce, CheckedNonce, KeyAgg, PartialSig};
+use crate::types::{Height, Millis, NodeId, ScriptBuf};
+use crate::wire::message::{Join, PartialSignatures, Propose};
+
+/// The operator's view of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Waiting for every `join`.
+    Inviting,
+    /// Waiting for the funding transaction and every channel's script.
+    Opening,
+    /// Waiting for every partial signature.
+    Signing,
+    /// Waiting for every `stored`.
+    Storing,
+    /// Channels are completed, waiting for every `channel_checked`.
+    Completing,
+}
+
+impl Phase {
+    /// Its number in `abort` and `resume`.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Phase::Inviting => 1,
+            Phase::Opening => 2,
+            Phase::Signing => 3,
+            Phase::Storing => 4,
+            Phase::Completing => 5,
+        }
+    }
+}
+
+/// L's side of one attempt.
+pub(crate) struct LspCeremony {
+    pub(crate) attempt: u32,
+    pub(crate) phase: Phase,
+    pub(crate) deadline: Millis,
+    /// L's own key, x-only: a key and its negation are one in a Taproot output (S5).
+    pub(crate) own_key: [u8; 32],
+    pub(crate) joins: BTreeMap<ClientIndex, Join>,
+    /// Factory keys of `joins`, x-only.
+    pub(crate) keys: BTreeSet<[u8; 32]>,
+    /// All members' key together, once they have joined.
+    pub(crate) funding_key: Option<Box<KeyAgg>>,
+    /// Clients that said `expecting`: their channel is being opened.
+    pub(crate) expecting: BTreeSet<ClientIndex>,
+    pub(crate) scripts: BTreeMap<ClientIndex, ScriptBuf>,
+    pub(crate) funding: Option<PreparedFunding>,
+    pub(crate) signing: Coordinator,
+    pub(crate) stored: BTreeSet<ClientIndex>,
+}
+
+impl LspCeremony {
+    pub(crate) fn new(attempt: u32, clients: u32, own_key: [u8; 32], phase: Phase, deadline: Millis) -> Self {
+        Self {
+            attempt,
+            phase,
+            deadline,
+            own_key,
+            joins: BTreeMap::new(),
+            keys: BTreeSet::new(),
+            funding_key: None,
+            expecting: BTreeSet::new(),
+            scripts: BTreeMap::new(),
+            funding: None,
+            signing: Coordinator::new(0..clients),
+            stored: BTreeSet::new(),
+        }
+    }
+}
+
+impl LspCeremony {
+    /// Takes a change over.
+    pub(crate) fn apply(&mut self, change: VolatileLsp) {
+        match change {
+            VolatileLsp::Phase(phase, deadline) => {
+                self.phase = phase;
+                self.deadline = deadline;
+            }
+            VolatileLsp::Joined(client, join, nonces) => {
+                self.keys.insert(x_only(&join));
+                self.signing.join(client, nonces);
+                self.joins.insert(client, join);
+            }
+            VolatileLsp::FundingKey(key) => self.funding_key = Some(key),
+            VolatileLsp::Unjoined(client) => {
+                self.signing.unjoin(client);
+                if let Some(join) = self.joins.remove(&client) {
+                    self.keys.remove(&x_only(&join));
+                }
+            }
+            VolatileLsp::Expecting(client) => {
+                self.expecting.insert(client);
+            }
+            VolatileLsp::Script(client, script) => {
+                self.scripts.insert(client, script);
+            }
+            VolatileLsp::Funding(funding) => self.funding = Some(funding),
+            VolatileLsp::Partials(client, partials) => self.signing.signed(client, partials),
+            VolatileLsp::Stored(client) => {
+                self.stored.insert(client);
+            }
+        }
+    }
+}
+
+/// The key with which a client joins.
+fn x_only(join: &Join) -> [u8; 32] {
+    join.factory_key.x_only_public_key().0.serialize()
+}
+
+/// A client's side of one attempt.
+pub(crate) struct ClientCeremony {
+    pub(crate) attempt: u32,
+    /// What our key in this attempt was derived with.
+    pub(crate) salt: [u8; 32],
+    /// The `join` that was sent, for a repeated invitation.
+    pub(crate) join: Join,
+    /// Height at that time: nothing that needs our key can be in a block before.
+    pub(crate) joined_at: Height,
+    pub(crate) signing: Signer<Propose>,
+    /// Whether the operator announced its `open_channel`, and whether it came.
+    pub(crate) open: ExpectedOpen,
+    /// A proposal that will be signed if its funding isn't on chain yet.
+    pub(crate) held: Option<Arc<Propose>>,
+    pub(crate) deadline: Millis,
+}
+
+impl ClientCeremony {
+    /// Takes a change over.
+    pub(crate) fn apply(&mut self, change: VolatileClient) {
+        match change {
+            VolatileClient::Open(open) => self.open = open,
+            VolatileClient::Extend(deadline) => self.deadline = deadline,
+            VolatileClient::Hold(propose) => self.held = Some(propose),
+        }
+    }
+}
+
+/// Exactly one `open_channel` is accepted, after it was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExpectedOpen {
+    /// Not announced.
+    NotYet,
+    /// Announced.
+    Expected,
+    /// It came.
+    Seen,
+}
+
+impl Request for Propose {
+    type Answer = PartialSignatures;
+
+    fn nonces(&self) -> &[AggNonce] {
+        &self.nonces
+    }
+
+    fn answer(&self, transcript: [u8; 32], signatures: Vec<PartialSig>) -> PartialSignatures {
+        let (instance, attempt) = (self.instance, self.attempt);
+        PartialSignatures { instance, attempt, transcript, signatures }
+    }
+}
+
+/// A change of L's ceremony.
+pub(crate) enum VolatileLsp {
+    Phase(Phase, Millis),
+    Joined(ClientIndex, Join, Vec<CheckedNonce>),
+    FundingKey(Box<KeyAgg>),
+    Unjoined(ClientIndex),
+    Expecting(ClientIndex),
+    Script(ClientIndex, ScriptBuf),
+    Funding(PreparedFunding),
+    Partials(ClientIndex, Vec<PartialSig>),
+    Stored(ClientIndex),
+}
+
+/// A change of a client's ceremony.
+pub(crate) enum VolatileClient {
+    Open(ExpectedOpen),
+    Extend(Millis),
+    Hold(Arc<Propose>),
+}
+
+/// Clients that have not yet done what the ceremony's phase asks of them.
+pub(crate) fn silent(factory: &Factory, ceremony: &LspCeremony) -> Vec<NodeId> {
+    (0u32..)
+        .zip(&factory.clients)
+        .filter(|(client, _)| match ceremony.phase {
+            Phase::Inviting | Phase::Signing => ceremony.signing.lacks(*client),
+            Phase::Opening => !ceremony.scripts.contains_key(client),
+            Phase::Storing => !ceremony.stored.contains(client),
+            Phase::Completing => !factory.checked.contains(client),
+        })
+        .map(|(_, node)| *node)
+        .collect()
+}

@@ -1,0 +1,39 @@
+//! What lives only in memory: ceremonies and sales under way, and what the node said last. A restart loses
+//! it, on purpose: secret nonces never touch a disk (S1), so whatever needs them begins again with fresh
+//! ones (S2).
+
+use std::sync::Arc;
+
+use bitcoin::BlockHash;
+
+use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
+use crate::memory::fees::VolatileFees;
+use crate::memory::sale::VolatileSale;
+use crate::signing::SignJob;
+use crate::tx::layout::CoinIndex;
+use crate::tx::tree::Tree;
+use crate::types::{Height, InstanceId, NodeId};
+use crate::wire::message::Propose;
+
+pub mod ceremony;
+pub mod fees;
+pub mod sale;
+
+/// A change of memory alone, made when the step is applied; what is durable is an
+/// [`Event`](crate::record::event::Event).
+pub(crate) enum Volatile {
+    PeerUp(NodeId),
+    PeerDown(NodeId),
+    Tip(Height, BlockHash),
+    ReorgTip(Height),
+    StartLsp(InstanceId, LspCeremony),
+    StartClient(InstanceId, ClientCeremony),
+    End(InstanceId),
+    Lsp(InstanceId, VolatileLsp),
+    Client(InstanceId, VolatileClient),
+    Sign(InstanceId, Box<SignJob<Propose>>),
+    /// Spares the fold building the tree of its `signing` event again.
+    Tree(InstanceId, Arc<Tree>),
+    Sale(InstanceId, CoinIndex, VolatileSale),
+    Fees(VolatileFees),
+}

@@ -1,0 +1,218 @@
+//! What this node agrees to: limits set by its operator's options.
+
+mod limits;
+pub mod prices;
+
+use std::fmt;
+
+use crate::policy::prices::PriceList;
+use crate::tx::layout::Layout;
+use crate::tx::plan::Delays;
+use crate::types::{Height, Millis, NodeId};
+use crate::wire::message::Invite;
+
+pub use limits::{DustLimits, HoldLimits};
+
+/// What happens to an invitation that is within the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Declined.
+    Never,
+    /// Waits for `factory-accept`.
+    Ask,
+    /// Accepted.
+    Auto,
+}
+
+impl Policy {
+    /// Every policy, the strictest first.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Ask, Self::Auto];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Ask => "ask",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// The engine's settings. The plugin fills them from its `factory-*` options.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What to do with invitations.
+    pub policy: Policy,
+    /// Who may invite; `None` is everybody.
+    pub allowed_lsps: Option<Vec<NodeId>>,
+    /// Largest price of joining, msat.
+    pub max_price_msat: u64,
+    /// Largest distance of the timeout, blocks.
+    pub max_lifetime_blocks: u32,
+    /// Largest feerate of the tree's transactions, sat/kw.
+    pub max_tree_feerate: u32,
+    /// L: confirmations of the funding before channels are usable.
+    pub funding_confirmations: u16,
+    /// Client: the least that it accepts for `funding_confirmations`.
+    pub min_funding_confirmations: u16,
+    /// L: blocks allowed for each path transaction to confirm.
+    pub confirm_blocks: u16,
+    /// L: blocks added to `blocks_early`.
+    pub margin_blocks: u16,
+    /// L: pushed to each client, msat.
+    pub push_msat: u64,
+    /// L: blocks between two states of a stateful level.
+    pub state_step: u16,
+    /// L: states of a stateful level.
+    pub state_count: u16,
+    /// L: blocks until L alone may take stock.
+    pub stock_csv: u16,
+    /// L: feerate of the transactions that take stock, sat/kw.
+    pub stock_feerate: u32,
+    /// L: how long invitations wait for their answer.
+    pub invite_timeout: Millis,
+    /// How long each later phase of a ceremony may take.
+    pub ceremony_timeout: Millis,
+    /// L: attempts at one factory before it gives up.
+    pub max_attempts: u32,
+    /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
+    pub reserve_feerate: u32,
+    /// L: what it holds for clients that aren't connected.
+    pub hold: HoldLimits,
+    /// Dust in flight on factory channels.
+    pub dust: DustLimits,
+    /// Client: open invitations and ceremonies of one peer (S28).
+    pub max_ceremonies_per_peer: usize,
+    /// Client: whether it signs sales to the other clients of its sub-factory without asking.
+    pub sign_for_neighbours: bool,
+    /// How long a purchase waits for clients that have to sign and are away.
+    pub sale_wait: Millis,
+    /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
+    pub jit: bool,
+    /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
+    pub prices: PriceList,
+    /// Rely on channels whose funding script could not be read from lightningd's database (S18
+    /// switched off).
+    pub unsafe_skip_funding_check: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let delays = Delays::default();
+        Self {
+            policy: Policy::Ask,
+            allowed_lsps: None,
+            max_price_msat: 0,
+            max_lifetime_blocks: 26_280,
+            max_tree_feerate: 5_000,
+            funding_confirmations: 3,
+            min_funding_confirmations: 1,
+            confirm_blocks: delays.confirm_blocks,
+            margin_blocks: delays.margin_blocks,
+            push_msat: 1_000,
+            state_step: delays.state_step,
+            state_count: delays.state_count,
+            stock_csv: 144,
+            stock_feerate: 1_000,
+            // A person may have to be asked.
+            invite_timeout: 300_000,
+            ceremony_timeout: 30_000,
+            max_attempts: 5,
+            // 10 sat/vB.
+            reserve_feerate: 2_500,
+            // Off. A payer who tries in vain for a minute has tried another way by then.
+            hold: HoldLimits { time: 0, number: 100, msat: 1_000_000_000 },
+            // lightningd's max-dust-htlc-exposure-msat; and no more in one factory than in four channels.
+            dust: DustLimits { channel_msat: 50_000_000, factory_msat: 200_000_000 },
+            max_ceremonies_per_peer: 4,
+            sign_for_neighbours: true,
+            sale_wait: 60_000,
+            jit: false,
+            prices: PriceList::default(),
+            unsafe_skip_funding_check: false,
+        }
+    }
+}
+
+/// Why an invitation is not for us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAcceptable(pub String);
+
+impl fmt::Display for NotAcceptable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn refuse(reason: String) -> Result<(), NotAcceptable> {
+    Err(NotAcceptable(reason))
+}
+
+impl Config {
+    /// Checks an invitation against this node's limits and against itself. The layout has been built
+    /// from its terms, which are thereby well formed.
+    pub(crate) fn check_invite(
+        &self,
+        peer: NodeId,
+        invite: &Invite,
+        layout: &Layout,
+        height: Height,
+    ) -> Result<(), NotAcceptable> {
+        let terms = &invite.terms;
+        if self.policy == Policy::Never {
+            return refuse("factory-policy is never".into());
+        }
+        if self.allowed_lsps.as_ref().is_some_and(|allowed| !allowed.contains(&peer)) {
+            return refuse("factory-allow-lsp doesn't list this operator".into());
+        }
+        if terms.lsp != peer {
+            return refuse(format!("the terms name {} as operator, not the peer that invites", terms.lsp));
+        }
+        if terms.instance != invite.instance {
+            return refuse("the terms name another factory_instance".into());
+        }
+        if invite.client >= terms.clients() {
+            return refuse(format!("there is no client {} among {}", invite.client, terms.clients()));
+        }
+        if invite.price_msat > self.max_price_msat {
+            return refuse(format!(
+                "the price of {} msat is above factory-max-price-msat, {}",
+                invite.price_msat, self.max_price_msat
+            ));
+        }
+        let lifetime = terms.timeout_height.saturating_sub(height);
+        if lifetime > self.max_lifetime_blocks {
+            return refuse(format!(
+                "its timeout is {lifetime} blocks away, more than factory-max-lifetime-blocks, {}",
+                self.max_lifetime_blocks
+            ));
+        }
+        if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
+            return refuse(format!(
+                "its timeout is {lifetime} blocks away: it would be dying before it is usable"
+            ));
+        }
+        if terms.tree_feerate > self.max_tree_feerate {
+            return refuse(format!(
+                "a tree feerate of {} sat/kw is absurd: the limit is {}",
+                terms.tree_feerate, self.max_tree_feerate
+            ));
+        }
+        if terms.funding_confirmations < self.min_funding_confirmations {
+            return refuse(format!(
+                "{} confirmations of the funding are fewer than this node's {}",
+                terms.funding_confirmations, self.min_funding_confirmations
+            ));
+        }
+        if terms.push_msat < 1_000 {
+            return refuse("push_msat is under 1000: this node would forget the channel".into());
+        }
+        if invite.channel_in_factory.factory_instance != invite.instance
+            || invite.channel_in_factory.factory_protocol != crate::wire::message::protocol_id()
+            || invite.channel_in_factory.blocks_early != layout.blocks_early(invite.client)
+        {
+            return refuse("channel_in_factory contradicts the terms".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,521 @@
+//! One factory: the fold of its events.
+
+mod attempts;
+mod onchain;
+mod sales;
+
+pub use onchain::{BURIED, session_name};
+pub(crate) use onchain::{OpenStock, is_dead, open_stock, path_nodes, unspent};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::record::Proposal;
+use crate::record::event::{Event, FundingReserved, Signing};
+use crate::record::sales::Sales;
+use crate::record::state::State;
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
+use crate::tx::musig::{KeyAgg, PublicKey};
+use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
+
+pub use crate::record::load_error::LoadError;
+pub(crate) use crate::record::load_error::inconsistent;
+
+/// This node's part in a factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The operator.
+    Lsp,
+    /// A client.
+    Client {
+        /// The operator's node.
+        lsp: NodeId,
+        /// This client's place, in leaf order.
+        index: ClientIndex,
+    },
+}
+
+/// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Factory {
+    /// factory_instance.
+    pub instance: InstanceId,
+    /// This node's part.
+    pub role: Role,
+    /// Terms of the current attempt.
+    pub terms: Terms,
+    /// What follows from the terms.
+    pub layout: Arc<Layout>,
+    /// Number of the current attempt, from 1.
+    pub attempt: u32,
+    /// Price of joining, msat.
+    pub price_msat: u64,
+    /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
+    pub clients: Vec<NodeId>,
+    /// Members that were left out of a later attempt, and why.
+    pub left_out: Vec<(NodeId, String)>,
+    /// Whether the client has accepted.
+    pub accepted: bool,
+    /// The current attempt's transactions, once proposed.
+    pub tree: Option<Arc<Tree>>,
+    /// The current attempt's proposal.
+    pub proposal: Option<Arc<Proposal>>,
+    /// L: the current attempt's funding transaction, unsigned, once its inputs are reserved.
+    pub reserved: Option<Arc<FundingReserved>>,
+    /// Finished signatures of the current attempt.
+    pub signatures: BTreeMap<SessionId, [u8; 64]>,
+    /// Channels that lightningd has committed.
+    pub channels: BTreeMap<ClientIndex, ChannelId>,
+    /// Clients whose channel was checked.
+    pub checked: BTreeSet<ClientIndex>,
+    /// Confirmed transactions of the factory, and spends of its outpoints by others.
+    pub confirmed: BTreeMap<Txid, Height>,
+    /// Which transaction spends which outpoint of the factory, on chain.
+    pub spent: BTreeMap<OutPoint, Txid>,
+    /// Height and reason of this node's first exit.
+    pub exit: Option<(Height, String)>,
+    /// Clients whose channels this node takes on chain and closes.
+    pub exiting: BTreeSet<ClientIndex>,
+    /// L: height and reason of the first eviction.
+    pub eviction: Option<(Height, String)>,
+    /// L: clients whose leaves it publishes; their channels go on (S21).
+    pub evicting: BTreeSet<ClientIndex>,
+    /// L: the wallet's script that stock goes to.
+    pub stock_payout: Option<ScriptBuf>,
+    /// What transactions that aren't ours paid, of those that spend a coin of the factory alone.
+    pub pays: BTreeMap<Txid, Amount>,
+    /// Clients whose channels lightningd is done with.
+    pub resolved: BTreeSet<ClientIndex>,
+    /// What was sold out of the stock.
+    pub sales: Sales,
+    /// Client: what its key was derived with.
+    pub(crate) salt: Option<[u8; 32]>,
+    /// Why creation ended.
+    pub failure: Option<String>,
+    /// Lowest height whose block may hold something of this factory.
+    pub birth: Option<Height>,
+    /// Client: height at which the current attempt's invitation arrived.
+    pub invited_at: Option<Height>,
+    phase: State,
+    /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
+    restored: Option<String>,
+    /// Whether its channel was checked and its funding confirmed at some time: money may be in it.
+    relied_on: bool,
+    /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
+    signed_for: Vec<(Txid, Vec<OutPoint>)>,
+    /// Capacities of the zero-conf opens that were accepted, this attempt's and earlier ones'.
+    opens_accepted: Vec<Amount>,
+    /// Earlier attempts whose finished signatures we hold. Should one's funding confirm after all, it
+    /// is the factory again.
+    past: Vec<Factory>,
+}
+
+impl Factory {
+    /// The factory that its first event makes.
+    pub(crate) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
+        let (role, terms, attempt, clients, price_msat, phase, birth) = match event {
+            Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None),
+            Event::Invited(e) => {
+                let role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                (role, &e.terms, e.attempt, vec![], e.price_msat, State::Invited, Some(e.height))
+            }
+            other => {
+                return Err(inconsistent(other.name(), "a factory begins with Created or Invited"));
+            }
+        };
+        if terms.instance != instance {
+            return Err(inconsistent(event.name(), "it names another factory_instance"));
+        }
+        let layout = Layout::new(terms).map_err(|error| inconsistent(event.name(), error))?;
+        Ok(Self {
+            instance,
+            role,
+            terms: terms.clone(),
+            layout: Arc::new(layout),
+            attempt,
+            price_msat,
+            clients,
+            left_out: vec![],
+            accepted: false,
+            tree: None,
+            proposal: None,
+            reserved: None,
+            signatures: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
+            spent: BTreeMap::new(),
+            exit: None,
+            exiting: BTreeSet::new(),
+            eviction: None,
+            evicting: BTreeSet::new(),
+            stock_payout: None,
+            pays: BTreeMap::new(),
+            resolved: BTreeSet::new(),
+            sales: Sales::default(),
+            salt: None,
+            failure: None,
+            birth,
+            invited_at: birth,
+            phase,
+            restored: None,
+            relied_on: false,
+            signed_for: vec![],
+            opens_accepted: vec![],
+            past: vec![],
+        })
+    }
+
+    /// Takes the next event. `tree` spares building it again where the caller has it.
+    pub(crate) fn apply(&mut self, event: &Event, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
+        match event {
+            Event::Created(_) => return Err(inconsistent("Created", "the factory exists already")),
+            Event::Invited(e) => {
+                self.start_attempt("Invited", e.attempt, &e.terms)?;
+                self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                self.price_msat = e.price_msat;
+                self.invited_at = Some(e.height);
+                self.phase = if self.accepted { State::Joining } else { State::Invited };
+            }
+            Event::AttemptStarted(e) => {
+                self.start_attempt("AttemptStarted", e.attempt, &e.terms)?;
+                self.clients = e.clients.clone();
+                self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
+                self.phase = State::Joining;
+            }
+            Event::Accepted(_) => {
+                self.accepted = true;
+                self.phase = State::Joining;
+            }
+            Event::Declined(e) => {
+                self.failure = Some(e.reason.clone());
+                self.phase = State::Declined;
+            }
+            Event::Signing(e) => self.begin_signing(e, tree)?,
+            Event::Signed(e) => {
+                let tree =
+                    self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
+                if tree.sessions().len() != e.signatures.len() {
+                    return Err(inconsistent("Signed", "the number of signatures is wrong"));
+                }
+                let ids = tree.sessions().iter().map(|session| session.id);
+                self.signatures = ids.zip(e.signatures.iter().copied()).collect();
+                self.phase = State::Storing;
+            }
+            Event::AllStored(_) => self.phase = State::Opening,
+            Event::ChannelCommitted(e) => {
+                self.channels.insert(e.client, e.channel_id);
+            }
+            Event::ChannelChecked(e) => {
+                self.channels.insert(e.client, e.channel_id);
+                self.checked.insert(e.client);
+                self.note_reliance();
+                if self.role != Role::Lsp {
+                    self.phase = State::Funding;
+                }
+            }
+            Event::FundingReleased(e) => {
+                self.birth = Some(e.height);
+                self.phase = State::Funding;
+            }
+            Event::Confirmed(e) => {
+                self.revive(e.txid);
+                self.confirmed.insert(e.txid, e.height);
+                self.note_reliance();
+                self.spent.extend(e.spends.iter().map(|outpoint| (*outpoint, e.txid)));
+                self.pays.extend(e.pays.map(|pays| (e.txid, pays)));
+            }
+            Event::Reorged(e) => {
+                self.confirmed.retain(|_, height| *height <= e.height);
+                let confirmed = &self.confirmed;
+                self.spent.retain(|_, txid| confirmed.contains_key(txid));
+                self.pays.retain(|txid, _| confirmed.contains_key(txid));
+            }
+            Event::ExitStarted(e) => {
+                self.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.exiting.extend(e.clients.iter().copied());
+            }
+            Event::EvictionStarted(e) => {
+                self.eviction.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.evicting.extend(e.clients.iter().copied());
+            }
+            Event::StockPayout(e) => self.stock_payout = Some(e.script.clone()),
+            Event::ChannelResolved(e) => {
+                self.resolved.insert(e.client);
+            }
+            Event::Aborted(e) => {
+                self.failure = Some(e.reason.clone());
+                self.phase = State::Aborted;
+            }
+            Event::OpenAccepted(_) => {
+                if let Role::Client { index, .. } = self.role {
+                    self.opens_accepted.push(self.capacity(index));
+                }
+            }
+            Event::FundingReserved(e) if e.attempt == self.attempt => {
+                self.reserved = Some(Arc::new(e.clone()));
+            }
+            Event::FundingReserved(_) => {
+                return Err(inconsistent("FundingReserved", "it is of another attempt"));
+            }
+            Event::SaleOpening(e) => self.open_sale(e)?,
+            Event::SaleResolved(e) => self.sales.resolved(e.channel_id),
+            Event::SaleDropped(e) => self.sales.dropped(e.coin),
+            Event::SaleOpenAccepted(e) => {
+                self.opens_accepted.push(e.amount);
+                self.sales.agreed(e);
+            }
+            Event::SaleSigning(e) => self.begin_sale(e)?,
+            Event::SaleSigned(e) => self.sales.signed(e)?,
+            Event::SaleStored(e) => self.sales.stored(e)?,
+            Event::SaleDue(e) => self.sales.due(e),
+            Event::SaleDueEnded(e) => self.sales.due_ended(e)?,
+            Event::SaleJit(e) => self.sales.jit(e),
+            Event::SaleJitFailed(e) => self.sales.jit_failed(e)?,
+            Event::SaleJitOpened(e) => self.sales.jit_opened(e),
+            Event::Restored(e) => self.restored = Some(e.reason.clone()),
+            Event::Forgotten(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Why nothing cooperative is signed in this factory any more, if so (S9).
+    pub fn restored(&self) -> Option<&str> {
+        self.restored.as_deref()
+    }
+
+    /// Capacities of zero-conf opens of the operator that were accepted for this factory.
+    pub fn opens_accepted(&self) -> &[Amount] {
+        &self.opens_accepted
+    }
+
+    fn begin_signing(&mut self, event: &Signing, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
+        if event.attempt != self.attempt {
+            return Err(inconsistent("Signing", "it is of another attempt"));
+        }
+        let tree = match tree {
+            Some(tree) => tree,
+            None => Arc::new(
+                build_tree(&self.layout, self.scope(), &event.proposal, None)
+                    .map_err(|error| inconsistent("Signing", error))?,
+            ),
+        };
+        let tx = event.funding_tx();
+        let inputs = tx.input.iter().map(|input| input.previous_output).collect();
+        self.signed_for.push((tx.compute_txid(), inputs));
+        self.tree = Some(tree);
+        self.salt = event.salt;
+        self.proposal = Some(Arc::new(event.proposal.clone()));
+        self.phase = State::Signing;
+        Ok(())
+    }
+
+    /// The part of the tree that this node rebuilds.
+    pub fn scope(&self) -> Scope {
+        match self.role {
+            Role::Lsp => Scope::All,
+            Role::Client { index, .. } => Scope::Client(index),
+        }
+    }
+
+    /// The operator's node.
+    pub fn lsp(&self) -> NodeId {
+        self.terms.lsp
+    }
+
+    /// State without regard to the chain's height: the last step of creation that is stored.
+    pub(crate) fn phase(&self) -> State {
+        self.phase
+    }
+
+    /// Where the factory is in its life, at `height`.
+    pub fn state(&self, height: Height) -> State {
+        // Signed and funded, it lives, whatever else was said about it.
+        let lives = self.phase == State::Funding || !self.signatures.is_empty();
+        if self.funding_height().is_none() || !lives {
+            return self.phase;
+        }
+        if self.is_over(height) {
+            return State::Closed;
+        }
+        if self.distribution_confirmed() {
+            return State::Distributed;
+        }
+        if self.leaves_confirmed() {
+            return State::Exited;
+        }
+        if own_clients(self).all(|client| self.is_leaving(client)) {
+            return State::Exiting;
+        }
+        if !self.is_deep(height) {
+            return State::Funding;
+        }
+        if height.saturating_add(self.terms.dying_blocks) >= self.terms.timeout_height {
+            return State::Dying;
+        }
+        State::Active
+    }
+
+    /// The factory's funding outpoint, once proposed.
+    pub fn funding(&self) -> Option<OutPoint> {
+        self.tree.as_ref()?.coin_outpoint(0)
+    }
+
+    /// Height at which the funding transaction confirmed.
+    pub fn funding_height(&self) -> Option<Height> {
+        self.confirmed.get(&self.funding()?.txid).copied()
+    }
+
+    fn distribution_confirmed(&self) -> bool {
+        self.spent.iter().any(|(outpoint, txid)| {
+            let spend = self.session_of(*outpoint, *txid);
+            spend.is_some_and(|id| id.role == SpendRole::Distribution)
+        })
+    }
+
+    /// Which of our transactions it is that spends an outpoint, if it is one of ours.
+    pub fn session_of(&self, outpoint: OutPoint, txid: Txid) -> Option<SessionId> {
+        self.spend_of(outpoint, txid).map(|session| session.id)
+    }
+
+    /// The same with its transaction.
+    pub(crate) fn spend_of(&self, outpoint: OutPoint, txid: Txid) -> Option<&Session> {
+        let sales = self.sales.all().flat_map(|sold| &sold.sale.sessions);
+        let sessions = self.tree.as_ref()?.sessions().iter().chain(sales);
+        sessions.filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
+    }
+
+    /// Whether this node publishes a client's path, or has.
+    pub fn is_leaving(&self, client: ClientIndex) -> bool {
+        let leaving = self.exiting.contains(&client) || self.evicting.contains(&client);
+        leaving || self.leaf_height(client).is_some()
+    }
+
+    /// Whether every channel that this node has in the factory has its leaf on chain.
+    fn leaves_confirmed(&self) -> bool {
+        let mut sales = self.own_sales().filter(|sold| sold.is_signed());
+        own_clients(self).all(|client| self.leaf_height(client).is_some())
+            && sales.all(|sold| self.confirmed.contains_key(&sold.txid()))
+    }
+
+    /// Height at which a client's leaf confirmed.
+    pub fn leaf_height(&self, client: ClientIndex) -> Option<Height> {
+        let outpoint = self.tree.as_ref()?.channel_outpoint(client)?;
+        self.confirmed.get(&outpoint.txid).copied()
+    }
+
+    /// Whether a node's transaction is on chain.
+    pub fn node_confirmed(&self, node: NodeIndex) -> bool {
+        let tx = self.tree.as_ref().and_then(|tree| tree.node_tx(node));
+        tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
+    }
+
+    /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
+    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), String> {
+        if !self.checked.contains(&client) {
+            return Err("its funding script has not been checked".into());
+        }
+        if self.leaf_height(client).is_some() {
+            return Ok(());
+        }
+        if self.exiting.contains(&client) {
+            return Err("it is being taken on chain".into());
+        }
+        match self.state(height) {
+            State::Active | State::Dying => Ok(()),
+            // Others leave, or L gets everybody out; a reorganisation may have taken the funding with it.
+            State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
+            State::Funding | State::Exiting | State::Exited => Err(format!(
+                "the factory's funding has not {} confirmations yet",
+                self.terms.funding_confirmations
+            )),
+            state => Err(format!("the factory is {state}")),
+        }
+    }
+
+    /// Whether the funding has the confirmations that the terms ask for.
+    fn is_deep(&self, height: Height) -> bool {
+        let needed = u32::from(self.terms.funding_confirmations);
+        self.funding_height().is_some_and(|funded| height.saturating_add(1) >= funded.saturating_add(needed))
+    }
+
+    /// Blocks before an HTLC's expiry at which it must be off this node's channels.
+    pub fn blocks_early(&self) -> u16 {
+        match self.role {
+            Role::Lsp => self.layout.worst_blocks_early(),
+            Role::Client { index, .. } => self.layout.blocks_early(index),
+        }
+    }
+
+    /// Height after which no HTLC may live in this factory (S15): from the timeout on, distribution
+    /// transactions spend what the channels stand on.
+    pub fn safe_end(&self) -> Height {
+        self.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
+    }
+
+    /// Channel capacity of a client.
+    pub fn capacity(&self, client: ClientIndex) -> Amount {
+        usize::try_from(client)
+            .ok()
+            .and_then(|client| self.terms.capacities.get(client).copied())
+            .unwrap_or(Amount::ZERO)
+    }
+
+    /// The place of a client's node (L only).
+    pub fn client_of(&self, node: NodeId) -> Option<ClientIndex> {
+        let place = self.clients.iter().position(|client| *client == node)?;
+        u32::try_from(place).ok()
+    }
+
+    /// A client's node (L only).
+    pub fn node_of(&self, client: ClientIndex) -> Option<NodeId> {
+        self.clients.get(usize::try_from(client).ok()?).copied()
+    }
+
+    /// A transaction of this factory with its signature in place, if we hold it.
+    pub fn signed_tx(&self, session: SessionId) -> Option<bitcoin::Transaction> {
+        self.tree.as_ref()?.signed(session, self.signatures.get(&session)?)
+    }
+
+    /// Funding transactions that we signed for, and their inputs (S12).
+    pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
+        &self.signed_for
+    }
+}
+
+/// Clients whose channel is this node's too.
+pub(crate) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
+    match factory.role {
+        Role::Lsp => 0..factory.terms.clients(),
+        Role::Client { index, .. } => index..index.saturating_add(1),
+    }
+}
+
+/// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes). Aggregates the
+/// members' keys unless `funding_key` is just that.
+pub(crate) fn build_tree(
+    layout: &Layout,
+    scope: Scope,
+    proposal: &Proposal,
+    funding_key: Option<&KeyAgg>,
+) -> Result<Tree, crate::tx::tree::TreeError> {
+    let funding = OutPoint { txid: proposal.funding_tx.compute_txid(), vout: proposal.funding_vout };
+    let channel_scripts = proposal.channel_scripts.iter().cloned().collect();
+    let foreign_keys = proposal.foreign_keys.iter().copied().collect();
+    let roster = roster(proposal);
+    Tree::build_reusing(layout, &roster, funding, scope, &channel_scripts, &foreign_keys, funding_key)
+}
+
+/// Keys and payout scripts of a proposal.
+pub(crate) fn roster(proposal: &Proposal) -> Roster {
+    let client = |(key, payout): &(_, _)| Member { key: *key, payout: Clone::clone(payout) };
+    Roster { lsp_key: proposal.lsp_key, clients: proposal.clients.iter().map(client).collect() }
+}
+
+/// A client's key in the current attempt, as it was proposed to all.
+pub(crate) fn member_key(factory: &Factory, client: ClientIndex) -> Option<PublicKey> {
+    let place = usize::try_from(client).ok()?;
+    factory.proposal.as_ref()?.clients.get(place).map(|(key, _)| *key)
+}

@@ -1,0 +1,110 @@
+//! What the chain has of a factory.
+
+use crate::record::factory::{
+    BTreeSet, ClientIndex, Factory, Height, NodeIndex, Role, SessionId, SpendRole, own_clients,
+};
+use crate::record::sales::Sold;
+use crate::tx::layout::{CoinIndex, NodeKind};
+use crate::tx::sale::Stock;
+use crate::types::OutPoint;
+
+/// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
+pub(crate) fn is_dead(factory: &Factory, height: Height) -> bool {
+    factory.signed_for().iter().all(|(funding, inputs)| {
+        inputs.iter().any(|input| {
+            factory.spent.get(input).is_some_and(|spender| {
+                spender != funding
+                    && factory
+                        .confirmed
+                        .get(spender)
+                        .is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= BURIED)
+            })
+        })
+    })
+}
+
+/// A session's name, for people: "static transaction 2", "distribution of coin 0".
+pub fn session_name(factory: &Factory, id: SessionId) -> String {
+    match (id.role, factory.layout.node(id.coin).map(|node| node.kind)) {
+        (SpendRole::State, Some(NodeKind::Static)) => format!("static transaction {}", id.coin),
+        (SpendRole::State, Some(NodeKind::Kickoff)) => format!("kickoff transaction {}", id.coin),
+        (SpendRole::State, Some(NodeKind::State)) => format!("state transaction {}", id.coin),
+        (SpendRole::Distribution, _) => format!("distribution of coin {}", id.coin),
+        (role, _) => format!("{role:?} of coin {}", id.coin),
+    }
+}
+
+pub(crate) fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
+    let leaving = factory.exiting.iter().chain(&factory.evicting);
+    leaving.flat_map(|client| factory.layout.path(*client)).collect()
+}
+
+/// The height at which an outpoint of the factory confirmed, if nothing has spent it.
+pub(crate) fn unspent(factory: &Factory, outpoint: OutPoint) -> Option<Height> {
+    let spent = factory.spent.contains_key(&outpoint);
+    factory.confirmed.get(&outpoint.txid).copied().filter(|_| !spent)
+}
+
+/// Confirmations after which a transaction is taken to stay (S12).
+pub const BURIED: u32 = 100;
+
+/// A stock output on chain that nobody has spent.
+pub(crate) struct OpenStock {
+    pub(crate) stock: Stock,
+    /// First block that may have L's own spend.
+    pub(crate) matures: Height,
+}
+
+/// Stock outputs on chain that nobody has spent and no signed sale spends: of a coin that was sold out
+/// of, what the last sale has left.
+pub(crate) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
+    let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+    coins.filter_map(|(coin, _)| {
+        let signed = factory.sales.of(coin).iter().rev().find(|sold| sold.is_signed());
+        let stock = match signed {
+            Some(last) => last.sale.rest?,
+            None => factory.stock_before(coin, 1)?,
+        };
+        let confirmed = unspent(factory, stock.outpoint)?;
+        Some(OpenStock { stock, matures: confirmed.saturating_add(u32::from(factory.terms.stock_csv)) })
+    })
+}
+
+impl Factory {
+    /// Whether a stock coin can't come on chain any more: a distribution has paid what is above it.
+    fn stock_unreachable(&self, coin: CoinIndex) -> bool {
+        let clients = self.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        let mut clients = clients.into_iter();
+        clients.any(|client| self.paid_out(client).is_some())
+    }
+
+    /// The height at which a distribution paid this client its channel.
+    pub fn paid_out(&self, client: ClientIndex) -> Option<Height> {
+        let spends = self.spent.iter().filter_map(|(outpoint, txid)| {
+            let id = self.session_of(*outpoint, *txid)?;
+            let coin = self.layout.coin(id.coin)?;
+            let pays = id.role == SpendRole::Distribution && !coin.stock && coin.clients.contains(&client);
+            pays.then(|| self.confirmed.get(txid).copied())?
+        });
+        spends.min()
+    }
+
+    /// Whether nothing of this node's is left in the factory, for good.
+    pub(crate) fn is_over(&self, height: Height) -> bool {
+        let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
+        let settled = |client: ClientIndex| {
+            self.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
+        };
+        // What is left of the stock is L's to take, or the clients' after the timeout.
+        let no_stock = || self.role != Role::Lsp || open_stock(self).next().is_none();
+        // A sale that never came on chain holds nothing, once its stock is spent otherwise.
+        let gone = |sold: &Sold| {
+            let spender = sold.sale.sessions.first().and_then(|session| self.spent.get(&session.outpoint));
+            self.sales.is_resolved(sold.channel_id())
+                || !sold.is_signed()
+                || spender.is_some_and(|txid| *txid != sold.txid())
+                || sold.coin().is_some_and(|coin| self.stock_unreachable(coin))
+        };
+        self.confirmed.len() > 1 && own_clients(self).all(settled) && self.own_sales().all(gone) && no_stock()
+    }
+}

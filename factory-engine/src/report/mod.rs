@@ -1,0 +1,6 @@
+//! What people and programs are told about factories.
+
+pub mod drawing;
+pub mod progress;
+pub mod standing;
+pub mod statement;

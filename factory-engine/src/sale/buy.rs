@@ -1,0 +1,77 @@
+//! `factory-buy`: what a purchase would be, and the wish that is sent to the operator.
+
+use crate::engine::Engine;
+use crate::io::{Answer, Refusal};
+use crate::memory::Volatile;
+use crate::memory::sale::{Purchase, VolatileSale};
+use crate::record::factory::Role;
+use crate::sale::{Quote, cooperative, session_count};
+use crate::step::builder::StepBuilder;
+use crate::types::{Amount, Height, InstanceId};
+use crate::wire::message::Buy;
+
+impl Engine {
+    /// What a purchase would be, or why there can't be one now. Nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// When this node can't buy, and why.
+    pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
+        let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
+        let Role::Client { lsp, index } = factory.role else {
+            return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
+        };
+        let coin = factory
+            .layout
+            .stock_coin(index)
+            .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
+        cooperative(factory, coin, height).map_err(Refusal::WrongState)?;
+        if !self.peers.contains(&lsp) {
+            return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
+        }
+        let number = factory.next_sale(coin);
+        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.is_signed());
+        let asked = self.purchases.get(&instance).is_some_and(Purchase::is_open);
+        if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
+            return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
+        }
+        if factory.sales.account().is_due(index) {
+            return Err(Refusal::WrongState(
+                "a payment for an earlier purchase is on its way: try again when it has arrived or failed"
+                    .into(),
+            ));
+        }
+        session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
+        let blocks_early = factory.sale_blocks_early(index, number);
+        Ok(Quote { lsp, attempt: factory.attempt, coin, number, stock, blocks_early })
+    }
+
+    /// `factory-buy`.
+    pub(crate) fn buy(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        amount: Amount,
+        max_price_msat: u64,
+    ) -> Result<Answer, Refusal> {
+        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
+        let purchase = Purchase {
+            coin,
+            amount,
+            max_price_msat,
+            refused: None,
+            away: vec![],
+            instead: None,
+            opened: None,
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
+        };
+        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(purchase))));
+        d.send(lsp, Buy { instance, attempt, amount, max_price_msat, jit: self.config.jit.then_some(true) });
+        Ok(Answer::Done)
+    }
+
+    /// What became of this node's last `factory-buy`; nothing once it is fulfilled.
+    pub fn purchase(&self, instance: InstanceId) -> Option<&Purchase> {
+        self.purchases.get(&instance)
+    }
+}

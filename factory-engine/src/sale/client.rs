@@ -1,0 +1,564 @@
+//! A client's side of a sale, as buyer or as neighbour. It signs only what it rebuilt (S3).
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
+use crate::memory::Volatile;
+use crate::memory::ceremony::ExpectedOpen;
+use crate::memory::sale::{ClientSale, Deal, Purchase, VolatileClientSale, VolatileSale};
+use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
+use crate::record::factory::{Factory, Role};
+use crate::sale::lsp::names;
+use crate::sale::{cooperative, session_count};
+use crate::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
+use crate::step::builder::{StepBuilder, short};
+use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::tx::sale::{Sale, transcript};
+use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::message::{
+    SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
+    SaleStored as StoredMessage,
+};
+
+impl Engine {
+    pub(crate) fn on_sale_offer(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        offer: &SaleOffer,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
+        let chain = factory.sales.of(coin);
+        let deal = Deal {
+            number: offer.number,
+            buyer: offer.buyer,
+            amount: offer.amount,
+            price_msat: offer.price_msat,
+        };
+        if let Some(known) = place(offer.number).and_then(|place| chain.get(place)) {
+            let deal_is_same = known.sale.buyer == deal.buyer && known.sale.amount() == deal.amount;
+            let known_script = &known.sale.channel_output.script_pubkey;
+            if known.is_signed() {
+                // Its first offer, without a script, may come late.
+                if deal_is_same && offer.channel_script.as_ref().is_none_or(|script| script == known_script) {
+                    d.send(peer, stored(factory, offer.number));
+                } else {
+                    let why =
+                        "was made already, with other terms: the operator's records are older than ours";
+                    self.decline_sale(d, factory, index, offer, &format!("sale {} {why}", offer.number));
+                }
+                return Ok(());
+            }
+            if !deal_is_same || offer.channel_script.as_ref() != Some(known_script) {
+                return Err(Fault::peer("a second sale of stock that was signed for already"));
+            }
+        }
+        if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
+            self.decline_sale(d, factory, index, offer, &reason);
+            return Ok(());
+        }
+        if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
+            && sale.deal == deal
+            && sale.join.round == offer.round
+            && !sale.signing.has_signed()
+        {
+            d.send(peer, sale.join.clone());
+            return Ok(());
+        }
+        self.join_sale(d, factory, coin, peer, deal, offer);
+        Ok(())
+    }
+
+    fn decline_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        index: ClientIndex,
+        offer: &SaleOffer,
+        reason: &str,
+    ) {
+        d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
+        d.send(factory.lsp(), abort(factory, offer.number, reason));
+        if offer.buyer == index {
+            self.refuse_purchase(d, factory.instance, reason);
+        }
+    }
+
+    /// Fresh nonces for a sale (S2).
+    fn join_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        peer: NodeId,
+        deal: Deal,
+        offer: &SaleOffer,
+    ) {
+        let Ok(sessions) = session_count(factory, coin, deal.number, deal.amount) else { return };
+        // Whoever holds a signed factory has signed with this.
+        let Some(salt) = factory.salt else { return };
+        let key = self.client_key(factory.instance, factory.attempt, &salt);
+        let (signing, public) = Signer::fresh(sessions, &key, || d.rng.bytes32());
+        let join = SaleJoin {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            number: deal.number,
+            nonces: public,
+            round: offer.round,
+        };
+        let buys = matches!(factory.role, Role::Client { index, .. } if index == deal.buyer);
+        let open = if buys && offer.channel_script.is_none() {
+            ExpectedOpen::Expected
+        } else {
+            ExpectedOpen::NotYet
+        };
+        let sale = ClientSale {
+            deal,
+            join: join.clone(),
+            signing,
+            open,
+            // Its channel was checked before it was signed for the first time.
+            committed: offer.channel_script.clone().map(|script| (script, !buys)),
+            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
+        };
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::StartClient(Box::new(sale))));
+        d.send(peer, join);
+        if let (true, Some(script)) = (buys, &offer.channel_script) {
+            self.check_sale_channel(d, factory, coin, deal, script);
+        }
+    }
+
+    /// Whether an offer is one that we would sign (S3, S9, S24).
+    fn check_offer(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        index: ClientIndex,
+        coin: CoinIndex,
+        offer: &SaleOffer,
+    ) -> Result<(), String> {
+        let next = factory.next_sale(coin);
+        if offer.number > next {
+            let reason = format!(
+                "the operator has made {} sales here, and this node knows {}: it was restored from a backup",
+                offer.number.saturating_sub(1),
+                next.saturating_sub(1)
+            );
+            d.event(factory.instance, Restored { reason: reason.clone() });
+            return Err(reason);
+        }
+        cooperative(factory, coin, d.height)?;
+        if offer.number == next && factory.sales.of(coin).last().is_some_and(|last| !last.is_signed()) {
+            return Err("the sale before isn't finished".into());
+        }
+        session_count(factory, coin, offer.number, offer.amount)?;
+        let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        if !clients.contains(&offer.buyer) {
+            return Err(format!("client {} is not of our sub-factory", offer.buyer));
+        }
+        let early = factory.sale_blocks_early(offer.buyer, offer.number);
+        let record = factory.channel_in_factory(offer.buyer);
+        if offer.channel_in_factory.factory_instance != record.factory_instance
+            || offer.channel_in_factory.factory_protocol != record.factory_protocol
+            || offer.channel_in_factory.blocks_early != early
+        {
+            return Err("channel_in_factory contradicts the terms".into());
+        }
+        if u32::from(early) > crate::tx::layout::MAX_EXIT_BLOCKS {
+            return Err(format!("its exit would take {early} blocks: the chain of sales is too long"));
+        }
+        if offer.push_msat != factory.terms.push_msat {
+            return Err("push_msat is not that of the terms".into());
+        }
+        if offer.buyer != index {
+            return if self.config.sign_for_neighbours {
+                Ok(())
+            } else {
+                Err("this node doesn't sign for its neighbours".into())
+            };
+        }
+        // An interrupted sale, that we have signed already, or would have.
+        let agreed = factory.sales.is_agreed(offer.number, offer.amount, offer.price_msat);
+        if offer.number < next || offer.channel_script.is_some() && agreed {
+            return Ok(());
+        }
+        match self.wish(factory) {
+            None => Err("this node didn't ask for it".into()),
+            Some(wish) if wish.amount != offer.amount => {
+                Err("it is not the amount that was asked for".into())
+            }
+            Some(wish) if offer.price_msat > wish.max_price_msat => {
+                Err(format!("the price of {} msat is above the limit", offer.price_msat))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The `openchannel` hook: the open of a sale that this node agreed to.
+    pub(crate) fn on_open_sale(&self, d: &mut StepBuilder<'_>, open: &OpenChannel) -> Option<Answer> {
+        let ((instance, coin), sale) = self.client_sales.iter().find(|((instance, _), sale)| {
+            self.factories.get(instance).is_some_and(|factory| {
+                let record = factory.channel_in_factory(sale.deal.buyer);
+                let early = factory.sale_blocks_early(sale.deal.buyer, sale.deal.number);
+                factory.lsp() == open.peer
+                    && sale.open == ExpectedOpen::Expected
+                    && open.zeroconf
+                    && open.capacity == sale.deal.amount
+                    && open.push_msat == factory.terms.push_msat
+                    && open.channel_in_factory.is_none_or(|given| {
+                        given.factory_instance == record.factory_instance && given.blocks_early == early
+                    })
+            })
+        })?;
+        d.event(
+            *instance,
+            SaleOpenAccepted {
+                number: sale.deal.number,
+                amount: sale.deal.amount,
+                price_msat: sale.deal.price_msat,
+            },
+        );
+        d.volatile(Volatile::Sale(
+            *instance,
+            *coin,
+            VolatileSale::Client(VolatileClientSale::Open(ExpectedOpen::Seen)),
+        ));
+        Some(Answer::AcceptOpen)
+    }
+
+    pub(crate) fn on_sale_committed(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &SaleCommitted,
+    ) -> Result<(), Fault> {
+        let (factory, coin, sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
+        if sale.open != ExpectedOpen::Seen {
+            return Err(Fault::peer("a committed channel before its open_channel"));
+        }
+        match &sale.committed {
+            Some((script, _)) if *script != message.channel_script => {
+                return Err(Fault::peer("a second committed channel that differs from the first"));
+            }
+            // Said twice: what was checked stays checked.
+            Some((_, true)) => return Err(Fault::stale("its channel is checked already")),
+            _ => {}
+        }
+        let script = message.channel_script.clone();
+        self.check_sale_channel(d, factory, coin, sale.deal, &script);
+        d.volatile(Volatile::Sale(
+            factory.instance,
+            coin,
+            VolatileSale::Client(VolatileClientSale::Committed(script, false)),
+        ));
+        Ok(())
+    }
+
+    fn check_sale_channel(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        deal: Deal,
+        script: &ScriptBuf,
+    ) {
+        let Ok(built) = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script) else {
+            return;
+        };
+        d.effect(Effect::CheckChannel {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            sale: Some(deal.number),
+            channel_id: ChannelId::of(built.channel),
+            outpoint: built.channel,
+            output: built.channel_output,
+        });
+    }
+
+    pub(crate) fn on_sale_channel_check(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        number: u32,
+        result: Result<(), CheckFailure>,
+    ) {
+        let found =
+            self.client_sales.iter().find(|((of, _), sale)| *of == instance && sale.deal.number == number);
+        let (Some(((_, coin), sale)), Some(factory)) = (found, self.factories.get(&instance)) else { return };
+        let Some((script, _)) = &sale.committed else { return };
+        let what = format!("sale {number}");
+        match result.err().and_then(|failure| self.unchecked(d, instance, &what, failure)) {
+            None => {
+                d.volatile(Volatile::Sale(
+                    instance,
+                    *coin,
+                    VolatileSale::Client(VolatileClientSale::Committed(script.clone(), true)),
+                ));
+                let round = sale.join.round;
+                d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number, round });
+            }
+            Some(reason) => self.leave_sale(d, factory, *coin, sale, &reason),
+        }
+    }
+
+    pub(crate) fn on_sale_propose(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        propose: &SalePropose,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, propose.instance, propose.attempt)?;
+        let sale = self.client_sale(factory, coin, propose.number)?;
+        match sale.signing.asked(propose) {
+            Asked::First => {}
+            Asked::Again(answer) => {
+                if let Some(answer) = answer {
+                    d.send(peer, answer.clone());
+                }
+                return Ok(());
+            }
+            Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
+        }
+        if let Err(reason) = cooperative(factory, coin, d.height) {
+            self.leave_sale(d, factory, coin, sale, &reason);
+            return Ok(());
+        }
+        // S18: nothing is signed for a channel that isn't in lightningd as the sale pays it.
+        let checked = sale
+            .committed
+            .as_ref()
+            .is_some_and(|(script, checked)| *script == propose.channel_script && *checked);
+        if index == sale.deal.buyer && !checked {
+            return Err(Fault::peer("a proposal before its channel is committed and checked"));
+        }
+        let deal = sale.deal;
+        let built = factory
+            .build_sale(coin, deal.number, deal.buyer, deal.amount, &propose.channel_script)
+            .map_err(Fault::peer)?;
+        if propose.nonces.len() != built.sessions.len() {
+            return Err(Fault::peer("its aggregate nonces are not as many as the sale's transactions"));
+        }
+        self.sign_as_client(d, factory, coin, sale, &built, propose)
+    }
+
+    fn sign_as_client(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &ClientSale,
+        built: &Sale,
+        propose: &SalePropose,
+    ) -> Result<(), Fault> {
+        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let plan = Plan::new(tree, &built.sessions);
+        let ledger = plan.ledger();
+        self.ledger.check(&ledger).map_err(Fault::peer)?;
+        if factory.next_sale(coin) == sale.deal.number {
+            d.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
+        }
+        let transcript = transcript(factory.instance, factory.attempt, built, &propose.nonces);
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+        let role = SignAs::Member { plan, request: Arc::new(propose.clone()) };
+        let job = Box::new(SignJob { transcript, role, deadline });
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Sign(job)));
+        Ok(())
+    }
+
+    pub(crate) fn on_sale_ready(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        ready: &SaleReady,
+    ) -> Result<(), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, ready.instance, ready.attempt)?;
+        let sold = place(ready.number)
+            .and_then(|place| factory.sales.of(coin).get(place))
+            .ok_or_else(|| Fault::stale("nothing of this sale was signed here"))?;
+        if sold.is_signed() {
+            d.send(peer, stored(factory, ready.number));
+            return Ok(());
+        }
+        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let plan = Plan::new(tree, &sold.sale.sessions);
+        check_finished(&plan, &ready.signatures).map_err(|wrong| match wrong {
+            Unfinished::Count { given, expected } => {
+                Fault::peer(format!("{given} signatures for the sale's {expected} transactions"))
+            }
+            Unfinished::Invalid(session) => {
+                Fault::peer(format!("the signature of the {:?} doesn't verify", session.role))
+            }
+        })?;
+        let number = ready.number;
+        d.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        if index == sold.sale.buyer {
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(None)));
+            d.log(Level::Info, format!("{}: bought {}, sale {number}", factory.instance, sold.sale.amount()));
+        }
+        d.send(peer, stored(factory, number));
+        Ok(())
+    }
+
+    /// The operator ends a sale, or refuses one.
+    pub(crate) fn on_lsp_sale_abort(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &SaleAbort,
+    ) -> Result<(), Fault> {
+        let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
+        // A `buy` that came to no sale has no number.
+        if message.number == 0 {
+            self.refuse_purchase(d, factory.instance, &message.reason);
+            self.answer_price(d, factory, coin, None, Err(message.reason.clone()));
+        } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
+            self.forget_sale(d, factory, coin, sale, &message.reason);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn client_sale_fault(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if *instance == factory.instance {
+                self.leave_sale(d, factory, *coin, sale, reason);
+            }
+        }
+        if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
+            d.send(factory.lsp(), abort(factory, 0, reason));
+            self.refuse_purchase(d, factory.instance, reason);
+        }
+    }
+
+    /// Ends our part and says why.
+    pub(crate) fn leave_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &ClientSale,
+        reason: &str,
+    ) {
+        d.send(factory.lsp(), abort(factory, sale.deal.number, reason));
+        self.forget_sale(d, factory, coin, sale, reason);
+    }
+
+    fn forget_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &ClientSale,
+        reason: &str,
+    ) {
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        // What was signed for is taken up again; the wish ends with a sale that nobody signed. Its channel,
+        // if there is one, is closed by the operator, who alone knows whether it signed.
+        if factory.next_sale(coin) == sale.deal.number {
+            self.refuse_purchase(d, factory.instance, reason);
+        }
+    }
+
+    pub(crate) fn refuse_purchase(&self, d: &mut StepBuilder<'_>, instance: InstanceId, reason: &str) {
+        if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.is_open()) {
+            let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
+            d.volatile(Volatile::Sale(instance, purchase.coin, VolatileSale::Purchase(Some(refused))));
+        }
+    }
+
+    /// A disconnect ends the open that lightningd had pending, and nonces that were not used (S2).
+    pub(crate) fn client_sales_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if let Some(factory) = self.factories.get(instance).filter(|factory| factory.lsp() == peer) {
+                self.forget_sale(d, factory, *coin, sale, "the operator disconnected");
+            }
+        }
+        for instance in self.purchases.keys() {
+            if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
+                self.refuse_purchase(d, *instance, "the operator disconnected");
+            }
+        }
+    }
+
+    pub(crate) fn client_sales_tick(&self, d: &mut StepBuilder<'_>) {
+        for ((instance, coin), sale) in &self.client_sales {
+            if let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) {
+                self.leave_sale(d, factory, *coin, sale, "the operator went silent");
+            }
+        }
+        for (instance, purchase) in &self.purchases {
+            if d.now >= purchase.deadline && purchase.is_open() {
+                self.end_purchase(d, *instance, purchase);
+            }
+        }
+    }
+
+    /// A purchase took too long. Of one that only waits the operator has no other sign.
+    fn end_purchase(&self, d: &mut StepBuilder<'_>, instance: InstanceId, purchase: &Purchase) {
+        let mut reason = "the operator didn't answer in time".to_owned();
+        if !purchase.away.is_empty() {
+            reason.push_str("; it had to wait for ");
+            reason.push_str(&names(&purchase.away));
+        }
+        if let Some(factory) = self.factories.get(&instance) {
+            d.send(factory.lsp(), abort(factory, 0, &reason));
+        }
+        self.refuse_purchase(d, instance, &reason);
+    }
+
+    /// Our factory of this operator, our place in it, and our sub-factory's stock coin.
+    pub(crate) fn sub_factory(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
+        let factory = self.own_factory(peer, instance, attempt)?;
+        let Role::Client { index, .. } = factory.role else {
+            return Err(Fault::stale("it is our own factory"));
+        };
+        let coin = factory
+            .layout
+            .stock_coin(index)
+            .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
+        Ok((factory, index, coin))
+    }
+
+    fn client_sale(&self, factory: &Factory, coin: CoinIndex, number: u32) -> Result<&ClientSale, Fault> {
+        self.client_sales
+            .get(&(factory.instance, coin))
+            .filter(|sale| sale.deal.number == number)
+            .ok_or_else(|| Fault::stale("no such sale is under way"))
+    }
+
+    pub(crate) fn buying(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+        number: u32,
+    ) -> Result<(&Factory, CoinIndex, &ClientSale), Fault> {
+        let (factory, index, coin) = self.sub_factory(peer, instance, attempt)?;
+        let sale = self.client_sale(factory, coin, number)?;
+        if sale.deal.buyer != index {
+            return Err(Fault::stale("another client buys"));
+        }
+        Ok((factory, coin, sale))
+    }
+}
+
+/// A sale's place in its chain.
+fn place(number: u32) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
+fn stored(factory: &Factory, number: u32) -> StoredMessage {
+    StoredMessage { instance: factory.instance, attempt: factory.attempt, number }
+}
+
+fn abort(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+}

@@ -1,0 +1,298 @@
+//! When a client that has to sign is away: the purchase waits for it, and then, if both sides' policy
+//! allows it, becomes an ordinary channel on chain (just in time), for the same price.
+
+use crate::engine::Engine;
+use crate::io::{Effect, KnownChannel, Level};
+use crate::memory::Volatile;
+use crate::memory::sale::{Deal, Instead, LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
+use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
+use crate::record::factory::Factory;
+use crate::sale::lsp::{names, refusal, sub_clients, volatile};
+use crate::step::builder::{StepBuilder, short};
+use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
+use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
+
+impl Engine {
+    /// L: somebody who has to sign is away.
+    pub(crate) fn wait_for_members(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        (peer, deal, jit): (NodeId, Deal, bool),
+        away: Vec<NodeId>,
+    ) {
+        let deadline = d.now.saturating_add(self.config.sale_wait);
+        let sale = LspSale { jit, ..LspSale::new(factory, coin, deal, SalePhase::Waiting, deadline) };
+        let (text, seconds) = (names(&away), self.config.sale_wait / 1000);
+        d.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
+        d.send(
+            peer,
+            SaleWait {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                away,
+                seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+            },
+        );
+    }
+
+    /// L: whoever was missing is here.
+    pub(crate) fn resume_waiting(&self, d: &mut StepBuilder<'_>, factory: &Factory, newcomer: NodeId) {
+        for ((instance, coin), sale) in &self.lsp_sales {
+            let missing = || self.away(factory, *coin).into_iter().any(|node| node != newcomer);
+            if *instance == factory.instance && sale.phase == SalePhase::Waiting && !missing() {
+                self.offer(d, factory, *coin, sale.deal, None, sale.jit);
+            }
+        }
+    }
+
+    /// L: there will be no sale for this `reason`: an ordinary channel instead, if both want that.
+    pub(crate) fn sell_instead(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        let Some(peer) = factory.node_of(sale.deal.buyer) else { return };
+        let forbidden = match (self.config.jit, sale.jit) {
+            (true, true) => None,
+            (false, _) => Some("the operator opens no ordinary channel instead"),
+            (true, false) => Some("this node takes no ordinary channel instead (factory-jit)"),
+        };
+        if let Some(forbidden) = forbidden {
+            return self.drop_sale(d, factory, coin, sale, &format!("{reason}; {forbidden}"));
+        }
+        for (_, node) in sub_clients(factory, coin).filter(|(client, _)| *client != sale.deal.buyer) {
+            d.send(node, refusal(factory, sale.deal.number, reason));
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let deal = Deal { number: 0, ..sale.deal };
+        let instead = LspSale {
+            jit: true,
+            instead: Some(reason.to_owned()),
+            ..LspSale::new(factory, coin, deal, SalePhase::Asking, deadline)
+        };
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(instead))));
+        d.send(
+            peer,
+            JitOffer {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                amount: deal.amount,
+                price_msat: deal.price_msat,
+                reason: short(reason),
+            },
+        );
+    }
+
+    pub(crate) fn on_jit_accept(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &JitAccept,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) = self.selling(peer, message.instance, message.attempt, 0)?;
+        if client != sale.deal.buyer || sale.phase != SalePhase::Asking {
+            return Err(Fault::stale("it was not asked for"));
+        }
+        self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
+        Ok(())
+    }
+
+    /// L: paid, so lightningd opens the channel.
+    pub(crate) fn fund_instead(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+    ) {
+        let Deal { buyer, amount, price_msat, .. } = sale.deal;
+        let Some(peer) = factory.node_of(buyer) else { return };
+        d.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(d.height) });
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Funding, d.now)),
+        ));
+        d.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
+    }
+
+    pub(crate) fn on_channel_funded(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        result: Result<(ChannelId, OutPoint), String>,
+    ) {
+        let Some(factory) = self.factories.get(&instance) else { return };
+        let Some(funding) = factory.sales.jits().funding.get(&buyer) else { return };
+        if let Some(coin) = factory.layout.stock_coin(buyer) {
+            d.volatile(volatile(factory, coin, VolatileSale::End));
+        }
+        match result {
+            Ok((channel_id, outpoint)) => self.jit_opened(d, factory, funding, channel_id, Some(outpoint)),
+            Err(error) => self.jit_failed(d, factory, funding, &error),
+        }
+    }
+
+    fn jit_opened(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        funding: &SaleJit,
+        channel_id: ChannelId,
+        outpoint: Option<OutPoint>,
+    ) {
+        let SaleJit { buyer, amount, price_msat, .. } = *funding;
+        let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
+        d.log(Level::Info, format!("{}: an ordinary channel of {amount}: {channel_id}", factory.instance));
+        tell_opened(d, factory, &opened);
+        d.event(factory.instance, opened);
+    }
+
+    fn jit_failed(&self, d: &mut StepBuilder<'_>, factory: &Factory, funding: &SaleJit, error: &str) {
+        let reason = format!("its ordinary channel can't be opened: {error}");
+        d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
+        d.event(factory.instance, SaleJitFailed { buyer: funding.buyer });
+        if let Some(peer) = factory.node_of(funding.buyer) {
+            d.send(peer, refusal(factory, 0, &reason));
+        }
+    }
+
+    /// L: a stop interrupted `fundchannel`. The channel is there, or what was paid for it is credit.
+    pub(crate) fn jits_started(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+        for (buyer, funding) in &factory.sales.jits().funding {
+            let peer = factory.node_of(*buyer);
+            // lightningd keeps no label of ours: one of this size that is nothing else, and was not in the
+            // chain before, is taken for it.
+            let is_new = |confirmed: Option<Height>| confirmed.is_none_or(|at| Some(at) > funding.height);
+            let found = channels.iter().find(|channel| {
+                Some(channel.peer) == peer
+                    && channel.capacity == funding.amount
+                    && is_new(channel.confirmed)
+                    && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
+            });
+            match found {
+                Some(channel) => self.jit_opened(d, factory, funding, channel.channel_id, None),
+                None => self.jit_failed(d, factory, funding, "this node was stopped meanwhile"),
+            }
+        }
+    }
+
+    /// L: a client that was away when its channel came, or could not store that, hears of it now. It knows
+    /// those that it has seen.
+    pub(crate) fn repeat_jit(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
+        let client = factory.client_of(peer);
+        let of_peer = |jit: &&SaleJitOpened| Some(jit.buyer) == client;
+        if let Some(jit) = factory.sales.jits().opened.iter().rev().find(of_peer) {
+            tell_opened(d, factory, jit);
+        }
+    }
+
+    /// The buyer: it takes longer.
+    pub(crate) fn on_sale_wait(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &SaleWait,
+    ) -> Result<(), Fault> {
+        let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
+        let wish = self.wish(factory).ok_or_else(|| Fault::stale("nothing is being bought"))?;
+        let wait = u64::from(message.seconds).saturating_mul(1000).min(self.config.sale_wait);
+        let patience = wait.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
+        let away = message.away.clone();
+        let wish = Purchase { deadline: d.now.saturating_add(patience), away, ..wish.clone() };
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        Ok(())
+    }
+
+    /// The buyer: an ordinary channel instead, for what it was ready to pay.
+    pub(crate) fn on_jit_offer(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        offer: &JitOffer,
+    ) -> Result<(), Fault> {
+        let (factory, _, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
+        let wish = self.wish(factory).ok_or_else(|| Fault::stale("nothing is being bought"))?;
+        let refused = if !self.config.jit {
+            Some("this node takes no ordinary channel instead (factory-jit)".to_owned())
+        } else if offer.amount != wish.amount {
+            Some("it is not the amount that was asked for".to_owned())
+        } else if offer.price_msat > wish.max_price_msat {
+            Some(format!("the price of {} msat is above the limit", offer.price_msat))
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            d.send(peer, refusal(factory, 0, &reason));
+            self.refuse_purchase(d, factory.instance, &reason);
+            return Ok(());
+        }
+        let patience = self.config.ceremony_timeout.saturating_mul(4);
+        let instead = Instead { price_msat: offer.price_msat, reason: short(&offer.reason) };
+        let deadline = d.now.saturating_add(patience);
+        let wish = Purchase { instead: Some(instead), deadline, ..wish.clone() };
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        d.send(peer, JitAccept { instance: factory.instance, attempt: factory.attempt });
+        Ok(())
+    }
+
+    pub(crate) fn on_jit_opened(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &JitOpened,
+    ) -> Result<(), Fault> {
+        let (factory, buyer, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
+        let JitOpened { amount, price_msat, channel_id, outpoint, .. } = *message;
+        let known = factory.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id);
+        let agreed = |wish: &&Purchase| {
+            let instead = wish.instead.as_ref();
+            wish.amount == amount && instead.is_some_and(|instead| instead.price_msat == price_msat)
+        };
+        let wish = self.wish(factory).filter(agreed);
+        // A restart has forgotten what was agreed to: then what was paid says it.
+        let paid = price_msat > 0 && factory.sales.account().credit(buyer) >= price_msat;
+        if known || (wish.is_none() && !paid) {
+            return Err(Fault::stale("it is known, or was not agreed to"));
+        }
+        let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
+        if let Some(wish) = wish {
+            let wish = Purchase { opened: Some(opened.clone()), ..wish.clone() };
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        }
+        d.event(factory.instance, opened);
+        Ok(())
+    }
+
+    /// What this node wants to buy and has not got yet.
+    pub(crate) fn wish(&self, factory: &Factory) -> Option<&Purchase> {
+        self.purchases.get(&factory.instance).filter(|wish| wish.is_open())
+    }
+}
+
+/// Whether a channel is one of a factory's, of any attempt or sale, or came in place of one.
+fn is_known(factory: &Factory, channel_id: ChannelId) -> bool {
+    let of_tree = |attempt: &Factory| {
+        let outpoint = |client| attempt.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
+        (0..attempt.terms.clients()).filter_map(outpoint).any(|leaf| ChannelId::of(leaf) == channel_id)
+    };
+    factory.past().iter().chain([factory]).any(of_tree) || factory.sales.names(channel_id)
+}
+
+fn tell_opened(d: &mut StepBuilder<'_>, factory: &Factory, jit: &SaleJitOpened) {
+    let Some(peer) = factory.node_of(jit.buyer) else { return };
+    let SaleJitOpened { amount, price_msat, channel_id, outpoint, .. } = *jit;
+    let (instance, attempt) = (factory.instance, factory.attempt);
+    d.send(peer, JitOpened { instance, attempt, amount, price_msat, channel_id, outpoint });
+}

@@ -1,0 +1,591 @@
+//! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
+//! `lsp_signing`.
+
+use crate::engine::Engine;
+use crate::io::{Effect, KnownChannel, Level, OpenFailure};
+use crate::memory::Volatile;
+use crate::memory::sale::{Deal, LspSale, SalePhase, VolatileLspSale, VolatileSale};
+use crate::record::event::{SaleDropped, SaleOpening};
+use crate::record::factory::{Factory, Role};
+use crate::sale::{cooperative, session_count};
+use crate::signing::Coordinator;
+use crate::step::builder::{StepBuilder, short};
+use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
+use crate::wire::message::{
+    Buy, ChannelInFactory, SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SaleReady,
+};
+
+impl Engine {
+    pub(crate) fn on_buy(&self, d: &mut StepBuilder<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
+        let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
+        // Before it is asked for money: a buyer that could not store what it was told believes in a credit.
+        self.repeat_jit(d, factory, peer);
+        let price = self.price_for(factory, coin, buyer, buy.amount, d.height).and_then(|price| {
+            if price <= buy.max_price_msat {
+                return Ok(price);
+            }
+            Err(format!(
+                "it costs {price} msat, which is above the limit of {}: max_price_msat={price} accepts it",
+                buy.max_price_msat
+            ))
+        });
+        let price_msat = match price {
+            Ok(price_msat) => price_msat,
+            Err(reason) => {
+                d.log(
+                    Level::Info,
+                    format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
+                );
+                d.send(peer, refusal(factory, 0, &reason));
+                if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
+                    // An invoice that couldn't be taken back before, if there is one.
+                    self.end_invoices(d, factory, Some(buyer));
+                }
+                return Ok(());
+            }
+        };
+        let deal = Deal { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
+        let (jit, away) = (buy.jit == Some(true), self.away(factory, coin));
+        if away.is_empty() {
+            self.offer(d, factory, coin, deal, None, jit);
+        } else {
+            self.wait_for_members(d, factory, coin, (peer, deal, jit), away);
+        }
+        Ok(())
+    }
+
+    /// Asks every client of the sub-factory for its nonces. `script` is that of a sale whose signing
+    /// was interrupted.
+    pub(crate) fn offer(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        deal: Deal,
+        script: Option<ScriptBuf>,
+        jit: bool,
+    ) {
+        let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
+        let offer = SaleOffer {
+            instance: factory.instance,
+            attempt: factory.attempt,
+            number: deal.number,
+            buyer: deal.buyer,
+            amount: deal.amount,
+            price_msat: deal.price_msat,
+            push_msat: factory.terms.push_msat,
+            channel_script: script.clone(),
+            round: Some(round),
+            channel_in_factory: ChannelInFactory {
+                blocks_early: factory.sale_blocks_early(deal.buyer, deal.number),
+                ..factory.channel_in_factory(deal.buyer)
+            },
+        };
+        for (_, node) in sub_clients(factory, coin) {
+            d.send(node, offer.clone());
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let sale =
+            LspSale { round, script, jit, ..LspSale::new(factory, coin, deal, SalePhase::Joining, deadline) };
+        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
+    }
+
+    pub(crate) fn on_sale_join(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        join: &SaleJoin,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
+        if sale.phase != SalePhase::Joining || !sale.signing.lacks(client) {
+            return Err(Fault::stale("its nonces are here already"));
+        }
+        // S4: nonces of an earlier try would make its signature a bad one.
+        if join.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
+        }
+        let expected =
+            session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
+        let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Joined(client, nonces.clone())),
+        ));
+        if !sale.signing.lacks_only(client) {
+            return Ok(());
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        match &sale.script {
+            // Taken up again: the channel is there.
+            Some(script) if sale.checked => {
+                self.propose_sale(d, factory, coin, sale, script, Some((client, &nonces)));
+            }
+            Some(_) => d.volatile(volatile(
+                factory,
+                coin,
+                VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
+            )),
+            None => {
+                let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
+                d.volatile(volatile(
+                    factory,
+                    coin,
+                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Opening, deadline)),
+                ));
+                d.effect(Effect::StartChannel {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    client: sale.deal.buyer,
+                    sale: Some(sale.deal.number),
+                    peer,
+                    capacity: sale.deal.amount,
+                    push_msat: factory.terms.push_msat,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_sale_channel_started(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        result: Result<ScriptBuf, OpenFailure>,
+    ) {
+        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
+            return;
+        };
+        let Some(peer) = factory.node_of(buyer) else { return };
+        let built = result.map_err(|error| error.to_string()).and_then(|script| {
+            let deal = sale.deal;
+            let built = factory.build_sale(coin, number, buyer, deal.amount, &script);
+            built.map(|built| (script, built)).map_err(|error| error.to_string())
+        });
+        let (script, built) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                return self.drop_sale(
+                    d,
+                    factory,
+                    coin,
+                    sale,
+                    &format!("its channel can't be opened: {error}"),
+                );
+            }
+        };
+        let Some(session) = built.sessions.first() else { return };
+        // A restart closes what lightningd then has of it.
+        d.event(
+            instance,
+            SaleOpening {
+                coin,
+                number,
+                buyer,
+                amount: sale.deal.amount,
+                script: script.clone(),
+                price_msat: sale.deal.price_msat,
+            },
+        );
+        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
+        d.effect(Effect::CompleteChannel {
+            instance,
+            attempt: factory.attempt,
+            client: buyer,
+            sale: Some(number),
+            peer,
+            leaf: session.tx.clone(),
+            prevout: session.prevout.clone(),
+        });
+    }
+
+    pub(crate) fn on_sale_channel_completed(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        result: Result<ChannelId, OpenFailure>,
+    ) {
+        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
+            if let Ok(channel_id) = result {
+                d.effect(Effect::CloseChannel { channel_id });
+            }
+            return;
+        };
+        let (Some(script), Some(peer)) = (&sale.script, factory.node_of(buyer)) else { return };
+        let built = factory.build_sale(coin, number, buyer, sale.deal.amount, script);
+        let expected = built.ok().map(|built| ChannelId::of(built.channel));
+        match result {
+            Ok(channel_id) if Some(channel_id) == expected => {
+                let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+                d.volatile(volatile(
+                    factory,
+                    coin,
+                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
+                ));
+                d.send(
+                    peer,
+                    SaleCommitted {
+                        instance,
+                        attempt: factory.attempt,
+                        number,
+                        channel_script: script.clone(),
+                    },
+                );
+            }
+            Ok(channel_id) => {
+                d.effect(Effect::CloseChannel { channel_id });
+                self.drop_sale(
+                    d,
+                    factory,
+                    coin,
+                    sale,
+                    "lightningd committed another channel than the sale's",
+                );
+            }
+            Err(error) => {
+                let reason = format!("its channel can't be completed: {error}");
+                self.drop_sale(d, factory, coin, sale, &reason);
+            }
+        }
+    }
+
+    pub(crate) fn on_sale_checked(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &SaleChecked,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        if client != sale.deal.buyer {
+            return Err(Fault::stale("another client buys"));
+        }
+        // S4: whoever joined again checks again, and would blame us for a proposal before that.
+        if message.round != Some(sale.round) {
+            return Err(Fault::stale("it answers an earlier offer"));
+        }
+        match (&sale.script, sale.phase) {
+            // Taken up again: it may come before the last join.
+            (Some(_), SalePhase::Joining) => {
+                d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
+            }
+            (Some(_), SalePhase::Checking) => {
+                self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
+            }
+            _ => return Err(Fault::stale("no check is expected now")),
+        }
+        Ok(())
+    }
+
+    /// A client can't or won't take part.
+    pub(crate) fn on_client_sale_abort(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        abort: &SaleAbort,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) = match abort.number {
+            // The buyer knows no number of a purchase that waits.
+            0 => self.selling_alone(peer, abort.instance, abort.attempt)?,
+            number => self.selling(peer, abort.instance, abort.attempt, number)?,
+        };
+        if sale.concerns_buyer_alone() && client != sale.deal.buyer {
+            return Err(Fault::stale("another client buys"));
+        }
+        self.end_sale(d, factory, coin, sale, &format!("{peer}: {}", abort.reason));
+        Ok(())
+    }
+
+    pub(crate) fn lsp_sale_fault(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        reason: &str,
+    ) {
+        let coin = factory.client_of(peer).and_then(|client| factory.layout.stock_coin(client));
+        let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
+        if let Some((coin, sale)) = sale {
+            self.end_sale(d, factory, coin, sale, &format!("{peer}: {reason}"));
+        }
+    }
+
+    /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
+    pub(crate) fn end_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        if sale.phase == SalePhase::Funding {
+            // lightningd is at it, and says what comes of it.
+        } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
+            self.drop_sale(d, factory, coin, sale, reason);
+        } else {
+            self.interrupt_sale(d, factory, coin, sale, reason);
+        }
+    }
+
+    /// Before anybody has signed: nothing is left behind.
+    pub(crate) fn drop_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        let number = sale.deal.number;
+        match (factory.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
+            (Some(opening), ..) => {
+                d.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
+                d.event(factory.instance, SaleDropped { coin, number });
+            }
+            (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
+            _ => {}
+        }
+        self.end_invoices(d, factory, Some(sale.deal.buyer));
+        self.tell_ended(d, factory, coin, sale, reason);
+    }
+
+    /// Partial signatures may have left: the same sale is taken up again later (S8).
+    pub(crate) fn interrupt_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        self.tell_ended(d, factory, coin, sale, &format!("{reason}; it goes on when everybody is back"));
+    }
+
+    fn tell_ended(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        reason: &str,
+    ) {
+        let number = sale.deal.number;
+        d.log(Level::Unusual, format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance));
+        if sale.concerns_buyer_alone() {
+            // Of this it has no number.
+            if let Some(buyer) = factory.node_of(sale.deal.buyer) {
+                d.send(buyer, refusal(factory, 0, reason));
+            }
+        } else {
+            for (_, node) in sub_clients(factory, coin) {
+                d.send(node, refusal(factory, number, reason));
+            }
+        }
+        d.volatile(volatile(factory, coin, VolatileSale::End));
+    }
+
+    /// Takes up every sale that was signed for and isn't done, if all of its members are here.
+    pub(crate) fn resume_sales(&self, d: &mut StepBuilder<'_>, factory: &Factory, newcomer: Option<NodeId>) {
+        if factory.role != Role::Lsp || factory.restored().is_some() {
+            return;
+        }
+        for sold in factory.sales.all().filter(|sold| !sold.stored) {
+            let Some(coin) = sold.sale.sessions.first().map(|session| session.id.coin) else { continue };
+            let away = self.away(factory, coin);
+            let busy = self.lsp_sales.contains_key(&(factory.instance, coin));
+            if busy || away.iter().any(|node| Some(*node) != newcomer) {
+                continue;
+            }
+            if !sold.is_signed() && cooperative(factory, coin, d.height).is_err() {
+                continue;
+            }
+            let deal = Deal {
+                number: sold.sale.number,
+                buyer: sold.sale.buyer,
+                amount: sold.sale.amount(),
+                price_msat: sold.price_msat,
+            };
+            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()), false);
+            if sold.is_signed() {
+                send_ready(d, factory, coin, deal.number, &sold.signatures);
+            }
+        }
+    }
+
+    /// A disconnect ends an open that lightningd has pending, and the nonces of whoever left.
+    pub(crate) fn lsp_sales_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+        for ((instance, coin), sale) in &self.lsp_sales {
+            let Some(factory) = self.factories.get(instance) else { continue };
+            let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
+            if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
+                self.end_sale(d, factory, *coin, sale, &format!("{peer} disconnected"));
+            }
+        }
+    }
+
+    pub(crate) fn lsp_sales_tick(&self, d: &mut StepBuilder<'_>) {
+        for ((instance, coin), sale) in &self.lsp_sales {
+            let Some(factory) =
+                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))
+            else {
+                continue;
+            };
+            if sale.phase == SalePhase::Waiting {
+                let away = names(&self.away(factory, *coin));
+                let reason = format!("needed for the signature, and not connected: {away}");
+                self.sell_instead(d, factory, *coin, sale, &reason);
+                continue;
+            }
+            let silent: Vec<NodeId> = sub_clients(factory, *coin)
+                .filter(|(client, _)| match sale.phase {
+                    SalePhase::Joining | SalePhase::Signing => sale.signing.lacks(*client),
+                    SalePhase::Opening => false,
+                    SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
+                    SalePhase::Waiting | SalePhase::Funding => false,
+                    SalePhase::Storing => !sale.stored.contains(client),
+                })
+                .map(|(_, node)| node)
+                .collect();
+            let reason = if silent.is_empty() {
+                "lightningd did not answer in time".to_owned()
+            } else {
+                format!("no answer in time from {}", names(&silent))
+            };
+            let buyer = factory.node_of(sale.deal.buyer);
+            let neighbours = silent.iter().all(|node| Some(*node) != buyer);
+            if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
+                self.sell_instead(d, factory, *coin, sale, &reason);
+            } else {
+                self.end_sale(d, factory, *coin, sale, &reason);
+            }
+        }
+    }
+
+    /// What a restart found half open: its channel has nothing to stand on.
+    pub(crate) fn lsp_sales_started(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
+        for (coin, opening) in factory.sales.openings() {
+            let channel_id = ChannelId::of(opening.channel);
+            if channels.iter().any(|channel| channel.channel_id == channel_id) {
+                d.effect(Effect::CloseChannel { channel_id });
+            }
+            d.event(factory.instance, SaleDropped { coin, number: opening.number });
+        }
+    }
+
+    /// Clients of a sub-factory that are not connected.
+    pub(crate) fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
+        sub_clients(factory, coin).map(|(_, node)| node).filter(|node| !self.peers.contains(node)).collect()
+    }
+
+    /// A peer's place in a factory of ours, and its sub-factory's stock coin.
+    pub(crate) fn sale_member(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
+        let factory = self.known(instance)?;
+        if factory.attempt != attempt || factory.role != Role::Lsp {
+            return Err(Fault::stale("it is not about a factory of ours, or about another attempt"));
+        }
+        let client =
+            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
+        let coin = factory
+            .layout
+            .stock_coin(client)
+            .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
+        Ok((factory, client, coin))
+    }
+
+    pub(crate) fn selling(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+        number: u32,
+    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
+        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
+        let sale = self
+            .lsp_sales
+            .get(&(instance, coin))
+            .filter(|sale| sale.deal.number == number)
+            .ok_or_else(|| Fault::stale("no such sale is under way"))?;
+        Ok((factory, sale, client, coin))
+    }
+
+    fn selling_alone(
+        &self,
+        peer: NodeId,
+        instance: InstanceId,
+        attempt: u32,
+    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
+        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
+        let sale = self.lsp_sales.get(&(instance, coin)).filter(|sale| sale.concerns_buyer_alone());
+        Ok((factory, sale.ok_or_else(|| Fault::stale("nothing waits"))?, client, coin))
+    }
+
+    fn sale_of(
+        &self,
+        instance: InstanceId,
+        buyer: ClientIndex,
+        number: u32,
+        phase: SalePhase,
+    ) -> Option<(&Factory, &LspSale, CoinIndex)> {
+        let factory = self.factories.get(&instance)?;
+        let coin = factory.layout.stock_coin(buyer)?;
+        let sale = self.lsp_sales.get(&(instance, coin))?;
+        (sale.phase == phase && sale.deal.number == number && sale.deal.buyer == buyer)
+            .then_some((factory, sale, coin))
+    }
+}
+
+pub(crate) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale) -> Volatile {
+    Volatile::Sale(factory.instance, coin, change)
+}
+
+/// The clients of a stock coin's sub-factory, with their nodes (L only).
+pub(crate) fn sub_clients(factory: &Factory, coin: CoinIndex) -> impl Iterator<Item = (ClientIndex, NodeId)> {
+    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    clients.filter_map(|client| Some((client, factory.node_of(client)?)))
+}
+
+pub(crate) fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
+    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+}
+
+pub(crate) fn send_ready(
+    d: &mut StepBuilder<'_>,
+    factory: &Factory,
+    coin: CoinIndex,
+    number: u32,
+    signatures: &[[u8; 64]],
+) {
+    for (_, node) in sub_clients(factory, coin) {
+        d.send(
+            node,
+            SaleReady {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                number,
+                signatures: signatures.to_vec(),
+            },
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! The operator's side of a sale, from the proposal until everybody has stored it.
+
+use crate::engine::Engine;
+use crate::io::Level;
+use crate::memory::sale::{LspSale, SalePhase, VolatileLspSale, VolatileSale};
+use crate::record::event::{SaleSigned, SaleStored};
+use crate::record::factory::{Factory, member_key};
+use crate::record::sales::Sold;
+use crate::sale::cooperative;
+use crate::sale::lsp::{send_ready, sub_clients, volatile};
+use crate::signing::{Failure, Plan, Refused, SignAs, SignJob};
+use crate::step::builder::StepBuilder;
+use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::tx::musig::{CheckedNonce, PartialSig};
+use crate::tx::sale::transcript;
+use crate::types::{NodeId, ScriptBuf};
+use crate::wire::message::{SalePartialSignatures, SalePropose, SaleStored as StoredMessage};
+
+impl Engine {
+    /// Everything that determines the transactions is known, and nothing but signatures is missing. `last` are
+    /// nonces that came in this very step.
+    pub(crate) fn propose_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        script: &ScriptBuf,
+        last: Option<(ClientIndex, &[CheckedNonce])>,
+    ) {
+        let (deal, Some(tree)) = (sale.deal, &factory.tree) else { return };
+        // S24: an exit may have begun since it was offered.
+        if let Err(reason) = cooperative(factory, coin, d.height) {
+            return self.end_sale(d, factory, coin, sale, &reason);
+        }
+        let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &error.to_string()),
+        };
+        let plan = Plan::new(tree.clone(), &built.sessions);
+        let ledger = plan.ledger();
+        if let Err(error) = self.ledger.check(&ledger) {
+            return self.drop_sale(d, factory, coin, sale, &error.to_string());
+        }
+        let key = self.factory_key(factory.instance, factory.attempt);
+        let opened = match sale.signing.open(plan, last, &key, || d.rng.bytes32()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                return self.drop_sale(d, factory, coin, sale, &format!("nonces don't aggregate: {error}"));
+            }
+        };
+        let nonces = opened.nonces().to_vec();
+        let transcript = transcript(factory.instance, factory.attempt, &built, &nonces);
+        if factory.next_sale(coin) == deal.number {
+            d.event(factory.instance, deal.signing(coin, script, ledger));
+        }
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
+        d.volatile(volatile(factory, coin, VolatileSale::Sign(Box::new(job))));
+        for (_, node) in sub_clients(factory, coin) {
+            d.send(
+                node,
+                SalePropose {
+                    instance: factory.instance,
+                    attempt: factory.attempt,
+                    number: deal.number,
+                    channel_script: script.clone(),
+                    nonces: nonces.clone(),
+                },
+            );
+        }
+    }
+
+    pub(crate) fn on_sale_partials(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &SalePartialSignatures,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        match sale.signing.check(client, &message.transcript, &message.signatures) {
+            Ok(()) => {}
+            // A second set may be an answer to an earlier try.
+            Err(Refused::NotNow | Refused::Repeated | Refused::Differs) => {
+                return Err(Fault::stale("no partial signatures are expected from it now"));
+            }
+            Err(wrong @ (Refused::Transcript | Refused::Count { .. })) => return Err(Fault::peer(wrong)),
+        }
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Partials(client, message.signatures.clone())),
+        ));
+        if sale.signing.lacks_only(client) {
+            self.finish_sale(d, factory, coin, sale, (client, &message.signatures));
+        }
+        Ok(())
+    }
+
+    /// `last` was the last: everybody's partial signatures make the finished ones, or somebody's is bad (S4).
+    fn finish_sale(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        sale: &LspSale,
+        last: (ClientIndex, &[PartialSig]),
+    ) {
+        let signatures = match sale.signing.finish(last, |client| member_key(factory, client)) {
+            Ok(signatures) => signatures,
+            Err(failure) => {
+                let reason = match culprit(factory, &failure) {
+                    Some(node) => format!("{node} sent a bad partial signature"),
+                    None => failure.to_string(),
+                };
+                return self.interrupt_sale(d, factory, coin, sale, &reason);
+            }
+        };
+        d.event(
+            factory.instance,
+            SaleSigned { coin, number: sale.deal.number, signatures: signatures.clone() },
+        );
+        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        d.volatile(volatile(
+            factory,
+            coin,
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Storing, deadline)),
+        ));
+        let number = sale.deal.number;
+        d.log(
+            Level::Info,
+            format!(
+                "{}: sale {number} of coin {coin}, {} for client {}, is signed",
+                factory.instance, sale.deal.amount, sale.deal.buyer
+            ),
+        );
+        send_ready(d, factory, coin, number, &signatures);
+    }
+
+    pub(crate) fn on_sale_stored(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        message: &StoredMessage,
+    ) -> Result<(), Fault> {
+        let (factory, sale, client, coin) =
+            self.selling(peer, message.instance, message.attempt, message.number)?;
+        if sale.concerns_buyer_alone() {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
+        let number = sale.deal.number;
+        if factory.next_sale(coin) == number {
+            // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.
+            let reason =
+                format!("{peer} has finished sale {number} already: was this node restored from a backup?");
+            self.end_sale(d, factory, coin, sale, &reason);
+            return Ok(());
+        }
+        let sold = factory.sales.of(coin).iter().find(|sold| sold.sale.number == number);
+        if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
+            return Err(Fault::stale("nothing is being stored now"));
+        }
+        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
+        if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
+            d.event(factory.instance, SaleStored { coin, number });
+            d.volatile(volatile(factory, coin, VolatileSale::End));
+        }
+        Ok(())
+    }
+}
+
+/// Whose partial signature is bad (S4).
+fn culprit(factory: &Factory, failure: &Failure) -> Option<NodeId> {
+    match failure {
+        Failure::Culprit { client, .. } => factory.node_of(*client),
+        Failure::Nobody(_) | Failure::NotSigned => None,
+    }
+}

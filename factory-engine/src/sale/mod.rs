@@ -1,0 +1,159 @@
+//! Sales of liquidity: a client buys some of its sub-factory's stock as a second channel.
+//!
+//! ```text
+//! buyer                     L                         other clients of the sub-factory
+//! │ buy ──────────────────▶ │
+//! │ ◀────────── sale_offer  │ sale_offer ──────────────▶ │
+//! │ sale_join ────────────▶ │ ◀──────────────  sale_join │
+//! │ ◀══ fundchannel_start, fundchannel_complete          │
+//! │ ◀────── sale_committed  │                            │
+//! │ sale_checked ─────────▶ │                            │
+//! │ ◀──────── sale_invoice  │ if it costs something      │
+//! │ ═══ pays it ══════════▶ │ only now does anybody sign │
+//! │ ◀──────── sale_propose  │ sale_propose ────────────▶ │
+//! │ partial signatures ───▶ │ ◀────── partial signatures │
+//! │ ◀────────── sale_ready  │ sale_ready ──────────────▶ │
+//! │ sale_stored ──────────▶ │ ◀──────────── sale_stored  │
+//! ```
+//!
+//! Unlike in creation the channel is committed *before* anybody signs. A stock output is signed for
+//! once (S8): if the open failed after the first partial signature, no other channel could ever take
+//! its place, and the stock would be stuck. So whatever can fail comes first, and once a partial
+//! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
+//! (S2), whoever was restarted meanwhile.
+
+pub mod buy;
+pub mod client;
+pub mod jit;
+pub mod lsp;
+pub mod lsp_signing;
+pub mod payment;
+pub mod price;
+
+use crate::engine::Engine;
+use crate::record::factory::{Factory, Role};
+use crate::record::state::State;
+use crate::step::builder::StepBuilder;
+use crate::step::fault::Fault;
+use crate::tx::layout::CoinIndex;
+use crate::tx::sale::rest;
+use crate::types::{Amount, Height, NodeId};
+use crate::wire::message::{Message, SaleAbort};
+
+/// What a purchase would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// Who sells.
+    pub lsp: NodeId,
+    /// The factory's attempt.
+    pub attempt: u32,
+    /// The sub-factory's stock coin.
+    pub coin: CoinIndex,
+    /// The sale's place in the chain, from 1.
+    pub number: u32,
+    /// What the stock is worth before.
+    pub stock: Amount,
+    /// `blocks_early` of the new channel.
+    pub blocks_early: u16,
+}
+
+/// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
+/// rest. What is wrong with the amount otherwise.
+fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
+    let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
+    let rest = rest(&factory.layout, stock, amount).map_err(|error| error.to_string())?;
+    Ok(if rest.is_some() { 2 } else { 1 })
+}
+
+/// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
+fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+    if let Some(reason) = factory.restored() {
+        return Err(format!("this factory is exit-only here: {reason}"));
+    }
+    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    for client in clients {
+        if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
+            return Err("a channel of this sub-factory is being taken on chain".into());
+        }
+        if factory.leaf_height(client).is_some() {
+            return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
+        }
+    }
+    match factory.state(height) {
+        State::Active | State::Exiting => {}
+        state => return Err(format!("the factory is {state}: only an active one sells")),
+    }
+    match factory.role {
+        Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
+            Err("the channel of this factory is not usable".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a fault in a message ends a sale, and otherwise the attempt at creating the factory.
+pub(crate) fn ends_sale(message: &Message) -> bool {
+    match message {
+        Message::SaleOffer(_)
+        | Message::SaleJoin(_)
+        | Message::SaleCommitted(_)
+        | Message::SaleChecked(_)
+        | Message::SalePropose(_)
+        | Message::SalePartialSignatures(_)
+        | Message::SaleReady(_)
+        | Message::SaleStored(_)
+        | Message::SaleAbort(_)
+        | Message::SaleInvoice(_)
+        | Message::SaleWait(_) => true,
+        Message::Invite(_)
+        | Message::Join(_)
+        | Message::ExpectChannel(_)
+        | Message::Expecting(_)
+        | Message::Propose(_)
+        | Message::PartialSignatures(_)
+        | Message::Ready(_)
+        | Message::Stored(_)
+        | Message::ChannelCommitted(_)
+        | Message::ChannelChecked(_)
+        | Message::FundingBroadcast(_)
+        | Message::Resume(_)
+        | Message::Abort(_) => false,
+        // Nobody is at fault in these, whatever they say.
+        Message::Buy(_)
+        | Message::AskPrice(_)
+        | Message::Price(_)
+        | Message::JitOffer(_)
+        | Message::JitAccept(_)
+        | Message::JitOpened(_) => false,
+    }
+}
+
+impl Engine {
+    /// Either side ends a sale.
+    pub(crate) fn on_sale_abort(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        abort: &SaleAbort,
+    ) -> Result<(), Fault> {
+        match self.known(abort.instance)?.role {
+            Role::Lsp => self.on_client_sale_abort(d, peer, abort),
+            Role::Client { .. } => self.on_lsp_sale_abort(d, peer, abort),
+        }
+    }
+
+    /// A peer broke the protocol of a sale: it ends here, and the peer is named.
+    pub(crate) fn on_sale_fault(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        reason: &str,
+    ) {
+        match factory.role {
+            Role::Lsp => self.lsp_sale_fault(d, factory, peer, reason),
+            Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(d, factory, reason),
+            Role::Client { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What liquidity costs: the operator's list, and the question for a price.
+
+use crate::engine::Engine;
+use crate::io::{Answer, Refusal};
+use crate::memory::Volatile;
+use crate::memory::sale::{Asked, Quoted, VolatileSale};
+use crate::policy::prices::PriceList;
+use crate::record::factory::{Factory, Role};
+use crate::sale::lsp::refusal;
+use crate::sale::{Quote, cooperative, session_count};
+use crate::step::builder::StepBuilder;
+use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
+use crate::tx::layout::CoinIndex;
+use crate::types::{Amount, Height, InstanceId, NodeId};
+use crate::wire::message::{AskPrice, Price};
+
+impl Factory {
+    /// What a list makes of a channel of `amount` at `height`, msat.
+    fn price_msat(&self, list: &PriceList, amount: Amount, height: Height) -> u64 {
+        let end = self.terms.timeout_height;
+        let begin = self.funding_height().unwrap_or(height);
+        list.price_msat(amount, end.saturating_sub(height), end.saturating_sub(begin))
+    }
+}
+
+impl Engine {
+    /// What this node asks for liquidity. The plugin keeps it in the datastore before it says it here.
+    pub fn set_prices(&mut self, prices: PriceList) {
+        self.next_generation();
+        self.config.prices = prices;
+    }
+
+    /// What this node asks for liquidity.
+    pub fn prices(&self) -> PriceList {
+        self.config.prices
+    }
+
+    /// L: what a channel would cost this client now, msat, or why there can't be one.
+    pub(crate) fn price_for(
+        &self,
+        factory: &Factory,
+        coin: CoinIndex,
+        buyer: ClientIndex,
+        amount: Amount,
+        height: Height,
+    ) -> Result<u64, String> {
+        self.may_sell(factory, coin, height)?;
+        if factory.sales.account().is_due(buyer) {
+            return Err("the invoice of an earlier purchase is not settled: try again in a moment".into());
+        }
+        session_count(factory, coin, factory.next_sale(coin), amount)?;
+        Ok(factory.price_msat(&self.config.prices, amount, height))
+    }
+
+    pub(crate) fn on_ask_price(
+        &self,
+        d: &mut StepBuilder<'_>,
+        peer: NodeId,
+        question: &AskPrice,
+    ) -> Result<(), Fault> {
+        let (factory, buyer, coin) = self.sale_member(peer, question.instance, question.attempt)?;
+        let amount = question.amount;
+        match self.price_for(factory, coin, buyer, amount, d.height) {
+            Err(reason) => d.send(peer, refusal(factory, 0, &reason)),
+            Ok(price_msat) => {
+                let (instance, attempt) = (factory.instance, factory.attempt);
+                let away = self.away(factory, coin);
+                d.send(peer, Price { instance, attempt, amount, price_msat, away });
+            }
+        }
+        Ok(())
+    }
+
+    /// `factory-buy` with `dry_run`: asks the operator what it would cost.
+    pub(crate) fn ask_price(
+        &self,
+        d: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        amount: Amount,
+    ) -> Result<Answer, Refusal> {
+        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
+        let asked = Asked { amount, answer: None };
+        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Asked(asked)));
+        d.send(lsp, AskPrice { instance, attempt, amount });
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn on_price(&self, d: &mut StepBuilder<'_>, peer: NodeId, price: &Price) -> Result<(), Fault> {
+        let (factory, _, coin) = self.sub_factory(peer, price.instance, price.attempt)?;
+        let quoted = Quoted { price_msat: price.price_msat, away: price.away.clone() };
+        self.answer_price(d, factory, coin, Some(price.amount), Ok(quoted));
+        Ok(())
+    }
+
+    /// The answer to a question that waits for one; an `amount` has to be the one that was asked about.
+    pub(crate) fn answer_price(
+        &self,
+        d: &mut StepBuilder<'_>,
+        factory: &Factory,
+        coin: CoinIndex,
+        amount: Option<Amount>,
+        answer: Result<Quoted, String>,
+    ) {
+        let open =
+            |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
+        if let Some(asked) = self.asked.get(&factory.instance).filter(open) {
+            let asked = Asked { answer: Some(answer), ..asked.clone() };
+            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Asked(asked)));
+        }
+    }
+
+    /// What the operator said to this node's last question for a price; nothing until it has.
+    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, String>> {
+        self.asked.get(&instance)?.answer.as_ref()
+    }
+
+    /// L: whether a new sale may begin.
+    pub(crate) fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+        cooperative(factory, coin, height)?;
+        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
+        if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
+            return Err("another sale of this sub-factory is under way: try again when it is done".into());
+        }
+        Ok(())
+    }
+
+    /// What this client has paid the operator for purchases that came to nothing, msat: it counts towards
+    /// the next. Nothing for an operator.
+    pub fn credit_msat(&self, instance: InstanceId) -> u64 {
+        let factory = self.factories.get(&instance);
+        factory.map_or(0, |factory| match factory.role {
+            Role::Client { index, .. } => factory.sales.account().credit(index),
+            Role::Lsp => 0,
+        })
+    }
+}

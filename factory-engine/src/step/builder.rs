@@ -1,0 +1,75 @@
+//! A step while it is being made.
+
+use crate::io::{Answer, Effect, Entropy, Level};
+use crate::memory::Volatile;
+use crate::record::event::Event;
+use crate::record::factory::Factory;
+use crate::step::Step;
+use crate::types::{Height, InstanceId, Millis, NodeId};
+use crate::wire::message::{Abort, Message};
+
+/// What a handler is told, and the step that it writes.
+pub(crate) struct StepBuilder<'a> {
+    pub(crate) now: Millis,
+    pub(crate) height: Height,
+    pub(crate) rng: &'a mut dyn Entropy,
+    step: Step,
+}
+
+impl<'a> StepBuilder<'a> {
+    pub(crate) fn new(generation: u64, now: Millis, height: Height, rng: &'a mut dyn Entropy) -> Self {
+        let (events, volatile, effects) = (vec![], vec![], vec![]);
+        let step = Step { generation, events, answer: Ok(Answer::Done), volatile, effects };
+        Self { now, height, rng, step }
+    }
+
+    pub(crate) fn finish(mut self, answer: Result<Answer, crate::io::Refusal>) -> Step {
+        self.step.answer = answer;
+        self.step
+    }
+
+    /// A durable change.
+    pub(crate) fn event(&mut self, instance: InstanceId, event: impl Into<Event>) {
+        let event = event.into();
+        match self.step.events.last_mut() {
+            Some((last, events)) if *last == instance => events.push(event),
+            _ => self.step.events.push((instance, vec![event])),
+        }
+    }
+
+    /// A change of memory alone.
+    pub(crate) fn volatile(&mut self, change: Volatile) {
+        self.step.volatile.push(change);
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.step.effects.push(effect);
+    }
+
+    pub(crate) fn send(&mut self, peer: NodeId, message: impl Into<Message>) {
+        self.effect(Effect::Send { peer, message: message.into() });
+    }
+
+    pub(crate) fn log(&mut self, level: Level, text: impl Into<String>) {
+        self.effect(Effect::Log { level, text: text.into() });
+    }
+
+    pub(crate) fn abort(&mut self, factory: &Factory, peer: NodeId, phase: u16, reason: &str, retry: bool) {
+        self.send(
+            peer,
+            Abort {
+                instance: factory.instance,
+                attempt: factory.attempt,
+                phase,
+                reason: short(reason),
+                blames: None,
+                retry: u8::from(retry),
+            },
+        );
+    }
+}
+
+/// A reason that fits into an `abort` (1,000 bytes), cut at a character.
+pub(crate) fn short(reason: &str) -> String {
+    reason.chars().take(250).collect()
+}
