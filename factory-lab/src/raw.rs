@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use factory_engine::protocol::{Line, State, statement};
 use factory_engine::tx::layout::{Role, SessionId};
-use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 
+use super::offer::Offer;
+use super::scenario::Scenario;
 use super::world::{LSP, World};
 use super::{LabError, error};
 
@@ -19,7 +20,7 @@ pub const AMOUNT: Amount = Amount::from_sat(40_000_000);
 const PAID: u64 = 25_000_000;
 
 fn world(seed: u64, clients: usize) -> Result<(World, ScriptBuf), LabError> {
-    let mut world = World::new(seed, clients)?;
+    let mut world = Scenario::new(seed).clients(clients).unchecked().world()?;
     let script = world.members[LSP].lightningd.new_script();
     Ok((world, script))
 }
@@ -39,9 +40,8 @@ pub fn script(seed: u64, clients: usize) -> Result<ScriptBuf, LabError> {
 /// When something does not go as it must.
 pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, LabError> {
     let (mut world, script_pubkey) = world(seed, clients)?;
-    world.check_recovery = false;
     world.chain.only_coin(coin, TxOut { value: AMOUNT, script_pubkey });
-    let instance = world.make_factory(Profile::Static)?;
+    let instance = world.make_factory(&Offer::default())?;
     world.pay(LSP, clients, PAID)?;
     world.stop(LSP);
     let factory = |world: &World| world.members[clients].engine.as_ref()?.factory(instance).cloned();
