@@ -1,11 +1,14 @@
 //! What an operator asks `factory-create` for.
 
 use factory_engine::protocol::{Config, Create};
-use factory_engine::terms::Shape;
+use factory_engine::terms::{Shape, Terms};
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
-use factory_engine::types::{Amount, NodeId};
+use factory_engine::types::{Amount, Height, InstanceId, NodeId};
 
 use super::{LabError, error};
+
+/// When [`Offer::terms`] are made.
+const HEIGHT: Height = 1_000;
 
 /// The parameters of `factory-create`, all but who its clients are: every client has the same capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,28 @@ impl Offer {
             lifetime_blocks: self.lifetime_blocks,
             dying_blocks: self.dying_blocks,
             tree_feerate: self.tree_feerate,
+        }
+    }
+
+    /// The terms that an operator with these settings would make of it at height 1,000, for where there is no
+    /// engine: sizes and costs depend on neither who it is nor the factory's id.
+    pub fn terms(&self, clients: usize, shape: Shape, config: &Config) -> Terms {
+        Terms {
+            instance: InstanceId([0; 32]),
+            lsp: NodeId([2; 33]),
+            shape,
+            capacities: vec![self.capacity; clients],
+            stock: self.stock,
+            push_msat: config.push_msat,
+            state_step: config.state_step,
+            state_count: config.state_count,
+            stock_csv: config.stock_csv,
+            tree_feerate: self.tree_feerate,
+            timeout_height: HEIGHT.saturating_add(self.lifetime_blocks),
+            dying_blocks: self.dying_blocks,
+            confirm_blocks: config.confirm_blocks,
+            margin_blocks: config.margin_blocks,
+            funding_confirmations: config.funding_confirmations,
         }
     }
 }
