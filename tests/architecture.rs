@@ -109,9 +109,15 @@ const DIRECTIONS: [(&str, Table); 3] = [
             ("store", &[]),
             ("judge", &[]),
             ("node", &["chain", "key", "rng"]),
-            ("world", &["fault", "key", "rng", "chain", "store", "judge", "node"]),
-            ("raw", &["chain", "node", "world"]),
-            ("sim", &["fault", "key", "rng", "chain", "store", "judge", "node", "world"]),
+            ("offer", &[]),
+            ("scripted", &[]),
+            ("world", &["fault", "key", "rng", "chain", "store", "judge", "node", "offer"]),
+            ("scenario", &["offer", "world"]),
+            ("raw", &["offer", "world", "scenario"]),
+            (
+                "sim",
+                &["fault", "key", "rng", "chain", "store", "judge", "node", "offer", "world", "scenario"],
+            ),
         ],
     ),
 ];

@@ -8,35 +8,13 @@ mod common;
 use common::factory;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
-use factory_engine::{
-    Answer, Command, Config, Input, Policy, Purpose, Standing, State, sightings, standing, statement,
-};
+use factory_engine::{Command, Input, Purpose, Standing, State, sightings, standing, statement};
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
 fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, InstanceId) {
-    let config = Config {
-        policy: Policy::Auto,
-        confirm_blocks: 3,
-        margin_blocks: 4,
-        state_step: 4,
-        state_count: 3,
-        stock_csv: 6,
-        ..Config::default()
-    };
-    let mut world = World::offline_with(seed, clients, &config).unwrap();
-    for client in 1..=clients {
-        world.connect(LSP, client).unwrap();
-    }
-    world.settle().unwrap();
-    world.check_recovery = false;
-    let all: Vec<usize> = (1..=clients).collect();
-    let sat = Amount::from_sat;
-    let mut create = world.create_command(&all, profile, sat(100_000), sat(stock)).unwrap();
-    create.lifetime_blocks = 110;
-    create.dying_blocks = 40;
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
-    world.activate(instance).unwrap();
-    (world, instance)
+    let scenario = Scenario::new(seed).clients(clients).profile(profile).stock(stock);
+    scenario.short_delays().lifetime(110, 40).unchecked().active().unwrap()
 }
 
 /// Every member's account adds up, and each line of it is an output of the chain.

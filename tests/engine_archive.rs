@@ -7,40 +7,24 @@ mod common;
 
 use cln_factory::cln::boot;
 use common::factory;
+use factory_engine::policy::Config;
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::tx::plan::Profile;
-use factory_engine::types::{Amount, Height, InstanceId};
+use factory_engine::types::{Height, InstanceId};
 use factory_engine::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
-use factory_engine::{Answer, Command, Config, Engine, Input, Policy, State};
-use factory_lab::world::{Fate, LSP, Outgoing, World};
+use factory_engine::{Command, Engine, Input, State};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP, World};
 use factory_runtime::store::Store;
 use factory_runtime::store::memory::MemoryStore;
 
-fn world(seed: u64) -> (World, InstanceId) {
-    world_with(seed, |_| Fate::Deliver)
-}
-
-fn world_with(seed: u64, tamper: impl FnMut(&Outgoing) -> Fate + 'static) -> (World, InstanceId) {
-    let config = Config { policy: Policy::Auto, confirm_blocks: 3, margin_blocks: 4, ..Config::default() };
-    let mut world = World::offline_with(seed, 2, &config).unwrap();
-    for client in [1, 2] {
-        world.connect(LSP, client).unwrap();
-    }
-    world.settle().unwrap();
-    world.check_recovery = false;
-    let sat = Amount::from_sat;
-    let mut create = world.create_command(&[1, 2], Profile::Static, sat(100_000), Amount::ZERO).unwrap();
-    create.lifetime_blocks = 110;
-    create.dying_blocks = 40;
-    world.tamper(tamper);
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
-    world.activate(instance).unwrap();
-    (world, instance)
+/// Two clients without stock, with delays that a test can wait for.
+fn short(seed: u64) -> Scenario {
+    Scenario::new(seed).clients(2).stock(0).short_delays().lifetime(110, 40).unchecked()
 }
 
 /// Everybody's leaf is on chain, and lightningd has forgotten every channel.
 fn closed(seed: u64) -> (World, InstanceId) {
-    let (mut world, instance) = world(seed);
+    let (mut world, instance) = short(seed).active().unwrap();
     world.command(LSP, Command::Exit { instance }).unwrap();
     world.mine(4).unwrap();
     for at in [LSP, 1, 2] {
@@ -97,7 +81,7 @@ async fn a_closed_factory_is_read_once_more() {
 
 #[tokio::test]
 async fn one_that_lives_is_not_archived() {
-    let (world, instance) = world(2);
+    let (world, instance) = short(2).active().unwrap();
     for at in [LSP, 1, 2] {
         let mut store = stored(&world, at, instance).await;
         let engine = start(&world, at, &store).await;
@@ -119,7 +103,7 @@ async fn without_a_mark_it_stays() {
 // S18
 #[test]
 fn while_lightningd_has_a_channel_it_stays() {
-    let (mut world, instance) = world(4);
+    let (mut world, instance) = short(4).active().unwrap();
     // Nobody publishes anything, until the distribution pays everybody.
     let timeout = factory(&world, 1, instance).terms.timeout_height;
     for at in [LSP, 1, 2] {
@@ -139,7 +123,7 @@ fn while_lightningd_has_a_channel_it_stays() {
 #[test]
 fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
     // The second client's first signatures are bad: the first one has accepted two opens by the end.
-    let (mut world, instance) = world_with(6, |out| match &out.message {
+    let scenario = short(6).tamper(|out| match &out.message {
         Message::PartialSignatures(m) if out.from == 2 && m.attempt == 1 => {
             let mut bad = m.clone();
             bad.signatures[0].0[31] ^= 1;
@@ -147,6 +131,7 @@ fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
         }
         _ => Fate::Deliver,
     });
+    let (mut world, instance) = scenario.active().unwrap();
     assert_eq!(factory(&world, 1, instance).attempt, 2);
     world.command(1, Command::Exit { instance }).unwrap();
     world.mine(4).unwrap();

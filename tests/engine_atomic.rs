@@ -6,9 +6,10 @@
 mod common;
 
 use common::factory;
-use factory_engine::tx::plan::Profile;
 use factory_engine::types::InstanceId;
 use factory_engine::{Command, Input, PendingHtlc, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, LSP, World};
 use factory_runtime::store::fake::Fault;
 
@@ -16,7 +17,7 @@ type Two = [InstanceId; 2];
 
 /// Two factories of an operator and a client.
 fn active(world: &mut World) -> Two {
-    [(); 2].map(|()| world.make_factory(Profile::Static).unwrap())
+    [(); 2].map(|()| world.make_factory(&Offer::default()).unwrap())
 }
 
 /// Two whose exits are in the mempool.
@@ -47,7 +48,7 @@ fn crash_everywhere(
     for call in 0.. {
         let mut crashed = false;
         for takes_effect in [false, true] {
-            let mut world = World::new(u64::from(call), 1).unwrap();
+            let mut world = Scenario::new(u64::from(call)).clients(1).world().unwrap();
             let factories = begin(&mut world);
             let records = |world: &World| factories.map(|one| world.members[at].store.records(one).len());
             let before = records(&world);
@@ -130,7 +131,7 @@ fn channels_that_are_gone() {
 #[test]
 fn a_start() {
     let begin = |world: &mut World| {
-        let factories = [(); 2].map(|()| common::begin(world, Profile::Static).unwrap());
+        let factories = [(); 2].map(|()| world.begin(&Offer::default()).unwrap());
         world.stop(LSP);
         factories
     };

@@ -7,20 +7,21 @@ mod common;
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
-use common::{begin, factory};
-use factory_engine::tx::plan::Profile;
+use common::factory;
 use factory_engine::types::Transaction;
 use factory_engine::wire::message::Message;
 use factory_engine::{Answer, Block, Input, State};
-use factory_lab::world::{Fate, Fed, LSP, World};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, Fed, LSP};
 
 /// S12, S25: a restart reads the chain from where the first thing of a factory may be.
 #[test]
 fn a_restart_scans_from_where_something_may_be() {
-    let mut world = World::new(70, 2).unwrap();
+    let mut world = Scenario::new(70).clients(2).world().unwrap();
     let before = world.chain.height();
     assert!(world.members.iter().all(|member| member.engine.as_ref().unwrap().scan_from().is_none()));
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let instance = world.make_factory(&Offer::default()).unwrap();
     for at in 0..=2 {
         let funded = factory(&world, at, instance).funding_height().unwrap();
         let from = world.rebuild(at).unwrap().scan_from().unwrap();
@@ -31,8 +32,7 @@ fn a_restart_scans_from_where_something_may_be() {
 /// S25: blocks bring what the follower thought might matter; what does not leaves no trace.
 #[test]
 fn a_transaction_of_others_is_not_stored() {
-    let mut world = World::new(71, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(71).clients(2).active().unwrap();
     let others =
         Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![], output: vec![] };
     for at in [LSP, 1] {
@@ -49,8 +49,7 @@ fn a_transaction_of_others_is_not_stored() {
 /// S25, S26: a funding that a reorganisation took out of the chain and of every mempool is sent again.
 #[test]
 fn a_funding_that_left_the_chain_is_sent_again() {
-    let mut world = World::new(72, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(72).clients(2).active().unwrap();
     let funding = factory(&world, LSP, instance).funding().unwrap();
     let depth = world.chain.height() + 1 - factory(&world, LSP, instance).funding_height().unwrap();
     world.chain.reorg_and_drop(depth);
@@ -67,12 +66,14 @@ fn a_funding_that_left_the_chain_is_sent_again() {
 /// S18, S29: a client that isn't told that its channel is complete finds out at the next block.
 #[test]
 fn an_unchecked_channel_is_looked_at_again() {
-    let mut world = World::new(73, 2).unwrap();
-    world.tamper(|out| match out.message {
-        Message::ChannelCommitted(_) if out.to == 1 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(73)
+        .clients(2)
+        .tamper(|out| match out.message {
+            Message::ChannelCommitted(_) if out.to == 1 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.settle().unwrap();
     assert_eq!(world.members[1].lightningd.channels.len(), 1);
     assert_eq!(world.state(1, instance), Some(State::Storing));
@@ -84,8 +85,7 @@ fn an_unchecked_channel_is_looked_at_again() {
 /// One line for each transition, in order, and none for what stays as it is.
 #[test]
 fn each_transition_is_told_once() {
-    let mut world = World::new(74, 1).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(74).clients(1).active().unwrap();
     world.mine(3).unwrap();
     let told = |at: usize| -> Vec<String> {
         let prefix = format!("{instance}: ");
@@ -103,8 +103,7 @@ fn each_transition_is_told_once() {
 /// S25, S27: of several transactions in one block each is noted, with what it spends.
 #[test]
 fn a_whole_path_in_one_block() {
-    let mut world = World::new(75, 8).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(75).clients(8).active().unwrap();
     for at in [LSP, 1] {
         let before = factory(&world, at, instance);
         let tree = before.tree.clone().unwrap();

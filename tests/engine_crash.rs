@@ -4,22 +4,24 @@
 
 mod common;
 
-use common::{begin, factory, finish, left_out};
+use common::{factory, left_out};
 use factory_engine::tx::plan::Profile;
 use factory_engine::{Command, Input, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
 
 /// Creates a factory of two clients while `at` crashes as planned; false if it came to no crash.
 fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
-    let mut world = World::new(seed, 2).unwrap();
+    let mut world = Scenario::new(seed).clients(2).world().unwrap();
     world.crash_at(at, plan);
-    let Some(instance) = begin(&mut world, Profile::Static) else {
+    let Some(instance) = world.try_begin(&Offer::default()).unwrap() else {
         // The operator crashed on the command itself: nothing or a first record is stored.
         world.restart(LSP).unwrap();
         world.settle().unwrap();
         let instances: Vec<_> = world.members[LSP].store.instances().collect();
         for instance in instances {
-            assert_eq!(finish(&mut world, instance), State::Active, "{plan:?} of {at}");
+            assert_eq!(world.finish(instance).unwrap(), State::Active, "{plan:?} of {at}");
         }
         return true;
     };
@@ -39,7 +41,7 @@ fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
         world.settle().unwrap();
     }
     // Nobody is to blame for a crash that lasts a moment: the factory comes to be, with everybody.
-    assert_eq!(finish(&mut world, instance), State::Active, "{plan:?} of {at}");
+    assert_eq!(world.finish(instance).unwrap(), State::Active, "{plan:?} of {at}");
     assert_eq!(left_out(&world, instance), Vec::<usize>::new(), "{plan:?} of {at}");
     crashed
 }
@@ -48,18 +50,20 @@ fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
 /// before there was anything to sign.
 #[test]
 fn a_restart_gives_reserved_coins_back() {
-    let mut world = World::new(90, 2).unwrap();
-    world.tamper(|out| {
-        let held = if out.message.attempt() == 1 { "expecting" } else { "join" };
-        if out.message.name() == held { Fate::Drop } else { Fate::Deliver }
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(90)
+        .clients(2)
+        .tamper(|out| {
+            let held = if out.message.attempt() == 1 { "expecting" } else { "join" };
+            if out.message.name() == held { Fate::Drop } else { Fate::Deliver }
+        })
+        .begun()
+        .unwrap();
     world.settle().unwrap();
     assert!(world.members[LSP].lightningd.reserved() > 0);
     world.stop(LSP);
     world.restart(LSP).unwrap();
     // Nobody joins the second attempt: it ends, and `finish` looks at the coins.
-    assert_eq!(finish(&mut world, instance), State::Aborted);
+    assert_eq!(world.finish(instance).unwrap(), State::Aborted);
 }
 
 /// S2, S8, S10, S12: whatever was stored is the truth after a restart, whatever was not never left.
@@ -100,8 +104,7 @@ fn a_client_crashes_around_every_record() {
 #[test]
 fn a_store_that_fails_changes_nothing() {
     for at in [LSP, 1] {
-        let mut world = World::new(3, 2).unwrap();
-        let instance = begin(&mut world, Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(3).clients(2).begun().unwrap();
         let mut failed = 0;
         let mut done = false;
         for _ in 0..100_000 {
@@ -150,20 +153,19 @@ fn a_store_that_fails_changes_nothing() {
 /// S14 for a command: the error is told, and the next try works.
 #[test]
 fn factory_create_on_a_failing_store() {
-    let mut world = World::new(4, 2).unwrap();
+    let mut world = Scenario::new(4).clients(2).world().unwrap();
     world.members[LSP].store.failures = 1;
-    assert_eq!(begin(&mut world, Profile::Static), None);
+    assert_eq!(world.try_begin(&Offer::default()), Ok(None));
     world.settle().unwrap();
     assert_eq!(world.members[LSP].engine.as_ref().unwrap().factories().count(), 0);
     assert_eq!(world.members[1].engine.as_ref().unwrap().factories().count(), 0);
-    world.make_factory(Profile::Static).unwrap();
+    world.make_factory(&Offer::default()).unwrap();
 }
 
 /// S12, S25: a restart in every later state finds the factory as it was.
 #[test]
 fn restarts_of_a_living_factory() {
-    let mut world = World::new(5, 2).unwrap();
-    let instance = world.make_factory(Profile::Stateful).unwrap();
+    let (mut world, instance) = Scenario::new(5).clients(2).profile(Profile::Stateful).active().unwrap();
     for at in [LSP, 1, 2, LSP] {
         world.restart(at).unwrap();
         world.settle().unwrap();
@@ -187,8 +189,7 @@ fn restarts_of_a_living_factory() {
 #[test]
 fn a_crash_before_an_exit_closes_its_channel() {
     for at in [LSP, 1] {
-        let mut world = World::new(6, 2).unwrap();
-        let instance = world.make_factory(Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(6).clients(2).active().unwrap();
         world.command(at, Command::Exit { instance }).unwrap();
         world.crash_at(at, CrashAt::AfterStore(1));
         world.mine(1).unwrap();
@@ -207,16 +208,14 @@ fn a_crash_before_an_exit_closes_its_channel() {
 #[test]
 fn what_is_forgotten_and_when() {
     // Aborted before anything was signed: the second client never joins, the first has joined.
-    let mut world = World::new(6, 2).unwrap();
-    world.members[LSP].config.max_attempts = 1;
-    world.restart(LSP).unwrap();
-    world.settle().unwrap();
+    let scenario = Scenario::new(6).clients(2).config_of(LSP, |config| config.max_attempts = 1);
+    let mut world = scenario.world().unwrap();
     world.tamper(|out| match out.message.name() {
-        "join" if out.from == 2 => factory_lab::world::Fate::Drop,
-        _ => factory_lab::world::Fate::Deliver,
+        "join" if out.from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
     });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Aborted);
+    let instance = world.begin(&Offer::default()).unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Aborted);
     for at in [LSP, 1, 2] {
         world.restart(at).unwrap();
         world.settle().unwrap();
@@ -225,11 +224,11 @@ fn what_is_forgotten_and_when() {
 
     // Aborted after the first client has signed.
     world.tamper(|out| match out.message.name() {
-        "partial_signatures" if out.from == 2 => factory_lab::world::Fate::Drop,
-        _ => factory_lab::world::Fate::Deliver,
+        "partial_signatures" if out.from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
     });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Aborted);
+    let instance = world.begin(&Offer::default()).unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Aborted);
     world.heal();
     world.restart(LSP).unwrap();
     world.restart(1).unwrap();
@@ -257,16 +256,16 @@ fn what_is_forgotten_and_when() {
 fn a_replayed_proposal_after_a_restart() {
     use std::cell::RefCell;
     use std::rc::Rc;
-    let mut world = World::new(8, 2).unwrap();
+    let mut world = Scenario::new(8).clients(2).world().unwrap();
     let kept: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
     let keep = kept.clone();
     world.tamper(move |out| {
         if out.to == 1 {
             keep.borrow_mut().push(out.message.encode());
         }
-        factory_lab::world::Fate::Deliver
+        Fate::Deliver
     });
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let instance = world.make_factory(&Offer::default()).unwrap();
     world.heal();
     world.restart(1).unwrap();
     world.settle().unwrap();

@@ -7,13 +7,15 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{begin, factory};
+use common::factory;
 use factory_engine::tx::layout::{Role, SessionId};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, State};
 use factory_lab::chain::Reject;
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its
@@ -21,8 +23,7 @@ use factory_lab::world::{CrashAt, Fate, LSP, World};
 #[test]
 fn distribution_after_the_timeout() {
     for (seed, clients, profile) in [(1, 3, Profile::Static), (2, 5, Profile::Stateful)] {
-        let mut world = World::new(seed, clients).unwrap();
-        let instance = world.make_factory(profile).unwrap();
+        let (mut world, instance) = Scenario::new(seed).clients(clients).profile(profile).active().unwrap();
         world.pay(LSP, 1, 40_000_000).unwrap();
         let (timeout, funding, value, early) = {
             let factory = factory(&world, 1, instance);
@@ -57,8 +58,7 @@ fn distribution_after_the_timeout() {
 /// S19: whoever is in the middle of an exit at the timeout takes its distribution from where it is.
 #[test]
 fn an_exit_that_meets_the_timeout() {
-    let mut world = World::new(3, 8).unwrap();
-    let instance = world.make_factory(Profile::Stateful).unwrap();
+    let (mut world, instance) = Scenario::new(3).clients(8).profile(Profile::Stateful).active().unwrap();
     world.stop(LSP);
     let timeout = factory(&world, 1, instance).terms.timeout_height;
     world.mine_to(timeout - 20).unwrap();
@@ -74,8 +74,7 @@ fn an_exit_that_meets_the_timeout() {
 /// S25: a reorganised funding freezes the channels until it is deep again.
 #[test]
 fn a_reorganised_funding() {
-    let mut world = World::new(4, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(4).clients(2).active().unwrap();
     world.pay(LSP, 1, 1_000_000).unwrap();
     world.chain.reorg(3);
     world.chain.mine_without(|_| true);
@@ -98,8 +97,7 @@ fn a_reorganised_funding() {
 #[test]
 fn a_reorganised_exit() {
     for depth in 1..=4 {
-        let mut world = World::new(5, 8).unwrap();
-        let instance = world.make_factory(Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(5).clients(8).active().unwrap();
         world.pay(LSP, 3, 20_000_000).unwrap();
         world.stop(LSP);
         world.command(3, Command::Exit { instance }).unwrap();
@@ -119,8 +117,7 @@ fn a_reorganised_exit() {
 /// S25: a reorganisation while the node is down is seen at its start.
 #[test]
 fn a_reorganisation_while_down() {
-    let mut world = World::new(6, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(6).clients(2).active().unwrap();
     world.stop(1);
     world.chain.reorg(3);
     for _ in 0..5 {
@@ -133,8 +130,7 @@ fn a_reorganisation_while_down() {
 /// Two members leave at once, over the same transactions.
 #[test]
 fn everybody_leaves_at_once() {
-    let mut world = World::new(7, 8).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(7).clients(8).active().unwrap();
     for client in 1..=8 {
         world.pay(LSP, client, 10_000_000).unwrap();
     }
@@ -154,12 +150,14 @@ fn everybody_leaves_at_once() {
 /// the clients still hold their paths.
 #[test]
 fn an_operator_that_aborts_and_funds() {
-    let mut world = World::new(8, 2).unwrap();
-    world.tamper(|out| match out.message.name() {
-        "channel_checked" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(8)
+        .clients(2)
+        .tamper(|out| match out.message.name() {
+            "channel_checked" if out.from == 2 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Funding));
     let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
@@ -189,13 +187,12 @@ fn an_operator_that_aborts_and_funds() {
 /// is told to wait for its distribution, and gets that.
 #[test]
 fn no_exit_to_a_leaf_without_a_channel() {
-    let mut world = World::new(6, 4).unwrap();
-    let instance = common::begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(6).clients(4).begun().unwrap();
     let signed = |world: &World| world.state(2, instance) == Some(State::Storing);
     world.run_until("client 2 has stored its transactions", signed).unwrap();
     let older = world.backup(2);
     assert!(factory(&world, 2, instance).checked.is_empty());
-    assert_eq!(common::finish(&mut world, instance), State::Active);
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     world.stop(LSP);
     world.restore(2, older).unwrap();
     world.mine(1).unwrap();
@@ -214,7 +211,7 @@ fn no_exit_to_a_leaf_without_a_channel() {
 #[test]
 fn a_funding_that_confirms_before_its_proposal() {
     for spent in [true, false] {
-        let mut world = World::new(9, 2).unwrap();
+        let mut world = Scenario::new(9).clients(2).world().unwrap();
         let held: Rc<RefCell<Option<Message>>> = Rc::default();
         let holding = held.clone();
         world.tamper(move |out| {
@@ -224,7 +221,7 @@ fn a_funding_that_confirms_before_its_proposal() {
             *holding.borrow_mut() = Some(out.message.clone());
             Fate::Drop
         });
-        let instance = begin(&mut world, Profile::Static).unwrap();
+        let instance = world.begin(&Offer::default()).unwrap();
         world.settle().unwrap();
         let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
         if spent {
@@ -245,7 +242,7 @@ fn a_funding_that_confirms_before_its_proposal() {
             );
         } else {
             world.heal();
-            assert_eq!(common::finish(&mut world, instance), State::Active);
+            assert_eq!(world.finish(instance).unwrap(), State::Active);
         }
     }
 }
@@ -254,12 +251,14 @@ fn a_funding_that_confirms_before_its_proposal() {
 /// has money in that one must not lose sight of it.
 #[test]
 fn an_old_attempt_is_funded_beside_the_factory() {
-    let mut world = World::new(10, 3).unwrap();
-    world.tamper(|out| match out.message.name() {
-        "stored" if out.from == 3 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(10)
+        .clients(3)
+        .tamper(|out| match out.message.name() {
+            "stored" if out.from == 3 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
     let old = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
@@ -269,7 +268,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     world.crash_at(LSP, CrashAt::AfterEffects(1, 0));
     world.run_until("the operator gives attempt 1 up", |world| world.members[LSP].engine.is_none()).unwrap();
     world.restart(LSP).unwrap();
-    assert_eq!(common::finish(&mut world, instance), State::Active);
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     let current = factory(&world, 1, instance).attempt;
     world.pay(LSP, 1, 20_000_000).unwrap();
 

@@ -7,33 +7,14 @@ mod common;
 use common::factory;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, Height, InstanceId};
-use factory_engine::{Answer, Command, Config, Policy, State};
+use factory_engine::{Command, State};
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
 /// A factory with delays that a test can wait for.
 fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, InstanceId) {
-    let config = Config {
-        policy: Policy::Auto,
-        confirm_blocks: 3,
-        margin_blocks: 4,
-        state_step: 4,
-        state_count: 3,
-        stock_csv: 6,
-        ..Config::default()
-    };
-    let mut world = World::offline_with(seed, clients, &config).unwrap();
-    for client in 1..=clients {
-        world.connect(LSP, client).unwrap();
-    }
-    world.settle().unwrap();
-    let all: Vec<usize> = (1..=clients).collect();
-    let sat = Amount::from_sat;
-    let mut create = world.create_command(&all, profile, sat(100_000), sat(stock)).unwrap();
-    create.lifetime_blocks = 120;
-    create.dying_blocks = 30;
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
-    world.activate(instance).unwrap();
-    (world, instance)
+    let scenario = Scenario::new(seed).clients(clients).profile(profile).stock(stock);
+    scenario.short_delays().lifetime(120, 30).active().unwrap()
 }
 
 fn timeout(world: &World, instance: InstanceId) -> Height {
@@ -157,16 +138,8 @@ fn the_command_evicts_some_clients() {
 /// An operator that would have no time to get its money home is told so before it funds anything.
 #[test]
 fn too_short_a_life_is_refused() {
-    let config = Config { policy: Policy::Auto, stock_csv: 1_000, ..Config::default() };
-    let mut world = World::offline_with(8, 2, &config).unwrap();
-    world.connect(LSP, 1).unwrap();
-    world.connect(LSP, 2).unwrap();
-    world.settle().unwrap();
-    let sat = Amount::from_sat;
-    let mut create = world.create_command(&[1, 2], Profile::Static, sat(100_000), sat(20_000)).unwrap();
     // Longer than the longest exit, shorter than that and the stock's CSV.
-    create.lifetime_blocks = 1_100;
-    create.dying_blocks = 160;
-    let refused = world.command(LSP, Command::Create(create)).unwrap_err().to_string();
+    let scenario = Scenario::new(8).config(|config| config.stock_csv = 1_000).lifetime(1_100, 160);
+    let refused = scenario.begun().err().unwrap().to_string();
     assert!(refused.contains("lifetime_blocks"), "{refused}");
 }

@@ -7,19 +7,18 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{begin, factory, finish, left_out};
-use factory_engine::tx::plan::Profile;
+use common::{factory, left_out};
 use factory_engine::tx::scripts::anchor_script;
 use factory_engine::wire::message::{Join, Message, PartialSignatures, Propose};
 use factory_engine::{Input, OpenFailure, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, Outgoing, World};
 
 /// Three clients; `fate` decides about every message. The factory comes to be without `expected`.
 fn without(seed: u64, expected: &[usize], fate: impl FnMut(&Outgoing) -> Fate + 'static) -> World {
-    let mut world = World::new(seed, 3).unwrap();
-    world.tamper(fate);
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    let ended = finish(&mut world, instance);
+    let (mut world, instance) = Scenario::new(seed).clients(3).tamper(fate).begun().unwrap();
+    let ended = world.finish(instance).unwrap();
     let why = world.failure(LSP, instance);
     assert_eq!(ended, State::Active, "{why:?} {:?}", world.members[LSP].log);
     assert_eq!(left_out(&world, instance), expected, "{:?}", factory(&world, LSP, instance).left_out);
@@ -62,13 +61,15 @@ fn an_operator_that_is_silent_towards_one_client() {
 #[test]
 fn a_client_that_comes_back_after_the_others_went_on() {
     for (seed, name) in (35..).zip(["join", "partial_signatures", "stored"]) {
-        let mut world = World::new(seed, 3).unwrap();
-        world.tamper(
-            move |out| {
-                if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
-            },
-        );
-        let instance = begin(&mut world, Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(seed)
+            .clients(3)
+            .tamper(
+                move |out| {
+                    if out.from == 2 && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+                },
+            )
+            .begun()
+            .unwrap();
         world.settle().unwrap();
         assert!(world.state(2, instance).unwrap().is_creating(), "{name}");
         world.disconnect(LSP, 2);
@@ -90,11 +91,13 @@ fn a_client_that_comes_back_after_the_others_went_on() {
 fn no_funding_before_everybody_is_safe() {
     for name in ["stored", "channel_checked"] {
         for client in 1..=3 {
-            let mut world = World::new(30, 3).unwrap();
-            world.tamper(move |out| {
-                if out.from == client && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
-            });
-            begin(&mut world, Profile::Static).unwrap();
+            let (mut world, _) = Scenario::new(30)
+                .clients(3)
+                .tamper(move |out| {
+                    if out.from == client && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+                })
+                .begun()
+                .unwrap();
             world.settle().unwrap();
             assert!(world.chain.mempool().is_empty(), "{name} of {client}");
         }
@@ -189,7 +192,7 @@ fn another_members_key() {
         // Client 2 is the last to join, and repeats what client 1 sent.
         let stolen: Rc<RefCell<Option<bitcoin::secp256k1::PublicKey>>> = Rc::default();
         let held: Rc<RefCell<Option<Join>>> = Rc::default();
-        let mut world = World::new(seed, 3).unwrap();
+        let mut world = Scenario::new(seed).clients(3).world().unwrap();
         let (steal, hold) = (stolen.clone(), held.clone());
         world.tamper(move |out| match &out.message {
             Message::Join(join) if out.from == 1 => {
@@ -202,13 +205,13 @@ fn another_members_key() {
             }
             _ => Fate::Deliver,
         });
-        let instance = begin(&mut world, Profile::Static).unwrap();
+        let instance = world.begin(&Offer::default()).unwrap();
         world.settle().unwrap();
         let mut join = held.borrow().clone().unwrap();
         let key = stolen.borrow().unwrap();
         join.factory_key = if negate { key.negate(bitcoin::secp256k1::SECP256K1) } else { key };
         world.send_raw(2, LSP, Message::from(join).encode()).unwrap();
-        assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+        assert_eq!(world.finish(instance).unwrap(), State::Active, "{:?}", world.failure(LSP, instance));
         assert_eq!(left_out(&world, instance), [2]);
     }
 }
@@ -224,12 +227,16 @@ fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
     ];
     for (failure, expected) in cases {
         for held in ["expecting", "stored"] {
-            let mut world = World::new(55, 3).unwrap();
-            world.tamper(move |out| match &out.message {
-                message if out.from == 2 && message.name() == held && message.attempt() == 1 => Fate::Drop,
-                _ => Fate::Deliver,
-            });
-            let instance = begin(&mut world, Profile::Static).unwrap();
+            let (mut world, instance) = Scenario::new(55)
+                .clients(3)
+                .tamper(move |out| match &out.message {
+                    message if out.from == 2 && message.name() == held && message.attempt() == 1 => {
+                        Fate::Drop
+                    }
+                    _ => Fate::Deliver,
+                })
+                .begun()
+                .unwrap();
             world.settle().unwrap();
             let (attempt, client) = (1, 1);
             let input = if held == "expecting" {
@@ -244,7 +251,7 @@ fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
                 }
             };
             world.feed(LSP, input).unwrap();
-            assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+            assert_eq!(world.finish(instance).unwrap(), State::Active, "{:?}", world.failure(LSP, instance));
             assert_eq!(left_out(&world, instance), expected, "{held} {failure:?}");
         }
     }
@@ -254,11 +261,11 @@ fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
 /// show it, and does; nothing was funded by then.
 #[test]
 fn a_foreign_script_in_the_leaf() {
-    let mut world = World::new(60, 3).unwrap();
+    let mut world = Scenario::new(60).clients(3).world().unwrap();
     let foreign = bitcoin::ScriptBuf::new_p2wsh(&anchor_script().wscript_hash());
     world.foreign_scripts.insert(2, foreign);
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    let ended = finish(&mut world, instance);
+    let instance = world.begin(&Offer::default()).unwrap();
+    let ended = world.finish(instance).unwrap();
     let log = format!("{:?}", world.members[2].log);
     assert!(log.contains("does not pay our channel"), "{log}");
     assert_ne!(world.state(2, instance), Some(State::Active));
@@ -321,21 +328,23 @@ fn every_tampering_of_a_proposal() {
     for (seed, (what, change)) in (70..).zip(changes) {
         let signed = Rc::new(RefCell::new(0));
         let (count, change) = (signed.clone(), *change);
-        let mut world = World::new(seed, 5).unwrap();
-        world.tamper(move |out| match &out.message {
-            Message::Propose(propose) if out.to == 2 => {
-                let mut propose = propose.clone();
-                change(&mut propose);
-                Fate::replace(propose)
-            }
-            Message::PartialSignatures(_) if out.from == 2 => {
-                *count.borrow_mut() += 1;
-                Fate::Deliver
-            }
-            _ => Fate::Deliver,
-        });
-        let instance = begin(&mut world, Profile::Static).unwrap();
-        assert_eq!(finish(&mut world, instance), State::Active, "{what}");
+        let (mut world, instance) = Scenario::new(seed)
+            .clients(5)
+            .tamper(move |out| match &out.message {
+                Message::Propose(propose) if out.to == 2 => {
+                    let mut propose = propose.clone();
+                    change(&mut propose);
+                    Fate::replace(propose)
+                }
+                Message::PartialSignatures(_) if out.from == 2 => {
+                    *count.borrow_mut() += 1;
+                    Fate::Deliver
+                }
+                _ => Fate::Deliver,
+            })
+            .begun()
+            .unwrap();
+        assert_eq!(world.finish(instance).unwrap(), State::Active, "{what}");
         assert_eq!(*signed.borrow(), 0, "{what}: it signed");
         assert_eq!(left_out(&world, instance), [2], "{what}");
         assert!(factory(&world, 2, instance).signed_for().is_empty(), "{what}");
@@ -354,18 +363,20 @@ fn a_lie_that_only_the_transcript_shows() {
         }
         _ => Fate::Deliver,
     });
-    let mut world = World::new(101, 3).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Propose(propose) if out.to == 2 => {
-            let mut second = propose.clone();
-            second.nonces.swap(0, 1);
-            let both = [propose.clone(), second].map(|m| Message::from(m).encode());
-            Fate::Replace(both.to_vec())
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    finish(&mut world, instance);
+    let (mut world, instance) = Scenario::new(101)
+        .clients(3)
+        .tamper(|out| match &out.message {
+            Message::Propose(propose) if out.to == 2 => {
+                let mut second = propose.clone();
+                second.nonces.swap(0, 1);
+                let both = [propose.clone(), second].map(|m| Message::from(m).encode());
+                Fate::Replace(both.to_vec())
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    world.finish(instance).unwrap();
     assert!(format!("{:?}", world.members[2].log).contains("a second proposal that differs"));
 }
 
@@ -374,12 +385,14 @@ fn a_lie_that_only_the_transcript_shows() {
 fn garbage_and_replays() {
     let heard: Rc<RefCell<Vec<Outgoing>>> = Rc::default();
     let keep = heard.clone();
-    let mut world = World::new(110, 3).unwrap();
-    world.tamper(move |out| {
-        keep.borrow_mut().push(out.clone());
-        Fate::Deliver
-    });
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(110)
+        .clients(3)
+        .tamper(move |out| {
+            keep.borrow_mut().push(out.clone());
+            Fate::Deliver
+        })
+        .active()
+        .unwrap();
     world.heal();
     let everything = |world: &World| {
         let of = |at: usize| {
@@ -409,8 +422,8 @@ fn garbage_and_replays() {
     world.pay(LSP, 3, 1_000_000).unwrap();
 
     // The same messages before their time, in a world with the same seed: the same factory.
-    let mut early = World::new(110, 3).unwrap();
-    assert_eq!(begin(&mut early, Profile::Static), Some(instance));
+    let mut early = Scenario::new(110).clients(3).world().unwrap();
+    assert_eq!(early.begin(&Offer::default()), Ok(instance));
     for out in heard.borrow().iter().filter(|out| out.to == LSP && out.message.name() != "join") {
         if matches!(out.message, Message::Abort(_)) {
             continue;
@@ -418,7 +431,7 @@ fn garbage_and_replays() {
         let peer = early.members[out.from].id;
         early.feed(LSP, Input::Message { peer, payload: out.message.encode() }).unwrap();
     }
-    assert_eq!(finish(&mut early, instance), State::Active);
+    assert_eq!(early.finish(instance).unwrap(), State::Active);
     assert_eq!(left_out(&early, instance), Vec::<usize>::new());
 }
 
@@ -427,9 +440,11 @@ fn garbage_and_replays() {
 #[test]
 fn an_operator_that_never_comes_back() {
     for name in ["join", "partial_signatures", "stored"] {
-        let mut world = World::new(40, 2).unwrap();
-        world.tamper(move |out| if out.message.name() == name { Fate::Drop } else { Fate::Deliver });
-        let instance = begin(&mut world, Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(40)
+            .clients(2)
+            .tamper(move |out| if out.message.name() == name { Fate::Drop } else { Fate::Deliver })
+            .begun()
+            .unwrap();
         world.run_until("it was sent", |world| world.state(1, instance).is_some()).unwrap();
         world.settle().unwrap();
         world.stop(LSP);
@@ -452,15 +467,17 @@ fn an_operator_that_never_comes_back() {
 fn a_join_does_not_outlive_its_connection() {
     let held: Rc<RefCell<Option<Join>>> = Rc::default();
     let hold = held.clone();
-    let mut world = World::new(120, 2).unwrap();
-    world.tamper(move |out| match &out.message {
-        Message::Join(join) if out.from == 2 && hold.borrow().is_none() => {
-            *hold.borrow_mut() = Some(join.clone());
-            Fate::Drop
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(120)
+        .clients(2)
+        .tamper(move |out| match &out.message {
+            Message::Join(join) if out.from == 2 && hold.borrow().is_none() => {
+                *hold.borrow_mut() = Some(join.clone());
+                Fate::Drop
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.settle().unwrap();
     world.disconnect(LSP, 1);
     world.settle().unwrap();
@@ -468,7 +485,7 @@ fn a_join_does_not_outlive_its_connection() {
     let peer = world.members[2].id;
     world.feed(LSP, Input::Message { peer, payload }).unwrap();
     world.connect(LSP, 1).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active, "{:?}", world.failure(LSP, instance));
+    assert_eq!(world.finish(instance).unwrap(), State::Active, "{:?}", world.failure(LSP, instance));
     assert_eq!(left_out(&world, instance), Vec::<usize>::new());
     assert_eq!(factory(&world, LSP, instance).attempt, 1);
 }

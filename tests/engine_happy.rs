@@ -7,13 +7,13 @@ use factory_engine::State;
 use factory_engine::tx::plan::Profile;
 use factory_engine::tx::verify::verify_holdings;
 use factory_lab::node::COMMITMENT_FEE;
-use factory_lab::world::{LSP, World};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::LSP;
 
 /// Creates, pays in every direction, then the operator vanishes and one client exits. Every step is
 /// followed by a recovery from the store (S10), and the judge looks on (S2, S8, S11).
 fn happy(seed: u64, clients: usize, profile: Profile, exits: usize) {
-    let mut world = World::new(seed, clients).unwrap();
-    let instance = world.make_factory(profile).unwrap();
+    let (mut world, instance) = Scenario::new(seed).clients(clients).profile(profile).active().unwrap();
     for at in 0..=clients {
         assert_eq!(world.state(at, instance), Some(State::Active), "member {at}");
         // S11, S19: everybody holds all that it needs to leave, judged by consensus code.
@@ -89,8 +89,7 @@ fn every_member_can_be_the_one_that_leaves() {
 #[test]
 fn schedules_differ_and_all_end_well() {
     for seed in 1000..1020 {
-        let mut world = World::new(seed, 3).unwrap();
-        let instance = world.make_factory(Profile::Static).unwrap();
+        let (world, instance) = Scenario::new(seed).clients(3).active().unwrap();
         assert!((0..=3).all(|at| world.state(at, instance) == Some(State::Active)));
     }
 }
@@ -99,8 +98,7 @@ fn schedules_differ_and_all_end_well() {
 #[test]
 fn a_seed_decides_everything() {
     let run = || {
-        let mut world = World::new(9, 4).unwrap();
-        let instance = world.make_factory(Profile::Stateful).unwrap();
+        let (world, instance) = Scenario::new(9).clients(4).profile(Profile::Stateful).active().unwrap();
         let records: Vec<_> =
             world.members.iter().map(|member| member.store.records(instance).to_vec()).collect();
         (instance, world.delivered, world.chain.block(world.chain.height()).unwrap().hash, records)

@@ -5,8 +5,9 @@
 mod common;
 
 use common::factory;
-use factory_engine::tx::plan::Profile;
 use factory_engine::{Command, Input, PendingHtlc, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
@@ -14,8 +15,7 @@ use factory_lab::world::{LSP, World};
 #[test]
 fn an_unsettled_htlc_starts_the_exit() {
     for (at, restart) in [(1, false), (1, true), (LSP, false), (LSP, true)] {
-        let mut world = World::new(7, 3).unwrap();
-        let instance = world.make_factory(Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(7).clients(3).active().unwrap();
         let on_node = factory(&world, at, instance);
         let early = u32::from(on_node.layout.blocks_early(0));
         let channel_id = on_node.channels[&0];
@@ -55,8 +55,7 @@ fn an_unsettled_htlc_starts_the_exit() {
 /// everybody out.
 #[test]
 fn nothing_moves_on_a_funding_that_is_young_again() {
-    let mut world = World::new(9, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(9).clients(2).active().unwrap();
     let funding = factory(&world, LSP, instance).funding().unwrap().txid;
     world.command(LSP, Command::Evict { instance, clients: vec![] }).unwrap();
     world.settle().unwrap();
@@ -79,8 +78,7 @@ fn nothing_moves_on_a_funding_that_is_young_again() {
 /// An HTLC on a channel that is no factory's, or whose leaf is on chain, starts nothing.
 #[test]
 fn other_htlcs_start_nothing() {
-    let mut world = World::new(8, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(8).clients(2).active().unwrap();
     let foreign = PendingHtlc { channel_id: factory_engine::types::ChannelId([9; 32]), cltv_expiry: 0 };
     world.feed(1, Input::Htlcs(vec![foreign])).unwrap();
     world.settle().unwrap();
@@ -104,9 +102,9 @@ fn failures_are_bolt_4s() {
 /// S18: an open that was accepted for a factory stays known, whatever becomes of it.
 #[test]
 fn accepted_opens_are_suspects() {
-    let mut world = World::new(9, 2).unwrap();
+    let mut world = Scenario::new(9).clients(2).world().unwrap();
     assert!(world.members[1].engine.as_ref().unwrap().suspects().is_empty());
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let instance = world.make_factory(&Offer::default()).unwrap();
     let capacity = factory(&world, 1, instance).capacity(0);
     let lsp = world.members[LSP].id;
     for engine in [world.members[1].engine.as_ref().unwrap(), &world.rebuild(1).unwrap()] {

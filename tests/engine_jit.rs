@@ -5,35 +5,22 @@
 
 mod common;
 
-use common::factory;
+use common::{factory, purse, sales};
 use factory_engine::record::event::{Event, decode_record};
-use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId};
-use factory_engine::{Answer, Command, Config, Input, KnownChannel, Policy, PriceList, State};
-use factory_lab::world::{CrashAt, Fed, LSP, World};
+use factory_engine::{Answer, KnownChannel, PriceList};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{CrashAt, Fate, LSP, World};
 
 const PRICE: u64 = 700_001;
 const AMOUNT: Amount = Amount::from_sat(50_000);
 
 /// Four clients in one leaf, two sub-factories with stock, an operator that wants money, and client 2 away.
 fn away(seed: u64, jit: [bool; 2]) -> (World, InstanceId) {
-    let prices = PriceList { base_msat: PRICE, ppm: 0 };
-    let config = |jit| Config { policy: Policy::Auto, jit, prices, ..Config::default() };
-    let mut world = World::offline_with(seed, 4, &config(jit[1])).unwrap();
-    world.stop(LSP);
-    world.members[LSP].config = config(jit[0]);
-    world.start(LSP).unwrap();
-    for client in 1..=4 {
-        world.connect(LSP, client).unwrap();
-    }
-    world.settle().unwrap();
-    let stock = Amount::from_sat(300_000);
-    let create =
-        world.create_command(&[1, 2, 3, 4], Profile::Static, Amount::from_sat(100_000), stock).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
-        panic!("no factory")
-    };
-    assert_eq!(common::finish(&mut world, instance), State::Active);
+    let scenario = Scenario::new(seed).clients(4).stock(300_000);
+    let scenario = scenario.prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = scenario.config(|config| config.jit = jit[1]).config_of(LSP, |config| config.jit = jit[0]);
+    let (mut world, instance) = scenario.active().unwrap();
     world.pay(LSP, 1, 20_000_000).unwrap();
     world.stop(2);
     world.settle().unwrap();
@@ -41,22 +28,7 @@ fn away(seed: u64, jit: [bool; 2]) -> (World, InstanceId) {
 }
 
 fn buy(world: &mut World, instance: InstanceId) {
-    let command = Command::Buy { instance, amount: AMOUNT, max_price_msat: PRICE };
-    assert_eq!(world.feed(1, Input::Command(command)).unwrap(), Fed::Done(Ok(Answer::Done)));
-}
-
-fn refused(world: &World, instance: InstanceId) -> Option<String> {
-    world.members[1].engine.as_ref().unwrap().purchase(instance)?.refused.clone()
-}
-
-fn purse(world: &World, instance: InstanceId) -> u64 {
-    let first = factory(world, 1, instance).channels[&0];
-    world.members[1].lightningd.channels[&first].balances.fundee_msat
-}
-
-fn sales(world: &World, at: usize, instance: InstanceId) -> usize {
-    let factory = factory(world, at, instance);
-    factory.sales.of(factory.layout.stock_coin(0).unwrap()).len()
+    assert_eq!(world.ask(1, instance, AMOUNT.to_sat(), PRICE).unwrap(), Ok(Answer::Done));
 }
 
 /// What L and the buyer say: ordinary channels that were opened, and credit.
@@ -78,8 +50,8 @@ fn a_sale_waits_for_whoever_has_to_sign() {
     world.start(2).unwrap();
     world.connect(LSP, 2).unwrap();
     world.run_out().unwrap();
-    assert_eq!(refused(&world, instance), None);
-    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1]);
+    assert_eq!(world.refused(1, instance), None);
+    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance).len()), [1, 1, 1]);
     assert_eq!(before - purse(&world, instance), PRICE);
 }
 
@@ -94,9 +66,9 @@ fn without_both_sides_policy_it_ends_and_names_who_is_away() {
         let before = purse(&world, instance);
         buy(&mut world, instance);
         world.run_out().unwrap();
-        let why = refused(&world, instance).unwrap();
+        let why = world.refused(1, instance).unwrap();
         assert!(why.contains(text) && why.contains(&world.members[2].id.to_string()), "{why}");
-        assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+        assert_eq!((purse(&world, instance), sales(&world, LSP, instance).len()), (before, 0));
         assert_eq!(books(&world, instance), [(0, 0), (0, 0)]);
     }
 }
@@ -114,14 +86,14 @@ fn an_ordinary_channel_comes_instead_for_the_same_price() {
     assert!(why.contains(&world.members[2].id.to_string()), "{why}");
     assert_eq!(before - purse(&world, instance), PRICE);
     assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);
-    assert_eq!(sales(&world, LSP, instance), 0);
+    assert_eq!(sales(&world, LSP, instance).len(), 0);
     // With everybody there the stock is sold as ever.
     world.start(2).unwrap();
     world.connect(LSP, 2).unwrap();
     world.run_out().unwrap();
     buy(&mut world, instance);
     world.run_out().unwrap();
-    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1]);
+    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance).len()), [1, 1, 1]);
     assert_eq!(before - purse(&world, instance), 2 * PRICE);
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
@@ -134,13 +106,13 @@ fn a_silent_neighbour_is_as_good_as_away() {
     world.connect(LSP, 2).unwrap();
     world.settle().unwrap();
     world.tamper(|out| match out.message.name() {
-        "sale_join" if out.from == 2 => factory_lab::world::Fate::Drop,
-        _ => factory_lab::world::Fate::Deliver,
+        "sale_join" if out.from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
     });
     buy(&mut world, instance);
     world.run_out().unwrap();
     assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);
-    assert_eq!(sales(&world, LSP, instance), 0);
+    assert_eq!(sales(&world, LSP, instance).len(), 0);
 }
 
 /// Client 1 has begun to buy, and the wait for client 2 is over; also what the buyer had before.
@@ -186,8 +158,8 @@ fn a_store_that_fails_at_any_step_ends_nothing_halfway() {
             world.run_out().unwrap();
             buy(&mut world, instance);
             world.run_out().unwrap();
-            assert_eq!(refused(&world, instance), None, "{at}");
-            assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance)), [1, 1, 1], "{at}");
+            assert_eq!(world.refused(1, instance), None, "{at}");
+            assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance).len()), [1, 1, 1], "{at}");
             let [lsp, buyer] = books(&world, instance);
             assert_eq!((lsp, lsp.1), (buyer, 0), "{at}");
             let bought = u64::try_from(lsp.0 + 1).unwrap();

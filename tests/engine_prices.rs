@@ -5,15 +5,13 @@
 
 mod common;
 
-use common::factory;
-use factory_engine::tx::plan::Profile;
+use common::{factory, purse, sales};
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::Message;
-use factory_engine::{Answer, Command, Input, PriceList, Refusal, State};
-use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
+use factory_engine::{Command, Input, PriceList};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{CrashAt, Fate, LSP, World};
 
-const CAPACITY: Amount = Amount::from_sat(100_000);
-const STOCK: Amount = Amount::from_sat(300_000);
 /// The same at every height.
 const PRICE: u64 = 700_001;
 /// What the buyer has in its first channel, beside what it was pushed.
@@ -21,47 +19,14 @@ const PURSE: u64 = 20_000_000;
 
 /// Four clients in one leaf, two sub-factories with stock, and an operator that wants money.
 fn active(seed: u64, prices: PriceList) -> (World, InstanceId) {
-    let mut world = World::new(seed, 4).unwrap();
-    let create = world.create_command(&[1, 2, 3, 4], Profile::Static, CAPACITY, STOCK).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
-        panic!("no factory")
-    };
-    assert_eq!(common::finish(&mut world, instance), State::Active);
-    world.members[LSP].config.prices = prices;
-    world.members[LSP].engine.as_mut().unwrap().set_prices(prices);
+    let scenario = Scenario::new(seed).clients(4).stock(300_000).prices(prices);
+    let (mut world, instance) = scenario.active().unwrap();
     world.pay(LSP, 1, PURSE).unwrap();
     (world, instance)
 }
 
 fn flat() -> PriceList {
     PriceList { base_msat: PRICE, ppm: 0 }
-}
-
-fn ask(world: &mut World, instance: InstanceId, sat: u64, max_price_msat: u64) -> Result<Answer, Refusal> {
-    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat };
-    match world.feed(1, Input::Command(command)).unwrap() {
-        Fed::Done(answer) => answer,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn refused(world: &World) -> Option<String> {
-    let engine = world.members[1].engine.as_ref().unwrap();
-    let instance = engine.factories().next().unwrap().instance;
-    engine.purchase(instance)?.refused.clone()
-}
-
-/// The buyer's money in its channels, without what a bought one was pushed.
-fn purse(world: &World, instance: InstanceId) -> u64 {
-    let factory = factory(world, 1, instance);
-    let channels = &world.members[1].lightningd.channels;
-    let first = channels.get(&factory.channels[&0]).unwrap();
-    first.balances.fundee_msat
-}
-
-fn sales(world: &World, at: usize, instance: InstanceId) -> usize {
-    let factory = factory(world, at, instance);
-    factory.sales.of(factory.layout.stock_coin(0).unwrap()).len()
 }
 
 fn credits(world: &World, instance: InstanceId) -> [u64; 2] {
@@ -79,12 +44,12 @@ fn a_sale_costs_its_price_and_no_more() {
         world.members[1].engine.as_ref().unwrap().asked_price(instance).unwrap().clone().unwrap().price_msat;
     // 2 % of 50,000 sat for a whole lifetime, of which some blocks are gone by now.
     assert!(price < 1_010_000 && price > 900_000, "{price}");
-    ask(&mut world, instance, 50_000, price).unwrap();
+    world.ask(1, instance, 50_000, price).unwrap().unwrap();
     world.run_out().unwrap();
-    assert_eq!(refused(&world), None);
+    assert_eq!(world.refused(1, instance), None);
     assert_eq!(before - purse(&world, instance), price);
     for at in [LSP, 1, 2] {
-        assert_eq!(sales(&world, at, instance), 1);
+        assert_eq!(sales(&world, at, instance).len(), 1);
     }
     let sold = factory(&world, 1, instance).sales.all().next().unwrap().clone();
     assert_eq!(sold.price_msat, price);
@@ -97,9 +62,9 @@ fn what_is_above_the_limit_is_refused_and_nothing_changes() {
     let (mut world, instance) = active(2, flat());
     let before = purse(&world, instance);
     for limit in [0, PRICE - 1] {
-        ask(&mut world, instance, 50_000, limit).unwrap();
+        world.ask(1, instance, 50_000, limit).unwrap().unwrap();
         world.run_out().unwrap();
-        let why = refused(&world).unwrap();
+        let why = world.refused(1, instance).unwrap();
         assert!(why.contains(&format!("max_price_msat={PRICE}")), "{why}");
     }
     // An operator that doesn't keep to the limit: the buyer does.
@@ -110,11 +75,11 @@ fn what_is_above_the_limit_is_refused_and_nothing_changes() {
         }
         _ => Fate::Deliver,
     });
-    ask(&mut world, instance, 50_000, PRICE - 1).unwrap();
+    world.ask(1, instance, 50_000, PRICE - 1).unwrap().unwrap();
     world.run_out().unwrap();
-    let why = refused(&world).unwrap();
+    let why = world.refused(1, instance).unwrap();
     assert!(why.contains("above the limit"), "{why}");
-    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance).len()), (before, 0));
     assert_eq!(world.members[1].lightningd.channels.len(), 1);
 }
 
@@ -122,17 +87,17 @@ fn what_is_above_the_limit_is_refused_and_nothing_changes() {
 fn whoever_cannot_pay_gets_nothing_and_loses_nothing() {
     let (mut world, instance) = active(3, PriceList { base_msat: PURSE * 2, ppm: 0 });
     let before = purse(&world, instance);
-    ask(&mut world, instance, 50_000, PURSE * 2).unwrap();
+    world.ask(1, instance, 50_000, PURSE * 2).unwrap().unwrap();
     world.run_out().unwrap();
-    let why = refused(&world).unwrap();
+    let why = world.refused(1, instance).unwrap();
     assert!(why.contains("its price was not paid"), "{why}");
-    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance).len()), (before, 0));
     assert_eq!(credits(&world, instance), [0, 0]);
     // The next may be paid.
     world.members[LSP].engine.as_mut().unwrap().set_prices(flat());
-    ask(&mut world, instance, 50_000, PRICE).unwrap();
+    world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
     world.run_out().unwrap();
-    assert_eq!((refused(&world), sales(&world, LSP, instance)), (None, 1));
+    assert_eq!((world.refused(1, instance), sales(&world, LSP, instance).len()), (None, 1));
     assert_eq!(before - purse(&world, instance), PRICE);
 }
 
@@ -149,11 +114,11 @@ fn more_than_is_owed_is_not_paid() {
         }
         _ => Fate::Deliver,
     });
-    ask(&mut world, instance, 50_000, PRICE).unwrap();
+    world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
     world.run_out().unwrap();
-    let why = refused(&world).unwrap();
+    let why = world.refused(1, instance).unwrap();
     assert!(why.contains("are owed"), "{why}");
-    assert_eq!((purse(&world, instance), sales(&world, LSP, instance)), (before, 0));
+    assert_eq!((purse(&world, instance), sales(&world, LSP, instance).len()), (before, 0));
 }
 
 /// S4: who hears an invoice again that it has paid doesn't pay it again, and names nobody.
@@ -170,7 +135,7 @@ fn an_invoice_that_comes_again_is_paid_once() {
             }
             Fate::Deliver
         });
-        ask(&mut world, instance, 50_000, PRICE).unwrap();
+        world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
         // Most often it has signed before it hears that its payment has arrived.
         let paid = world.run_until("credit", |world| credits(world, instance)[1] == PRICE);
         if paid.is_ok() {
@@ -181,8 +146,8 @@ fn an_invoice_that_comes_again_is_paid_once() {
             assert_eq!(fault, None, "seed {seed}");
             world.run_out().unwrap();
         }
-        assert_eq!(refused(&world), None);
-        assert_eq!((before - purse(&world, instance), sales(&world, LSP, instance)), (PRICE, 1));
+        assert_eq!(world.refused(1, instance), None);
+        assert_eq!((before - purse(&world, instance), sales(&world, LSP, instance).len()), (PRICE, 1));
     }
     assert!(again > 3, "{again}");
 }
@@ -202,18 +167,18 @@ fn recover(world: &mut World, instance: InstanceId, victim: usize, before: u64, 
     world.run_out().unwrap();
     world.mine(1).unwrap();
     world.run_out().unwrap();
-    let (paid, sold) = (before - purse(world, instance), sales(world, LSP, instance));
+    let (paid, sold) = (before - purse(world, instance), sales(world, LSP, instance).len());
     assert!(sold <= 1 && (paid == 0 || paid == PRICE), "{at}: {sold} sold, {paid} msat paid");
     let owed = paid - PRICE * u64::try_from(sold).unwrap();
     assert_eq!(credits(world, instance), [owed, owed], "{at}");
     for member in [LSP, 1, 2] {
-        assert_eq!(sales(world, member, instance), sold, "{at}, member {member}");
+        assert_eq!(sales(world, member, instance).len(), sold, "{at}, member {member}");
     }
     // It sells on, and what was paid counts.
-    ask(world, instance, 20_000, PRICE).unwrap();
+    world.ask(1, instance, 20_000, PRICE).unwrap().unwrap();
     world.run_out().unwrap();
-    assert_eq!(refused(world), None, "{at}");
-    let all = u64::try_from(sales(world, LSP, instance)).unwrap();
+    assert_eq!(world.refused(1, instance), None, "{at}");
+    let all = u64::try_from(sales(world, LSP, instance).len()).unwrap();
     assert_eq!(
         (before - purse(world, instance), all),
         (PRICE * all, 1 + u64::try_from(sold).unwrap()),
@@ -234,7 +199,7 @@ fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
             let at = format!("victim {victim}, step {step}");
             let (mut world, instance) = active(1_000 + step, flat());
             let before = purse(&world, instance);
-            ask(&mut world, instance, 50_000, PRICE).unwrap();
+            world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
             let ended = (0..step).any(|_| !world.step().unwrap());
             world.stop(victim);
             let (sold, owed) = recover(&mut world, instance, victim, before, &at);
@@ -265,7 +230,7 @@ fn a_crash_inside_a_step_costs_nobody_more_than_the_price() {
                 let (mut world, instance) = active(2_000 + u64::from(step), flat());
                 let before = purse(&world, instance);
                 world.crash_at(victim, crash(step));
-                ask(&mut world, instance, 50_000, PRICE).unwrap();
+                world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
                 world.settle().unwrap();
                 crashed += u32::from(world.members[victim].engine.is_none());
                 world.stop(victim);

@@ -4,12 +4,14 @@
 
 mod common;
 
-use common::{begin, factory, finish};
+use common::factory;
 use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
-use factory_engine::tx::plan::Profile;
+use factory_engine::policy::Policy;
 use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::wire::message::{Invite, Message};
-use factory_engine::{Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State};
+use factory_engine::{Answer, ChannelPolicy, Command, Create, Input, Refusal, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, World};
 
 fn refused(world: &mut World, at: usize, command: Command) -> Refusal {
@@ -24,9 +26,9 @@ fn refused(world: &mut World, at: usize, command: Command) -> Refusal {
 
 #[test]
 fn bad_commands() {
-    let mut world = World::new(1, 2).unwrap();
-    let good =
-        world.create_command(&[1, 2], Profile::Static, Amount::from_sat(100_000), Amount::ZERO).unwrap();
+    let mut world = Scenario::new(1).clients(2).world().unwrap();
+    let offer = Offer { stock: Amount::ZERO, ..Offer::default() };
+    let good = world.create_command(&[1, 2], &offer).unwrap();
     let create = |change: fn(&mut Create)| {
         let mut create = good.clone();
         change(&mut create);
@@ -61,7 +63,7 @@ fn bad_commands() {
         assert_eq!(refused(&mut world, 1, command), Refusal::Unknown(instance));
     }
 
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let instance = world.begin(&Offer::default()).unwrap();
     for command in [
         Command::Accept { instance },
         Command::Decline { instance, reason: "no".into() },
@@ -69,41 +71,34 @@ fn bad_commands() {
     ] {
         assert!(matches!(refused(&mut world, LSP, command), Refusal::WrongState(_)));
     }
-    finish(&mut world, instance);
+    world.finish(instance).unwrap();
     assert!(matches!(refused(&mut world, 1, Command::Accept { instance }), Refusal::WrongState(_)));
 }
 
 #[test]
 fn an_offline_client() {
-    let mut world = World::offline(2, 2).unwrap();
+    let mut world = Scenario::new(2).clients(2).offline().world().unwrap();
     world.connect(LSP, 1).unwrap();
     world.settle().unwrap();
-    let create =
-        world.create_command(&[1, 2], Profile::Static, Amount::from_sat(100_000), Amount::ZERO).unwrap();
+    let create = world.create_command(&[1, 2], &Offer::default()).unwrap();
     let refusal = refused(&mut world, LSP, Command::Create(create));
     assert!(refusal.to_string().contains(&world.members[2].id.to_string()));
 }
 
 #[test]
 fn a_wallet_with_too_little() {
-    let mut world = World::new(3, 2).unwrap();
+    let mut world = Scenario::new(3).clients(2).world().unwrap();
     let huge = Amount::from_sat(1_000_000_000);
-    let create = world.create_command(&[1, 2], Profile::Static, huge, Amount::ZERO).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
-    assert_eq!(finish(&mut world, instance), State::Aborted);
+    let instance = world.begin(&Offer { capacity: huge, stock: Amount::ZERO, ..Offer::default() }).unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Aborted);
     assert!(world.failure(LSP, instance).unwrap().contains("the wallet"));
     assert!(world.members.iter().all(|member| member.lightningd.channels.is_empty()));
 }
 
 #[test]
 fn invitations_that_people_answer() {
-    let mut world = World::new(4, 3).unwrap();
-    for client in 1..=3 {
-        world.members[client].config.policy = Policy::Ask;
-        world.restart(client).unwrap();
-    }
-    world.settle().unwrap();
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let scenario = Scenario::new(4).clients(3).config(|config| config.policy = Policy::Ask);
+    let (mut world, instance) = scenario.begun().unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Invited));
     world.command(1, Command::Accept { instance }).unwrap();
@@ -112,7 +107,7 @@ fn invitations_that_people_answer() {
     // The next attempt has other members on the terms that were accepted: nobody is asked twice.
     assert_eq!(world.state(1, instance), Some(State::Joining));
     world.command(3, Command::Accept { instance }).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active);
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     assert_eq!(world.state(2, instance), Some(State::Declined));
     assert_eq!(common::left_out(&world, instance), [2]);
 }
@@ -138,17 +133,19 @@ fn invitations_out_of_bounds() {
     ];
     for (seed, (what, change)) in (10..).zip(changes) {
         let change = *change;
-        let mut world = World::new(seed, 3).unwrap();
-        world.tamper(move |out| match &out.message {
-            Message::Invite(invite) if out.to == 2 => {
-                let mut invite = invite.clone();
-                change(&mut invite);
-                Fate::replace(invite)
-            }
-            _ => Fate::Deliver,
-        });
-        let instance = begin(&mut world, Profile::Static).unwrap();
-        assert_eq!(finish(&mut world, instance), State::Active, "{what}");
+        let (mut world, instance) = Scenario::new(seed)
+            .clients(3)
+            .tamper(move |out| match &out.message {
+                Message::Invite(invite) if out.to == 2 => {
+                    let mut invite = invite.clone();
+                    change(&mut invite);
+                    Fate::replace(invite)
+                }
+                _ => Fate::Deliver,
+            })
+            .begun()
+            .unwrap();
+        assert_eq!(world.finish(instance).unwrap(), State::Active, "{what}");
         assert_eq!(common::left_out(&world, instance), [2], "{what}");
         assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
     }
@@ -157,19 +154,21 @@ fn invitations_out_of_bounds() {
 /// S3, S32: a later attempt with other terms than those that were accepted is declined.
 #[test]
 fn terms_that_change_between_attempts() {
-    let mut world = World::new(30, 3).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Join(_) if out.from == 3 => Fate::Drop,
-        Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => {
-            let mut invite = invite.clone();
-            invite.terms.margin_blocks += 1;
-            invite.channel_in_factory.blocks_early += 1;
-            Fate::replace(invite)
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active);
+    let (mut world, instance) = Scenario::new(30)
+        .clients(3)
+        .tamper(|out| match &out.message {
+            Message::Join(_) if out.from == 3 => Fate::Drop,
+            Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => {
+                let mut invite = invite.clone();
+                invite.terms.margin_blocks += 1;
+                invite.channel_in_factory.blocks_early += 1;
+                Fate::replace(invite)
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     assert_eq!(common::left_out(&world, instance), [3, 2]);
     assert!(format!("{:?}", world.members[2].log).contains("differ from those that were accepted"));
 }
@@ -177,12 +176,10 @@ fn terms_that_change_between_attempts() {
 /// S28: one peer's invitations don't fill the disk.
 #[test]
 fn too_many_invitations() {
-    let mut world = World::new(31, 1).unwrap();
-    world.members[1].config.policy = Policy::Ask;
-    world.restart(1).unwrap();
-    world.settle().unwrap();
+    let scenario = Scenario::new(31).clients(1).config_of(1, |config| config.policy = Policy::Ask);
+    let mut world = scenario.world().unwrap();
     for _ in 0..10 {
-        begin(&mut world, Profile::Static).unwrap();
+        world.begin(&Offer::default()).unwrap();
         world.settle().unwrap();
     }
     let limit = world.members[1].config.max_ceremonies_per_peer;
@@ -201,10 +198,10 @@ fn opens_that_match_nothing() {
                 other => panic!("{other:?}"),
             }
         };
-    let mut world = World::new(32, 2).unwrap();
+    let mut world = Scenario::new(32).clients(2).world().unwrap();
     assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::NotOurs);
     world.tamper(|out| if out.message.name() == "expecting" { Fate::Drop } else { Fate::Deliver });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let instance = world.begin(&Offer::default()).unwrap();
     world.settle().unwrap();
     assert_eq!(answer(&mut world, 100_001, 1_000, |_| {}), Answer::NotOurs);
     assert_eq!(answer(&mut world, 100_000, 1_001, |_| {}), Answer::NotOurs);
@@ -259,8 +256,7 @@ fn admission() {
 /// S18: nothing moves before the funding is as deep as the terms say, on either side.
 #[test]
 fn no_htlc_before_the_funding_is_deep() {
-    let mut world = World::new(33, 2).unwrap();
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(33).clients(2).begun().unwrap();
     world.run_until("funding", |world| world.state(LSP, instance) == Some(State::Funding)).unwrap();
     world.settle().unwrap();
     for _ in 0..world.members[LSP].config.funding_confirmations {
@@ -277,8 +273,7 @@ fn no_htlc_before_the_funding_is_deep() {
 #[test]
 fn damaged_and_newer_records() {
     for seed in 0..30 {
-        let mut world = World::new(34, 2).unwrap();
-        let instance = world.make_factory(Profile::Static).unwrap();
+        let (mut world, instance) = Scenario::new(34).clients(2).active().unwrap();
         world.stop(1);
         let records = world.members[1].store.records_mut(instance);
         let place = usize::try_from(seed).unwrap() % records.len();
@@ -308,18 +303,13 @@ fn damaged_and_newer_records() {
 #[test]
 fn a_clients_own_confirmations() {
     for (least, joins) in [(2, true), (3, true), (4, false)] {
-        let config = Config {
-            policy: Policy::Auto,
-            push_msat: 5_000,
-            min_funding_confirmations: least,
-            ..Config::default()
-        };
-        assert_eq!(config.funding_confirmations, 3);
-        let mut world = World::offline_with(31, 1, &config).unwrap();
-        world.connect(LSP, 1).unwrap();
-        world.settle().unwrap();
-        let instance = begin(&mut world, Profile::Static).unwrap();
-        let ended = finish(&mut world, instance);
+        let scenario = Scenario::new(31).clients(1).config(|config| {
+            config.push_msat = 5_000;
+            config.min_funding_confirmations = least;
+        });
+        let (mut world, instance) = scenario.begun().unwrap();
+        assert_eq!(world.members[LSP].config.funding_confirmations, 3);
+        let ended = world.finish(instance).unwrap();
         assert_eq!(ended == State::Active, joins, "at least {least}: {ended:?}");
     }
 }

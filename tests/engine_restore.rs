@@ -7,20 +7,21 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{begin, factory};
+use common::factory;
 use factory_engine::record::event::{Confirmed, Event, Invited, Reorged, Restored, decode_record};
-use factory_engine::tx::plan::Profile;
 use factory_engine::types::PROTOCOL_ID;
 use factory_engine::wire::message::Message;
 use factory_engine::{Folded, Input, State};
-use factory_lab::world::{Fate, LSP, World};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP};
 
 /// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is
 /// never used again: even in the same attempt a new join has a new key, so that the members' output, and
 /// every outpoint under it, is another one.
 #[test]
 fn a_restored_client_never_joins_with_a_key_that_has_signed() {
-    let mut world = World::new(60, 2).unwrap();
+    let mut world = Scenario::new(60).clients(2).world().unwrap();
     let seen: Rc<RefCell<(Vec<_>, Option<Message>)>> = Rc::default();
     let noting = seen.clone();
     world.tamper(move |out| {
@@ -35,7 +36,7 @@ fn a_restored_client_never_joins_with_a_key_that_has_signed() {
         }
         Fate::Deliver
     });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let instance = world.begin(&Offer::default()).unwrap();
     world.run_until("invited", |world| world.state(1, instance).is_some()).unwrap();
     let older = world.members[1].store.clone();
     world.run_until("signed", |world| world.state(1, instance) >= Some(State::Signing)).unwrap();
@@ -62,12 +63,14 @@ fn a_restored_client_never_joins_with_a_key_that_has_signed() {
 /// funding confirms after all, nor a reorganisation that takes it back can wipe it.
 #[test]
 fn no_other_attempt_wipes_what_says_exit_only() {
-    let mut world = World::new(10, 3).unwrap();
-    world.tamper(|out| match out.message.name() {
-        "stored" if out.from == 3 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(10)
+        .clients(3)
+        .tamper(|out| match out.message.name() {
+            "stored" if out.from == 3 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world
         .run_until("a second attempt is signed", |world| {
             let factory = world.members[1].engine.as_ref().unwrap().factory(instance);

@@ -4,51 +4,23 @@
 
 mod common;
 
-use common::factory;
-use factory_engine::tx::plan::Profile;
+use common::{factory, sales};
+use factory_engine::record::factory::Factory;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
-use factory_engine::{Answer, Command, Factory, Input, Refusal, Sold, State};
-use factory_lab::world::{CrashAt, Fate, Fed, LSP, Member, World};
+use factory_engine::{Command, Refusal, Sold, State};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{CrashAt, Fate, LSP, Member, World};
 
-const CAPACITY: Amount = Amount::from_sat(100_000);
-const STOCK: Amount = Amount::from_sat(300_000);
+const STOCK: u64 = 300_000;
 
 /// Four clients in one leaf, two sub-factories with stock.
+fn leaf(seed: u64) -> Scenario {
+    Scenario::new(seed).clients(4).stock(STOCK)
+}
+
 fn active(seed: u64) -> (World, InstanceId) {
-    let mut world = World::new(seed, 4).unwrap();
-    let create = world.create_command(&[1, 2, 3, 4], Profile::Static, CAPACITY, STOCK).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
-        panic!("no factory")
-    };
-    assert_eq!(common::finish(&mut world, instance), State::Active);
-    (world, instance)
-}
-
-fn ask(world: &mut World, at: usize, instance: InstanceId, sat: u64) -> Result<Answer, Refusal> {
-    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat: 0 };
-    match world.feed(at, Input::Command(command)).unwrap() {
-        Fed::Done(answer) => answer,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Why a member's last purchase came to nothing.
-fn refused(world: &World, at: usize, instance: InstanceId) -> Option<String> {
-    world.members[at].engine.as_ref().unwrap().purchase(instance)?.refused.clone()
-}
-
-fn buy(world: &mut World, at: usize, instance: InstanceId, sat: u64) {
-    ask(world, at, instance, sat).unwrap();
-    world.run_out().unwrap();
-    assert_eq!(refused(world, at, instance), None);
-}
-
-/// The sales of the first sub-factory (clients 1 and 2), as a member knows them.
-fn sales(world: &World, at: usize, instance: InstanceId) -> Vec<Sold> {
-    let factory = factory(world, at, instance);
-    let coin = factory.layout.stock_coin(0).unwrap();
-    factory.sales.of(coin).to_vec()
+    leaf(seed).active().unwrap()
 }
 
 fn stock(factory: &Factory) -> Option<Amount> {
@@ -57,10 +29,7 @@ fn stock(factory: &Factory) -> Option<Amount> {
 
 #[test]
 fn clients_buy_one_after_the_other_and_exit_with_everything() {
-    let (mut world, instance) = active(1);
-    buy(&mut world, 1, instance, 50_000);
-    buy(&mut world, 2, instance, 40_000);
-    buy(&mut world, 1, instance, 30_000);
+    let (mut world, instance) = leaf(1).sold(&[(1, 50_000), (2, 40_000), (1, 30_000)]).unwrap();
     for at in [LSP, 1, 2] {
         let sold = sales(&world, at, instance);
         let bought: Vec<_> = sold.iter().map(|sold| (sold.sale.buyer, sold.sale.amount().to_sat())).collect();
@@ -72,7 +41,7 @@ fn clients_buy_one_after_the_other_and_exit_with_everything() {
     assert!(factory(&world, 3, instance).sales.all().next().is_none());
     let left = stock(factory(&world, 1, instance)).unwrap();
     assert_eq!(Some(left), stock(factory(&world, LSP, instance)));
-    assert!(left < STOCK - Amount::from_sat(120_000));
+    assert!(left < Amount::from_sat(STOCK - 120_000));
 
     // S19: L vanishes; the buyer takes both of its bought channels on chain by itself.
     world.stop(LSP);
@@ -94,10 +63,7 @@ fn clients_buy_one_after_the_other_and_exit_with_everything() {
 /// do; and a crash before a bought channel is closed doesn't leave it open.
 #[test]
 fn sales_follow_the_fees_and_a_crash_closes_what_was_bought() {
-    let (mut world, instance) = active(5);
-    buy(&mut world, 1, instance, 50_000);
-    buy(&mut world, 2, instance, 40_000);
-    buy(&mut world, 1, instance, 30_000);
+    let (mut world, instance) = leaf(5).sold(&[(1, 50_000), (2, 40_000), (1, 30_000)]).unwrap();
     for msat in [95_000_000, 45_000_000, 25_000_000] {
         world.pay(LSP, 1, msat).unwrap();
     }
@@ -140,16 +106,16 @@ fn sales_follow_the_fees_and_a_crash_closes_what_was_bought() {
 fn what_can_t_be_sold_is_refused_with_the_reason() {
     let (mut world, instance) = active(2);
     for (sat, text) in [(0, "below the smallest channel"), (9_999, "below"), (300_000, "at most")] {
-        let error = ask(&mut world, 1, instance, sat).unwrap_err().to_string();
+        let error = world.ask(1, instance, sat, 0).unwrap().unwrap_err().to_string();
         assert!(error.contains(text), "{sat}: {error}");
     }
-    assert!(matches!(ask(&mut world, LSP, instance, 50_000), Err(Refusal::WrongState(_))));
+    assert!(matches!(world.ask(LSP, instance, 50_000, 0).unwrap(), Err(Refusal::WrongState(_))));
     // Two at once: the second waits for its turn.
-    ask(&mut world, 1, instance, 50_000).unwrap();
-    ask(&mut world, 2, instance, 60_000).unwrap();
-    assert!(matches!(ask(&mut world, 1, instance, 50_000), Err(Refusal::WrongState(_))));
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
+    world.ask(2, instance, 60_000, 0).unwrap().unwrap();
+    assert!(matches!(world.ask(1, instance, 50_000, 0).unwrap(), Err(Refusal::WrongState(_))));
     world.run_out().unwrap();
-    let done = [1, 2].map(|at| refused(&world, at, instance));
+    let done = [1, 2].map(|at| world.refused(at, instance));
     assert_eq!(done.iter().filter(|refused| refused.is_none()).count(), 1, "{done:?}");
     assert!(done.iter().flatten().all(|why| why.contains("under way")), "{done:?}");
     assert_eq!(sales(&world, LSP, instance).len(), 1);
@@ -160,13 +126,13 @@ fn a_neighbour_that_is_away_is_named() {
     let (mut world, instance) = active(3);
     world.stop(2);
     world.settle().unwrap();
-    ask(&mut world, 1, instance, 50_000).unwrap();
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.run_out().unwrap();
-    let why = refused(&world, 1, instance).unwrap();
+    let why = world.refused(1, instance).unwrap();
     assert!(why.contains("not connected") && why.contains(&world.members[2].id.to_string()), "{why}");
     assert!(sales(&world, LSP, instance).is_empty());
     // The other sub-factory sells on.
-    buy(&mut world, 3, instance, 50_000);
+    world.buy(3, instance, 50_000, 0).unwrap();
 }
 
 /// S24: nothing is signed any more in a sub-factory of which anything is on chain.
@@ -175,7 +141,7 @@ fn nothing_is_sold_once_an_exit_has_begun() {
     let (mut world, instance) = active(4);
     world.command(2, Command::Exit { instance }).unwrap();
     world.mine(2).unwrap();
-    let error = ask(&mut world, 1, instance, 50_000).unwrap_err().to_string();
+    let error = world.ask(1, instance, 50_000, 0).unwrap().unwrap_err().to_string();
     assert!(error.contains("on chain"), "{error}");
 }
 
@@ -186,7 +152,7 @@ fn a_crash_at_any_step_leaves_one_sale_or_none() {
     for victim in [LSP, 1, 2] {
         for step in 0..60 {
             let (mut world, instance) = active(1_000 + step);
-            ask(&mut world, 1, instance, 50_000).unwrap();
+            world.ask(1, instance, 50_000, 0).unwrap().unwrap();
             let mut ended = false;
             for _ in 0..step {
                 if !world.step().unwrap() {
@@ -220,7 +186,7 @@ fn a_crash_at_any_step_leaves_one_sale_or_none() {
             }
             finished += known.len();
             // It sells on.
-            buy(&mut world, 2, instance, 20_000);
+            world.buy(2, instance, 20_000, 0).unwrap();
             assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
             if ended {
                 break;
@@ -238,7 +204,7 @@ fn sale_committed_may_come_twice() {
         Message::SaleCommitted(_) => Fate::Twice,
         _ => Fate::Deliver,
     });
-    buy(&mut world, 1, instance, 50_000);
+    world.buy(1, instance, 50_000, 0).unwrap();
     let blamed = |member: &Member| member.log.iter().any(|(_, text)| text.contains("fault of"));
     assert!(!world.members.iter().any(blamed));
     assert!(sales(&world, LSP, instance)[0].stored);
@@ -258,7 +224,7 @@ fn a_join_of_an_earlier_try_is_ignored() {
         }
         _ => Fate::Deliver,
     });
-    buy(&mut world, 1, instance, 50_000);
+    world.buy(1, instance, 50_000, 0).unwrap();
     let blamed = |member: &Member| member.log.iter().any(|(_, text)| text.contains("bad partial"));
     assert!(!world.members.iter().any(blamed));
     assert!(sales(&world, LSP, instance)[0].stored);
@@ -277,11 +243,11 @@ fn a_check_of_an_earlier_try_is_ignored() {
         }
         _ => Fate::Deliver,
     });
-    ask(&mut world, 1, instance, 50_000).unwrap();
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.run_out().unwrap();
     let sold = sales(&world, LSP, instance);
     assert!(sold.is_empty(), "signed, though nobody has checked the channel in this try");
-    assert!(refused(&world, 1, instance).unwrap().contains("no answer in time"));
+    assert!(world.refused(1, instance).unwrap().contains("no answer in time"));
 }
 
 /// S24: an exit that begins while a sale's channel is opened ends the sale before anybody signs.
@@ -289,7 +255,7 @@ fn a_check_of_an_earlier_try_is_ignored() {
 fn an_exit_in_the_middle_of_a_sale_ends_it() {
     for steps in 0..40 {
         let (mut world, instance) = active(7);
-        ask(&mut world, 1, instance, 50_000).unwrap();
+        world.ask(1, instance, 50_000, 0).unwrap().unwrap();
         for _ in 0..steps {
             world.step().unwrap();
         }
@@ -312,50 +278,42 @@ fn an_exit_in_the_middle_of_a_sale_ends_it() {
 /// operator does, or lies: either way nothing of it is stored.
 #[test]
 fn a_sale_that_somebody_has_finished_already_is_ended() {
-    let (mut world, instance) = active(8);
-    buy(&mut world, 1, instance, 30_000);
+    let (mut world, instance) = leaf(8).sold(&[(1, 30_000)]).unwrap();
     world.tamper(|out| match &out.message {
         Message::SaleJoin(SaleJoin { instance, attempt, number, .. }) => {
             Fate::replace(SaleStored { instance: *instance, attempt: *attempt, number: *number })
         }
         _ => Fate::Deliver,
     });
-    ask(&mut world, 2, instance, 50_000).unwrap();
+    world.ask(2, instance, 50_000, 0).unwrap().unwrap();
     world.run_out().unwrap();
-    let why = refused(&world, 2, instance).unwrap();
+    let why = world.refused(2, instance).unwrap();
     assert!(why.contains("restored from a backup"), "{why}");
     world.heal();
     world.restart(LSP).unwrap();
     world.run_out().unwrap();
     assert_eq!(sales(&world, LSP, instance).len(), 1);
-    buy(&mut world, 2, instance, 50_000);
+    world.buy(2, instance, 50_000, 0).unwrap();
 }
 
 /// S9: a neighbour whose database is older than a sale that it signed for hears of it with the next one. It
 /// signs no more in this factory, from then on and after a restart, and can still leave.
 #[test]
 fn whoever_finds_out_that_it_was_restored_only_leaves() {
-    let (mut world, instance) = active(9);
-    let older = world.backup(2);
-    buy(&mut world, 1, instance, 30_000);
-    assert_eq!(sales(&world, 2, instance).len(), 1);
-    world.check_recovery = false;
-    world.restore(2, older).unwrap();
-    world.reconnect().unwrap();
-    world.run_out().unwrap();
+    let (mut world, instance) = leaf(9).restored(2, &[(1, 30_000)]).unwrap();
     assert_eq!(factory(&world, 2, instance).restored(), None, "nothing told it");
 
     for _ in 0..2 {
-        ask(&mut world, 1, instance, 50_000).unwrap();
+        world.ask(1, instance, 50_000, 0).unwrap().unwrap();
         world.run_out().unwrap();
-        let why = refused(&world, 1, instance).unwrap();
+        let why = world.refused(1, instance).unwrap();
         assert!(why.contains("restored from a backup"), "{why}");
         assert!(factory(&world, 2, instance).restored().is_some());
         assert_eq!((sales(&world, LSP, instance).len(), sales(&world, 2, instance).len()), (1, 0));
         world.restart(2).unwrap();
         world.run_out().unwrap();
     }
-    let refusal = ask(&mut world, 2, instance, 20_000).unwrap_err();
+    let refusal = world.ask(2, instance, 20_000, 0).unwrap().unwrap_err();
     assert!(refusal.to_string().contains("exit-only"), "{refusal}");
 
     world.stop(LSP);

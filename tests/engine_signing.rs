@@ -8,26 +8,29 @@ mod common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{begin, factory, finish, left_out};
-use factory_engine::tx::plan::Profile;
+use common::{factory, left_out};
 use factory_engine::types::ScriptBuf;
 use factory_engine::wire::message::Message;
 use factory_engine::{Block, Input, State};
-use factory_lab::world::{Fate, LSP, World};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP};
 
 /// S4: a finished signature that doesn't verify is not stored, and the client says why it gives up.
 #[test]
 fn a_finished_signature_that_does_not_verify() {
-    let mut world = World::new(80, 2).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Ready(ready) if out.to == 1 => {
-            let mut ready = ready.clone();
-            ready.signatures.last_mut().unwrap()[40] ^= 1;
-            Fate::replace(ready)
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(80)
+        .clients(2)
+        .tamper(|out| match &out.message {
+            Message::Ready(ready) if out.to == 1 => {
+                let mut ready = ready.clone();
+                ready.signatures.last_mut().unwrap()[40] ^= 1;
+                Fate::replace(ready)
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.run_until("client 1 has an opinion", |world| world.failure(1, instance).is_some()).unwrap();
     assert!(world.failure(1, instance).unwrap().contains("doesn't verify"));
     assert!(factory(&world, 1, instance).signatures.is_empty());
@@ -36,17 +39,20 @@ fn a_finished_signature_that_does_not_verify() {
 /// S3: a neighbour's channel has the script of a channel.
 #[test]
 fn a_neighbour_whose_channel_is_no_channel() {
-    let mut world = World::new(81, 2).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Propose(propose) if out.to == 1 => {
-            let mut propose = propose.clone();
-            let (_, script) = propose.channel_scripts.iter_mut().find(|(client, _)| *client == 1).unwrap();
-            *script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[7; 20]].concat());
-            Fate::replace(propose)
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(81)
+        .clients(2)
+        .tamper(|out| match &out.message {
+            Message::Propose(propose) if out.to == 1 => {
+                let mut propose = propose.clone();
+                let (_, script) =
+                    propose.channel_scripts.iter_mut().find(|(client, _)| *client == 1).unwrap();
+                *script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[7; 20]].concat());
+                Fate::replace(propose)
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.run_until("client 1 has an opinion", |world| world.failure(1, instance).is_some()).unwrap();
     assert!(world.failure(1, instance).unwrap().contains("not P2WSH"));
     assert!(factory(&world, 1, instance).signed_for().is_empty(), "it has signed");
@@ -55,7 +61,7 @@ fn a_neighbour_whose_channel_is_no_channel() {
 /// A second `ready` with the same signatures is answered again, one with others is not.
 #[test]
 fn a_second_ready() {
-    let mut world = World::new(82, 2).unwrap();
+    let mut world = Scenario::new(82).clients(2).world().unwrap();
     let (answers, kept) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
     let (counted, noted) = (answers.clone(), kept.clone());
     world.tamper(move |out| {
@@ -66,7 +72,7 @@ fn a_second_ready() {
         }
         Fate::Deliver
     });
-    begin(&mut world, Profile::Static).unwrap();
+    world.begin(&Offer::default()).unwrap();
     world.run_until("stored", |_| answers.get() == 1).unwrap();
     let mut ready = kept.take().unwrap();
     let peer = world.members[LSP].id;
@@ -85,15 +91,17 @@ fn a_second_ready() {
 /// funding confirm after all, it is the factory again.
 #[test]
 fn an_attempt_that_was_given_up_stays_enforceable() {
-    let mut world = World::new(83, 3).unwrap();
-    world.tamper(|out| match &out.message {
-        // The first attempt ends before anything is signed, the second after it.
-        Message::Join(join) if join.attempt == 1 && out.from == 3 => Fate::Drop,
-        Message::Stored(stored) if stored.attempt == 2 && out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active);
+    let (mut world, instance) = Scenario::new(83)
+        .clients(3)
+        .tamper(|out| match &out.message {
+            // The first attempt ends before anything is signed, the second after it.
+            Message::Join(join) if join.attempt == 1 && out.from == 3 => Fate::Drop,
+            Message::Stored(stored) if stored.attempt == 2 && out.from == 2 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     for at in [LSP, 1] {
         let now = factory(&world, at, instance);
         assert_eq!(now.attempt, 3);
@@ -119,12 +127,14 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
 /// S19: without finished signatures there is nothing to rely on, even if the funding is on chain.
 #[test]
 fn a_funding_without_signatures_is_no_factory() {
-    let mut world = World::new(84, 2).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Ready(_) if out.to == 1 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(84)
+        .clients(2)
+        .tamper(|out| match &out.message {
+            Message::Ready(_) if out.to == 1 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.run_until("client 1 has given up", |world| world.failure(1, instance).is_some()).unwrap();
     let before = factory(&world, 1, instance);
     assert!(before.signatures.is_empty() && !before.signed_for().is_empty());
@@ -141,17 +151,19 @@ fn a_funding_without_signatures_is_no_factory() {
 /// signatures from everybody, even where no transaction shows the difference.
 #[test]
 fn other_terms_are_another_transcript() {
-    let mut world = World::new(85, 2).unwrap();
-    world.tamper(|out| match &out.message {
-        Message::Invite(invite) if out.to == 2 && invite.attempt == 1 => {
-            let mut invite = invite.clone();
-            invite.terms.funding_confirmations -= 1;
-            Fate::replace(invite)
-        }
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active);
+    let (mut world, instance) = Scenario::new(85)
+        .clients(2)
+        .tamper(|out| match &out.message {
+            Message::Invite(invite) if out.to == 2 && invite.attempt == 1 => {
+                let mut invite = invite.clone();
+                invite.terms.funding_confirmations -= 1;
+                Fate::replace(invite)
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     assert_eq!(left_out(&world, instance), [2], "{:?}", factory(&world, LSP, instance).left_out);
     assert!(factory(&world, LSP, instance).left_out[0].1.contains("transcript"));
 }
@@ -159,8 +171,7 @@ fn other_terms_are_another_transcript() {
 /// S8: every session of a tree is in the ledger.
 #[test]
 fn the_ledger_has_every_session() {
-    let mut world = World::new(86, 2).unwrap();
-    let instance = world.make_factory(Profile::Static).unwrap();
+    let (world, instance) = Scenario::new(86).clients(2).active().unwrap();
     for at in 0..=2 {
         let engine = world.members[at].engine.as_ref().unwrap();
         let sessions = factory(&world, at, instance).tree.as_ref().unwrap().sessions().len();

@@ -7,31 +7,14 @@ mod common;
 use common::factory;
 use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::admission::urgent::Urgent;
-use factory_engine::tx::plan::Profile;
-use factory_engine::types::{Amount, ChannelId, InstanceId, Txid};
-use factory_engine::{Answer, ChannelPolicy, Command, Input, PendingHtlc, Sold, State};
-use factory_lab::world::{Fed, LSP, World};
+use factory_engine::types::{ChannelId, InstanceId, Txid};
+use factory_engine::{ChannelPolicy, Input, PendingHtlc, Sold};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{LSP, World};
 
 /// Two clients who share stock.
-fn active(seed: u64) -> (World, InstanceId) {
-    let mut world = World::new(seed, 2).unwrap();
-    let (capacity, stock) = (Amount::from_sat(100_000), Amount::from_sat(300_000));
-    let create = world.create_command(&[1, 2], Profile::Static, capacity, stock).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
-        panic!("no factory")
-    };
-    assert_eq!(common::finish(&mut world, instance), State::Active);
-    (world, instance)
-}
-
-fn ask(world: &mut World, at: usize, instance: InstanceId, sat: u64) {
-    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat: 0 };
-    assert!(matches!(world.feed(at, Input::Command(command)).unwrap(), Fed::Done(Ok(_))));
-}
-
-fn buy(world: &mut World, at: usize, instance: InstanceId, sat: u64) {
-    ask(world, at, instance, sat);
-    world.run_out().unwrap();
+fn pair(seed: u64) -> Scenario {
+    Scenario::new(seed).clients(2).stock(300_000)
 }
 
 /// The sale of this number, as a member knows it.
@@ -54,10 +37,7 @@ fn policies(world: &World, at: usize, instance: InstanceId) -> Vec<ChannelPolicy
 /// S15, S17: each bought channel has the longer exit of its chain, on both sides.
 #[test]
 fn bought_channels_take_htlcs_by_their_own_chain() {
-    let (mut world, instance) = active(5);
-    buy(&mut world, 1, instance, 50_000);
-    buy(&mut world, 2, instance, 40_000);
-    buy(&mut world, 1, instance, 30_000);
+    let (world, instance) = pair(5).sold(&[(1, 50_000), (2, 40_000), (1, 30_000)]).unwrap();
     let height = world.chain.height();
     for at in [LSP, 1] {
         let on_node = factory(&world, at, instance);
@@ -103,9 +83,7 @@ fn bought_channels_take_htlcs_by_their_own_chain() {
 #[test]
 fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
     for (at, restart) in [(1, false), (1, true), (LSP, false), (LSP, true)] {
-        let (mut world, instance) = active(6);
-        buy(&mut world, 2, instance, 40_000);
-        buy(&mut world, 1, instance, 30_000);
+        let (mut world, instance) = pair(6).sold(&[(2, 40_000), (1, 30_000)]).unwrap();
         let (channel_id, txid) = sale(&world, at, instance, 2);
         let early = u32::from(factory(&world, at, instance).sale_blocks_early(0, 2));
         assert!(early > u32::from(factory(&world, at, instance).layout.blocks_early(0)));
@@ -152,8 +130,8 @@ fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
 /// S18: a channel that is being bought takes nothing before the sale is signed, on either side.
 #[test]
 fn a_channel_takes_nothing_before_its_sale_is_signed() {
-    let (mut world, instance) = active(7);
-    ask(&mut world, 1, instance, 50_000);
+    let (mut world, instance) = pair(7).active().unwrap();
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     let (mut seen, mut usable) = (0, [false; 2]);
     for _ in 0..200 {
         let alive = world.step().unwrap();

@@ -13,13 +13,14 @@ use factory_engine::tx::layout::Layout;
 use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret, PartialSig, PubNonce, PublicKey};
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::tx::tree::Tree;
-use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::codec::Shared;
 use factory_engine::wire::link::{Incoming, Limits, Link};
 use factory_engine::wire::message::{
     ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite,
     Join, Message, PartialSignatures, Propose, Ready, Stored, protocol_id,
 };
+use factory_lab::offer::Offer;
 
 const CLIENTS: u32 = 1_000;
 const NOW: u64 = 1_700_000_000_000;
@@ -32,25 +33,17 @@ fn key() -> PublicKey {
 }
 
 fn layout() -> Layout {
-    let config = Config::default();
-    Layout::new(&Terms {
-        instance: INSTANCE,
-        lsp: NodeId([2; 33]),
-        shape: shape_for(CLIENTS, Profile::Static).unwrap(),
-        capacities: vec![Amount::from_sat(1_000_000); CLIENTS as usize],
+    let offer = Offer {
+        capacity: Amount::from_sat(1_000_000),
         stock: Amount::from_sat(500_000),
-        push_msat: config.push_msat,
-        state_step: config.state_step,
-        state_count: config.state_count,
-        stock_csv: config.stock_csv,
-        tree_feerate: 500,
-        timeout_height: 10_000,
+        lifetime_blocks: 9_000,
         dying_blocks: 1_008,
-        confirm_blocks: config.confirm_blocks,
-        margin_blocks: config.margin_blocks,
-        funding_confirmations: config.funding_confirmations,
-    })
-    .unwrap()
+        tree_feerate: 500,
+        ..Offer::default()
+    };
+    let shape = shape_for(CLIENTS, Profile::Static).unwrap();
+    let terms = offer.terms(CLIENTS as usize, shape, &Config::default());
+    Layout::new(&Terms { instance: INSTANCE, ..terms }).unwrap()
 }
 
 /// A funding with many inputs: an operator with small coins.

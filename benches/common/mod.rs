@@ -1,5 +1,6 @@
-//! What the benchmarks share: large nodes, made from stored events that only look like those of real factories: signatures are
-//! anything, everything else is as it would be.
+//! What the benchmarks share: large nodes. Their thousand factories are not played, as in a scenario of the lab,
+//! but made from stored events that only look like those of real ones: signatures are anything, everything else
+//! is as it would be.
 
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 

@@ -1,22 +1,25 @@
 //! The creation of a factory by the real engine and the real link layer of every member, in one thread:
 //! CPU of each member, bytes, and, with a latency, how long it would take over a network on which every
 //! member has a machine of its own.
+//!
+//! Not the lab's world: that one judges every step, and knows neither CPU time nor latency. What is asked of
+//! the operator, and what lightningd answers, are the lab's.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
-use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
+use bitcoin::{Amount, BlockHash, Transaction};
+use factory_engine::policy::{Config, Policy};
 use factory_engine::record::event::encode_record;
 use factory_engine::terms::Shape;
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_engine::types::{InstanceId, NodeId};
 use factory_engine::wire::link::{Incoming, Limits, Link};
-use factory_engine::{
-    Answer, Block, Command, Config, Create, Effect, Engine, Entropy, Input, Level, OpenChannel, Policy,
-    PreparedFunding, State,
-};
+use factory_engine::{Answer, Block, Command, Effect, Engine, Entropy, Input, Level, OpenChannel, State};
+use factory_lab::offer::Offer;
+use factory_lab::scripted;
 
 use super::{HEIGHT, cpu_time};
 
@@ -176,14 +179,16 @@ impl World {
     ///
     /// Returns it and when the funding was broadcast.
     pub fn create(&mut self, shape: Shape) -> (InstanceId, Duration) {
-        let create = Create {
-            clients: (1..self.members.len()).map(|at| (node(at), Amount::from_sat(1_000_000))).collect(),
+        let offer = Offer {
+            capacity: Amount::from_sat(1_000_000),
             stock: Amount::from_sat(500_000),
-            shape,
             lifetime_blocks: 12_960,
             dying_blocks: 432,
             tree_feerate: 253,
+            ..Offer::default()
         };
+        let clients: Vec<NodeId> = (1..self.members.len()).map(node).collect();
+        let create = offer.shaped(&clients, shape);
         let Answer::Created(instance) = self.command(LSP, Command::Create(create)) else { panic!() };
         let mut broadcast = None;
         while self.happen() {
@@ -324,73 +329,30 @@ impl World {
     }
 
     fn execute(&mut self, at: usize, effect: Effect) {
-        let there_and_back = self.network.latency * 2;
-        let (after, input) = match effect {
+        if let Some(input) = scripted::answer(node(at), &effect) {
+            if let Input::FundingPrepared { result: Ok(prepared), .. } = &input {
+                self.funding = Some(prepared.tx.clone());
+            }
+            let after = match effect {
+                Effect::CompleteChannel { .. } => self.network.latency * 2,
+                _ => Duration::ZERO,
+            };
+            return self.later(after, at, Happening::Input(Box::new(input)));
+        }
+        if let Some((peer, open, then)) = scripted::open(node(at), &effect) {
+            let happening = Happening::Open { open, then: Box::new(then) };
+            return self.later(self.network.latency, index(peer), happening);
+        }
+        match effect {
             Effect::Send { peer, message } => {
                 let to = index(peer);
                 let start = cpu_time();
                 self.links.get_mut(&(at, to)).unwrap().send(&message).unwrap();
                 self.spend(at, cpu_time() - start);
-                return self.transmit(at, to);
-            }
-            Effect::NewPayout { instance, attempt } => {
-                let script = [&[0, 20], &sha256::Hash::hash(&[at as u8, (at >> 8) as u8])[..20]].concat();
-                let result = Ok(ScriptBuf::from(script));
-                (Duration::ZERO, Input::PayoutReady { instance, attempt, result })
-            }
-            Effect::PrepareFunding { instance, attempt, script, amount } => {
-                let tx = funding(script, amount);
-                self.funding = Some(tx.clone());
-                let result = Ok(PreparedFunding {
-                    prevouts: vec![TxOut { value: amount, script_pubkey: ScriptBuf::new() }; tx.input.len()],
-                    tx,
-                    vout: 0,
-                });
-                (Duration::ZERO, Input::FundingPrepared { instance, attempt, result })
-            }
-            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
-                let peer_id = node(at);
-                let open = OpenChannel {
-                    peer: peer_id,
-                    capacity,
-                    push_msat,
-                    zeroconf: true,
-                    channel_in_factory: None,
-                };
-                let script =
-                    ScriptBuf::from([&[0, 32], &sha256::Hash::hash(&client.to_be_bytes())[..]].concat());
-                let then = Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) };
-                let happening = Happening::Open { open, then: Box::new(then) };
-                return self.later(self.network.latency, index(peer), happening);
-            }
-            Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
-                let factory = self.members[at].engine.factory(instance).unwrap();
-                let vout = if sale.is_some() { 0 } else { factory.layout.channel_place(client).unwrap().1 };
-                let channel_id = ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout });
-                let result = Ok(channel_id);
-                (there_and_back, Input::ChannelCompleted { instance, attempt, client, sale, result })
-            }
-            Effect::CheckChannel { instance, attempt, sale, .. } => {
-                (Duration::ZERO, Input::ChannelChecked { instance, attempt, sale, result: Ok(()) })
+                self.transmit(at, to);
             }
             Effect::Log { level, text } if level >= Level::Unusual => panic!("{text}"),
-            _ => return,
-        };
-        self.later(after, at, Happening::Input(Box::new(input)));
-    }
-}
-
-fn funding(script: ScriptBuf, amount: Amount) -> Transaction {
-    let input = TxIn {
-        previous_output: OutPoint { txid: bitcoin::Txid::from_byte_array([7; 32]), vout: 0 },
-        script_sig: ScriptBuf::new(),
-        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-        witness: Witness::new(),
-    };
-    Transaction {
-        version: bitcoin::transaction::Version::TWO,
-        lock_time: bitcoin::absolute::LockTime::ZERO,
-        input: vec![input],
-        output: vec![TxOut { value: amount, script_pubkey: script }],
+            _ => {}
+        }
     }
 }

@@ -7,10 +7,13 @@
 //! - [`key`] a key of a wallet or a channel
 //! - [`chain`] blocks, mempool, timelocks, reorganisations
 //! - [`node`] what one lightningd does for the plugin: wallet, channels
+//! - [`offer`] what `factory-create` is asked for
 //! - [`raw`] a factory on a coin of another chain, for tests on a real bitcoind
 //! - [`store`] a member's records
 //! - [`judge`] what must hold after every step
 //! - [`world`] members, messages, time, faults
+//! - [`scenario`] the builder of worlds, with a factory that is begun, active, sold from, ...
+//! - [`scripted`] a lightningd that always says yes, for worlds that have no other
 //! - [`sim`] many worlds, with a random schedule of faults each
 
 pub mod chain;
@@ -18,8 +21,11 @@ pub mod fault;
 pub mod judge;
 pub mod key;
 pub mod node;
+pub mod offer;
 pub mod raw;
 pub mod rng;
+pub mod scenario;
+pub mod scripted;
 pub mod sim;
 pub mod store;
 pub mod world;

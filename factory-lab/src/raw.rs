@@ -4,11 +4,12 @@
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{OutPoint, ScriptBuf, TxOut};
 use factory_engine::tx::layout::{Role, SessionId};
-use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 use factory_engine::{Line, State, statement};
 use serde_json::{Value, json};
 
+use super::offer::Offer;
+use super::scenario::Scenario;
 use super::world::{LSP, World};
 use super::{LabError, error};
 
@@ -18,7 +19,7 @@ pub const AMOUNT: Amount = Amount::from_sat(40_000_000);
 const PAID: u64 = 25_000_000;
 
 fn world(seed: u64, clients: usize) -> Result<(World, ScriptBuf), LabError> {
-    let mut world = World::new(seed, clients)?;
+    let mut world = Scenario::new(seed).clients(clients).unchecked().world()?;
     let script = world.members[LSP].lightningd.new_script();
     Ok((world, script))
 }
@@ -38,9 +39,8 @@ pub fn script(seed: u64, clients: usize) -> Result<ScriptBuf, LabError> {
 /// When something does not go as it must.
 pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, LabError> {
     let (mut world, script_pubkey) = world(seed, clients)?;
-    world.check_recovery = false;
     world.chain.only_coin(coin, TxOut { value: AMOUNT, script_pubkey });
-    let instance = world.make_factory(Profile::Static)?;
+    let instance = world.make_factory(&Offer::default())?;
     world.pay(LSP, clients, PAID)?;
     world.stop(LSP);
     let factory = |world: &World| world.members[clients].engine.as_ref()?.factory(instance).cloned();

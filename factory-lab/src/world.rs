@@ -2,6 +2,7 @@
 
 mod chain;
 pub mod chaos;
+mod course;
 mod effects;
 mod exit;
 mod fault;
@@ -13,17 +14,17 @@ pub(crate) mod judged;
 mod network;
 mod pay;
 pub mod restore;
-mod scenario;
 mod sold;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
+use factory_engine::policy::Config;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
-use factory_engine::{Answer, Command, Config, Engine, Entropy, Input, Level, Policy, Refusal, State};
+use factory_engine::{Answer, Command, Engine, Entropy, Input, Level, Refusal, State};
 
 use super::chain::{Chain, Reject};
 use super::judge::Judge;
@@ -151,52 +152,19 @@ pub struct World {
 }
 
 impl World {
-    /// An operator with a full wallet and `clients` clients that accept whatever their limits allow,
-    /// all connected.
+    /// A member for each of these settings, the operator first, whose wallet is full; nobody is connected.
+    /// [`Scenario`](crate::scenario::Scenario) makes a world that is ready.
     ///
     /// # Errors
     /// When the nodes don't come up.
-    pub fn new(seed: u64, clients: usize) -> Result<Self, LabError> {
-        let mut world = Self::offline(seed, clients)?;
-        for client in 1..=clients {
-            world.connect(LSP, client)?;
-        }
-        world.settle()?;
-        Ok(world)
-    }
-
-    /// The same without connections.
-    ///
-    /// # Errors
-    /// When the nodes don't come up.
-    pub fn offline(seed: u64, clients: usize) -> Result<Self, LabError> {
-        Self::offline_with(seed, clients, &Config { policy: Policy::Auto, ..Config::default() })
-    }
-
-    /// The same with settings, everybody's.
-    ///
-    /// # Errors
-    /// When the nodes don't come up.
-    pub fn offline_with(seed: u64, clients: usize, config: &Config) -> Result<Self, LabError> {
-        Self::offline_each(seed, clients, |_| config.clone())
-    }
-
-    /// The same with settings for each member, by its number.
-    ///
-    /// # Errors
-    /// When the nodes don't come up.
-    pub fn offline_each(
-        seed: u64,
-        clients: usize,
-        mut config: impl FnMut(usize) -> Config,
-    ) -> Result<Self, LabError> {
+    pub(crate) fn of(seed: u64, configs: Vec<Config>) -> Result<Self, LabError> {
         let mut members = Vec::new();
-        for number in 0..=clients {
+        for (number, config) in configs.into_iter().enumerate() {
             let mut rng = Rng::new(seed, &format!("member {number}"));
             let lightningd = Lightningd::new(Rng::new(seed, &format!("lightningd {number}")));
             members.push(Member {
                 id: lightningd.id,
-                config: config(number),
+                config,
                 engine: None,
                 store: Store::default(),
                 lightningd,

@@ -1,11 +1,13 @@
 //! Whole factories, for new histories. Their seeds make them the same each time.
 
+use factory_engine::policy::Policy;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
-use factory_engine::{Answer, Command, Config, Input, Policy, PriceList, State};
+use factory_engine::{Command, PriceList, State};
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, LSP, World};
 
-use super::common::{begin, factory, finish};
+use super::common::factory;
 
 /// Of each there is a history of the operator's and one of client 1's at least.
 pub const NAMES: [&str; 12] = [
@@ -52,18 +54,18 @@ pub fn worlds() -> Vec<Played> {
 }
 
 fn made(seed: u64, clients: usize, profile: Profile) -> (World, InstanceId) {
-    let mut world = World::new(seed, clients).unwrap();
-    let instance = world.make_factory(profile).unwrap();
-    (world, instance)
+    Scenario::new(seed).clients(clients).profile(profile).active().unwrap()
 }
 
 fn attempts() -> (World, InstanceId) {
-    let mut world = World::new(10, 3).unwrap();
-    world.tamper(|out| match out.message.name() {
-        "stored" if out.from == 3 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(10)
+        .clients(3)
+        .tamper(|out| match out.message.name() {
+            "stored" if out.from == 3 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
     let script = world.members[LSP].lightningd.new_script();
@@ -71,19 +73,15 @@ fn attempts() -> (World, InstanceId) {
     world.crash_at(LSP, CrashAt::AfterEffects(1, 0));
     world.run_until("attempt 1 is given up", |world| world.members[LSP].engine.is_none()).unwrap();
     world.restart(LSP).unwrap();
-    assert_eq!(finish(&mut world, instance), State::Active);
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
     assert_eq!(factory(&world, 1, instance).past().len(), 1);
     (world, instance)
 }
 
 /// Client 1 declines, client 2 never answers.
 fn declined() -> (World, InstanceId) {
-    let config = Config { policy: Policy::Ask, ..Config::default() };
-    let mut world = World::offline_with(11, 2, &config).unwrap();
-    world.connect(LSP, 1).unwrap();
-    world.connect(LSP, 2).unwrap();
-    world.settle().unwrap();
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let scenario = Scenario::new(11).clients(2).config(|config| config.policy = Policy::Ask);
+    let (mut world, instance) = scenario.begun().unwrap();
     world.settle().unwrap();
     world.command(1, Command::Decline { instance, reason: "too dear".into() }).unwrap();
     world.run_out().unwrap();
@@ -92,12 +90,14 @@ fn declined() -> (World, InstanceId) {
 
 /// The operator gives up after everything was signed.
 fn aborted() -> (World, InstanceId) {
-    let mut world = World::new(8, 2).unwrap();
-    world.tamper(|out| match out.message.name() {
-        "channel_checked" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
-    let instance = begin(&mut world, Profile::Static).unwrap();
+    let (mut world, instance) = Scenario::new(8)
+        .clients(2)
+        .tamper(|out| match out.message.name() {
+            "channel_checked" if out.from == 2 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
     world.settle().unwrap();
     world.run_out().unwrap();
     (world, instance)
@@ -138,28 +138,22 @@ fn reorged() -> (World, InstanceId) {
     (world, instance)
 }
 
-fn buy(world: &mut World, at: usize, instance: InstanceId, sat: u64, max_price_msat: u64) {
-    let command = Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat };
-    world.feed(at, Input::Command(command)).unwrap();
-    world.run_out().unwrap();
+/// Four clients in one leaf, two sub-factories with stock.
+fn with_stock(seed: u64) -> Scenario {
+    Scenario::new(seed).clients(4).stock(300_000)
 }
 
-fn with_stock(world: &mut World) -> InstanceId {
-    let (capacity, stock) = (Amount::from_sat(100_000), Amount::from_sat(300_000));
-    let create = world.create_command(&[1, 2, 3, 4], Profile::Static, capacity, stock).unwrap();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else {
-        panic!("no factory")
-    };
-    assert_eq!(finish(world, instance), State::Active);
-    instance
+/// A block more than the funding needs, as when these histories were frozen.
+fn one_more(world: &mut World) {
+    world.mine(1).unwrap();
 }
 
 /// Two sales, then an exit.
 fn sold() -> (World, InstanceId) {
-    let mut world = World::new(1, 4).unwrap();
-    let instance = with_stock(&mut world);
-    buy(&mut world, 1, instance, 50_000, 0);
-    buy(&mut world, 2, instance, 60_000, 0);
+    let (mut world, instance) = with_stock(1).active().unwrap();
+    one_more(&mut world);
+    world.buy(1, instance, 50_000, 0).unwrap();
+    world.buy(2, instance, 60_000, 0).unwrap();
     assert_eq!(factory(&world, 1, instance).sales.all().count(), 2);
     world.command(1, Command::Exit { instance }).unwrap();
     world.mine(12).unwrap();
@@ -168,15 +162,8 @@ fn sold() -> (World, InstanceId) {
 
 /// Client 1 comes back with a copy from before a sale, and hears of the next.
 fn restored() -> (World, InstanceId) {
-    let mut world = World::new(2, 4).unwrap();
-    let instance = with_stock(&mut world);
-    let older = world.backup(1);
-    buy(&mut world, 2, instance, 50_000, 0);
-    world.check_recovery = false;
-    world.restore(1, older).unwrap();
-    world.connect(LSP, 1).unwrap();
-    world.settle().unwrap();
-    buy(&mut world, 2, instance, 60_000, 0);
+    let (mut world, instance) = with_stock(2).restored(1, &[(2, 50_000)]).unwrap();
+    world.buy(2, instance, 60_000, 0).unwrap_err();
     assert!(factory(&world, 1, instance).restored().is_some());
     (world, instance)
 }
@@ -184,18 +171,13 @@ fn restored() -> (World, InstanceId) {
 /// A neighbour is away: an ordinary channel comes instead.
 fn jit() -> (World, InstanceId) {
     let price = 1_000_000;
-    let prices = PriceList { base_msat: price, ppm: 0 };
-    let config = Config { policy: Policy::Auto, jit: true, prices, ..Config::default() };
-    let mut world = World::offline_with(3, 4, &config).unwrap();
-    for client in 1..=4 {
-        world.connect(LSP, client).unwrap();
-    }
-    world.settle().unwrap();
-    let instance = with_stock(&mut world);
+    let scenario = with_stock(3).prices(PriceList { base_msat: price, ppm: 0 });
+    let (mut world, instance) = scenario.config(|config| config.jit = true).active().unwrap();
+    one_more(&mut world);
     world.pay(LSP, 1, 20_000_000).unwrap();
     world.stop(2);
     world.settle().unwrap();
-    buy(&mut world, 1, instance, 50_000, price);
+    world.buy(1, instance, 50_000, price).unwrap();
     assert_eq!(factory(&world, 1, instance).sales.jits().opened().len(), 1);
     (world, instance)
 }

@@ -5,22 +5,11 @@ use bitcoin::Amount;
 use factory_engine::terms::{Kind, Shape, Terms};
 use factory_engine::tx::layout::{Layout, LayoutError, MAX_CLIENTS, MAX_V3_VBYTES};
 use factory_engine::tx::plan::frontier::{Point, frontier, notable};
-use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for};
+use factory_engine::tx::plan::{PlanError, Profile, shape_for};
 
-use crate::support::{leaf, level, terms};
+use crate::support::{leaf, level, planned};
 
 const STOCK: u64 = 20_000;
-
-fn planned(clients: u32, profile: Profile, stock: u64) -> Terms {
-    let delays = Delays::default();
-    Terms {
-        state_step: delays.state_step,
-        state_count: delays.state_count,
-        confirm_blocks: delays.confirm_blocks,
-        margin_blocks: delays.margin_blocks,
-        ..terms(clients, shape_for(clients, profile).unwrap(), stock)
-    }
-}
 
 fn default_of(points: &[Point]) -> &Point {
     let defaults: Vec<_> = points.iter().filter(|point| point.default).collect();

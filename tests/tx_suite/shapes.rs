@@ -6,7 +6,7 @@ use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role, vbytes};
 use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
 
-use crate::support::{leaf, level, shapes, terms};
+use crate::support::{leaf, level, planned, shapes, terms};
 
 /// What must hold for every layout.
 fn check(layout: &Layout) {
@@ -155,16 +155,6 @@ fn sessions_come_in_order() {
     }
 }
 
-fn planned(clients: u32, profile: Profile) -> Terms {
-    let delays = Delays::default();
-    let mut terms = terms(clients, shape_for(clients, profile).unwrap(), 20_000);
-    terms.state_step = delays.state_step;
-    terms.state_count = delays.state_count;
-    terms.confirm_blocks = delays.confirm_blocks;
-    terms.margin_blocks = delays.margin_blocks;
-    terms
-}
-
 #[test]
 fn plans_make_factories() {
     for profile in Profile::ALL {
@@ -175,7 +165,7 @@ fn plans_make_factories() {
                 assert!(matches!(refusal, Err(PlanError::TooLargeForFlat { .. })), "{clients}");
                 continue;
             }
-            let layout = Layout::new(&planned(clients, profile)).unwrap();
+            let layout = Layout::new(&planned(clients, profile, 20_000)).unwrap();
             if clients <= 200 {
                 check(&layout);
             }
@@ -196,7 +186,7 @@ fn plans_are_cheapest() {
     for profile in [Profile::Static, Profile::Stateful] {
         let kind = if profile == Profile::Static { Kind::Static } else { Kind::Stateful };
         for clients in [5, 8, 9, 17, 33, 64, 65, 127, 128, 300, 1_000] {
-            let mut terms = planned(clients, profile);
+            let mut terms = planned(clients, profile, 20_000);
             let best = worst(&terms);
             for arity in 2..=8 {
                 terms.shape.levels = vec![level(arity, kind); 9];

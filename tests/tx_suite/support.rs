@@ -1,4 +1,7 @@
 //! Terms, members, and a ceremony in which everybody is honest.
+//!
+//! No scenario of the lab: there are no engines here, only keys and trees, in shapes that no planner chooses and
+//! with unequal capacities.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +13,7 @@ use factory_engine::tx::musig::{
     AggNonce, FactoryKey, MasterSecret, PubNonce, SecNonce, aggregate, aggregate_nonces, new_nonce,
     sign_partial,
 };
+use factory_engine::tx::plan::{Delays, Profile, shape_for};
 use factory_engine::tx::tree::{Member, Roster, Scope, Session, Tree, funding_script};
 use factory_engine::types::{InstanceId, NodeId};
 
@@ -46,6 +50,18 @@ pub fn terms(clients: u32, shape: Shape, stock: u64) -> Terms {
         confirm_blocks: 6,
         margin_blocks: 12,
         funding_confirmations: 3,
+    }
+}
+
+/// Terms with the planner's delays, in the shape that it chooses.
+pub fn planned(clients: u32, profile: Profile, stock: u64) -> Terms {
+    let delays = Delays::default();
+    Terms {
+        state_step: delays.state_step,
+        state_count: delays.state_count,
+        confirm_blocks: delays.confirm_blocks,
+        margin_blocks: delays.margin_blocks,
+        ..terms(clients, shape_for(clients, profile).unwrap(), stock)
     }
 }
 

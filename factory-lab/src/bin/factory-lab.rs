@@ -7,11 +7,13 @@ use std::process::{Command as Process, ExitCode};
 use std::rc::Rc;
 use std::time::Instant;
 
+use factory_engine::State;
 use factory_engine::report::drawing;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId, OutPoint};
-use factory_engine::{Answer, Command, Factory, State};
 use factory_lab::LabError;
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
 use factory_lab::world::{Account, Exit, Fate, LSP, World};
 
 const USAGE: &str =
@@ -180,7 +182,7 @@ fn run(options: &Options) -> Result<(), LabError> {
         "One operator, {clients} clients, profile {}, seed {}. Channels of {CAPACITY} sat, stock of {STOCK} sat.\n",
         options.profile, options.seed
     );
-    let mut world = World::new(options.seed, clients)?;
+    let mut world = Scenario::new(options.seed).clients(clients).world()?;
     world.check_recovery = clients <= MANY;
     let instance = create(&mut world, options)?;
     show(&world, instance)?;
@@ -195,9 +197,8 @@ fn run(options: &Options) -> Result<(), LabError> {
 /// The ceremony, a line for each phase.
 #[expect(clippy::disallowed_methods, reason = "the time it took is for people; nothing depends on it")]
 fn create(world: &mut World, options: &Options) -> Result<InstanceId, LabError> {
-    let all: Vec<usize> = (1..=options.clients).collect();
-    let create =
-        world.create_command(&all, options.profile, Amount::from_sat(CAPACITY), Amount::from_sat(STOCK))?;
+    let (capacity, stock) = (Amount::from_sat(CAPACITY), Amount::from_sat(STOCK));
+    let offer = Offer { profile: options.profile, capacity, stock, ..Offer::default() };
     let counts: Rc<RefCell<BTreeMap<&'static str, (usize, usize)>>> = Rc::default();
     let counting = counts.clone();
     world.tamper(move |out| {
@@ -208,9 +209,7 @@ fn create(world: &mut World, options: &Options) -> Result<InstanceId, LabError> 
         Fate::Deliver
     });
     let began = Instant::now();
-    let Answer::Created(instance) = world.command(LSP, Command::Create(create))? else {
-        return Err(LabError("factory-create answered something else".into()));
-    };
+    let instance = world.begin(&offer)?;
     let phases = [
         ("join", "keys and nonces"),
         ("expecting", "channels announced"),
@@ -255,15 +254,8 @@ fn bar(what: &str, done: usize, all: usize) -> String {
     format!("{what:32} [{}{}] {done}/{all}", "#".repeat(full), ".".repeat(20_usize.saturating_sub(full)))
 }
 
-fn factory(world: &World, at: usize, instance: InstanceId) -> Result<&Factory, LabError> {
-    let engine = world.members.get(at).and_then(|member| member.engine.as_ref());
-    engine
-        .and_then(|engine| engine.factory(instance))
-        .ok_or_else(|| LabError(format!("member {at} has no such factory")))
-}
-
 fn show(world: &World, instance: InstanceId) -> Result<(), LabError> {
-    let factory = factory(world, LSP, instance)?;
+    let factory = world.factory(LSP, instance)?;
     if factory.clients.len() <= MANY {
         print!("{}", drawing::text(factory));
     } else {
@@ -295,7 +287,7 @@ fn pay(world: &mut World, clients: usize, leaver: usize) -> Result<(), LabError>
 }
 
 fn report(world: &World, at: usize, instance: InstanceId, exit: &Exit) -> Result<(), LabError> {
-    let factory = factory(world, at, instance)?;
+    let factory = world.factory(at, instance)?;
     let mut vbytes = 0;
     for (what, tx, height) in &exit.transactions {
         vbytes += tx.vsize();

@@ -1,10 +1,12 @@
 //! The beginning of a run: a shape, capacities and stock are drawn, and the factory comes to be or not.
 
 use bitcoin::Amount;
+use factory_engine::policy::Config;
 use factory_engine::terms::{Kind as LevelKind, Shape};
-use factory_engine::tx::plan::{Delays, Profile, shape_with};
-use factory_engine::{Answer, Command, Config, Create, Input};
+use factory_engine::tx::plan::Profile;
+use factory_engine::{Answer, Command, Create, Input};
 
+use crate::offer::shape;
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
 
@@ -59,13 +61,7 @@ impl Run {
             _ => Profile::Flat,
         };
         let config = &self.world.members[LSP].config;
-        let delays = Delays {
-            state_step: config.state_step,
-            state_count: config.state_count,
-            confirm_blocks: config.confirm_blocks,
-            margin_blocks: config.margin_blocks,
-        };
-        let shape = shape_with(u32::try_from(clients).map_err(error)?, profile, delays).map_err(error)?;
+        let shape = shape(clients, profile, config)?;
         let early = longest(&shape, config);
         let dying_blocks = early;
         let nodes = (1..=clients).map(|client| self.world.members[client].id).collect::<Vec<_>>();

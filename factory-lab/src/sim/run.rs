@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::Txid;
 use bitcoin::hashes::Hash;
+use factory_engine::State;
 use factory_engine::types::{ChannelId, Height, InstanceId};
-use factory_engine::{Config, Policy, State};
 
 use crate::chain::FIRST;
 use crate::fault::{Dice, Kind};
+use crate::scenario::Scenario;
 use crate::world::chaos::Chaos;
 use crate::world::judged::early_of_sale;
 use crate::world::{LSP, World};
@@ -79,21 +80,15 @@ impl Run {
     /// When the nodes don't come up.
     pub fn new(seed: u64, clients: usize, chaos: Chaos) -> Result<Self, LabError> {
         let mut dice = Dice::new(seed, SCENARIO);
-        let config = Config {
-            policy: Policy::Auto,
-            confirm_blocks: 3,
-            margin_blocks: 4,
-            state_step: 4,
-            state_count: 3,
-            stock_csv: 5,
-            funding_confirmations: if dice.one_in(2) { 3 } else { 1 },
-            ..Config::default()
-        };
-        let mut world = World::offline_each(seed, clients, |at| own_config(&config, at, &mut dice))?;
-        for client in 1..=clients {
-            world.connect(LSP, client)?;
+        let confirmations = if dice.one_in(2) { 3 } else { 1 };
+        let mut scenario = Scenario::new(seed).clients(clients).short_delays().config(|config| {
+            config.stock_csv = 5;
+            config.funding_confirmations = confirmations;
+        });
+        for at in 0..=clients {
+            scenario = scenario.config_of(at, |own| *own = own_config(own, at, &mut dice));
         }
-        world.settle()?;
+        let world = scenario.world()?;
         let mut run = Self {
             world,
             steps: 0,

@@ -1,21 +1,22 @@
 //! What is under way between three members and their lightningds, and the chain.
+//!
+//! Not the lab's [`World`](factory_lab::world::World): here bytes choose what happens next, also what no
+//! lightningd or chain does, thousands of times a second, without a link layer and without scripts that are
+//! judged. What it has in common with others it has from the lab: what is asked of an operator, and what
+//! lightningd answers.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bitcoin::absolute::LockTime;
 use bitcoin::hashes::{Hash, sha256};
-use bitcoin::transaction::Version;
-use bitcoin::{BlockHash, Sequence, TxIn, TxOut, Witness};
-use factory_engine::terms::ClientIndex;
-use factory_engine::tx::plan::{Delays, Profile, shape_with};
+use bitcoin::{BlockHash, TxIn};
+use factory_engine::policy::Config;
+use factory_engine::tx::plan::Profile;
 use factory_engine::types::{
-    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ScriptBuf,
-    Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Transaction, Txid,
 };
-use factory_engine::{
-    Answer, Block, Command, Create, Effect, Input, Invoice, OpenChannel, OpenFailure, PreparedFunding,
-    Refusal, State,
-};
+use factory_engine::{Answer, Block, Command, Effect, Input, Invoice, Refusal, State};
+use factory_lab::offer::Offer;
+use factory_lab::scripted;
 
 use super::node::{Node, Records, id};
 
@@ -44,7 +45,6 @@ pub struct World {
     pub instances: Vec<InstanceId>,
     /// Invoices: whose, of which factory, label and hash.
     invoices: Vec<(usize, InstanceId, String, PaymentHash)>,
-    scripts: BTreeMap<(InstanceId, u32, ClientIndex), ScriptBuf>,
     forks: u32,
 }
 
@@ -140,15 +140,9 @@ impl World {
 
     /// `factory-create` over both clients.
     pub fn create(&mut self, profile: Profile, stock: u64) {
-        let Ok(shape) = shape_with(2, profile, Delays::default()) else { return };
-        let create = Create {
-            clients: (1..MEMBERS).map(|client| (id(client), Amount::from_sat(100_000))).collect(),
-            stock: Amount::from_sat(stock),
-            shape,
-            lifetime_blocks: 4_320,
-            dying_blocks: 2_016,
-            tree_feerate: 1_000,
-        };
+        let clients: Vec<NodeId> = (1..MEMBERS).map(id).collect();
+        let offer = Offer { profile, stock: Amount::from_sat(stock), ..Offer::default() };
+        let Ok(create) = offer.to(&clients, &Config::default()) else { return };
         if let Ok(Answer::Created(instance)) = self.feed(0, Input::Command(Command::Create(create))) {
             self.instances.push(instance);
         }
@@ -164,7 +158,7 @@ impl World {
     /// For a failed assertion.
     pub fn describe(&self) -> String {
         let states = |node: &Node| {
-            let of = |factory: &factory_engine::Factory| {
+            let of = |factory: &factory_engine::record::factory::Factory| {
                 format!("{} {:?}", factory.state(self.height), factory.failure)
             };
             node.engine.factories().map(of).collect::<Vec<_>>()
@@ -220,6 +214,15 @@ impl World {
     }
 
     fn execute(&mut self, at: usize, effect: Effect) {
+        if let Some(input) = scripted::answer(id(at), &effect) {
+            return self.later(at, input);
+        }
+        if let Some((peer, open, started)) = scripted::open(id(at), &effect) {
+            if let Some(to) = number(peer) {
+                self.later(to, Input::OpenChannel(open));
+            }
+            return self.later(at, started);
+        }
         match effect {
             Effect::Send { peer, message } => {
                 let payload = message.encode();
@@ -228,48 +231,6 @@ impl World {
                     self.sent.push((at, to, payload.clone()));
                     self.later(to, Input::Message { peer: id(at), payload });
                 }
-            }
-            Effect::NewPayout { instance, attempt } => {
-                let byte = u8::try_from(at).unwrap_or(0);
-                let script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[byte; 20]].concat());
-                self.later(at, Input::PayoutReady { instance, attempt, result: Ok(script) });
-            }
-            Effect::PrepareFunding { instance, attempt, script, amount } => {
-                let tx = funding(instance, attempt, TxOut { value: amount, script_pubkey: script });
-                let prevout = TxOut { value: amount, script_pubkey: ScriptBuf::new() };
-                let prevouts = vec![prevout; tx.input.len()];
-                let prepared = PreparedFunding { prevouts, tx, vout: 0 };
-                self.later(at, Input::FundingPrepared { instance, attempt, result: Ok(prepared) });
-            }
-            Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } => {
-                let script = channel_script(instance, attempt, client);
-                self.scripts.insert((instance, attempt, client), script.clone());
-                if let Some(to) = number(peer) {
-                    let open = OpenChannel {
-                        peer: id(at),
-                        capacity,
-                        push_msat,
-                        zeroconf: true,
-                        channel_in_factory: None,
-                    };
-                    self.later(to, Input::OpenChannel(open));
-                }
-                self.later(at, Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) });
-            }
-            Effect::CompleteChannel { instance, attempt, client, sale, leaf, .. } => {
-                let script = self.scripts.get(&(instance, attempt, client));
-                let vout = leaf.output.iter().position(|output| Some(&output.script_pubkey) == script);
-                let vout = vout.and_then(|vout| u32::try_from(vout).ok());
-                let id = vout.map(|vout| ChannelId::of(OutPoint { txid: leaf.compute_txid(), vout }));
-                let missing = || OpenFailure::Refused("Could not find output to fund channel".to_owned());
-                let result = id.ok_or_else(missing);
-                self.later(at, Input::ChannelCompleted { instance, attempt, client, sale, result });
-            }
-            Effect::CheckChannel { instance, attempt, sale, .. } => {
-                self.later(at, Input::ChannelChecked { instance, attempt, sale, result: Ok(()) });
-            }
-            Effect::CheckUnspent { instance, attempt, height, .. } => {
-                self.later(at, Input::Unspent { instance, attempt, height, result: Ok(true) });
             }
             Effect::SendFunding { tx, .. } => self.broadcast(tx),
             Effect::Broadcast { tx, .. } => self.broadcast(tx),
@@ -304,7 +265,14 @@ impl World {
                 let result = Ok((ChannelId::of(outpoint), outpoint));
                 self.later(at, Input::ChannelFunded { instance, buyer, result });
             }
-            Effect::WaitInvoice { .. }
+            // Answered above.
+            Effect::NewPayout { .. }
+            | Effect::PrepareFunding { .. }
+            | Effect::StartChannel { .. }
+            | Effect::CompleteChannel { .. }
+            | Effect::CheckChannel { .. }
+            | Effect::CheckUnspent { .. }
+            | Effect::WaitInvoice { .. }
             | Effect::ReleaseFunding { .. }
             | Effect::Bump(_)
             | Effect::CancelChannel { .. }
@@ -344,7 +312,6 @@ impl From<&Snapshot> for World {
             now: 1_700_000_000_000,
             instances: snapshot.instances.clone(),
             invoices: vec![],
-            scripts: BTreeMap::new(),
             forks: 0,
         };
         world.connect_all();
@@ -361,28 +328,4 @@ impl Default for World {
 /// Which member has this id.
 fn number(peer: NodeId) -> Option<usize> {
     (0..MEMBERS).find(|number| id(*number) == peer)
-}
-
-/// One input, of an attempt's own.
-fn funding(instance: InstanceId, attempt: u32, output: TxOut) -> Transaction {
-    let coin = sha256::Hash::hash(&[&instance.0[..], &attempt.to_be_bytes()].concat());
-    let previous_output = OutPoint { txid: Txid::from_byte_array(coin.to_byte_array()), vout: 1 };
-    let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
-    Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: vec![TxIn {
-            previous_output,
-            script_sig: ScriptBuf::new(),
-            sequence,
-            witness: Witness::new(),
-        }],
-        output: vec![output],
-    }
-}
-
-fn channel_script(instance: InstanceId, attempt: u32, client: ClientIndex) -> ScriptBuf {
-    let text = format!("{instance} {attempt} {client}");
-    let hash = sha256::Hash::hash(text.as_bytes());
-    ScriptBuf::from_bytes([&[0x00, 0x20][..], hash.as_byte_array()].concat())
 }
