@@ -39,10 +39,10 @@ fn create(clients: usize) -> (World, InstanceId) {
 /// What sales cost each member of the first sub-factory: median ms by member.
 fn sell(world: &mut World, instance: InstanceId) -> BTreeMap<usize, f64> {
     let factory = world.members[0].engine.factory(instance).unwrap();
-    let coin = factory.layout.stock_coin(0).unwrap();
+    let coin = factory.current.layout.stock_coin(0).unwrap();
     let members: Vec<usize> = [0]
         .into_iter()
-        .chain(factory.layout.coin(coin).unwrap().clients.clone().map(|at| at as usize + 1))
+        .chain(factory.current.layout.coin(coin).unwrap().clients.clone().map(|at| at as usize + 1))
         .collect();
     let funding = world.funding.clone().unwrap();
     for height in HEIGHT + 1..HEIGHT + 10 {
@@ -62,7 +62,7 @@ fn sell(world: &mut World, instance: InstanceId) -> BTreeMap<usize, f64> {
         assert_eq!(world.command(members[1], buy), Answer::Done);
         world.run();
         for at in &members {
-            let sales = &world.members[*at].engine.factory(instance).unwrap().sales;
+            let sales = &world.members[*at].engine.factory(instance).unwrap().current.sales;
             assert!(sales.of(coin).len() == sale && sales.of(coin)[sale - 1].is_signed());
             columns.entry(*at).or_default().push(milliseconds(world.members[*at].cpu));
         }
@@ -112,7 +112,7 @@ fn main() {
             columns.entry("lsp").or_default().push(milliseconds(world.members[0].cpu));
             let sum: Duration = world.members[1..].iter().map(|member| member.cpu).sum();
             columns.entry("client").or_default().push(milliseconds(sum) / clients as f64);
-            let terms = &world.members[0].engine.factory(instance).unwrap().terms;
+            let terms = &world.members[0].engine.factory(instance).unwrap().current.terms;
             let start = cpu_time();
             std::hint::black_box(Layout::new(terms).unwrap());
             columns.entry("layout").or_default().push(milliseconds(cpu_time() - start));
@@ -125,8 +125,8 @@ fn main() {
         println!(
             "{:>5} {:>6} {:>9} {:>10.3} {:>10.1} {:>9.1} {:>9.2} {:>8} {:>8} {:>10} {:>10}",
             clients,
-            factory.layout.nodes().len(),
-            factory.layout.sessions(None).len(),
+            factory.current.layout.nodes().len(),
+            factory.current.layout.sessions(None).len(),
             median(columns.remove("layout").unwrap()),
             lsp,
             lsp / aggregation,

@@ -26,7 +26,7 @@ fn accounts_hold(world: &World, instance: InstanceId) {
         let factory = factory(world, at, instance);
         let statement = statement(factory).unwrap();
         assert_eq!(statement.problem, None, "member {at}");
-        assert_eq!(statement.sum(), Some(factory.layout.funding_value()), "member {at}");
+        assert_eq!(statement.sum(), Some(factory.current.layout.funding_value()), "member {at}");
         for line in &statement.lines {
             let (_, tx) = world.chain.confirmed(line.txid).unwrap();
             if let Some(vout) = line.vout {
@@ -51,7 +51,7 @@ fn accounts_add_up_whatever_is_on_chain() {
                 world.stop(LSP);
             }
             world.command(clients, Command::Exit { instance }).unwrap();
-            let timeout = factory(&world, 1, instance).terms.timeout_height;
+            let timeout = factory(&world, 1, instance).current.terms.timeout_height;
             while world.chain.height() < timeout + 6 {
                 world.mine(1).unwrap();
                 accounts_hold(&world, instance);

@@ -105,7 +105,7 @@ async fn without_a_mark_it_stays() {
 fn while_lightningd_has_a_channel_it_stays() {
     let (mut world, instance) = short(4).active().unwrap();
     // Nobody publishes anything, until the distribution pays everybody.
-    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    let timeout = factory(&world, 1, instance).current.terms.timeout_height;
     for at in [LSP, 1, 2] {
         world.stop(at);
     }
@@ -132,7 +132,7 @@ fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
         _ => Fate::Deliver,
     });
     let (mut world, instance) = scenario.active().unwrap();
-    assert_eq!(factory(&world, 1, instance).attempt, 2);
+    assert_eq!(factory(&world, 1, instance).current.number, 2);
     world.command(1, Command::Exit { instance }).unwrap();
     world.mine(4).unwrap();
     world.feed(1, Input::Channels(vec![])).unwrap();
@@ -145,11 +145,11 @@ fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
 #[test]
 fn there_is_never_another_of_its_id() {
     let (mut world, instance) = closed(5);
-    let terms = factory(&world, 1, instance).terms.clone();
+    let terms = factory(&world, 1, instance).current.terms.clone();
     let record = ChannelInFactory {
         factory_protocol: PROTOCOL_ID,
         factory_instance: instance,
-        blocks_early: factory(&world, 1, instance).layout.blocks_early(0),
+        blocks_early: factory(&world, 1, instance).current.layout.blocks_early(0),
     };
     let invite = Invite { instance, attempt: 1, terms, client: 0, price_msat: 0, channel_in_factory: record };
     world.members[1].engine.as_mut().unwrap().archive([instance]);

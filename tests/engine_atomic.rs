@@ -107,7 +107,8 @@ fn htlcs() {
     for at in [LSP, 1] {
         let step = |world: &mut World, factories: Two| {
             let cltv_expiry = world.chain.height() + 1;
-            let of = |one| PendingHtlc { channel_id: factory(world, at, one).channels[&0], cltv_expiry };
+            let of =
+                |one| PendingHtlc { channel_id: factory(world, at, one).current.channels[&0], cltv_expiry };
             let htlcs = factories.map(of).to_vec();
             world.feed(at, Input::Htlcs(htlcs)).unwrap();
         };
@@ -122,7 +123,7 @@ fn channels_that_are_gone() {
         let step = |world: &mut World, _| {
             world.feed(at, Input::Channels(vec![])).unwrap();
         };
-        let resolved = |world: &World, one| factory(world, at, one).resolved.contains(&0);
+        let resolved = |world: &World, one| factory(world, at, one).current.resolved.contains(&0);
         crash_everywhere(at, |world| left(world, at), step, resolved);
     }
 }

@@ -78,7 +78,7 @@ fn an_unchecked_channel_is_looked_at_again() {
     assert_eq!(world.members[1].lightningd.channels.len(), 1);
     assert_eq!(world.state(1, instance), Some(State::Storing));
     world.mine(1).unwrap();
-    assert!(!factory(&world, 1, instance).checked.is_empty());
+    assert!(!factory(&world, 1, instance).current.checked.is_empty());
     assert_eq!(world.state(1, instance), Some(State::Funding));
 }
 
@@ -106,8 +106,8 @@ fn a_whole_path_in_one_block() {
     let (mut world, instance) = Scenario::new(75).clients(8).active().unwrap();
     for at in [LSP, 1] {
         let before = factory(&world, at, instance);
-        let tree = before.tree.clone().unwrap();
-        let path = before.layout.path(0);
+        let tree = before.current.tree.clone().unwrap();
+        let path = before.current.layout.path(0);
         assert!(path.len() > 1);
         let txs: Vec<Transaction> = path.iter().map(|node| tree.node_tx(*node).unwrap().clone()).collect();
         let height = world.chain.height() + 1;

@@ -111,9 +111,9 @@ fn a_store_that_fails_changes_nothing() {
             let before = format!(
                 "{:?}",
                 world.members[at].engine.as_ref().unwrap().factory(instance).map(|f| (
-                    f.attempt,
+                    f.current.number,
                     f.state(0),
-                    f.signatures.len()
+                    f.current.signatures.len()
                 ))
             );
             let ledger = world.members[at].engine.as_ref().unwrap().ledger().clone();
@@ -126,7 +126,11 @@ fn a_store_that_fails_changes_nothing() {
                 let engine = world.members[at].engine.as_ref().unwrap();
                 let after = format!(
                     "{:?}",
-                    engine.factory(instance).map(|f| (f.attempt, f.state(0), f.signatures.len()))
+                    engine.factory(instance).map(|f| (
+                        f.current.number,
+                        f.state(0),
+                        f.current.signatures.len()
+                    ))
                 );
                 assert_eq!(before, after);
                 assert_eq!(engine.ledger(), &ledger);

@@ -29,9 +29,9 @@ fn distribution_after_the_timeout() {
             let factory = factory(&world, 1, instance);
             let root = SessionId { coin: 0, role: Role::Distribution };
             (
-                factory.terms.timeout_height,
+                factory.current.terms.timeout_height,
                 factory.funding().unwrap(),
-                factory.layout.funding_value(),
+                factory.current.layout.funding_value(),
                 factory.signed_tx(root).unwrap(),
             )
         };
@@ -60,7 +60,7 @@ fn distribution_after_the_timeout() {
 fn an_exit_that_meets_the_timeout() {
     let (mut world, instance) = Scenario::new(3).clients(8).profile(Profile::Stateful).active().unwrap();
     world.stop(LSP);
-    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    let timeout = factory(&world, 1, instance).current.terms.timeout_height;
     world.mine_to(timeout - 20).unwrap();
     // The kickoff confirms, its state would only be valid after the timeout.
     world.command(8, Command::Exit { instance }).unwrap();
@@ -160,7 +160,7 @@ fn an_operator_that_aborts_and_funds() {
         .unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Funding));
-    let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
+    let funding = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();
     let abort = factory_engine::wire::message::Abort {
         instance,
         attempt: 1,
@@ -191,16 +191,16 @@ fn no_exit_to_a_leaf_without_a_channel() {
     let signed = |world: &World| world.state(2, instance) == Some(State::Storing);
     world.run_until("client 2 has stored its transactions", signed).unwrap();
     let older = world.backup(2);
-    assert!(factory(&world, 2, instance).checked.is_empty());
+    assert!(factory(&world, 2, instance).current.checked.is_empty());
     assert_eq!(world.finish(instance).unwrap(), State::Active);
     world.stop(LSP);
     world.restore(2, older).unwrap();
     world.mine(1).unwrap();
 
     let refused = world.command(2, Command::Exit { instance }).unwrap_err().to_string();
-    let timeout = factory(&world, 2, instance).terms.timeout_height;
+    let timeout = factory(&world, 2, instance).current.terms.timeout_height;
     assert!(refused.contains("no channel") && refused.contains(&timeout.to_string()), "{refused}");
-    assert!(factory(&world, 2, instance).exiting.is_empty());
+    assert!(factory(&world, 2, instance).current.exiting.is_empty());
     world.mine_to(timeout + 6).unwrap();
     let balance = world.members[2].lightningd.balance(&world.chain).to_sat();
     assert!(balance >= 100_000, "client 2 has {balance}");
@@ -223,7 +223,7 @@ fn a_funding_that_confirms_before_its_proposal() {
         });
         let instance = world.begin(&Offer::default()).unwrap();
         world.settle().unwrap();
-        let funding = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
+        let funding = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();
         if spent {
             let World { members, chain, .. } = &mut world;
             members[LSP].lightningd.send_funding(chain, funding).unwrap();
@@ -261,7 +261,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
         .unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
-    let old = factory(&world, LSP, instance).reserved.clone().unwrap().tx.clone();
+    let old = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();
     // Its coins stay reserved when the operator dies here: the next attempt takes others.
     let script = world.members[LSP].lightningd.new_script();
     world.chain.mint(script, Amount::from_sat(5_000_000));
@@ -269,7 +269,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     world.run_until("the operator gives attempt 1 up", |world| world.members[LSP].engine.is_none()).unwrap();
     world.restart(LSP).unwrap();
     assert_eq!(world.finish(instance).unwrap(), State::Active);
-    let current = factory(&world, 1, instance).attempt;
+    let current = factory(&world, 1, instance).current.number;
     world.pay(LSP, 1, 20_000_000).unwrap();
 
     let World { members, chain, .. } = &mut world;
@@ -277,7 +277,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     world.mine(1).unwrap();
     assert!(world.chain.confirmed(txid).is_some());
     world.mine(3).unwrap();
-    assert_eq!(factory(&world, 1, instance).attempt, current);
+    assert_eq!(factory(&world, 1, instance).current.number, current);
     assert_eq!(world.state(1, instance), Some(State::Active));
     world.stop(LSP);
     world.exit(1, instance).unwrap();

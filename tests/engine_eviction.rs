@@ -18,7 +18,7 @@ fn world(seed: u64, clients: usize, profile: Profile, stock: u64) -> (World, Ins
 }
 
 fn timeout(world: &World, instance: InstanceId) -> Height {
-    factory(world, LSP, instance).terms.timeout_height
+    factory(world, LSP, instance).current.terms.timeout_height
 }
 
 /// S21: at the last height that leaves time for the longest path, not a block later and not before;
@@ -35,7 +35,7 @@ fn the_operator_evicts_by_itself() {
         assert!(world.sent.is_empty(), "{:?}", world.sent);
         world.mine(1).unwrap();
         assert!(!world.sent.is_empty(), "nothing is published at {}", world.chain.height());
-        assert_eq!(factory(&world, LSP, instance).evicting.len(), 8);
+        assert_eq!(factory(&world, LSP, instance).current.evicting.len(), 8);
         world.mine_to(timeout).unwrap();
         for client in 0..8 {
             assert!(factory(&world, LSP, instance).leaf_height(client).unwrap() <= timeout - 4);
@@ -56,7 +56,7 @@ fn stock_comes_home_before_the_timeout() {
     let (mut world, instance) = world(3, 4, Profile::Static, 20_000);
     let (timeout, funding, value) = {
         let factory = factory(&world, LSP, instance);
-        (timeout(&world, instance), factory.funding().unwrap(), factory.layout.funding_value())
+        (timeout(&world, instance), factory.funding().unwrap(), factory.current.layout.funding_value())
     };
     let before = world.members[LSP].lightningd.balance(&world.chain);
     world.mine_to(timeout).unwrap();
@@ -82,7 +82,7 @@ fn only_whoever_is_still_in() {
     world.mine_to(timeout(&world, instance)).unwrap();
     let factory = factory(&world, LSP, instance);
     let evicted: Vec<u32> = (0..8).filter(|client| !out.contains(client)).collect();
-    assert_eq!(factory.evicting.iter().copied().collect::<Vec<_>>(), evicted);
+    assert_eq!(factory.current.evicting.iter().copied().collect::<Vec<_>>(), evicted);
     assert!((0..8).all(|client| factory.leaf_height(client).is_some()));
 }
 

@@ -487,5 +487,5 @@ fn a_join_does_not_outlive_its_connection() {
     world.connect(LSP, 1).unwrap();
     assert_eq!(world.finish(instance).unwrap(), State::Active, "{:?}", world.failure(LSP, instance));
     assert_eq!(left_out(&world, instance), Vec::<usize>::new());
-    assert_eq!(factory(&world, LSP, instance).attempt, 1);
+    assert_eq!(factory(&world, LSP, instance).current.number, 1);
 }

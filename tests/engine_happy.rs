@@ -18,7 +18,12 @@ fn happy(seed: u64, clients: usize, profile: Profile, exits: usize) {
         assert_eq!(world.state(at, instance), Some(State::Active), "member {at}");
         // S11, S19: everybody holds all that it needs to leave, judged by consensus code.
         let factory = world.members[at].engine.as_ref().unwrap().factory(instance).unwrap();
-        verify_holdings(&factory.layout, factory.tree.as_ref().unwrap(), &factory.signatures).unwrap();
+        verify_holdings(
+            &factory.current.layout,
+            factory.current.tree.as_ref().unwrap(),
+            &factory.current.signatures,
+        )
+        .unwrap();
     }
     assert!(world.sent.is_empty(), "nothing of the tree is published");
 
@@ -41,12 +46,12 @@ fn happy(seed: u64, clients: usize, profile: Profile, exits: usize) {
 
     let factory = world.members[exits].engine.as_ref().unwrap().factory(instance).unwrap();
     let index = u32::try_from(exits - 1).unwrap();
-    let cost = factory.layout.exit_cost(index);
+    let cost = factory.current.layout.exit_cost(index);
     assert_eq!(exit.transactions.len(), usize::try_from(cost.transactions).unwrap() + 1);
     assert!(exit.ended - exit.began <= cost.blocks + 1, "{exit:?}");
 
     // Every satoshi of the funding output is somewhere.
-    let account = world.account(factory.funding().unwrap(), factory.layout.funding_value()).unwrap();
+    let account = world.account(factory.funding().unwrap(), factory.current.layout.funding_value()).unwrap();
     assert_eq!(account.sum().unwrap(), account.total);
     assert_eq!(account.unknown.to_sat(), 0);
     assert_eq!(account.wallets[&exits].to_sat(), owed);

@@ -17,8 +17,8 @@ fn an_unsettled_htlc_starts_the_exit() {
     for (at, restart) in [(1, false), (1, true), (LSP, false), (LSP, true)] {
         let (mut world, instance) = Scenario::new(7).clients(3).active().unwrap();
         let on_node = factory(&world, at, instance);
-        let early = u32::from(on_node.layout.blocks_early(0));
-        let channel_id = on_node.channels[&0];
+        let early = u32::from(on_node.current.layout.blocks_early(0));
+        let channel_id = on_node.current.channels[&0];
         let height = world.chain.height();
         let pending = PendingHtlc { channel_id, cltv_expiry: height + early + 3 };
         let tell = |world: &mut World| {
@@ -28,14 +28,14 @@ fn an_unsettled_htlc_starts_the_exit() {
 
         world.mine(2).unwrap();
         tell(&mut world);
-        assert!(factory(&world, at, instance).exiting.is_empty(), "a block too early");
+        assert!(factory(&world, at, instance).current.exiting.is_empty(), "a block too early");
         if restart {
             world.restart(at).unwrap();
             world.settle().unwrap();
         }
         world.mine(1).unwrap();
         tell(&mut world);
-        assert_eq!(factory(&world, at, instance).exiting.iter().copied().collect::<Vec<_>>(), [0]);
+        assert_eq!(factory(&world, at, instance).current.exiting.iter().copied().collect::<Vec<_>>(), [0]);
         assert!(factory(&world, at, instance).channel_usable(0, height + 3).is_err());
         if at == LSP {
             // The operator goes on with its other clients.
@@ -44,7 +44,7 @@ fn an_unsettled_htlc_starts_the_exit() {
         } else {
             assert_eq!(world.state(at, instance), Some(State::Exiting));
         }
-        let path = factory(&world, at, instance).layout.path(0).len();
+        let path = factory(&world, at, instance).current.layout.path(0).len();
         world.mine(u32::try_from(path).unwrap()).unwrap();
         let leaf = factory(&world, at, instance).leaf_height(0).unwrap();
         assert!(leaf <= pending.cltv_expiry, "the leaf confirmed at {leaf}, after the expiry");

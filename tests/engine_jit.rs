@@ -34,7 +34,7 @@ fn buy(world: &mut World, instance: InstanceId) {
 /// What L and the buyer say: ordinary channels that were opened, and credit.
 fn books(world: &World, instance: InstanceId) -> [(usize, u64); 2] {
     [LSP, 1].map(|at| {
-        let sales = &factory(world, at, instance).sales;
+        let sales = &factory(world, at, instance).current.sales;
         (sales.jits().opened().len(), sales.account().credit(0))
     })
 }

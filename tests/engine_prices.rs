@@ -30,7 +30,7 @@ fn flat() -> PriceList {
 }
 
 fn credits(world: &World, instance: InstanceId) -> [u64; 2] {
-    [LSP, 1].map(|at| factory(world, at, instance).sales.account().credit(0))
+    [LSP, 1].map(|at| factory(world, at, instance).current.sales.account().credit(0))
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_sale_costs_its_price_and_no_more() {
     for at in [LSP, 1, 2] {
         assert_eq!(sales(&world, at, instance).len(), 1);
     }
-    let sold = factory(&world, 1, instance).sales.all().next().unwrap().clone();
+    let sold = factory(&world, 1, instance).current.sales.all().next().unwrap().clone();
     assert_eq!(sold.price_msat, price);
     assert_eq!(credits(&world, instance), [0, 0]);
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);

@@ -74,15 +74,16 @@ fn no_other_attempt_wipes_what_says_exit_only() {
     world
         .run_until("a second attempt is signed", |world| {
             let factory = world.members[1].engine.as_ref().unwrap().factory(instance);
-            factory.is_some_and(|factory| factory.attempt > 1 && !factory.signatures.is_empty())
+            factory
+                .is_some_and(|factory| factory.current.number > 1 && !factory.current.signatures.is_empty())
         })
         .unwrap();
     let now = factory(&world, 1, instance);
     let old = now.past()[0].funding().unwrap().txid;
     let current = now.funding().unwrap().txid;
     let next = Invited {
-        attempt: now.attempt + 1,
-        terms: now.terms.clone(),
+        attempt: now.current.number + 1,
+        terms: now.current.terms.clone(),
         client: 0,
         price_msat: 0,
         height: 1,

@@ -24,7 +24,7 @@ fn active(seed: u64) -> (World, InstanceId) {
 }
 
 fn stock(factory: &Factory) -> Option<Amount> {
-    factory.stock(factory.layout.stock_coin(0).unwrap()).map(|stock| stock.value)
+    factory.stock(factory.current.layout.stock_coin(0).unwrap()).map(|stock| stock.value)
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn clients_buy_one_after_the_other_and_exit_with_everything() {
     }
     assert!(sales(&world, LSP, instance).iter().all(|sold| sold.stored));
     // Whoever is in another sub-factory was not asked and knows nothing.
-    assert!(factory(&world, 3, instance).sales.all().next().is_none());
+    assert!(factory(&world, 3, instance).current.sales.all().next().is_none());
     let left = stock(factory(&world, 1, instance)).unwrap();
     assert_eq!(Some(left), stock(factory(&world, LSP, instance)));
     assert!(left < Amount::from_sat(STOCK - 120_000));
@@ -54,7 +54,7 @@ fn clients_buy_one_after_the_other_and_exit_with_everything() {
     }
     assert_eq!(world.state(1, instance), Some(State::Exited));
     let factory = factory(&world, 1, instance);
-    let account = world.account(factory.funding().unwrap(), factory.layout.funding_value()).unwrap();
+    let account = world.account(factory.funding().unwrap(), factory.current.layout.funding_value()).unwrap();
     assert_eq!((account.sum().unwrap(), account.unknown.to_sat()), (account.total, 0));
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }

@@ -33,7 +33,7 @@ fn a_finished_signature_that_does_not_verify() {
         .unwrap();
     world.run_until("client 1 has an opinion", |world| world.failure(1, instance).is_some()).unwrap();
     assert!(world.failure(1, instance).unwrap().contains("doesn't verify"));
-    assert!(factory(&world, 1, instance).signatures.is_empty());
+    assert!(factory(&world, 1, instance).current.signatures.is_empty());
 }
 
 /// S3: a neighbour's channel has the script of a channel.
@@ -104,8 +104,8 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
     assert_eq!(world.finish(instance).unwrap(), State::Active);
     for at in [LSP, 1] {
         let now = factory(&world, at, instance);
-        assert_eq!(now.attempt, 3);
-        let past: Vec<u32> = now.past().iter().map(|past| past.attempt).collect();
+        assert_eq!(now.current.number, 3);
+        let past: Vec<u32> = now.past().iter().map(|past| past.number).collect();
         assert_eq!(past, [2], "member {at}");
         let (before, funding) = (now.funding().unwrap(), now.past()[0].funding().unwrap());
         let tx = now.past()[0].proposal.as_ref().unwrap().funding_tx.clone();
@@ -118,9 +118,8 @@ fn an_attempt_that_was_given_up_stays_enforceable() {
         let block = Block { height, hash: world.chain.block(height - 1).unwrap().hash, txs: vec![tx] };
         world.feed(at, Input::Block(block)).unwrap();
         let revived = factory(&world, at, instance);
-        assert_eq!((revived.attempt, revived.funding()), (2, Some(funding)));
+        assert_eq!((revived.current.number, revived.funding()), (2, Some(funding)));
         assert_eq!(revived.past().iter().map(|past| past.funding()).collect::<Vec<_>>(), [Some(before)]);
-        assert!(revived.past().iter().all(|past| past.past().is_empty()));
     }
 }
 
@@ -137,8 +136,8 @@ fn a_funding_without_signatures_is_no_factory() {
         .unwrap();
     world.run_until("client 1 has given up", |world| world.failure(1, instance).is_some()).unwrap();
     let before = factory(&world, 1, instance);
-    assert!(before.signatures.is_empty() && !before.signed_for().is_empty());
-    let tx = before.proposal.as_ref().unwrap().funding_tx.clone();
+    assert!(before.current.signatures.is_empty() && !before.signed_for().is_empty());
+    let tx = before.current.proposal.as_ref().unwrap().funding_tx.clone();
     let height = world.chain.height() + 1;
     let block = Block { height, hash: world.chain.block(height - 1).unwrap().hash, txs: vec![tx] };
     world.feed(1, Input::Block(block)).unwrap();
@@ -174,7 +173,7 @@ fn the_ledger_has_every_session() {
     let (world, instance) = Scenario::new(86).clients(2).active().unwrap();
     for at in 0..=2 {
         let engine = world.members[at].engine.as_ref().unwrap();
-        let sessions = factory(&world, at, instance).tree.as_ref().unwrap().sessions().len();
+        let sessions = factory(&world, at, instance).current.tree.as_ref().unwrap().sessions().len();
         assert_eq!(engine.ledger().len(), sessions, "member {at}");
     }
 }

@@ -19,7 +19,8 @@ fn pair(seed: u64) -> Scenario {
 
 /// The sale of this number, as a member knows it.
 fn sale(world: &World, at: usize, instance: InstanceId, number: u32) -> (ChannelId, Txid) {
-    let sold = factory(world, at, instance).sales.all().find(|sold| sold.sale.number == number).unwrap();
+    let sold =
+        factory(world, at, instance).current.sales.all().find(|sold| sold.sale.number == number).unwrap();
     (sold.channel_id(), sold.txid())
 }
 
@@ -28,7 +29,7 @@ fn policies(world: &World, at: usize, instance: InstanceId) -> Vec<ChannelPolicy
     let engine = world.members[at].engine.as_ref().unwrap();
     let on_node = engine.factory(instance).unwrap();
     let bought = on_node.own_sales().filter(|sold| sold.sale.buyer == 0).map(Sold::channel_id);
-    let channels: Vec<ChannelId> = [on_node.channels[&0]].into_iter().chain(bought).collect();
+    let channels: Vec<ChannelId> = [on_node.current.channels[&0]].into_iter().chain(bought).collect();
     let all = engine.channel_policies();
     let of = |id: &ChannelId| all.iter().find(|(other, _)| other == id).map(|(_, policy)| policy.clone());
     channels.iter().map(|id| of(id).unwrap()).collect()
@@ -41,8 +42,8 @@ fn bought_channels_take_htlcs_by_their_own_chain() {
     let height = world.chain.height();
     for at in [LSP, 1] {
         let on_node = factory(&world, at, instance);
-        let (first, step) = (on_node.layout.blocks_early(0), on_node.terms.confirm_blocks);
-        let timeout = on_node.terms.timeout_height;
+        let (first, step) = (on_node.current.layout.blocks_early(0), on_node.current.terms.confirm_blocks);
+        let timeout = on_node.current.terms.timeout_height;
         let policies = policies(&world, at, instance);
         let early: Vec<u16> = policies.iter().map(|policy| policy.blocks_early).collect();
         assert_eq!(early, [first, first + step, first + 3 * step], "member {at}");
@@ -86,7 +87,7 @@ fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
         let (mut world, instance) = pair(6).sold(&[(2, 40_000), (1, 30_000)]).unwrap();
         let (channel_id, txid) = sale(&world, at, instance, 2);
         let early = u32::from(factory(&world, at, instance).sale_blocks_early(0, 2));
-        assert!(early > u32::from(factory(&world, at, instance).layout.blocks_early(0)));
+        assert!(early > u32::from(factory(&world, at, instance).current.layout.blocks_early(0)));
         let pending = PendingHtlc { channel_id, cltv_expiry: world.chain.height() + early + 7 };
         let exit_block = pending.cltv_expiry - early;
         let tell = |world: &mut World| {
@@ -106,7 +107,7 @@ fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
         assert_eq!(warned(&world), [urgent]);
         world.mine(4).unwrap();
         tell(&mut world);
-        assert!(factory(&world, at, instance).exiting.is_empty(), "a block too early");
+        assert!(factory(&world, at, instance).current.exiting.is_empty(), "a block too early");
         if restart {
             world.restart(at).unwrap();
             world.settle().unwrap();
@@ -114,7 +115,7 @@ fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
         world.mine(1).unwrap();
         tell(&mut world);
         assert_eq!(world.chain.height(), exit_block);
-        assert!(factory(&world, at, instance).exiting.contains(&0), "member {at}");
+        assert!(factory(&world, at, instance).current.exiting.contains(&0), "member {at}");
         assert_eq!(warned(&world), [urgent]);
         // S18: it takes no more.
         assert!(policies(&world, at, instance).iter().all(|policy| policy.usable.is_err()));
@@ -138,7 +139,7 @@ fn a_channel_takes_nothing_before_its_sale_is_signed() {
         for (place, at) in [LSP, 1].into_iter().enumerate() {
             let engine = world.members[at].engine.as_ref().unwrap();
             let on_node = engine.factory(instance).unwrap();
-            let first = on_node.channels[&0];
+            let first = on_node.current.channels[&0];
             let signed: Vec<ChannelId> =
                 on_node.own_sales().filter(|sold| sold.is_signed()).map(Sold::channel_id).collect();
             let opened: Vec<ChannelId> = world.channels_of(1).into_iter().filter(|id| *id != first).collect();

@@ -3,7 +3,8 @@
 use crate::chain::channels::close_again;
 use crate::engine::Engine;
 use crate::memory::Volatile;
-use crate::record::factory::{Factory, Role};
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
 use crate::step::Step;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
@@ -70,7 +71,7 @@ impl Engine {
                 self.on_funding_prepared(d, instance, attempt, result);
             }
             Input::PayoutReady { instance, attempt, result } => {
-                match self.factories.get(&instance).map(|factory| factory.role) {
+                match self.factories.get(&instance).map(|factory| factory.current.role) {
                     Some(Role::Lsp) => self.on_stock_payout(d, instance, result),
                     _ => self.on_payout_ready(d, instance, attempt, result),
                 }
@@ -179,7 +180,7 @@ impl Engine {
 
     /// A peer broke the protocol: L goes on without it, a client gives the attempt up.
     fn on_fault(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
-        match factory.role {
+        match factory.current.role {
             Role::Lsp => self.lsp_fault(d, factory, peer, reason),
             Role::Client { lsp, .. } if lsp == peer => self.client_gives_up(d, factory, reason),
             Role::Client { .. } => {}
@@ -189,7 +190,7 @@ impl Engine {
     fn on_started(&self, d: &mut StepBuilder<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
             close_again(d, factory, channels);
-            match factory.role {
+            match factory.current.role {
                 Role::Lsp => {
                     self.lsp_started(d, factory, channels);
                     self.lsp_sales_started(d, factory, channels);
@@ -208,10 +209,10 @@ impl Engine {
         abort: &crate::wire::message::Abort,
     ) -> Result<(), Fault> {
         let factory = self.known(abort.instance)?;
-        if abort.attempt != factory.attempt {
+        if abort.attempt != factory.current.number {
             return Err(Fault::stale("it is of another attempt"));
         }
-        match factory.role {
+        match factory.current.role {
             Role::Lsp => self.on_client_abort(d, factory, peer, abort),
             Role::Client { lsp, .. } if lsp == peer => self.on_lsp_abort(d, factory, abort),
             Role::Client { .. } => Err(Fault::stale("it is not from the operator")),

@@ -38,7 +38,8 @@ pub use io::{
 pub use memory::sale::{Instead, Purchase, Quoted};
 pub use policy::prices::PriceList;
 pub use policy::{Config, Policy};
-pub use record::factory::{BURIED, Factory, Role};
+pub use record::attempt::{Attempt, Creation, Role};
+pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;
 pub use record::sales::account::Account;
 pub use record::sales::jits::Jits;

@@ -49,8 +49,9 @@ pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, 
     let funding = before.funding().ok_or_else(missing)?;
     let (_, funding_tx) = world.chain.confirmed(funding.txid).ok_or_else(missing)?;
     let funding_tx = serialize_hex(funding_tx);
-    let client = before.terms.clients().saturating_sub(1);
-    let path = before.layout.path(client).into_iter().map(|coin| SessionId { coin, role: Role::State });
+    let client = before.current.terms.clients().saturating_sub(1);
+    let path =
+        before.current.layout.path(client).into_iter().map(|coin| SessionId { coin, role: Role::State });
     let path: Option<Vec<String>> =
         path.map(|session| before.signed_tx(session).map(|tx| serialize_hex(&tx))).collect();
     world.exit(clients, instance)?;
@@ -75,7 +76,7 @@ pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, 
         "funding_outnum": funding.vout,
         "path": path.ok_or_else(missing)?,
         "commitment": serialize_hex(&channel.commitment),
-        "to_client_sat": PAID / 1000 + after.terms.push_msat / 1000,
+        "to_client_sat": PAID / 1000 + after.current.terms.push_msat / 1000,
         "statement": {
             "funding_sat": account.funding.to_sat(),
             "problem": account.problem,

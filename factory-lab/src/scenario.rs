@@ -182,7 +182,7 @@ impl Scenario {
     /// When one of the sales is refused, or the client never knew of any.
     pub fn restored(self, client: usize, sales: &[(usize, u64)]) -> Result<(World, InstanceId), LabError> {
         let (mut world, instance) = self.active()?;
-        let known = |world: &World| Ok(world.factory(client, instance)?.sales.all().count());
+        let known = |world: &World| Ok(world.factory(client, instance)?.current.sales.all().count());
         let older = world.backup(client);
         let before: usize = known(&world)?;
         sell(&mut world, instance, sales)?;

@@ -422,7 +422,7 @@ impl World {
         let member = &self.members[at];
         let factory = member.engine.as_ref()?.factory(instance)?;
         (self.state(at, instance) == Some(State::Aborted))
-            .then(|| factory.failure.clone().unwrap_or_default())
+            .then(|| factory.failure().unwrap_or_default().to_owned())
     }
 
     /// The member with a node id.

@@ -157,7 +157,7 @@ fn raw_blocks(input: &mut Bytes<'_>) -> Vec<String> {
 /// Blocks of transactions that concern the factory: its own, others that spend what it watches, and
 /// whatever decodes.
 fn own_blocks(input: &mut Bytes<'_>, node: &Node) -> Vec<String> {
-    let trees = || node.engine.factories().filter_map(|factory| factory.tree.as_ref());
+    let trees = || node.engine.factories().filter_map(|factory| factory.current.tree.as_ref());
     let own: Vec<Transaction> =
         trees().flat_map(|tree| tree.sessions().iter().map(|session| session.tx.clone())).collect();
     let mut watched: Vec<_> = node.engine.watched().outpoints.into_iter().collect();

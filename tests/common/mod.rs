@@ -20,11 +20,11 @@ pub fn left_out(world: &World, instance: InstanceId) -> Vec<usize> {
 /// The sales of the first sub-factory (clients 1 and 2), as a member knows them.
 pub fn sales(world: &World, at: usize, instance: InstanceId) -> Vec<Sold> {
     let factory = factory(world, at, instance);
-    factory.sales.of(factory.layout.stock_coin(0).unwrap()).to_vec()
+    factory.current.sales.of(factory.current.layout.stock_coin(0).unwrap()).to_vec()
 }
 
 /// Client 1's money in its first channel, without what a bought one was pushed, msat.
 pub fn purse(world: &World, instance: InstanceId) -> u64 {
-    let first = factory(world, 1, instance).channels[&0];
+    let first = factory(world, 1, instance).current.channels[&0];
     world.members[1].lightningd.channels[&first].balances.fundee_msat
 }

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use bitcoin::hashes::{Hash, sha256};
 use factory_engine::record::event::Event;
-use factory_engine::{Factory, Role, Sold, standing};
+use factory_engine::{Attempt, Factory, Role, Sold, standing};
 
 fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
@@ -30,75 +30,81 @@ pub fn digest(factory: Option<&Factory>, records: &[Vec<Event>], ledger: usize) 
     writeln!(out, "at {height}: {}", factory.state(height)).unwrap();
     writeln!(out, "standing: {}", standing(factory, height).map_or("none", |standing| standing.name()))
         .unwrap();
-    one(&mut out, factory);
+    one(&mut out, factory, &factory.current);
     for past in factory.past() {
         writeln!(out, "past:").unwrap();
-        one(&mut out, past);
+        one(&mut out, factory, past);
     }
     out
 }
 
-fn one(out: &mut String, factory: &Factory) {
-    let role = match factory.role {
+/// An attempt, and of the current one the factory too.
+fn one(out: &mut String, factory: &Factory, attempt: &Attempt) {
+    let current = attempt == &factory.current;
+    let role = match attempt.role {
         Role::Lsp => "lsp".to_owned(),
         Role::Client { lsp, index } => format!("client {index} of {lsp}"),
     };
     let left_out = factory.left_out.iter().map(|(node, why)| format!("{node} ({why});"));
-    let channels = factory.channels.iter().map(|(client, id)| format!("{client}={id}"));
+    let channels = attempt.channels.iter().map(|(client, id)| format!("{client}={id}"));
     let confirmed = factory.confirmed.iter().map(|(txid, height)| format!("{txid}@{height}"));
     let spent = factory.spent.iter().map(|(outpoint, txid)| format!("{outpoint}>{txid}"));
     let pays = factory.pays.iter().map(|(txid, pays)| format!("{txid}={}", pays.to_sat()));
     let signed_for = factory.signed_for().iter().map(|(txid, inputs)| format!("{txid}<{}", list(inputs)));
     let because = |of: &Option<(u32, String)>| of.as_ref().map(|(at, why)| format!("at {at}: {why}"));
+    let of_factory = |text: String| if current { text } else { String::new() };
     let lines = [
         ("role", role),
-        ("attempt", factory.attempt.to_string()),
-        ("price_msat", factory.price_msat.to_string()),
-        ("capacities", list(factory.terms.capacities.iter().map(|capacity| capacity.to_sat()))),
-        ("timeout", factory.terms.timeout_height.to_string()),
-        ("blocks_early", factory.blocks_early().to_string()),
-        ("clients", list(&factory.clients)),
-        ("left_out", list(left_out)),
-        ("accepted", factory.accepted.to_string()),
-        ("funding", list(factory.funding())),
+        ("attempt", attempt.number.to_string()),
+        ("price_msat", attempt.price_msat.to_string()),
+        ("capacities", list(attempt.terms.capacities.iter().map(|capacity| capacity.to_sat()))),
+        ("timeout", attempt.terms.timeout_height.to_string()),
+        ("blocks_early", attempt.blocks_early().to_string()),
+        ("clients", list(&attempt.clients)),
+        ("left_out", of_factory(list(left_out))),
+        ("accepted", of_factory(factory.accepted.to_string())),
+        ("funding", list(attempt.funding())),
         (
             "reserved",
-            factory.reserved.as_ref().map_or_else(String::new, |reserved| {
+            attempt.reserved.as_ref().map_or_else(String::new, |reserved| {
                 format!("{} {}", reserved.tx.compute_txid(), reserved.prevouts.len())
             }),
         ),
-        ("signatures", format!("{} {}", factory.signatures.len(), hash(factory.signatures.values()))),
+        ("signatures", format!("{} {}", attempt.signatures.len(), hash(attempt.signatures.values()))),
         (
             "transactions",
-            list(factory.signatures.keys().filter_map(|id| Some(factory.signed_tx(*id)?.compute_txid()))),
+            list(attempt.signatures.keys().filter_map(|id| Some(attempt.signed_tx(*id)?.compute_txid()))),
         ),
         ("channels", list(channels)),
-        ("checked", list(&factory.checked)),
-        ("confirmed", list(confirmed)),
-        ("spent", list(spent)),
-        ("pays", list(pays)),
-        ("exit", list(because(&factory.exit))),
-        ("exiting", list(&factory.exiting)),
-        ("eviction", list(because(&factory.eviction))),
-        ("evicting", list(&factory.evicting)),
-        ("stock_payout", list(factory.stock_payout.as_ref().map(|script| script.to_hex_string()))),
-        ("resolved", list(&factory.resolved)),
-        ("restored", list(factory.restored())),
-        ("failure", list(&factory.failure)),
-        ("birth", list(factory.birth)),
-        ("invited_at", list(factory.invited_at)),
-        ("signed_for", list(signed_for)),
-        ("opens_accepted", list(factory.opens_accepted().iter().map(|amount| amount.to_sat()))),
-        ("credit", list((0..factory.terms.clients()).map(|client| factory.sales.account().credit(client)))),
-        ("opening", list(factory.sales.openings().map(|(coin, sale)| format!("{coin}/{}", sale.number)))),
+        ("checked", list(&attempt.checked)),
+        ("confirmed", of_factory(list(confirmed))),
+        ("spent", of_factory(list(spent))),
+        ("pays", of_factory(list(pays))),
+        ("exit", list(because(&attempt.exit))),
+        ("exiting", list(&attempt.exiting)),
+        ("eviction", list(because(&attempt.eviction))),
+        ("evicting", list(&attempt.evicting)),
+        (
+            "stock_payout",
+            of_factory(list(factory.stock_payout.as_ref().map(|script| script.to_hex_string()))),
+        ),
+        ("resolved", list(&attempt.resolved)),
+        ("restored", of_factory(list(factory.restored()))),
+        ("failure", list(attempt.failure())),
+        ("birth", of_factory(list(factory.birth))),
+        ("invited_at", list(attempt.invited_at)),
+        ("signed_for", of_factory(list(signed_for))),
+        ("opens_accepted", of_factory(list(factory.opens_accepted().iter().map(|amount| amount.to_sat())))),
+        ("credit", list((0..attempt.terms.clients()).map(|client| attempt.sales.account().credit(client)))),
+        ("opening", list(attempt.sales.openings().map(|(coin, sale)| format!("{coin}/{}", sale.number)))),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         writeln!(out, "{name}: {value}").unwrap();
     }
-    for sold in factory.sales.all() {
+    for sold in attempt.sales.all() {
         writeln!(out, "sale: {}", sale(sold)).unwrap();
     }
-    for jit in factory.sales.jits().opened() {
+    for jit in attempt.sales.jits().opened() {
         let outpoint = list(jit.outpoint);
         let (amount, price) = (jit.amount.to_sat(), jit.price_msat);
         writeln!(out, "jit: {} {amount} for {price}: {} {outpoint}", jit.buyer, jit.channel_id).unwrap();

@@ -114,15 +114,15 @@ fn exited() -> (World, InstanceId) {
 
 fn evicted() -> (World, InstanceId) {
     let (mut world, instance) = made(4, 3, Profile::Static);
-    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    let timeout = factory(&world, 1, instance).current.terms.timeout_height;
     world.mine_to(timeout - 1).unwrap();
-    assert!(factory(&world, LSP, instance).eviction.is_some());
+    assert!(factory(&world, LSP, instance).current.eviction.is_some());
     (world, instance)
 }
 
 fn distributed() -> (World, InstanceId) {
     let (mut world, instance) = made(1, 3, Profile::Static);
-    let timeout = factory(&world, 1, instance).terms.timeout_height;
+    let timeout = factory(&world, 1, instance).current.terms.timeout_height;
     world.stop(LSP);
     world.mine_to(timeout + 2).unwrap();
     assert_eq!(world.state(1, instance), Some(State::Distributed));
@@ -154,7 +154,7 @@ fn sold() -> (World, InstanceId) {
     one_more(&mut world);
     world.buy(1, instance, 50_000, 0).unwrap();
     world.buy(2, instance, 60_000, 0).unwrap();
-    assert_eq!(factory(&world, 1, instance).sales.all().count(), 2);
+    assert_eq!(factory(&world, 1, instance).current.sales.all().count(), 2);
     world.command(1, Command::Exit { instance }).unwrap();
     world.mine(12).unwrap();
     (world, instance)
@@ -178,6 +178,6 @@ fn jit() -> (World, InstanceId) {
     world.stop(2);
     world.settle().unwrap();
     world.buy(1, instance, 50_000, price).unwrap();
-    assert_eq!(factory(&world, 1, instance).sales.jits().opened().len(), 1);
+    assert_eq!(factory(&world, 1, instance).current.sales.jits().opened().len(), 1);
     (world, instance)
 }

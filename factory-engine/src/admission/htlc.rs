@@ -1,10 +1,11 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
+use crate::Attempt;
 use crate::engine::Engine;
 use crate::record::factory::{Factory, own_clients};
-use crate::record::sales::Sold;
+use crate::terms::ClientIndex;
 use crate::tx::sale::Sale;
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
 
 /// Confirmations after which a leaf is not expected to leave the chain again.
 const SETTLED: u32 = 6;
@@ -123,23 +124,69 @@ fn refuse(policy: &ChannelPolicy, expiry: Height, height: Height, unusable: Fail
     None
 }
 
+/// Whether a channel's funding is so deep in the chain that it is a channel like any other.
+fn settled(factory: &Factory, funding: Txid, height: Height) -> bool {
+    let confirmed = factory.confirmed.get(&funding);
+    confirmed.is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= SETTLED)
+}
+
+/// The channels of an attempt and of its sales, with their clients: fundings that aren't settled.
+fn unsettled(
+    factory: &Factory,
+    attempt: &Attempt,
+    height: Height,
+) -> impl Iterator<Item = (ClientIndex, OutPoint)> {
+    let leaf = |client| Some((client, attempt.tree.as_ref()?.channel_outpoint(client)?));
+    let sold = attempt.own_sales().map(|sold| (sold.sale.buyer, sold.sale.channel));
+    let opening = attempt.sales.openings().map(|(_, sale)| (sale.buyer, sale.channel));
+    let all = attempt.own_clients().filter_map(leaf).chain(sold).chain(opening);
+    all.filter(move |(_, funding)| !settled(factory, funding.txid, height))
+}
+
+/// The policies of channels that an attempt left behind which isn't the factory any more: nothing moves.
+fn given_up(factory: &Factory, past: &Attempt, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+    let policy = |(client, funding): (ClientIndex, OutPoint)| {
+        let policy = ChannelPolicy {
+            instance: factory.instance,
+            client: past.node_of(client),
+            usable: Err("it is of an attempt that was given up".into()),
+            blocks_early: past.layout.blocks_early(client),
+            safe_end: 0,
+        };
+        (ChannelId::of(funding), policy)
+    };
+    unsettled(factory, past, height).map(policy).collect()
+}
+
+/// The policies of the channels that the factory was created with.
+fn leaf_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+    let policy = |client| {
+        let funding = factory.current.tree.as_ref()?.channel_outpoint(client)?;
+        let policy = ChannelPolicy {
+            instance: factory.instance,
+            client: factory.node_of(client),
+            usable: factory.channel_usable(client, height),
+            blocks_early: factory.current.layout.blocks_early(client),
+            safe_end: factory.safe_end(),
+        };
+        (!settled(factory, funding.txid, height)).then(|| (ChannelId::of(funding), policy))
+    };
+    own_clients(factory).filter_map(policy).collect()
+}
+
 /// The policies of channels that were bought, or are being opened for a sale (S18).
 fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |sale: &Sale, usable| {
         let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
-        let safe_end = factory.terms.timeout_height.saturating_sub(u32::from(blocks_early));
+        let safe_end = factory.current.terms.timeout_height.saturating_sub(u32::from(blocks_early));
         let client = factory.node_of(sale.buyer);
         let policy = ChannelPolicy { instance: factory.instance, client, usable, blocks_early, safe_end };
         (ChannelId::of(sale.channel), policy)
     };
-    let settled = |sold: &&Sold| {
-        let confirmed = factory.confirmed.get(&sold.txid());
-        confirmed.is_some_and(|at| height.saturating_sub(*at).saturating_add(1) >= SETTLED)
-    };
-    let sold = factory.own_sales().filter(|sold| !settled(sold));
+    let sold = factory.own_sales().filter(|sold| !settled(factory, sold.txid(), height));
     let sold = sold.map(|sold| policy(&sold.sale, factory.sale_usable(sold, height)));
     let not_signed = || Err("its sale is not signed yet".to_owned());
-    sold.chain(factory.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
+    sold.chain(factory.current.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
 }
 
 impl Engine {
@@ -148,28 +195,10 @@ impl Engine {
     pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
-        for factory in self.factories().flat_map(|factory| factory.past().iter().chain([factory])) {
+        for factory in self.factories() {
+            policies.extend(leaf_policies(factory, height));
             policies.extend(sale_policies(factory, height));
-            for client in own_clients(factory) {
-                let depth = |confirmed: u32| height.saturating_sub(confirmed).saturating_add(1);
-                if factory.leaf_height(client).is_some_and(|confirmed| depth(confirmed) >= SETTLED) {
-                    continue;
-                }
-                let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client))
-                else {
-                    continue;
-                };
-                policies.push((
-                    ChannelId::of(outpoint),
-                    ChannelPolicy {
-                        instance: factory.instance,
-                        client: factory.node_of(client),
-                        usable: factory.channel_usable(client, height),
-                        blocks_early: factory.layout.blocks_early(client),
-                        safe_end: factory.safe_end(),
-                    },
-                ));
-            }
+            policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         }
         policies
     }

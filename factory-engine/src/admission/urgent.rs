@@ -49,7 +49,7 @@ impl Engine {
 fn off_chain(factory: &Factory) -> HashMap<ChannelId, (ClientIndex, u16)> {
     let first = own_clients(factory).filter(|client| factory.leaf_height(*client).is_none());
     let first = first.filter_map(|client| {
-        Some((*factory.channels.get(&client)?, (client, factory.layout.blocks_early(client))))
+        Some((*factory.current.channels.get(&client)?, (client, factory.current.layout.blocks_early(client))))
     });
     let sold = factory.own_sales().filter(|sold| !factory.confirmed.contains_key(&sold.txid()));
     let sold = sold.map(|sold| {

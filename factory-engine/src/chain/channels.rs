@@ -34,15 +34,15 @@ impl Factory {
         ChannelInFactory {
             factory_protocol: protocol_id(),
             factory_instance: self.instance,
-            blocks_early: self.layout.blocks_early(client),
+            blocks_early: self.current.layout.blocks_early(client),
         }
     }
 
     /// The channels of this node: of its leaf or leaves, and of every sale that is signed.
     pub fn own_channels(&self) -> impl Iterator<Item = OwnChannel> {
         let leaves = own_clients(self).filter_map(|client| {
-            let funding = self.tree.as_ref()?.channel_outpoint(client)?;
-            let channel_id = *self.channels.get(&client)?;
+            let funding = self.current.tree.as_ref()?.channel_outpoint(client)?;
+            let channel_id = *self.current.channels.get(&client)?;
             let capacity = self.capacity(client);
             Some(OwnChannel { client, sale: None, channel_id, funding, capacity })
         });
@@ -59,7 +59,7 @@ impl Factory {
     /// How many blocks before an HTLC's expiry the exit of a channel has to begin.
     pub fn early(&self, channel: &OwnChannel) -> u32 {
         u32::from(match channel.sale {
-            None => self.layout.blocks_early(channel.client),
+            None => self.current.layout.blocks_early(channel.client),
             Some(number) => self.sale_blocks_early(channel.client, number),
         })
     }
@@ -90,7 +90,7 @@ fn late(d: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BT
     let mut late = BTreeSet::new();
     for channel in factory.own_channels() {
         let out = factory.confirmed.contains_key(&channel.funding.txid);
-        if out || factory.exiting.contains(&channel.client) {
+        if out || factory.current.exiting.contains(&channel.client) {
             continue;
         }
         let soon: Height = d.height.saturating_add(factory.early(&channel));
@@ -118,7 +118,7 @@ fn close(d: &mut StepBuilder<'_>, channel: &OwnChannel) {
 /// A transaction confirms: channels on it whose clients exit are lightningd's now. Close them.
 pub(crate) fn close_exited(d: &mut StepBuilder<'_>, factory: &Factory, txid: Txid) {
     let on_it = factory.own_channels().filter(|channel| channel.funding.txid == txid);
-    for channel in on_it.filter(|channel| factory.exiting.contains(&channel.client)) {
+    for channel in on_it.filter(|channel| factory.current.exiting.contains(&channel.client)) {
         close(d, &channel);
     }
 }
@@ -135,7 +135,7 @@ pub(crate) fn close_confirmed(d: &mut StepBuilder<'_>, factory: &Factory, client
 pub(crate) fn close_again(d: &mut StepBuilder<'_>, factory: &Factory, open: &[KnownChannel]) {
     let is_open = |channel: &OwnChannel| open.iter().any(|known| known.channel_id == channel.channel_id);
     for channel in factory.channels_out().filter(is_open) {
-        if factory.exiting.contains(&channel.client) {
+        if factory.current.exiting.contains(&channel.client) {
             close(d, &channel);
         }
     }

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use crate::chain::{exit_allowed, record};
 use crate::engine::Engine;
 use crate::io::{Answer, Level, Refusal};
+use crate::record::attempt::Role;
 use crate::record::event::EvictionStarted;
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
 use crate::tx::layout::NodeIndex;
@@ -37,9 +38,9 @@ pub fn eviction(factory: &Factory, clients: impl IntoIterator<Item = ClientIndex
     let clients: BTreeSet<ClientIndex> =
         clients.into_iter().filter(|client| factory.leaf_height(*client).is_none()).collect();
     let missing = |node: &NodeIndex| !factory.node_confirmed(*node);
-    let paths = clients.iter().flat_map(|client| factory.layout.path(*client));
+    let paths = clients.iter().flat_map(|client| factory.current.layout.path(*client));
     let nodes: BTreeSet<NodeIndex> = paths.collect::<BTreeSet<_>>().into_iter().filter(missing).collect();
-    let all = || nodes.iter().filter_map(|node| factory.layout.node(*node));
+    let all = || nodes.iter().filter_map(|node| factory.current.layout.node(*node));
     Eviction {
         vbytes: all().map(|node| node.vbytes).fold(0, u64::saturating_add),
         // No more than the funding output, which is an amount.
@@ -53,15 +54,17 @@ pub fn eviction(factory: &Factory, clients: impl IntoIterator<Item = ClientIndex
 impl Factory {
     /// S21: height at which L has to begin to take this client's channel on chain.
     pub fn eviction_height(&self, client: ClientIndex) -> Height {
-        let sales = self.layout.stock_coin(client).map_or(0, |coin| self.sales.of(coin).len());
-        let sales = u32::try_from(sales).unwrap_or(u32::MAX).saturating_mul(self.terms.confirm_blocks.into());
-        let blocks = self.layout.eviction_blocks(client).saturating_add(sales);
-        self.terms.timeout_height.saturating_sub(blocks)
+        let sales =
+            self.current.layout.stock_coin(client).map_or(0, |coin| self.current.sales.of(coin).len());
+        let sales =
+            u32::try_from(sales).unwrap_or(u32::MAX).saturating_mul(self.current.terms.confirm_blocks.into());
+        let blocks = self.current.layout.eviction_blocks(client).saturating_add(sales);
+        self.current.terms.timeout_height.saturating_sub(blocks)
     }
 
     /// Clients whose leaves are neither on chain nor on the way there by this node's doing.
     pub fn still_in(&self) -> impl Iterator<Item = ClientIndex> {
-        (0..self.terms.clients()).filter(|client| !self.is_leaving(*client))
+        (0..self.current.terms.clients()).filter(|client| !self.is_leaving(*client))
     }
 
     /// The next client's deadline, for L.
@@ -73,20 +76,20 @@ impl Factory {
 impl Engine {
     /// S21: whoever has not left in time.
     pub(crate) fn evict_in_time(&self, d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
-        if factory.role != Role::Lsp || factory.funding_height().is_none() {
+        if factory.current.role != Role::Lsp || factory.funding_height().is_none() {
             return;
         }
         // A look at the numbers first: this runs for every factory at every block.
-        let sold = factory.sales.all().map(|sold| sold.sale.number).max().unwrap_or(0);
-        let sales = sold.saturating_mul(factory.terms.confirm_blocks.into());
-        let blocks = factory.layout.worst_eviction_blocks().saturating_add(sales);
-        if d.height < factory.terms.timeout_height.saturating_sub(blocks) {
+        let sold = factory.current.sales.all().map(|sold| sold.sale.number).max().unwrap_or(0);
+        let sales = sold.saturating_mul(factory.current.terms.confirm_blocks.into());
+        let blocks = factory.current.layout.worst_eviction_blocks().saturating_add(sales);
+        if d.height < factory.current.terms.timeout_height.saturating_sub(blocks) {
             return;
         }
         let late: Vec<ClientIndex> =
             factory.still_in().filter(|client| d.height >= factory.eviction_height(*client)).collect();
         if !late.is_empty() {
-            let reason = format!("the timeout at {} is near", factory.terms.timeout_height);
+            let reason = format!("the timeout at {} is near", factory.current.terms.timeout_height);
             begin(d, factory, late, &reason);
         }
     }
@@ -118,16 +121,16 @@ pub fn evictable(
     named: &[ClientIndex],
     height: Height,
 ) -> Result<Vec<ClientIndex>, Refusal> {
-    if factory.role != Role::Lsp {
+    if factory.current.role != Role::Lsp {
         let text = "only the operator evicts: to leave this factory use factory-exit";
         return Err(Refusal::WrongState(text.into()));
     }
     exit_allowed(factory, height)?;
     for client in named {
-        if *client >= factory.terms.clients() {
+        if *client >= factory.current.terms.clients() {
             return Err(Refusal::BadParameter(format!(
                 "there is no client {client}: the factory has {}, from 0",
-                factory.terms.clients()
+                factory.current.terms.clients()
             )));
         }
         if factory.leaf_height(*client).is_some() {
@@ -151,7 +154,7 @@ fn begin(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>, clients: Vec<C
             "{}: evicting {} of {} clients ({reason}): {} transactions, {} vB; their channels go on",
             factory.instance,
             clients.len(),
-            factory.terms.clients(),
+            factory.current.terms.clients(),
             plan.nodes.len(),
             plan.vbytes
         ),

@@ -16,9 +16,9 @@ impl Engine {
         let open: HashSet<&ChannelId> = open.iter().collect();
         for factory in self.factories.values().filter(|factory| factory.confirmed.len() > 1) {
             for client in own_clients(factory) {
-                let Some(channel_id) = factory.channels.get(&client) else { continue };
-                let out = factory.leaf_height(client).is_some() && factory.checked.contains(&client);
-                if out && !open.contains(channel_id) && !factory.resolved.contains(&client) {
+                let Some(channel_id) = factory.current.channels.get(&client) else { continue };
+                let out = factory.leaf_height(client).is_some() && factory.current.checked.contains(&client);
+                if out && !open.contains(channel_id) && !factory.current.resolved.contains(&client) {
                     let text =
                         format!("{}: lightningd is done with client {client}'s channel", factory.instance);
                     d.log(Level::Info, text);
@@ -28,7 +28,7 @@ impl Engine {
             for sold in factory.own_sales() {
                 let channel_id = sold.channel_id();
                 let out = factory.confirmed.contains_key(&sold.txid());
-                if out && !open.contains(&channel_id) && !factory.sales.is_resolved(channel_id) {
+                if out && !open.contains(&channel_id) && !factory.current.sales.is_resolved(channel_id) {
                     d.event(factory.instance, SaleResolved { channel_id });
                 }
             }

@@ -13,10 +13,9 @@ use crate::chain::sales::leave_with_sales;
 use crate::engine::Engine;
 use crate::io::{Answer, Block, Effect, Level, Refusal};
 use crate::memory::Volatile;
+use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
-use crate::record::factory::{
-    BURIED, Factory, Role, is_dead, own_clients, path_nodes, session_name, unspent,
-};
+use crate::record::factory::{BURIED, Factory, is_dead, own_clients, path_nodes, session_name, unspent};
 use crate::record::state::State;
 use crate::report::standing::{Sighting, Standing, sighting, standing};
 use crate::report::statement::statement;
@@ -129,7 +128,7 @@ impl Engine {
         exit_allowed(factory, d.height)?;
         // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
         let clients: Vec<ClientIndex> =
-            own_clients(factory).filter(|client| !factory.exiting.contains(client)).collect();
+            own_clients(factory).filter(|client| !factory.current.exiting.contains(client)).collect();
         if !clients.is_empty() {
             self.start_exit(d, factory, clients, "factory-exit");
         }
@@ -146,7 +145,11 @@ impl Engine {
         let mut after = Cow::Borrowed(factory);
         record(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
         self.publish(d, &after);
-        channels::close_confirmed(d, &after, &after.exiting.difference(&factory.exiting).copied().collect());
+        channels::close_confirmed(
+            d,
+            &after,
+            &after.current.exiting.difference(&factory.current.exiting).copied().collect(),
+        );
     }
 
     /// Broadcasts whatever is due: again at every block, until it confirms (S26).
@@ -161,7 +164,7 @@ impl Engine {
     /// it out of the chain, and lightningd repeats it only until its next restart.
     fn publish_funding(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
         let waits = factory.phase() == State::Funding && factory.funding_height().is_none();
-        if waits && factory.role == Role::Lsp && !is_dead(factory, d.height) {
+        if waits && factory.current.role == Role::Lsp && !is_dead(factory, d.height) {
             self.send_funding(d, factory);
         }
     }
@@ -171,7 +174,7 @@ impl Engine {
     fn end_if_dead(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
         let state = factory.state(d.height);
         if state == State::Funding && factory.funding_height().is_none() && is_dead(factory, d.height) {
-            for channel_id in factory.channels.values() {
+            for channel_id in factory.current.channels.values() {
                 d.effect(Effect::CloseChannel { channel_id: *channel_id });
             }
             let reason = format!("its funding inputs are spent otherwise, {BURIED} blocks deep");
@@ -199,13 +202,13 @@ impl Engine {
 /// When the factory's state has nothing on chain, and for a client without a channel in it: its leaf
 /// would be locked up with the operator, while the distribution pays it alone.
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
-    if let Role::Client { index, .. } = factory.role
+    if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
-        && !factory.checked.contains(&index)
+        && !factory.current.checked.contains(&index)
     {
         return Err(Refusal::WrongState(format!(
             "factory {}: lightningd has no channel here that its leaf would pay; wait for the timeout at height {}, from where on the distribution pays this node",
-            factory.instance, factory.terms.timeout_height
+            factory.instance, factory.current.terms.timeout_height
         )));
     }
     match factory.state(height) {
@@ -230,8 +233,8 @@ fn check_again(d: &mut StepBuilder<'_>, factory: &Factory) {
 /// Outpoints of a factory: of every attempt that we signed for.
 fn outpoints(factory: &Factory) -> impl Iterator<Item = OutPoint> {
     let inputs = factory.signed_for().iter().flat_map(|(_, inputs)| inputs.iter().copied());
-    let trees = factory.past().iter().chain([factory]).filter_map(|attempt| attempt.tree.as_ref());
-    let sales = factory.sales.all().flat_map(|sold| &sold.sale.sessions);
+    let trees = factory.attempts().filter_map(|attempt| attempt.tree.as_ref());
+    let sales = factory.current.sales.all().flat_map(|sold| &sold.sale.sessions);
     inputs
         .chain(trees.flat_map(|tree| tree.sessions().iter().map(|session| session.outpoint)))
         .chain(sales.map(|session| session.outpoint))
@@ -281,18 +284,19 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();
-    let matured = height >= factory.terms.timeout_height;
-    if !(matured && factory.role != Role::Lsp) {
+    let matured = height >= factory.current.terms.timeout_height;
+    if !(matured && factory.current.role != Role::Lsp) {
         wanted.extend(
             path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
         );
     }
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
-    if let (true, Role::Client { index, .. }) = (matured, factory.role) {
+    if let (true, Role::Client { index, .. }) = (matured, factory.current.role) {
         // What it bought out of its stock it can't have by a distribution of that stock.
         let bought = factory.own_sales().any(|sold| sold.is_signed());
-        let stock = factory.layout.stock_coin(index).filter(|_| bought);
-        let coins = factory.layout.client_coins(index).into_iter().filter(|coin| Some(*coin) != stock);
+        let stock = factory.current.layout.stock_coin(index).filter(|_| bought);
+        let coins =
+            factory.current.layout.client_coins(index).into_iter().filter(|coin| Some(*coin) != stock);
         wanted.extend(coins.map(|coin| SessionId { coin, role: SpendRole::Distribution }));
     }
     let tree = wanted
@@ -304,7 +308,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.
 fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
-    let Some(session) = factory.tree.as_ref().and_then(|tree| tree.session(id)) else {
+    let Some(session) = factory.current.tree.as_ref().and_then(|tree| tree.session(id)) else {
         return false;
     };
     let Some(parent) = unspent(factory, session.outpoint) else {

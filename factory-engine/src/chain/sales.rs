@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use crate::chain::record;
 use crate::io::Level;
+use crate::record::attempt::Role;
 use crate::record::event::ExitStarted;
-use crate::record::factory::{Factory, Role, unspent};
+use crate::record::factory::{Factory, unspent};
 use crate::record::sales::Sold;
 use crate::step::builder::StepBuilder;
 use crate::types::Transaction;
@@ -18,8 +19,8 @@ pub(crate) fn name(sold: &Sold) -> String {
 /// Sales that this node wants on chain: L all, a client the chain up to the last that it bought.
 pub fn wanted_sales(factory: &Factory) -> impl Iterator<Item = &Sold> {
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
-    let last = if factory.role == Role::Lsp { Some(u32::MAX) } else { last };
-    factory.sales.all().filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
+    let last = if factory.current.role == Role::Lsp { Some(u32::MAX) } else { last };
+    factory.current.sales.all().filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
 }
 
 /// Transactions of sales that this node should have in the mempool: as soon as the stock that one
@@ -30,8 +31,9 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
         .filter(|sold| sold.sale.sessions.first().is_some_and(on_chain))
         .filter_map(|sold| Some((name(sold), sold.signed_sale()?)));
     let mut due: Vec<_> = sales.collect();
-    if matured && factory.role != Role::Lsp {
-        let rests = factory.sales.all().filter(|sold| sold.sale.sessions.get(1).is_some_and(on_chain));
+    if matured && factory.current.role != Role::Lsp {
+        let rests =
+            factory.current.sales.all().filter(|sold| sold.sale.sessions.get(1).is_some_and(on_chain));
         let rest =
             |sold: &Sold| Some((format!("distribution after {}", name(sold)), sold.signed_distribution()?));
         due.extend(rests.filter_map(rest));
@@ -42,15 +44,18 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 /// S19: distributions were signed before anything was sold and pay the stock to all of a sub-factory's
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
 pub(crate) fn leave_with_sales(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
-    let Role::Client { index, .. } = factory.role else { return };
+    let Role::Client { index, .. } = factory.current.role else { return };
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
-    let latest =
-        factory.terms.timeout_height.saturating_sub(u32::from(factory.sale_blocks_early(index, number)));
-    if d.height < latest || factory.exiting.contains(&index) || factory.leaf_height(index).is_some() {
+    let latest = factory
+        .current
+        .terms
+        .timeout_height
+        .saturating_sub(u32::from(factory.sale_blocks_early(index, number)));
+    if d.height < latest || factory.current.exiting.contains(&index) || factory.leaf_height(index).is_some() {
         return;
     }
-    let reason = format!("the timeout at {} is near", factory.terms.timeout_height);
+    let reason = format!("the timeout at {} is near", factory.current.terms.timeout_height);
     d.log(
         Level::Unusual,
         format!("{}: taking its channels on chain: {reason}, and one was bought", factory.instance),

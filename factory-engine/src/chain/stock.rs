@@ -16,8 +16,9 @@ use crate::engine::Engine;
 use crate::io::{Effect, Level};
 use crate::memory::Volatile;
 use crate::memory::fees::VolatileFees;
+use crate::record::attempt::Role;
 use crate::record::event::StockPayout;
-use crate::record::factory::{Factory, OpenStock, Role, open_stock};
+use crate::record::factory::{Factory, OpenStock, open_stock};
 use crate::step::builder::StepBuilder;
 use crate::tx::layout::fee;
 use crate::tx::musig::sign_alone;
@@ -32,7 +33,7 @@ impl Engine {
     /// What our own spend of a stock output should pay, sat/kw: by the timeout, from where on the clients
     /// may take it. What is out is only replaced by what pays enough more (BIP-125 rule 4).
     fn stock_feerate(&self, factory: &Factory, stock: &OpenStock, height: Height) -> u32 {
-        let by = stock.matures.saturating_add(NO_HURRY).min(factory.terms.timeout_height);
+        let by = stock.matures.saturating_add(NO_HURRY).min(factory.current.terms.timeout_height);
         let target = self.feerates().and_then(|rates| rates.target(by.saturating_sub(height)));
         let target = target.unwrap_or(0).max(self.config.stock_feerate);
         match self.fees.claim(stock.stock.outpoint) {
@@ -43,13 +44,13 @@ impl Engine {
 
     /// Takes what is ours by now; again at every block until it confirms (S26).
     pub(crate) fn take_stock(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        if factory.role != Role::Lsp || factory.confirmed.len() < 2 {
+        if factory.current.role != Role::Lsp || factory.confirmed.len() < 2 {
             return;
         }
         let open: Vec<OpenStock> = open_stock(factory).collect();
         let Some(script) = &factory.stock_payout else {
             if !open.is_empty() {
-                d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.attempt });
+                d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.current.number });
             }
             return;
         };
@@ -78,7 +79,8 @@ impl Engine {
         instance: InstanceId,
         result: Result<ScriptBuf, String>,
     ) {
-        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.role == Role::Lsp) else {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.current.role == Role::Lsp)
+        else {
             return;
         };
         match result {
@@ -104,7 +106,7 @@ impl Engine {
         script: &ScriptBuf,
         feerate: u32,
     ) -> Result<Transaction, String> {
-        let tree = factory.tree.as_ref().ok_or("there is no tree")?;
+        let tree = factory.current.tree.as_ref().ok_or("there is no tree")?;
         let spend = tree.stock_script(stock.coin).ok_or("it is no stock coin")?;
         let key = tree.output_key(stock.coin).ok_or("it has no key")?;
         let prevout = TxOut { value: stock.value, script_pubkey: key_script(key) };
@@ -112,7 +114,7 @@ impl Engine {
             previous_output: stock.outpoint,
             script_sig: ScriptBuf::new(),
             // Of version 2 and replaceable: its fee may have to be raised.
-            sequence: Sequence::from_height(factory.terms.stock_csv),
+            sequence: Sequence::from_height(factory.current.terms.stock_csv),
             witness: witness(&[0; 64], &spend),
         };
         let output = TxOut { value: prevout.value, script_pubkey: script.clone() };
@@ -140,7 +142,7 @@ impl Engine {
             )
             .map_err(|error| error.to_string())?
             .to_byte_array();
-        let key = self.factory_key(factory.instance, factory.attempt);
+        let key = self.factory_key(factory.instance, factory.current.number);
         // The message decides the nonce; without fresh randomness the same transaction is made again.
         let signature = sign_alone(&key, &sighash, [0; 32]);
         if let Some(input) = tx.input.first_mut() {

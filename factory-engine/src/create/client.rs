@@ -6,8 +6,9 @@ use crate::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
 use crate::policy::Policy;
+use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
-use crate::record::factory::{Factory, Role, is_dead};
+use crate::record::factory::{Factory, is_dead};
 use crate::record::state::State;
 use crate::signing::Signer;
 use crate::step::builder::{StepBuilder, short};
@@ -38,10 +39,10 @@ impl Engine {
         }
         let known = self.factories.get(&invite.instance);
         if let Some(factory) = known {
-            if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
+            if !matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer) {
                 return Err(Fault::stale("the factory is known, and this peer is not its operator"));
             }
-            if invite.attempt <= factory.attempt {
+            if invite.attempt <= factory.current.number {
                 return self.on_repeated_invite(d, factory, &invite);
             }
             if factory.phase() == State::Declined {
@@ -104,16 +105,19 @@ impl Engine {
         factory: &Factory,
         invite: &Invite,
     ) -> Result<(), Fault> {
-        if invite.attempt < factory.attempt {
+        if invite.attempt < factory.current.number {
             return Err(Fault::stale("it is of an earlier attempt"));
         }
-        if invite.terms != factory.terms || Role::Lsp == factory.role {
+        if invite.terms != factory.current.terms || Role::Lsp == factory.current.role {
             return Err(Fault::peer("a second invitation to the same attempt with other terms"));
         }
         if factory.phase() == State::Joining {
             match self.client.get(&factory.instance) {
                 Some(ceremony) => d.send(factory.lsp(), ceremony.join.clone()),
-                None => d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.attempt }),
+                None => d.effect(Effect::NewPayout {
+                    instance: factory.instance,
+                    attempt: factory.current.number,
+                }),
             }
         }
         Ok(())
@@ -122,7 +126,7 @@ impl Engine {
     /// S28: a peer can't fill our disk with invitations. What ended without a signature goes first.
     fn make_room(&self, d: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), String> {
         let of_peer = self.factories.values().filter(|factory| {
-            matches!(factory.role, Role::Client { lsp, .. } if lsp == peer)
+            matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer)
                 && (factory.phase().is_creating()
                     || matches!(factory.phase(), State::Aborted | State::Declined))
         });
@@ -146,7 +150,7 @@ impl Engine {
             return Err(Refusal::WrongState(format!("the operator {} is not connected", factory.lsp())));
         }
         d.event(instance, Accepted {});
-        d.effect(Effect::NewPayout { instance, attempt: factory.attempt });
+        d.effect(Effect::NewPayout { instance, attempt: factory.current.number });
         Ok(Answer::Done)
     }
 
@@ -158,13 +162,13 @@ impl Engine {
     ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         d.event(instance, Declined { reason: short(reason) });
-        d.send(factory.lsp(), refusal(instance, factory.attempt, &format!("declined: {reason}")));
+        d.send(factory.lsp(), refusal(instance, factory.current.number, &format!("declined: {reason}")));
         Ok(Answer::Done)
     }
 
     fn invitation(&self, instance: InstanceId) -> Result<&Factory, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        if factory.role == Role::Lsp {
+        if factory.current.role == Role::Lsp {
             return Err(Refusal::WrongState(format!(
                 "{instance} is this node's own factory, not an invitation"
             )));
@@ -185,13 +189,13 @@ impl Engine {
         result: Result<ScriptBuf, String>,
     ) {
         let Some(factory) = self.factories.get(&instance).filter(|factory| {
-            factory.attempt == attempt
+            factory.current.number == attempt
                 && factory.phase() == State::Joining
                 && !self.client.contains_key(&instance)
         }) else {
             return;
         };
-        let Role::Client { lsp, index } = factory.role else {
+        let Role::Client { lsp, index } = factory.current.role else {
             return;
         };
         let payout = match result {
@@ -203,7 +207,7 @@ impl Engine {
         };
         let salt = d.rng.bytes32();
         let key = self.client_key(instance, attempt, &salt);
-        let sessions = factory.layout.sessions(Some(index));
+        let sessions = factory.current.layout.sessions(Some(index));
         let (signing, public) = Signer::fresh(sessions.len(), &key, || d.rng.bytes32());
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
         d.volatile(Volatile::StartClient(
@@ -232,7 +236,7 @@ impl Engine {
         let (factory, ceremony, index) = self.under_way(peer, message.instance, message.attempt)?;
         if message.client != index
             || message.capacity != factory.capacity(index)
-            || message.push_msat != factory.terms.push_msat
+            || message.push_msat != factory.current.terms.push_msat
             || message.channel_in_factory != factory.channel_in_factory(index)
         {
             return Err(Fault::peer("the announced channel is not the one of the terms"));
@@ -242,7 +246,7 @@ impl Engine {
             let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
             d.volatile(Volatile::Client(factory.instance, VolatileClient::Extend(deadline)));
         }
-        d.send(peer, Expecting { instance: factory.instance, attempt: factory.attempt });
+        d.send(peer, Expecting { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
@@ -250,7 +254,7 @@ impl Engine {
     pub(crate) fn on_open_channel(&self, d: &mut StepBuilder<'_>, open: &OpenChannel) -> Answer {
         let matching = self.client.iter().find_map(|(instance, ceremony)| {
             let factory = self.factories.get(instance)?;
-            let Role::Client { lsp, index } = factory.role else {
+            let Role::Client { lsp, index } = factory.current.role else {
                 return None;
             };
             let record = open.channel_in_factory;
@@ -258,7 +262,7 @@ impl Engine {
                 && ceremony.open == ExpectedOpen::Expected
                 && open.zeroconf
                 && open.capacity == factory.capacity(index)
-                && open.push_msat == factory.terms.push_msat
+                && open.push_msat == factory.current.terms.push_msat
                 && record.is_none_or(|record| record == factory.channel_in_factory(index)))
             .then_some((*instance, ceremony.attempt))
         });
@@ -307,7 +311,9 @@ impl Engine {
 
     fn end_attempt(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
         // Its channel, if lightningd has it by now, stands on nothing.
-        if let Some((channel_id, _)) = check_channel(factory).filter(|_| !factory.signatures.is_empty()) {
+        if let Some((channel_id, _)) =
+            check_channel(factory).filter(|_| !factory.current.signatures.is_empty())
+        {
             d.effect(Effect::CloseChannel { channel_id });
         }
         d.event(factory.instance, Aborted { reason: short(reason) });
@@ -316,7 +322,7 @@ impl Engine {
 
     pub(crate) fn client_peer_up(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
         for factory in self.factories.values() {
-            let ours = matches!(factory.role, Role::Client { lsp, .. } if lsp == peer);
+            let ours = matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer);
             let waiting = factory.phase().is_creating() && factory.phase() != State::Invited
                 || factory.phase() == State::Funding && factory.funding_height().is_none();
             if ours && waiting {
@@ -324,7 +330,7 @@ impl Engine {
                     peer,
                     Resume {
                         instance: factory.instance,
-                        attempt: factory.attempt,
+                        attempt: factory.current.number,
                         phase: resume_phase(factory.phase()),
                     },
                 );
@@ -360,11 +366,11 @@ impl Engine {
 
     /// S29: an operator that never comes back doesn't keep us waiting for ever.
     pub(crate) fn client_patience(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        let waiting = factory.role != Role::Lsp
+        let waiting = factory.current.role != Role::Lsp
             && factory.phase().is_creating()
             && factory.funding_height().is_none()
             && !self.client.contains_key(&factory.instance);
-        let Some(since) = factory.invited_at.filter(|_| waiting) else { return };
+        let Some(since) = factory.current.invited_at.filter(|_| waiting) else { return };
         if d.height >= since.saturating_add(PATIENCE) {
             let reason = format!("the operator {} did nothing for {PATIENCE} blocks", factory.lsp());
             d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
@@ -401,11 +407,14 @@ impl Engine {
         attempt: u32,
     ) -> Result<&Factory, Fault> {
         let factory = self.known(instance)?;
-        if !matches!(factory.role, Role::Client { lsp, .. } if lsp == peer) {
+        if !matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer) {
             return Err(Fault::stale("it is not from this factory's operator"));
         }
-        if factory.attempt != attempt {
-            return Err(Fault::stale(format!("it is of attempt {attempt}, we are in {}", factory.attempt)));
+        if factory.current.number != attempt {
+            return Err(Fault::stale(format!(
+                "it is of attempt {attempt}, we are in {}",
+                factory.current.number
+            )));
         }
         Ok(factory)
     }
@@ -422,7 +431,7 @@ impl Engine {
             .get(&instance)
             .filter(|ceremony| ceremony.attempt == attempt)
             .ok_or_else(|| Fault::stale("no ceremony is under way"))?;
-        match factory.role {
+        match factory.current.role {
             Role::Client { index, .. } => Ok((factory, ceremony, index)),
             Role::Lsp => Err(Fault::stale("it is our own factory")),
         }
@@ -431,15 +440,15 @@ impl Engine {
 
 /// A later attempt may leave members out; what this client accepted must stay.
 fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
-    let Role::Client { index, .. } = factory.role else {
+    let Role::Client { index, .. } = factory.current.role else {
         return Err("it is our own factory".into());
     };
     let place = usize::try_from(invite.client).map_err(|error| error.to_string())?;
     let offered = invite.terms.capacities.get(place).copied();
     let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
     if offered != Some(factory.capacity(index))
-        || invite.price_msat > factory.price_msat
-        || without_members(&invite.terms) != without_members(&factory.terms)
+        || invite.price_msat > factory.current.price_msat
+        || without_members(&invite.terms) != without_members(&factory.current.terms)
     {
         return Err("the terms differ from those that were accepted".into());
     }

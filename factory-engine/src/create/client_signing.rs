@@ -9,8 +9,9 @@ use crate::io::{CheckFailure, Effect, Level};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
 use crate::record::Proposal;
+use crate::record::attempt::Role;
 use crate::record::event::{ChannelChecked, Signed, Signing};
-use crate::record::factory::{Factory, Role, build_tree, roster};
+use crate::record::factory::{Factory, build_tree, roster};
 use crate::record::state::State;
 use crate::signing::{Asked, Plan, SignAs, SignJob, Unfinished, check_finished};
 use crate::step::builder::StepBuilder;
@@ -67,7 +68,7 @@ impl Engine {
         let ceremony = self.client.get(&instance).filter(|ceremony| ceremony.attempt == attempt);
         let Some(ceremony) = ceremony.filter(|ceremony| !ceremony.signing.has_signed()) else { return };
         let (Some(factory), Some(propose)) = (self.factories.get(&instance), &ceremony.held) else { return };
-        let Role::Client { index, .. } = factory.role else { return };
+        let Role::Client { index, .. } = factory.current.role else { return };
         let outcome = match result {
             // Another block since.
             Ok(true) if height != d.height => return look_for_funding(d, factory, propose),
@@ -102,7 +103,7 @@ impl Engine {
         let foreign_hashes = propose.foreign_hashes.iter().copied().collect();
         let transcript = transcript::transcript(
             &terms_bytes(factory),
-            &factory.layout,
+            &factory.current.layout,
             &roster(&stored),
             &tree,
             &agg_nonces,
@@ -112,7 +113,7 @@ impl Engine {
 
         d.event(
             factory.instance,
-            Signing { attempt: factory.attempt, proposal: stored, ledger, salt: Some(ceremony.salt) },
+            Signing { attempt: factory.current.number, proposal: stored, ledger, salt: Some(ceremony.salt) },
         );
         d.volatile(Volatile::Tree(factory.instance, tree));
         let role = SignAs::Member { plan, request: Arc::new(propose) };
@@ -137,7 +138,7 @@ impl Engine {
         }
         let stored = Proposal::from(propose);
         let roster = roster(&stored);
-        roster.check(&factory.layout).map_err(Fault::peer)?;
+        roster.check(&factory.current.layout).map_err(Fault::peer)?;
 
         let funding = &propose.funding_tx;
         if funding.input.is_empty() || funding.input.iter().any(|input| !input.script_sig.is_empty()) {
@@ -149,17 +150,20 @@ impl Engine {
         if foreign {
             return Err(Fault::peer("a channel's funding script is not P2WSH"));
         }
-        let tree = build_tree(&factory.layout, factory.scope(), &stored, None).map_err(Fault::peer)?;
+        let tree =
+            build_tree(&factory.current.layout, factory.scope(), &stored, None).map_err(Fault::peer)?;
         let script = tree.output_key(0).map(key_script);
         let vout = usize::try_from(propose.funding_vout).map_err(Fault::peer)?;
         let output =
             funding.output.get(vout).ok_or_else(|| Fault::peer("its funding output doesn't exist"))?;
-        if Some(&output.script_pubkey) != script.as_ref() || output.value != factory.layout.funding_value() {
+        if Some(&output.script_pubkey) != script.as_ref()
+            || output.value != factory.current.layout.funding_value()
+        {
             return Err(Fault::peer(format!(
                 "its funding output is {} to {}, not {} to the members' key",
                 output.value,
                 output.script_pubkey,
-                factory.layout.funding_value()
+                factory.current.layout.funding_value()
             )));
         }
         if tree.sessions().len() != propose.nonces.len() {
@@ -174,12 +178,12 @@ impl Engine {
 
     pub(crate) fn on_ready(&self, d: &mut StepBuilder<'_>, peer: NodeId, ready: Ready) -> Result<(), Fault> {
         let factory = self.own_factory(peer, ready.instance, ready.attempt)?;
-        let tree = match (&factory.tree, factory.phase()) {
+        let tree = match (&factory.current.tree, factory.phase()) {
             (Some(tree), State::Signing) => tree,
             (Some(tree), State::Storing | State::Opening | State::Funding) => {
                 let plan = Plan::new(tree.clone(), tree.sessions());
-                return if plan.by_session(&ready.signatures) == factory.signatures {
-                    d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
+                return if plan.by_session(&ready.signatures) == factory.current.signatures {
+                    d.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
                     Ok(())
                 } else {
                     Err(Fault::stale("other signatures are stored already"))
@@ -198,7 +202,7 @@ impl Engine {
             }
         })?;
         d.event(factory.instance, Signed { signatures: ready.signatures });
-        d.send(peer, Stored { instance: factory.instance, attempt: factory.attempt });
+        d.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
@@ -230,10 +234,11 @@ impl Engine {
         attempt: u32,
         result: Result<(), CheckFailure>,
     ) {
-        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.attempt == attempt) else {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| factory.current.number == attempt)
+        else {
             return;
         };
-        let (Role::Client { lsp, index }, State::Storing) = (factory.role, factory.phase()) else {
+        let (Role::Client { lsp, index }, State::Storing) = (factory.current.role, factory.phase()) else {
             return;
         };
         let Some((channel_id, _)) = check_channel(factory) else {
@@ -305,13 +310,13 @@ impl Engine {
 }
 
 fn checked(factory: &Factory, channel_id: ChannelId) -> CheckedMessage {
-    CheckedMessage { instance: factory.instance, attempt: factory.attempt, channel_id }
+    CheckedMessage { instance: factory.instance, attempt: factory.current.number, channel_id }
 }
 
 fn look_for_funding(d: &mut StepBuilder<'_>, factory: &Factory, propose: &Propose) {
     // A transaction spends all of its inputs, or none.
     if let Some(input) = propose.funding_tx.input.first() {
-        let (instance, attempt, outpoint) = (factory.instance, factory.attempt, input.previous_output);
+        let (instance, attempt, outpoint) = (factory.instance, factory.current.number, input.previous_output);
         d.effect(Effect::CheckUnspent { instance, attempt, height: d.height, outpoint });
     }
 }

@@ -7,8 +7,9 @@ use crate::engine::Engine;
 use crate::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp, silent};
+use crate::record::attempt::Role;
 use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::signing::Coordinator;
 use crate::step::builder::{StepBuilder, short};
@@ -119,7 +120,7 @@ impl Engine {
         if ceremony.phase != Phase::Inviting {
             return Err(Fault::stale("joining is over"));
         }
-        let expected = factory.layout.sessions(Some(client)).len();
+        let expected = factory.current.layout.sessions(Some(client)).len();
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
         if !is_payout(&join.payout) {
             return Err(Fault::peer("its payout script is not P2WPKH, P2WSH or P2TR"));
@@ -147,9 +148,9 @@ impl Engine {
         factory: &Factory,
         joins: &std::collections::BTreeMap<ClientIndex, Join>,
     ) {
-        let own = self.factory_key(factory.instance, factory.attempt).public();
+        let own = self.factory_key(factory.instance, factory.current.number).public();
         let roster = crate::create::lsp_signing::roster_of(own, joins);
-        let key = match funding_key(&factory.layout, &roster) {
+        let key = match funding_key(&factory.current.layout, &roster) {
             Ok(key) => Box::new(key),
             Err(error) => {
                 return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
@@ -162,19 +163,19 @@ impl Engine {
         d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
         d.effect(Effect::PrepareFunding {
             instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             script,
-            amount: factory.layout.funding_value(),
+            amount: factory.current.layout.funding_value(),
         });
-        for (client, node) in (0u32..).zip(&factory.clients) {
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
             d.send(
                 *node,
                 ExpectChannel {
                     instance,
-                    attempt: factory.attempt,
+                    attempt: factory.current.number,
                     client,
                     capacity: factory.capacity(client),
-                    push_msat: factory.terms.push_msat,
+                    push_msat: factory.current.terms.push_msat,
                     channel_in_factory: factory.channel_in_factory(client),
                 },
             );
@@ -200,7 +201,7 @@ impl Engine {
             sale: None,
             peer,
             capacity: factory.capacity(client),
-            push_msat: factory.terms.push_msat,
+            push_msat: factory.current.terms.push_msat,
         });
         Ok(())
     }
@@ -233,7 +234,7 @@ impl Engine {
         d.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
         let others = ceremony.scripts.keys().filter(|other| **other != client).count();
         if let Some(funding) = &ceremony.funding
-            && others.saturating_add(1) == factory.clients.len()
+            && others.saturating_add(1) == factory.current.clients.len()
         {
             let mut scripts = ceremony.scripts.clone();
             scripts.insert(client, script);
@@ -270,7 +271,7 @@ impl Engine {
         let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
         d.event(instance, FundingReserved { attempt, tx, prevouts });
         d.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
-        if ceremony.scripts.len() == factory.clients.len() {
+        if ceremony.scripts.len() == factory.current.clients.len() {
             self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
         }
     }
@@ -301,7 +302,15 @@ impl Engine {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
             match ceremony.phase {
                 Phase::Inviting if !ceremony.joins.contains_key(&client) => {
-                    d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+                    d.send(
+                        peer,
+                        invitation(
+                            &factory.current.terms,
+                            &factory.current.layout,
+                            factory.current.number,
+                            client,
+                        ),
+                    );
                 }
                 Phase::Completing => self.ask_for_check(d, factory, peer, client),
                 _ => {}
@@ -335,7 +344,7 @@ impl Engine {
             d.send(peer, over(resume, "the operator knows no such factory"));
             return Ok(());
         };
-        if factory.role != Role::Lsp {
+        if factory.current.role != Role::Lsp {
             return Err(Fault::stale("it is not a client of ours"));
         }
         let Some(client) = factory.client_of(peer) else {
@@ -347,11 +356,21 @@ impl Engine {
         };
         match self.lsp.get(&factory.instance) {
             // Its nonces are gone with its memory: a new join replaces the old.
-            Some(ceremony) if ceremony.phase == Phase::Inviting && resume.attempt == factory.attempt => {
+            Some(ceremony)
+                if ceremony.phase == Phase::Inviting && resume.attempt == factory.current.number =>
+            {
                 if ceremony.joins.contains_key(&client) {
                     d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
-                d.send(peer, invitation(&factory.terms, &factory.layout, factory.attempt, client));
+                d.send(
+                    peer,
+                    invitation(
+                        &factory.current.terms,
+                        &factory.current.layout,
+                        factory.current.number,
+                        client,
+                    ),
+                );
             }
             Some(ceremony) if ceremony.phase == Phase::Completing => {
                 self.ask_for_check(d, factory, peer, client);
@@ -359,7 +378,8 @@ impl Engine {
             Some(_) => {}
             None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
             None => {
-                let reason = factory.failure.clone().unwrap_or_else(|| "the factory is gone".into());
+                let reason =
+                    factory.failure().map(str::to_owned).unwrap_or_else(|| "the factory is gone".into());
                 d.send(peer, over(resume, &reason));
             }
         }
@@ -404,13 +424,14 @@ impl Engine {
     /// committed counts, whether or not we came to store it.
     fn resume_completing(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
         let mut missing = false;
-        let id_of =
-            |client| factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
-        let ids: Vec<Option<ChannelId>> = (0..factory.terms.clients()).map(id_of).collect();
+        let id_of = |client| {
+            factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
+        };
+        let ids: Vec<Option<ChannelId>> = (0..factory.current.terms.clients()).map(id_of).collect();
         for (client, id) in (0u32..).zip(&ids) {
             match *id {
                 Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
-                    if !factory.channels.contains_key(&client) {
+                    if !factory.current.channels.contains_key(&client) {
                         d.event(factory.instance, ChannelCommitted { client, channel_id });
                     }
                 }
@@ -427,13 +448,14 @@ impl Engine {
         } else {
             let deadline = d.now.saturating_add(self.config.invite_timeout);
             let own_key = self
-                .factory_key(factory.instance, factory.attempt)
+                .factory_key(factory.instance, factory.current.number)
                 .public()
                 .x_only_public_key()
                 .0
                 .serialize();
-            let clients = factory.terms.clients();
-            let ceremony = LspCeremony::new(factory.attempt, clients, own_key, Phase::Completing, deadline);
+            let clients = factory.current.terms.clients();
+            let ceremony =
+                LspCeremony::new(factory.current.number, clients, own_key, Phase::Completing, deadline);
             d.volatile(Volatile::StartLsp(factory.instance, ceremony));
         }
     }
@@ -447,31 +469,32 @@ impl Engine {
         reason: &str,
     ) {
         let kept: Vec<(NodeId, bitcoin::Amount)> = factory
+            .current
             .clients
             .iter()
             .copied()
-            .zip(factory.terms.capacities.iter().copied())
+            .zip(factory.current.terms.capacities.iter().copied())
             .filter(|(node, _)| !left_out.contains(node))
             .collect();
-        if kept.is_empty() || factory.attempt >= self.config.max_attempts {
+        if kept.is_empty() || factory.current.number >= self.config.max_attempts {
             let reason = if kept.is_empty() {
                 reason.to_owned()
             } else {
-                format!("{reason}; gave up after {} attempts", factory.attempt)
+                format!("{reason}; gave up after {} attempts", factory.current.number)
             };
             return self.give_up(d, factory, &reason);
         }
         self.clean_up(d, factory, left_out, reason);
-        let attempt = factory.attempt.saturating_add(1);
+        let attempt = factory.current.number.saturating_add(1);
         let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
         let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
-        let terms = Terms { capacities, ..factory.terms.clone() };
+        let terms = Terms { capacities, ..factory.current.terms.clone() };
         d.log(
             Level::Info,
             format!(
                 "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
                 factory.instance,
-                factory.attempt,
+                factory.current.number,
                 clients.len()
             ),
         );
@@ -490,7 +513,7 @@ impl Engine {
 
     /// Ends creation for good.
     pub(crate) fn give_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
-        self.clean_up(d, factory, &factory.clients, reason);
+        self.clean_up(d, factory, &factory.current.clients, reason);
         d.volatile(Volatile::End(factory.instance));
         d.event(factory.instance, Aborted { reason: short(reason) });
     }
@@ -499,15 +522,15 @@ impl Engine {
     fn clean_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
         let ceremony = self.lsp.get(&factory.instance);
         let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
-        for (client, node) in (0u32..).zip(&factory.clients) {
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
             d.abort(factory, *node, phase, reason, !left_out.contains(node));
-            if let Some(channel_id) = factory.channels.get(&client) {
+            if let Some(channel_id) = factory.current.channels.get(&client) {
                 d.effect(Effect::CloseChannel { channel_id: *channel_id });
             } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
                 d.effect(Effect::CancelChannel { peer: *node });
             }
         }
-        if let Some(reserved) = &factory.reserved {
+        if let Some(reserved) = &factory.current.reserved {
             d.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
         }
     }
@@ -529,7 +552,7 @@ impl Engine {
     pub(crate) fn current(&self, instance: InstanceId, attempt: u32) -> Option<(&Factory, &LspCeremony)> {
         let factory = self.factories.get(&instance)?;
         let ceremony = self.lsp.get(&instance)?;
-        (ceremony.attempt == attempt && factory.attempt == attempt).then_some((factory, ceremony))
+        (ceremony.attempt == attempt && factory.current.number == attempt).then_some((factory, ceremony))
     }
 
     fn ceremonies_with(&self, peer: NodeId) -> impl Iterator<Item = (&Factory, &LspCeremony, ClientIndex)> {

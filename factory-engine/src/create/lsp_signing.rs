@@ -55,11 +55,11 @@ impl Engine {
         scripts: &BTreeMap<ClientIndex, ScriptBuf>,
         funding: &PreparedFunding,
     ) {
-        let key = self.factory_key(factory.instance, factory.attempt);
+        let key = self.factory_key(factory.instance, factory.current.number);
         let roster = roster_of(key.public(), &ceremony.joins);
         let mut proposal = Propose {
             instance: factory.instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             lsp_key: roster.lsp_key,
             clients: roster.clients.iter().map(|member| (member.key, member.payout.clone())).collect(),
             funding_tx: funding.tx.clone(),
@@ -70,13 +70,17 @@ impl Engine {
             nonces: vec![],
         };
         let stored = Proposal::from(&proposal);
-        let tree =
-            match build_tree(&factory.layout, factory.scope(), &stored, ceremony.funding_key.as_deref()) {
-                Ok(tree) => Arc::new(tree),
-                Err(error) => {
-                    return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
-                }
-            };
+        let tree = match build_tree(
+            &factory.current.layout,
+            factory.scope(),
+            &stored,
+            ceremony.funding_key.as_deref(),
+        ) {
+            Ok(tree) => Arc::new(tree),
+            Err(error) => {
+                return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
+            }
+        };
         let plan = Plan::new(tree.clone(), tree.sessions());
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
@@ -89,7 +93,7 @@ impl Engine {
             }
         };
         let by_id = opened.plan().by_session(opened.nonces());
-        let hashes = transcript::coin_hashes(&factory.layout, &tree, &by_id);
+        let hashes = transcript::coin_hashes(&factory.current.layout, &tree, &by_id);
         let transcript = hashes
             .as_ref()
             .map_err(Clone::clone)
@@ -98,12 +102,15 @@ impl Engine {
             return self.give_up(d, factory, "the transcript can't be hashed");
         };
 
-        d.event(factory.instance, Signing { attempt: factory.attempt, proposal: stored, ledger, salt: None });
+        d.event(
+            factory.instance,
+            Signing { attempt: factory.current.number, proposal: stored, ledger, salt: None },
+        );
         d.volatile(Volatile::Tree(factory.instance, tree.clone()));
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         let mut nonces = opened.plan().shares(opened.nonces());
-        for (client, node) in (0u32..).zip(&factory.clients) {
-            let foreign = Tree::foreign_coins(&factory.layout, client);
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
+            let foreign = Tree::foreign_coins(&factory.current.layout, client);
             proposal.channel_scripts = scripts
                 .range(leaf_clients(factory, client))
                 .map(|(other, script)| (*other, script.clone()))
@@ -163,12 +170,12 @@ impl Engine {
         let mut paths = signing.shares(&signatures);
         d.event(factory.instance, Signed { signatures });
         d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Phase(Phase::Storing, deadline)));
-        for (client, node) in (0u32..).zip(&factory.clients) {
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
             d.send(
                 *node,
                 Ready {
                     instance: factory.instance,
-                    attempt: factory.attempt,
+                    attempt: factory.current.number,
                     signatures: paths.remove(&client).unwrap_or_default(),
                 },
             );
@@ -205,14 +212,14 @@ impl Engine {
             return Err(Fault::stale("nothing is being stored now"));
         }
         d.volatile(Volatile::Lsp(instance, VolatileLsp::Stored(client)));
-        if ceremony.stored.len().saturating_add(1) < factory.clients.len() {
+        if ceremony.stored.len().saturating_add(1) < factory.current.clients.len() {
             return Ok(());
         }
         // Everybody can leave by itself now. Only from here on may a channel be committed to.
         d.event(instance, AllStored {});
         let deadline = d.now.saturating_add(self.config.ceremony_timeout);
         d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Completing, deadline)));
-        for (client, node) in (0u32..).zip(&factory.clients) {
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
             let Some(leaf) = leaf_of(factory, client) else {
                 continue;
             };
@@ -247,7 +254,7 @@ impl Engine {
             return;
         };
         let expected =
-            factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
+            factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
                 d.event(instance, ChannelCommitted { client, channel_id });
@@ -276,15 +283,15 @@ impl Engine {
         peer: NodeId,
         client: ClientIndex,
     ) {
-        let Some(channel_id) = factory.channels.get(&client) else {
+        let Some(channel_id) = factory.current.channels.get(&client) else {
             return;
         };
-        if !factory.checked.contains(&client) {
+        if !factory.current.checked.contains(&client) {
             d.send(
                 peer,
                 CommittedMessage {
                     instance: factory.instance,
-                    attempt: factory.attempt,
+                    attempt: factory.current.number,
                     channel_id: *channel_id,
                 },
             );
@@ -298,23 +305,23 @@ impl Engine {
         message: &ClientChecked,
     ) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, message.instance, message.attempt)?;
-        if ceremony.phase != Phase::Completing || factory.checked.contains(&client) {
+        if ceremony.phase != Phase::Completing || factory.current.checked.contains(&client) {
             return Err(Fault::stale("its channel is checked already"));
         }
         // S11 wants the channel committed on both sides; it is asked again once it is on ours.
-        let Some(committed) = factory.channels.get(&client) else {
+        let Some(committed) = factory.current.channels.get(&client) else {
             return Err(Fault::stale("lightningd hasn't committed its channel here yet"));
         };
         if message.channel_id != *committed {
             return Err(Fault::peer("it checked another channel"));
         }
         d.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
-        if factory.checked.len().saturating_add(1) == factory.clients.len() {
+        if factory.current.checked.len().saturating_add(1) == factory.current.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
             d.event(factory.instance, FundingReleased { height: d.height });
             d.volatile(Volatile::End(factory.instance));
             self.send_funding(d, factory);
-            for node in &factory.clients {
+            for node in &factory.current.clients {
                 self.tell_broadcast(d, factory, *node);
             }
         }
@@ -322,7 +329,7 @@ impl Engine {
     }
 
     pub(crate) fn send_funding(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        if let Some(reserved) = &factory.reserved {
+        if let Some(reserved) = &factory.current.reserved {
             let (tx, prevouts) = (reserved.tx.clone(), reserved.prevouts.clone());
             d.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts });
         }
@@ -332,7 +339,11 @@ impl Engine {
         if let Some(funding) = factory.funding() {
             d.send(
                 peer,
-                FundingBroadcast { instance: factory.instance, attempt: factory.attempt, txid: funding.txid },
+                FundingBroadcast {
+                    instance: factory.instance,
+                    attempt: factory.current.number,
+                    txid: funding.txid,
+                },
             );
         }
     }
@@ -340,16 +351,17 @@ impl Engine {
 
 /// The transaction that has a client's channel as output.
 pub(crate) fn leaf_of(factory: &Factory, client: ClientIndex) -> Option<&Session> {
-    let (node, _) = factory.layout.channel_place(client)?;
+    let (node, _) = factory.current.layout.channel_place(client)?;
     let id = SessionId { coin: node, role: crate::tx::layout::Role::State };
-    factory.tree.as_ref()?.session(id)
+    factory.current.tree.as_ref()?.session(id)
 }
 
 /// Clients whose channels stand in the same leaf.
 fn leaf_clients(factory: &Factory, client: ClientIndex) -> std::ops::Range<ClientIndex> {
     factory
+        .current
         .layout
         .channel_place(client)
-        .and_then(|(node, _)| factory.layout.node(node))
+        .and_then(|(node, _)| factory.current.layout.node(node))
         .map_or(client..client, |node| node.clients.clone())
 }

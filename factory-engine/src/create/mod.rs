@@ -13,6 +13,6 @@ pub mod online;
 /// The terms as they are hashed into the transcript.
 pub(crate) fn terms_bytes(factory: &Factory) -> Vec<u8> {
     let mut bytes = Vec::new();
-    factory.terms.write(&mut bytes);
+    factory.current.terms.write(&mut bytes);
     bytes
 }

@@ -120,7 +120,7 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else { return };
         match role {
             SignAs::Lsp(opened) => {
-                let key = self.factory_key(instance, factory.attempt);
+                let key = self.factory_key(instance, factory.current.number);
                 let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
                 ceremony.phase = Phase::Signing;
                 ceremony.deadline = deadline;
@@ -131,7 +131,7 @@ impl Engine {
                 }
             }
             SignAs::Member { plan, request } => {
-                let (lsp, attempt) = (factory.lsp(), factory.attempt);
+                let (lsp, attempt) = (factory.lsp(), factory.current.number);
                 let Some(salt) = self.client.get(&instance).map(|ceremony| ceremony.salt) else { return };
                 let key = self.client_key(instance, attempt, &salt);
                 let Some(ceremony) = self.client.get_mut(&instance) else { return };
@@ -154,7 +154,7 @@ impl Engine {
             let new = factory.state(height);
             let old = self.shown.insert(*instance, new);
             if old != Some(new) {
-                effects.push(state_changed(*instance, old, new, factory.failure.as_deref()));
+                effects.push(state_changed(*instance, old, new, factory.failure()));
                 effects.push(Effect::StateChanged { instance: *instance, old, new });
             }
         }

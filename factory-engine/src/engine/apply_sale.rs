@@ -64,7 +64,7 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else { return };
         match role {
             SignAs::Lsp(opened) => {
-                let key = self.factory_key(instance, factory.attempt);
+                let key = self.factory_key(instance, factory.current.number);
                 let Some(sale) = self.lsp_sales.get_mut(&(instance, coin)) else { return };
                 sale.phase = SalePhase::Signing;
                 sale.deadline = deadline;
@@ -76,8 +76,8 @@ impl Engine {
             }
             SignAs::Member { plan, request } => {
                 // Whoever holds a signed factory has signed with this.
-                let (lsp, Some(salt)) = (factory.lsp(), factory.salt) else { return };
-                let key = self.client_key(instance, factory.attempt, &salt);
+                let (lsp, Some(salt)) = (factory.lsp(), factory.current.salt) else { return };
+                let key = self.client_key(instance, factory.current.number, &salt);
                 let Some(sale) = self.client_sales.get_mut(&(instance, coin)) else { return };
                 sale.deadline = deadline;
                 effects.push(match sale.signing.sign(&plan, request, transcript, &key) {

@@ -103,7 +103,7 @@ impl Factory {
     pub fn exit_reserve(&self, feerate: u32) -> Amount {
         let nodes: BTreeSet<NodeIndex> = own_clients(self)
             .filter(|client| self.leaf_height(*client).is_none())
-            .flat_map(|client| self.layout.path(client))
+            .flat_map(|client| self.current.layout.path(client))
             .filter(|node| !self.node_confirmed(*node))
             .collect();
         let sales = wanted_sales(self).filter(|sold| !self.confirmed.contains_key(&sold.txid()));
@@ -111,9 +111,9 @@ impl Factory {
             // All but the anchor.
             let outputs = session.tx.output.len().saturating_sub(1);
             let weight = weight(u64::try_from(outputs).unwrap_or(u64::MAX));
-            child_cost(weight, fee(weight, self.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
+            child_cost(weight, fee(weight, self.current.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
         });
-        sum(sales.chain([reserve(&self.layout, nodes.into_iter(), feerate)]))
+        sum(sales.chain([reserve(&self.current.layout, nodes.into_iter(), feerate)]))
     }
 }
 

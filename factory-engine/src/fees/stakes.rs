@@ -4,7 +4,8 @@ use crate::chain::NO_HURRY;
 use crate::chain::channels::OwnChannel;
 use crate::fees::sum;
 use crate::memory::fees::Fees;
-use crate::record::factory::{Factory, Role};
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
 use crate::tx::child::Bump;
 use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, fee};
 use crate::tx::scripts::anchor_script;
@@ -22,8 +23,8 @@ pub(crate) fn bump(
     let rates = fees.news.feerates.as_ref()?;
     let txid = parent.compute_txid();
     let spends = parent.input.first()?.previous_output;
-    let of_tree = factory.tree.as_ref()?.sessions().iter();
-    let mut sessions = of_tree.chain(factory.sales.all().flat_map(|sold| &sold.sale.sessions));
+    let of_tree = factory.current.tree.as_ref()?.sessions().iter();
+    let mut sessions = of_tree.chain(factory.current.sales.all().flat_map(|sold| &sold.sale.sessions));
     let session = sessions.find(|session| session.outpoint == spends && session.txid == txid)?;
     let anchor = parent.output.iter().position(|output| output.script_pubkey == anchor_script())?;
     let paid = parent.output.iter().try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
@@ -60,21 +61,22 @@ struct Behind {
 fn behind<'f>(factory: &'f Factory, session: &'f Session) -> impl Iterator<Item = Behind> + 'f {
     factory.own_channels().filter_map(move |channel| {
         let client = channel.client;
-        let confirm = u32::from(factory.terms.confirm_blocks);
+        let confirm = u32::from(factory.current.terms.confirm_blocks);
         let (nodes, sales) = match session.id.role {
             SpendRole::Sale => {
-                let this = factory.sales.number_of(session.txid)?;
-                let same = factory.layout.stock_coin(client) == Some(session.id.coin);
+                let this = factory.current.sales.number_of(session.txid)?;
+                let same = factory.current.layout.stock_coin(client) == Some(session.id.coin);
                 (vec![], channel.sale.filter(|_| same)?.checked_sub(this)?.saturating_add(1))
             }
             _ => {
-                let leaves = factory.exiting.contains(&client) || factory.evicting.contains(&client);
-                let path = factory.layout.path(client);
+                let leaves =
+                    factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client);
+                let path = factory.current.layout.path(client);
                 let from = path.iter().position(|node| *node == session.id.coin).filter(|_| leaves)?;
                 (path.into_iter().skip(from).collect(), channel.sale.unwrap_or(0))
             }
         };
-        let lock = |node: &NodeIndex| match factory.layout.node(*node) {
+        let lock = |node: &NodeIndex| match factory.current.layout.node(*node) {
             Some(node) if node.kind == NodeKind::State => node.sequence,
             _ => 0,
         };
@@ -92,12 +94,14 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
     let since = due_since(factory, session).unwrap_or(height);
     let end = match session.id.role {
         // From the timeout on, node transactions compete for the same coin.
-        SpendRole::Distribution => return since.saturating_add(u32::from(factory.terms.confirm_blocks)),
-        SpendRole::Sale if factory.role != Role::Lsp => {
-            let csv = since.saturating_add(u32::from(factory.terms.stock_csv));
-            Some(csv.min(factory.terms.timeout_height))
+        SpendRole::Distribution => {
+            return since.saturating_add(u32::from(factory.current.terms.confirm_blocks));
         }
-        _ => (factory.role == Role::Lsp).then_some(factory.terms.timeout_height),
+        SpendRole::Sale if factory.current.role != Role::Lsp => {
+            let csv = since.saturating_add(u32::from(factory.current.terms.stock_csv));
+            Some(csv.min(factory.current.terms.timeout_height))
+        }
+        _ => (factory.current.role == Role::Lsp).then_some(factory.current.terms.timeout_height),
     };
     let hard = behind(factory, session).filter_map(|behind| {
         let htlcs = fees.htlcs.iter().filter(|htlc| htlc.channel_id == behind.channel.channel_id);
@@ -111,12 +115,13 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
 fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
     let parent = *factory.confirmed.get(&session.outpoint.txid)?;
     match session.id.role {
-        SpendRole::Distribution => Some(parent.max(factory.terms.timeout_height)),
+        SpendRole::Distribution => Some(parent.max(factory.current.terms.timeout_height)),
         SpendRole::Sale => Some(parent),
         _ => {
-            let lock = factory.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
+            let lock =
+                factory.current.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
             let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));
-            let began = [&factory.exit, &factory.eviction].into_iter().flatten();
+            let began = [&factory.current.exit, &factory.current.eviction].into_iter().flatten();
             Some(unlocked.max(began.map(|(height, _)| *height).min().unwrap_or(0)))
         }
     }
@@ -125,18 +130,24 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
 /// What a transaction rescues for this node: of each channel behind it, divided among the transactions
 /// that are still to come; of a distribution, our output.
 fn at_stake(fees: &Fees, factory: &Factory, session: &Session) -> Amount {
-    if let (SpendRole::Distribution, Role::Client { index, .. }) = (session.id.role, factory.role) {
+    if let (SpendRole::Distribution, Role::Client { index, .. }) = (session.id.role, factory.current.role) {
         let coin = session.id.coin;
-        let outputs = match factory.layout.coin(coin) {
+        let outputs = match factory.current.layout.coin(coin) {
             // What it shares is all of the stock, or what sales have left of it.
-            Some(stock) if stock.stock => factory.layout.stock_payouts(coin, session.prevout.value),
-            _ => factory.layout.distribution_outputs(coin),
+            Some(stock) if stock.stock => factory.current.layout.stock_payouts(coin, session.prevout.value),
+            _ => factory.current.layout.distribution_outputs(coin),
         };
         return outputs.into_iter().find(|(client, _)| *client == index).map_or(Amount::ZERO, |(_, sat)| sat);
     }
     // L's stock would go to the clients too, at the timeout.
-    let per_sub = u64::from(factory.terms.shape.leaf.clients_per_sub);
-    let stock = factory.terms.stock.to_sat().checked_div(per_sub).filter(|_| factory.role == Role::Lsp);
+    let per_sub = u64::from(factory.current.terms.shape.leaf.clients_per_sub);
+    let stock = factory
+        .current
+        .terms
+        .stock
+        .to_sat()
+        .checked_div(per_sub)
+        .filter(|_| factory.current.role == Role::Lsp);
     let stock = Amount::from_sat(stock.unwrap_or(0));
     let of_channel = |behind: Behind| {
         let channel = behind.channel;

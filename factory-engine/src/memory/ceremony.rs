@@ -194,12 +194,12 @@ pub(crate) enum VolatileClient {
 /// Clients that have not yet done what the ceremony's phase asks of them.
 pub(crate) fn silent(factory: &Factory, ceremony: &LspCeremony) -> Vec<NodeId> {
     (0u32..)
-        .zip(&factory.clients)
+        .zip(&factory.current.clients)
         .filter(|(client, _)| match ceremony.phase {
             Phase::Inviting | Phase::Signing => ceremony.signing.lacks(*client),
             Phase::Opening => !ceremony.scripts.contains_key(client),
             Phase::Storing => !ceremony.stored.contains(client),
-            Phase::Completing => !factory.checked.contains(client),
+            Phase::Completing => !factory.current.checked.contains(client),
         })
         .map(|(_, node)| *node)
         .collect()

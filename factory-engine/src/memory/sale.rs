@@ -86,7 +86,7 @@ impl LspSale {
         phase: SalePhase,
         deadline: Millis,
     ) -> Self {
-        let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         Self {
             deal,
             phase,

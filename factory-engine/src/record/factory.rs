@@ -11,115 +11,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::record::Proposal;
-use crate::record::event::{Event, FundingReserved, Signing};
-use crate::record::sales::Sales;
+use crate::record::attempt::{Attempt, Creation, Role};
+use crate::record::event::{Event, Signing};
 use crate::record::state::State;
-use crate::terms::{ClientIndex, Terms};
+use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::{KeyAgg, PublicKey};
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
-use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
+use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
-
-/// This node's part in a factory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The operator.
-    Lsp,
-    /// A client.
-    Client {
-        /// The operator's node.
-        lsp: NodeId,
-        /// This client's place, in leaf order.
-        index: ClientIndex,
-    },
-}
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Factory {
     /// factory_instance.
     pub instance: InstanceId,
-    /// This node's part.
-    pub role: Role,
-    /// Terms of the current attempt.
-    pub terms: Terms,
-    /// What follows from the terms.
-    pub layout: Arc<Layout>,
-    /// Number of the current attempt, from 1.
-    pub attempt: u32,
-    /// Price of joining, msat.
-    pub price_msat: u64,
-    /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
-    pub clients: Vec<NodeId>,
+    /// The attempt that is the factory, or is to become it.
+    pub current: Attempt,
+    /// Earlier attempts whose finished signatures we hold. Should one's funding confirm after all, it
+    /// is the factory again.
+    past: Vec<Attempt>,
     /// Members that were left out of a later attempt, and why.
     pub left_out: Vec<(NodeId, String)>,
     /// Whether the client has accepted.
     pub accepted: bool,
-    /// The current attempt's transactions, once proposed.
-    pub tree: Option<Arc<Tree>>,
-    /// The current attempt's proposal.
-    pub proposal: Option<Arc<Proposal>>,
-    /// L: the current attempt's funding transaction, unsigned, once its inputs are reserved.
-    pub reserved: Option<Arc<FundingReserved>>,
-    /// Finished signatures of the current attempt.
-    pub signatures: BTreeMap<SessionId, [u8; 64]>,
-    /// Channels that lightningd has committed.
-    pub channels: BTreeMap<ClientIndex, ChannelId>,
-    /// Clients whose channel was checked.
-    pub checked: BTreeSet<ClientIndex>,
     /// Confirmed transactions of the factory, and spends of its outpoints by others.
     pub confirmed: BTreeMap<Txid, Height>,
     /// Which transaction spends which outpoint of the factory, on chain.
     pub spent: BTreeMap<OutPoint, Txid>,
-    /// Height and reason of this node's first exit.
-    pub exit: Option<(Height, String)>,
-    /// Clients whose channels this node takes on chain and closes.
-    pub exiting: BTreeSet<ClientIndex>,
-    /// L: height and reason of the first eviction.
-    pub eviction: Option<(Height, String)>,
-    /// L: clients whose leaves it publishes; their channels go on (S21).
-    pub evicting: BTreeSet<ClientIndex>,
-    /// L: the wallet's script that stock goes to.
-    pub stock_payout: Option<ScriptBuf>,
     /// What transactions that aren't ours paid, of those that spend a coin of the factory alone.
     pub pays: BTreeMap<Txid, Amount>,
-    /// Clients whose channels lightningd is done with.
-    pub resolved: BTreeSet<ClientIndex>,
-    /// What was sold out of the stock.
-    pub sales: Sales,
-    /// Client: what its key was derived with.
-    pub(crate) salt: Option<[u8; 32]>,
-    /// Why creation ended.
-    pub failure: Option<String>,
+    /// L: the wallet's script that stock goes to.
+    pub stock_payout: Option<ScriptBuf>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
-    /// Client: height at which the current attempt's invitation arrived.
-    pub invited_at: Option<Height>,
-    phase: State,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
-    /// Whether its channel was checked and its funding confirmed at some time: money may be in it.
-    relied_on: bool,
-    /// Inputs of funding transactions that we signed for, this attempt's and earlier ones' (S12).
+    /// Inputs of funding transactions that we signed for, in any attempt (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
-    /// Capacities of the zero-conf opens that were accepted, this attempt's and earlier ones'.
+    /// Capacities of the zero-conf opens that were accepted, in any attempt.
     opens_accepted: Vec<Amount>,
-    /// Earlier attempts whose finished signatures we hold. Should one's funding confirm after all, it
-    /// is the factory again.
-    past: Vec<Factory>,
 }
 
 impl Factory {
     /// The factory that its first event makes.
     pub(crate) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
-        let (role, terms, attempt, clients, price_msat, phase, birth) = match event {
-            Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, State::Joining, None),
+        let (role, terms, attempt, clients, price_msat, creation, birth) = match event {
+            Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, Creation::Joining, None),
             Event::Invited(e) => {
                 let role = Role::Client { lsp: e.terms.lsp, index: e.client };
-                (role, &e.terms, e.attempt, vec![], e.price_msat, State::Invited, Some(e.height))
+                (role, &e.terms, e.attempt, vec![], e.price_msat, Creation::Invited, Some(e.height))
             }
             other => {
                 return Err(inconsistent(other.name(), "a factory begins with Created or Invited"));
@@ -128,43 +71,25 @@ impl Factory {
         if terms.instance != instance {
             return Err(inconsistent(event.name(), "it names another factory_instance"));
         }
-        let layout = Layout::new(terms).map_err(|error| inconsistent(event.name(), error))?;
+        let mut current = Attempt::new(event.name(), role, attempt, terms)?;
+        current.clients = clients;
+        current.price_msat = price_msat;
+        current.creation = creation;
+        current.invited_at = birth;
         Ok(Self {
             instance,
-            role,
-            terms: terms.clone(),
-            layout: Arc::new(layout),
-            attempt,
-            price_msat,
-            clients,
+            current,
+            past: vec![],
             left_out: vec![],
             accepted: false,
-            tree: None,
-            proposal: None,
-            reserved: None,
-            signatures: BTreeMap::new(),
-            channels: BTreeMap::new(),
-            checked: BTreeSet::new(),
             confirmed: BTreeMap::new(),
             spent: BTreeMap::new(),
-            exit: None,
-            exiting: BTreeSet::new(),
-            eviction: None,
-            evicting: BTreeSet::new(),
-            stock_payout: None,
             pays: BTreeMap::new(),
-            resolved: BTreeSet::new(),
-            sales: Sales::default(),
-            salt: None,
-            failure: None,
+            stock_payout: None,
             birth,
-            invited_at: birth,
-            phase,
             restored: None,
-            relied_on: false,
             signed_for: vec![],
             opens_accepted: vec![],
-            past: vec![],
         })
     }
 
@@ -173,52 +98,54 @@ impl Factory {
         match event {
             Event::Created(_) => return Err(inconsistent("Created", "the factory exists already")),
             Event::Invited(e) => {
-                self.start_attempt("Invited", e.attempt, &e.terms)?;
-                self.role = Role::Client { lsp: e.terms.lsp, index: e.client };
-                self.price_msat = e.price_msat;
-                self.invited_at = Some(e.height);
-                self.phase = if self.accepted { State::Joining } else { State::Invited };
+                let role = Role::Client { lsp: e.terms.lsp, index: e.client };
+                self.start_attempt("Invited", role, e.attempt, &e.terms)?;
+                self.current.price_msat = e.price_msat;
+                self.current.invited_at = Some(e.height);
+                self.current.creation = if self.accepted { Creation::Joining } else { Creation::Invited };
             }
             Event::AttemptStarted(e) => {
-                self.start_attempt("AttemptStarted", e.attempt, &e.terms)?;
-                self.clients = e.clients.clone();
+                self.start_attempt("AttemptStarted", Role::Lsp, e.attempt, &e.terms)?;
+                self.current.clients = e.clients.clone();
                 self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
-                self.phase = State::Joining;
+                self.current.creation = Creation::Joining;
             }
             Event::Accepted(_) => {
                 self.accepted = true;
-                self.phase = State::Joining;
+                self.current.creation = Creation::Joining;
             }
             Event::Declined(e) => {
-                self.failure = Some(e.reason.clone());
-                self.phase = State::Declined;
+                self.current.creation = Creation::Declined(e.reason.clone());
             }
             Event::Signing(e) => self.begin_signing(e, tree)?,
             Event::Signed(e) => {
-                let tree =
-                    self.tree.as_ref().ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
+                let tree = self
+                    .current
+                    .tree
+                    .as_ref()
+                    .ok_or_else(|| inconsistent("Signed", "nothing was proposed"))?;
                 if tree.sessions().len() != e.signatures.len() {
                     return Err(inconsistent("Signed", "the number of signatures is wrong"));
                 }
                 let ids = tree.sessions().iter().map(|session| session.id);
-                self.signatures = ids.zip(e.signatures.iter().copied()).collect();
-                self.phase = State::Storing;
+                self.current.signatures = ids.zip(e.signatures.iter().copied()).collect();
+                self.current.creation = Creation::Storing;
             }
-            Event::AllStored(_) => self.phase = State::Opening,
+            Event::AllStored(_) => self.current.creation = Creation::Opening,
             Event::ChannelCommitted(e) => {
-                self.channels.insert(e.client, e.channel_id);
+                self.current.channels.insert(e.client, e.channel_id);
             }
             Event::ChannelChecked(e) => {
-                self.channels.insert(e.client, e.channel_id);
-                self.checked.insert(e.client);
+                self.current.channels.insert(e.client, e.channel_id);
+                self.current.checked.insert(e.client);
                 self.note_reliance();
-                if self.role != Role::Lsp {
-                    self.phase = State::Funding;
+                if self.current.role != Role::Lsp {
+                    self.current.creation = Creation::Funding;
                 }
             }
             Event::FundingReleased(e) => {
-                self.birth = Some(e.height);
-                self.phase = State::Funding;
+                self.birth = Some(self.birth.map_or(e.height, |birth| birth.min(e.height)));
+                self.current.creation = Creation::Funding;
             }
             Event::Confirmed(e) => {
                 self.revive(e.txid);
@@ -234,47 +161,46 @@ impl Factory {
                 self.pays.retain(|txid, _| confirmed.contains_key(txid));
             }
             Event::ExitStarted(e) => {
-                self.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
-                self.exiting.extend(e.clients.iter().copied());
+                self.current.exit.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.current.exiting.extend(e.clients.iter().copied());
             }
             Event::EvictionStarted(e) => {
-                self.eviction.get_or_insert_with(|| (e.height, e.reason.clone()));
-                self.evicting.extend(e.clients.iter().copied());
+                self.current.eviction.get_or_insert_with(|| (e.height, e.reason.clone()));
+                self.current.evicting.extend(e.clients.iter().copied());
             }
             Event::StockPayout(e) => self.stock_payout = Some(e.script.clone()),
             Event::ChannelResolved(e) => {
-                self.resolved.insert(e.client);
+                self.current.resolved.insert(e.client);
             }
             Event::Aborted(e) => {
-                self.failure = Some(e.reason.clone());
-                self.phase = State::Aborted;
+                self.current.creation = Creation::Aborted(e.reason.clone());
             }
             Event::OpenAccepted(_) => {
-                if let Role::Client { index, .. } = self.role {
+                if let Role::Client { index, .. } = self.current.role {
                     self.opens_accepted.push(self.capacity(index));
                 }
             }
-            Event::FundingReserved(e) if e.attempt == self.attempt => {
-                self.reserved = Some(Arc::new(e.clone()));
+            Event::FundingReserved(e) if e.attempt == self.current.number => {
+                self.current.reserved = Some(Arc::new(e.clone()));
             }
             Event::FundingReserved(_) => {
                 return Err(inconsistent("FundingReserved", "it is of another attempt"));
             }
             Event::SaleOpening(e) => self.open_sale(e)?,
-            Event::SaleResolved(e) => self.sales.resolved(e.channel_id),
-            Event::SaleDropped(e) => self.sales.dropped(e.coin),
+            Event::SaleResolved(e) => self.current.sales.resolved(e.channel_id),
+            Event::SaleDropped(e) => self.current.sales.dropped(e.coin),
             Event::SaleOpenAccepted(e) => {
                 self.opens_accepted.push(e.amount);
-                self.sales.agreed(e);
+                self.current.sales.agreed(e);
             }
             Event::SaleSigning(e) => self.begin_sale(e)?,
-            Event::SaleSigned(e) => self.sales.signed(e)?,
-            Event::SaleStored(e) => self.sales.stored(e)?,
-            Event::SaleDue(e) => self.sales.due(e),
-            Event::SaleDueEnded(e) => self.sales.due_ended(e)?,
-            Event::SaleJit(e) => self.sales.jit(e),
-            Event::SaleJitFailed(e) => self.sales.jit_failed(e)?,
-            Event::SaleJitOpened(e) => self.sales.jit_opened(e),
+            Event::SaleSigned(e) => self.current.sales.signed(e)?,
+            Event::SaleStored(e) => self.current.sales.stored(e)?,
+            Event::SaleDue(e) => self.current.sales.due(e),
+            Event::SaleDueEnded(e) => self.current.sales.due_ended(e)?,
+            Event::SaleJit(e) => self.current.sales.jit(e),
+            Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
+            Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }
@@ -292,29 +218,29 @@ impl Factory {
     }
 
     fn begin_signing(&mut self, event: &Signing, tree: Option<Arc<Tree>>) -> Result<(), LoadError> {
-        if event.attempt != self.attempt {
+        if event.attempt != self.current.number {
             return Err(inconsistent("Signing", "it is of another attempt"));
         }
         let tree = match tree {
             Some(tree) => tree,
             None => Arc::new(
-                build_tree(&self.layout, self.scope(), &event.proposal, None)
+                build_tree(&self.current.layout, self.scope(), &event.proposal, None)
                     .map_err(|error| inconsistent("Signing", error))?,
             ),
         };
         let tx = event.funding_tx();
         let inputs = tx.input.iter().map(|input| input.previous_output).collect();
         self.signed_for.push((tx.compute_txid(), inputs));
-        self.tree = Some(tree);
-        self.salt = event.salt;
-        self.proposal = Some(Arc::new(event.proposal.clone()));
-        self.phase = State::Signing;
+        self.current.tree = Some(tree);
+        self.current.salt = event.salt;
+        self.current.proposal = Some(Arc::new(event.proposal.clone()));
+        self.current.creation = Creation::Signing;
         Ok(())
     }
 
     /// The part of the tree that this node rebuilds.
     pub fn scope(&self) -> Scope {
-        match self.role {
+        match self.current.role {
             Role::Lsp => Scope::All,
             Role::Client { index, .. } => Scope::Client(index),
         }
@@ -322,20 +248,25 @@ impl Factory {
 
     /// The operator's node.
     pub fn lsp(&self) -> NodeId {
-        self.terms.lsp
+        self.current.terms.lsp
     }
 
     /// State without regard to the chain's height: the last step of creation that is stored.
     pub(crate) fn phase(&self) -> State {
-        self.phase
+        self.current.creation.state()
+    }
+
+    /// Why creation ended, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.current.failure()
     }
 
     /// Where the factory is in its life, at `height`.
     pub fn state(&self, height: Height) -> State {
         // Signed and funded, it lives, whatever else was said about it.
-        let lives = self.phase == State::Funding || !self.signatures.is_empty();
+        let lives = self.current.creation == Creation::Funding || !self.current.signatures.is_empty();
         if self.funding_height().is_none() || !lives {
-            return self.phase;
+            return self.phase();
         }
         if self.is_over(height) {
             return State::Closed;
@@ -352,7 +283,7 @@ impl Factory {
         if !self.is_deep(height) {
             return State::Funding;
         }
-        if height.saturating_add(self.terms.dying_blocks) >= self.terms.timeout_height {
+        if height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height {
             return State::Dying;
         }
         State::Active
@@ -360,7 +291,7 @@ impl Factory {
 
     /// The factory's funding outpoint, once proposed.
     pub fn funding(&self) -> Option<OutPoint> {
-        self.tree.as_ref()?.coin_outpoint(0)
+        self.current.tree.as_ref()?.coin_outpoint(0)
     }
 
     /// Height at which the funding transaction confirmed.
@@ -382,14 +313,14 @@ impl Factory {
 
     /// The same with its transaction.
     pub(crate) fn spend_of(&self, outpoint: OutPoint, txid: Txid) -> Option<&Session> {
-        let sales = self.sales.all().flat_map(|sold| &sold.sale.sessions);
-        let sessions = self.tree.as_ref()?.sessions().iter().chain(sales);
+        let sales = self.current.sales.all().flat_map(|sold| &sold.sale.sessions);
+        let sessions = self.current.tree.as_ref()?.sessions().iter().chain(sales);
         sessions.filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
     }
 
     /// Whether this node publishes a client's path, or has.
     pub fn is_leaving(&self, client: ClientIndex) -> bool {
-        let leaving = self.exiting.contains(&client) || self.evicting.contains(&client);
+        let leaving = self.current.exiting.contains(&client) || self.current.evicting.contains(&client);
         leaving || self.leaf_height(client).is_some()
     }
 
@@ -402,25 +333,25 @@ impl Factory {
 
     /// Height at which a client's leaf confirmed.
     pub fn leaf_height(&self, client: ClientIndex) -> Option<Height> {
-        let outpoint = self.tree.as_ref()?.channel_outpoint(client)?;
+        let outpoint = self.current.tree.as_ref()?.channel_outpoint(client)?;
         self.confirmed.get(&outpoint.txid).copied()
     }
 
     /// Whether a node's transaction is on chain.
     pub fn node_confirmed(&self, node: NodeIndex) -> bool {
-        let tx = self.tree.as_ref().and_then(|tree| tree.node_tx(node));
+        let tx = self.current.tree.as_ref().and_then(|tree| tree.node_tx(node));
         tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
     }
 
     /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
     pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), String> {
-        if !self.checked.contains(&client) {
+        if !self.current.checked.contains(&client) {
             return Err("its funding script has not been checked".into());
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
         }
-        if self.exiting.contains(&client) {
+        if self.current.exiting.contains(&client) {
             return Err("it is being taken on chain".into());
         }
         match self.state(height) {
@@ -429,7 +360,7 @@ impl Factory {
             State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
             State::Funding | State::Exiting | State::Exited => Err(format!(
                 "the factory's funding has not {} confirmations yet",
-                self.terms.funding_confirmations
+                self.current.terms.funding_confirmations
             )),
             state => Err(format!("the factory is {state}")),
         }
@@ -437,46 +368,43 @@ impl Factory {
 
     /// Whether the funding has the confirmations that the terms ask for.
     fn is_deep(&self, height: Height) -> bool {
-        let needed = u32::from(self.terms.funding_confirmations);
+        let needed = u32::from(self.current.terms.funding_confirmations);
         self.funding_height().is_some_and(|funded| height.saturating_add(1) >= funded.saturating_add(needed))
     }
 
     /// Blocks before an HTLC's expiry at which it must be off this node's channels.
     pub fn blocks_early(&self) -> u16 {
-        match self.role {
-            Role::Lsp => self.layout.worst_blocks_early(),
-            Role::Client { index, .. } => self.layout.blocks_early(index),
-        }
+        self.current.blocks_early()
     }
 
     /// Height after which no HTLC may live in this factory (S15): from the timeout on, distribution
     /// transactions spend what the channels stand on.
     pub fn safe_end(&self) -> Height {
-        self.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
+        self.current.terms.timeout_height.saturating_sub(u32::from(self.blocks_early()))
     }
 
     /// Channel capacity of a client.
     pub fn capacity(&self, client: ClientIndex) -> Amount {
         usize::try_from(client)
             .ok()
-            .and_then(|client| self.terms.capacities.get(client).copied())
+            .and_then(|client| self.current.terms.capacities.get(client).copied())
             .unwrap_or(Amount::ZERO)
     }
 
     /// The place of a client's node (L only).
     pub fn client_of(&self, node: NodeId) -> Option<ClientIndex> {
-        let place = self.clients.iter().position(|client| *client == node)?;
+        let place = self.current.clients.iter().position(|client| *client == node)?;
         u32::try_from(place).ok()
     }
 
     /// A client's node (L only).
     pub fn node_of(&self, client: ClientIndex) -> Option<NodeId> {
-        self.clients.get(usize::try_from(client).ok()?).copied()
+        self.current.node_of(client)
     }
 
     /// A transaction of this factory with its signature in place, if we hold it.
     pub fn signed_tx(&self, session: SessionId) -> Option<bitcoin::Transaction> {
-        self.tree.as_ref()?.signed(session, self.signatures.get(&session)?)
+        self.current.signed_tx(session)
     }
 
     /// Funding transactions that we signed for, and their inputs (S12).
@@ -487,10 +415,7 @@ impl Factory {
 
 /// Clients whose channel is this node's too.
 pub(crate) fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
-    match factory.role {
-        Role::Lsp => 0..factory.terms.clients(),
-        Role::Client { index, .. } => index..index.saturating_add(1),
-    }
+    factory.current.own_clients()
 }
 
 /// Rebuilds the transactions of a proposal (S3: from terms and keys, never from hashes). Aggregates the
@@ -517,5 +442,5 @@ pub(crate) fn roster(proposal: &Proposal) -> Roster {
 /// A client's key in the current attempt, as it was proposed to all.
 pub(crate) fn member_key(factory: &Factory, client: ClientIndex) -> Option<PublicKey> {
     let place = usize::try_from(client).ok()?;
-    factory.proposal.as_ref()?.clients.get(place).map(|(key, _)| *key)
+    factory.current.proposal.as_ref()?.clients.get(place).map(|(key, _)| *key)
 }

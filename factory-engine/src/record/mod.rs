@@ -4,6 +4,7 @@
 //! Every encoding is frozen by the files under `tests/golden`: a field that comes later is an odd TLV, an
 //! event that comes later a new number, and what is older is read for ever.
 
+pub mod attempt;
 mod codec;
 pub mod event;
 pub mod factory;

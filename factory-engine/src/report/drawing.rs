@@ -23,11 +23,11 @@ pub fn kind(kind: NodeKind) -> &'static str {
 }
 
 fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
-    let node = factory.layout.node(index)?;
+    let node = factory.current.layout.node(index)?;
     let session = SessionId { coin: index, role: Role::State };
-    let txid = factory.tree.as_ref().and_then(|tree| tree.node_tx(index)).map(|tx| tx.compute_txid());
+    let txid = factory.current.tree.as_ref().and_then(|tree| tree.node_tx(index)).map(|tx| tx.compute_txid());
     let confirmed = txid.and_then(|txid| factory.confirmed.get(&txid));
-    let progress = match (confirmed, factory.signatures.contains_key(&session)) {
+    let progress = match (confirmed, factory.current.signatures.contains_key(&session)) {
         (Some(height), _) => format!("on chain at {height}"),
         (None, true) => "signed".to_owned(),
         (None, false) => "unsigned".to_owned(),
@@ -47,7 +47,7 @@ fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
                 channels.push(format!("client {client}{}: {capacity} sat", node.unwrap_or_default()));
             }
             Output::Stock(coin) => {
-                let value = factory.layout.coin(*coin).map_or(0, |coin| coin.value.to_sat());
+                let value = factory.current.layout.coin(*coin).map_or(0, |coin| coin.value.to_sat());
                 channels.push(format!("stock: {value} sat"));
             }
             Output::Anchor => {}
@@ -67,12 +67,12 @@ fn short(hex: &str) -> &str {
 }
 
 fn headline(factory: &Factory) -> String {
-    let value = factory.layout.funding_value().to_sat();
+    let value = factory.current.layout.funding_value().to_sat();
     let outpoint = match factory.funding() {
         Some(outpoint) => outpoint.to_string(),
         None => "not made yet".to_owned(),
     };
-    format!("funding {outpoint}: {value} sat, {} clients and the operator", factory.terms.clients())
+    format!("funding {outpoint}: {value} sat, {} clients and the operator", factory.current.terms.clients())
 }
 
 /// The tree as text, one transaction a line.

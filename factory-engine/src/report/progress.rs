@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::memory::ceremony::{Phase, silent};
-use crate::record::factory::Role;
+use crate::record::attempt::Role;
 use crate::types::{InstanceId, Millis, NodeId};
 
 /// What an operator's attempt is waiting for.
@@ -79,14 +79,14 @@ impl Engine {
 
     /// The operator's ceremony of one factory.
     pub fn progress_of(&self, instance: InstanceId) -> Option<Progress> {
-        let factory = self.factories.get(&instance).filter(|factory| factory.role == Role::Lsp)?;
+        let factory = self.factories.get(&instance).filter(|factory| factory.current.role == Role::Lsp)?;
         let ceremony = self.lsp.get(&instance)?;
         Some(Progress {
             instance,
             attempt: ceremony.attempt,
             stage: Some(stage(ceremony.phase)),
             waiting_for: silent(factory, ceremony),
-            of: factory.clients.len(),
+            of: factory.current.clients.len(),
             deadline: ceremony.deadline,
         })
     }

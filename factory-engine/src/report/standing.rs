@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::record::factory::{Factory, Role, open_stock, own_clients, path_nodes};
+use crate::record::attempt::Role;
+use crate::record::factory::{Factory, open_stock, own_clients, path_nodes};
 use crate::record::state::State;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Role as SpendRole, SessionId};
@@ -89,22 +90,24 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
     let is_funding = factory.funding().is_some_and(|funding| funding.txid == txid);
     let session = spends.iter().find_map(|outpoint| factory.session_of(*outpoint, txid));
     let coin_of = |outpoint: &OutPoint| {
-        let sales = factory.sales.all().flat_map(|sold| &sold.sale.sessions);
-        let sessions = factory.tree.as_ref()?.sessions().iter().chain(sales);
+        let sales = factory.current.sales.all().flat_map(|sold| &sold.sale.sessions);
+        let sessions = factory.current.tree.as_ref()?.sessions().iter().chain(sales);
         let id = sessions.filter(|session| session.outpoint == *outpoint).map(|session| session.id).next()?;
         Some(id.coin)
     };
     let coin = spends.iter().find_map(coin_of);
-    let clients = coin.and_then(|coin| factory.layout.coin(coin)).map(|coin| coin.clients.clone());
-    let stock = coin.and_then(|coin| factory.layout.coin(coin)).is_some_and(|coin| coin.stock);
+    let clients = coin.and_then(|coin| factory.current.layout.coin(coin)).map(|coin| coin.clients.clone());
+    let stock = coin.and_then(|coin| factory.current.layout.coin(coin)).is_some_and(|coin| coin.stock);
     let (name, ours, holders) = match (session, coin) {
-        _ if is_funding => ("the funding transaction".into(), factory.role == Role::Lsp, None),
+        _ if is_funding => ("the funding transaction".into(), factory.current.role == Role::Lsp, None),
         (Some(id), _) => {
             (crate::record::factory::session_name(factory, id), publishes(factory, id, height), clients)
         }
-        (None, Some(coin)) if stock => {
-            (format!("the operator's own spend of stock coin {coin}"), factory.role == Role::Lsp, None)
-        }
+        (None, Some(coin)) if stock => (
+            format!("the operator's own spend of stock coin {coin}"),
+            factory.current.role == Role::Lsp,
+            None,
+        ),
         (None, Some(coin)) => (format!("a spend of coin {coin} that we hold no copy of"), false, clients),
         (None, None) => ("a spend of the funding's inputs that is not the factory's".into(), false, None),
     };
@@ -115,8 +118,10 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
 fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
     match id.role {
         SpendRole::State => path_nodes(factory).contains(&id.coin),
-        SpendRole::Distribution => factory.role != Role::Lsp && height >= factory.terms.timeout_height,
-        SpendRole::Sale => factory.role == Role::Lsp || factory.own_sales().next().is_some(),
+        SpendRole::Distribution => {
+            factory.current.role != Role::Lsp && height >= factory.current.terms.timeout_height
+        }
+        SpendRole::Sale => factory.current.role == Role::Lsp || factory.own_sales().next().is_some(),
         SpendRole::Poison | SpendRole::Close => false,
     }
 }
@@ -141,12 +146,14 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         State::Closed => Standing::Closed,
         State::Distributed => Standing::PaidOut,
         State::Exited => Standing::Out,
-        _ if factory.next_eviction().is_some_and(|at| factory.role == Role::Lsp && height >= at) => {
+        _ if factory.next_eviction().is_some_and(|at| factory.current.role == Role::Lsp && height >= at) => {
             Standing::MustExit
         }
-        _ if factory.role != Role::Lsp && height >= factory.terms.timeout_height => Standing::MustExit,
+        _ if factory.current.role != Role::Lsp && height >= factory.current.terms.timeout_height => {
+            Standing::MustExit
+        }
         State::Exiting => Standing::Leaving,
-        _ if !factory.exiting.is_empty() || !factory.evicting.is_empty() => Standing::Leaving,
+        _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => Standing::Leaving,
         _ if spent => Standing::PartlyExited,
         _ => Standing::Safe,
     })
@@ -165,10 +172,12 @@ impl Factory {
                 None => "wait for the funding transaction to confirm".into(),
                 Some(funded) => format!(
                     "channels become usable at height {}",
-                    funded.saturating_add(u32::from(self.terms.funding_confirmations)).saturating_sub(1)
+                    funded
+                        .saturating_add(u32::from(self.current.terms.funding_confirmations))
+                        .saturating_sub(1)
                 ),
             },
-            State::Active | State::Dying if self.role == Role::Lsp => match self.next_eviction() {
+            State::Active | State::Dying if self.current.role == Role::Lsp => match self.next_eviction() {
                 Some(at) => format!("from height {at} on this node evicts whoever is still in, by itself"),
                 None => "this node publishes what is left of the tree".into(),
             },
@@ -177,9 +186,9 @@ impl Factory {
             }
             State::Active => format!(
                 "nothing to do before the dying period at height {}",
-                self.terms.timeout_height.saturating_sub(self.terms.dying_blocks)
+                self.current.terms.timeout_height.saturating_sub(self.current.terms.dying_blocks)
             ),
-            State::Dying if height >= self.terms.timeout_height => {
+            State::Dying if height >= self.current.terms.timeout_height => {
                 "this node publishes the distribution, which pays its whole capacity".into()
             }
             State::Dying => {
@@ -191,7 +200,7 @@ impl Factory {
             State::Exited if self.next_stock().is_some() => {
                 format!("this node takes its stock from height {} on", self.next_stock().unwrap_or(height))
             }
-            State::Exited if self.exit.is_some() => "lightningd closes the channel on chain".into(),
+            State::Exited if self.current.exit.is_some() => "lightningd closes the channel on chain".into(),
             State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
             State::Distributed => "nothing: the distribution transaction has paid".into(),
             State::Closed => "nothing: every channel of this node is settled on chain".into(),
@@ -202,8 +211,8 @@ impl Factory {
 
     /// The height by which the next action has to be done, where there is one.
     pub fn deadline(&self, height: Height) -> Option<Height> {
-        let timeout = Some(self.terms.timeout_height);
-        match (self.state(height), self.role) {
+        let timeout = Some(self.current.terms.timeout_height);
+        match (self.state(height), self.current.role) {
             (State::Active | State::Dying, Role::Lsp) => self.next_eviction(),
             (State::Dying | State::Exiting, _) => timeout,
             (State::Exited, Role::Lsp) if open_stock(self).next().is_some() => timeout,
@@ -213,7 +222,7 @@ impl Factory {
 
     /// What L has still to take home.
     pub(crate) fn next_stock(&self) -> Option<Height> {
-        if self.role != Role::Lsp {
+        if self.current.role != Role::Lsp {
             return None;
         }
         open_stock(self).map(|stock| stock.matures).min()

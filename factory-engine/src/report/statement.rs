@@ -100,7 +100,7 @@ impl Statement {
 /// The account of a factory whose funding is on chain.
 pub fn statement(factory: &Factory) -> Option<Statement> {
     factory.funding_height()?;
-    let proposal = factory.proposal.as_ref()?;
+    let proposal = factory.current.proposal.as_ref()?;
     let funded = proposal.funding_tx.output.get(usize::try_from(proposal.funding_vout).ok()?)?;
     let mut statement = Statement { funding: funded.value, lines: vec![], problem: None };
     let mut open: Vec<(CoinIndex, OutPoint, Amount)> = vec![(0, factory.funding()?, funded.value)];
@@ -123,7 +123,7 @@ fn follow(
     open: &mut Vec<(CoinIndex, OutPoint, Amount)>,
     (coin, outpoint, value): (CoinIndex, OutPoint, Amount),
 ) -> Result<(), String> {
-    let tree = factory.tree.as_ref().ok_or("there is no tree")?;
+    let tree = factory.current.tree.as_ref().ok_or("there is no tree")?;
     let Some(txid) = factory.spent.get(&outpoint).copied() else {
         let ours = tree.key_agg(coin).is_some();
         let purpose = if ours { Purpose::Unspent(coin) } else { Purpose::Others(coin) };
@@ -157,7 +157,7 @@ fn foreign(
     coin: CoinIndex,
     (txid, value): (Txid, Amount),
 ) -> Result<(), String> {
-    let stock = factory.layout.coin(coin).is_some_and(|coin| coin.stock);
+    let stock = factory.current.layout.coin(coin).is_some_and(|coin| coin.stock);
     let purpose = if stock { Purpose::Stock(coin) } else { Purpose::Elsewhere(coin) };
     // With other inputs beside it nobody can say which of them paid what.
     let pays = factory.pays.get(&txid).copied().unwrap_or(value);
@@ -185,19 +185,19 @@ fn what(factory: &Factory, session: &Session, vout: u32, output: &TxOut) -> Resu
         || format!("output {vout} of {} is nothing that we know", session_name(factory, session.id));
     if role == SpendRole::Distribution {
         // Of a stock output that was sold out of, the rest.
-        let paid = match factory.layout.coin(coin).is_some_and(|coin| coin.stock) {
-            true => factory.layout.stock_payouts(coin, session.prevout.value),
-            false => factory.layout.distribution_outputs(coin),
+        let paid = match factory.current.layout.coin(coin).is_some_and(|coin| coin.stock) {
+            true => factory.current.layout.stock_payouts(coin, session.prevout.value),
+            false => factory.current.layout.distribution_outputs(coin),
         };
         let (client, _) = paid.get(place).copied().ok_or_else(unknown)?;
         return Ok(Part::Final(Purpose::Payout(client)));
     }
     if role == SpendRole::Sale {
-        let sold = factory.sales.of(coin).iter().find(|sold| sold.txid() == session.txid);
+        let sold = factory.current.sales.of(coin).iter().find(|sold| sold.txid() == session.txid);
         let buyer = sold.map(|sold| sold.sale.buyer).ok_or_else(unknown)?;
         return Ok(if vout == 0 { Part::Final(Purpose::Channel(buyer)) } else { Part::Coin(coin) });
     }
-    let node = factory.layout.node(coin).ok_or_else(unknown)?;
+    let node = factory.current.layout.node(coin).ok_or_else(unknown)?;
     match node.outputs.get(place) {
         Some(Output::Child(child) | Output::Stock(child)) => Ok(Part::Coin(*child)),
         Some(Output::Channel(client)) => Ok(Part::Final(Purpose::Channel(*client))),

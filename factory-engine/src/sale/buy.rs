@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::io::{Answer, Refusal};
 use crate::memory::Volatile;
 use crate::memory::sale::{Purchase, VolatileSale};
-use crate::record::factory::Role;
+use crate::record::attempt::Role;
 use crate::sale::{Quote, cooperative, session_count};
 use crate::step::builder::StepBuilder;
 use crate::types::{Amount, Height, InstanceId};
@@ -17,10 +17,11 @@ impl Engine {
     /// When this node can't buy, and why.
     pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        let Role::Client { lsp, index } = factory.role else {
+        let Role::Client { lsp, index } = factory.current.role else {
             return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
         };
         let coin = factory
+            .current
             .layout
             .stock_coin(index)
             .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
@@ -29,12 +30,12 @@ impl Engine {
             return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
         }
         let number = factory.next_sale(coin);
-        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.is_signed());
+        let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed());
         let asked = self.purchases.get(&instance).is_some_and(Purchase::is_open);
         if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
             return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
         }
-        if factory.sales.account().is_due(index) {
+        if factory.current.sales.account().is_due(index) {
             return Err(Refusal::WrongState(
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed"
                     .into(),
@@ -43,7 +44,7 @@ impl Engine {
         session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
         let blocks_early = factory.sale_blocks_early(index, number);
-        Ok(Quote { lsp, attempt: factory.attempt, coin, number, stock, blocks_early })
+        Ok(Quote { lsp, attempt: factory.current.number, coin, number, stock, blocks_early })
     }
 
     /// `factory-buy`.

@@ -7,8 +7,9 @@ use crate::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
 use crate::memory::sale::{ClientSale, Deal, Purchase, VolatileClientSale, VolatileSale};
+use crate::record::attempt::Role;
 use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::sale::lsp::names;
 use crate::sale::{cooperative, session_count};
 use crate::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
@@ -31,7 +32,7 @@ impl Engine {
         offer: &SaleOffer,
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
-        let chain = factory.sales.of(coin);
+        let chain = factory.current.sales.of(coin);
         let deal = Deal {
             number: offer.number,
             buyer: offer.buyer,
@@ -99,17 +100,17 @@ impl Engine {
     ) {
         let Ok(sessions) = session_count(factory, coin, deal.number, deal.amount) else { return };
         // Whoever holds a signed factory has signed with this.
-        let Some(salt) = factory.salt else { return };
-        let key = self.client_key(factory.instance, factory.attempt, &salt);
+        let Some(salt) = factory.current.salt else { return };
+        let key = self.client_key(factory.instance, factory.current.number, &salt);
         let (signing, public) = Signer::fresh(sessions, &key, || d.rng.bytes32());
         let join = SaleJoin {
             instance: factory.instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             number: deal.number,
             nonces: public,
             round: offer.round,
         };
-        let buys = matches!(factory.role, Role::Client { index, .. } if index == deal.buyer);
+        let buys = matches!(factory.current.role, Role::Client { index, .. } if index == deal.buyer);
         let open = if buys && offer.channel_script.is_none() {
             ExpectedOpen::Expected
         } else {
@@ -151,11 +152,12 @@ impl Engine {
             return Err(reason);
         }
         cooperative(factory, coin, d.height)?;
-        if offer.number == next && factory.sales.of(coin).last().is_some_and(|last| !last.is_signed()) {
+        if offer.number == next && factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed())
+        {
             return Err("the sale before isn't finished".into());
         }
         session_count(factory, coin, offer.number, offer.amount)?;
-        let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         if !clients.contains(&offer.buyer) {
             return Err(format!("client {} is not of our sub-factory", offer.buyer));
         }
@@ -170,7 +172,7 @@ impl Engine {
         if u32::from(early) > crate::tx::layout::MAX_EXIT_BLOCKS {
             return Err(format!("its exit would take {early} blocks: the chain of sales is too long"));
         }
-        if offer.push_msat != factory.terms.push_msat {
+        if offer.push_msat != factory.current.terms.push_msat {
             return Err("push_msat is not that of the terms".into());
         }
         if offer.buyer != index {
@@ -181,7 +183,7 @@ impl Engine {
             };
         }
         // An interrupted sale, that we have signed already, or would have.
-        let agreed = factory.sales.is_agreed(offer.number, offer.amount, offer.price_msat);
+        let agreed = factory.current.sales.is_agreed(offer.number, offer.amount, offer.price_msat);
         if offer.number < next || offer.channel_script.is_some() && agreed {
             return Ok(());
         }
@@ -207,7 +209,7 @@ impl Engine {
                     && sale.open == ExpectedOpen::Expected
                     && open.zeroconf
                     && open.capacity == sale.deal.amount
-                    && open.push_msat == factory.terms.push_msat
+                    && open.push_msat == factory.current.terms.push_msat
                     && open.channel_in_factory.is_none_or(|given| {
                         given.factory_instance == record.factory_instance && given.blocks_early == early
                     })
@@ -270,7 +272,7 @@ impl Engine {
         };
         d.effect(Effect::CheckChannel {
             instance: factory.instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             sale: Some(deal.number),
             channel_id: ChannelId::of(built.channel),
             outpoint: built.channel,
@@ -298,7 +300,10 @@ impl Engine {
                     VolatileSale::Client(VolatileClientSale::Committed(script.clone(), true)),
                 ));
                 let round = sale.join.round;
-                d.send(factory.lsp(), SaleChecked { instance, attempt: factory.attempt, number, round });
+                d.send(
+                    factory.lsp(),
+                    SaleChecked { instance, attempt: factory.current.number, number, round },
+                );
             }
             Some(reason) => self.leave_sale(d, factory, *coin, sale, &reason),
         }
@@ -353,14 +358,14 @@ impl Engine {
         built: &Sale,
         propose: &SalePropose,
     ) -> Result<(), Fault> {
-        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let tree = factory.current.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
         let plan = Plan::new(tree, &built.sessions);
         let ledger = plan.ledger();
         self.ledger.check(&ledger).map_err(Fault::peer)?;
         if factory.next_sale(coin) == sale.deal.number {
             d.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
         }
-        let transcript = transcript(factory.instance, factory.attempt, built, &propose.nonces);
+        let transcript = transcript(factory.instance, factory.current.number, built, &propose.nonces);
         let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
         let role = SignAs::Member { plan, request: Arc::new(propose.clone()) };
         let job = Box::new(SignJob { transcript, role, deadline });
@@ -376,13 +381,13 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, ready.instance, ready.attempt)?;
         let sold = place(ready.number)
-            .and_then(|place| factory.sales.of(coin).get(place))
+            .and_then(|place| factory.current.sales.of(coin).get(place))
             .ok_or_else(|| Fault::stale("nothing of this sale was signed here"))?;
         if sold.is_signed() {
             d.send(peer, stored(factory, ready.number));
             return Ok(());
         }
-        let tree = factory.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
+        let tree = factory.current.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
         let plan = Plan::new(tree, &sold.sale.sessions);
         check_finished(&plan, &ready.signatures).map_err(|wrong| match wrong {
             Unfinished::Count { given, expected } => {
@@ -517,10 +522,11 @@ impl Engine {
         attempt: u32,
     ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
         let factory = self.own_factory(peer, instance, attempt)?;
-        let Role::Client { index, .. } = factory.role else {
+        let Role::Client { index, .. } = factory.current.role else {
             return Err(Fault::stale("it is our own factory"));
         };
         let coin = factory
+            .current
             .layout
             .stock_coin(index)
             .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
@@ -556,9 +562,9 @@ fn place(number: u32) -> Option<usize> {
 }
 
 fn stored(factory: &Factory, number: u32) -> StoredMessage {
-    StoredMessage { instance: factory.instance, attempt: factory.attempt, number }
+    StoredMessage { instance: factory.instance, attempt: factory.current.number, number }
 }
 
 fn abort(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
-    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+    SaleAbort { instance: factory.instance, attempt: factory.current.number, number, reason: short(reason) }
 }

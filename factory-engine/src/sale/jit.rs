@@ -1,6 +1,7 @@
 //! When a client that has to sign is away: the purchase waits for it, and then, if both sides' policy
 //! allows it, becomes an ordinary channel on chain (just in time), for the same price.
 
+use crate::Attempt;
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level};
 use crate::memory::Volatile;
@@ -34,7 +35,7 @@ impl Engine {
             peer,
             SaleWait {
                 instance: factory.instance,
-                attempt: factory.attempt,
+                attempt: factory.current.number,
                 away,
                 seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
             },
@@ -84,7 +85,7 @@ impl Engine {
             peer,
             JitOffer {
                 instance: factory.instance,
-                attempt: factory.attempt,
+                attempt: factory.current.number,
                 amount: deal.amount,
                 price_msat: deal.price_msat,
                 reason: short(reason),
@@ -102,7 +103,7 @@ impl Engine {
         if client != sale.deal.buyer || sale.phase != SalePhase::Asking {
             return Err(Fault::stale("it was not asked for"));
         }
-        self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
+        self.sell(d, factory, coin, sale, factory.current.sales.account().credit(client));
         Ok(())
     }
 
@@ -133,8 +134,8 @@ impl Engine {
         result: Result<(ChannelId, OutPoint), String>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
-        let Some(funding) = factory.sales.jits().funding.get(&buyer) else { return };
-        if let Some(coin) = factory.layout.stock_coin(buyer) {
+        let Some(funding) = factory.current.sales.jits().funding.get(&buyer) else { return };
+        if let Some(coin) = factory.current.layout.stock_coin(buyer) {
             d.volatile(volatile(factory, coin, VolatileSale::End));
         }
         match result {
@@ -169,7 +170,7 @@ impl Engine {
 
     /// L: a stop interrupted `fundchannel`. The channel is there, or what was paid for it is credit.
     pub(crate) fn jits_started(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
-        for (buyer, funding) in &factory.sales.jits().funding {
+        for (buyer, funding) in &factory.current.sales.jits().funding {
             let peer = factory.node_of(*buyer);
             // lightningd keeps no label of ours: one of this size that is nothing else, and was not in the
             // chain before, is taken for it.
@@ -192,7 +193,7 @@ impl Engine {
     pub(crate) fn repeat_jit(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
         let client = factory.client_of(peer);
         let of_peer = |jit: &&SaleJitOpened| Some(jit.buyer) == client;
-        if let Some(jit) = factory.sales.jits().opened.iter().rev().find(of_peer) {
+        if let Some(jit) = factory.current.sales.jits().opened.iter().rev().find(of_peer) {
             tell_opened(d, factory, jit);
         }
     }
@@ -243,7 +244,7 @@ impl Engine {
         let wish = Purchase { instead: Some(instead), deadline, ..wish.clone() };
         d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
-        d.send(peer, JitAccept { instance: factory.instance, attempt: factory.attempt });
+        d.send(peer, JitAccept { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
@@ -255,14 +256,14 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
         let JitOpened { amount, price_msat, channel_id, outpoint, .. } = *message;
-        let known = factory.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id);
+        let known = factory.current.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id);
         let agreed = |wish: &&Purchase| {
             let instead = wish.instead.as_ref();
             wish.amount == amount && instead.is_some_and(|instead| instead.price_msat == price_msat)
         };
         let wish = self.wish(factory).filter(agreed);
         // A restart has forgotten what was agreed to: then what was paid says it.
-        let paid = price_msat > 0 && factory.sales.account().credit(buyer) >= price_msat;
+        let paid = price_msat > 0 && factory.current.sales.account().credit(buyer) >= price_msat;
         if known || (wish.is_none() && !paid) {
             return Err(Fault::stale("it is known, or was not agreed to"));
         }
@@ -283,16 +284,16 @@ impl Engine {
 
 /// Whether a channel is one of a factory's, of any attempt or sale, or came in place of one.
 fn is_known(factory: &Factory, channel_id: ChannelId) -> bool {
-    let of_tree = |attempt: &Factory| {
+    let of_tree = |attempt: &Attempt| {
         let outpoint = |client| attempt.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
         (0..attempt.terms.clients()).filter_map(outpoint).any(|leaf| ChannelId::of(leaf) == channel_id)
     };
-    factory.past().iter().chain([factory]).any(of_tree) || factory.sales.names(channel_id)
+    factory.attempts().any(of_tree) || factory.current.sales.names(channel_id)
 }
 
 fn tell_opened(d: &mut StepBuilder<'_>, factory: &Factory, jit: &SaleJitOpened) {
     let Some(peer) = factory.node_of(jit.buyer) else { return };
     let SaleJitOpened { amount, price_msat, channel_id, outpoint, .. } = *jit;
-    let (instance, attempt) = (factory.instance, factory.attempt);
+    let (instance, attempt) = (factory.instance, factory.current.number);
     d.send(peer, JitOpened { instance, attempt, amount, price_msat, channel_id, outpoint });
 }

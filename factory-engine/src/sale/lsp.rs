@@ -5,8 +5,9 @@ use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
 use crate::memory::Volatile;
 use crate::memory::sale::{Deal, LspSale, SalePhase, VolatileLspSale, VolatileSale};
+use crate::record::attempt::Role;
 use crate::record::event::{SaleDropped, SaleOpening};
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::sale::{cooperative, session_count};
 use crate::signing::Coordinator;
 use crate::step::builder::{StepBuilder, short};
@@ -71,12 +72,12 @@ impl Engine {
         let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
             instance: factory.instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             number: deal.number,
             buyer: deal.buyer,
             amount: deal.amount,
             price_msat: deal.price_msat,
-            push_msat: factory.terms.push_msat,
+            push_msat: factory.current.terms.push_msat,
             channel_script: script.clone(),
             round: Some(round),
             channel_in_factory: ChannelInFactory {
@@ -138,12 +139,12 @@ impl Engine {
                 ));
                 d.effect(Effect::StartChannel {
                     instance: factory.instance,
-                    attempt: factory.attempt,
+                    attempt: factory.current.number,
                     client: sale.deal.buyer,
                     sale: Some(sale.deal.number),
                     peer,
                     capacity: sale.deal.amount,
-                    push_msat: factory.terms.push_msat,
+                    push_msat: factory.current.terms.push_msat,
                 });
             }
         }
@@ -195,7 +196,7 @@ impl Engine {
         d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
         d.effect(Effect::CompleteChannel {
             instance,
-            attempt: factory.attempt,
+            attempt: factory.current.number,
             client: buyer,
             sale: Some(number),
             peer,
@@ -233,7 +234,7 @@ impl Engine {
                     peer,
                     SaleCommitted {
                         instance,
-                        attempt: factory.attempt,
+                        attempt: factory.current.number,
                         number,
                         channel_script: script.clone(),
                     },
@@ -277,7 +278,7 @@ impl Engine {
                 d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
             }
             (Some(_), SalePhase::Checking) => {
-                self.sell(d, factory, coin, sale, factory.sales.account().credit(client));
+                self.sell(d, factory, coin, sale, factory.current.sales.account().credit(client));
             }
             _ => return Err(Fault::stale("no check is expected now")),
         }
@@ -310,7 +311,7 @@ impl Engine {
         peer: NodeId,
         reason: &str,
     ) {
-        let coin = factory.client_of(peer).and_then(|client| factory.layout.stock_coin(client));
+        let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
         let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
         if let Some((coin, sale)) = sale {
             self.end_sale(d, factory, coin, sale, &format!("{peer}: {reason}"));
@@ -345,7 +346,7 @@ impl Engine {
         reason: &str,
     ) {
         let number = sale.deal.number;
-        match (factory.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
+        match (factory.current.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
             (Some(opening), ..) => {
                 d.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
                 d.event(factory.instance, SaleDropped { coin, number });
@@ -394,10 +395,10 @@ impl Engine {
 
     /// Takes up every sale that was signed for and isn't done, if all of its members are here.
     pub(crate) fn resume_sales(&self, d: &mut StepBuilder<'_>, factory: &Factory, newcomer: Option<NodeId>) {
-        if factory.role != Role::Lsp || factory.restored().is_some() {
+        if factory.current.role != Role::Lsp || factory.restored().is_some() {
             return;
         }
-        for sold in factory.sales.all().filter(|sold| !sold.stored) {
+        for sold in factory.current.sales.all().filter(|sold| !sold.stored) {
             let Some(coin) = sold.sale.sessions.first().map(|session| session.id.coin) else { continue };
             let away = self.away(factory, coin);
             let busy = self.lsp_sales.contains_key(&(factory.instance, coin));
@@ -476,7 +477,7 @@ impl Engine {
         factory: &Factory,
         channels: &[KnownChannel],
     ) {
-        for (coin, opening) in factory.sales.openings() {
+        for (coin, opening) in factory.current.sales.openings() {
             let channel_id = ChannelId::of(opening.channel);
             if channels.iter().any(|channel| channel.channel_id == channel_id) {
                 d.effect(Effect::CloseChannel { channel_id });
@@ -498,12 +499,13 @@ impl Engine {
         attempt: u32,
     ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
         let factory = self.known(instance)?;
-        if factory.attempt != attempt || factory.role != Role::Lsp {
+        if factory.current.number != attempt || factory.current.role != Role::Lsp {
             return Err(Fault::stale("it is not about a factory of ours, or about another attempt"));
         }
         let client =
             factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
         let coin = factory
+            .current
             .layout
             .stock_coin(client)
             .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
@@ -545,7 +547,7 @@ impl Engine {
         phase: SalePhase,
     ) -> Option<(&Factory, &LspSale, CoinIndex)> {
         let factory = self.factories.get(&instance)?;
-        let coin = factory.layout.stock_coin(buyer)?;
+        let coin = factory.current.layout.stock_coin(buyer)?;
         let sale = self.lsp_sales.get(&(instance, coin))?;
         (sale.phase == phase && sale.deal.number == number && sale.deal.buyer == buyer)
             .then_some((factory, sale, coin))
@@ -558,7 +560,7 @@ pub(crate) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale)
 
 /// The clients of a stock coin's sub-factory, with their nodes (L only).
 pub(crate) fn sub_clients(factory: &Factory, coin: CoinIndex) -> impl Iterator<Item = (ClientIndex, NodeId)> {
-    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
     clients.filter_map(|client| Some((client, factory.node_of(client)?)))
 }
 
@@ -567,7 +569,7 @@ pub(crate) fn names(nodes: &[NodeId]) -> String {
 }
 
 pub(crate) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
-    SaleAbort { instance: factory.instance, attempt: factory.attempt, number, reason: short(reason) }
+    SaleAbort { instance: factory.instance, attempt: factory.current.number, number, reason: short(reason) }
 }
 
 pub(crate) fn send_ready(
@@ -582,7 +584,7 @@ pub(crate) fn send_ready(
             node,
             SaleReady {
                 instance: factory.instance,
-                attempt: factory.attempt,
+                attempt: factory.current.number,
                 number,
                 signatures: signatures.to_vec(),
             },

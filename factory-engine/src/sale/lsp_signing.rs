@@ -30,7 +30,7 @@ impl Engine {
         script: &ScriptBuf,
         last: Option<(ClientIndex, &[CheckedNonce])>,
     ) {
-        let (deal, Some(tree)) = (sale.deal, &factory.tree) else { return };
+        let (deal, Some(tree)) = (sale.deal, &factory.current.tree) else { return };
         // S24: an exit may have begun since it was offered.
         if let Err(reason) = cooperative(factory, coin, d.height) {
             return self.end_sale(d, factory, coin, sale, &reason);
@@ -45,7 +45,7 @@ impl Engine {
         if let Err(error) = self.ledger.check(&ledger) {
             return self.drop_sale(d, factory, coin, sale, &error.to_string());
         }
-        let key = self.factory_key(factory.instance, factory.attempt);
+        let key = self.factory_key(factory.instance, factory.current.number);
         let opened = match sale.signing.open(plan, last, &key, || d.rng.bytes32()) {
             Ok(opened) => opened,
             Err(error) => {
@@ -53,7 +53,7 @@ impl Engine {
             }
         };
         let nonces = opened.nonces().to_vec();
-        let transcript = transcript(factory.instance, factory.attempt, &built, &nonces);
+        let transcript = transcript(factory.instance, factory.current.number, &built, &nonces);
         if factory.next_sale(coin) == deal.number {
             d.event(factory.instance, deal.signing(coin, script, ledger));
         }
@@ -65,7 +65,7 @@ impl Engine {
                 node,
                 SalePropose {
                     instance: factory.instance,
-                    attempt: factory.attempt,
+                    attempt: factory.current.number,
                     number: deal.number,
                     channel_script: script.clone(),
                     nonces: nonces.clone(),
@@ -160,7 +160,7 @@ impl Engine {
             self.end_sale(d, factory, coin, sale, &reason);
             return Ok(());
         }
-        let sold = factory.sales.of(coin).iter().find(|sold| sold.sale.number == number);
+        let sold = factory.current.sales.of(coin).iter().find(|sold| sold.sale.number == number);
         if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }

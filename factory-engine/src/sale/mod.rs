@@ -31,7 +31,8 @@ pub mod payment;
 pub mod price;
 
 use crate::engine::Engine;
-use crate::record::factory::{Factory, Role};
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
@@ -61,7 +62,7 @@ pub struct Quote {
 /// rest. What is wrong with the amount otherwise.
 fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
     let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
-    let rest = rest(&factory.layout, stock, amount).map_err(|error| error.to_string())?;
+    let rest = rest(&factory.current.layout, stock, amount).map_err(|error| error.to_string())?;
     Ok(if rest.is_some() { 2 } else { 1 })
 }
 
@@ -70,9 +71,9 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
     if let Some(reason) = factory.restored() {
         return Err(format!("this factory is exit-only here: {reason}"));
     }
-    let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
     for client in clients {
-        if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
+        if factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client) {
             return Err("a channel of this sub-factory is being taken on chain".into());
         }
         if factory.leaf_height(client).is_some() {
@@ -83,7 +84,7 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         State::Active | State::Exiting => {}
         state => return Err(format!("the factory is {state}: only an active one sells")),
     }
-    match factory.role {
+    match factory.current.role {
         Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
             Err("the channel of this factory is not usable".into())
         }
@@ -136,7 +137,7 @@ impl Engine {
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
-        match self.known(abort.instance)?.role {
+        match self.known(abort.instance)?.current.role {
             Role::Lsp => self.on_client_sale_abort(d, peer, abort),
             Role::Client { .. } => self.on_lsp_sale_abort(d, peer, abort),
         }
@@ -150,7 +151,7 @@ impl Engine {
         peer: NodeId,
         reason: &str,
     ) {
-        match factory.role {
+        match factory.current.role {
             Role::Lsp => self.lsp_sale_fault(d, factory, peer, reason),
             Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(d, factory, reason),
             Role::Client { .. } => {}

@@ -13,8 +13,9 @@ use crate::io::{Effect, Invoice, Level};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
 use crate::memory::sale::{LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
+use crate::record::attempt::Role;
 use crate::record::event::{SaleDue, SaleDueEnded};
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::sale::cooperative;
 use crate::sale::lsp::{refusal, volatile};
 use crate::step::builder::StepBuilder;
@@ -122,7 +123,7 @@ impl Engine {
             peer,
             SaleInvoice {
                 instance,
-                attempt: factory.attempt,
+                attempt: factory.current.number,
                 number: sale.deal.number,
                 amount_msat: invoice.amount_msat,
                 payment_hash: invoice.payment_hash,
@@ -141,7 +142,7 @@ impl Engine {
         result: Result<bool, String>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
-        let account = factory.sales.account();
+        let account = factory.current.sales.account();
         let Some(due) = account.due().find(|due| due.label.as_deref() == Some(label)) else { return };
         let paid = match result {
             Ok(paid) => paid,
@@ -173,7 +174,7 @@ impl Engine {
         factory: &Factory,
         client: Option<ClientIndex>,
     ) {
-        for due in factory.sales.account().due() {
+        for due in factory.current.sales.account().due() {
             if let Some(label) = due.label.clone().filter(|_| client.is_none_or(|of| of == due.buyer)) {
                 d.effect(Effect::EndInvoice { instance: factory.instance, label });
             }
@@ -188,7 +189,7 @@ impl Engine {
         message: &SaleInvoice,
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
-        let account = factory.sales.account();
+        let account = factory.current.sales.account();
         if account.due_of(message.payment_hash).is_some() {
             return Err(Fault::stale("it was seen before"));
         }
@@ -253,7 +254,7 @@ impl Engine {
         result: Result<(), String>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
-        let Some(due) = factory.sales.account().due_of(payment_hash) else { return };
+        let Some(due) = factory.current.sales.account().due_of(payment_hash) else { return };
         d.event(instance, SaleDueEnded { payment_hash, paid: result.is_ok() });
         let Err(error) = result else {
             d.log(Level::Info, format!("{instance}: paid {} msat for liquidity", due.amount_msat));
@@ -275,10 +276,10 @@ impl Engine {
     /// What a restart finds open: L takes invoices back, since it has dropped their sales; a client asks
     /// what became of its payments.
     pub(crate) fn sale_payments_started(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        match factory.role {
+        match factory.current.role {
             Role::Lsp => self.end_invoices(d, factory, None),
             Role::Client { .. } => {
-                for due in factory.sales.account().due() {
+                for due in factory.current.sales.account().due() {
                     let (instance, payment_hash) = (factory.instance, due.payment_hash);
                     d.effect(Effect::LookPayment { instance, payment_hash });
                 }

@@ -5,7 +5,8 @@ use crate::io::{Answer, Refusal};
 use crate::memory::Volatile;
 use crate::memory::sale::{Asked, Quoted, VolatileSale};
 use crate::policy::prices::PriceList;
-use crate::record::factory::{Factory, Role};
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
 use crate::sale::lsp::refusal;
 use crate::sale::{Quote, cooperative, session_count};
 use crate::step::builder::StepBuilder;
@@ -18,7 +19,7 @@ use crate::wire::message::{AskPrice, Price};
 impl Factory {
     /// What a list makes of a channel of `amount` at `height`, msat.
     fn price_msat(&self, list: &PriceList, amount: Amount, height: Height) -> u64 {
-        let end = self.terms.timeout_height;
+        let end = self.current.terms.timeout_height;
         let begin = self.funding_height().unwrap_or(height);
         list.price_msat(amount, end.saturating_sub(height), end.saturating_sub(begin))
     }
@@ -46,7 +47,7 @@ impl Engine {
         height: Height,
     ) -> Result<u64, String> {
         self.may_sell(factory, coin, height)?;
-        if factory.sales.account().is_due(buyer) {
+        if factory.current.sales.account().is_due(buyer) {
             return Err("the invoice of an earlier purchase is not settled: try again in a moment".into());
         }
         session_count(factory, coin, factory.next_sale(coin), amount)?;
@@ -64,7 +65,7 @@ impl Engine {
         match self.price_for(factory, coin, buyer, amount, d.height) {
             Err(reason) => d.send(peer, refusal(factory, 0, &reason)),
             Ok(price_msat) => {
-                let (instance, attempt) = (factory.instance, factory.attempt);
+                let (instance, attempt) = (factory.instance, factory.current.number);
                 let away = self.away(factory, coin);
                 d.send(peer, Price { instance, attempt, amount, price_msat, away });
             }
@@ -118,7 +119,7 @@ impl Engine {
     /// L: whether a new sale may begin.
     pub(crate) fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
         cooperative(factory, coin, height)?;
-        let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
+        let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.stored);
         if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
             return Err("another sale of this sub-factory is under way: try again when it is done".into());
         }
@@ -129,8 +130,8 @@ impl Engine {
     /// the next. Nothing for an operator.
     pub fn credit_msat(&self, instance: InstanceId) -> u64 {
         let factory = self.factories.get(&instance);
-        factory.map_or(0, |factory| match factory.role {
-            Role::Client { index, .. } => factory.sales.account().credit(index),
+        factory.map_or(0, |factory| match factory.current.role {
+            Role::Client { index, .. } => factory.current.sales.account().credit(index),
             Role::Lsp => 0,
         })
     }

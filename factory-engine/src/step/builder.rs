@@ -59,7 +59,7 @@ impl<'a> StepBuilder<'a> {
             peer,
             Abort {
                 instance: factory.instance,
-                attempt: factory.attempt,
+                attempt: factory.current.number,
                 phase,
                 reason: short(reason),
                 blames: None,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use crate::record::attempt::Role;
 use crate::record::event::Event;
-use crate::record::factory::{Factory, Role};
+use crate::record::factory::Factory;
 use crate::types::{ChannelId, InstanceId};
 use crate::{Answer, Effect, Refusal};
 
@@ -48,15 +49,15 @@ pub struct Step {
 
 /// The question whether lightningd's record of our channel is what the leaf pays (S18).
 pub(crate) fn check_channel(factory: &Factory) -> Option<(ChannelId, Effect)> {
-    let Role::Client { index, .. } = factory.role else {
+    let Role::Client { index, .. } = factory.current.role else {
         return None;
     };
-    let tree = factory.tree.as_ref()?;
+    let tree = factory.current.tree.as_ref()?;
     let outpoint = tree.channel_outpoint(index)?;
     let channel_id = ChannelId::of(outpoint);
     let effect = Effect::CheckChannel {
         instance: factory.instance,
-        attempt: factory.attempt,
+        attempt: factory.current.number,
         sale: None,
         channel_id,
         outpoint,

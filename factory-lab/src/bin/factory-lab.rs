@@ -256,10 +256,10 @@ fn bar(what: &str, done: usize, all: usize) -> String {
 
 fn show(world: &World, instance: InstanceId) -> Result<(), LabError> {
     let factory = world.factory(LSP, instance)?;
-    if factory.clients.len() <= MANY {
+    if factory.current.clients.len() <= MANY {
         print!("{}", drawing::text(factory));
     } else {
-        let layout = &factory.layout;
+        let layout = &factory.current.layout;
         println!(
             "{} transactions in the tree, {} n-of-n outputs; too many to draw here.",
             layout.nodes().len(),
@@ -302,7 +302,7 @@ fn report(world: &World, at: usize, instance: InstanceId, exit: &Exit) -> Result
         factory.blocks_early()
     );
     let funding = factory.funding().ok_or_else(|| LabError("nothing was funded".into()))?;
-    let account = world.account(funding, factory.layout.funding_value())?;
+    let account = world.account(funding, factory.current.layout.funding_value())?;
     print_account(&account, at)?;
     let judged = world.chain.script_checks();
     let failed = world.sent.iter().filter(|sent| sent.result.is_err()).count();

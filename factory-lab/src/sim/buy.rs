@@ -4,7 +4,7 @@ use bitcoin::OutPoint;
 use factory_engine::tx::layout::MIN_CHANNEL;
 use factory_engine::tx::sale::limits;
 use factory_engine::types::{Amount, ChannelId, Height};
-use factory_engine::{Command, Engine, Factory, Input, Purchase, Role, Sold, State};
+use factory_engine::{Attempt, Command, Engine, Factory, Input, Purchase, Role, Sold, State};
 
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
@@ -45,10 +45,10 @@ impl Run {
         let Some(instance) = self.instance else { return Ok(()) };
         let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
         let Some(factory) = engine.factory(instance) else { return Ok(()) };
-        let Role::Client { index, .. } = factory.role else { return Ok(()) };
-        let Some(coin) = factory.layout.stock_coin(index) else { return Ok(()) };
+        let Role::Client { index, .. } = factory.current.role else { return Ok(()) };
+        let Some(coin) = factory.current.layout.stock_coin(index) else { return Ok(()) };
         let left = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
-        let limits = limits(&factory.layout, coin, left);
+        let limits = limits(&factory.current.layout, coin, left);
         let most = limits.with_rest.unwrap_or(MIN_CHANNEL).to_sat();
         let below = MIN_CHANNEL.to_sat().saturating_sub(1);
         let some = MIN_CHANNEL.to_sat() + self.dice.next_number() % (most / 3).max(1);
@@ -96,7 +96,9 @@ impl Run {
         let usual = !self.gone
             && (0..self.world.members.len()).all(|at| {
                 let engine = self.world.members[at].engine.as_ref();
-                let leaves = |factory: &Factory| !factory.exiting.is_empty() || !factory.evicting.is_empty();
+                let leaves = |factory: &Factory| {
+                    !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty()
+                };
                 self.world.is_owed(at) && !engine.into_iter().flat_map(Engine::factories).any(leaves)
             });
         for at in 0..self.world.members.len() {
@@ -107,7 +109,7 @@ impl Run {
                 continue;
             }
             let unfinished =
-                factory.sales.all().find(|sold| !sold.is_signed() || (at == LSP && !sold.stored));
+                factory.current.sales.all().find(|sold| !sold.is_signed() || (at == LSP && !sold.stored));
             if let Some(sold) = unfinished {
                 let number = sold.sale.number;
                 return Err(error(format!("S29: sale {number} never ends at member {at}")));
@@ -164,15 +166,15 @@ impl Run {
     /// when it was spent.
     fn spent_otherwise(&self, at: usize, channel: ChannelId) -> Option<(Height, Height)> {
         let chain = &self.world.chain;
-        let (factory, sold) = find_sold(self.world.members[at].engine.as_ref()?, channel)?;
-        let tree = factory.tree.as_ref()?;
-        let nodes = factory.layout.path(sold.sale.buyer).into_iter();
+        let (attempt, sold) = find_sold(self.world.members[at].engine.as_ref()?, channel)?;
+        let tree = attempt.tree.as_ref()?;
+        let nodes = attempt.layout.path(sold.sale.buyer).into_iter();
         let tree = nodes.filter_map(|node| {
             let tx = tree.node_tx(node)?;
             Some((tx.input.first()?.previous_output, tx.compute_txid()))
         });
         let sales =
-            factory.sales.of(sold.coin()?).iter().take_while(|other| other.sale.number <= sold.sale.number);
+            attempt.sales.of(sold.coin()?).iter().take_while(|other| other.sale.number <= sold.sale.number);
         let sales = sales.filter_map(|sold| Some((sold.sale.sessions.first()?.outpoint, sold.txid())));
         let way: Vec<(OutPoint, _)> = tree.chain(sales).collect();
         way.into_iter().find_map(|(input, txid)| {
@@ -184,11 +186,11 @@ impl Run {
 }
 
 /// The factory with this bought channel, and its sale.
-pub(super) fn find_sold(engine: &Engine, channel: ChannelId) -> Option<(&Factory, &Sold)> {
-    let all = engine.factories().flat_map(|factory| factory.past().iter().chain([factory]));
-    all.filter_map(|factory| {
-        let sold = factory.own_sales().find(|sold| sold.channel_id() == channel)?;
-        Some((factory, sold))
+pub(super) fn find_sold(engine: &Engine, channel: ChannelId) -> Option<(&Attempt, &Sold)> {
+    let all = engine.factories().flat_map(Factory::attempts);
+    all.filter_map(|attempt| {
+        let sold = attempt.own_sales().find(|sold| sold.channel_id() == channel)?;
+        Some((attempt, sold))
     })
     .next()
 }

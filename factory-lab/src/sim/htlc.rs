@@ -4,7 +4,7 @@ use bitcoin::OutPoint;
 use factory_engine::admission::htlc::{Htlc, Verdict, admit};
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::{ChannelId, Height};
-use factory_engine::{Engine, Factory, Input, PendingHtlc, Sold};
+use factory_engine::{Attempt, Engine, Factory, Input, PendingHtlc, Sold};
 
 use crate::node::COMMITMENT_FEE;
 use crate::world::judged::{early, early_of_sale};
@@ -106,12 +106,12 @@ impl Run {
         let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
         for htlc in shown {
             let Some(place) = place(engine, htlc.channel_id) else { continue };
-            let (factory, client) = (place.factory, place.client);
-            let Some(tree) = &factory.tree else { continue };
+            let (attempt, client) = (place.attempt, place.client);
+            let Some(tree) = &attempt.tree else { continue };
             let leaf = chain.confirmed(place.outpoint.txid).is_some();
             let late = chain.height().saturating_add(place.early) >= htlc.cltv_expiry;
             let funded = chain.confirmed(tree.funding().txid).is_some();
-            if late && funded && !leaf && !factory.exiting.contains(&client) {
+            if late && funded && !leaf && !attempt.exiting.contains(&client) {
                 return Err(format!(
                     "S16: member {at} has an HTLC that expires at {} at height {}, and doesn't leave",
                     htlc.cltv_expiry,
@@ -127,12 +127,12 @@ impl Run {
         let height = self.world.chain.height();
         let nudge = self.dice.below_u32(4);
         let engine = self.world.members[client].engine.as_ref();
-        let Some(Place { factory, early, .. }) = engine.and_then(|engine| place(engine, channel)) else {
+        let Some(Place { attempt, early, .. }) = engine.and_then(|engine| place(engine, channel)) else {
             return height.saturating_add(self.dice.below_u32(100));
         };
         match self.dice.below(4) {
             0 => height.saturating_add(early).saturating_add(nudge).saturating_sub(1),
-            1 => factory.terms.timeout_height.saturating_sub(early).saturating_add(nudge).saturating_sub(1),
+            1 => attempt.terms.timeout_height.saturating_sub(early).saturating_add(nudge).saturating_sub(1),
             _ => height.saturating_add(early).saturating_add(1).saturating_add(self.dice.below_u32(20)),
         }
     }
@@ -173,25 +173,25 @@ impl Run {
             return Ok(()); // It stands by itself, or will in a few blocks.
         }
         let found = member.engine.as_ref().and_then(|engine| place(engine, channel));
-        let Some(Place { factory, client, early, sold, .. }) = found else {
+        let Some(Place { attempt, client, early, sold, .. }) = found else {
             if at == LSP {
                 // What it has given up is closed, and its own money.
                 return Ok(());
             }
             return Err(format!("S18: member {at} admits an HTLC on a channel that no factory knows"));
         };
-        let tree = factory.tree.as_ref().ok_or("S18: a channel without a tree")?;
+        let tree = attempt.tree.as_ref().ok_or("S18: a channel without a tree")?;
         let funded = chain.confirmed(tree.funding().txid).map(|(height, _)| height);
         let height = chain.height();
         let depth = funded.map_or(0, |funded| height.saturating_sub(funded).saturating_add(1));
-        if depth < u32::from(factory.terms.funding_confirmations) {
+        if depth < u32::from(attempt.terms.funding_confirmations) {
             return Err(format!("S18: member {at} admits an HTLC while the funding is {depth} blocks deep"));
         }
         match sold {
-            None => world.record_fits(at, factory, client)?,
+            None => world.record_fits(at, attempt, client)?,
             Some(sold) => {
                 // What it stands on: every sale up to its own.
-                let chain = sold.coin().map_or(&[][..], |coin| factory.sales.of(coin));
+                let chain = sold.coin().map_or(&[][..], |coin| attempt.sales.of(coin));
                 if chain.iter().any(|other| other.sale.number <= sold.sale.number && !other.is_signed()) {
                     return Err(format!("S18: member {at} admits an HTLC on a sale that is not signed"));
                 }
@@ -203,7 +203,7 @@ impl Run {
             return Err(format!("S15: member {at} admits an HTLC {blocks} blocks before its expiry"));
         }
         // The operator's safe end may be earlier: it counts with its longest exit.
-        if expiry > factory.terms.timeout_height.saturating_sub(early) {
+        if expiry > attempt.terms.timeout_height.saturating_sub(early) {
             return Err(format!("S15: member {at} admits an HTLC that outlives the factory's safe end"));
         }
         Ok(())
@@ -213,7 +213,7 @@ impl Run {
 /// Where a channel is in a factory.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    factory: &'a Factory,
+    attempt: &'a Attempt,
     client: ClientIndex,
     outpoint: OutPoint,
     /// Blocks that its way to the chain takes.
@@ -222,25 +222,25 @@ struct Place<'a> {
 }
 
 fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
-    if let Some((factory, client)) = find(engine, channel) {
-        let outpoint = factory.tree.as_ref()?.channel_outpoint(client)?;
-        return Some(Place { factory, client, outpoint, early: early(&factory.layout, client), sold: None });
+    if let Some((attempt, client)) = find(engine, channel) {
+        let outpoint = attempt.tree.as_ref()?.channel_outpoint(client)?;
+        return Some(Place { attempt, client, outpoint, early: early(&attempt.layout, client), sold: None });
     }
-    let (factory, sold) = find_sold(engine, channel)?;
+    let (attempt, sold) = find_sold(engine, channel)?;
     let client = sold.sale.buyer;
-    let early = early_of_sale(&factory.layout, client, sold.sale.number);
-    Some(Place { factory, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
+    let early = early_of_sale(&attempt.layout, client, sold.sale.number);
+    Some(Place { attempt, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
 }
 
 /// The attempt of a factory with this channel, and whose it is.
-pub(super) fn find(engine: &Engine, channel: ChannelId) -> Option<(&Factory, ClientIndex)> {
-    let all = engine.factories().flat_map(|factory| factory.past().iter().chain([factory]));
-    all.filter_map(|factory| {
-        let tree = factory.tree.as_ref()?;
-        let clients = 0..factory.terms.clients();
+pub(super) fn find(engine: &Engine, channel: ChannelId) -> Option<(&Attempt, ClientIndex)> {
+    let all = engine.factories().flat_map(Factory::attempts);
+    all.filter_map(|attempt| {
+        let tree = attempt.tree.as_ref()?;
+        let clients = 0..attempt.terms.clients();
         let mut own =
             clients.filter(|client| tree.channel_outpoint(*client).map(ChannelId::of) == Some(channel));
-        Some((factory, own.next()?))
+        Some((attempt, own.next()?))
     })
     .next()
 }

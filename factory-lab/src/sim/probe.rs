@@ -20,11 +20,11 @@ impl Run {
     pub(super) fn probe(&mut self, at: usize, channel: ChannelId) -> Result<(), LabError> {
         let engine = self.world.stored(at)?;
         let sold = find_sold(&engine, channel);
-        let found = find(&engine, channel).or(sold.map(|(factory, sold)| (factory, sold.sale.buyer)));
-        let Some((factory, client)) = found else {
+        let found = find(&engine, channel).or(sold.map(|(attempt, sold)| (attempt, sold.sale.buyer)));
+        let Some((attempt, client)) = found else {
             return Err(error(format!("S12: member {at} has forgotten a channel that it uses")));
         };
-        let Some(tree) = &factory.tree else { return Ok(()) };
+        let Some(tree) = &attempt.tree else { return Ok(()) };
         let Some(known) = self.world.members[at].lightningd.channels.get(&channel) else { return Ok(()) };
         let mut chain = self.world.chain.clone();
         // Fees have a property of their own (S26).
@@ -33,13 +33,13 @@ impl Run {
             return Ok(());
         }
         let before = chain.script_checks();
-        let path: Vec<ClientIndex> = factory.layout.path(client);
-        let sales: Vec<&Sold> = sold.map_or(vec![], |(factory, last)| {
-            let chain = last.coin().map_or(&[][..], |coin| factory.sales.of(coin));
+        let path: Vec<ClientIndex> = attempt.layout.path(client);
+        let sales: Vec<&Sold> = sold.map_or(vec![], |(attempt, last)| {
+            let chain = last.coin().map_or(&[][..], |coin| attempt.sales.of(coin));
             chain.iter().take_while(|other| other.sale.number <= last.sale.number).collect()
         });
         let steps = u32::try_from(sales.len()).unwrap_or(u32::MAX);
-        let limit = u32::from(factory.layout.blocks_early(client)).saturating_add(6).saturating_add(steps);
+        let limit = u32::from(attempt.layout.blocks_early(client)).saturating_add(6).saturating_add(steps);
         let spent_otherwise = |chain: &Chain, id: SessionId| {
             let session = tree.session(id)?;
             let (_, spender) = chain.spender(session.outpoint)?;
@@ -51,7 +51,7 @@ impl Run {
                 if spent_otherwise(&chain, id) == Some(true) {
                     return Ok(()); // Distributed: judged at the end.
                 }
-                if let Some(tx) = factory.signed_tx(id) {
+                if let Some(tx) = attempt.signed_tx(id) {
                     // Not yet, or not any more: the next block's business.
                     let _ = chain.submit(&tx);
                 }

@@ -160,7 +160,8 @@ impl Run {
     /// Sales that are signed, as far as the operator knows.
     pub fn sales(&self) -> u64 {
         let engine = self.world.members[LSP].engine.as_ref();
-        let sales = engine.into_iter().flat_map(|engine| engine.factories()).flat_map(|f| f.sales.all());
+        let sales =
+            engine.into_iter().flat_map(|engine| engine.factories()).flat_map(|f| f.current.sales.all());
         u64::try_from(sales.filter(|sold| sold.is_signed()).count()).unwrap_or(u64::MAX)
     }
 
@@ -312,7 +313,7 @@ impl Run {
     pub(super) fn evicts(&self) -> Option<Height> {
         let engine = self.world.members[LSP].engine.as_ref()?;
         let factory = engine.factory(self.instance?)?;
-        factory.eviction.as_ref().map(|(height, _)| *height)
+        factory.current.eviction.as_ref().map(|(height, _)| *height)
     }
 
     /// Which channels clients rely on.
@@ -324,22 +325,23 @@ impl Run {
                     continue;
                 }
                 let Some(factory) = engine.factory(policy.instance) else { continue };
-                let attempts = factory.past().iter().chain([factory]);
+                let attempts = factory.attempts();
                 let fits = |tree: &factory_engine::tx::tree::Tree| {
-                    let ids = (0..factory.terms.clients()).filter_map(|client| tree.channel_outpoint(client));
+                    let ids = (0..factory.current.terms.clients())
+                        .filter_map(|client| tree.channel_outpoint(client));
                     ids.map(ChannelId::of).any(|id| id == channel)
                 };
                 let tree = attempts.filter_map(|attempt| attempt.tree.as_ref()).find(|tree| fits(tree));
                 let sold = find_sold(engine, channel);
                 if let Some(tree) = tree {
-                    let timeout = factory.terms.timeout_height;
+                    let timeout = factory.current.terms.timeout_height;
                     let used = Used { funding: tree.funding().txid, timeout, sale: 0, leaves: timeout };
                     self.used.insert((at, channel), used);
-                } else if let Some((factory, sold)) = sold
-                    && let Some(funding) = factory.funding()
+                } else if let Some((attempt, sold)) = sold
+                    && let Some(funding) = attempt.funding()
                 {
-                    let (timeout, sale) = (factory.terms.timeout_height, sold.sale.number);
-                    let early = early_of_sale(&factory.layout, sold.sale.buyer, sale);
+                    let (timeout, sale) = (attempt.terms.timeout_height, sold.sale.number);
+                    let early = early_of_sale(&attempt.layout, sold.sale.buyer, sale);
                     let leaves = timeout.saturating_sub(early);
                     self.used.insert((at, channel), Used { funding: funding.txid, timeout, sale, leaves });
                 }

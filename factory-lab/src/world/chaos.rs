@@ -127,7 +127,7 @@ impl Chaos {
             None => engine.factories().next(),
         };
         let state = factory.map_or("unknown", |factory| factory.state(height).name());
-        let role = match factory.map(|factory| factory.role) {
+        let role = match factory.map(|factory| factory.current.role) {
             Some(Role::Lsp) => "lsp",
             Some(Role::Client { .. }) => "client",
             None if at == LSP => "lsp",

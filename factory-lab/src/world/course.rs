@@ -106,7 +106,7 @@ impl World {
     fn judge_creation(&self, instance: InstanceId, ended: State) -> Result<(), LabError> {
         let inside: Vec<usize> = match self.engine(LSP)?.factory(instance) {
             Some(factory) if ended == State::Active => {
-                factory.clients.iter().filter_map(|node| self.member_of(*node)).collect()
+                factory.current.clients.iter().filter_map(|node| self.member_of(*node)).collect()
             }
             _ => vec![],
         };

@@ -262,7 +262,7 @@ impl World {
             // It is out already: this is a repetition.
             return;
         }
-        let (clients, funding) = (factory.clients.clone(), factory.funding());
+        let (clients, funding) = (factory.current.clients.clone(), factory.funding());
         let mut missing = Vec::new();
         for (client, node) in (0..).zip(&clients) {
             if self.member_of(*node).is_some_and(|at| !self.is_owed(at)) {
@@ -285,15 +285,15 @@ impl World {
         let at = self.member_of(node).ok_or("there is no node")?;
         let stored = self.stored(at).map_err(|error| error.to_string())?;
         let factory = stored.factory(instance).ok_or("nothing is stored")?;
-        let tree = factory.tree.as_ref().ok_or("no tree is stored")?;
+        let tree = factory.current.tree.as_ref().ok_or("no tree is stored")?;
         if factory.funding() != funding {
             return Err("another funding is stored".into());
         }
-        verify_holdings(&factory.layout, tree, &factory.signatures)
+        verify_holdings(&factory.current.layout, tree, &factory.current.signatures)
             .map_err(|problems| format!("holdings are incomplete: {problems:?}"))?;
         let outpoint = tree.channel_outpoint(client).ok_or("there is no channel")?;
         let known = self.members[at].lightningd.channels.contains_key(&ChannelId::of(outpoint));
-        if !known || !factory.checked.contains(&client) {
+        if !known || !factory.current.checked.contains(&client) {
             return Err("the channel is not committed and checked".into());
         }
         Ok(())

@@ -115,7 +115,7 @@ impl World {
     /// A member's channel of a factory (a client's only one).
     pub fn channel_in(&self, at: usize, instance: InstanceId) -> Option<ChannelId> {
         let factory = self.members[at].engine.as_ref()?.factory(instance)?;
-        factory.channels.values().next().copied()
+        factory.current.channels.values().next().copied()
     }
 
     /// Follows an output through the chain to the last satoshi.

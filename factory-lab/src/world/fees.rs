@@ -89,10 +89,10 @@ impl World {
     /// What a client can lose at most with any of a factory's transactions.
     fn most(&self, at: usize, raise: &Raise) -> Option<Amount> {
         let factory = self.members[at].engine.as_ref()?.factory(raise.instance)?;
-        let Role::Client { index, .. } = factory.role else { return None };
+        let Role::Client { index, .. } = factory.current.role else { return None };
         if raise.parent.lock_time.to_consensus_u32() > 0 {
             // A distribution: its channel and all of a sub-factory's stock.
-            return factory.capacity(index).checked_add(factory.terms.stock);
+            return factory.capacity(index).checked_add(factory.current.terms.stock);
         }
         let channels = self.members[at].lightningd.channels.values();
         Some(channels.map(|channel| Amount::from_sat(channel.balances.fundee_msat / 1000)).sum())
@@ -139,12 +139,12 @@ impl World {
 
     /// Less than what any of its transactions is worth to a member.
     fn least_stake(&self, at: usize, factory: &Factory, tx: &Transaction, role: Spend) -> Amount {
-        if let (Role::Client { index, .. }, Spend::Distribution) = (factory.role, role) {
+        if let (Role::Client { index, .. }, Spend::Distribution) = (factory.current.role, role) {
             // Its channel, or of a stock output its share.
             let txid = tx.compute_txid();
-            let mut sessions = factory.tree.iter().flat_map(|tree| tree.sessions());
+            let mut sessions = factory.current.tree.iter().flat_map(|tree| tree.sessions());
             let coin = sessions.find(|session| session.txid == txid).map(|session| session.id.coin);
-            let paid = coin.map(|coin| factory.layout.distribution_outputs(coin)).unwrap_or_default();
+            let paid = coin.map(|coin| factory.current.layout.distribution_outputs(coin)).unwrap_or_default();
             let own = paid.into_iter().find(|(client, _)| *client == index);
             return own.map_or(Amount::ZERO, |(_, share)| share);
         }
@@ -161,10 +161,10 @@ impl World {
             return this.unwrap_or(Amount::ZERO);
         }
         let balance = |client: u32| {
-            let path = u64::try_from(factory.layout.path(client).len()).ok()?;
-            share(*factory.channels.get(&client)?, path)
+            let path = u64::try_from(factory.current.layout.path(client).len()).ok()?;
+            share(*factory.current.channels.get(&client)?, path)
         };
-        let leaving = factory.exiting.iter().chain(&factory.evicting);
+        let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
         leaving.filter_map(|client| balance(*client)).min().unwrap_or(Amount::ZERO)
     }
 
@@ -175,8 +175,8 @@ impl World {
             let Some(engine) = &member.engine else { continue };
             // What it spends is there: a mempool that lost it may take it again.
             let may_come = |parent| {
-                let trees = engine.factories().filter_map(|factory| factory.tree.as_ref());
-                let sales = engine.factories().flat_map(|factory| factory.sales.all());
+                let trees = engine.factories().filter_map(|factory| factory.current.tree.as_ref());
+                let sales = engine.factories().flat_map(|factory| factory.current.sales.all());
                 let sales = sales.flat_map(|sold| &sold.sale.sessions);
                 let mut sessions = trees.flat_map(|tree| tree.sessions()).chain(sales);
                 let session = sessions.find(|session| session.txid == parent);

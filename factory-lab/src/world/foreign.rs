@@ -5,7 +5,7 @@ use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute};
-use factory_engine::Factory;
+use factory_engine::Attempt;
 use factory_engine::tx::musig::{FactoryKey, MasterSecret, sign_alone};
 use factory_engine::tx::scripts::anchor_script;
 use factory_engine::types::InstanceId;
@@ -56,7 +56,9 @@ impl World {
         else {
             return false;
         };
-        let (Some(funding), Some(proposal)) = (factory.funding(), &factory.proposal) else { return false };
+        let (Some(funding), Some(proposal)) = (factory.funding(), &factory.current.proposal) else {
+            return false;
+        };
         let lightningd = &self.members[LSP].lightningd;
         let mut outputs = (0..).zip(&proposal.funding_tx.output);
         let Some((vout, change)) = outputs.find(|(_, output)| lightningd.owns(output)) else { return false };
@@ -74,23 +76,23 @@ impl World {
         let Some(engine) = &self.members[LSP].engine else { return false };
         let spends: Vec<Transaction> = engine
             .factories()
-            .flat_map(|factory| factory.past().iter().chain([factory]))
-            .flat_map(|factory| self.stock_spends(factory))
+            .flat_map(|factory| factory.attempts().map(|attempt| (factory.instance, attempt)))
+            .flat_map(|(instance, attempt)| self.stock_spends(instance, attempt))
             .collect();
         // Each of them: not only the first that the chain takes.
         spends.into_iter().filter(|tx| self.chain.submit(tx).is_ok()).count() > 0
     }
 
-    fn stock_spends(&self, factory: &Factory) -> Vec<Transaction> {
-        let Some(tree) = &factory.tree else { return vec![] };
+    fn stock_spends(&self, instance: InstanceId, attempt: &Attempt) -> Vec<Transaction> {
+        let Some(tree) = &attempt.tree else { return vec![] };
         let master = MasterSecret::new(self.members[LSP].master);
-        let key = FactoryKey::derive(&master, factory.instance, factory.attempt);
+        let key = FactoryKey::derive(&master, instance, attempt.number);
         let spend = |(coin, outpoint)| {
             let path = tree.stock_script(coin)?;
             let prevout = self.chain.coin(outpoint)?.output.clone();
             let script_pubkey = self.members[LSP].lightningd.some_script()?;
             let output = vec![TxOut { value: prevout.value.checked_sub(FEE)?, script_pubkey }];
-            let sequence = Sequence::from_height(factory.terms.stock_csv);
+            let sequence = Sequence::from_height(attempt.terms.stock_csv);
             let mut tx = transaction(Version::TWO, &[outpoint], sequence, output);
             let leaf = TapLeafHash::from_script(&path.script, LeafVersion::TapScript);
             let sighash = SighashCache::new(&tx)
@@ -106,10 +108,10 @@ impl World {
             tx.input.first_mut()?.witness = Witness::from_slice(&witness);
             Some(tx)
         };
-        let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+        let coins = (0..).zip(attempt.layout.coins()).filter(|(_, coin)| coin.stock);
         let stock = coins.filter_map(|(at, _)| Some((at, tree.coin_outpoint(at)?)));
         // Whatever of it was sold: who bought it has the time of the CSV.
-        let rests = factory.sales.all().filter_map(|sold| sold.sale.rest);
+        let rests = attempt.sales.all().filter_map(|sold| sold.sale.rest);
         stock.chain(rests.map(|rest| (rest.coin, rest.outpoint))).filter_map(spend).collect()
     }
 }

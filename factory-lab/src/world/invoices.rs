@@ -204,13 +204,14 @@ impl World {
             }
             let index = lsp.and_then(|factory| Some((factory, factory.client_of(self.members[at].id)?)));
             if let Some((factory, index)) = index {
-                let (spent, credit) = (spent(factory, index), factory.sales.account().credit(index));
+                let (spent, credit) = (spent(factory, index), factory.current.sales.account().credit(index));
                 if spent.checked_add(credit) != Some(paid) {
                     return Err(format!(
                         "price: member {at} paid {paid} msat, and the operator says {spent} and a credit of {credit}"
                     ));
                 }
-                let known = factory.sales.jits().opened().iter().filter(|jit| jit.buyer == index).count();
+                let known =
+                    factory.current.sales.jits().opened().iter().filter(|jit| jit.buyer == index).count();
                 let peer = self.members[at].id;
                 let ordinary = &self.members[LSP].lightningd.ordinary;
                 let there = ordinary.iter().filter(|channel| channel.peer == peer).count();
@@ -227,13 +228,14 @@ impl World {
 
 /// A client's credit, and its place.
 fn own_account(factory: &Factory) -> Option<(u64, ClientIndex)> {
-    let Role::Client { index, .. } = factory.role else { return None };
-    Some((factory.sales.account().credit(index), index))
+    let Role::Client { index, .. } = factory.current.role else { return None };
+    Some((factory.current.sales.account().credit(index), index))
 }
 
 /// What a client's sales and ordinary channels cost, as a member has it.
 fn spent(factory: &Factory, client: ClientIndex) -> u64 {
-    let sales = factory.sales.all().filter(|sold| sold.sale.buyer == client).map(|sold| sold.price_msat);
-    let jits = factory.sales.jits().opened().iter().filter(|jit| jit.buyer == client);
+    let sales =
+        factory.current.sales.all().filter(|sold| sold.sale.buyer == client).map(|sold| sold.price_msat);
+    let jits = factory.current.sales.jits().opened().iter().filter(|jit| jit.buyer == client);
     sales.chain(jits.map(|jit| jit.price_msat)).fold(0, u64::saturating_add)
 }

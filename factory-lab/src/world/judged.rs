@@ -9,7 +9,7 @@ use factory_engine::tx::musig::PublicKey;
 use factory_engine::tx::tree::{Member, Roster, funding_script};
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{ChannelId, Height, InstanceId};
-use factory_engine::{BURIED, Factory, Input, Purpose, Role, statement};
+use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 
 use crate::chain::fee_of;
 
@@ -130,17 +130,17 @@ impl World {
     fn holds(&self, at: usize, instance: InstanceId, signatures: &[[u8; 64]]) -> Result<(), String> {
         let engine = self.members[at].engine.as_ref();
         let Some(factory) = engine.and_then(|engine| engine.factory(instance)) else { return Ok(()) };
-        let tree = factory.tree.as_ref().ok_or("S10: signatures without a tree")?;
+        let tree = factory.current.tree.as_ref().ok_or("S10: signatures without a tree")?;
         let ids = tree.sessions().iter().map(|session| session.id);
         let by_id = ids.zip(signatures.iter().copied()).collect();
-        if let Err(problems) = verify_holdings(&factory.layout, tree, &by_id) {
+        if let Err(problems) = verify_holdings(&factory.current.layout, tree, &by_id) {
             let invalid =
                 problems.iter().any(|p| matches!(p, factory_engine::tx::verify::Problem::Invalid(..)));
             let property = if invalid { "S4" } else { "S20" };
             return Err(format!("{property}: it stores what is no way out: {problems:?}"));
         }
         for session in tree.sessions().iter().filter(|session| session.id.role == Spend::Distribution) {
-            let coin = factory.layout.coin(session.id.coin).ok_or("S20: a coin is missing")?;
+            let coin = factory.current.layout.coin(session.id.coin).ok_or("S20: a coin is missing")?;
             let paid = session.tx.output.len().saturating_sub(1);
             let clients = usize::try_from(coin.clients.end.saturating_sub(coin.clients.start));
             if Ok(paid) != clients {
@@ -154,18 +154,18 @@ impl World {
     fn is_checked(&self, at: usize, instance: InstanceId) -> Result<(), String> {
         let engine = self.members[at].engine.as_ref();
         let Some(factory) = engine.and_then(|engine| engine.factory(instance)) else { return Ok(()) };
-        let Role::Client { index, .. } = factory.role else { return Ok(()) };
-        self.record_fits(at, factory, index)
+        let Role::Client { index, .. } = factory.current.role else { return Ok(()) };
+        self.record_fits(at, &factory.current, index)
     }
 
     /// S18: lightningd's record of a client's channel against the leaf.
     pub(crate) fn record_fits(
         &self,
         at: usize,
-        factory: &Factory,
+        attempt: &Attempt,
         client: ClientIndex,
     ) -> Result<(), String> {
-        let tree = factory.tree.as_ref().ok_or("S18: no tree")?;
+        let tree = attempt.tree.as_ref().ok_or("S18: no tree")?;
         let outpoint = tree.channel_outpoint(client).ok_or("S18: no channel in the tree")?;
         let output = tree.channel_output(client).ok_or("S18: no channel in the tree")?;
         let lightningd = &self.members[at].lightningd;
@@ -193,7 +193,7 @@ impl World {
                 );
                 found.extend(self.accounts(factory).err().map(|why| format!("account: {why} (member {at})")));
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
-                if factory.role == Role::Lsp {
+                if factory.current.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
                 }
@@ -219,28 +219,28 @@ impl World {
 
     /// S26: each transaction that an exit or the timeout calls for, as soon as the chain takes it.
     fn published(&self, at: usize, factory: &Factory) -> Result<(), String> {
-        let (Some(tree), Some(_)) = (&factory.tree, factory.funding_height()) else { return Ok(()) };
-        let client = match factory.role {
+        let (Some(tree), Some(_)) = (&factory.current.tree, factory.funding_height()) else { return Ok(()) };
+        let client = match factory.current.role {
             Role::Client { index, .. } => Some(index),
             Role::Lsp => None,
         };
-        let matured = self.chain.height() >= factory.terms.timeout_height;
+        let matured = self.chain.height() >= factory.current.terms.timeout_height;
         let role = match client {
             Some(_) if matured => Spend::Distribution,
-            _ if !factory.exiting.is_empty() || !factory.evicting.is_empty() => Spend::State,
+            _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => Spend::State,
             _ => return Ok(()),
         };
-        let leaves = || factory.exiting.iter().chain(&factory.evicting);
-        let leaving = |coin| leaves().any(|client| factory.layout.path(*client).contains(&coin));
+        let leaves = || factory.current.exiting.iter().chain(&factory.current.evicting);
+        let leaving = |coin| leaves().any(|client| factory.current.layout.path(*client).contains(&coin));
         // Who bought some of its stock wants the sale, which a floor may keep out, and not what conflicts.
         let bought = factory.own_sales().any(|sold| sold.is_signed());
-        let sold = client.filter(|_| bought).and_then(|index| factory.layout.stock_coin(index));
+        let sold = client.filter(|_| bought).and_then(|index| factory.current.layout.stock_coin(index));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
             let coin = session.id.coin;
             if role == Spend::State && !leaving(coin) || role == Spend::Distribution && sold == Some(coin) {
                 continue;
             }
-            let Some(signature) = factory.signatures.get(&session.id) else { continue };
+            let Some(signature) = factory.current.signatures.get(&session.id) else { continue };
             let parent: Txid = session.outpoint.txid;
             if self.chain.coin(session.outpoint).is_none() || self.chain.confirmed(parent).is_none() {
                 continue;
@@ -289,9 +289,9 @@ impl World {
                 }
             }
         }
-        match (statement.problem, sum == factory.layout.funding_value()) {
+        match (statement.problem, sum == factory.current.layout.funding_value()) {
             (None, true) => Ok(()),
-            (problem, _) => Err(format!("{sum} of {}: {problem:?}", factory.layout.funding_value())),
+            (problem, _) => Err(format!("{sum} of {}: {problem:?}", factory.current.layout.funding_value())),
         }
     }
 
@@ -301,17 +301,22 @@ impl World {
         if factory.funding_height().is_none() {
             return Ok(());
         }
-        let terms = &factory.terms;
+        let terms = &factory.current.terms;
         let stock = match terms.stock.to_sat() {
             0 => 0,
             _ => u32::from(terms.stock_csv) + u32::from(terms.confirm_blocks),
         };
         for client in 0..terms.clients() {
-            let chain = factory.layout.stock_coin(client).map_or(&[][..], |coin| factory.sales.of(coin));
+            let chain = factory
+                .current
+                .layout
+                .stock_coin(client)
+                .map_or(&[][..], |coin| factory.current.sales.of(coin));
             let sales =
                 u32::try_from(chain.iter().filter(|sold| sold.is_signed()).count()).unwrap_or(u32::MAX);
             let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
-            let begin = terms.timeout_height.saturating_sub(early(&factory.layout, client) + stock + chain);
+            let begin =
+                terms.timeout_height.saturating_sub(early(&factory.current.layout, client) + stock + chain);
             if self.chain.height() >= begin && !factory.is_leaving(client) {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
@@ -323,7 +328,7 @@ impl World {
 
     /// S21, S26: stock on chain is taken as soon as that is possible.
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
-        let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+        let coins = (0..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.stock);
         for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
@@ -334,7 +339,7 @@ impl World {
             }
             // The wallet has to be asked for a script first, and may have been down.
             let asked = u32::from(factory.stock_payout.is_none()) * 4;
-            let ripe = next >= at + u32::from(factory.terms.stock_csv) + asked;
+            let ripe = next >= at + u32::from(factory.current.terms.stock_csv) + asked;
             if ripe && self.chain.mempool().iter().all(|tx| !spends(tx, outpoint)) {
                 return Err(format!("S26: stock {outpoint} could be taken home, and is not"));
             }

@@ -29,7 +29,7 @@ impl World {
     pub(super) fn may_sell(&self, at: usize, instance: InstanceId, e: &SaleSigning) -> Result<(), String> {
         let Some(factory) = self.factory_of(at, instance) else { return Ok(()) };
         self.is_cooperative(at, factory, e.coin)?;
-        let Role::Client { index, .. } = factory.role else { return Ok(()) };
+        let Role::Client { index, .. } = factory.current.role else { return Ok(()) };
         if e.buyer != index {
             return Ok(());
         }
@@ -50,7 +50,7 @@ impl World {
         if self.seen(at) != Some(self.chain.height()) {
             return Ok(());
         }
-        let stock = factory.tree.as_ref().and_then(|tree| tree.coin_outpoint(coin));
+        let stock = factory.current.tree.as_ref().and_then(|tree| tree.coin_outpoint(coin));
         match stock.and_then(|stock| self.chain.confirmed(stock.txid)) {
             Some((height, _)) => {
                 Err(format!("S24: it signs a sale of coin {coin}, whose leaf is on chain since {height}"))
@@ -68,7 +68,7 @@ impl World {
     ) -> Result<(), String> {
         let Some(factory) = self.factory_of(at, instance) else { return Ok(()) };
         let place = usize::try_from(e.number).map_err(|error| error.to_string())?;
-        let chain = factory.sales.of(e.coin);
+        let chain = factory.current.sales.of(e.coin);
         let sold =
             place.checked_sub(1).and_then(|place| chain.get(place)).ok_or("S10: signed, and unknown")?;
         if chain.iter().take(place.saturating_sub(1)).any(|before| !before.is_signed()) {
@@ -85,7 +85,7 @@ impl World {
             finished.push((session.outpoint, session.id.role, session.txid));
         }
         let rest = sold.sale.sessions.iter().find(|session| session.id.role == Spend::Distribution);
-        if let (Some(session), Some(coin)) = (rest, factory.layout.coin(e.coin)) {
+        if let (Some(session), Some(coin)) = (rest, factory.current.layout.coin(e.coin)) {
             let paid = session.tx.output.len().saturating_sub(1);
             if paid != coin.clients.clone().count() {
                 return Err(format!("S20: what sale {place} leaves pays {paid} clients"));
@@ -94,7 +94,7 @@ impl World {
         if sold.sale.rest.is_some() != rest.is_some() {
             return Err("S20: what a sale leaves has no distribution".into());
         }
-        if matches!(factory.role, Role::Client { index, .. } if index == sold.sale.buyer) {
+        if matches!(factory.current.role, Role::Client { index, .. } if index == sold.sale.buyer) {
             self.sold_record_fits(at, sold)?;
         }
         for (input, role, txid) in finished {
@@ -129,8 +129,8 @@ impl World {
             return;
         }
         let Some(factory) = self.factory_of(at, signatures.instance) else { return };
-        let Role::Client { index, .. } = factory.role else { return };
-        let Some(coin) = factory.layout.stock_coin(index) else { return };
+        let Role::Client { index, .. } = factory.current.role else { return };
+        let Some(coin) = factory.current.layout.stock_coin(index) else { return };
         let verdict = self.is_cooperative(at, factory, coin);
         self.judge.violations.extend(verdict.err().map(|why| format!("{why} (member {at})")));
     }
@@ -159,7 +159,7 @@ impl World {
         let Some(engine) = self.members[at].engine.as_ref().filter(|_| at == LSP && self.is_owed(at)) else {
             return;
         };
-        let sales = engine.factories().flat_map(|factory| factory.sales.all());
+        let sales = engine.factories().flat_map(|factory| factory.current.sales.all());
         let spends =
             |sold: &Sold| sold.sale.sessions.first().is_some_and(|session| session.outpoint == input);
         let sold = sales.filter(|sold| sold.is_signed()).find(|sold| spends(sold));
@@ -173,12 +173,12 @@ impl World {
         if factory.funding_height().is_none() {
             return Ok(());
         }
-        let is_client = factory.role != Role::Lsp;
+        let is_client = factory.current.role != Role::Lsp;
         let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
-        let wanted = factory.sales.all().filter(|sold| !is_client || Some(sold.sale.number) <= last);
+        let wanted = factory.current.sales.all().filter(|sold| !is_client || Some(sold.sale.number) <= last);
         let mut due: Vec<Transaction> = wanted.filter_map(Sold::signed_sale).collect();
-        if is_client && self.chain.height() >= factory.terms.timeout_height {
-            due.extend(factory.sales.all().filter_map(Sold::signed_distribution));
+        if is_client && self.chain.height() >= factory.current.terms.timeout_height {
+            due.extend(factory.current.sales.all().filter_map(Sold::signed_distribution));
         }
         for tx in due {
             let Some(input) = tx.input.first().map(|input| input.previous_output) else { continue };
@@ -199,11 +199,11 @@ impl World {
     /// S19: who has bought is on its way out while there is time for all of it; a distribution would share
     /// its channel among its neighbours.
     pub(super) fn buyer_leaves(&self, factory: &Factory) -> Result<(), String> {
-        let Role::Client { index, .. } = factory.role else { return Ok(()) };
+        let Role::Client { index, .. } = factory.current.role else { return Ok(()) };
         let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
         let Some(last) = last.filter(|_| factory.funding_height().is_some()) else { return Ok(()) };
-        let early = early_of_sale(&factory.layout, index, last);
-        let begin = factory.terms.timeout_height.saturating_sub(early);
+        let early = early_of_sale(&factory.current.layout, index, last);
+        let begin = factory.current.terms.timeout_height.saturating_sub(early);
         if self.chain.height() >= begin && !factory.is_leaving(index) {
             return Err(format!("S19: it has bought, has to leave from {begin} on, and does not"));
         }
@@ -212,9 +212,9 @@ impl World {
 
     /// What is left of a sub-factory's stock, as far as sales are signed here; nothing if all is sold.
     pub(super) fn unsold(&self, factory: &Factory, coin: CoinIndex) -> Option<OutPoint> {
-        match factory.sales.of(coin).iter().rev().find(|sold| sold.is_signed()) {
+        match factory.current.sales.of(coin).iter().rev().find(|sold| sold.is_signed()) {
             Some(last) => last.sale.rest.map(|rest| rest.outpoint),
-            None => factory.tree.as_ref()?.coin_outpoint(coin),
+            None => factory.current.tree.as_ref()?.coin_outpoint(coin),
         }
     }
 

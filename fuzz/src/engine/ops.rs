@@ -261,7 +261,7 @@ fn failure(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let Some(instance_id) = world.nodes[at].engine.factories().next().map(|factory| factory.instance) else {
         return;
     };
-    let attempt = world.nodes[at].engine.factory(instance_id).map_or(0, |factory| factory.attempt);
+    let attempt = world.nodes[at].engine.factory(instance_id).map_or(0, |factory| factory.current.number);
     let (instance, client) = (instance_id, u32::from(input.byte() % 3));
     let sale = (input.byte() < 40).then_some(1);
     let no = || "lightningd says no".repeat(20);
@@ -281,7 +281,7 @@ fn failure(world: &mut World, at: usize, input: &mut Bytes<'_>) {
 /// lightningd says what it never would: nothing may panic or be stored that can't be read.
 fn misleading(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let Some(factory) = world.nodes[at].engine.factories().next() else { return };
-    let (instance, attempt) = (factory.instance, factory.attempt);
+    let (instance, attempt) = (factory.instance, factory.current.number);
     let sale = (input.byte() < 40).then_some(1);
     let (client, kind) = (u32::from(input.byte()), input.byte() % 5);
     let bytes = input.chunk();

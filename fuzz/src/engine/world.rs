@@ -159,7 +159,7 @@ impl World {
     pub fn describe(&self) -> String {
         let states = |node: &Node| {
             let of = |factory: &factory_engine::record::factory::Factory| {
-                format!("{} {:?}", factory.state(self.height), factory.failure)
+                format!("{} {:?}", factory.state(self.height), factory.failure())
             };
             node.engine.factories().map(of).collect::<Vec<_>>()
         };

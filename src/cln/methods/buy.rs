@@ -53,7 +53,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         }
     }
     let (factory, _) = factory(&state, instance).await?;
-    let sold = sold(factory.sales.of(quote.coin), &quote)
+    let sold = sold(factory.current.sales.of(quote.coin), &quote)
         .ok_or_else(|| Fault::new(NOT_SOLD, "the factory was forgotten meanwhile"))?;
     let mut object = answer(instance, amount, &quote, dry_run, sold.price_msat);
     object["channel_id"] = sold.channel_id().to_string().into();
@@ -139,7 +139,7 @@ enum Outcome {
 fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
     let signed = engine
         .factory(instance)
-        .and_then(|factory| sold(factory.sales.of(quote.coin), quote))
+        .and_then(|factory| sold(factory.current.sales.of(quote.coin), quote))
         .is_some_and(Sold::is_signed);
     match engine.purchase(instance) {
         Some(Purchase { refused: Some(reason), .. }) => {

@@ -189,7 +189,7 @@ async fn funded(
 
 fn not_created(factory: &Factory) -> Fault {
     let mut text = format!("factory {} was not created", factory.instance);
-    if let Some(failure) = &factory.failure {
+    if let Some(failure) = factory.failure() {
         text = format!("{text}: {failure}");
     }
     for (node, reason) in &factory.left_out {

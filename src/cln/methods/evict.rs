@@ -46,11 +46,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let (factory, height) = factory(&state, instance).await?;
     if clients.is_empty() {
         // Already under way: say how far it is.
-        clients = factory.evicting.iter().copied().collect();
+        clients = factory.current.evicting.iter().copied().collect();
     }
-    let feerate = feerate.unwrap_or(factory.terms.tree_feerate);
+    let feerate = feerate.unwrap_or(factory.current.terms.tree_feerate);
     let plan = eviction(&factory, clients);
-    let whole = eviction(&factory, 0..factory.terms.clients());
+    let whole = eviction(&factory, 0..factory.current.terms.clients());
     Ok(json!({
         "factory_instance": instance.to_string(),
         "state": factory.state(height).name(),
@@ -91,9 +91,9 @@ fn client(factory: &Factory, client: ClientIndex) -> Value {
 fn cost(plan: &Eviction, factory: &Factory, height: Height, feerate: u32) -> Value {
     let wanted = plan.vbytes.saturating_mul(4).saturating_mul(u64::from(feerate)).div_ceil(1000);
     let blocks =
-        plan.clients.iter().map(|client| factory.layout.exit_cost(*client).blocks).max().unwrap_or(0);
+        plan.clients.iter().map(|client| factory.current.layout.exit_cost(*client).blocks).max().unwrap_or(0);
     let begin = if factory.state(height) == FactoryState::Funding {
-        height.saturating_add(u32::from(factory.terms.funding_confirmations))
+        height.saturating_add(u32::from(factory.current.terms.funding_confirmations))
     } else {
         height
     };

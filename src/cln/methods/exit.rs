@@ -48,13 +48,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 /// The transactions that this node publishes, in order.
 fn path(factory: &Factory) -> Vec<Value> {
     let nodes: BTreeSet<NodeIndex> =
-        factory_json::own_clients(factory).flat_map(|client| factory.layout.path(client)).collect();
+        factory_json::own_clients(factory).flat_map(|client| factory.current.layout.path(client)).collect();
     nodes.into_iter().filter_map(|index| step(factory, index)).collect()
 }
 
 /// One transaction of a path.
 pub fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
-    let node = factory.layout.node(index)?;
+    let node = factory.current.layout.node(index)?;
     let mut object = json!({
         "index": index,
         "kind": drawing::kind(node.kind),
@@ -62,7 +62,7 @@ pub fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
         "fee_sat": node.fee.to_sat(),
         "wait_blocks": if node.kind == NodeKind::State { node.sequence } else { 0 },
     });
-    if let Some(tx) = factory.tree.as_ref().and_then(|tree| tree.node_tx(index)) {
+    if let Some(tx) = factory.current.tree.as_ref().and_then(|tree| tree.node_tx(index)) {
         let txid = tx.compute_txid();
         object["txid"] = txid.to_string().into();
         if let Some(height) = factory.confirmed.get(&txid) {
@@ -74,14 +74,16 @@ pub fn step(factory: &Factory, index: NodeIndex) -> Option<Value> {
 
 /// What this node's exit takes: a client's own, or L's of everybody.
 pub fn exit(factory: &Factory) -> Value {
-    match factory.role {
-        Role::Client { index, .. } => factory_json::exit_cost(&factory.layout.exit_cost(index)).into(),
+    match factory.current.role {
+        Role::Client { index, .. } => {
+            factory_json::exit_cost(&factory.current.layout.exit_cost(index)).into()
+        }
         Role::Lsp => {
-            let nodes = factory.layout.nodes();
+            let nodes = factory.current.layout.nodes();
             json!({
                 "transactions": nodes.len(),
                 "vbytes": nodes.iter().map(|node| node.vbytes).fold(0, u64::saturating_add),
-                "blocks": factory.layout.worst_blocks_early(),
+                "blocks": factory.current.layout.worst_blocks_early(),
                 "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
             })
         }

@@ -33,19 +33,19 @@ impl From<&Shared> for Node {
 
 /// The factory at `height`, as this node sees it.
 pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
-    let terms = &factory.terms;
+    let terms = &factory.current.terms;
     let mut object = json!({
         "factory_protocol": protocol_id().to_string(),
         "factory_instance": factory.instance.to_string(),
         "role": role(factory),
         "lsp": factory.lsp().to_string(),
         "state": factory.state(height).name(),
-        "attempt": factory.attempt,
+        "attempt": factory.current.number,
         "blocks_early": factory.blocks_early(),
         "dying_block": terms.timeout_height.saturating_sub(terms.dying_blocks),
         "timeout_block": terms.timeout_height,
         "funding_confirmations": terms.funding_confirmations,
-        "funding_sat": factory.layout.funding_value().to_sat(),
+        "funding_sat": factory.current.layout.funding_value().to_sat(),
         "clients": clients(factory, node, height),
         "next_action": factory.next_action(height),
     });
@@ -61,17 +61,17 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if let Some(deadline) = factory.deadline(height) {
         object["deadline_block"] = deadline.into();
     }
-    if let Some((since, reason)) = &factory.eviction {
+    if let Some((since, reason)) = &factory.current.eviction {
         object["eviction"] = json!({"since_block": since, "reason": reason});
     }
-    if factory.role != Role::Lsp {
-        object["price_msat"] = factory.price_msat.into();
+    if factory.current.role != Role::Lsp {
+        object["price_msat"] = factory.current.price_msat.into();
     }
     let sales: Vec<Value> = factory.own_sales().map(|sold| one_sale(factory, sold, node, height)).collect();
     if !sales.is_empty() {
         object["sales"] = sales.into();
     }
-    let jits: Vec<Value> = factory.sales.jits().opened().iter().map(one_jit).collect();
+    let jits: Vec<Value> = factory.current.sales.jits().opened().iter().map(one_jit).collect();
     if !jits.is_empty() {
         object["jit_channels"] = jits.into();
     }
@@ -83,11 +83,11 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if let Some(reason) = factory.restored() {
         object["exit_only"] = reason.into();
     }
-    if let Some((since, reason)) = &factory.exit {
+    if let Some((since, reason)) = &factory.current.exit {
         object["exit"] = json!({"since_block": since, "reason": reason});
     }
-    if let Some(failure) = &factory.failure {
-        object["failure"] = failure.as_str().into();
+    if let Some(failure) = factory.failure() {
+        object["failure"] = failure.into();
     }
     if !factory.left_out.is_empty() {
         let left_out = |(node, reason): &(NodeId, String)| json!({"id": node.to_string(), "reason": reason});
@@ -98,7 +98,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
 
 /// `lsp` or `client`.
 pub fn role(factory: &Factory) -> &'static str {
-    match factory.role {
+    match factory.current.role {
         Role::Lsp => "lsp",
         Role::Client { .. } => "client",
     }
@@ -106,8 +106,8 @@ pub fn role(factory: &Factory) -> &'static str {
 
 /// Clients whose channels are this node's: for L all, for a client itself.
 pub fn own_clients(factory: &Factory) -> std::ops::Range<ClientIndex> {
-    match factory.role {
-        Role::Lsp => 0..factory.terms.clients(),
+    match factory.current.role {
+        Role::Lsp => 0..factory.current.terms.clients(),
         Role::Client { index, .. } => index..index.saturating_add(1),
     }
 }
@@ -117,7 +117,7 @@ fn clients(factory: &Factory, node: &Node, height: Height) -> Vec<Value> {
 }
 
 fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Height) -> Value {
-    let id = match factory.role {
+    let id = match factory.current.role {
         Role::Lsp => factory.node_of(client),
         Role::Client { .. } => Some(node.me),
     };
@@ -125,22 +125,22 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
         "client": client,
         "state": client_state(factory, client, height),
         "capacity_sat": factory.capacity(client).to_sat(),
-        "blocks_early": factory.layout.blocks_early(client),
+        "blocks_early": factory.current.layout.blocks_early(client),
     });
     if let Some(id) = id {
         object["id"] = id.to_string().into();
     }
-    if let Some(channel) = factory.channels.get(&client) {
+    if let Some(channel) = factory.current.channels.get(&client) {
         object["channel_id"] = channel.to_string().into();
         if let Some(scid) = node.channels.scid(*channel) {
             object["short_channel_id"] = scid.into();
         }
     }
-    let credit = factory.sales.account().credit(client);
+    let credit = factory.current.sales.account().credit(client);
     if credit > 0 {
         object["credit_msat"] = credit.into();
     }
-    if let Some(outpoint) = factory.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
+    if let Some(outpoint) = factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)) {
         insert_outpoint(&mut object, outpoint);
     }
     object
@@ -201,7 +201,7 @@ fn one_held(held: &Held) -> Value {
 }
 
 fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'static str {
-    if factory.resolved.contains(&client) {
+    if factory.current.resolved.contains(&client) {
         "resolved"
     } else if factory.leaf_height(client).is_some() {
         "on_chain"
@@ -211,9 +211,9 @@ fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'sta
         "leaving"
     } else if factory.channel_usable(client, height).is_ok() {
         "usable"
-    } else if factory.checked.contains(&client) {
+    } else if factory.current.checked.contains(&client) {
         "checked"
-    } else if factory.channels.contains_key(&client) {
+    } else if factory.current.channels.contains_key(&client) {
         "committed"
     } else {
         "waiting"

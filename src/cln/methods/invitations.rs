@@ -28,21 +28,21 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 fn invitation(factory: &Factory, height: Height) -> Option<Value> {
-    let Role::Client { lsp, index } = factory.role else { return None };
-    let terms = &factory.terms;
+    let Role::Client { lsp, index } = factory.current.role else { return None };
+    let terms = &factory.current.terms;
     Some(json!({
         "factory_protocol": factory_engine::wire::message::protocol_id().to_string(),
         "factory_instance": factory.instance.to_string(),
         "lsp": lsp.to_string(),
-        "price_msat": factory.price_msat,
+        "price_msat": factory.current.price_msat,
         "capacity_sat": factory.capacity(index).to_sat(),
         "push_msat": terms.push_msat,
         "clients": terms.clients(),
-        "blocks_early": factory.layout.blocks_early(index),
+        "blocks_early": factory.current.layout.blocks_early(index),
         "lifetime_blocks": terms.timeout_height.saturating_sub(height),
         "dying_block": terms.timeout_height.saturating_sub(terms.dying_blocks),
         "timeout_block": terms.timeout_height,
         "funding_confirmations": terms.funding_confirmations,
-        "exit": factory_json::exit_cost(&factory.layout.exit_cost(index)),
+        "exit": factory_json::exit_cost(&factory.current.layout.exit_cost(index)),
     }))
 }

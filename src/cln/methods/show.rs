@@ -57,7 +57,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 
 fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
     let mut answer = factory_json::factory(factory, &state.as_ref().into(), height);
-    let nodes = (0u32..).zip(factory.layout.nodes()).map(|(index, node)| transaction(factory, index, node));
+    let nodes =
+        (0u32..).zip(factory.current.layout.nodes()).map(|(index, node)| transaction(factory, index, node));
     answer["transactions"] = nodes.collect();
     answer["distributions"] = distributions(factory);
     answer["on_chain"] = sightings(factory).iter().map(|seen| on_chain(factory, seen)).collect();
@@ -84,7 +85,7 @@ fn transaction(factory: &Factory, index: NodeIndex, node: &Node) -> Value {
     if let Some((parent, vout)) = node.parent {
         object["parent"] = json!({"index": parent, "outnum": vout});
     }
-    let tx = factory.tree.as_ref().and_then(|tree| tree.node_tx(index));
+    let tx = factory.current.tree.as_ref().and_then(|tree| tree.node_tx(index));
     add_status(factory, &mut object, session, tx);
     object
 }
@@ -155,7 +156,7 @@ fn members(factory: &Factory, clients: std::ops::Range<ClientIndex>) -> Vec<Valu
 }
 
 fn distributions(factory: &Factory) -> Value {
-    let coins = (0u32..).zip(factory.layout.coins()).filter(|(_, coin)| coin.has_distribution);
+    let coins = (0u32..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.has_distribution);
     coins
         .map(|(index, coin)| {
             let session = SessionId { coin: index, role: Role::Distribution };
@@ -165,7 +166,12 @@ fn distributions(factory: &Factory) -> Value {
                 "amount_sat": coin.value.to_sat(),
                 "stock": coin.stock,
             });
-            let tx = factory.tree.as_ref().and_then(|tree| tree.session(session)).map(|session| &session.tx);
+            let tx = factory
+                .current
+                .tree
+                .as_ref()
+                .and_then(|tree| tree.session(session))
+                .map(|session| &session.tx);
             add_status(factory, &mut object, session, tx);
             object
         })
@@ -174,7 +180,7 @@ fn distributions(factory: &Factory) -> Value {
 
 /// What is fixed, stored and confirmed of a transaction.
 fn add_status(factory: &Factory, object: &mut Value, session: SessionId, tx: Option<&Transaction>) {
-    object["signed"] = factory.signatures.contains_key(&session).into();
+    object["signed"] = factory.current.signatures.contains_key(&session).into();
     let Some(tx) = tx else { return };
     let txid = tx.compute_txid();
     object["txid"] = txid.to_string().into();

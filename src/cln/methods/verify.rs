@@ -40,11 +40,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 /// A signature check takes a fraction of a millisecond, but an operator's factory has thousands: they
 /// run where they hold nobody up.
 async fn check(factory: Factory) -> Result<(Value, Vec<String>), Fault> {
-    let Some(tree) = factory.tree.clone() else {
+    let Some(tree) = factory.current.tree.clone() else {
         let text = format!("factory {} has no transactions yet: nothing to verify", factory.instance);
         return Err(Fault::new(WRONG_STATE, text));
     };
-    let verify = move || verify_holdings(&factory.layout, &tree, &factory.signatures);
+    let verify = move || verify_holdings(&factory.current.layout, &tree, &factory.current.signatures);
     let result = tokio::task::spawn_blocking(verify).await.map_err(|_| Fault::internal(COMMAND.name))?;
     Ok(match result {
         Ok(report) => {
@@ -67,7 +67,7 @@ async fn our_balance(state: &State, factory: &Factory) -> Result<u64, Fault> {
     let answer = state.rpc.call("listpeerchannels", json!({})).await?;
     let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
     let ours: Vec<ChannelId> = factory_json::own_clients(factory)
-        .filter_map(|client| factory.channels.get(&client).copied())
+        .filter_map(|client| factory.current.channels.get(&client).copied())
         .collect();
     let in_factory = channels.iter().filter(|channel| {
         let id = channel["channel_id"].as_str().and_then(|text| text.parse().ok());

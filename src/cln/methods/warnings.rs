@@ -106,7 +106,7 @@ fn life(factory: &Factory, height: Height) -> Option<Warning> {
         ),
         FactoryState::Aborted if !factory.signed_for().is_empty() => warning(
             "aborted",
-            format!("it failed: {}", factory.failure.as_deref().unwrap_or("nobody said why")),
+            format!("it failed: {}", factory.failure().unwrap_or("nobody said why")),
             "nothing: it is kept until its funding can never confirm",
         ),
         _ => None,
@@ -121,7 +121,7 @@ fn funding(factory: &Factory, height: Height) -> Option<Warning> {
     }
     let txid = outpoint.txid;
     let message = format!("its funding transaction {txid} has not confirmed for {waited} blocks");
-    let action = match factory.role {
+    let action = match factory.current.role {
         Role::Lsp => {
             "if the fee is too low, spend its change with a higher one (lightning-cli withdraw with \
              utxos); if the mempool has lost it, restart the plugin: it sends it again"
@@ -139,8 +139,8 @@ fn peers(factory: &Factory, height: Height, node: &Node) -> Option<Warning> {
     if !(state.is_creating() || matches!(state, FactoryState::Active | FactoryState::Dying)) {
         return None;
     }
-    let members: Vec<NodeId> = match factory.role {
-        Role::Lsp => factory.clients.clone(),
+    let members: Vec<NodeId> = match factory.current.role {
+        Role::Lsp => factory.current.clients.clone(),
         Role::Client { lsp, .. } => vec![lsp],
     };
     let without: Vec<String> = members

@@ -1,7 +1,8 @@
 //! What the chain has of a factory.
 
+use crate::record::attempt::Role;
 use crate::record::factory::{
-    BTreeSet, ClientIndex, Factory, Height, NodeIndex, Role, SessionId, SpendRole, own_clients,
+    BTreeSet, ClientIndex, Factory, Height, NodeIndex, SessionId, SpendRole, own_clients,
 };
 use crate::record::sales::Sold;
 use crate::tx::layout::{CoinIndex, NodeKind};
@@ -25,7 +26,7 @@ pub(crate) fn is_dead(factory: &Factory, height: Height) -> bool {
 
 /// A session's name, for people: "static transaction 2", "distribution of coin 0".
 pub fn session_name(factory: &Factory, id: SessionId) -> String {
-    match (id.role, factory.layout.node(id.coin).map(|node| node.kind)) {
+    match (id.role, factory.current.layout.node(id.coin).map(|node| node.kind)) {
         (SpendRole::State, Some(NodeKind::Static)) => format!("static transaction {}", id.coin),
         (SpendRole::State, Some(NodeKind::Kickoff)) => format!("kickoff transaction {}", id.coin),
         (SpendRole::State, Some(NodeKind::State)) => format!("state transaction {}", id.coin),
@@ -35,8 +36,8 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
 }
 
 pub(crate) fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    let leaving = factory.exiting.iter().chain(&factory.evicting);
-    leaving.flat_map(|client| factory.layout.path(*client)).collect()
+    let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
+    leaving.flat_map(|client| factory.current.layout.path(*client)).collect()
 }
 
 /// The height at which an outpoint of the factory confirmed, if nothing has spent it.
@@ -58,22 +59,25 @@ pub(crate) struct OpenStock {
 /// Stock outputs on chain that nobody has spent and no signed sale spends: of a coin that was sold out
 /// of, what the last sale has left.
 pub(crate) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
-    let coins = (0..).zip(factory.layout.coins()).filter(|(_, coin)| coin.stock);
+    let coins = (0..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.stock);
     coins.filter_map(|(coin, _)| {
-        let signed = factory.sales.of(coin).iter().rev().find(|sold| sold.is_signed());
+        let signed = factory.current.sales.of(coin).iter().rev().find(|sold| sold.is_signed());
         let stock = match signed {
             Some(last) => last.sale.rest?,
             None => factory.stock_before(coin, 1)?,
         };
         let confirmed = unspent(factory, stock.outpoint)?;
-        Some(OpenStock { stock, matures: confirmed.saturating_add(u32::from(factory.terms.stock_csv)) })
+        Some(OpenStock {
+            stock,
+            matures: confirmed.saturating_add(u32::from(factory.current.terms.stock_csv)),
+        })
     })
 }
 
 impl Factory {
     /// Whether a stock coin can't come on chain any more: a distribution has paid what is above it.
     fn stock_unreachable(&self, coin: CoinIndex) -> bool {
-        let clients = self.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+        let clients = self.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         let mut clients = clients.into_iter();
         clients.any(|client| self.paid_out(client).is_some())
     }
@@ -82,7 +86,7 @@ impl Factory {
     pub fn paid_out(&self, client: ClientIndex) -> Option<Height> {
         let spends = self.spent.iter().filter_map(|(outpoint, txid)| {
             let id = self.session_of(*outpoint, *txid)?;
-            let coin = self.layout.coin(id.coin)?;
+            let coin = self.current.layout.coin(id.coin)?;
             let pays = id.role == SpendRole::Distribution && !coin.stock && coin.clients.contains(&client);
             pays.then(|| self.confirmed.get(txid).copied())?
         });
@@ -93,14 +97,14 @@ impl Factory {
     pub(crate) fn is_over(&self, height: Height) -> bool {
         let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
         let settled = |client: ClientIndex| {
-            self.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
+            self.current.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
         };
         // What is left of the stock is L's to take, or the clients' after the timeout.
-        let no_stock = || self.role != Role::Lsp || open_stock(self).next().is_none();
+        let no_stock = || self.current.role != Role::Lsp || open_stock(self).next().is_none();
         // A sale that never came on chain holds nothing, once its stock is spent otherwise.
         let gone = |sold: &Sold| {
             let spender = sold.sale.sessions.first().and_then(|session| self.spent.get(&session.outpoint));
-            self.sales.is_resolved(sold.channel_id())
+            self.current.sales.is_resolved(sold.channel_id())
                 || !sold.is_signed()
                 || spender.is_some_and(|txid| *txid != sold.txid())
                 || sold.coin().is_some_and(|coin| self.stock_unreachable(coin))

@@ -8,13 +8,13 @@ use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, Height, ScriptBuf};
 
-use super::{Factory, Role, roster};
+use super::{Factory, roster};
 
 impl Factory {
     /// What is left of a sub-factory's stock: the first stock output, or the rest of the last sale.
     /// Nothing if it has none, or it is gone.
     pub fn stock(&self, coin: CoinIndex) -> Option<Stock> {
-        match self.sales.of(coin).last() {
+        match self.current.sales.of(coin).last() {
             Some(last) => last.sale.rest,
             None => self.stock_before(coin, 1),
         }
@@ -24,32 +24,28 @@ impl Factory {
     pub(crate) fn stock_before(&self, coin: CoinIndex, number: u32) -> Option<Stock> {
         let before = usize::try_from(number).ok()?.checked_sub(1)?;
         if let Some(last) = before.checked_sub(1) {
-            return self.sales.of(coin).get(last)?.sale.rest;
+            return self.current.sales.of(coin).get(last)?.sale.rest;
         }
-        let value = self.layout.coin(coin).filter(|coin| coin.stock)?.value;
-        Some(Stock { coin, outpoint: self.tree.as_ref()?.coin_outpoint(coin)?, value })
+        let value = self.current.layout.coin(coin).filter(|coin| coin.stock)?.value;
+        Some(Stock { coin, outpoint: self.current.tree.as_ref()?.coin_outpoint(coin)?, value })
     }
 
     /// Number of the next sale of a coin.
     pub fn next_sale(&self, coin: CoinIndex) -> u32 {
-        u32::try_from(self.sales.of(coin).len()).unwrap_or(u32::MAX).saturating_add(1)
+        u32::try_from(self.current.sales.of(coin).len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// The sales whose channel is this node's: for L all, for a client those that it bought. Signed or
     /// not.
     pub fn own_sales(&self) -> impl Iterator<Item = &Sold> {
-        let role = self.role;
-        self.sales.all().filter(move |sold| match role {
-            Role::Lsp => true,
-            Role::Client { index, .. } => sold.sale.buyer == index,
-        })
+        self.current.own_sales()
     }
 
     /// `blocks_early` of a channel that a sale funds: that of its buyer's first channel, and time for
     /// each sale of the chain to confirm.
     pub fn sale_blocks_early(&self, buyer: ClientIndex, number: u32) -> u16 {
-        let sales = u32::from(self.terms.confirm_blocks).saturating_mul(number);
-        let blocks = u32::from(self.layout.blocks_early(buyer)).saturating_add(sales);
+        let sales = u32::from(self.current.terms.confirm_blocks).saturating_mul(number);
+        let blocks = u32::from(self.current.layout.blocks_early(buyer)).saturating_add(sales);
         u16::try_from(blocks).unwrap_or(u16::MAX)
     }
 
@@ -78,9 +74,9 @@ impl Factory {
         script: &ScriptBuf,
     ) -> Result<Sale, SaleError> {
         let stock = self.stock_before(coin, number).ok_or(SaleError::NoStock)?;
-        let agg = self.tree.as_ref().and_then(|tree| tree.key_agg(coin)).ok_or(SaleError::NoStock)?;
-        let roster = roster(self.proposal.as_ref().ok_or(SaleError::NoStock)?);
-        Sale::build(&self.layout, &roster, agg, stock, number, buyer, amount, script)
+        let agg = self.current.tree.as_ref().and_then(|tree| tree.key_agg(coin)).ok_or(SaleError::NoStock)?;
+        let roster = roster(self.current.proposal.as_ref().ok_or(SaleError::NoStock)?);
+        Sale::build(&self.current.layout, &roster, agg, stock, number, buyer, amount, script)
     }
 
     /// Folds a `sale_opening`.
@@ -89,7 +85,7 @@ impl Factory {
         let sale = self
             .build_sale(*coin, *number, *buyer, *amount, script)
             .map_err(|error| inconsistent("SaleOpening", error))?;
-        self.sales.opened(event, sale);
+        self.current.sales.opened(event, sale);
         Ok(())
     }
 
@@ -105,7 +101,7 @@ impl Factory {
         let sale = self
             .build_sale(*coin, *number, *buyer, *amount, script)
             .map_err(|error| inconsistent("SaleSigning", error))?;
-        self.sales.begun(event, sale);
+        self.current.sales.begun(event, sale);
         Ok(())
     }
 }

@@ -1,0 +1,218 @@
+//! One attempt at creating a factory, and what became of it: what belongs to it falls with it.
+
+use crate::types::Transaction;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::record::Proposal;
+use crate::record::event::FundingReserved;
+use crate::record::load_error::{LoadError, inconsistent};
+use crate::record::sales::{Sales, Sold};
+use crate::record::state::State;
+use crate::terms::{ClientIndex, Terms};
+use crate::tx::layout::{Layout, SessionId};
+use crate::tx::tree::Tree;
+use crate::types::{ChannelId, Height, NodeId, OutPoint};
+
+/// This node's part in a factory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The operator.
+    Lsp,
+    /// A client.
+    Client {
+        /// The operator's node.
+        lsp: NodeId,
+        /// This client's place, in leaf order.
+        index: ClientIndex,
+    },
+}
+
+/// How far creation has come, by what is stored of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Creation {
+    /// Client: invited, no answer given yet.
+    Invited,
+    /// Keys and nonces are collected; L: also the channel opens.
+    Joining,
+    /// Partial signatures are exchanged.
+    Signing,
+    /// Finished signatures are distributed and stored.
+    Storing,
+    /// Channels are completed and checked.
+    Opening,
+    /// The funding transaction may be on its way, or in the chain.
+    Funding,
+    /// The client said no, and why.
+    Declined(String),
+    /// It failed, and why.
+    Aborted(String),
+}
+
+impl Creation {
+    /// The state that it is, as long as the chain has nothing to say.
+    pub fn state(&self) -> State {
+        match self {
+            Self::Invited => State::Invited,
+            Self::Joining => State::Joining,
+            Self::Signing => State::Signing,
+            Self::Storing => State::Storing,
+            Self::Opening => State::Opening,
+            Self::Funding => State::Funding,
+            Self::Declined(_) => State::Declined,
+            Self::Aborted(_) => State::Aborted,
+        }
+    }
+
+    /// Why it ended, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Declined(reason) | Self::Aborted(reason) => Some(reason),
+            Self::Invited | Self::Joining | Self::Signing | Self::Storing | Self::Opening | Self::Funding => {
+                None
+            }
+        }
+    }
+}
+
+/// One attempt: its terms, its transactions, and the channels that stand on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// This node's part.
+    pub role: Role,
+    /// What was proposed.
+    pub terms: Terms,
+    /// What follows from the terms.
+    pub layout: Arc<Layout>,
+    /// Price of joining, msat.
+    pub price_msat: u64,
+    /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
+    pub clients: Vec<NodeId>,
+    /// How far its creation has come.
+    pub(crate) creation: Creation,
+    /// Client: height at which its invitation arrived.
+    pub invited_at: Option<Height>,
+    /// Client: what its key was derived with.
+    pub(crate) salt: Option<[u8; 32]>,
+    /// L: its funding transaction, unsigned, once its inputs are reserved.
+    pub reserved: Option<Arc<FundingReserved>>,
+    /// What was proposed to be signed.
+    pub proposal: Option<Arc<Proposal>>,
+    /// Its transactions, once proposed.
+    pub tree: Option<Arc<Tree>>,
+    /// Finished signatures.
+    pub signatures: BTreeMap<SessionId, [u8; 64]>,
+    /// Channels that lightningd has committed.
+    pub channels: BTreeMap<ClientIndex, ChannelId>,
+    /// Clients whose channel was checked.
+    pub checked: BTreeSet<ClientIndex>,
+    /// Whether a channel was checked and its funding confirmed at some time: money may be in it.
+    pub(crate) relied_on: bool,
+    /// What was sold out of the stock.
+    pub sales: Sales,
+    /// Height and reason of this node's first exit.
+    pub exit: Option<(Height, String)>,
+    /// Clients whose channels this node takes on chain and closes.
+    pub exiting: BTreeSet<ClientIndex>,
+    /// L: height and reason of the first eviction.
+    pub eviction: Option<(Height, String)>,
+    /// L: clients whose leaves it publishes; their channels go on (S21).
+    pub evicting: BTreeSet<ClientIndex>,
+    /// Clients whose channels lightningd is done with.
+    pub resolved: BTreeSet<ClientIndex>,
+}
+
+impl Attempt {
+    /// Of which nothing but its terms is known. `event` names what brought it.
+    pub(crate) fn new(
+        event: &'static str,
+        role: Role,
+        number: u32,
+        terms: &Terms,
+    ) -> Result<Self, LoadError> {
+        let layout = Layout::new(terms).map_err(|error| inconsistent(event, error))?;
+        Ok(Self {
+            number,
+            role,
+            terms: terms.clone(),
+            layout: Arc::new(layout),
+            price_msat: 0,
+            clients: vec![],
+            creation: Creation::Joining,
+            invited_at: None,
+            salt: None,
+            reserved: None,
+            proposal: None,
+            tree: None,
+            signatures: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            relied_on: false,
+            sales: Sales::default(),
+            exit: None,
+            exiting: BTreeSet::new(),
+            eviction: None,
+            evicting: BTreeSet::new(),
+            resolved: BTreeSet::new(),
+        })
+    }
+
+    /// Its funding outpoint, once proposed.
+    pub fn funding(&self) -> Option<OutPoint> {
+        self.tree.as_ref()?.coin_outpoint(0)
+    }
+
+    /// Why its creation ended, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.creation.failure()
+    }
+
+    /// Blocks before an HTLC's expiry at which it must be off this node's channels.
+    pub fn blocks_early(&self) -> u16 {
+        match self.role {
+            Role::Lsp => self.layout.worst_blocks_early(),
+            Role::Client { index, .. } => self.layout.blocks_early(index),
+        }
+    }
+
+    /// Clients whose channel is this node's too.
+    pub(crate) fn own_clients(&self) -> Range<ClientIndex> {
+        match self.role {
+            Role::Lsp => 0..self.terms.clients(),
+            Role::Client { index, .. } => index..index.saturating_add(1),
+        }
+    }
+
+    /// The sales whose channel is this node's: for L all, for a client those that it bought. Signed or
+    /// not.
+    pub fn own_sales(&self) -> impl Iterator<Item = &Sold> {
+        let role = self.role;
+        self.sales.all().filter(move |sold| match role {
+            Role::Lsp => true,
+            Role::Client { index, .. } => sold.sale.buyer == index,
+        })
+    }
+
+    /// A transaction of the tree with its signature in place, if we hold it.
+    pub fn signed_tx(&self, session: SessionId) -> Option<Transaction> {
+        self.tree.as_ref()?.signed(session, self.signatures.get(&session)?)
+    }
+
+    /// A client's node (L only).
+    pub(crate) fn node_of(&self, client: ClientIndex) -> Option<NodeId> {
+        self.clients.get(usize::try_from(client).ok()?).copied()
+    }
+
+    /// Whether two attempts' fundings spend a common input, so that one of them is the end of the other.
+    pub(crate) fn conflicts(&self, other: &Self) -> bool {
+        let inputs = |attempt: &Self| {
+            let proposal = attempt.proposal.as_ref();
+            let inputs = proposal.into_iter().flat_map(|proposal| &proposal.funding_tx.input);
+            inputs.map(|input| input.previous_output).collect::<BTreeSet<_>>()
+        };
+        !inputs(self).is_disjoint(&inputs(other))
+    }
+}
