@@ -63,12 +63,12 @@ def reserved_by_others(lsp, bitcoind, factory):
 # S4, S29, S30
 def test_whoever_fails_is_named_and_left_out(node_factory, bitcoind):
     faults = {
-        "drop-join": "no answer in time in phase Inviting from {id}",
+        "drop-join": "no answer in time in phase inviting from {id}",
         "bad-nonce": "{id}: public nonce 0 is not two points of the curve",
-        "drop-expecting": "no answer in time in phase Opening from {id}",
-        "drop-partial_signatures": "no answer in time in phase Signing from {id}",
+        "drop-expecting": "no answer in time in phase opening from {id}",
+        "drop-partial_signatures": "no answer in time in phase signing from {id}",
         "bad-partial": "{id} sent a bad partial signature",
-        "drop-stored": "no answer in time in phase Storing from {id}",
+        "drop-stored": "no answer in time in phase storing from {id}",
     }
     honest = [plugin_options(), plugin_options()]
     options = [lsp_options(**PATIENCE), *honest, *[faulty(fault) for fault in faults]]

@@ -44,6 +44,17 @@ impl Phase {
             Phase::Completing => 5,
         }
     }
+
+    /// Its name, for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Phase::Inviting => "inviting",
+            Phase::Opening => "opening",
+            Phase::Signing => "signing",
+            Phase::Storing => "storing",
+            Phase::Completing => "completing",
+        }
+    }
 }
 
 /// L's side of one attempt.

@@ -375,8 +375,8 @@ impl Engine {
                 self.give_up(d, factory, "lightningd did not answer in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let reason =
-                    format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
+                let phase = ceremony.phase.name();
+                let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
                 self.restart(d, factory, &silent, &reason);
             }
         }

@@ -186,7 +186,7 @@ impl Engine {
         match failure {
             Failure::Culprit { client, session } => {
                 let Some(node) = factory.node_of(*client) else { return };
-                let reason = format!("{node} sent a bad partial signature for {session:?}");
+                let reason = format!("{node} sent a bad partial signature for {session}");
                 return self.restart(d, factory, &[node], &reason);
             }
             Failure::Nobody(_) => {

@@ -137,7 +137,7 @@ impl fmt::Display for PlanError {
                  static, or lower the delays"
             ),
             Self::UnknownProfile { name } => {
-                write!(f, "no profile {name:?}: there are static, stateful and flat")
+                write!(f, "no profile '{name}': there are static, stateful and flat")
             }
         }
     }

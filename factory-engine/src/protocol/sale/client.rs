@@ -388,7 +388,7 @@ impl Engine {
                 Fault::peer(format!("{given} signatures for the sale's {expected} transactions"))
             }
             Unfinished::Invalid(session) => {
-                Fault::peer(format!("the signature of the {:?} doesn't verify", session.role))
+                Fault::peer(format!("the signature of the {} doesn't verify", session.role.name()))
             }
         })?;
         let number = ready.number;
