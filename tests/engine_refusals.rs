@@ -7,7 +7,7 @@ mod common;
 use common::{begin, factory, finish};
 use factory_engine::protocol::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::protocol::{
-    Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State,
+    Answer, ChannelPolicy, Command, Config, Create, Input, Policy, Refusal, State, Unusable,
 };
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId, NodeId};
@@ -227,14 +227,14 @@ fn opens_that_match_nothing() {
 /// S15, S18: which HTLCs a factory channel takes.
 #[test]
 fn admission() {
-    let policy = |usable: Result<(), String>| ChannelPolicy {
+    let policy = |usable| ChannelPolicy {
         instance: InstanceId([1; 32]),
         client: None,
         usable,
         blocks_early: 50,
         safe_end: 1_000,
     };
-    let (good, bad) = (policy(Ok(())), policy(Err("not yet".into())));
+    let (good, bad) = (policy(Ok(())), policy(Err(Unusable::NotChecked)));
     let height = 100;
     let check = |incoming, outgoing, cltv_expiry, outgoing_cltv_expiry| match admit(
         &Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry },

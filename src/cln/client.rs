@@ -13,6 +13,8 @@ use std::time::Duration;
 use cln_rpc::ClnRpc;
 use serde_json::Value;
 
+use factory_engine::protocol::NodeError;
+
 /// What lightningd (or the way to it) said instead of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallError {
@@ -37,6 +39,13 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+/// What the engine hears of it.
+impl From<CallError> for NodeError {
+    fn from(error: CallError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// How commands reach lightningd. A trait, so that what is built on it can be tested without a node.
 pub trait Call: Clone + Send + Sync + 'static {

@@ -24,7 +24,7 @@ use super::factory::{Factory, Role, own_clients};
 use super::io::{Answer, Block, Effect, Level, Refusal};
 use super::state::State;
 
-pub use account::{Line, Purpose, Statement, statement};
+pub use account::{AccountProblem, Line, Purpose, Statement, statement};
 pub use channels::OwnChannel;
 pub use evict::{Eviction, evictable, eviction};
 pub use story::{Sighting, Standing, sightings, standing};

@@ -14,8 +14,8 @@ use super::client_signing::check_channel;
 use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
-use super::policy::Policy;
+use super::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
+use super::policy::{NotAcceptable, Policy};
 use super::signing::Signer;
 use super::state::State;
 
@@ -51,14 +51,11 @@ impl Engine {
             return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
         let layout = Layout::new(&invite.terms);
-        let checked = layout.map_err(|error| error.to_string()).and_then(|layout| {
-            self.config
-                .check_invite(peer, &invite, &layout, d.height)
-                .map_err(|error| error.to_string())
-                .map(|()| layout)
-        });
+        let checked = layout
+            .map_err(NotAcceptable::Terms)
+            .and_then(|layout| self.config.check_invite(peer, &invite, &layout, d.height));
         let accepted = known.is_some_and(|factory| factory.accepted);
-        let checked = checked.and_then(|_| match known {
+        let checked = checked.and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
             Some(_) => Ok(()),
             None => self.make_room(d, peer),
@@ -68,7 +65,7 @@ impl Engine {
                 Level::Unusual,
                 format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
             );
-            d.send(peer, refusal(invite.instance, invite.attempt, &reason));
+            d.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             return Ok(());
         }
         let (instance, attempt) = (invite.instance, invite.attempt);
@@ -111,7 +108,7 @@ impl Engine {
     }
 
     /// S28: a peer can't fill our disk with invitations. What ended without a signature goes first.
-    fn make_room(&self, d: &mut Draft<'_>, peer: NodeId) -> Result<(), String> {
+    fn make_room(&self, d: &mut Draft<'_>, peer: NodeId) -> Result<(), NotAcceptable> {
         let of_peer = self.factories.values().filter(|factory| {
             matches!(factory.role, Role::Client { lsp, .. } if lsp == peer)
                 && (factory.phase().is_creating()
@@ -120,10 +117,10 @@ impl Engine {
         let (over, kept): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
         let open = kept.iter().filter(|factory| factory.phase().is_creating()).count();
         if open >= self.config.max_ceremonies_per_peer {
-            return Err(format!("{open} invitations of this peer are open already"));
+            return Err(NotAcceptable::Open(open));
         }
         if kept.len() >= MAX_KEPT_PER_PEER {
-            return Err(format!("{} failed factories of this peer have to be kept", kept.len()));
+            return Err(NotAcceptable::Kept(kept.len()));
         }
         for factory in over {
             d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
@@ -173,7 +170,7 @@ impl Engine {
         d: &mut Draft<'_>,
         instance: InstanceId,
         attempt: u32,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance).filter(|factory| {
             factory.attempt == attempt
@@ -416,18 +413,18 @@ impl Engine {
 }
 
 /// A later attempt may leave members out; what this client accepted must stay.
-fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
+fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), NotAcceptable> {
     let Role::Client { index, .. } = factory.role else {
-        return Err("it is our own factory".into());
+        return Err(NotAcceptable::Own);
     };
-    let place = usize::try_from(invite.client).map_err(|error| error.to_string())?;
-    let offered = invite.terms.capacities.get(place).copied();
+    let place = usize::try_from(invite.client).ok();
+    let offered = place.and_then(|place| invite.terms.capacities.get(place).copied());
     let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
     if offered != Some(factory.capacity(index))
         || invite.price_msat > factory.price_msat
         || without_members(&invite.terms) != without_members(&factory.terms)
     {
-        return Err("the terms differ from those that were accepted".into());
+        return Err(NotAcceptable::Differs);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::ceremony::{ClientCeremony, ExpectedOpen, Volatile};
 use super::draft::{Draft, Fault};
 use super::event::{ChannelChecked, Signed, Signing};
 use super::factory::{Factory, Role, build_tree, roster};
-use super::io::{CheckFailure, Effect, Level};
+use super::io::{CheckFailure, Effect, Level, NodeError};
 use super::lsp_signing::terms_bytes;
 use super::signing::{Asked, Plan, SignAs, SignJob, Unfinished, check_finished};
 use super::state::State;
@@ -56,7 +56,7 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
         height: Height,
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     ) {
         let ceremony = self.client.get(&instance).filter(|ceremony| ceremony.attempt == attempt);
         let Some(ceremony) = ceremony.filter(|ceremony| !ceremony.signing.has_signed()) else { return };
@@ -65,16 +65,15 @@ impl Engine {
         let outcome = match result {
             // Another block since.
             Ok(true) if height != d.height => return look_for_funding(d, factory, propose),
-            Ok(true) => self
-                .rebuild(factory, ceremony, index, propose)
-                .and_then(|tree| {
-                    self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
-                })
-                .map_err(|(Fault::Stale(text) | Fault::Peer(text))| text),
-            Ok(false) => Err("its funding transaction's inputs are spent already".to_owned()),
-            Err(error) => Err(format!("this node can't see whether its funding is unspent: {error}")),
+            Ok(true) => self.rebuild(factory, ceremony, index, propose).and_then(|tree| {
+                self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
+            }),
+            Ok(false) => Err(Fault::peer("its funding transaction's inputs are spent already")),
+            Err(error) => {
+                Err(Fault::stale(format!("this node can't see whether its funding is unspent: {error}")))
+            }
         };
-        if let Err(reason) = outcome {
+        if let Err(Fault::Stale(reason) | Fault::Peer(reason)) = outcome {
             self.client_gives_up(d, factory, &reason);
         }
     }

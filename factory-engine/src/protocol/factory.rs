@@ -13,6 +13,7 @@ use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 
+use super::htlc::Unusable;
 pub use super::load_error::LoadError;
 pub(super) use super::load_error::inconsistent;
 use super::sale::book::Sales;
@@ -408,25 +409,24 @@ impl Factory {
     }
 
     /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
-    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), String> {
+    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), Unusable> {
         if !self.checked.contains(&client) {
-            return Err("its funding script has not been checked".into());
+            return Err(Unusable::NotChecked);
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
         }
         if self.exiting.contains(&client) {
-            return Err("it is being taken on chain".into());
+            return Err(Unusable::Leaving);
         }
         match self.state(height) {
             State::Active | State::Dying => Ok(()),
             // Others leave, or L gets everybody out; a reorganisation may have taken the funding with it.
             State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
-            State::Funding | State::Exiting | State::Exited => Err(format!(
-                "the factory's funding has not {} confirmations yet",
-                self.terms.funding_confirmations
-            )),
-            state => Err(format!("the factory is {state}")),
+            State::Funding | State::Exiting | State::Exited => {
+                Err(Unusable::NotDeep { confirmations: self.terms.funding_confirmations })
+            }
+            state => Err(Unusable::State(state)),
         }
     }
 

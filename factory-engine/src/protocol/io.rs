@@ -63,7 +63,7 @@ pub enum Input {
         /// Of which attempt.
         attempt: u32,
         /// The unsigned funding transaction, or what lightningd said.
-        result: Result<PreparedFunding, String>,
+        result: Result<PreparedFunding, NodeError>,
     },
     /// [`Effect::NewPayout`] ended.
     PayoutReady {
@@ -72,7 +72,7 @@ pub enum Input {
         /// Of which attempt.
         attempt: u32,
         /// A script of this node's wallet, or what lightningd said.
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     },
     /// [`Effect::StartChannel`] ended.
     ChannelStarted {
@@ -118,7 +118,7 @@ pub enum Input {
         /// lightningd's name for it.
         label: String,
         /// The invoice, or what lightningd said.
-        result: Result<Invoice, String>,
+        result: Result<Invoice, NodeError>,
     },
     /// [`Effect::WaitInvoice`] or [`Effect::EndInvoice`] ended.
     InvoiceEnded {
@@ -127,7 +127,7 @@ pub enum Input {
         /// lightningd's name for it.
         label: String,
         /// Whether it was paid, and if not it never will be; or why that isn't known.
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     },
     /// [`Effect::PayInvoice`] or [`Effect::LookPayment`] ended.
     PaymentEnded {
@@ -136,7 +136,7 @@ pub enum Input {
         /// Which payment.
         payment_hash: PaymentHash,
         /// It arrived, or it failed for good, and why.
-        result: Result<(), String>,
+        result: Result<(), NodeError>,
     },
     /// [`Effect::FundChannel`] ended.
     ChannelFunded {
@@ -145,7 +145,7 @@ pub enum Input {
         /// For which client.
         buyer: ClientIndex,
         /// The channel and its funding outpoint, or what lightningd said.
-        result: Result<(ChannelId, OutPoint), String>,
+        result: Result<(ChannelId, OutPoint), NodeError>,
     },
     /// [`Effect::CheckUnspent`] ended.
     Unspent {
@@ -156,7 +156,7 @@ pub enum Input {
         /// The height at which the engine asked.
         height: Height,
         /// Whether it is unspent, or why nobody knows.
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     },
     /// A block was connected.
     Block(Block),

@@ -16,7 +16,9 @@ use super::ceremony::{LspCeremony, Phase, Volatile};
 use super::draft::{Draft, Fault, short};
 use super::event::{Aborted, AttemptStarted, ChannelCommitted, Created, Forgotten, FundingReserved};
 use super::factory::{Factory, Role};
-use super::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
+use super::io::{
+    Answer, Create, Effect, KnownChannel, Level, NodeError, OpenFailure, PreparedFunding, Refusal,
+};
 use super::progress::silent;
 use super::signing::Coordinator;
 use super::state::State;
@@ -247,7 +249,7 @@ impl Engine {
         d: &mut Draft<'_>,
         instance: InstanceId,
         attempt: u32,
-        result: Result<PreparedFunding, String>,
+        result: Result<PreparedFunding, NodeError>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             if let Ok(funding) = result {

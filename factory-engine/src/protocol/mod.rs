@@ -49,16 +49,19 @@ use sale::{Asked, ClientSale, LspSale};
 
 use chain::close_again;
 pub use chain::{
-    BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable, eviction,
-    exit_allowed, sightings, standing, statement,
+    AccountProblem, BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable,
+    eviction, exit_allowed, sightings, standing, statement,
 };
 pub use factory::{Factory, LoadError, Role};
-pub use htlc::ChannelPolicy;
+pub use htlc::{ChannelPolicy, Unusable};
 pub use io::*;
 pub use online::Online;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{Account, Instead, Jits, PriceList, Purchase, Quote, Quoted, Sales, Sold};
+pub use sale::{
+    Account, BadPrices, Instead, Jits, NoPrice, NotCooperative, PriceList, Purchase, Quote, Quoted, Sales,
+    Sold,
+};
 pub use state::State;
 
 /// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be

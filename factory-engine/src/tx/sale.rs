@@ -59,6 +59,8 @@ pub struct Sale {
 pub enum SaleError {
     /// The coin is no stock.
     NoStock,
+    /// All of it was sold.
+    Gone,
     /// The buyer is not one of the sub-factory's clients.
     NotAMember(ClientIndex),
     /// The amount leaves too little, or is too small or too large.
@@ -76,6 +78,7 @@ impl fmt::Display for SaleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoStock => f.write_str("this sub-factory has no stock to sell"),
+            Self::Gone => f.write_str("this sub-factory's stock is gone"),
             Self::NotAMember(client) => {
                 write!(f, "client {client} is not of the sub-factory whose stock this is")
             }

@@ -3,9 +3,10 @@
 //! From the timeout on the clients' distribution may take it as well: whoever confirms first has it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bitcoin::hashes::Hash;
-use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
+use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType, TaprootError};
 use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness, absolute::LockTime};
@@ -16,7 +17,7 @@ use crate::protocol::draft::Draft;
 use crate::protocol::event::StockPayout;
 use crate::protocol::factory::{Factory, Role};
 use crate::protocol::fees::{NO_HURRY, VolatileFees};
-use crate::protocol::io::{Effect, Level};
+use crate::protocol::io::{Effect, Level, NodeError};
 use crate::tx::layout::fee;
 use crate::tx::musig::sign_alone;
 use crate::tx::sale::Stock;
@@ -27,6 +28,38 @@ use super::{record, unspent};
 
 /// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay, and rounding.
 const MIN_RAISE: u32 = 260;
+
+/// Why a stock output is not taken.
+#[derive(Debug)]
+enum NotTaken {
+    /// The factory has no transactions.
+    NoTree,
+    /// The coin is no stock.
+    NoStock,
+    /// The coin's key is not known.
+    NoKey,
+    /// The fee would take all of it.
+    Fee {
+        /// What it is worth.
+        value: Amount,
+        /// What taking it costs.
+        fee: Amount,
+    },
+    /// It has no signature hash.
+    Sighash(TaprootError),
+}
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree => f.write_str("there is no tree"),
+            Self::NoStock => f.write_str("it is no stock coin"),
+            Self::NoKey => f.write_str("it has no key"),
+            Self::Fee { value, fee } => write!(f, "its {value} are not worth the fee of {fee}"),
+            Self::Sighash(error) => error.fmt(f),
+        }
+    }
+}
 
 /// A stock output on chain that nobody has spent.
 pub(super) struct OpenStock {
@@ -98,7 +131,7 @@ impl Engine {
         &self,
         d: &mut Draft<'_>,
         instance: InstanceId,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance).filter(|factory| factory.role == Role::Lsp) else {
             return;
@@ -125,10 +158,10 @@ impl Engine {
         stock: Stock,
         script: &ScriptBuf,
         feerate: u32,
-    ) -> Result<Transaction, String> {
-        let tree = factory.tree.as_ref().ok_or("there is no tree")?;
-        let spend = tree.stock_script(stock.coin).ok_or("it is no stock coin")?;
-        let key = tree.output_key(stock.coin).ok_or("it has no key")?;
+    ) -> Result<Transaction, NotTaken> {
+        let tree = factory.tree.as_ref().ok_or(NotTaken::NoTree)?;
+        let spend = tree.stock_script(stock.coin).ok_or(NotTaken::NoStock)?;
+        let key = tree.output_key(stock.coin).ok_or(NotTaken::NoKey)?;
         let prevout = TxOut { value: stock.value, script_pubkey: key_script(key) };
         let input = TxIn {
             previous_output: stock.outpoint,
@@ -148,7 +181,7 @@ impl Engine {
         let least = pays(self.config.stock_feerate);
         let fee = pays(feerate).min(least.max(prevout.value / 2));
         let value = prevout.value.checked_sub(fee).filter(|value| *value >= DUST);
-        let value = value.ok_or_else(|| format!("its {} are not worth the fee of {fee}", prevout.value))?;
+        let value = value.ok_or(NotTaken::Fee { value: prevout.value, fee })?;
         if let Some(output) = tx.output.first_mut() {
             output.value = value;
         }
@@ -160,7 +193,7 @@ impl Engine {
                 leaf,
                 TapSighashType::Default,
             )
-            .map_err(|error| error.to_string())?
+            .map_err(NotTaken::Sighash)?
             .to_byte_array();
         let key = self.factory_key(factory.instance, factory.attempt);
         // The message decides the nonce; without fresh randomness the same transaction is made again.

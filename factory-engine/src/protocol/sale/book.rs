@@ -13,6 +13,7 @@ use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
+use super::super::htlc::Unusable;
 use super::account::Account;
 use super::jits::Jits;
 
@@ -240,15 +241,15 @@ impl Factory {
 
     /// Whether a bought channel may carry HTLCs, and otherwise why not (S18). Its script was checked
     /// before the sale was signed.
-    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), String> {
+    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), Unusable> {
         if !sold.is_signed() {
-            return Err("its sale is not signed yet".into());
+            return Err(Unusable::NotSigned);
         }
         if self.confirmed.contains_key(&sold.txid()) {
             return Ok(());
         }
         if self.leaf_height(sold.sale.buyer).is_some() {
-            return Err("its sale is on its way to the chain".into());
+            return Err(Unusable::SaleUnconfirmed);
         }
         self.channel_usable(sold.sale.buyer, height)
     }

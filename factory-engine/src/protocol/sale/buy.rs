@@ -24,7 +24,7 @@ impl Engine {
             .layout
             .stock_coin(index)
             .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
-        cooperative(factory, coin, height).map_err(Refusal::WrongState)?;
+        cooperative(factory, coin, height).map_err(|why| Refusal::WrongState(why.to_string()))?;
         if !self.peers.contains(&lsp) {
             return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
         }
@@ -40,7 +40,8 @@ impl Engine {
                     .into(),
             ));
         }
-        session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        session_count(factory, coin, number, amount)
+            .map_err(|error| Refusal::BadParameter(error.to_string()))?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
         let blocks_early = factory.sale_blocks_early(index, number);
         Ok(Quote { lsp, attempt: factory.attempt, coin, number, stock, blocks_early })

@@ -16,7 +16,7 @@ use super::super::event::{SaleDropped, SaleOpening};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Effect, KnownChannel, Level, OpenFailure};
 use super::super::signing::Coordinator;
-use super::{Deal, LspSale, SalePhase, VolatileSale, cooperative, session_count};
+use super::{CannotSell, Deal, LspSale, SalePhase, VolatileSale, cooperative, session_count};
 
 impl Engine {
     pub(in super::super) fn on_buy(&self, d: &mut Draft<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
@@ -27,10 +27,7 @@ impl Engine {
             if price <= buy.max_price_msat {
                 return Ok(price);
             }
-            Err(format!(
-                "it costs {price} msat, which is above the limit of {}: max_price_msat={price} accepts it",
-                buy.max_price_msat
-            ))
+            Err(CannotSell::TooDear { price_msat: price, most: buy.max_price_msat })
         });
         let price_msat = match price {
             Ok(price_msat) => price_msat,
@@ -39,7 +36,7 @@ impl Engine {
                     Level::Info,
                     format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
                 );
-                d.send(peer, refusal(factory, 0, &reason));
+                d.send(peer, refusal(factory, 0, &reason.to_string()));
                 if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
                     // An invoice that couldn't be taken back before, if there is one.
                     self.end_invoices(d, factory, Some(buyer));
@@ -107,8 +104,8 @@ impl Engine {
         if join.round != Some(sale.round) {
             return Err(Fault::stale("it answers an earlier offer"));
         }
-        let expected =
-            session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
+        let expected = session_count(factory, coin, sale.deal.number, sale.deal.amount)
+            .map_err(|error| Fault::stale(error.to_string()))?;
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
         d.volatile(volatile(
             factory,
@@ -162,22 +159,14 @@ impl Engine {
             return;
         };
         let Some(peer) = factory.node_of(buyer) else { return };
-        let built = result.map_err(|error| error.to_string()).and_then(|script| {
-            let deal = sale.deal;
-            let built = factory.build_sale(coin, number, buyer, deal.amount, &script);
-            built.map(|built| (script, built)).map_err(|error| error.to_string())
-        });
-        let (script, built) = match built {
+        let why = |error: &dyn std::fmt::Display| format!("its channel can't be opened: {error}");
+        let script = match result {
+            Ok(script) => script,
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
+        };
+        let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => {
-                return self.drop_sale(
-                    d,
-                    factory,
-                    coin,
-                    sale,
-                    &format!("its channel can't be opened: {error}"),
-                );
-            }
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.

@@ -27,6 +27,7 @@ mod apply;
 pub(super) mod book;
 mod buy;
 mod client;
+mod error;
 mod jit;
 mod jits;
 mod lsp;
@@ -39,7 +40,7 @@ use std::collections::BTreeSet;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{AggNonce, CheckedNonce, PartialSig};
-use crate::tx::sale::rest;
+use crate::tx::sale::{SaleError, rest};
 use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Message, SaleAbort, SaleJoin, SalePartialSignatures, SalePropose};
 
@@ -53,6 +54,8 @@ use super::state::State;
 
 pub use account::Account;
 pub use book::{Sales, Sold};
+use error::CannotSell;
+pub use error::{BadPrices, NoPrice, NotCooperative};
 pub use jits::Jits;
 pub use price::PriceList;
 
@@ -212,7 +215,7 @@ pub struct Instead {
 pub(super) struct Asked {
     pub(super) amount: Amount,
     /// The price, msat, or why there is none; nothing until the operator has said.
-    pub(super) answer: Option<Result<Quoted, String>>,
+    pub(super) answer: Option<Result<Quoted, NoPrice>>,
 }
 
 /// What an operator says to a question for a price.
@@ -300,35 +303,38 @@ impl ClientSale {
 
 /// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
 /// rest. What is wrong with the amount otherwise.
-fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
-    let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
-    let rest = rest(&factory.layout, stock, amount).map_err(|error| error.to_string())?;
+fn session_count(
+    factory: &Factory,
+    coin: CoinIndex,
+    number: u32,
+    amount: Amount,
+) -> Result<usize, SaleError> {
+    let stock = factory.stock_before(coin, number).ok_or(SaleError::Gone)?;
+    let rest = rest(&factory.layout, stock, amount)?;
     Ok(if rest.is_some() { 2 } else { 1 })
 }
 
 /// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
-fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), NotCooperative> {
     if let Some(reason) = factory.restored() {
-        return Err(format!("this factory is exit-only here: {reason}"));
+        return Err(NotCooperative::Restored(reason.to_owned()));
     }
     let clients = factory.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
     for client in clients {
         if factory.exiting.contains(&client) || factory.evicting.contains(&client) {
-            return Err("a channel of this sub-factory is being taken on chain".into());
+            return Err(NotCooperative::Leaving);
         }
         if factory.leaf_height(client).is_some() {
-            return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
+            return Err(NotCooperative::OnChain);
         }
     }
     match factory.state(height) {
         State::Active | State::Exiting => {}
-        state => return Err(format!("the factory is {state}: only an active one sells")),
+        state => return Err(NotCooperative::State(state)),
     }
     match factory.role {
-        Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
-            Err("the channel of this factory is not usable".into())
-        }
-        _ => Ok(()),
+        Role::Client { index, .. } => factory.channel_usable(index, height).map_err(NotCooperative::Channel),
+        Role::Lsp => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::super::ceremony::{ExpectedOpen, Volatile};
 use super::super::draft::{Draft, Fault};
 use super::super::event::{SaleDue, SaleDueEnded};
 use super::super::factory::{Factory, Role};
-use super::super::io::{Effect, Invoice, Level};
+use super::super::io::{Effect, Invoice, Level, NodeError};
 use super::lsp::{refusal, volatile};
 use super::{LspSale, Purchase, SalePhase, VolatileSale, cooperative};
 
@@ -44,7 +44,7 @@ impl Engine {
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
             if let Err(reason) = cooperative(factory, coin, d.height) {
-                return self.drop_sale(d, factory, coin, sale, &reason);
+                return self.drop_sale(d, factory, coin, sale, &reason.to_string());
             }
             if missing > 0 {
                 return self.charge(d, factory, coin, sale, missing);
@@ -92,7 +92,7 @@ impl Engine {
         d: &mut Draft<'_>,
         instance: InstanceId,
         label: String,
-        result: Result<Invoice, String>,
+        result: Result<Invoice, NodeError>,
     ) {
         let Some((factory, coin, sale)) = self.paying(instance, &label) else {
             // Nobody has heard of it.
@@ -137,7 +137,7 @@ impl Engine {
         d: &mut Draft<'_>,
         instance: InstanceId,
         label: &str,
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let account = factory.sales.account();
@@ -244,7 +244,7 @@ impl Engine {
         d: &mut Draft<'_>,
         instance: InstanceId,
         payment_hash: PaymentHash,
-        result: Result<(), String>,
+        result: Result<(), NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(due) = factory.sales.account().due_of(payment_hash) else { return };

@@ -12,7 +12,7 @@ use super::super::draft::{Draft, Fault};
 use super::super::factory::{Factory, Role};
 use super::super::io::{Answer, Refusal};
 use super::lsp::refusal;
-use super::{Asked, Quote, Quoted, VolatileSale, cooperative, session_count};
+use super::{Asked, BadPrices, CannotSell, NoPrice, Quote, Quoted, VolatileSale, cooperative, session_count};
 
 /// A rate beyond this would ask for more than what is sold.
 const MAX_PPM: u32 = 1_000_000;
@@ -35,12 +35,12 @@ impl PriceList {
     ///
     /// # Errors
     /// Which number is too large, and what the largest is.
-    pub fn new(base_msat: u64, ppm: u32) -> Result<Self, String> {
+    pub fn new(base_msat: u64, ppm: u32) -> Result<Self, BadPrices> {
         if base_msat > MAX_BASE_MSAT {
-            return Err(format!("base_msat: {base_msat} is too large, the most is {MAX_BASE_MSAT}"));
+            return Err(BadPrices::Base { base_msat, most: MAX_BASE_MSAT });
         }
         if ppm > MAX_PPM {
-            return Err(format!("ppm: {ppm} is more than the whole capacity, the most is {MAX_PPM}"));
+            return Err(BadPrices::Rate { ppm, most: MAX_PPM });
         }
         Ok(Self { base_msat, ppm })
     }
@@ -99,10 +99,10 @@ impl Engine {
         buyer: ClientIndex,
         amount: Amount,
         height: Height,
-    ) -> Result<u64, String> {
+    ) -> Result<u64, CannotSell> {
         self.may_sell(factory, coin, height)?;
         if factory.sales.account().is_due(buyer) {
-            return Err("the invoice of an earlier purchase is not settled: try again in a moment".into());
+            return Err(CannotSell::Unsettled);
         }
         session_count(factory, coin, factory.next_sale(coin), amount)?;
         Ok(factory.price_msat(&self.config.prices, amount, height))
@@ -117,7 +117,7 @@ impl Engine {
         let (factory, buyer, coin) = self.sale_member(peer, question.instance, question.attempt)?;
         let amount = question.amount;
         match self.price_for(factory, coin, buyer, amount, d.height) {
-            Err(reason) => d.send(peer, refusal(factory, 0, &reason)),
+            Err(reason) => d.send(peer, refusal(factory, 0, &reason.to_string())),
             Ok(price_msat) => {
                 let (instance, attempt) = (factory.instance, factory.attempt);
                 let away = self.away(factory, coin);
@@ -160,7 +160,7 @@ impl Engine {
         factory: &Factory,
         coin: CoinIndex,
         amount: Option<Amount>,
-        answer: Result<Quoted, String>,
+        answer: Result<Quoted, NoPrice>,
     ) {
         let open =
             |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
@@ -171,16 +171,21 @@ impl Engine {
     }
 
     /// What the operator said to this node's last question for a price; nothing until it has.
-    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, String>> {
+    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, NoPrice>> {
         self.asked.get(&instance)?.answer.as_ref()
     }
 
     /// L: whether a new sale may begin.
-    pub(super) fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+    pub(super) fn may_sell(
+        &self,
+        factory: &Factory,
+        coin: CoinIndex,
+        height: Height,
+    ) -> Result<(), CannotSell> {
         cooperative(factory, coin, height)?;
         let unfinished = factory.sales.of(coin).last().is_some_and(|last| !last.stored);
         if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
-            return Err("another sale of this sub-factory is under way: try again when it is done".into());
+            return Err(CannotSell::UnderWay);
         }
         Ok(())
     }
@@ -224,8 +229,10 @@ mod tests {
     #[test]
     fn absurd_lists_are_refused() {
         assert!(PriceList::new(MAX_BASE_MSAT, MAX_PPM).is_ok());
-        assert!(PriceList::new(MAX_BASE_MSAT + 1, 0).unwrap_err().contains("base_msat"));
-        assert!(PriceList::new(0, MAX_PPM + 1).unwrap_err().contains("ppm"));
+        let (base_msat, ppm) = (MAX_BASE_MSAT + 1, MAX_PPM + 1);
+        let base = BadPrices::Base { base_msat, most: MAX_BASE_MSAT };
+        assert_eq!(PriceList::new(base_msat, 0), Err(base));
+        assert_eq!(PriceList::new(0, ppm), Err(BadPrices::Rate { ppm, most: MAX_PPM }));
     }
 
     #[test]
