@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde_json::json;
 
-use factory_engine::protocol::Refusal;
+use factory_engine::protocol::{Refusal, RefusalKind};
 
 use super::client::CallError;
+use super::words;
 
 /// A parameter is wrong (JSON-RPC's own code).
 pub const INVALID_PARAMS: i32 = -32602;
@@ -64,14 +65,14 @@ impl std::error::Error for Fault {}
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        let code = match &refusal {
-            Refusal::BadParameter(_) => INVALID_PARAMS,
-            Refusal::Unknown(_) => UNKNOWN_FACTORY,
-            Refusal::WrongState(_) => WRONG_STATE,
-            Refusal::BadClient(_) => BAD_CLIENT,
-            Refusal::Unavailable(_) => UNAVAILABLE,
+        let code = match refusal.kind() {
+            RefusalKind::BadParameter => INVALID_PARAMS,
+            RefusalKind::Unknown => UNKNOWN_FACTORY,
+            RefusalKind::WrongState => WRONG_STATE,
+            RefusalKind::BadClient => BAD_CLIENT,
+            RefusalKind::Unavailable => UNAVAILABLE,
         };
-        Self::new(code, refusal.to_string())
+        Self::new(code, words::refusal(&refusal))
     }
 }
 

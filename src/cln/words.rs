@@ -1,6 +1,43 @@
 //! What people read of the engine's reasons: they say what is wrong, and here is added what to do about it,
 //! with the names of commands and options.
 
+use factory_engine::protocol::Refusal;
+
+/// Why a command was not carried out, and what to do.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotConnected(_) => format!("{refusal}: connect to it; it has to run this plugin, too"),
+        Refusal::NoTimeToEvict { stock_csv, .. } => {
+            format!("{refusal}; make it longer, or factory-stock-csv (now {stock_csv}) shorter")
+        }
+        Refusal::Unknown(_) => format!("{refusal}: see factory-list and factory-invitations"),
+        Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
+        Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
+        Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
+        Refusal::Stopping => "the plugin is shutting down".to_owned(),
+        // These say it all.
+        Refusal::NoClients
+        | Refusal::ThisNode(_)
+        | Refusal::NamedTwice(_)
+        | Refusal::Terms(_)
+        | Refusal::LifetimeTooShort { .. }
+        | Refusal::OwnFactory(_)
+        | Refusal::OperatorAway(_)
+        | Refusal::NothingOnChain { .. }
+        | Refusal::NoChannelToExit { .. }
+        | Refusal::IsOut(_)
+        | Refusal::OperatorSells
+        | Refusal::NoStock
+        | Refusal::NotCooperative(_)
+        | Refusal::SaleUnderWay
+        | Refusal::PaymentUnderWay
+        | Refusal::Amount(_)
+        | Refusal::NotStored(_)
+        | Refusal::Stale(_)
+        | Refusal::ReadOnly(_) => refusal.to_string(),
+    }
+}
+
 /// Why a purchase came to nothing. `waited` is whether it had to wait for somebody, `jit` whether this node
 /// takes an ordinary channel instead.
 pub fn not_sold(reason: &str, waited: bool, jit: bool) -> String {
@@ -10,6 +47,23 @@ pub fn not_sold(reason: &str, waited: bool, jit: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use factory_engine::types::InstanceId;
+
+    #[test]
+    fn what_to_do_comes_with_the_names_of_commands_and_options() {
+        let unknown = Refusal::Unknown(InstanceId([1; 32]));
+        let early = Refusal::NoTimeToEvict { lifetime_blocks: 9, needed: 10, stock_csv: 144 };
+        let all = [
+            (unknown, "factory-invitations"),
+            (early, "factory-stock-csv (now 144)"),
+            (Refusal::OperatorEvicts, "factory-exit"),
+        ];
+        for (why, name) in all {
+            let (text, bare) = (refusal(&why), why.to_string());
+            assert!(text.starts_with(&bare) && text.contains(name), "{text}");
+            assert!(!bare.contains("factory-"), "{bare}");
+        }
+    }
 
     #[test]
     fn the_option_is_named_where_it_would_have_helped() {

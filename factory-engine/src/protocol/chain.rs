@@ -205,17 +205,12 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         && factory.funding_height().is_some()
         && !factory.checked.contains(&index)
     {
-        return Err(Refusal::WrongState(format!(
-            "factory {}: lightningd has no channel here that its leaf would pay; wait for the timeout at height {}, from where on the distribution pays this node",
-            factory.instance, factory.terms.timeout_height
-        )));
+        let (instance, timeout) = (factory.instance, factory.terms.timeout_height);
+        return Err(Refusal::NoChannelToExit { instance, timeout });
     }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
-        other => Err(Refusal::WrongState(format!(
-            "factory {} is {other}: there is nothing on chain to exit from",
-            factory.instance
-        ))),
+        state => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
     }
 }
 

@@ -131,7 +131,7 @@ impl Engine {
     pub(super) fn accept(&self, d: &mut Draft<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         if !self.peers.contains(&factory.lsp()) {
-            return Err(Refusal::WrongState(format!("the operator {} is not connected", factory.lsp())));
+            return Err(Refusal::OperatorAway(factory.lsp()));
         }
         d.event(instance, Accepted {});
         d.effect(Effect::NewPayout { instance, attempt: factory.attempt });
@@ -153,15 +153,11 @@ impl Engine {
     fn invitation(&self, instance: InstanceId) -> Result<&Factory, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         if factory.role == Role::Lsp {
-            return Err(Refusal::WrongState(format!(
-                "{instance} is this node's own factory, not an invitation"
-            )));
+            return Err(Refusal::OwnFactory(instance));
         }
         match factory.phase() {
             State::Invited => Ok(factory),
-            other => {
-                Err(Refusal::WrongState(format!("factory {instance} is {other}, no longer an invitation")))
-            }
+            state => Err(Refusal::NotAnInvitation { instance, state }),
         }
     }
 

@@ -13,11 +13,11 @@ use crate::tx::musig::KeyAgg;
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 
-use super::htlc::Unusable;
 pub use super::load_error::LoadError;
 pub(super) use super::load_error::inconsistent;
 use super::sale::book::Sales;
 use super::state::State;
+use super::unusable::Unusable;
 
 /// This node's part in a factory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,11 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
-use std::fmt;
-
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 
 use super::Engine;
 use super::factory::{Factory, own_clients};
 use super::sale::Sold;
-use super::state::State;
+use super::unusable::Unusable;
 use crate::tx::sale::Sale;
 
 /// Confirmations after which a leaf is not expected to leave the chain again.
@@ -15,43 +13,6 @@ const SETTLED: u32 = 6;
 
 /// Blocks that may come in before an HTLC is where its expiry is checked, or has been failed back.
 pub const SLACK: u32 = 6;
-
-/// Why no HTLC may move on a channel of a factory (S18).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unusable {
-    /// Its funding script was not compared with the node's own record of it.
-    NotChecked,
-    /// This node takes it on chain.
-    Leaving,
-    /// The factory's funding is not as deep as the terms say.
-    NotDeep {
-        /// Confirmations that the terms ask for.
-        confirmations: u16,
-    },
-    /// The factory's state doesn't allow it.
-    State(State),
-    /// It was sold, and the sale is not signed yet.
-    NotSigned,
-    /// It was sold, and the leaf that the sale stands on is on chain: the sale follows.
-    SaleUnconfirmed,
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotChecked => f.write_str("its funding script has not been checked"),
-            Self::Leaving => f.write_str("it is being taken on chain"),
-            Self::NotDeep { confirmations } => {
-                write!(f, "the factory's funding has not {confirmations} confirmations yet")
-            }
-            Self::State(state) => write!(f, "the factory is {state}"),
-            Self::NotSigned => f.write_str("its sale is not signed yet"),
-            Self::SaleUnconfirmed => f.write_str("its sale is on its way to the chain"),
-        }
-    }
-}
-
-impl std::error::Error for Unusable {}
 
 /// What the hooks need to know about one factory channel, so that they can answer from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

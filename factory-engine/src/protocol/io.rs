@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
 mod node;
+mod refusal;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ use super::fees::{FeeNews, Raise, Report};
 use super::state::State;
 
 pub use node::*;
+pub use refusal::{Refusal, RefusalKind};
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
 /// simulator and in tests.
@@ -495,35 +497,6 @@ pub enum Answer {
     /// The open claims to be ours and is not what was agreed.
     RejectOpen(String),
 }
-
-/// Why a command was not carried out. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// A parameter is wrong.
-    BadParameter(String),
-    /// No such factory or invitation.
-    Unknown(InstanceId),
-    /// The factory's state doesn't allow it.
-    WrongState(String),
-    /// A client can't take part.
-    BadClient(String),
-    /// The engine is read-only: a stored record could not be understood.
-    Unavailable(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadParameter(text) | Self::WrongState(text) => f.write_str(text),
-            Self::BadClient(text) | Self::Unavailable(text) => f.write_str(text),
-            Self::Unknown(instance) => {
-                write!(f, "unknown factory_instance {instance}: see factory-list and factory-invitations")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 /// A step was made before another that was applied meanwhile, so that what it follows from may no longer
 /// hold. Nothing has changed; the input has to be handled again.

@@ -45,13 +45,10 @@ impl Engine {
             margin_blocks: config.margin_blocks,
             funding_confirmations: config.funding_confirmations,
         };
-        let layout = Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
+        let layout = Layout::new(&terms).map_err(Refusal::Terms)?;
         let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
         if create.lifetime_blocks <= needed {
-            return Err(Refusal::BadParameter(format!(
-                "lifetime_blocks of {} is too short: dying_blocks and the worst exit alone take {needed}",
-                create.lifetime_blocks
-            )));
+            return Err(Refusal::LifetimeTooShort { lifetime_blocks: create.lifetime_blocks, needed });
         }
         // S21: from its first day on it would have to be evicted.
         let needed = layout
@@ -59,11 +56,8 @@ impl Engine {
             .saturating_add(u32::from(terms.funding_confirmations))
             .saturating_add(1);
         if create.lifetime_blocks <= needed {
-            return Err(Refusal::BadParameter(format!(
-                "lifetime_blocks of {} is too short: eviction has to begin {needed} blocks before the timeout, so \
-                 that the operator's stock is home by then; make it longer, or factory-stock-csv (now {}) shorter",
-                create.lifetime_blocks, terms.stock_csv
-            )));
+            let (lifetime_blocks, stock_csv) = (create.lifetime_blocks, terms.stock_csv);
+            return Err(Refusal::NoTimeToEvict { lifetime_blocks, needed, stock_csv });
         }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
         d.event(instance, Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID });
@@ -73,21 +67,18 @@ impl Engine {
 
     fn check_clients(&self, create: &Create) -> Result<(), Refusal> {
         if create.clients.is_empty() {
-            return Err(Refusal::BadParameter("clients is empty: a factory needs at least one".into()));
+            return Err(Refusal::NoClients);
         }
         let mut seen = BTreeSet::new();
         for (node, _) in &create.clients {
             if *node == self.me {
-                return Err(Refusal::BadClient(format!("{node} is this node itself: name only clients")));
+                return Err(Refusal::ThisNode(*node));
             }
             if !seen.insert(*node) {
-                return Err(Refusal::BadClient(format!("{node} is named twice")));
+                return Err(Refusal::NamedTwice(*node));
             }
             if !self.peers.contains(node) {
-                return Err(Refusal::BadClient(format!(
-                    "{node} is not connected, or doesn't run a plugin that speaks {}",
-                    crate::wire::message::PROTOCOL_NAME
-                )));
+                return Err(Refusal::NotConnected(*node));
             }
         }
         Ok(())

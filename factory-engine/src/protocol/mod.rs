@@ -30,6 +30,7 @@ mod sale;
 mod sign;
 mod signing;
 pub mod state;
+mod unusable;
 pub mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,16 +54,14 @@ pub use chain::{
     eviction, exit_allowed, sightings, standing, statement,
 };
 pub use factory::{Factory, LoadError, Role};
-pub use htlc::{ChannelPolicy, Unusable};
+pub use htlc::ChannelPolicy;
 pub use io::*;
 pub use online::Online;
 pub use policy::{Config, Policy};
 pub use progress::{Progress, Stage};
-pub use sale::{
-    Account, BadPrices, Instead, Jits, NoPrice, NotCooperative, PriceList, Purchase, Quote, Quoted, Sales,
-    Sold,
-};
+pub use sale::{Account, BadPrices, Instead, Jits, NoPrice, PriceList, Purchase, Quote, Quoted, Sales, Sold};
 pub use state::State;
+pub use unusable::{NotCooperative, Unusable};
 
 /// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be
 /// rebuilt at once: most of it is the aggregation of keys.

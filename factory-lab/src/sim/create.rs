@@ -4,7 +4,7 @@ use bitcoin::Amount;
 
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
-use factory_engine::protocol::{Answer, Command, Config, Create, Input};
+use factory_engine::protocol::{Answer, Command, Config, Create, Input, RefusalKind};
 use factory_engine::terms::{Kind as LevelKind, Shape};
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 
@@ -22,7 +22,9 @@ impl Run {
             if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
                 self.instance = Some(*instance);
             }
-            if let Fed::Done(Err(factory_engine::protocol::Refusal::BadParameter(why))) = fed {
+            if let Fed::Done(Err(why)) = fed
+                && why.kind() == RefusalKind::BadParameter
+            {
                 return Err(error(format!("lab: {why}")));
             }
             let stored = self.world.members[LSP].store.instances().next();

@@ -23,11 +23,11 @@ pub mod verify;
 pub mod warnings;
 
 use crate::cln::datastore;
-use factory_engine::protocol::{Engine, Factory};
+use factory_engine::protocol::{Engine, Factory, Refusal};
 use factory_engine::types::{Height, InstanceId};
 
 use super::boot::read_archived;
-use super::error::{Fault, UNAVAILABLE, UNKNOWN_FACTORY};
+use super::error::{Fault, UNAVAILABLE};
 use super::state::State;
 
 /// What the manifest says of a command.
@@ -49,7 +49,7 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
     let (found, is_archived, height) = state.runtime.read(look).await?;
     let archived = if is_archived { archived(state, vec![instance]).await? } else { vec![] };
     let found = found.or_else(|| archived.into_iter().next());
-    found.map(|factory| (factory, height)).ok_or_else(|| unknown(instance))
+    found.map(|factory| (factory, height)).ok_or_else(|| Refusal::Unknown(instance).into())
 }
 
 /// Factories that were archived, from the store.
@@ -67,9 +67,4 @@ async fn fresh_channels(state: &State) {
     if let Err(error) = state.channels.refresh(&state.rpc).await {
         log::debug!("{error}");
     }
-}
-
-fn unknown(instance: InstanceId) -> Fault {
-    let text = format!("unknown factory_instance {instance}: see factory-list and factory-invitations");
-    Fault::new(UNKNOWN_FACTORY, text)
 }

@@ -120,21 +120,15 @@ pub fn evictable(
     height: Height,
 ) -> Result<Vec<ClientIndex>, Refusal> {
     if factory.role != Role::Lsp {
-        let text = "only the operator evicts: to leave this factory use factory-exit";
-        return Err(Refusal::WrongState(text.into()));
+        return Err(Refusal::OperatorEvicts);
     }
     exit_allowed(factory, height)?;
     for client in named {
         if *client >= factory.terms.clients() {
-            return Err(Refusal::BadParameter(format!(
-                "there is no client {client}: the factory has {}, from 0",
-                factory.terms.clients()
-            )));
+            return Err(Refusal::NoSuchClient { client: *client, clients: factory.terms.clients() });
         }
         if factory.leaf_height(*client).is_some() {
-            return Err(Refusal::BadParameter(format!(
-                "client {client} is out: its leaf is on chain already"
-            )));
+            return Err(Refusal::IsOut(*client));
         }
     }
     if named.is_empty() {

@@ -13,7 +13,7 @@ use crate::tx::sale::{Sale, SaleError, Stock};
 use crate::types::{Amount, ChannelId, Height, ScriptBuf, Transaction, Txid};
 
 use super::super::factory::{Factory, LoadError, Role, inconsistent, roster};
-use super::super::htlc::Unusable;
+use super::super::unusable::Unusable;
 use super::account::Account;
 use super::jits::Jits;
 

@@ -2,41 +2,9 @@
 
 use std::fmt;
 
-use crate::protocol::htlc::Unusable;
-use crate::protocol::state::State;
+use crate::protocol::unusable::NotCooperative;
 use crate::terms::ClientIndex;
 use crate::tx::sale::SaleError;
-
-/// Why nothing may be signed for a sub-factory (S9, S24).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotCooperative {
-    /// This node was restored from a backup, as this shows: the factory is exit-only.
-    Restored(String),
-    /// A channel of the sub-factory is being taken on chain.
-    Leaving,
-    /// The sub-factory's leaf is on chain.
-    OnChain,
-    /// The factory's state doesn't allow it.
-    State(State),
-    /// This client's own channel can't be used.
-    Channel(Unusable),
-}
-
-impl fmt::Display for NotCooperative {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Restored(reason) => write!(f, "this factory is exit-only here: {reason}"),
-            Self::Leaving => f.write_str("a channel of this sub-factory is being taken on chain"),
-            Self::OnChain => {
-                f.write_str("this sub-factory's leaf is on chain: nothing is signed in it any more")
-            }
-            Self::State(state) => write!(f, "the factory is {state}: only an active one sells"),
-            Self::Channel(why) => write!(f, "the channel of this factory is not usable: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for NotCooperative {}
 
 /// Why an operator sells nothing now, or not for this price. Told to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -51,11 +51,12 @@ use super::event::{LedgerEntry, SaleJitOpened, SaleSigning};
 use super::factory::{Factory, Role};
 use super::signing::{Coordinator, Request, SignJob, Signer};
 use super::state::State;
+use super::unusable::NotCooperative;
 
 pub use account::Account;
 pub use book::{Sales, Sold};
 use error::CannotSell;
-pub use error::{BadPrices, NoPrice, NotCooperative};
+pub use error::{BadPrices, NoPrice};
 pub use jits::Jits;
 pub use price::PriceList;
 
