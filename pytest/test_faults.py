@@ -234,7 +234,7 @@ def test_a_channel_that_is_not_the_leafs(node_factory, bitcoind):
     wait_for(lambda: [c["state"] for c in alice.rpc.listpeerchannels()["channels"]] == ["CHANNELD_NORMAL"])
     wait_for(lambda: "remote" in alice.rpc.listpeerchannels()["channels"][0].get("updates", {}))
     (seen,) = factories(alice)
-    alice.daemon.wait_for_log(f"{seen['factory_instance']}: lightningd has no channel on our leaf")
+    alice.daemon.wait_for_log(f"{seen['factory_instance']}: this node has no channel on our leaf")
     invoice = alice.rpc.invoice(5_000_000, "on nothing", "on nothing")["bolt11"]
     with pytest.raises(RpcError):
         lsp.rpc.call("xpay", {"invstring": invoice, "retry_for": 5})

@@ -1,7 +1,8 @@
 //! What people read of the engine's reasons: they say what is wrong, and here is added what to do about it,
 //! with the names of commands and options.
 
-use factory_engine::protocol::Refusal;
+use factory_engine::protocol::hold::Full;
+use factory_engine::protocol::{NextAction, Refusal, TOLD_TO};
 
 /// Why a command was not carried out, and what to do.
 pub fn refusal(refusal: &Refusal) -> String {
@@ -38,6 +39,49 @@ pub fn refusal(refusal: &Refusal) -> String {
     }
 }
 
+/// What happens next in a factory.
+pub fn next_action(action: NextAction) -> String {
+    match action {
+        NextAction::Answer => format!("{action}: factory-accept, factory-decline"),
+        NextAction::MoveOut { before } => {
+            format!("move out before height {before}: factory-exit, or let the operator do it")
+        }
+        NextAction::Join
+        | NextAction::Sign
+        | NextAction::Store
+        | NextAction::Open
+        | NextAction::Fund
+        | NextAction::Deepen { .. }
+        | NextAction::Evict { .. }
+        | NextAction::PublishRest
+        | NextAction::GoOn
+        | NextAction::Wait { .. }
+        | NextAction::Distribute
+        | NextAction::PublishPath
+        | NextAction::TakeStock { .. }
+        | NextAction::Close
+        | NextAction::Stands
+        | NextAction::PaidOut
+        | NextAction::Settled
+        | NextAction::Declined
+        | NextAction::Failed => action.to_string(),
+    }
+}
+
+/// Why an exit or an eviction has begun: the command, if it was one.
+pub fn why_begun<'a>(reason: &'a str, command: &'a str) -> &'a str {
+    if reason == TOLD_TO { command } else { reason }
+}
+
+/// Why an HTLC isn't held.
+pub fn full(full: Full) -> String {
+    match full {
+        Full::Number(_) => format!("{full} (factory-hold-max)"),
+        Full::Amount(_) => format!("{full} (factory-hold-max-msat)"),
+        Full::Late(_) => full.to_string(),
+    }
+}
+
 /// Why a purchase came to nothing. `waited` is whether it had to wait for somebody, `jit` whether this node
 /// takes an ordinary channel instead.
 pub fn not_sold(reason: &str, waited: bool, jit: bool) -> String {
@@ -63,6 +107,18 @@ mod tests {
             assert!(text.starts_with(&bare) && text.contains(name), "{text}");
             assert!(!bare.contains("factory-"), "{bare}");
         }
+    }
+
+    #[test]
+    fn commands_are_named_as_people_type_them() {
+        assert!(next_action(NextAction::Answer).contains("factory-accept"));
+        assert!(next_action(NextAction::MoveOut { before: 7 }).contains("7: factory-exit"));
+        assert_eq!(next_action(NextAction::Declined), "nothing");
+        assert_eq!(why_begun(TOLD_TO, "factory-exit"), "factory-exit");
+        assert_eq!(why_begun("its buyer leaves", "factory-exit"), "its buyer leaves");
+        assert!(full(Full::Number(2)).ends_with("2 HTLCs are held already (factory-hold-max)"));
+        assert!(full(Full::Amount(2)).contains("factory-hold-max-msat"));
+        assert!(!full(Full::Late(2)).contains("factory-"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::state::State;
 pub use account::{AccountProblem, Line, Purpose, Statement, statement};
 pub use channels::OwnChannel;
 pub use evict::{Eviction, evictable, eviction};
-pub use story::{Sighting, Standing, sightings, standing};
+pub use story::{NextAction, Sighting, Standing, sightings, standing};
 
 pub(super) use channels::close_again;
 pub(super) use sales::wanted_sales;
@@ -36,6 +36,9 @@ use sales::leave_with_sales;
 
 /// Confirmations after which a transaction is taken to stay (S12).
 pub const BURIED: u32 = 100;
+
+/// Why paths are published when a command said so, as it is stored.
+pub const TOLD_TO: &str = "this node was told to";
 
 /// What the chain follower has to look for in every block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,7 +142,7 @@ impl Engine {
         let clients: Vec<ClientIndex> =
             own_clients(factory).filter(|client| !factory.exiting.contains(client)).collect();
         if !clients.is_empty() {
-            self.start_exit(d, factory, clients, "factory-exit");
+            self.start_exit(d, factory, clients, TOLD_TO);
         }
         Ok(Answer::Done)
     }

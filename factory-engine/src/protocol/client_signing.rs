@@ -235,7 +235,7 @@ impl Engine {
         let failure = match result {
             Ok(()) => None,
             Err(CheckFailure::NotYet) => {
-                let text = "lightningd has no channel on our leaf yet: nothing is relied on before it has";
+                let text = "this node has no channel on our leaf yet: nothing is relied on before it has";
                 d.log(Level::Unusual, format!("{instance}: {text}"));
                 return;
             }
@@ -260,7 +260,7 @@ impl Engine {
         failure: CheckFailure,
     ) -> Option<String> {
         match failure {
-            CheckFailure::NotYet => Some("lightningd has no such channel here".to_owned()),
+            CheckFailure::NotYet => Some("this node has no such channel".to_owned()),
             CheckFailure::Unavailable(reason) if self.config.unsafe_skip_funding_check => {
                 d.log(
                     Level::Unusual,

@@ -217,10 +217,10 @@ impl Engine {
         let script = match result {
             Ok(script) if script.is_p2wsh() => script,
             Ok(_) => {
-                return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH");
+                return self.give_up(d, factory, "a channel's funding script is not P2WSH");
             }
             Err(error) => {
-                let reason = format!("fundchannel_start with {peer} failed: {error}");
+                let reason = format!("the channel with {peer} can't be opened: {error}");
                 return self.restart(d, factory, &error.blames(peer), &reason);
             }
         };
@@ -365,7 +365,7 @@ impl Engine {
             }
             let silent = silent(factory, ceremony);
             if silent.is_empty() {
-                self.give_up(d, factory, "lightningd did not answer in time");
+                self.give_up(d, factory, "the operator's own node was not ready in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
                 let phase = ceremony.phase.name();

@@ -50,8 +50,8 @@ use sale::{Asked, ClientSale, LspSale};
 
 use chain::close_again;
 pub use chain::{
-    AccountProblem, BURIED, Eviction, Line, Purpose, Sighting, Standing, Statement, Watched, evictable,
-    eviction, exit_allowed, sightings, standing, statement,
+    AccountProblem, BURIED, Eviction, Line, NextAction, Purpose, Sighting, Standing, Statement, TOLD_TO,
+    Watched, evictable, eviction, exit_allowed, sightings, standing, statement,
 };
 pub use factory::{Factory, LoadError, Role};
 pub use htlc::ChannelPolicy;

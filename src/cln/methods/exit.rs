@@ -13,6 +13,7 @@ use super::super::error::Fault;
 use super::super::feerates;
 use super::super::params::Params;
 use super::super::state::State;
+use super::super::words;
 use super::{Command, factory, factory_json};
 
 /// For the manifest.
@@ -42,7 +43,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         "dry_run": dry_run,
         "exit": exit(&factory),
         "path": path(&factory),
-        "next_action": factory.next_action(height),
+        "next_action": words::next_action(factory.next_action(height)),
     }))
 }
 

@@ -14,6 +14,7 @@ use factory_runtime::clock;
 
 use super::super::channels::Channels;
 use super::super::state::Shared;
+use super::super::words;
 
 /// What a factory's picture needs to know of the node.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         "funding_confirmations": terms.funding_confirmations,
         "funding_sat": factory.layout.funding_value().to_sat(),
         "clients": clients(factory, node, height),
-        "next_action": factory.next_action(height),
+        "next_action": words::next_action(factory.next_action(height)),
     });
     if let Some(outpoint) = factory.funding() {
         insert_outpoint(&mut object, outpoint);
@@ -63,7 +64,8 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         object["deadline_block"] = deadline.into();
     }
     if let Some((since, reason)) = &factory.eviction {
-        object["eviction"] = json!({"since_block": since, "reason": reason});
+        object["eviction"] =
+            json!({"since_block": since, "reason": words::why_begun(reason, "factory-evict")});
     }
     if factory.role != Role::Lsp {
         object["price_msat"] = factory.price_msat.into();
@@ -85,7 +87,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         object["exit_only"] = reason.into();
     }
     if let Some((since, reason)) = &factory.exit {
-        object["exit"] = json!({"since_block": since, "reason": reason});
+        object["exit"] = json!({"since_block": since, "reason": words::why_begun(reason, "factory-exit")});
     }
     if let Some(failure) = &factory.failure {
         object["failure"] = failure.as_str().into();

@@ -16,7 +16,7 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::NodeIndex;
 use crate::types::{Amount, Height, InstanceId};
 
-use super::{exit_allowed, record};
+use super::{TOLD_TO, exit_allowed, record};
 
 /// What the eviction of some clients takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Engine {
         let clients = evictable(factory, clients, d.height)?;
         if !clients.is_empty() {
             let mut after = Cow::Borrowed(factory);
-            begin(d, &mut after, clients, "factory-evict");
+            begin(d, &mut after, clients, TOLD_TO);
             self.publish(d, &after);
         }
         Ok(Answer::Done)

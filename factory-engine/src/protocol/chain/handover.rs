@@ -24,8 +24,7 @@ impl Engine {
                 let Some(channel_id) = factory.channels.get(&client) else { continue };
                 let out = factory.leaf_height(client).is_some() && factory.checked.contains(&client);
                 if out && !open.contains(channel_id) && !factory.resolved.contains(&client) {
-                    let text =
-                        format!("{}: lightningd is done with client {client}'s channel", factory.instance);
+                    let text = format!("{}: client {client}'s channel is settled for good", factory.instance);
                     d.log(Level::Info, text);
                     d.event(factory.instance, ChannelResolved { client });
                 }

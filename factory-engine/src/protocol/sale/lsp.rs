@@ -230,13 +230,7 @@ impl Engine {
             }
             Ok(channel_id) => {
                 d.effect(Effect::CloseChannel { channel_id });
-                self.drop_sale(
-                    d,
-                    factory,
-                    coin,
-                    sale,
-                    "lightningd committed another channel than the sale's",
-                );
+                self.drop_sale(d, factory, coin, sale, "another channel than the sale's was committed");
             }
             Err(error) => {
                 let reason = format!("its channel can't be completed: {error}");
@@ -443,7 +437,7 @@ impl Engine {
                 .map(|(_, node)| node)
                 .collect();
             let reason = if silent.is_empty() {
-                "lightningd did not answer in time".to_owned()
+                "the operator's own node was not ready in time".to_owned()
             } else {
                 format!("no answer in time from {}", names(&silent))
             };
