@@ -85,7 +85,7 @@ def test_clients_and_amounts(node_factory, bitcoind):
     # Nobody is left to make a factory with.
     refused(
         lsp, "factory-create", {"clients": [unwilling_id], "capacity_sat": 100_000}, NOT_CREATED,
-        unwilling_id, "factory-policy is never",
+        unwilling_id, "policy is never",
     )  # fmt: skip
     assert reserved(lsp) == [] and lsp.rpc.listpeerchannels()["channels"] == []
     assert factories(unwilling) == []
@@ -93,7 +93,7 @@ def test_clients_and_amounts(node_factory, bitcoind):
     factory = create(lsp, [unwilling, good], capacity_sat=100_000)
     assert [client["id"] for client in factory["clients"]] == [good_id]
     (left_out,) = factory["left_out"]
-    assert left_out["id"] == unwilling_id and "factory-policy is never" in left_out["reason"]
+    assert left_out["id"] == unwilling_id and "policy is never" in left_out["reason"]
 
 
 def test_an_exit_that_takes_too_long(node_factory):

@@ -63,12 +63,12 @@ def reserved_by_others(lsp, bitcoind, factory):
 # S4, S29, S30
 def test_whoever_fails_is_named_and_left_out(node_factory, bitcoind):
     faults = {
-        "drop-join": "no answer in time in phase Inviting from {id}",
+        "drop-join": "no answer in time in phase inviting from {id}",
         "bad-nonce": "{id}: public nonce 0 is not two points of the curve",
-        "drop-expecting": "no answer in time in phase Opening from {id}",
-        "drop-partial_signatures": "no answer in time in phase Signing from {id}",
+        "drop-expecting": "no answer in time in phase opening from {id}",
+        "drop-partial_signatures": "no answer in time in phase signing from {id}",
         "bad-partial": "{id} sent a bad partial signature",
-        "drop-stored": "no answer in time in phase Storing from {id}",
+        "drop-stored": "no answer in time in phase storing from {id}",
     }
     honest = [plugin_options(), plugin_options()]
     options = [lsp_options(**PATIENCE), *honest, *[faulty(fault) for fault in faults]]
@@ -234,7 +234,7 @@ def test_a_channel_that_is_not_the_leafs(node_factory, bitcoind):
     wait_for(lambda: [c["state"] for c in alice.rpc.listpeerchannels()["channels"]] == ["CHANNELD_NORMAL"])
     wait_for(lambda: "remote" in alice.rpc.listpeerchannels()["channels"][0].get("updates", {}))
     (seen,) = factories(alice)
-    alice.daemon.wait_for_log(f"{seen['factory_instance']}: lightningd has no channel on our leaf")
+    alice.daemon.wait_for_log(f"{seen['factory_instance']}: this node has no channel on our leaf")
     invoice = alice.rpc.invoice(5_000_000, "on nothing", "on nothing")["bolt11"]
     with pytest.raises(RpcError):
         lsp.rpc.call("xpay", {"invstring": invoice, "retry_for": 5})

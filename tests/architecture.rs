@@ -68,7 +68,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
             ("wire", &["types", "terms", "tx"]),
             ("record", &["types", "terms", "tx", "wire"]),
             ("signing", &["types", "terms", "tx", "record"]),
-            ("policy", &["types", "tx", "wire"]),
+            ("policy", &["types", "terms", "tx", "wire"]),
             ("io", &["types", "terms", "tx", "wire", "record"]),
             ("memory", &["types", "terms", "tx", "wire", "record", "signing", "io"]),
             ("step", &["types", "wire", "record", "io", "memory"]),

@@ -8,7 +8,9 @@ mod common;
 use common::factory;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
-use factory_engine::{Command, Input, Purpose, Standing, State, sightings, standing, statement};
+use factory_engine::{
+    AccountProblem, Command, Input, Purpose, Standing, State, sightings, standing, statement,
+};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
@@ -85,7 +87,7 @@ fn an_account_that_does_not_add_up_says_so() {
     for pays in wrong.pays.values_mut() {
         *pays = Amount::from_sat(20_001);
     }
-    assert!(statement(&wrong).unwrap().problem.unwrap().contains("more than it spends"));
+    assert!(matches!(statement(&wrong).unwrap().problem, Some(AccountProblem::PaysMore(_))));
 }
 
 /// S24: what is on chain has a name, who can have published it, and a meaning for each member.

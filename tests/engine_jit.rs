@@ -60,7 +60,7 @@ fn without_both_sides_policy_it_ends_and_names_who_is_away() {
     for (seed, jit, text) in [
         (2, [false, false], "the operator opens no ordinary channel"),
         (3, [false, true], "the operator opens no ordinary channel"),
-        (4, [true, false], "factory-jit"),
+        (4, [true, false], "this client takes no ordinary channel"),
     ] {
         let (mut world, instance) = away(seed, jit);
         let before = purse(&world, instance);

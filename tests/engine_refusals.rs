@@ -7,9 +7,13 @@ mod common;
 use common::factory;
 use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::policy::Policy;
+use factory_engine::policy::prices::PriceList;
+use factory_engine::record::event::Event;
 use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::wire::message::{Invite, Message};
-use factory_engine::{Answer, ChannelPolicy, Command, Create, Input, Refusal, State};
+use factory_engine::{
+    Answer, ChannelPolicy, Command, Create, Input, NotCooperative, Refusal, RefusalKind, State, Unusable,
+};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, World};
@@ -34,45 +38,193 @@ fn bad_commands() {
         change(&mut create);
         Command::Create(create)
     };
-    let mut is_parameter = |command| {
+    let mut parameter = |command| {
         let refusal = refused(&mut world, LSP, command);
-        assert!(matches!(refusal, Refusal::BadParameter(_)), "{refusal}");
+        assert_eq!(refusal.kind(), RefusalKind::BadParameter, "{refusal}");
+        refusal
     };
-    is_parameter(create(|c| c.clients.clear()));
-    is_parameter(create(|c| c.clients[0].1 = Amount::from_sat(100)));
-    is_parameter(create(|c| c.lifetime_blocks = 100));
-    is_parameter(create(|c| c.tree_feerate = 1));
-    is_parameter(create(|c| c.shape.leaf.clients_per_sub = 0));
-    let mut is_client = |command| {
+    assert_eq!(parameter(create(|c| c.clients.clear())), Refusal::NoClients);
+    let terms: [fn(&mut Create); 3] = [
+        |c| c.clients[0].1 = Amount::from_sat(100),
+        |c| c.tree_feerate = 1,
+        |c| c.shape.leaf.clients_per_sub = 0,
+    ];
+    for change in terms {
+        assert!(matches!(parameter(create(change)), Refusal::Terms(_)));
+    }
+    let short = parameter(create(|c| (c.lifetime_blocks, c.dying_blocks) = (400, 390)));
+    assert!(matches!(short, Refusal::LifetimeTooShort { lifetime_blocks: 400, .. }), "{short}");
+
+    let mut client = |command| {
         let refusal = refused(&mut world, LSP, command);
-        assert!(matches!(refusal, Refusal::BadClient(_)), "{refusal}");
+        assert_eq!(refusal.kind(), RefusalKind::BadClient, "{refusal}");
+        refusal
     };
-    is_client(create(|c| c.clients[1].0 = c.clients[0].0));
-    is_client(create(|c| c.clients[1].0 = NodeId([2; 33])));
+    let (twice, nobody) = (good.clients[0].0, NodeId([2; 33]));
+    assert_eq!(client(create(|c| c.clients[1].0 = c.clients[0].0)), Refusal::NamedTwice(twice));
+    assert_eq!(client(create(|c| c.clients[1].0 = NodeId([2; 33]))), Refusal::NotConnected(nobody));
     let me = world.members[LSP].id;
     let mut own = good.clone();
     own.clients[0].0 = me;
-    assert!(matches!(refused(&mut world, LSP, Command::Create(own)), Refusal::BadClient(_)));
+    assert_eq!(refused(&mut world, LSP, Command::Create(own)), Refusal::ThisNode(me));
 
     let instance = InstanceId([9; 32]);
+    let amount = Amount::from_sat(50_000);
     for command in [
         Command::Accept { instance },
         Command::Decline { instance, reason: "no".into() },
         Command::Exit { instance },
+        Command::Evict { instance, clients: vec![] },
+        Command::Buy { instance, amount, max_price_msat: 0 },
+        Command::AskPrice { instance, amount },
     ] {
         assert_eq!(refused(&mut world, 1, command), Refusal::Unknown(instance));
     }
 
     let instance = world.begin(&Offer::default()).unwrap();
-    for command in [
-        Command::Accept { instance },
-        Command::Decline { instance, reason: "no".into() },
-        Command::Exit { instance },
-    ] {
-        assert!(matches!(refused(&mut world, LSP, command), Refusal::WrongState(_)));
+    let (accept, decline) =
+        (Command::Accept { instance }, Command::Decline { instance, reason: "no".into() });
+    for command in [accept.clone(), decline.clone()] {
+        assert_eq!(refused(&mut world, LSP, command), Refusal::OwnFactory(instance));
     }
+    let nothing = Refusal::NothingOnChain { instance, state: State::Joining };
+    assert_eq!(refused(&mut world, LSP, Command::Exit { instance }), nothing);
+    assert_eq!(refused(&mut world, LSP, Command::Evict { instance, clients: vec![] }), nothing);
     world.finish(instance).unwrap();
-    assert!(matches!(refused(&mut world, 1, Command::Accept { instance }), Refusal::WrongState(_)));
+    for command in [accept, decline] {
+        let answered = Refusal::NotAnInvitation { instance, state: State::Funding };
+        assert_eq!(refused(&mut world, 1, command), answered);
+    }
+}
+
+/// S21: an operator that would have no time to get its stock home.
+#[test]
+fn a_life_without_time_to_evict() {
+    let mut world = Scenario::new(8).clients(2).config(|config| config.stock_csv = 1_000).world().unwrap();
+    let offer = Offer { lifetime_blocks: 1_100, dying_blocks: 160, ..Offer::default() };
+    let create = world.create_command(&[1, 2], &offer).unwrap();
+    let refusal = refused(&mut world, LSP, Command::Create(create));
+    let Refusal::NoTimeToEvict { lifetime_blocks: 1_100, needed, stock_csv: 1_000 } = refusal else {
+        panic!("{refusal}")
+    };
+    assert!(needed > 1_100 && refusal.kind() == RefusalKind::BadParameter);
+}
+
+#[test]
+fn an_invitation_of_an_operator_that_is_away() {
+    let mut world = Scenario::new(5).clients(1).world().unwrap();
+    world.members[1].config.policy = Policy::Ask;
+    world.restart(1).unwrap();
+    world.settle().unwrap();
+    let instance = world.begin(&Offer::default()).unwrap();
+    world.settle().unwrap();
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    let away = Refusal::OperatorAway(world.members[LSP].id);
+    assert_eq!(refused(&mut world, 1, Command::Accept { instance }), away);
+    assert_eq!(away.kind(), RefusalKind::WrongState);
+}
+
+#[test]
+fn evictions_that_make_no_sense() {
+    let mut world = Scenario::new(6).clients(2).world().unwrap();
+    let instance = world.make_factory(&Offer::default()).unwrap();
+    let evict = |clients: &[u32]| Command::Evict { instance, clients: clients.to_vec() };
+    assert_eq!(refused(&mut world, 1, evict(&[])), Refusal::OperatorEvicts);
+    assert_eq!(refused(&mut world, LSP, evict(&[2])), Refusal::NoSuchClient { client: 2, clients: 2 });
+    world.command(LSP, evict(&[1])).unwrap();
+    world.mine(3).unwrap();
+    assert_eq!(refused(&mut world, LSP, evict(&[1])), Refusal::IsOut(1));
+}
+
+fn buy(instance: InstanceId, sat: u64) -> Command {
+    Command::Buy { instance, amount: Amount::from_sat(sat), max_price_msat: u64::MAX }
+}
+
+/// Clients 1 and 2 in one sub-factory, 3 and 4 in the other.
+fn with_stock(seed: u64, stock: u64) -> (World, InstanceId) {
+    let offer =
+        Offer { capacity: Amount::from_sat(1_000_000), stock: Amount::from_sat(stock), ..Offer::default() };
+    let mut world = Scenario::new(seed).clients(4).world().unwrap();
+    let instance = world.make_factory(&offer).unwrap();
+    (world, instance)
+}
+
+#[test]
+fn purchases_that_make_no_sense() {
+    let (mut world, instance) = with_stock(7, 0);
+    assert_eq!(refused(&mut world, 1, buy(instance, 50_000)), Refusal::NoStock);
+
+    let (mut world, instance) = with_stock(8, 300_000);
+    assert_eq!(refused(&mut world, LSP, buy(instance, 50_000)), Refusal::OperatorSells);
+    let huge = refused(&mut world, 1, buy(instance, 1_000_000));
+    assert!(matches!(huge, Refusal::Amount(_)) && huge.kind() == RefusalKind::BadParameter, "{huge}");
+    world.command(1, buy(instance, 50_000)).unwrap();
+    assert_eq!(refused(&mut world, 1, buy(instance, 50_000)), Refusal::SaleUnderWay);
+    world.run_out().unwrap();
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    let away = Refusal::OperatorAway(world.members[LSP].id);
+    assert_eq!(refused(&mut world, 1, buy(instance, 50_000)), away);
+}
+
+/// S9, S24: why a sub-factory is past selling.
+#[test]
+fn sub_factories_that_sell_nothing_any_more() {
+    let (mut world, instance) = with_stock(9, 300_000);
+    world.command(2, Command::Exit { instance }).unwrap();
+    let why = |world: &mut World, at, instance| match refused(world, at, buy(instance, 50_000)) {
+        Refusal::NotCooperative(why) => why,
+        other => panic!("{other}"),
+    };
+    assert_eq!(why(&mut world, 2, instance), NotCooperative::Leaving);
+    world.mine(2).unwrap();
+    assert_eq!(why(&mut world, 1, instance), NotCooperative::OnChain);
+
+    let (mut world, instance) = with_stock(12, 300_000);
+    // Nobody is evicted.
+    world.stop(LSP);
+    let terms = factory(&world, 1, instance).current.terms.clone();
+    world.mine_to(terms.timeout_height - terms.dying_blocks).unwrap();
+    assert_eq!(why(&mut world, 1, instance), NotCooperative::State(State::Dying));
+}
+
+/// S18, S19: a client without a channel neither buys nor leaves.
+#[test]
+fn a_client_without_a_channel() {
+    let mut world = Scenario::new(10).clients(4).world().unwrap();
+    let instance = world.begin(&Offer::default()).unwrap();
+    let signed = |world: &World| world.state(2, instance) == Some(State::Storing);
+    world.run_until("client 2 has stored its transactions", signed).unwrap();
+    let older = world.backup(2);
+    assert_eq!(world.finish(instance).unwrap(), State::Active);
+    world.stop(LSP);
+    world.restore(2, older).unwrap();
+    world.mine(1).unwrap();
+    let timeout = factory(&world, 2, instance).current.terms.timeout_height;
+    let refusal = refused(&mut world, 2, Command::Exit { instance });
+    assert_eq!(refusal, Refusal::NoChannelToExit { instance, timeout });
+    let refusal = refused(&mut world, 2, buy(instance, 10_000));
+    assert_eq!(refusal, Refusal::NotCooperative(NotCooperative::Channel(Unusable::NotChecked)));
+}
+
+/// Whoever may still have paid waits until it knows, whatever became of the sale.
+#[test]
+fn a_payment_that_is_not_settled() {
+    let (mut world, instance) = with_stock(11, 300_000);
+    let prices = PriceList { base_msat: 500, ppm: 0 };
+    world.members[LSP].engine.as_mut().unwrap().set_prices(prices);
+    world.command(1, buy(instance, 50_000)).unwrap();
+    let pays = |world: &World| {
+        let last = world.members[1].store.records(instance).last().cloned().unwrap();
+        matches!(factory_engine::record::decode_record(&last).unwrap().last(), Some(Event::SaleDue(_)))
+    };
+    world.run_until("the payment has left", pays).unwrap();
+    let lsp = world.members[LSP].id;
+    for input in [Input::PeerDown { peer: lsp }, Input::PeerUp { peer: lsp }] {
+        world.feed(1, input).unwrap();
+    }
+    assert_eq!(refused(&mut world, 1, buy(instance, 50_000)), Refusal::PaymentUnderWay);
 }
 
 #[test]
@@ -82,7 +234,7 @@ fn an_offline_client() {
     world.settle().unwrap();
     let create = world.create_command(&[1, 2], &Offer::default()).unwrap();
     let refusal = refused(&mut world, LSP, Command::Create(create));
-    assert!(refusal.to_string().contains(&world.members[2].id.to_string()));
+    assert_eq!(refusal, Refusal::NotConnected(world.members[2].id));
 }
 
 #[test]
@@ -220,14 +372,14 @@ fn opens_that_match_nothing() {
 /// S15, S18: which HTLCs a factory channel takes.
 #[test]
 fn admission() {
-    let policy = |usable: Result<(), String>| ChannelPolicy {
+    let policy = |usable| ChannelPolicy {
         instance: InstanceId([1; 32]),
         client: None,
         usable,
         blocks_early: 50,
         safe_end: 1_000,
     };
-    let (good, bad) = (policy(Ok(())), policy(Err("not yet".into())));
+    let (good, bad) = (policy(Ok(())), policy(Err(Unusable::NotChecked)));
     let height = 100;
     let check = |incoming, outgoing, cltv_expiry, outgoing_cltv_expiry| match admit(
         &Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry },

@@ -8,7 +8,7 @@ use common::{factory, sales};
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
-use factory_engine::{Command, Refusal, Sold, State};
+use factory_engine::{Command, NotCooperative, Refusal, Sold, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, LSP, Member, World};
 
@@ -109,11 +109,11 @@ fn what_can_t_be_sold_is_refused_with_the_reason() {
         let error = world.ask(1, instance, sat, 0).unwrap().unwrap_err().to_string();
         assert!(error.contains(text), "{sat}: {error}");
     }
-    assert!(matches!(world.ask(LSP, instance, 50_000, 0).unwrap(), Err(Refusal::WrongState(_))));
+    assert_eq!(world.ask(LSP, instance, 50_000, 0).unwrap(), Err(Refusal::OperatorSells));
     // Two at once: the second waits for its turn.
     world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.ask(2, instance, 60_000, 0).unwrap().unwrap();
-    assert!(matches!(world.ask(1, instance, 50_000, 0).unwrap(), Err(Refusal::WrongState(_))));
+    assert_eq!(world.ask(1, instance, 50_000, 0).unwrap(), Err(Refusal::SaleUnderWay));
     world.run_out().unwrap();
     let done = [1, 2].map(|at| world.refused(at, instance));
     assert_eq!(done.iter().filter(|refused| refused.is_none()).count(), 1, "{done:?}");
@@ -314,7 +314,7 @@ fn whoever_finds_out_that_it_was_restored_only_leaves() {
         world.run_out().unwrap();
     }
     let refusal = world.ask(2, instance, 20_000, 0).unwrap().unwrap_err();
-    assert!(refusal.to_string().contains("exit-only"), "{refusal}");
+    assert!(matches!(refusal, Refusal::NotCooperative(NotCooperative::Restored(_))), "{refusal}");
 
     world.stop(LSP);
     world.exit(2, instance).unwrap();

@@ -28,15 +28,15 @@ pub mod wire;
 // What whoever runs an engine needs.
 pub use admission::htlc::ChannelPolicy;
 pub use chain::evict::{Eviction, evictable, eviction};
-pub use chain::{Watched, exit_allowed};
+pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
     Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
-    OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
+    NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, StaleStep,
 };
-pub use memory::sale::{Instead, Purchase, Quoted};
-pub use policy::prices::PriceList;
+pub use memory::sale::{Instead, NoPrice, Purchase, Quoted};
+pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Config, Policy};
 pub use record::attempt::{Attempt, Creation, Role};
 pub use record::factory::{BURIED, Factory};
@@ -45,8 +45,9 @@ pub use record::sales::account::Account;
 pub use record::sales::jits::Jits;
 pub use record::sales::{Sales, Sold};
 pub use record::state::State;
+pub use record::unusable::{NotCooperative, Unusable};
 pub use report::progress::{Progress, Stage};
-pub use report::standing::{Sighting, Standing, sightings, standing};
-pub use report::statement::{Line, Purpose, Statement, statement};
+pub use report::standing::{NextAction, Sighting, Standing, sightings, standing};
+pub use report::statement::{AccountProblem, Line, Purpose, Statement, statement};
 pub use sale::Quote;
-pub use step::{StaleStep, Step};
+pub use step::Step;

@@ -79,7 +79,7 @@ pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, 
         "to_client_sat": PAID / 1000 + after.current.terms.push_msat / 1000,
         "statement": {
             "funding_sat": account.funding.to_sat(),
-            "problem": account.problem,
+            "problem": account.problem.as_ref().map(ToString::to_string),
             "lines": account.lines.iter().map(line).collect::<Vec<_>>(),
         },
     }))

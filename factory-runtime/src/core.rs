@@ -167,7 +167,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         if let Err(error) = self.commit(&step).await {
             // The step is dropped: nothing of it happened, in memory or outside (S14).
             log::error!("cannot store: {error}");
-            answer(reply, Err(Refusal::Unavailable(format!("cannot store: {error}"))));
+            answer(reply, Err(Refusal::NotStored(error.to_string())));
             return;
         }
         self.stale_view |= moves_tip || !step.events.is_empty();
@@ -178,7 +178,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             // Nobody else applies anything. The next start finds the events.
             Err(stale) => {
                 log::error!("{stale}");
-                answer(reply, Err(Refusal::Unavailable(stale.to_string())));
+                answer(reply, Err(stale.into()));
                 return;
             }
         };
@@ -235,7 +235,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
 
     async fn set_prices(&mut self, prices: PriceList, reply: Reply) {
         let stored = self.store.put(PRICES, prices.to_bytes()).await;
-        let result = stored.map_err(|error| Refusal::Unavailable(format!("cannot store: {error}")));
+        let result = stored.map_err(|error| Refusal::NotStored(error.to_string()));
         if result.is_ok() {
             self.engine.set_prices(prices);
         }
@@ -298,9 +298,9 @@ fn write_log(level: Level, text: &str) {
 pub async fn run_unavailable(mut inbox: Inbox, reason: String) {
     while let Some(request) = inbox.requests.recv().await {
         match request {
-            Request::Input(_, reply) => answer(reply, Err(Refusal::Unavailable(reason.clone()))),
+            Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.clone()))),
             Request::Read(read) => refuse_read(read, &reason),
-            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::Unavailable(reason.clone()))),
+            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::ReadOnly(reason.clone()))),
             Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.

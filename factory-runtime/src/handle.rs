@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_engine::{Answer, Engine, Input, PriceList, Refusal, State};
+use factory_engine::{Answer, Engine, Input, PriceList, Refusal, RefusalKind, State};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::view::View;
@@ -25,7 +25,7 @@ pub struct Gone;
 
 impl From<Gone> for Refusal {
     fn from(_: Gone) -> Self {
-        Refusal::Unavailable("the plugin is shutting down".to_owned())
+        Refusal::Stopping
     }
 }
 
@@ -119,8 +119,8 @@ impl Handle {
 
     /// Until it is stored, or the plugin ends.
     pub(super) async fn insist(&self, input: Input) {
-        while let Err(Refusal::Unavailable(why)) = self.ask(input.clone()).await {
-            if self.requests.is_closed() {
+        while let Err(why) = self.ask(input.clone()).await {
+            if why.kind() != RefusalKind::Unavailable || self.requests.is_closed() {
                 return;
             }
             log::debug!("trying again to store what happened: {why}");
@@ -137,7 +137,7 @@ impl Handle {
         self.send(Request::Read(Box::new(move |engine| {
             let seen = match engine {
                 Ok((engine, height)) => Ok(look(engine, height)),
-                Err(reason) => Err(Refusal::Unavailable(reason.to_owned())),
+                Err(reason) => Err(Refusal::ReadOnly(reason.to_owned())),
             };
             // Whoever asked may have given up; then nobody wants the answer.
             let _ = reply.send(seen);

@@ -156,7 +156,7 @@ async fn what_cannot_be_stored_never_happened() {
     // More often than the runtime tries.
     store.fail_next(100);
     let refusal = handle.ask(create()).await.unwrap_err();
-    assert!(matches!(refusal, Refusal::Unavailable(_)), "{refusal}");
+    assert!(matches!(refusal, Refusal::NotStored(_)), "{refusal}");
     assert_eq!(node.sent(), before);
     assert_eq!(handle.read(|engine, _| engine.factories().count()).await, Ok(0));
 
@@ -184,7 +184,15 @@ async fn an_unavailable_plugin_refuses_and_says_why() {
     let (handle, inbox) = channel();
     tokio::spawn(run_unavailable(inbox, "record 3 is damaged".to_owned()));
     let refusal = handle.ask(create()).await.unwrap_err();
-    assert_eq!(refusal, Refusal::Unavailable("record 3 is damaged".to_owned()));
+    assert_eq!(refusal, Refusal::ReadOnly("record 3 is damaged".to_owned()));
     assert!(handle.read(|_, _| ()).await.is_err());
     handle.flush().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_at_the_end_is_told_that_it_is_the_end() {
+    let (handle, inbox) = channel();
+    drop(inbox);
+    assert_eq!(handle.ask(create()).await, Err(Refusal::Stopping));
+    assert_eq!(handle.read(|_, _| ()).await, Err(Refusal::Stopping));
 }

@@ -3,14 +3,14 @@
 //! A connection of its own for every call: it costs microseconds, lightningd serves many at once,
 //! and a slow call (`fundchannel_complete`) never stands in the way of another.
 
-use std::fmt;
 use std::future::Future;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use cln_rpc::ClnRpc;
+use factory_engine::NodeError;
 use serde_json::Value;
 
 /// What lightningd (or the way to it) said instead of a result.
@@ -37,6 +37,13 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+/// What the engine hears of it.
+impl From<CallError> for NodeError {
+    fn from(error: CallError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// How commands reach lightningd. A trait, so that what is built on it can be tested without a node.
 pub trait Call: Clone + Send + Sync + 'static {

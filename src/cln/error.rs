@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use factory_engine::Refusal;
+use factory_engine::{Refusal, RefusalKind};
 use serde_json::json;
+
+use crate::cln::words;
 
 use super::client::CallError;
 
@@ -63,14 +65,14 @@ impl std::error::Error for Fault {}
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        let code = match &refusal {
-            Refusal::BadParameter(_) => INVALID_PARAMS,
-            Refusal::Unknown(_) => UNKNOWN_FACTORY,
-            Refusal::WrongState(_) => WRONG_STATE,
-            Refusal::BadClient(_) => BAD_CLIENT,
-            Refusal::Unavailable(_) => UNAVAILABLE,
+        let code = match refusal.kind() {
+            RefusalKind::BadParameter => INVALID_PARAMS,
+            RefusalKind::Unknown => UNKNOWN_FACTORY,
+            RefusalKind::WrongState => WRONG_STATE,
+            RefusalKind::BadClient => BAD_CLIENT,
+            RefusalKind::Unavailable => UNAVAILABLE,
         };
-        Self::new(code, refusal.to_string())
+        Self::new(code, words::refusal(&refusal))
     }
 }
 

@@ -10,7 +10,7 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
 use factory_engine::io::fees::{Report, Trouble};
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
-use factory_engine::{CheckFailure, Effect, Input, Invoice, OpenFailure};
+use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
 use factory_runtime::{Handle, Node};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -87,7 +87,7 @@ impl Executor {
     fn new_payout(&self, instance: InstanceId, attempt: u32) {
         let rpc = self.rpc.clone();
         self.spawn(async move {
-            let result = payout(&rpc).await.map_err(|error| error.to_string());
+            let result = payout(&rpc).await.map_err(NodeError::from);
             Input::PayoutReady { instance, attempt, result }
         });
     }
@@ -96,7 +96,11 @@ impl Executor {
         let rpc = self.rpc.clone();
         self.spawn(async move {
             let result = wallet::prepare(&rpc, script, amount).await;
-            Input::FundingPrepared { instance, attempt, result: result.map_err(|e| e.to_string()) }
+            Input::FundingPrepared {
+                instance,
+                attempt,
+                result: result.map_err(|error| error.to_string().into()),
+            }
         });
     }
 
@@ -167,7 +171,8 @@ impl Executor {
                 view.view()
                     .htlc(|htlc| htlc.policies.get(&channel).is_none_or(|policy| policy.usable.is_ok()))
             };
-            let result = payments::pay(&rpc, peer, &invoice, usable).await;
+            let paid = payments::pay(&rpc, peer, &invoice, usable).await;
+            let result = paid.map_err(NodeError::from);
             Input::PaymentEnded { instance, payment_hash: invoice.payment_hash, result }
         });
     }
@@ -233,7 +238,7 @@ impl Node for Executor {
             }
             Effect::CheckUnspent { instance, attempt, height, outpoint } => self.spawn(async move {
                 let spent = sent::is_spent(&rpc, outpoint).await;
-                let result = spent.map(|spent| !spent).map_err(|error| error.to_string());
+                let result = spent.map(|spent| !spent).map_err(|error| error.to_string().into());
                 Input::Unspent { instance, attempt, height, result }
             }),
             Effect::SendFunding { instance, tx, prevouts } => {
@@ -258,21 +263,21 @@ impl Node for Executor {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);
                     let made = payments::make_invoice(&rpc, &label, amount_msat, &description, expiry).await;
-                    Input::InvoiceMade { instance, label, result: made.map_err(|error| error.to_string()) }
+                    Input::InvoiceMade { instance, label, result: made.map_err(NodeError::from) }
                 });
             }
             Effect::WaitInvoice { instance, label } => self.wait_invoice(instance, label),
             Effect::EndInvoice { instance, label } => self.spawn(async move {
                 let ended = payments::end_invoice(&rpc, &label).await;
-                Input::InvoiceEnded { instance, label, result: ended.map_err(|error| error.to_string()) }
+                Input::InvoiceEnded { instance, label, result: ended.map_err(NodeError::from) }
             }),
             Effect::PayInvoice { instance, peer, invoice } => self.pay(instance, peer, invoice),
             Effect::LookPayment { instance, payment_hash } => self.spawn(async move {
-                let result = payments::look(&rpc, payment_hash).await;
+                let result = payments::look(&rpc, payment_hash).await.map_err(NodeError::from);
                 Input::PaymentEnded { instance, payment_hash, result }
             }),
             Effect::FundChannel { instance, buyer, peer, amount } => self.spawn(async move {
-                let result = fund(&rpc, peer, amount).await.map_err(|error| error.to_string());
+                let result = fund(&rpc, peer, amount).await.map_err(NodeError::from);
                 Input::ChannelFunded { instance, buyer, result }
             }),
             Effect::CloseChannel { channel_id } => {

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 
 use super::client::{Call, CallError, field};
 use super::state::State;
+use super::words;
 
 /// Between looks at a client that is connected and whose channel isn't ready.
 const COMING: Duration = Duration::from_millis(100);
@@ -215,7 +216,7 @@ pub async fn wait(
     }
     let place = match holding.hold(&held, height()) {
         Ok(place) => place,
-        Err(full) => return fail(&held, &full.to_string()),
+        Err(full) => return fail(&held, &words::full(full)),
     };
     let (client, amount) = (held.client, held.amount_msat);
     log::info!("holding an HTLC of {amount} msat for {client}, which is not connected");

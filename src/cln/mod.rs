@@ -7,7 +7,7 @@
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
-//! - [`online`] when clients are online
+//! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
 //! - [`payments`] what liquidity costs: invoices and payments
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
@@ -40,5 +40,6 @@ pub mod requests;
 pub mod sent;
 pub mod state;
 pub mod wallet;
+pub mod words;
 
 pub use builder::run;

@@ -39,8 +39,8 @@ pub enum Full {
 impl std::fmt::Display for Full {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Number(held) => write!(f, "{held} HTLCs are held already (factory-hold-max)"),
-            Self::Amount(held) => write!(f, "{held} msat are held already (factory-hold-max-msat)"),
+            Self::Number(held) => write!(f, "{held} HTLCs are held already"),
+            Self::Amount(held) => write!(f, "{held} msat are held already"),
             Self::Late(height) => write!(f, "it expires too soon to be held after block {height}"),
         }
     }

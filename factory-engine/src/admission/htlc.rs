@@ -3,6 +3,7 @@
 use crate::Attempt;
 use crate::engine::Engine;
 use crate::record::factory::{Factory, own_clients};
+use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::sale::Sale;
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
@@ -21,7 +22,7 @@ pub struct ChannelPolicy {
     /// L: the client whose channel it is.
     pub client: Option<NodeId>,
     /// Whether HTLCs may move, and otherwise why not.
-    pub usable: Result<(), String>,
+    pub usable: Result<(), Unusable>,
     /// Blocks that taking the channel on chain may need.
     pub blocks_early: u16,
     /// No HTLC may expire later than this.
@@ -149,7 +150,7 @@ fn given_up(factory: &Factory, past: &Attempt, height: Height) -> Vec<(ChannelId
         let policy = ChannelPolicy {
             instance: factory.instance,
             client: past.node_of(client),
-            usable: Err("it is of an attempt that was given up".into()),
+            usable: Err(Unusable::GivenUp),
             blocks_early: past.layout.blocks_early(client),
             safe_end: 0,
         };
@@ -185,7 +186,7 @@ fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPo
     };
     let sold = factory.own_sales().filter(|sold| !settled(factory, sold.txid(), height));
     let sold = sold.map(|sold| policy(&sold.sale, factory.sale_usable(sold, height)));
-    let not_signed = || Err("its sale is not signed yet".to_owned());
+    let not_signed = || Err(Unusable::NotSigned);
     sold.chain(factory.current.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
 }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::chain::{exit_allowed, record};
+use crate::chain::{TOLD_TO, exit_allowed, record};
 use crate::engine::Engine;
 use crate::io::{Answer, Level, Refusal};
 use crate::record::attempt::Role;
@@ -105,7 +105,7 @@ impl Engine {
         let clients = evictable(factory, clients, d.height)?;
         if !clients.is_empty() {
             let mut after = Cow::Borrowed(factory);
-            begin(d, &mut after, clients, "factory-evict");
+            begin(d, &mut after, clients, TOLD_TO);
             self.publish(d, &after);
         }
         Ok(Answer::Done)
@@ -122,21 +122,15 @@ pub fn evictable(
     height: Height,
 ) -> Result<Vec<ClientIndex>, Refusal> {
     if factory.current.role != Role::Lsp {
-        let text = "only the operator evicts: to leave this factory use factory-exit";
-        return Err(Refusal::WrongState(text.into()));
+        return Err(Refusal::OperatorEvicts);
     }
     exit_allowed(factory, height)?;
     for client in named {
         if *client >= factory.current.terms.clients() {
-            return Err(Refusal::BadParameter(format!(
-                "there is no client {client}: the factory has {}, from 0",
-                factory.current.terms.clients()
-            )));
+            return Err(Refusal::NoSuchClient { client: *client, clients: factory.current.terms.clients() });
         }
         if factory.leaf_height(*client).is_some() {
-            return Err(Refusal::BadParameter(format!(
-                "client {client} is out: its leaf is on chain already"
-            )));
+            return Err(Refusal::IsOut(*client));
         }
     }
     if named.is_empty() {

@@ -19,8 +19,7 @@ impl Engine {
                 let Some(channel_id) = factory.current.channels.get(&client) else { continue };
                 let out = factory.leaf_height(client).is_some() && factory.current.checked.contains(&client);
                 if out && !open.contains(channel_id) && !factory.current.resolved.contains(&client) {
-                    let text =
-                        format!("{}: lightningd is done with client {client}'s channel", factory.instance);
+                    let text = format!("{}: client {client}'s channel is settled for good", factory.instance);
                     d.log(Level::Info, text);
                     d.event(factory.instance, ChannelResolved { client });
                 }

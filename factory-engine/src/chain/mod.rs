@@ -1,11 +1,5 @@
 //! The chain: what is watched, what a block means, and what is published when.
 
-pub mod channels;
-pub mod evict;
-pub mod handover;
-pub mod sales;
-pub mod stock;
-
 use std::borrow::Cow;
 use std::collections::HashSet;
 
@@ -25,8 +19,17 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::{Role as SpendRole, SessionId};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
+pub mod channels;
+pub mod evict;
+pub mod handover;
+pub mod sales;
+pub mod stock;
+
 /// An exit that nothing drives is expected to take a day for each transaction, blocks.
 pub(crate) const NO_HURRY: u32 = 144;
+
+/// Why paths are published when a command said so, as it is stored.
+pub const TOLD_TO: &str = "this node was told to";
 
 /// What the chain follower has to look for in every block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,7 +133,7 @@ impl Engine {
         let clients: Vec<ClientIndex> =
             own_clients(factory).filter(|client| !factory.current.exiting.contains(client)).collect();
         if !clients.is_empty() {
-            self.start_exit(d, factory, clients, "factory-exit");
+            self.start_exit(d, factory, clients, TOLD_TO);
         }
         Ok(Answer::Done)
     }
@@ -206,17 +209,12 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
     {
-        return Err(Refusal::WrongState(format!(
-            "factory {}: lightningd has no channel here that its leaf would pay; wait for the timeout at height {}, from where on the distribution pays this node",
-            factory.instance, factory.current.terms.timeout_height
-        )));
+        let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
+        return Err(Refusal::NoChannelToExit { instance, timeout });
     }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
-        other => Err(Refusal::WrongState(format!(
-            "factory {} is {other}: there is nothing on chain to exit from",
-            factory.instance
-        ))),
+        state => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
     }
 }
 

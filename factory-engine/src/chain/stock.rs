@@ -3,17 +3,18 @@
 //! From the timeout on the clients' distribution may take it as well: whoever confirms first has it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
-use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
+use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType, TaprootError};
 use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness};
 
 use crate::chain::{NO_HURRY, record};
 use crate::engine::Engine;
-use crate::io::{Effect, Level};
+use crate::io::{Effect, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::fees::VolatileFees;
 use crate::record::attempt::Role;
@@ -28,6 +29,38 @@ use crate::types::{Amount, Height, InstanceId, Transaction};
 
 /// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay, and rounding.
 const MIN_RAISE: u32 = 260;
+
+/// Why a stock output is not taken.
+#[derive(Debug)]
+enum NotTaken {
+    /// The factory has no transactions.
+    NoTree,
+    /// The coin is no stock.
+    NoStock,
+    /// The coin's key is not known.
+    NoKey,
+    /// The fee would take all of it.
+    Fee {
+        /// What it is worth.
+        value: Amount,
+        /// What taking it costs.
+        fee: Amount,
+    },
+    /// It has no signature hash.
+    Sighash(TaprootError),
+}
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree => f.write_str("there is no tree"),
+            Self::NoStock => f.write_str("it is no stock coin"),
+            Self::NoKey => f.write_str("it has no key"),
+            Self::Fee { value, fee } => write!(f, "its {value} are not worth the fee of {fee}"),
+            Self::Sighash(error) => error.fmt(f),
+        }
+    }
+}
 
 impl Engine {
     /// What our own spend of a stock output should pay, sat/kw: by the timeout, from where on the clients
@@ -77,7 +110,7 @@ impl Engine {
         &self,
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance).filter(|factory| factory.current.role == Role::Lsp)
         else {
@@ -105,10 +138,10 @@ impl Engine {
         stock: Stock,
         script: &ScriptBuf,
         feerate: u32,
-    ) -> Result<Transaction, String> {
-        let tree = factory.current.tree.as_ref().ok_or("there is no tree")?;
-        let spend = tree.stock_script(stock.coin).ok_or("it is no stock coin")?;
-        let key = tree.output_key(stock.coin).ok_or("it has no key")?;
+    ) -> Result<Transaction, NotTaken> {
+        let tree = factory.current.tree.as_ref().ok_or(NotTaken::NoTree)?;
+        let spend = tree.stock_script(stock.coin).ok_or(NotTaken::NoStock)?;
+        let key = tree.output_key(stock.coin).ok_or(NotTaken::NoKey)?;
         let prevout = TxOut { value: stock.value, script_pubkey: key_script(key) };
         let input = TxIn {
             previous_output: stock.outpoint,
@@ -128,7 +161,7 @@ impl Engine {
         let least = pays(self.config.stock_feerate);
         let fee = pays(feerate).min(least.max(prevout.value / 2));
         let value = prevout.value.checked_sub(fee).filter(|value| *value >= DUST);
-        let value = value.ok_or_else(|| format!("its {} are not worth the fee of {fee}", prevout.value))?;
+        let value = value.ok_or(NotTaken::Fee { value: prevout.value, fee })?;
         if let Some(output) = tx.output.first_mut() {
             output.value = value;
         }
@@ -140,7 +173,7 @@ impl Engine {
                 leaf,
                 TapSighashType::Default,
             )
-            .map_err(|error| error.to_string())?
+            .map_err(NotTaken::Sighash)?
             .to_byte_array();
         let key = self.factory_key(factory.instance, factory.current.number);
         // The message decides the nonce; without fresh randomness the same transaction is made again.

@@ -2,10 +2,10 @@
 //! in `client_signing`.
 
 use crate::engine::Engine;
-use crate::io::{Answer, Effect, KnownChannel, Level, OpenChannel, Refusal};
+use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
-use crate::policy::Policy;
+use crate::policy::{NotAcceptable, Policy};
 use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
@@ -56,14 +56,11 @@ impl Engine {
             return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
         let layout = Layout::new(&invite.terms);
-        let checked = layout.map_err(|error| error.to_string()).and_then(|layout| {
-            self.config
-                .check_invite(peer, &invite, &layout, d.height)
-                .map_err(|error| error.to_string())
-                .map(|()| layout)
-        });
+        let checked = layout
+            .map_err(NotAcceptable::Terms)
+            .and_then(|layout| self.config.check_invite(peer, &invite, &layout, d.height));
         let accepted = known.is_some_and(|factory| factory.accepted);
-        let checked = checked.and_then(|_| match known {
+        let checked = checked.and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
             Some(_) => Ok(()),
             None => self.make_room(d, peer),
@@ -73,7 +70,7 @@ impl Engine {
                 Level::Unusual,
                 format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
             );
-            d.send(peer, refusal(invite.instance, invite.attempt, &reason));
+            d.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             return Ok(());
         }
         let (instance, attempt) = (invite.instance, invite.attempt);
@@ -124,7 +121,7 @@ impl Engine {
     }
 
     /// S28: a peer can't fill our disk with invitations. What ended without a signature goes first.
-    fn make_room(&self, d: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), String> {
+    fn make_room(&self, d: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), NotAcceptable> {
         let of_peer = self.factories.values().filter(|factory| {
             matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer)
                 && (factory.phase().is_creating()
@@ -133,10 +130,10 @@ impl Engine {
         let (over, kept): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
         let open = kept.iter().filter(|factory| factory.phase().is_creating()).count();
         if open >= self.config.max_ceremonies_per_peer {
-            return Err(format!("{open} invitations of this peer are open already"));
+            return Err(NotAcceptable::Open(open));
         }
         if kept.len() >= MAX_KEPT_PER_PEER {
-            return Err(format!("{} failed factories of this peer have to be kept", kept.len()));
+            return Err(NotAcceptable::Kept(kept.len()));
         }
         for factory in over {
             d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
@@ -147,7 +144,7 @@ impl Engine {
     pub(crate) fn accept(&self, d: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         if !self.peers.contains(&factory.lsp()) {
-            return Err(Refusal::WrongState(format!("the operator {} is not connected", factory.lsp())));
+            return Err(Refusal::OperatorAway(factory.lsp()));
         }
         d.event(instance, Accepted {});
         d.effect(Effect::NewPayout { instance, attempt: factory.current.number });
@@ -169,15 +166,11 @@ impl Engine {
     fn invitation(&self, instance: InstanceId) -> Result<&Factory, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         if factory.current.role == Role::Lsp {
-            return Err(Refusal::WrongState(format!(
-                "{instance} is this node's own factory, not an invitation"
-            )));
+            return Err(Refusal::OwnFactory(instance));
         }
         match factory.phase() {
             State::Invited => Ok(factory),
-            other => {
-                Err(Refusal::WrongState(format!("factory {instance} is {other}, no longer an invitation")))
-            }
+            state => Err(Refusal::NotAnInvitation { instance, state }),
         }
     }
 
@@ -186,7 +179,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance).filter(|factory| {
             factory.current.number == attempt
@@ -439,18 +432,18 @@ impl Engine {
 }
 
 /// A later attempt may leave members out; what this client accepted must stay.
-fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), String> {
+fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), NotAcceptable> {
     let Role::Client { index, .. } = factory.current.role else {
-        return Err("it is our own factory".into());
+        return Err(NotAcceptable::Own);
     };
-    let place = usize::try_from(invite.client).map_err(|error| error.to_string())?;
-    let offered = invite.terms.capacities.get(place).copied();
+    let place = usize::try_from(invite.client).ok();
+    let offered = place.and_then(|place| invite.terms.capacities.get(place).copied());
     let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
     if offered != Some(factory.capacity(index))
         || invite.price_msat > factory.current.price_msat
         || without_members(&invite.terms) != without_members(&factory.current.terms)
     {
-        return Err("the terms differ from those that were accepted".into());
+        return Err(NotAcceptable::Differs);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::create::terms_bytes;
 use crate::engine::Engine;
-use crate::io::{CheckFailure, Effect, Level};
+use crate::io::{CheckFailure, Effect, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
 use crate::record::Proposal;
@@ -63,7 +63,7 @@ impl Engine {
         instance: InstanceId,
         attempt: u32,
         height: Height,
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     ) {
         let ceremony = self.client.get(&instance).filter(|ceremony| ceremony.attempt == attempt);
         let Some(ceremony) = ceremony.filter(|ceremony| !ceremony.signing.has_signed()) else { return };
@@ -72,16 +72,15 @@ impl Engine {
         let outcome = match result {
             // Another block since.
             Ok(true) if height != d.height => return look_for_funding(d, factory, propose),
-            Ok(true) => self
-                .rebuild(factory, ceremony, index, propose)
-                .and_then(|tree| {
-                    self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
-                })
-                .map_err(|(Fault::Stale(text) | Fault::Peer(text))| text),
-            Ok(false) => Err("its funding transaction's inputs are spent already".to_owned()),
-            Err(error) => Err(format!("this node can't see whether its funding is unspent: {error}")),
+            Ok(true) => self.rebuild(factory, ceremony, index, propose).and_then(|tree| {
+                self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
+            }),
+            Ok(false) => Err(Fault::peer("its funding transaction's inputs are spent already")),
+            Err(error) => {
+                Err(Fault::stale(format!("this node can't see whether its funding is unspent: {error}")))
+            }
         };
-        if let Err(reason) = outcome {
+        if let Err(Fault::Stale(reason) | Fault::Peer(reason)) = outcome {
             self.client_gives_up(d, factory, &reason);
         }
     }
@@ -247,7 +246,7 @@ impl Engine {
         let failure = match result {
             Ok(()) => None,
             Err(CheckFailure::NotYet) => {
-                let text = "lightningd has no channel on our leaf yet: nothing is relied on before it has";
+                let text = "this node has no channel on our leaf yet: nothing is relied on before it has";
                 d.log(Level::Unusual, format!("{instance}: {text}"));
                 return;
             }
@@ -272,7 +271,7 @@ impl Engine {
         failure: CheckFailure,
     ) -> Option<String> {
         match failure {
-            CheckFailure::NotYet => Some("lightningd has no such channel here".to_owned()),
+            CheckFailure::NotYet => Some("this node has no such channel".to_owned()),
             CheckFailure::Unavailable(reason) if self.config.unsafe_skip_funding_check => {
                 d.log(
                     Level::Unusual,

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use crate::engine::Engine;
-use crate::io::{Answer, Create, Effect, KnownChannel, Level, OpenFailure, PreparedFunding, Refusal};
+use crate::io::{
+    Answer, Create, Effect, KnownChannel, Level, NodeError, OpenFailure, PreparedFunding, Refusal,
+};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp, silent};
 use crate::record::attempt::Role;
@@ -43,13 +45,10 @@ impl Engine {
             margin_blocks: config.margin_blocks,
             funding_confirmations: config.funding_confirmations,
         };
-        let layout = Layout::new(&terms).map_err(|error| Refusal::BadParameter(error.to_string()))?;
+        let layout = Layout::new(&terms).map_err(Refusal::Terms)?;
         let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
         if create.lifetime_blocks <= needed {
-            return Err(Refusal::BadParameter(format!(
-                "lifetime_blocks of {} is too short: dying_blocks and the worst exit alone take {needed}",
-                create.lifetime_blocks
-            )));
+            return Err(Refusal::LifetimeTooShort { lifetime_blocks: create.lifetime_blocks, needed });
         }
         // S21: from its first day on it would have to be evicted.
         let needed = layout
@@ -57,11 +56,8 @@ impl Engine {
             .saturating_add(u32::from(terms.funding_confirmations))
             .saturating_add(1);
         if create.lifetime_blocks <= needed {
-            return Err(Refusal::BadParameter(format!(
-                "lifetime_blocks of {} is too short: eviction has to begin {needed} blocks before the timeout, so \
-                 that the operator's stock is home by then; make it longer, or factory-stock-csv (now {}) shorter",
-                create.lifetime_blocks, terms.stock_csv
-            )));
+            let (lifetime_blocks, stock_csv) = (create.lifetime_blocks, terms.stock_csv);
+            return Err(Refusal::NoTimeToEvict { lifetime_blocks, needed, stock_csv });
         }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
         d.event(instance, Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID });
@@ -71,21 +67,18 @@ impl Engine {
 
     fn check_clients(&self, create: &Create) -> Result<(), Refusal> {
         if create.clients.is_empty() {
-            return Err(Refusal::BadParameter("clients is empty: a factory needs at least one".into()));
+            return Err(Refusal::NoClients);
         }
         let mut seen = BTreeSet::new();
         for (node, _) in &create.clients {
             if *node == self.me {
-                return Err(Refusal::BadClient(format!("{node} is this node itself: name only clients")));
+                return Err(Refusal::ThisNode(*node));
             }
             if !seen.insert(*node) {
-                return Err(Refusal::BadClient(format!("{node} is named twice")));
+                return Err(Refusal::NamedTwice(*node));
             }
             if !self.peers.contains(node) {
-                return Err(Refusal::BadClient(format!(
-                    "{node} is not connected, or doesn't run a plugin that speaks {}",
-                    crate::wire::message::PROTOCOL_NAME
-                )));
+                return Err(Refusal::NotConnected(*node));
             }
         }
         Ok(())
@@ -224,10 +217,10 @@ impl Engine {
         let script = match result {
             Ok(script) if script.is_p2wsh() => script,
             Ok(_) => {
-                return self.give_up(d, factory, "lightningd returned a funding script that is not P2WSH");
+                return self.give_up(d, factory, "a channel's funding script is not P2WSH");
             }
             Err(error) => {
-                let reason = format!("fundchannel_start with {peer} failed: {error}");
+                let reason = format!("the channel with {peer} can't be opened: {error}");
                 return self.restart(d, factory, &error.blames(peer), &reason);
             }
         };
@@ -247,7 +240,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
-        result: Result<PreparedFunding, String>,
+        result: Result<PreparedFunding, NodeError>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             if let Ok(funding) = result {
@@ -396,11 +389,11 @@ impl Engine {
             }
             let silent = silent(factory, ceremony);
             if silent.is_empty() {
-                self.give_up(d, factory, "lightningd did not answer in time");
+                self.give_up(d, factory, "the operator's own node was not ready in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let reason =
-                    format!("no answer in time in phase {:?} from {}", ceremony.phase, names.join(", "));
+                let phase = ceremony.phase.name();
+                let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
                 self.restart(d, factory, &silent, &reason);
             }
         }

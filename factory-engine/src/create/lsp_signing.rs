@@ -186,7 +186,7 @@ impl Engine {
         match failure {
             Failure::Culprit { client, session } => {
                 let Some(node) = factory.node_of(*client) else { return };
-                let reason = format!("{node} sent a bad partial signature for {session:?}");
+                let reason = format!("{node} sent a bad partial signature for {session}");
                 return self.restart(d, factory, &[node], &reason);
             }
             Failure::Nobody(_) => {
@@ -262,14 +262,10 @@ impl Engine {
             }
             Ok(channel_id) => {
                 d.effect(Effect::CloseChannel { channel_id });
-                self.give_up(
-                    d,
-                    factory,
-                    "lightningd committed a channel on another outpoint than the leaf's",
-                );
+                self.give_up(d, factory, "a channel was committed on another outpoint than the leaf's");
             }
             Err(error) => {
-                let reason = format!("fundchannel_complete with {node} failed: {error}");
+                let reason = format!("the channel with {node} can't be committed: {error}");
                 self.restart(d, factory, &error.blames(node), &reason);
             }
         }
@@ -310,7 +306,7 @@ impl Engine {
         }
         // S11 wants the channel committed on both sides; it is asked again once it is on ours.
         let Some(committed) = factory.current.channels.get(&client) else {
-            return Err(Fault::stale("lightningd hasn't committed its channel here yet"));
+            return Err(Fault::stale("its channel is not committed here yet"));
         };
         if message.channel_id != *committed {
             return Err(Fault::peer("it checked another channel"));

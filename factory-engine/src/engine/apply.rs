@@ -1,14 +1,14 @@
 //! Applying a step: memory changes, nonces are consumed, effects come out.
 
 use crate::engine::Engine;
-use crate::io::{Effect, Level};
+use crate::io::{Effect, Level, StaleStep};
 use crate::memory::Volatile;
 use crate::memory::ceremony::Phase;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::signing::{SignAs, SignJob};
-use crate::step::{StaleStep, Step};
+use crate::step::Step;
 use crate::tx::tree::Tree;
 use crate::types::InstanceId;
 use crate::wire::message::Propose;

@@ -93,7 +93,7 @@ impl fmt::Display for Refused {
             }
             Self::LessThanReplaced(text) => write!(f, "a larger child is in its way ({text})"),
             Self::NotFinal => f.write_str("its timelock is still on"),
-            Self::Backend(text) => write!(f, "lightningd's backend fails: {text}"),
+            Self::Backend(text) => write!(f, "the node's backend fails: {text}"),
             Self::Other(text) => f.write_str(text),
         }
     }

@@ -1,10 +1,5 @@
 //! What goes into the engine and what comes out of it.
 
-pub mod fees;
-mod node;
-
-use std::fmt;
-
 use bitcoin::TxOut;
 
 use crate::io::fees::{FeeNews, Raise, Report};
@@ -16,7 +11,12 @@ use crate::types::{
 };
 use crate::wire::message::Message;
 
-pub use crate::io::node::*;
+pub use node::*;
+pub use refusal::{Refusal, RefusalKind, StaleStep};
+
+pub mod fees;
+mod node;
+mod refusal;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
 /// simulator and in tests.
@@ -62,7 +62,7 @@ pub enum Input {
         /// Of which attempt.
         attempt: u32,
         /// The unsigned funding transaction, or what lightningd said.
-        result: Result<PreparedFunding, String>,
+        result: Result<PreparedFunding, NodeError>,
     },
     /// [`Effect::NewPayout`] ended.
     PayoutReady {
@@ -71,7 +71,7 @@ pub enum Input {
         /// Of which attempt.
         attempt: u32,
         /// A script of this node's wallet, or what lightningd said.
-        result: Result<ScriptBuf, String>,
+        result: Result<ScriptBuf, NodeError>,
     },
     /// [`Effect::StartChannel`] ended.
     ChannelStarted {
@@ -117,7 +117,7 @@ pub enum Input {
         /// lightningd's name for it.
         label: String,
         /// The invoice, or what lightningd said.
-        result: Result<Invoice, String>,
+        result: Result<Invoice, NodeError>,
     },
     /// [`Effect::WaitInvoice`] or [`Effect::EndInvoice`] ended.
     InvoiceEnded {
@@ -126,7 +126,7 @@ pub enum Input {
         /// lightningd's name for it.
         label: String,
         /// Whether it was paid, and if not it never will be; or why that isn't known.
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     },
     /// [`Effect::PayInvoice`] or [`Effect::LookPayment`] ended.
     PaymentEnded {
@@ -135,7 +135,7 @@ pub enum Input {
         /// Which payment.
         payment_hash: PaymentHash,
         /// It arrived, or it failed for good, and why.
-        result: Result<(), String>,
+        result: Result<(), NodeError>,
     },
     /// [`Effect::FundChannel`] ended.
     ChannelFunded {
@@ -144,7 +144,7 @@ pub enum Input {
         /// For which client.
         buyer: ClientIndex,
         /// The channel and its funding outpoint, or what lightningd said.
-        result: Result<(ChannelId, OutPoint), String>,
+        result: Result<(ChannelId, OutPoint), NodeError>,
     },
     /// [`Effect::CheckUnspent`] ended.
     Unspent {
@@ -155,7 +155,7 @@ pub enum Input {
         /// The height at which the engine asked.
         height: Height,
         /// Whether it is unspent, or why nobody knows.
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     },
     /// A block was connected.
     Block(Block),
@@ -494,32 +494,3 @@ pub enum Answer {
     /// The open claims to be ours and is not what was agreed.
     RejectOpen(String),
 }
-
-/// Why a command was not carried out. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// A parameter is wrong.
-    BadParameter(String),
-    /// No such factory or invitation.
-    Unknown(InstanceId),
-    /// The factory's state doesn't allow it.
-    WrongState(String),
-    /// A client can't take part.
-    BadClient(String),
-    /// The engine is read-only: a stored record could not be understood.
-    Unavailable(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadParameter(text) | Self::WrongState(text) => f.write_str(text),
-            Self::BadClient(text) | Self::Unavailable(text) => f.write_str(text),
-            Self::Unknown(instance) => {
-                write!(f, "unknown factory_instance {instance}: see factory-list and factory-invitations")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}

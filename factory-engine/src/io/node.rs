@@ -42,6 +42,30 @@ pub struct Invoice {
     pub min_final_cltv_expiry: u32,
 }
 
+/// Why the node could not do what it was asked for, or doesn't know what became of it, in its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeError(pub String);
+
+impl From<String> for NodeError {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for NodeError {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NodeError {}
+
 /// Why lightningd opened no channel, or committed none, in its words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenFailure {

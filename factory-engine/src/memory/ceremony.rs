@@ -38,6 +38,17 @@ impl Phase {
             Phase::Completing => 5,
         }
     }
+
+    /// Its name, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Inviting => "inviting",
+            Phase::Opening => "opening",
+            Phase::Signing => "signing",
+            Phase::Storing => "storing",
+            Phase::Completing => "completing",
+        }
+    }
 }
 
 /// L's side of one attempt.

@@ -1,6 +1,7 @@
 //! Sales under way, in memory: what L and its clients have of one until it is signed and stored.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::memory::ceremony::ExpectedOpen;
 use crate::record::event::{LedgerEntry, SaleJitOpened, SaleSigning};
@@ -179,7 +180,7 @@ pub struct Instead {
 pub(crate) struct Asked {
     pub(crate) amount: Amount,
     /// The price, msat, or why there is none; nothing until the operator has said.
-    pub(crate) answer: Option<Result<Quoted, String>>,
+    pub(crate) answer: Option<Result<Quoted, NoPrice>>,
 }
 
 /// What an operator says to a question for a price.
@@ -247,3 +248,15 @@ impl ClientSale {
         }
     }
 }
+
+/// Why the operator said no price, in its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoPrice(pub String);
+
+impl fmt::Display for NoPrice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoPrice {}

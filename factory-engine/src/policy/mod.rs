@@ -1,17 +1,18 @@
 //! What this node agrees to: limits set by its operator's options.
 
-mod limits;
-pub mod prices;
-
 use std::fmt;
 
 use crate::policy::prices::PriceList;
-use crate::tx::layout::Layout;
+use crate::terms::ClientIndex;
+use crate::tx::layout::{Layout, LayoutError};
 use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Invite;
 
 pub use limits::{DustLimits, HoldLimits};
+
+mod limits;
+pub mod prices;
 
 /// What happens to an invitation that is within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,19 +135,112 @@ impl Default for Config {
     }
 }
 
-/// Why an invitation is not for us.
+/// Why an invitation is not for us. Told to the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotAcceptable(pub String);
+pub(crate) enum NotAcceptable {
+    /// This node joins no factories.
+    Never,
+    /// This node joins those of other operators alone.
+    Operator,
+    /// The terms make no factory.
+    Terms(LayoutError),
+    /// The terms name another operator.
+    NotTheOperator(NodeId),
+    /// The terms name another factory.
+    OtherInstance,
+    /// There is no such place.
+    NoSuchClient {
+        /// The place.
+        client: ClientIndex,
+        /// How many there are.
+        clients: u32,
+    },
+    /// Joining costs too much.
+    Price {
+        /// What it costs, msat.
+        price_msat: u64,
+        /// What it may cost, msat.
+        most: u64,
+    },
+    /// The timeout is too far away.
+    Lifetime {
+        /// Blocks to the timeout.
+        blocks: u32,
+        /// The most that there may be.
+        most: u32,
+    },
+    /// The timeout is too near for anything to happen before.
+    Dying {
+        /// Blocks to the timeout.
+        blocks: u32,
+    },
+    /// The tree's transactions pay too much.
+    Feerate {
+        /// What they pay, sat/kw.
+        feerate: u32,
+        /// What they may pay, sat/kw.
+        most: u32,
+    },
+    /// The channels would be usable too early.
+    Confirmations {
+        /// Of the funding, by the terms.
+        given: u16,
+        /// The fewest that this node takes.
+        least: u16,
+    },
+    /// With less than 1,000 msat this node would forget its channel.
+    Push,
+    /// channel_in_factory is not what the terms make.
+    Record,
+    /// A later attempt that is not what was accepted.
+    Differs,
+    /// This node is the factory's operator itself.
+    Own,
+    /// So many invitations of this peer wait already (S28).
+    Open(usize),
+    /// So many failed factories of this peer can't be forgotten yet (S12, S28).
+    Kept(usize),
+}
 
 impl fmt::Display for NotAcceptable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Never => f.write_str("this node's policy is never to join a factory"),
+            Self::Operator => f.write_str("this node joins no factories of this operator"),
+            Self::Terms(error) => error.fmt(f),
+            Self::NotTheOperator(lsp) => {
+                write!(f, "the terms name {lsp} as operator, not the peer that invites")
+            }
+            Self::OtherInstance => f.write_str("the terms name another factory_instance"),
+            Self::NoSuchClient { client, clients } => {
+                write!(f, "there is no client {client} among {clients}")
+            }
+            Self::Price { price_msat, most } => {
+                write!(f, "the price of {price_msat} msat is above the {most} msat that this node pays")
+            }
+            Self::Lifetime { blocks, most } => {
+                write!(f, "its timeout is {blocks} blocks away, more than this node's limit of {most}")
+            }
+            Self::Dying { blocks } => {
+                write!(f, "its timeout is {blocks} blocks away: it would be dying before it is usable")
+            }
+            Self::Feerate { feerate, most } => {
+                write!(f, "a tree feerate of {feerate} sat/kw is absurd: the limit is {most}")
+            }
+            Self::Confirmations { given, least } => {
+                write!(f, "{given} confirmations of the funding are fewer than this node's {least}")
+            }
+            Self::Push => f.write_str("push_msat is under 1000: this node would forget the channel"),
+            Self::Record => f.write_str("channel_in_factory contradicts the terms"),
+            Self::Differs => f.write_str("the terms differ from those that were accepted"),
+            Self::Own => f.write_str("it is our own factory"),
+            Self::Open(open) => write!(f, "{open} invitations of this peer are open already"),
+            Self::Kept(kept) => write!(f, "{kept} failed factories of this peer have to be kept"),
+        }
     }
 }
 
-fn refuse(reason: String) -> Result<(), NotAcceptable> {
-    Err(NotAcceptable(reason))
-}
+impl std::error::Error for NotAcceptable {}
 
 impl Config {
     /// Checks an invitation against this node's limits and against itself. The layout has been built
@@ -160,58 +254,47 @@ impl Config {
     ) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
         if self.policy == Policy::Never {
-            return refuse("factory-policy is never".into());
+            return Err(NotAcceptable::Never);
         }
         if self.allowed_lsps.as_ref().is_some_and(|allowed| !allowed.contains(&peer)) {
-            return refuse("factory-allow-lsp doesn't list this operator".into());
+            return Err(NotAcceptable::Operator);
         }
         if terms.lsp != peer {
-            return refuse(format!("the terms name {} as operator, not the peer that invites", terms.lsp));
+            return Err(NotAcceptable::NotTheOperator(terms.lsp));
         }
         if terms.instance != invite.instance {
-            return refuse("the terms name another factory_instance".into());
+            return Err(NotAcceptable::OtherInstance);
         }
         if invite.client >= terms.clients() {
-            return refuse(format!("there is no client {} among {}", invite.client, terms.clients()));
+            return Err(NotAcceptable::NoSuchClient { client: invite.client, clients: terms.clients() });
         }
         if invite.price_msat > self.max_price_msat {
-            return refuse(format!(
-                "the price of {} msat is above factory-max-price-msat, {}",
-                invite.price_msat, self.max_price_msat
-            ));
+            return Err(NotAcceptable::Price { price_msat: invite.price_msat, most: self.max_price_msat });
         }
         let lifetime = terms.timeout_height.saturating_sub(height);
         if lifetime > self.max_lifetime_blocks {
-            return refuse(format!(
-                "its timeout is {lifetime} blocks away, more than factory-max-lifetime-blocks, {}",
-                self.max_lifetime_blocks
-            ));
+            return Err(NotAcceptable::Lifetime { blocks: lifetime, most: self.max_lifetime_blocks });
         }
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
-            return refuse(format!(
-                "its timeout is {lifetime} blocks away: it would be dying before it is usable"
-            ));
+            return Err(NotAcceptable::Dying { blocks: lifetime });
         }
         if terms.tree_feerate > self.max_tree_feerate {
-            return refuse(format!(
-                "a tree feerate of {} sat/kw is absurd: the limit is {}",
-                terms.tree_feerate, self.max_tree_feerate
-            ));
+            return Err(NotAcceptable::Feerate { feerate: terms.tree_feerate, most: self.max_tree_feerate });
         }
         if terms.funding_confirmations < self.min_funding_confirmations {
-            return refuse(format!(
-                "{} confirmations of the funding are fewer than this node's {}",
-                terms.funding_confirmations, self.min_funding_confirmations
-            ));
+            return Err(NotAcceptable::Confirmations {
+                given: terms.funding_confirmations,
+                least: self.min_funding_confirmations,
+            });
         }
         if terms.push_msat < 1_000 {
-            return refuse("push_msat is under 1000: this node would forget the channel".into());
+            return Err(NotAcceptable::Push);
         }
         if invite.channel_in_factory.factory_instance != invite.instance
             || invite.channel_in_factory.factory_protocol != crate::wire::message::protocol_id()
             || invite.channel_in_factory.blocks_early != layout.blocks_early(invite.client)
         {
-            return refuse("channel_in_factory contradicts the terms".into());
+            return Err(NotAcceptable::Record);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What the operator asks for liquidity.
 
+use std::fmt;
+
 use crate::types::Amount;
 use crate::wire::codec::{DecodeError, TlvStream, tlv_struct};
 
@@ -20,17 +22,51 @@ tlv_struct! {
     }
 }
 
+/// Why prices are not taken for meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadPrices {
+    /// The price of every sale is too large.
+    Base {
+        /// What was given, msat.
+        base_msat: u64,
+        /// The most that it may be, msat.
+        most: u64,
+    },
+    /// The rate would take more than the whole capacity.
+    Rate {
+        /// What was given, millionths.
+        ppm: u32,
+        /// The most that it may be, millionths.
+        most: u32,
+    },
+}
+
+impl fmt::Display for BadPrices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base { base_msat, most } => {
+                write!(f, "base_msat: {base_msat} is too large, the most is {most}")
+            }
+            Self::Rate { ppm, most } => {
+                write!(f, "ppm: {ppm} is more than the whole capacity, the most is {most}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BadPrices {}
+
 impl PriceList {
     /// A list that isn't absurd.
     ///
     /// # Errors
     /// Which number is too large, and what the largest is.
-    pub fn new(base_msat: u64, ppm: u32) -> Result<Self, String> {
+    pub fn new(base_msat: u64, ppm: u32) -> Result<Self, BadPrices> {
         if base_msat > MAX_BASE_MSAT {
-            return Err(format!("base_msat: {base_msat} is too large, the most is {MAX_BASE_MSAT}"));
+            return Err(BadPrices::Base { base_msat, most: MAX_BASE_MSAT });
         }
         if ppm > MAX_PPM {
-            return Err(format!("ppm: {ppm} is more than the whole capacity, the most is {MAX_PPM}"));
+            return Err(BadPrices::Rate { ppm, most: MAX_PPM });
         }
         Ok(Self { base_msat, ppm })
     }
@@ -88,8 +124,10 @@ mod tests {
     #[test]
     fn absurd_lists_are_refused() {
         assert!(PriceList::new(MAX_BASE_MSAT, MAX_PPM).is_ok());
-        assert!(PriceList::new(MAX_BASE_MSAT + 1, 0).unwrap_err().contains("base_msat"));
-        assert!(PriceList::new(0, MAX_PPM + 1).unwrap_err().contains("ppm"));
+        let (base_msat, ppm) = (MAX_BASE_MSAT + 1, MAX_PPM + 1);
+        let base = BadPrices::Base { base_msat, most: MAX_BASE_MSAT };
+        assert_eq!(PriceList::new(base_msat, 0), Err(base));
+        assert_eq!(PriceList::new(0, ppm), Err(BadPrices::Rate { ppm, most: MAX_PPM }));
     }
 
     #[test]

@@ -1,12 +1,5 @@
 //! One factory: the fold of its events.
 
-mod attempts;
-mod onchain;
-mod sales;
-
-pub use onchain::{BURIED, session_name};
-pub(crate) use onchain::{OpenStock, is_dead, open_stock, path_nodes, unspent};
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,6 +7,7 @@ use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Event, Signing};
 use crate::record::state::State;
+use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
 use crate::tx::musig::{KeyAgg, PublicKey};
@@ -22,6 +16,12 @@ use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid
 
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
+pub use onchain::{BURIED, session_name};
+pub(crate) use onchain::{OpenStock, is_dead, open_stock, path_nodes, unspent};
+
+mod attempts;
+mod onchain;
+mod sales;
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -344,25 +344,24 @@ impl Factory {
     }
 
     /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
-    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), String> {
+    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), Unusable> {
         if !self.current.checked.contains(&client) {
-            return Err("its funding script has not been checked".into());
+            return Err(Unusable::NotChecked);
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
         }
         if self.current.exiting.contains(&client) {
-            return Err("it is being taken on chain".into());
+            return Err(Unusable::Leaving);
         }
         match self.state(height) {
             State::Active | State::Dying => Ok(()),
             // Others leave, or L gets everybody out; a reorganisation may have taken the funding with it.
             State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
-            State::Funding | State::Exiting | State::Exited => Err(format!(
-                "the factory's funding has not {} confirmations yet",
-                self.current.terms.funding_confirmations
-            )),
-            state => Err(format!("the factory is {state}")),
+            State::Funding | State::Exiting | State::Exited => {
+                Err(Unusable::NotDeep { confirmations: self.current.terms.funding_confirmations })
+            }
+            state => Err(Unusable::State(state)),
         }
     }
 

@@ -27,8 +27,9 @@ impl fmt::Display for AlreadySigned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "another {:?} transaction spending {} was signed before: never two",
-            self.role, self.outpoint
+            "another {} transaction spending {} was signed before: never two",
+            self.role.name(),
+            self.outpoint
         )
     }
 }

@@ -13,6 +13,7 @@ pub mod load_error;
 mod proposal;
 pub mod sales;
 pub mod state;
+pub mod unusable;
 
 pub use codec::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use proposal::Proposal;

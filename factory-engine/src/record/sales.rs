@@ -1,8 +1,5 @@
 //! What was sold: the fold of a factory's sale events.
 
-pub mod account;
-pub mod jits;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +13,9 @@ use crate::record::sales::jits::Jits;
 use crate::tx::layout::{CoinIndex, Role as SpendRole};
 use crate::tx::sale::Sale;
 use crate::types::{Amount, ChannelId, Transaction, Txid};
+
+pub mod account;
+pub mod jits;
 
 /// A sale that this node has signed, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What the chain's transactions mean: which one of the factory each is, who can have published it,
 //! and how this member stands because of it.
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::record::attempt::Role;
@@ -54,6 +55,104 @@ impl Standing {
             Standing::PaidOut => "a distribution has paid the clients",
             Standing::Closed => "everything is settled",
         }
+    }
+}
+
+/// What happens next in a factory, and who has to do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextAction {
+    /// This node accepts its invitation, or declines it.
+    Answer,
+    /// Members send keys and nonces.
+    Join,
+    /// Members sign.
+    Sign,
+    /// Members store what is signed.
+    Store,
+    /// Channels are committed and checked.
+    Open,
+    /// The funding confirms.
+    Fund,
+    /// The funding gets deeper.
+    Deepen {
+        /// Height at which the channels can be used.
+        usable: Height,
+    },
+    /// L evicts whoever is still in (S21).
+    Evict {
+        /// Height at which it begins.
+        from: Height,
+    },
+    /// L publishes the rest of the tree.
+    PublishRest,
+    /// Nothing, although part of the tree is on chain (S24).
+    GoOn,
+    /// Nothing yet.
+    Wait {
+        /// Height at which the dying period begins.
+        dying: Height,
+    },
+    /// This client takes its distribution.
+    Distribute,
+    /// This client moves out, or is evicted.
+    MoveOut {
+        /// The last height for that.
+        before: Height,
+    },
+    /// This node publishes its path.
+    PublishPath,
+    /// L takes its stock home.
+    TakeStock {
+        /// Height from which it can.
+        from: Height,
+    },
+    /// The channel is closed on chain.
+    Close,
+    /// Nothing: the channel is one like any other.
+    Stands,
+    /// Nothing: a distribution has paid.
+    PaidOut,
+    /// Nothing: everything is settled.
+    Settled,
+    /// Nothing: the invitation was declined.
+    Declined,
+    /// Nothing: creation failed.
+    Failed,
+}
+
+impl fmt::Display for NextAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answer => "accept or decline the invitation",
+            Self::Join => "members send their keys and nonces",
+            Self::Sign => "members send their partial signatures",
+            Self::Store => "members store the finished signatures",
+            Self::Open => "the operator's node commits the channels, clients check them",
+            Self::Fund => "wait for the funding transaction to confirm",
+            Self::Deepen { usable } => return write!(f, "channels become usable at height {usable}"),
+            Self::Evict { from } => {
+                return write!(f, "from height {from} on this node evicts whoever is still in, by itself");
+            }
+            Self::PublishRest => "this node publishes what is left of the tree",
+            Self::GoOn => "part of the tree is on chain; the channel goes on, nothing has to be done",
+            Self::Wait { dying } => {
+                return write!(f, "nothing to do before the dying period at height {dying}");
+            }
+            Self::Distribute => "this node publishes the distribution, which pays its whole capacity",
+            Self::MoveOut { before } => {
+                return write!(f, "move out before height {before}, or let the operator do it");
+            }
+            Self::PublishPath => "this node publishes its path; each transaction waits for the one before",
+            Self::TakeStock { from } => {
+                return write!(f, "this node takes its stock from height {from} on");
+            }
+            Self::Close => "the channel is closed on chain",
+            Self::Stands => "nothing: the channel stands on chain by itself and goes on",
+            Self::PaidOut => "nothing: the distribution transaction has paid",
+            Self::Settled => "nothing: every channel of this node is settled on chain",
+            Self::Declined => "nothing",
+            Self::Failed => "nothing; kept until its funding can never confirm",
+        })
     }
 }
 
@@ -160,52 +259,41 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
 }
 
 impl Factory {
-    /// What happens next, and who has to do it: for people.
-    pub fn next_action(&self, height: Height) -> String {
+    /// What happens next, and who has to do it.
+    pub fn next_action(&self, height: Height) -> NextAction {
         match self.state(height) {
-            State::Invited => "accept or decline: factory-accept, factory-decline".into(),
-            State::Joining => "members send their keys and nonces".into(),
-            State::Signing => "members send their partial signatures".into(),
-            State::Storing => "members store the finished signatures".into(),
-            State::Opening => "lightningd commits the channels, clients check them".into(),
+            State::Invited => NextAction::Answer,
+            State::Joining => NextAction::Join,
+            State::Signing => NextAction::Sign,
+            State::Storing => NextAction::Store,
+            State::Opening => NextAction::Open,
             State::Funding => match self.funding_height() {
-                None => "wait for the funding transaction to confirm".into(),
-                Some(funded) => format!(
-                    "channels become usable at height {}",
-                    funded
-                        .saturating_add(u32::from(self.current.terms.funding_confirmations))
-                        .saturating_sub(1)
-                ),
+                None => NextAction::Fund,
+                Some(funded) => {
+                    let more = u32::from(self.current.terms.funding_confirmations);
+                    NextAction::Deepen { usable: funded.saturating_add(more).saturating_sub(1) }
+                }
             },
             State::Active | State::Dying if self.current.role == Role::Lsp => match self.next_eviction() {
-                Some(at) => format!("from height {at} on this node evicts whoever is still in, by itself"),
-                None => "this node publishes what is left of the tree".into(),
+                Some(from) => NextAction::Evict { from },
+                None => NextAction::PublishRest,
             },
-            State::Active if self.is_partly_exited() => {
-                "part of the tree is on chain; the channel goes on, nothing has to be done".into()
-            }
-            State::Active => format!(
-                "nothing to do before the dying period at height {}",
-                self.current.terms.timeout_height.saturating_sub(self.current.terms.dying_blocks)
-            ),
-            State::Dying if height >= self.current.terms.timeout_height => {
-                "this node publishes the distribution, which pays its whole capacity".into()
-            }
-            State::Dying => {
-                format!("move out before height {}: factory-exit, or let the operator do it", self.safe_end())
-            }
-            State::Exiting => {
-                "this node publishes its path; each transaction waits for the one before".into()
-            }
-            State::Exited if self.next_stock().is_some() => {
-                format!("this node takes its stock from height {} on", self.next_stock().unwrap_or(height))
-            }
-            State::Exited if self.current.exit.is_some() => "lightningd closes the channel on chain".into(),
-            State::Exited => "nothing: the channel stands on chain by itself and goes on".into(),
-            State::Distributed => "nothing: the distribution transaction has paid".into(),
-            State::Closed => "nothing: every channel of this node is settled on chain".into(),
-            State::Declined => "nothing".into(),
-            State::Aborted => "nothing; kept until its funding can never confirm".into(),
+            State::Active if self.is_partly_exited() => NextAction::GoOn,
+            State::Active => NextAction::Wait {
+                dying: self.current.terms.timeout_height.saturating_sub(self.current.terms.dying_blocks),
+            },
+            State::Dying if height >= self.current.terms.timeout_height => NextAction::Distribute,
+            State::Dying => NextAction::MoveOut { before: self.safe_end() },
+            State::Exiting => NextAction::PublishPath,
+            State::Exited => match (self.next_stock(), &self.current.exit) {
+                (Some(from), _) => NextAction::TakeStock { from },
+                (None, Some(_)) => NextAction::Close,
+                (None, None) => NextAction::Stands,
+            },
+            State::Distributed => NextAction::PaidOut,
+            State::Closed => NextAction::Settled,
+            State::Declined => NextAction::Declined,
+            State::Aborted => NextAction::Failed,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Where the funding went, to the satoshi: the sum of a statement's lines is the funding output.
 
+use std::fmt;
+
 use bitcoin::TxOut;
 
 use crate::record::factory::{Factory, session_name};
@@ -64,6 +66,47 @@ pub struct Line {
     pub amount: Amount,
 }
 
+/// Why an account doesn't add up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccountProblem {
+    /// The factory has no transactions.
+    NoTree,
+    /// This transaction's outputs are worth more than what it spends.
+    PaysMore(Txid),
+    /// An output that is nothing that the terms know.
+    Output {
+        /// Its number.
+        vout: u32,
+        /// Of which transaction: "state transaction 2".
+        of: String,
+    },
+    /// The lines are not the funding together.
+    Sum {
+        /// What they make; nothing if that is more money than there is.
+        sum: Option<Amount>,
+        /// What was funded.
+        funding: Amount,
+    },
+}
+
+impl fmt::Display for AccountProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTree => f.write_str("there is no tree"),
+            Self::PaysMore(txid) => write!(f, "{txid} pays more than it spends"),
+            Self::Output { vout, of } => write!(f, "output {vout} of {of} is nothing that we know"),
+            Self::Sum { sum: Some(sum), funding } => {
+                write!(f, "its lines make {sum}, the funding is {funding}")
+            }
+            Self::Sum { sum: None, funding } => {
+                write!(f, "its lines make too much, the funding is {funding}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AccountProblem {}
+
 /// Where the funding output's money is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
@@ -72,7 +115,7 @@ pub struct Statement {
     /// What became of it, from the root on.
     pub lines: Vec<Line>,
     /// Why it doesn't add up, if so: that must not happen.
-    pub problem: Option<String>,
+    pub problem: Option<AccountProblem>,
 }
 
 impl Statement {
@@ -110,8 +153,8 @@ pub fn statement(factory: &Factory) -> Option<Statement> {
         }
     }
     if statement.problem.is_none() && statement.sum() != Some(statement.funding) {
-        let sum = statement.sum().map_or_else(|| "too much".to_owned(), |sum| sum.to_string());
-        statement.problem = Some(format!("its lines make {sum}, the funding is {}", statement.funding));
+        let (sum, funding) = (statement.sum(), statement.funding);
+        statement.problem = Some(AccountProblem::Sum { sum, funding });
     }
     Some(statement)
 }
@@ -122,8 +165,8 @@ fn follow(
     statement: &mut Statement,
     open: &mut Vec<(CoinIndex, OutPoint, Amount)>,
     (coin, outpoint, value): (CoinIndex, OutPoint, Amount),
-) -> Result<(), String> {
-    let tree = factory.current.tree.as_ref().ok_or("there is no tree")?;
+) -> Result<(), AccountProblem> {
+    let tree = factory.current.tree.as_ref().ok_or(AccountProblem::NoTree)?;
     let Some(txid) = factory.spent.get(&outpoint).copied() else {
         let ours = tree.key_agg(coin).is_some();
         let purpose = if ours { Purpose::Unspent(coin) } else { Purpose::Others(coin) };
@@ -135,7 +178,7 @@ fn follow(
     };
     let mut left = value;
     for (vout, output) in (0..).zip(&session.tx.output) {
-        left = left.checked_sub(output.value).ok_or_else(|| format!("{txid} pays more than it spends"))?;
+        left = left.checked_sub(output.value).ok_or(AccountProblem::PaysMore(txid))?;
         let place = OutPoint { txid, vout };
         let (purpose, amount) = match what(factory, session, vout, output)? {
             Part::Coin(child) => {
@@ -156,12 +199,12 @@ fn foreign(
     statement: &mut Statement,
     coin: CoinIndex,
     (txid, value): (Txid, Amount),
-) -> Result<(), String> {
+) -> Result<(), AccountProblem> {
     let stock = factory.current.layout.coin(coin).is_some_and(|coin| coin.stock);
     let purpose = if stock { Purpose::Stock(coin) } else { Purpose::Elsewhere(coin) };
     // With other inputs beside it nobody can say which of them paid what.
     let pays = factory.pays.get(&txid).copied().unwrap_or(value);
-    let fee = value.checked_sub(pays).ok_or_else(|| format!("{txid} pays more than it spends"))?;
+    let fee = value.checked_sub(pays).ok_or(AccountProblem::PaysMore(txid))?;
     statement.push(purpose, txid, None, pays);
     if fee > Amount::ZERO {
         statement.push(Purpose::Fee(format!("spend of coin {coin}")), txid, None, fee);
@@ -175,14 +218,13 @@ enum Part {
 }
 
 /// What an output of a transaction of the factory is.
-fn what(factory: &Factory, session: &Session, vout: u32, output: &TxOut) -> Result<Part, String> {
+fn what(factory: &Factory, session: &Session, vout: u32, output: &TxOut) -> Result<Part, AccountProblem> {
     let SessionId { coin, role } = session.id;
-    let place = usize::try_from(vout).map_err(|error| error.to_string())?;
     if output.script_pubkey == anchor_script() {
         return Ok(Part::Final(Purpose::Anchor));
     }
-    let unknown =
-        || format!("output {vout} of {} is nothing that we know", session_name(factory, session.id));
+    let unknown = || AccountProblem::Output { vout, of: session_name(factory, session.id) };
+    let place = usize::try_from(vout).map_err(|_| unknown())?;
     if role == SpendRole::Distribution {
         // Of a stock output that was sold out of, the rest.
         let paid = match factory.current.layout.coin(coin).is_some_and(|coin| coin.stock) {

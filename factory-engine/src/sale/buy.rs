@@ -18,30 +18,23 @@ impl Engine {
     pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         let Role::Client { lsp, index } = factory.current.role else {
-            return Err(Refusal::WrongState("this node is the factory's operator: its clients buy".into()));
+            return Err(Refusal::OperatorSells);
         };
-        let coin = factory
-            .current
-            .layout
-            .stock_coin(index)
-            .ok_or_else(|| Refusal::WrongState("this factory has no stock to sell".into()))?;
-        cooperative(factory, coin, height).map_err(Refusal::WrongState)?;
+        let coin = factory.current.layout.stock_coin(index).ok_or(Refusal::NoStock)?;
+        cooperative(factory, coin, height)?;
         if !self.peers.contains(&lsp) {
-            return Err(Refusal::WrongState(format!("the operator {lsp} is not connected")));
+            return Err(Refusal::OperatorAway(lsp));
         }
         let number = factory.next_sale(coin);
         let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed());
         let asked = self.purchases.get(&instance).is_some_and(Purchase::is_open);
         if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
-            return Err(Refusal::WrongState("another sale of this sub-factory is under way".into()));
+            return Err(Refusal::SaleUnderWay);
         }
         if factory.current.sales.account().is_due(index) {
-            return Err(Refusal::WrongState(
-                "a payment for an earlier purchase is on its way: try again when it has arrived or failed"
-                    .into(),
-            ));
+            return Err(Refusal::PaymentUnderWay);
         }
-        session_count(factory, coin, number, amount).map_err(Refusal::BadParameter)?;
+        session_count(factory, coin, number, amount)?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
         let blocks_early = factory.sale_blocks_early(index, number);
         Ok(Quote { lsp, attempt: factory.current.number, coin, number, stock, blocks_early })

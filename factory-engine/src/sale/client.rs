@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::NoPrice;
 use crate::engine::Engine;
 use crate::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use crate::memory::Volatile;
@@ -10,6 +11,7 @@ use crate::memory::sale::{ClientSale, Deal, Purchase, VolatileClientSale, Volati
 use crate::record::attempt::Role;
 use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
+use crate::sale::error::BadOffer;
 use crate::sale::lsp::names;
 use crate::sale::{cooperative, session_count};
 use crate::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
@@ -47,9 +49,8 @@ impl Engine {
                 if deal_is_same && offer.channel_script.as_ref().is_none_or(|script| script == known_script) {
                     d.send(peer, stored(factory, offer.number));
                 } else {
-                    let why =
-                        "was made already, with other terms: the operator's records are older than ours";
-                    self.decline_sale(d, factory, index, offer, &format!("sale {} {why}", offer.number));
+                    let reason = BadOffer::MadeOtherwise { number: offer.number };
+                    self.decline_sale(d, factory, index, offer, &reason);
                 }
                 return Ok(());
             }
@@ -79,8 +80,9 @@ impl Engine {
         factory: &Factory,
         index: ClientIndex,
         offer: &SaleOffer,
-        reason: &str,
+        reason: &BadOffer,
     ) {
+        let reason = &reason.to_string();
         d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
         d.send(factory.lsp(), abort(factory, offer.number, reason));
         if offer.buyer == index {
@@ -140,26 +142,23 @@ impl Engine {
         index: ClientIndex,
         coin: CoinIndex,
         offer: &SaleOffer,
-    ) -> Result<(), String> {
+    ) -> Result<(), BadOffer> {
         let next = factory.next_sale(coin);
         if offer.number > next {
-            let reason = format!(
-                "the operator has made {} sales here, and this node knows {}: it was restored from a backup",
-                offer.number.saturating_sub(1),
-                next.saturating_sub(1)
-            );
-            d.event(factory.instance, Restored { reason: reason.clone() });
+            let (made, known) = (offer.number.saturating_sub(1), next.saturating_sub(1));
+            let reason = BadOffer::Restored { made, known };
+            d.event(factory.instance, Restored { reason: reason.to_string() });
             return Err(reason);
         }
         cooperative(factory, coin, d.height)?;
         if offer.number == next && factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed())
         {
-            return Err("the sale before isn't finished".into());
+            return Err(BadOffer::Unfinished);
         }
         session_count(factory, coin, offer.number, offer.amount)?;
         let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         if !clients.contains(&offer.buyer) {
-            return Err(format!("client {} is not of our sub-factory", offer.buyer));
+            return Err(BadOffer::Stranger(offer.buyer));
         }
         let early = factory.sale_blocks_early(offer.buyer, offer.number);
         let record = factory.channel_in_factory(offer.buyer);
@@ -167,20 +166,16 @@ impl Engine {
             || offer.channel_in_factory.factory_protocol != record.factory_protocol
             || offer.channel_in_factory.blocks_early != early
         {
-            return Err("channel_in_factory contradicts the terms".into());
+            return Err(BadOffer::Record);
         }
         if u32::from(early) > crate::tx::layout::MAX_EXIT_BLOCKS {
-            return Err(format!("its exit would take {early} blocks: the chain of sales is too long"));
+            return Err(BadOffer::ExitTooLong { blocks: early });
         }
         if offer.push_msat != factory.current.terms.push_msat {
-            return Err("push_msat is not that of the terms".into());
+            return Err(BadOffer::Push);
         }
         if offer.buyer != index {
-            return if self.config.sign_for_neighbours {
-                Ok(())
-            } else {
-                Err("this node doesn't sign for its neighbours".into())
-            };
+            return if self.config.sign_for_neighbours { Ok(()) } else { Err(BadOffer::Neighbour) };
         }
         // An interrupted sale, that we have signed already, or would have.
         let agreed = factory.current.sales.is_agreed(offer.number, offer.amount, offer.price_msat);
@@ -188,12 +183,10 @@ impl Engine {
             return Ok(());
         }
         match self.wish(factory) {
-            None => Err("this node didn't ask for it".into()),
-            Some(wish) if wish.amount != offer.amount => {
-                Err("it is not the amount that was asked for".into())
-            }
+            None => Err(BadOffer::Unasked),
+            Some(wish) if wish.amount != offer.amount => Err(BadOffer::OtherAmount),
             Some(wish) if offer.price_msat > wish.max_price_msat => {
-                Err(format!("the price of {} msat is above the limit", offer.price_msat))
+                Err(BadOffer::TooDear { price_msat: offer.price_msat })
             }
             Some(_) => Ok(()),
         }
@@ -328,7 +321,7 @@ impl Engine {
             Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
         }
         if let Err(reason) = cooperative(factory, coin, d.height) {
-            self.leave_sale(d, factory, coin, sale, &reason);
+            self.leave_sale(d, factory, coin, sale, &reason.to_string());
             return Ok(());
         }
         // S18: nothing is signed for a channel that isn't in lightningd as the sale pays it.
@@ -394,7 +387,7 @@ impl Engine {
                 Fault::peer(format!("{given} signatures for the sale's {expected} transactions"))
             }
             Unfinished::Invalid(session) => {
-                Fault::peer(format!("the signature of the {:?} doesn't verify", session.role))
+                Fault::peer(format!("the signature of the {} doesn't verify", session.role.name()))
             }
         })?;
         let number = ready.number;
@@ -419,7 +412,7 @@ impl Engine {
         // A `buy` that came to no sale has no number.
         if message.number == 0 {
             self.refuse_purchase(d, factory.instance, &message.reason);
-            self.answer_price(d, factory, coin, None, Err(message.reason.clone()));
+            self.answer_price(d, factory, coin, None, Err(NoPrice(message.reason.clone())));
         } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
             self.forget_sale(d, factory, coin, sale, &message.reason);
         }

@@ -3,11 +3,12 @@
 
 use crate::Attempt;
 use crate::engine::Engine;
-use crate::io::{Effect, KnownChannel, Level};
+use crate::io::{Effect, KnownChannel, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::sale::{Deal, Instead, LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
 use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
+use crate::sale::error::BadOffer;
 use crate::sale::lsp::{names, refusal, sub_clients, volatile};
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
@@ -65,7 +66,7 @@ impl Engine {
         let forbidden = match (self.config.jit, sale.jit) {
             (true, true) => None,
             (false, _) => Some("the operator opens no ordinary channel instead"),
-            (true, false) => Some("this node takes no ordinary channel instead (factory-jit)"),
+            (true, false) => Some("this client takes no ordinary channel instead"),
         };
         if let Some(forbidden) = forbidden {
             return self.drop_sale(d, factory, coin, sale, &format!("{reason}; {forbidden}"));
@@ -131,7 +132,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         buyer: ClientIndex,
-        result: Result<(ChannelId, OutPoint), String>,
+        result: Result<(ChannelId, OutPoint), NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(funding) = factory.current.sales.jits().funding.get(&buyer) else { return };
@@ -140,7 +141,7 @@ impl Engine {
         }
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(d, factory, funding, channel_id, Some(outpoint)),
-            Err(error) => self.jit_failed(d, factory, funding, &error),
+            Err(error) => self.jit_failed(d, factory, funding, &error.to_string()),
         }
     }
 
@@ -225,15 +226,15 @@ impl Engine {
         let (factory, _, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
         let wish = self.wish(factory).ok_or_else(|| Fault::stale("nothing is being bought"))?;
         let refused = if !self.config.jit {
-            Some("this node takes no ordinary channel instead (factory-jit)".to_owned())
+            Some(BadOffer::NoOrdinary)
         } else if offer.amount != wish.amount {
-            Some("it is not the amount that was asked for".to_owned())
+            Some(BadOffer::OtherAmount)
         } else if offer.price_msat > wish.max_price_msat {
-            Some(format!("the price of {} msat is above the limit", offer.price_msat))
+            Some(BadOffer::TooDear { price_msat: offer.price_msat })
         } else {
             None
         };
-        if let Some(reason) = refused {
+        if let Some(reason) = refused.map(|refused| refused.to_string()) {
             d.send(peer, refusal(factory, 0, &reason));
             self.refuse_purchase(d, factory.instance, &reason);
             return Ok(());

@@ -8,6 +8,7 @@ use crate::memory::sale::{Deal, LspSale, SalePhase, VolatileLspSale, VolatileSal
 use crate::record::attempt::Role;
 use crate::record::event::{SaleDropped, SaleOpening};
 use crate::record::factory::Factory;
+use crate::sale::error::CannotSell;
 use crate::sale::{cooperative, session_count};
 use crate::signing::Coordinator;
 use crate::step::builder::{StepBuilder, short};
@@ -28,10 +29,7 @@ impl Engine {
             if price <= buy.max_price_msat {
                 return Ok(price);
             }
-            Err(format!(
-                "it costs {price} msat, which is above the limit of {}: max_price_msat={price} accepts it",
-                buy.max_price_msat
-            ))
+            Err(CannotSell::TooDear { price_msat: price, most: buy.max_price_msat })
         });
         let price_msat = match price {
             Ok(price_msat) => price_msat,
@@ -40,7 +38,7 @@ impl Engine {
                     Level::Info,
                     format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
                 );
-                d.send(peer, refusal(factory, 0, &reason));
+                d.send(peer, refusal(factory, 0, &reason.to_string()));
                 if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
                     // An invoice that couldn't be taken back before, if there is one.
                     self.end_invoices(d, factory, Some(buyer));
@@ -108,8 +106,8 @@ impl Engine {
         if join.round != Some(sale.round) {
             return Err(Fault::stale("it answers an earlier offer"));
         }
-        let expected =
-            session_count(factory, coin, sale.deal.number, sale.deal.amount).map_err(Fault::stale)?;
+        let expected = session_count(factory, coin, sale.deal.number, sale.deal.amount)
+            .map_err(|error| Fault::stale(error.to_string()))?;
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
         d.volatile(volatile(
             factory,
@@ -163,22 +161,14 @@ impl Engine {
             return;
         };
         let Some(peer) = factory.node_of(buyer) else { return };
-        let built = result.map_err(|error| error.to_string()).and_then(|script| {
-            let deal = sale.deal;
-            let built = factory.build_sale(coin, number, buyer, deal.amount, &script);
-            built.map(|built| (script, built)).map_err(|error| error.to_string())
-        });
-        let (script, built) = match built {
+        let why = |error: &dyn std::fmt::Display| format!("its channel can't be opened: {error}");
+        let script = match result {
+            Ok(script) => script,
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
+        };
+        let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => {
-                return self.drop_sale(
-                    d,
-                    factory,
-                    coin,
-                    sale,
-                    &format!("its channel can't be opened: {error}"),
-                );
-            }
+            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.
@@ -242,13 +232,7 @@ impl Engine {
             }
             Ok(channel_id) => {
                 d.effect(Effect::CloseChannel { channel_id });
-                self.drop_sale(
-                    d,
-                    factory,
-                    coin,
-                    sale,
-                    "lightningd committed another channel than the sale's",
-                );
+                self.drop_sale(d, factory, coin, sale, "another channel than the sale's was committed");
             }
             Err(error) => {
                 let reason = format!("its channel can't be completed: {error}");
@@ -456,7 +440,7 @@ impl Engine {
                 .map(|(_, node)| node)
                 .collect();
             let reason = if silent.is_empty() {
-                "lightningd did not answer in time".to_owned()
+                "the operator's own node was not ready in time".to_owned()
             } else {
                 format!("no answer in time from {}", names(&silent))
             };

@@ -33,7 +33,7 @@ impl Engine {
         let (deal, Some(tree)) = (sale.deal, &factory.current.tree) else { return };
         // S24: an exit may have begun since it was offered.
         if let Err(reason) = cooperative(factory, coin, d.height) {
-            return self.end_sale(d, factory, coin, sale, &reason);
+            return self.end_sale(d, factory, coin, sale, &reason.to_string());
         }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {

@@ -22,24 +22,26 @@
 //! signature may have left, the very same sale is taken up again until it is done, with fresh nonces
 //! (S2), whoever was restarted meanwhile.
 
+use crate::engine::Engine;
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
+use crate::record::state::State;
+use crate::record::unusable::NotCooperative;
+use crate::step::builder::StepBuilder;
+use crate::step::fault::Fault;
+use crate::tx::layout::CoinIndex;
+use crate::tx::sale::{SaleError, rest};
+use crate::types::{Amount, Height, NodeId};
+use crate::wire::message::{Message, SaleAbort};
+
 pub mod buy;
 pub mod client;
+pub mod error;
 pub mod jit;
 pub mod lsp;
 pub mod lsp_signing;
 pub mod payment;
 pub mod price;
-
-use crate::engine::Engine;
-use crate::record::attempt::Role;
-use crate::record::factory::Factory;
-use crate::record::state::State;
-use crate::step::builder::StepBuilder;
-use crate::step::fault::Fault;
-use crate::tx::layout::CoinIndex;
-use crate::tx::sale::rest;
-use crate::types::{Amount, Height, NodeId};
-use crate::wire::message::{Message, SaleAbort};
 
 /// What a purchase would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,35 +62,38 @@ pub struct Quote {
 
 /// How many sessions a sale of `amount` would have: its own, and its rest's distribution if there is a
 /// rest. What is wrong with the amount otherwise.
-fn session_count(factory: &Factory, coin: CoinIndex, number: u32, amount: Amount) -> Result<usize, String> {
-    let stock = factory.stock_before(coin, number).ok_or("this sub-factory's stock is gone")?;
-    let rest = rest(&factory.current.layout, stock, amount).map_err(|error| error.to_string())?;
+fn session_count(
+    factory: &Factory,
+    coin: CoinIndex,
+    number: u32,
+    amount: Amount,
+) -> Result<usize, SaleError> {
+    let stock = factory.stock_before(coin, number).ok_or(SaleError::Gone)?;
+    let rest = rest(&factory.current.layout, stock, amount)?;
     Ok(if rest.is_some() { 2 } else { 1 })
 }
 
 /// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
-fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), NotCooperative> {
     if let Some(reason) = factory.restored() {
-        return Err(format!("this factory is exit-only here: {reason}"));
+        return Err(NotCooperative::Restored(reason.to_owned()));
     }
     let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
     for client in clients {
         if factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client) {
-            return Err("a channel of this sub-factory is being taken on chain".into());
+            return Err(NotCooperative::Leaving);
         }
         if factory.leaf_height(client).is_some() {
-            return Err("this sub-factory's leaf is on chain: nothing is signed in it any more".into());
+            return Err(NotCooperative::OnChain);
         }
     }
     match factory.state(height) {
         State::Active | State::Exiting => {}
-        state => return Err(format!("the factory is {state}: only an active one sells")),
+        state => return Err(NotCooperative::State(state)),
     }
     match factory.current.role {
-        Role::Client { index, .. } if factory.channel_usable(index, height).is_err() => {
-            Err("the channel of this factory is not usable".into())
-        }
-        _ => Ok(()),
+        Role::Client { index, .. } => factory.channel_usable(index, height).map_err(NotCooperative::Channel),
+        Role::Lsp => Ok(()),
     }
 }
 

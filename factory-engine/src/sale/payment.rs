@@ -9,7 +9,7 @@
 use bitcoin::hex::DisplayHex;
 
 use crate::engine::Engine;
-use crate::io::{Effect, Invoice, Level};
+use crate::io::{Effect, Invoice, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
 use crate::memory::sale::{LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
@@ -46,7 +46,7 @@ impl Engine {
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
             if let Err(reason) = cooperative(factory, coin, d.height) {
-                return self.drop_sale(d, factory, coin, sale, &reason);
+                return self.drop_sale(d, factory, coin, sale, &reason.to_string());
             }
             if missing > 0 {
                 return self.charge(d, factory, coin, sale, missing);
@@ -94,7 +94,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         label: String,
-        result: Result<Invoice, String>,
+        result: Result<Invoice, NodeError>,
     ) {
         let Some((factory, coin, sale)) = self.paying(instance, &label) else {
             // Nobody has heard of it.
@@ -139,7 +139,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         label: &str,
-        result: Result<bool, String>,
+        result: Result<bool, NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let account = factory.current.sales.account();
@@ -251,7 +251,7 @@ impl Engine {
         d: &mut StepBuilder<'_>,
         instance: InstanceId,
         payment_hash: PaymentHash,
-        result: Result<(), String>,
+        result: Result<(), NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(due) = factory.current.sales.account().due_of(payment_hash) else { return };

@@ -3,10 +3,11 @@
 use crate::engine::Engine;
 use crate::io::{Answer, Refusal};
 use crate::memory::Volatile;
-use crate::memory::sale::{Asked, Quoted, VolatileSale};
+use crate::memory::sale::{Asked, NoPrice, Quoted, VolatileSale};
 use crate::policy::prices::PriceList;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
+use crate::sale::error::CannotSell;
 use crate::sale::lsp::refusal;
 use crate::sale::{Quote, cooperative, session_count};
 use crate::step::builder::StepBuilder;
@@ -45,10 +46,10 @@ impl Engine {
         buyer: ClientIndex,
         amount: Amount,
         height: Height,
-    ) -> Result<u64, String> {
+    ) -> Result<u64, CannotSell> {
         self.may_sell(factory, coin, height)?;
         if factory.current.sales.account().is_due(buyer) {
-            return Err("the invoice of an earlier purchase is not settled: try again in a moment".into());
+            return Err(CannotSell::Unsettled);
         }
         session_count(factory, coin, factory.next_sale(coin), amount)?;
         Ok(factory.price_msat(&self.config.prices, amount, height))
@@ -63,7 +64,7 @@ impl Engine {
         let (factory, buyer, coin) = self.sale_member(peer, question.instance, question.attempt)?;
         let amount = question.amount;
         match self.price_for(factory, coin, buyer, amount, d.height) {
-            Err(reason) => d.send(peer, refusal(factory, 0, &reason)),
+            Err(reason) => d.send(peer, refusal(factory, 0, &reason.to_string())),
             Ok(price_msat) => {
                 let (instance, attempt) = (factory.instance, factory.current.number);
                 let away = self.away(factory, coin);
@@ -101,7 +102,7 @@ impl Engine {
         factory: &Factory,
         coin: CoinIndex,
         amount: Option<Amount>,
-        answer: Result<Quoted, String>,
+        answer: Result<Quoted, NoPrice>,
     ) {
         let open =
             |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
@@ -112,16 +113,21 @@ impl Engine {
     }
 
     /// What the operator said to this node's last question for a price; nothing until it has.
-    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, String>> {
+    pub fn asked_price(&self, instance: InstanceId) -> Option<&Result<Quoted, NoPrice>> {
         self.asked.get(&instance)?.answer.as_ref()
     }
 
     /// L: whether a new sale may begin.
-    pub(crate) fn may_sell(&self, factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), String> {
+    pub(crate) fn may_sell(
+        &self,
+        factory: &Factory,
+        coin: CoinIndex,
+        height: Height,
+    ) -> Result<(), CannotSell> {
         cooperative(factory, coin, height)?;
         let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.stored);
         if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
-            return Err("another sale of this sub-factory is under way: try again when it is done".into());
+            return Err(CannotSell::UnderWay);
         }
         Ok(())
     }

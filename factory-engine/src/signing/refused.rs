@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
         match self {
             Self::NotSigned => f.write_str("a session lost its key or nonce"),
             Self::Culprit { client, session } => {
-                write!(f, "client {client} sent a bad partial signature for {session:?}")
+                write!(f, "client {client} sent a bad partial signature for {session}")
             }
             Self::Nobody(error) => {
                 write!(f, "a signature doesn't verify although every part does: {error}")

@@ -1,7 +1,5 @@
 //! A step: what one input leads to, and the builder with which handlers write it.
 
-use std::fmt;
-
 use crate::record::attempt::Role;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
@@ -10,28 +8,6 @@ use crate::{Answer, Effect, Refusal};
 
 pub mod builder;
 pub mod fault;
-
-/// A step was made before another that was applied meanwhile, so that what it follows from may no longer
-/// hold. Nothing has changed; the input has to be handled again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StaleStep {
-    /// Steps that had been applied when it was made.
-    pub made_at: u64,
-    /// Steps that have been applied by now.
-    pub applied: u64,
-}
-
-impl fmt::Display for StaleStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a step made after {} others comes after {}: handle its input again",
-            self.made_at, self.applied
-        )
-    }
-}
-
-impl std::error::Error for StaleStep {}
 
 /// The outcome of one input. Nothing of it is real before its events are stored and
 /// [`Engine::apply`](crate::engine::Engine::apply) has taken it.

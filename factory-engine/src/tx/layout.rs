@@ -13,15 +13,16 @@ mod coins;
 mod error;
 mod limits;
 
+use std::fmt;
 use std::ops::Range;
 
 use bitcoin::Amount;
 
-pub use error::LayoutError;
-pub use limits::*;
-
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::scripts::ANCHOR_VALUE;
+
+pub use error::LayoutError;
+pub use limits::*;
 
 /// Which spend of a coin; the ledger's roles (S8).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -36,6 +37,19 @@ pub enum Role {
     Poison,
     /// The cooperative end.
     Close,
+}
+
+impl Role {
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::State => "state",
+            Role::Sale => "sale",
+            Role::Distribution => "distribution",
+            Role::Poison => "poison",
+            Role::Close => "close",
+        }
+    }
 }
 
 impl From<Role> for u8 {
@@ -79,6 +93,18 @@ pub struct SessionId {
     pub coin: CoinIndex,
     /// By which of its transactions.
     pub role: Role,
+}
+
+/// For people: "the distribution of coin 0".
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.role {
+            Role::State => write!(f, "the transaction that spends coin {}", self.coin),
+            Role::Sale | Role::Distribution | Role::Poison | Role::Close => {
+                write!(f, "the {} of coin {}", self.role.name(), self.coin)
+            }
+        }
+    }
 }
 
 /// What a node's transaction is for.

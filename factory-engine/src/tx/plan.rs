@@ -11,9 +11,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use crate::terms::{Kind, Leaf, Level, Shape};
+
 use super::child::usual_weight;
 use super::layout::{MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_LEVELS, MAX_V3_VBYTES, vbytes, weight};
-use crate::terms::{Kind, Leaf, Level, Shape};
 
 /// Arities that the planner tries. Below this range there is no split; above it a node costs more
 /// than the level that it saves.
@@ -137,7 +138,7 @@ impl fmt::Display for PlanError {
                  static, or lower the delays"
             ),
             Self::UnknownProfile { name } => {
-                write!(f, "no profile {name:?}: there are static, stateful and flat")
+                write!(f, "no profile '{name}': there are static, stateful and flat")
             }
         }
     }

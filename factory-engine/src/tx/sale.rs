@@ -6,16 +6,18 @@
 
 use std::fmt;
 
+use bitcoin::absolute::LockTime;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxOut, absolute::LockTime};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxOut};
+
+use crate::terms::ClientIndex;
+use crate::types::InstanceId;
 
 use super::layout::{CoinIndex, Layout, MIN_CHANNEL, Role, SessionId, fee, weight};
 use super::musig::{AggNonce, KeyAgg};
 use super::scripts::{ANCHOR_VALUE, anchor_script, key_script};
 use super::tree::{Roster, Session, TreeError, distribution_to, sighash, transaction};
-use crate::terms::ClientIndex;
-use crate::types::InstanceId;
 
 /// A stock output: a sub-factory's first one, or what a sale has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Sale {
 pub enum SaleError {
     /// The coin is no stock.
     NoStock,
+    /// All of it was sold.
+    Gone,
     /// The buyer is not one of the sub-factory's clients.
     NotAMember(ClientIndex),
     /// The amount leaves too little, or is too small or too large.
@@ -76,6 +80,7 @@ impl fmt::Display for SaleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoStock => f.write_str("this sub-factory has no stock to sell"),
+            Self::Gone => f.write_str("this sub-factory's stock is gone"),
             Self::NotAMember(client) => {
                 write!(f, "client {client} is not of the sub-factory whose stock this is")
             }

@@ -14,12 +14,13 @@ use std::fmt;
 
 use bitcoin::{OutPoint, Transaction, TxOut};
 
-pub use consensus::{ConsensusError, verify_inputs};
+use crate::terms::ClientIndex;
 
 use super::layout::{CoinIndex, Layout, NodeKind, Output, Role, SessionId};
 use super::scripts::{ANCHOR_VALUE, anchor_script};
 use super::tree::{Scope, Tree};
-use crate::terms::ClientIndex;
+
+pub use consensus::{ConsensusError, verify_inputs};
 
 /// Checks the only input of a finished transaction. Timelocks against the chain and amounts aren't
 /// scripts: not here.
@@ -72,17 +73,27 @@ pub enum Rule {
     Fee,
 }
 
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Version => "its version is another",
+            Self::Input => "it has another input than the coin",
+            Self::Prevout => "the coin is not an output of the transaction before it, or of another value",
+            Self::Sequence => "its nSequence is another",
+            Self::LockTime => "its nLockTime is another",
+            Self::Outputs => "its outputs are others",
+            Self::Fee => "its fee is another",
+        })
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |id: &SessionId| match id.role {
-            Role::State => format!("the transaction that spends coin {}", id.coin),
-            role => format!("the {} of coin {}", format!("{role:?}").to_lowercase(), id.coin),
-        };
         match self {
-            Self::NotBuilt(id) => write!(f, "{} can't be rebuilt", name(id)),
-            Self::NoSignature(id) => write!(f, "{} has no finished signature", name(id)),
-            Self::Invalid(id, error) => write!(f, "{}: {error}", name(id)),
-            Self::Wrong(id, rule) => write!(f, "{} breaks the terms: {rule:?}", name(id)),
+            Self::NotBuilt(id) => write!(f, "{id} can't be rebuilt"),
+            Self::NoSignature(id) => write!(f, "{id} has no finished signature"),
+            Self::Invalid(id, error) => write!(f, "{id}: {error}"),
+            Self::Wrong(id, rule) => write!(f, "{id} breaks the terms: {rule}"),
             Self::Channel(client) => {
                 write!(f, "no transaction funds client {client}'s channel with its capacity")
             }

@@ -4,7 +4,7 @@ use bitcoin::Amount;
 use factory_engine::policy::Config;
 use factory_engine::terms::{Kind as LevelKind, Shape};
 use factory_engine::tx::plan::Profile;
-use factory_engine::{Answer, Command, Create, Input};
+use factory_engine::{Answer, Command, Create, Input, RefusalKind};
 
 use crate::offer::shape;
 use crate::world::{Fed, LSP};
@@ -24,7 +24,9 @@ impl Run {
             if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
                 self.instance = Some(*instance);
             }
-            if let Fed::Done(Err(factory_engine::Refusal::BadParameter(why))) = fed {
+            if let Fed::Done(Err(why)) = fed
+                && why.kind() == RefusalKind::BadParameter
+            {
                 return Err(error(format!("lab: {why}")));
             }
             let stored = self.world.members[LSP].store.instances().next();

@@ -25,7 +25,7 @@ impl World {
                 let result = self.members[at]
                     .lightningd
                     .prepare_funding(&self.chain, script, amount)
-                    .map_err(|error| error.to_string());
+                    .map_err(|error| error.to_string().into());
                 self.answer(at, Input::FundingPrepared { instance, attempt, result });
             }
             Effect::ReleaseFunding { inputs } => self.members[at].lightningd.release_funding(&inputs),

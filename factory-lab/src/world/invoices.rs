@@ -6,7 +6,7 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid,
 };
-use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, Purchase, Role};
+use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, NodeError, Purchase, Role};
 
 use crate::fault::Kind;
 use crate::node::Booked;
@@ -86,7 +86,7 @@ impl World {
 
     fn end_payment(&mut self, payment: &Payment) {
         let Payment { at, instance, peer, ref invoice } = *payment;
-        let result = self.settle_invoice(at, peer, invoice);
+        let result = self.settle_invoice(at, peer, invoice).map_err(NodeError::from);
         let payment_hash = invoice.payment_hash;
         self.members[at].lightningd.payments.insert(payment_hash, result.is_ok());
         if result.is_ok() {
@@ -133,8 +133,8 @@ impl World {
         let chances = self.chaos.as_mut().map(|chaos| &mut chaos.chances);
         let fails = chances.and_then(|chances| chances.roll(Kind::OpenFails, || format!("client {buyer}")));
         let result = match (other, fails) {
-            (None, _) => Err("Peer not connected".to_owned()),
-            (_, Some(_)) => Err("Owning subdaemon openingd died".to_owned()),
+            (None, _) => Err("Peer not connected".into()),
+            (_, Some(_)) => Err("Owning subdaemon openingd died".into()),
             (Some(other), None) => {
                 let txid = Txid::from_byte_array(self.members[at].lightningd.rng.bytes32());
                 let outpoint = OutPoint { txid, vout: 0 };
@@ -157,7 +157,7 @@ impl World {
             return;
         }
         let arrived = self.members[at].lightningd.payments.get(&payment_hash).copied().unwrap_or(false);
-        let result = if arrived { Ok(()) } else { Err("it never arrived".to_owned()) };
+        let result = if arrived { Ok(()) } else { Err("it never arrived".into()) };
         self.answer(at, Input::PaymentEnded { instance, payment_hash, result });
     }
 

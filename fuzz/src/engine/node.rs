@@ -69,7 +69,7 @@ impl Node {
         if durable && std::mem::take(&mut self.store_fails) {
             // S14: a step that is dropped never happened.
             self.judge();
-            return (Err(Refusal::Unavailable("the store failed".to_owned())), vec![]);
+            return (Err(Refusal::NotStored("the store failed".to_owned())), vec![]);
         }
         for (instance, events) in &step.events {
             let record = encode_record(events);

@@ -267,8 +267,8 @@ fn failure(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let no = || "lightningd says no".repeat(20);
     let unopened = || if client == 2 { OpenFailure::Disconnected(no()) } else { OpenFailure::Refused(no()) };
     let failed = match input.byte() % 7 {
-        0 => Input::FundingPrepared { instance, attempt, result: Err(no()) },
-        1 => Input::PayoutReady { instance, attempt, result: Err(no()) },
+        0 => Input::FundingPrepared { instance, attempt, result: Err(no().into()) },
+        1 => Input::PayoutReady { instance, attempt, result: Err(no().into()) },
         2 => Input::ChannelStarted { instance, attempt, client, sale, result: Err(unopened()) },
         3 => Input::ChannelCompleted { instance, attempt, client, sale, result: Err(unopened()) },
         4 => Input::ChannelChecked { instance, attempt, sale, result: Err(CheckFailure::NotYet) },

@@ -257,7 +257,7 @@ impl World {
                 }
             }
             Effect::LookPayment { instance, payment_hash } => {
-                let result = Err("it never left".to_owned());
+                let result = Err("it never left".into());
                 self.later(at, Input::PaymentEnded { instance, payment_hash, result });
             }
             Effect::FundChannel { instance, buyer, .. } => {

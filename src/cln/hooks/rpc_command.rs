@@ -180,7 +180,7 @@ fn best<'a, I: Iterator<Item = &'a ChannelPolicy>>(
 /// S18
 fn usable_now(policy: &ChannelPolicy) -> Result<(), Unsafe> {
     let instance = policy.instance;
-    policy.usable.clone().map_err(|why| {
+    policy.usable.map_err(|why| {
         Unsafe(format!(
             "factory {instance}: {why}; nothing may be paid over its channel now: see factory-list"
         ))
@@ -272,12 +272,13 @@ fn number(value: Option<&Value>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use factory_engine::Unusable;
     use factory_engine::types::InstanceId;
 
     // S15, S18
     #[test]
     fn own_payments_that_would_be_at_risk_are_refused() {
-        let policy = |usable: Result<(), String>, safe_end| ChannelPolicy {
+        let policy = |usable, safe_end| ChannelPolicy {
             instance: InstanceId([1; 32]),
             client: None,
             usable,
@@ -285,14 +286,14 @@ mod tests {
             safe_end,
         };
         let (dying, young) = (policy(Ok(()), 500), policy(Ok(()), 900));
-        let bad = policy(Err("its funding is not deep".to_owned()), 2_000);
+        let bad = policy(Err(Unusable::NotDeep { confirmations: 3 }), 2_000);
         assert_eq!(leaves_time(&dying, Some(500)), Ok(()));
         let Err(Unsafe(text)) = leaves_time(&dying, Some(501)) else { panic!("it outlives the factory") };
         assert!(text.contains("501") && text.contains("500") && text.contains("factory-exit"), "{text}");
         let all = [dying, bad.clone(), young.clone()];
         assert_eq!(best(|| all.iter()), Ok(young));
         let Err(Unsafe(text)) = best(|| std::iter::once(&bad)) else { panic!("none is usable") };
-        assert!(text.contains("not deep"), "{text}");
+        assert!(text.contains("3 confirmations"), "{text}");
     }
 
     fn raised(value: Value) -> (bool, Value) {

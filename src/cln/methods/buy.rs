@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::super::error::{Fault, NOT_SOLD};
 use super::super::params::Params;
 use super::super::state::State;
+use super::super::words;
 use super::{Command, factory};
 
 /// For the manifest.
@@ -47,7 +48,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         let outcome = state.runtime.read(move |engine, _| outcome(engine, instance, &quote)).await?;
         match outcome {
             Outcome::Waiting => tokio::time::sleep(PAUSE).await,
-            Outcome::Refused(reason) => return Err(Fault::new(NOT_SOLD, reason)),
+            Outcome::Refused { reason, waited } => {
+                return Err(Fault::new(NOT_SOLD, words::not_sold(&reason, waited, state.config.jit)));
+            }
             Outcome::Bought => break,
             Outcome::Instead(reason, jit) => return instead(&state, instance, &reason, &jit).await,
         }
@@ -74,7 +77,7 @@ async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Resul
             match asked {
                 None => tokio::time::sleep(PAUSE).await,
                 Some(Ok(quoted)) => return Ok(quoted),
-                Some(Err(reason)) => return Err(Fault::new(NOT_SOLD, reason)),
+                Some(Err(reason)) => return Err(Fault::new(NOT_SOLD, reason.to_string())),
             }
         }
     };
@@ -129,7 +132,11 @@ async fn add_credit(state: &State, instance: InstanceId, object: &mut Value) -> 
 
 enum Outcome {
     Waiting,
-    Refused(String),
+    /// Why, and whether it had to wait for somebody who was away.
+    Refused {
+        reason: String,
+        waited: bool,
+    },
     Bought,
     /// An ordinary channel instead, and why.
     Instead(String, SaleJitOpened),
@@ -142,8 +149,8 @@ fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
         .and_then(|factory| sold(factory.current.sales.of(quote.coin), quote))
         .is_some_and(Sold::is_signed);
     match engine.purchase(instance) {
-        Some(Purchase { refused: Some(reason), .. }) => {
-            Outcome::Refused(with_credit(engine, instance, reason))
+        Some(Purchase { refused: Some(reason), away, .. }) => {
+            Outcome::Refused { reason: with_credit(engine, instance, reason), waited: !away.is_empty() }
         }
         Some(Purchase { opened: Some(jit), instead, .. }) => {
             let reason = instead.as_ref().map(|instead| instead.reason.clone());
@@ -152,7 +159,7 @@ fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
         Some(_) => Outcome::Waiting,
         None if signed => Outcome::Bought,
         // Neither wish nor sale: this node was restarted meanwhile, or forgot the factory.
-        None => Outcome::Refused("the factory is gone".into()),
+        None => Outcome::Refused { reason: "the factory is gone".into(), waited: false },
     }
 }
 

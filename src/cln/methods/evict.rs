@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
+use super::super::words;
 use super::planning::{list, parse_feerate};
 use super::{Command, exit, factory};
 
@@ -59,7 +60,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         "eviction": cost(&plan, &factory, height, feerate),
         "whole_tree": cost(&whole, &factory, height, feerate),
         "path": plan.nodes.iter().filter_map(|node| exit::step(&factory, *node)).collect::<Vec<_>>(),
-        "next_action": factory.next_action(height),
+        "next_action": words::next_action(factory.next_action(height)),
     }))
 }
 

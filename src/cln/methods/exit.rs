@@ -9,9 +9,9 @@ use factory_engine::{Command as EngineCommand, Factory, Input, Role, exit_allowe
 use serde_json::{Value, json};
 
 use super::super::error::Fault;
-use super::super::feerates;
 use super::super::params::Params;
 use super::super::state::State;
+use super::super::{feerates, words};
 use super::{Command, factory, factory_json};
 
 /// For the manifest.
@@ -41,7 +41,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         "dry_run": dry_run,
         "exit": exit(&factory),
         "path": path(&factory),
-        "next_action": factory.next_action(height),
+        "next_action": words::next_action(factory.next_action(height)),
     }))
 }
 

@@ -11,6 +11,8 @@ use factory_engine::{Factory, Role, Sold, standing};
 use factory_runtime::clock;
 use serde_json::{Map, Value, json};
 
+use crate::cln::words;
+
 use super::super::channels::Channels;
 use super::super::state::Shared;
 
@@ -47,7 +49,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         "funding_confirmations": terms.funding_confirmations,
         "funding_sat": factory.current.layout.funding_value().to_sat(),
         "clients": clients(factory, node, height),
-        "next_action": factory.next_action(height),
+        "next_action": words::next_action(factory.next_action(height)),
     });
     if let Some(outpoint) = factory.funding() {
         insert_outpoint(&mut object, outpoint);
@@ -62,7 +64,8 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         object["deadline_block"] = deadline.into();
     }
     if let Some((since, reason)) = &factory.current.eviction {
-        object["eviction"] = json!({"since_block": since, "reason": reason});
+        object["eviction"] =
+            json!({"since_block": since, "reason": words::why_begun(reason, "factory-evict")});
     }
     if factory.current.role != Role::Lsp {
         object["price_msat"] = factory.current.price_msat.into();
@@ -84,7 +87,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         object["exit_only"] = reason.into();
     }
     if let Some((since, reason)) = &factory.current.exit {
-        object["exit"] = json!({"since_block": since, "reason": reason});
+        object["exit"] = json!({"since_block": since, "reason": words::why_begun(reason, "factory-exit")});
     }
     if let Some(failure) = factory.failure() {
         object["failure"] = failure.into();

@@ -1,13 +1,13 @@
 //! `factory-list`.
 
 use factory_engine::types::InstanceId;
-use factory_engine::{Engine, Factory, State as FactoryState};
+use factory_engine::{Engine, Factory, Refusal, State as FactoryState};
 use serde_json::{Value, json};
 
 use super::super::error::Fault;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
-use super::{Command, factory_json, fees, fresh_channels, unknown, urgent};
+use super::{Command, factory_json, fees, fresh_channels, urgent};
 
 /// For the manifest.
 pub const COMMAND: Command = Command {
@@ -47,7 +47,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none())
             && archived.is_empty()
         {
-            return Err(unknown(instance));
+            return Err(Refusal::Unknown(instance));
         }
         let factories = engine.factories().filter(|factory| fits(factory, height)).map(|factory| {
             let mut object = factory_json::factory(factory, &shown, height);

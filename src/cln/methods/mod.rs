@@ -1,6 +1,15 @@
 //! The `factory-*` commands, one file each. A command parses its parameters, asks the runtime, and
 //! turns what it hears into JSON.
 
+use factory_engine::types::{Height, InstanceId};
+use factory_engine::{Engine, Factory, Refusal};
+
+use crate::cln::datastore;
+
+use super::boot::read_archived;
+use super::error::{Fault, UNAVAILABLE};
+use super::state::State;
+
 pub mod accept;
 pub mod buy;
 pub mod create;
@@ -22,15 +31,6 @@ mod urgent;
 pub mod verify;
 pub mod warnings;
 
-use factory_engine::types::{Height, InstanceId};
-use factory_engine::{Engine, Factory};
-
-use crate::cln::datastore;
-
-use super::boot::read_archived;
-use super::error::{Fault, UNAVAILABLE, UNKNOWN_FACTORY};
-use super::state::State;
-
 /// What the manifest says of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
@@ -50,7 +50,7 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
     let (found, is_archived, height) = state.runtime.read(look).await?;
     let archived = if is_archived { archived(state, vec![instance]).await? } else { vec![] };
     let found = found.or_else(|| archived.into_iter().next());
-    found.map(|factory| (factory, height)).ok_or_else(|| unknown(instance))
+    found.map(|factory| (factory, height)).ok_or_else(|| Refusal::Unknown(instance).into())
 }
 
 /// Factories that were archived, from the store.
@@ -68,9 +68,4 @@ async fn fresh_channels(state: &State) {
     if let Err(error) = state.channels.refresh(&state.rpc).await {
         log::debug!("{error}");
     }
-}
-
-fn unknown(instance: InstanceId) -> Fault {
-    let text = format!("unknown factory_instance {instance}: see factory-list and factory-invitations");
-    Fault::new(UNKNOWN_FACTORY, text)
 }

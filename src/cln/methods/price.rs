@@ -25,7 +25,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
     let mut list = state.runtime.read(|engine, _| engine.prices()).await?;
     if base_msat.is_some() || ppm.is_some() {
         let (base_msat, ppm) = (base_msat.unwrap_or(list.base_msat), ppm.unwrap_or(list.ppm));
-        list = PriceList::new(base_msat, ppm).map_err(Fault::parameter)?;
+        list = PriceList::new(base_msat, ppm).map_err(|error| Fault::parameter(error.to_string()))?;
         state.runtime.set_prices(list).await?;
     }
     Ok(json!({"base_msat": list.base_msat, "ppm": list.ppm}))

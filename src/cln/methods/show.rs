@@ -140,7 +140,7 @@ fn account(statement: &Statement) -> Value {
         "lines": statement.lines.iter().map(line).collect::<Vec<_>>(),
     });
     if let Some(problem) = &statement.problem {
-        object["broken"] = problem.as_str().into();
+        object["broken"] = problem.to_string().into();
     }
     object
 }

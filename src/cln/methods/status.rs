@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::super::client::{Call, field};
 use super::super::error::Fault;
 use super::super::params::Params;
-use super::super::peers;
 use super::super::state::State;
+use super::super::{peers, words};
 use super::fees::{self, Reserve};
 use super::warnings::{self, Node, Warning};
 use super::{Command, factory_json};
@@ -63,7 +63,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         Err(refusal) => {
             let action = "run the version of the plugin that wrote the records, or restore them; until \
                           then nothing of any factory is touched, and this node must stay online";
-            (vec![], vec![Warning::new("unavailable", refusal.to_string(), action)])
+            (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };
     answer["peers"] =

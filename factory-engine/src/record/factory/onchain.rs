@@ -29,9 +29,10 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
     match (id.role, factory.current.layout.node(id.coin).map(|node| node.kind)) {
         (SpendRole::State, Some(NodeKind::Static)) => format!("static transaction {}", id.coin),
         (SpendRole::State, Some(NodeKind::Kickoff)) => format!("kickoff transaction {}", id.coin),
-        (SpendRole::State, Some(NodeKind::State)) => format!("state transaction {}", id.coin),
-        (SpendRole::Distribution, _) => format!("distribution of coin {}", id.coin),
-        (role, _) => format!("{role:?} of coin {}", id.coin),
+        (SpendRole::State, Some(NodeKind::State) | None) => format!("state transaction {}", id.coin),
+        (SpendRole::Distribution | SpendRole::Sale | SpendRole::Poison | SpendRole::Close, _) => {
+            format!("{} of coin {}", id.role.name(), id.coin)
+        }
     }
 }
 

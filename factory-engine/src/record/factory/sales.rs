@@ -3,6 +3,7 @@
 use crate::record::event::{SaleOpening, SaleSigning};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::Sold;
+use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, SaleError, Stock};
@@ -51,15 +52,15 @@ impl Factory {
 
     /// Whether a bought channel may carry HTLCs, and otherwise why not (S18). Its script was checked
     /// before the sale was signed.
-    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), String> {
+    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), Unusable> {
         if !sold.is_signed() {
-            return Err("its sale is not signed yet".into());
+            return Err(Unusable::NotSigned);
         }
         if self.confirmed.contains_key(&sold.txid()) {
             return Ok(());
         }
         if self.leaf_height(sold.sale.buyer).is_some() {
-            return Err("its sale is on its way to the chain".into());
+            return Err(Unusable::SaleUnconfirmed);
         }
         self.channel_usable(sold.sale.buyer, height)
     }

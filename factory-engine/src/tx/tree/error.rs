@@ -116,13 +116,15 @@ impl fmt::Display for TreeError {
             }
             Self::Sighash { session } => write!(
                 f,
-                "no signature hash for coin {} ({:?}): its transaction has no input",
-                session.coin, session.role
+                "no signature hash for coin {} ({}): its transaction has no input",
+                session.coin,
+                session.role.name()
             ),
             Self::NoNonce { session } => write!(
                 f,
-                "the aggregate nonce of coin {} ({:?}) is missing: ask L for it",
-                session.coin, session.role
+                "the aggregate nonce of coin {} ({}) is missing: ask L for it",
+                session.coin,
+                session.role.name()
             ),
             Self::NoForeignHash { coin } => {
                 write!(f, "the transcript hash of coin {coin} is missing: ask L for it")

@@ -1,0 +1,246 @@
+//! Why a command was not carried out.
+
+use std::fmt;
+
+use crate::record::state::State;
+use crate::record::unusable::NotCooperative;
+use crate::terms::ClientIndex;
+use crate::tx::layout::LayoutError;
+use crate::tx::sale::SaleError;
+use crate::types::{Height, InstanceId, NodeId};
+use crate::wire::message::PROTOCOL_NAME;
+
+/// Why a command was not carried out. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A factory without clients.
+    NoClients,
+    /// This client is the operator itself.
+    ThisNode(NodeId),
+    /// This client is there twice.
+    NamedTwice(NodeId),
+    /// This client is not connected, or doesn't speak our protocol.
+    NotConnected(NodeId),
+    /// The terms make no factory.
+    Terms(LayoutError),
+    /// The timeout would come before the longest exit is over.
+    LifetimeTooShort {
+        /// Blocks from now to the timeout.
+        lifetime_blocks: u32,
+        /// Blocks of the dying period and the longest exit together.
+        needed: u32,
+    },
+    /// Everybody would have to be evicted from the first day on (S21).
+    NoTimeToEvict {
+        /// Blocks from now to the timeout.
+        lifetime_blocks: u32,
+        /// Blocks before the timeout at which eviction has to begin, and those until channels are usable.
+        needed: u32,
+        /// Blocks of them that the operator's way to its stock takes.
+        stock_csv: u16,
+    },
+    /// No such factory or invitation.
+    Unknown(InstanceId),
+    /// This node is the factory's operator: nobody invited it.
+    OwnFactory(InstanceId),
+    /// The invitation was answered, or its factory is past that.
+    NotAnInvitation {
+        /// Of which factory.
+        instance: InstanceId,
+        /// What has become of it.
+        state: State,
+    },
+    /// The factory's operator is not connected.
+    OperatorAway(NodeId),
+    /// Nothing of the factory is on chain.
+    NothingOnChain {
+        /// Which factory.
+        instance: InstanceId,
+        /// Where it is.
+        state: State,
+    },
+    /// This client has no channel that its leaf would pay: the leaf would be locked up with the operator.
+    NoChannelToExit {
+        /// Which factory.
+        instance: InstanceId,
+        /// From where on the distribution pays it.
+        timeout: Height,
+    },
+    /// This node is a client: it evicts nobody.
+    OperatorEvicts,
+    /// The factory has no such client.
+    NoSuchClient {
+        /// Which was named.
+        client: ClientIndex,
+        /// How many there are.
+        clients: u32,
+    },
+    /// This client's leaf is on chain.
+    IsOut(ClientIndex),
+    /// This node is the factory's operator: it sells, and doesn't buy.
+    OperatorSells,
+    /// The factory has no stock.
+    NoStock,
+    /// Nothing may be signed for this client's sub-factory.
+    NotCooperative(NotCooperative),
+    /// Another sale of this client's sub-factory is not done.
+    SaleUnderWay,
+    /// A payment for an earlier purchase may still arrive.
+    PaymentUnderWay,
+    /// The amount can't be bought.
+    Amount(SaleError),
+    /// What follows could not be stored (S14), and this is what the store said.
+    NotStored(String),
+    /// Something else was applied meanwhile.
+    Stale(StaleStep),
+    /// What is stored is not understood, and why: nothing is touched.
+    ReadOnly(String),
+    /// Whoever runs the engine is stopping.
+    Stopping,
+}
+
+/// What kind of refusal it is: whoever asked may act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// A parameter is wrong.
+    BadParameter,
+    /// No such factory or invitation.
+    Unknown,
+    /// The factory's state, or its operator's, doesn't allow it now.
+    WrongState,
+    /// A client can't take part.
+    BadClient,
+    /// Nothing can be stored, or what is stored is not understood.
+    Unavailable,
+}
+
+impl Refusal {
+    /// What kind of refusal it is.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::NoClients
+            | Self::Terms(_)
+            | Self::LifetimeTooShort { .. }
+            | Self::NoTimeToEvict { .. }
+            | Self::NoSuchClient { .. }
+            | Self::IsOut(_)
+            | Self::Amount(_) => RefusalKind::BadParameter,
+            Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
+            Self::Unknown(_) => RefusalKind::Unknown,
+            Self::OwnFactory(_)
+            | Self::NotAnInvitation { .. }
+            | Self::OperatorAway(_)
+            | Self::NothingOnChain { .. }
+            | Self::NoChannelToExit { .. }
+            | Self::OperatorEvicts
+            | Self::OperatorSells
+            | Self::NoStock
+            | Self::NotCooperative(_)
+            | Self::SaleUnderWay
+            | Self::PaymentUnderWay => RefusalKind::WrongState,
+            Self::NotStored(_) | Self::Stale(_) | Self::ReadOnly(_) | Self::Stopping => {
+                RefusalKind::Unavailable
+            }
+        }
+    }
+}
+
+/// What is wrong. What to do about it depends on whom one asks, and how.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoClients => f.write_str("clients is empty: a factory needs at least one client"),
+            Self::ThisNode(node) => write!(f, "{node} is this node itself: name only clients"),
+            Self::NamedTwice(node) => write!(f, "{node} is named twice"),
+            Self::NotConnected(node) => {
+                write!(f, "{node} is not connected, or doesn't speak {PROTOCOL_NAME}")
+            }
+            Self::Terms(error) => error.fmt(f),
+            Self::LifetimeTooShort { lifetime_blocks, needed } => write!(
+                f,
+                "lifetime_blocks of {lifetime_blocks} is too short: dying_blocks and the worst exit alone take \
+                 {needed}"
+            ),
+            Self::NoTimeToEvict { lifetime_blocks, needed, .. } => write!(
+                f,
+                "lifetime_blocks of {lifetime_blocks} is too short: eviction has to begin {needed} blocks before \
+                 the timeout, so that the operator's stock is home by then"
+            ),
+            Self::Unknown(instance) => write!(f, "unknown factory_instance {instance}"),
+            Self::OwnFactory(instance) => {
+                write!(f, "{instance} is this node's own factory, not an invitation")
+            }
+            Self::NotAnInvitation { instance, state } => {
+                write!(f, "factory {instance} is {state}, no longer an invitation")
+            }
+            Self::OperatorAway(lsp) => write!(f, "the operator {lsp} is not connected"),
+            Self::NothingOnChain { instance, state } => {
+                write!(f, "factory {instance} is {state}: there is nothing on chain to exit from")
+            }
+            Self::NoChannelToExit { instance, timeout } => write!(
+                f,
+                "factory {instance}: this node has no channel that its leaf would pay; wait for the timeout at \
+                 height {timeout}, from where on the distribution pays this node"
+            ),
+            Self::OperatorEvicts => f.write_str("only the operator evicts"),
+            Self::NoSuchClient { client, clients } => {
+                write!(f, "there is no client {client}: the factory has {clients}, from 0")
+            }
+            Self::IsOut(client) => write!(f, "client {client} is out: its leaf is on chain already"),
+            Self::OperatorSells => f.write_str("this node is the factory's operator: its clients buy"),
+            Self::NoStock => f.write_str("this factory has no stock to sell"),
+            Self::NotCooperative(why) => why.fmt(f),
+            Self::SaleUnderWay => f.write_str("another sale of this sub-factory is under way"),
+            Self::PaymentUnderWay => f.write_str(
+                "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
+            ),
+            Self::Amount(error) => error.fmt(f),
+            Self::NotStored(error) => write!(f, "cannot store: {error}"),
+            Self::Stale(stale) => stale.fmt(f),
+            Self::ReadOnly(reason) => f.write_str(reason),
+            Self::Stopping => f.write_str("this node is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<NotCooperative> for Refusal {
+    fn from(why: NotCooperative) -> Self {
+        Self::NotCooperative(why)
+    }
+}
+
+impl From<SaleError> for Refusal {
+    fn from(error: SaleError) -> Self {
+        Self::Amount(error)
+    }
+}
+
+impl From<StaleStep> for Refusal {
+    fn from(stale: StaleStep) -> Self {
+        Self::Stale(stale)
+    }
+}
+
+/// A step was made before another that was applied meanwhile, so that what it follows from may no longer
+/// hold. Nothing has changed; the input has to be handled again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaleStep {
+    /// Steps that had been applied when it was made.
+    pub made_at: u64,
+    /// Steps that have been applied by now.
+    pub applied: u64,
+}
+
+impl fmt::Display for StaleStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "a step made after {} others comes after {}: handle its input again",
+            self.made_at, self.applied
+        )
+    }
+}
+
+impl std::error::Error for StaleStep {}

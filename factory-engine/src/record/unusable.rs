@@ -1,0 +1,76 @@
+//! Why a channel of a factory can't be used, and why nothing can be signed beside it.
+
+use std::fmt;
+
+use crate::record::state::State;
+
+/// Why no HTLC may move on a channel of a factory (S18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unusable {
+    /// Its funding script was not compared with the node's own record of it.
+    NotChecked,
+    /// This node takes it on chain.
+    Leaving,
+    /// The factory's funding is not as deep as the terms say.
+    NotDeep {
+        /// Confirmations that the terms ask for.
+        confirmations: u16,
+    },
+    /// The factory's state doesn't allow it.
+    State(State),
+    /// It is of an attempt that was given up.
+    GivenUp,
+    /// It was sold, and the sale is not signed yet.
+    NotSigned,
+    /// It was sold, and the leaf that the sale stands on is on chain: the sale follows.
+    SaleUnconfirmed,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotChecked => f.write_str("its funding script has not been checked"),
+            Self::Leaving => f.write_str("it is being taken on chain"),
+            Self::NotDeep { confirmations } => {
+                write!(f, "the factory's funding has not {confirmations} confirmations yet")
+            }
+            Self::State(state) => write!(f, "the factory is {state}"),
+            Self::GivenUp => f.write_str("it is of an attempt that was given up"),
+            Self::NotSigned => f.write_str("its sale is not signed yet"),
+            Self::SaleUnconfirmed => f.write_str("its sale is on its way to the chain"),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// Why nothing may be signed for a sub-factory (S9, S24).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotCooperative {
+    /// This node was restored from a backup, as this shows: the factory is exit-only.
+    Restored(String),
+    /// A channel of the sub-factory is being taken on chain.
+    Leaving,
+    /// The sub-factory's leaf is on chain.
+    OnChain,
+    /// The factory's state doesn't allow it.
+    State(State),
+    /// This client's own channel can't be used.
+    Channel(Unusable),
+}
+
+impl fmt::Display for NotCooperative {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restored(reason) => write!(f, "this factory is exit-only here: {reason}"),
+            Self::Leaving => f.write_str("a channel of this sub-factory is being taken on chain"),
+            Self::OnChain => {
+                f.write_str("this sub-factory's leaf is on chain: nothing is signed in it any more")
+            }
+            Self::State(state) => write!(f, "the factory is {state}: only an active one sells"),
+            Self::Channel(why) => write!(f, "the channel of this factory is not usable: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for NotCooperative {}

@@ -1,0 +1,131 @@
+//! What people read of the engine's reasons: they say what is wrong, and here is added what to do about it,
+//! with the names of commands and options.
+
+use factory_engine::admission::hold::Full;
+use factory_engine::{NextAction, Refusal, TOLD_TO};
+
+/// Why a command was not carried out, and what to do.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotConnected(_) => format!("{refusal}: connect to it; it has to run this plugin, too"),
+        Refusal::NoTimeToEvict { stock_csv, .. } => {
+            format!("{refusal}; make it longer, or factory-stock-csv (now {stock_csv}) shorter")
+        }
+        Refusal::Unknown(_) => format!("{refusal}: see factory-list and factory-invitations"),
+        Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
+        Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
+        Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
+        Refusal::Stopping => "the plugin is shutting down".to_owned(),
+        // These say it all.
+        Refusal::NoClients
+        | Refusal::ThisNode(_)
+        | Refusal::NamedTwice(_)
+        | Refusal::Terms(_)
+        | Refusal::LifetimeTooShort { .. }
+        | Refusal::OwnFactory(_)
+        | Refusal::OperatorAway(_)
+        | Refusal::NothingOnChain { .. }
+        | Refusal::NoChannelToExit { .. }
+        | Refusal::IsOut(_)
+        | Refusal::OperatorSells
+        | Refusal::NoStock
+        | Refusal::NotCooperative(_)
+        | Refusal::SaleUnderWay
+        | Refusal::PaymentUnderWay
+        | Refusal::Amount(_)
+        | Refusal::NotStored(_)
+        | Refusal::Stale(_)
+        | Refusal::ReadOnly(_) => refusal.to_string(),
+    }
+}
+
+/// What happens next in a factory.
+pub fn next_action(action: NextAction) -> String {
+    match action {
+        NextAction::Answer => format!("{action}: factory-accept, factory-decline"),
+        NextAction::MoveOut { before } => {
+            format!("move out before height {before}: factory-exit, or let the operator do it")
+        }
+        NextAction::Join
+        | NextAction::Sign
+        | NextAction::Store
+        | NextAction::Open
+        | NextAction::Fund
+        | NextAction::Deepen { .. }
+        | NextAction::Evict { .. }
+        | NextAction::PublishRest
+        | NextAction::GoOn
+        | NextAction::Wait { .. }
+        | NextAction::Distribute
+        | NextAction::PublishPath
+        | NextAction::TakeStock { .. }
+        | NextAction::Close
+        | NextAction::Stands
+        | NextAction::PaidOut
+        | NextAction::Settled
+        | NextAction::Declined
+        | NextAction::Failed => action.to_string(),
+    }
+}
+
+/// Why an exit or an eviction has begun: the command, if it was one.
+pub fn why_begun<'a>(reason: &'a str, command: &'a str) -> &'a str {
+    if reason == TOLD_TO { command } else { reason }
+}
+
+/// Why an HTLC isn't held.
+pub fn full(full: Full) -> String {
+    match full {
+        Full::Number(_) => format!("{full} (factory-hold-max)"),
+        Full::Amount(_) => format!("{full} (factory-hold-max-msat)"),
+        Full::Late(_) => full.to_string(),
+    }
+}
+
+/// Why a purchase came to nothing. `waited` is whether it had to wait for somebody, `jit` whether this node
+/// takes an ordinary channel instead.
+pub fn not_sold(reason: &str, waited: bool, jit: bool) -> String {
+    if waited && !jit { format!("{reason} (factory-jit is off here)") } else { reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use factory_engine::types::InstanceId;
+
+    #[test]
+    fn what_to_do_comes_with_the_names_of_commands_and_options() {
+        let unknown = Refusal::Unknown(InstanceId([1; 32]));
+        let early = Refusal::NoTimeToEvict { lifetime_blocks: 9, needed: 10, stock_csv: 144 };
+        let all = [
+            (unknown, "factory-invitations"),
+            (early, "factory-stock-csv (now 144)"),
+            (Refusal::OperatorEvicts, "factory-exit"),
+        ];
+        for (why, name) in all {
+            let (text, bare) = (refusal(&why), why.to_string());
+            assert!(text.starts_with(&bare) && text.contains(name), "{text}");
+            assert!(!bare.contains("factory-"), "{bare}");
+        }
+    }
+
+    #[test]
+    fn commands_are_named_as_people_type_them() {
+        assert!(next_action(NextAction::Answer).contains("factory-accept"));
+        assert!(next_action(NextAction::MoveOut { before: 7 }).contains("7: factory-exit"));
+        assert_eq!(next_action(NextAction::Declined), "nothing");
+        assert_eq!(why_begun(TOLD_TO, "factory-exit"), "factory-exit");
+        assert_eq!(why_begun("its buyer leaves", "factory-exit"), "its buyer leaves");
+        assert!(full(Full::Number(2)).ends_with("2 HTLCs are held already (factory-hold-max)"));
+        assert!(full(Full::Amount(2)).contains("factory-hold-max-msat"));
+        assert!(!full(Full::Late(2)).contains("factory-"));
+    }
+
+    #[test]
+    fn the_option_is_named_where_it_would_have_helped() {
+        assert!(not_sold("nobody is here", true, false).contains("factory-jit"));
+        for (waited, jit) in [(true, true), (false, true), (false, false)] {
+            assert_eq!(not_sold("the operator went silent", waited, jit), "the operator went silent");
+        }
+    }
+}
