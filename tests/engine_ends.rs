@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::factory;
-use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::layout::{SessionId, SpendRole};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::Amount;
 use factory_engine::wire::message::Message;
@@ -27,7 +27,7 @@ fn distribution_after_the_timeout() {
         world.pay(LSP, 1, 40_000_000).unwrap();
         let (timeout, funding, value, early) = {
             let factory = factory(&world, 1, instance);
-            let root = SessionId { coin: 0, role: Role::Distribution };
+            let root = SessionId { coin: 0, role: SpendRole::Distribution };
             (
                 factory.current.terms.timeout_height,
                 factory.funding().unwrap(),

@@ -82,7 +82,7 @@ fn an_ordinary_channel_comes_instead_for_the_same_price() {
     let purchase = world.members[1].engine.as_ref().unwrap().purchase(instance).unwrap().clone();
     let jit = purchase.opened.unwrap();
     assert_eq!((jit.amount, jit.price_msat), (AMOUNT, PRICE));
-    let why = purchase.instead.unwrap().reason;
+    let why = purchase.ordinary_channel.unwrap().reason;
     assert!(why.contains(&world.members[2].id.to_string()), "{why}");
     assert_eq!(before - purse(&world, instance), PRICE);
     assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);

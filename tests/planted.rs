@@ -122,7 +122,7 @@ fn a_bug_without_its_place_is_noticed() {
     let (bugs, tree) = (bugs(), tree());
     let at = tree.iter().position(|(file, _)| file.ends_with("chain/evict.rs")).unwrap();
     let (mut changed, mut gone, mut twice) = (tree.clone(), tree.clone(), tree.clone());
-    changed[at].1 = changed[at].1.replace("d.height >= factory", "d.height > factory");
+    changed[at].1 = changed[at].1.replace("step.height >= factory", "step.height > factory");
     gone.remove(at);
     twice.push((format!("{}.rs", tree[at].0), tree[at].1.clone()));
     for (tree, bug, count) in [

@@ -15,7 +15,7 @@ use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::tx::tree::Tree;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::codec::Shared;
-use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::link::{Incoming, Link, LinkLimits};
 use factory_engine::wire::message::{
     ChannelChecked, ChannelCommitted, ChannelInFactory, ExpectChannel, Expecting, FundingBroadcast, Invite,
     Join, Message, PartialSignatures, Propose, Ready, Stored, protocol_id,
@@ -127,7 +127,7 @@ struct End {
 
 impl End {
     fn new() -> Self {
-        let link = Link::new(Limits::default());
+        let link = Link::new(LinkLimits::default());
         Self { link, wire: VecDeque::new(), received: vec![], bytes: 0, lightning_messages: 0 }
     }
 
@@ -145,7 +145,7 @@ impl End {
 fn transmit(from: &mut End, to: &mut End) {
     to.wire.extend(std::iter::from_fn(|| from.link.poll_transmit()));
     // S28: what can stand before a channel message.
-    assert!(from.link.in_flight_bytes() <= Limits::default().in_flight_bytes);
+    assert!(from.link.in_flight_bytes() <= LinkLimits::default().in_flight_bytes);
 }
 
 /// Everything of a ceremony is said at one instant: no second of a real one can have more.
@@ -172,7 +172,7 @@ fn a_ceremony_of_a_thousand_stays_within_every_cap() {
         for end in [&l, &c] {
             assert!(end.bytes < BYTES_PER_SECOND / 4, "client {client}: {} bytes", end.bytes);
             // A peer that retries at once, many times, is still none that is too fast.
-            assert!(end.lightning_messages < Limits::default().burst / 20, "{}", end.lightning_messages);
+            assert!(end.lightning_messages < LinkLimits::default().burst / 20, "{}", end.lightning_messages);
         }
     }
 }

@@ -16,7 +16,7 @@ use factory_engine::record::event::encode_record;
 use factory_engine::terms::Shape;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{InstanceId, NodeId};
-use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::link::{Incoming, Link, LinkLimits};
 use factory_engine::{Answer, Block, Command, Effect, Engine, Entropy, Input, Level, OpenChannel, State};
 use factory_lab::offer::Offer;
 use factory_lab::scripted;
@@ -29,7 +29,7 @@ pub const LSP: usize = 0;
 /// Bytes of a lightning message that the transport adds to it: BOLT 8's length and two MACs.
 const TRANSPORT: usize = 18 + 16;
 /// Room for what has to be sent before anything is acknowledged, as in the plugin.
-const LIMITS: fn() -> Limits = Limits::default;
+const LIMITS: fn() -> LinkLimits = LinkLimits::default;
 
 struct Counter(u64);
 

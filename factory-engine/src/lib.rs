@@ -1,9 +1,30 @@
-//! Channel factories without a node: no IO, no clock, no hidden randomness.
+//! Channel factories without a node: a state machine without IO, clock or hidden randomness.
 //!
-//! The modules stand in the order in which data flows through them: bytes from a peer become
-//! messages ([`wire`]), messages become events and effects ([`protocol`], which leans on [`tx`] for
-//! every transaction and signature), and events ([`record`]) are what whoever runs the engine has to store
-//! before it applies a step. [`drawing`] shows a factory to people.
+//! [`Engine::handle`] looks at one [`Input`] and returns a [`Step`]: events, which must be stored first, and
+//! effects, which exist only afterwards. It changes nothing. [`Engine::apply`] takes a step whose events are
+//! stored, changes the engine accordingly and hands out the effects. If the store fails the step is dropped,
+//! and neither memory nor anybody else has seen it (S14).
+//!
+//! Partial signatures are made in `apply`, after their ledger entries are durable (S8, S10); that is also
+//! where secret nonces are consumed.
+//!
+//! Each module imports only what stands above it here:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`types`], [`terms`] | ids and heights; what every factory fixes at birth |
+//! | [`tx`] | its transactions, keys and signatures |
+//! | [`wire`] | bytes ⇄ messages |
+//! | [`record`] | what is stored, and the factory that is the fold of it |
+//! | [`signing`] | signing together, whatever it is |
+//! | [`policy`] | what this node agrees to |
+//! | [`io`] | inputs, effects, answers |
+//! | [`memory`] | what a restart loses, on purpose |
+//! | [`step`] | a step, and how handlers write it |
+//! | [`engine`] | one node's state; loading, and applying a step |
+//! | [`report`] | what people and programs are told |
+//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`] | the capabilities: handlers, which read the engine and write a step |
+//! | `handle` | which input goes to which handler |
 
 mod handle;
 
@@ -35,7 +56,7 @@ pub use io::{
     Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
     NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, StaleStep,
 };
-pub use memory::sale::{Instead, NoPrice, Purchase, Quoted};
+pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Config, Policy};
 pub use record::attempt::{Attempt, Creation, Role};

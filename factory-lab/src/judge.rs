@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use factory_engine::record::event::{Event, Invited, LedgerEntry};
-use factory_engine::tx::layout::{CoinIndex, Role};
+use factory_engine::tx::layout::{CoinIndex, SpendRole};
 use factory_engine::tx::musig::{PartialSig, PubNonce};
 use factory_engine::types::InstanceId;
 use factory_engine::wire::message::{Join, Message};
@@ -14,7 +14,7 @@ use factory_engine::{Engine, Factory};
 /// Watches a world. Members are numbered as in the world.
 #[derive(Debug, Clone, Default)]
 pub struct Judge {
-    signed: BTreeMap<(usize, OutPoint, Role), [u8; 32]>,
+    signed: BTreeMap<(usize, OutPoint, SpendRole), [u8; 32]>,
     stored: BTreeSet<(usize, InstanceId, u32, Stage)>,
     attempts: BTreeMap<(usize, InstanceId), u32>,
     joins: BTreeMap<(usize, InstanceId), Vec<PubNonce>>,
@@ -25,7 +25,7 @@ pub struct Judge {
     sales: BTreeSet<(usize, InstanceId, OfSale)>,
     sale_joins: BTreeMap<(usize, InstanceId), Vec<PubNonce>>,
     /// Finished transactions of sales, whoever has stored them.
-    finished: BTreeMap<(OutPoint, Role), Txid>,
+    finished: BTreeMap<(OutPoint, SpendRole), Txid>,
     /// Members whose database came back from an older copy.
     restored: BTreeSet<usize>,
     /// What did not hold, with the property's number.
@@ -112,7 +112,7 @@ impl Judge {
     }
 
     /// A transaction of a sale is finished. Whether another one with this input and role is, too (S8).
-    pub fn is_second(&mut self, input: OutPoint, role: Role, txid: Txid) -> bool {
+    pub fn is_second(&mut self, input: OutPoint, role: SpendRole, txid: Txid) -> bool {
         *self.finished.entry((input, role)).or_insert(txid) != txid
     }
 

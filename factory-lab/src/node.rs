@@ -20,7 +20,7 @@ use super::rng::Rng;
 pub use bump::refused;
 pub(super) use channel::commitment;
 pub use channel::{Balances, COMMITMENT_FEE, Channel, PendingOpen, funding_script};
-pub use invoice::Booked;
+pub use invoice::IssuedInvoice;
 pub(super) use wallet::payment;
 
 /// The model of one lightningd.
@@ -45,7 +45,7 @@ pub struct Lightningd {
     /// Channels that have nothing to do with a factory. Durable.
     pub ordinary: Vec<KnownChannel>,
     /// Invoices by label. Durable.
-    pub invoices: BTreeMap<String, Booked>,
+    pub invoices: BTreeMap<String, IssuedInvoice>,
     /// Whether a payment arrived. Durable.
     pub payments: BTreeMap<PaymentHash, bool>,
 }

@@ -3,7 +3,7 @@
 
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{OutPoint, ScriptBuf, TxOut};
-use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::layout::{SessionId, SpendRole};
 use factory_engine::types::Amount;
 use factory_engine::{Line, State, statement};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub fn transactions(seed: u64, clients: usize, coin: OutPoint) -> Result<Value, 
     let funding_tx = serialize_hex(funding_tx);
     let client = before.current.terms.clients().saturating_sub(1);
     let path =
-        before.current.layout.path(client).into_iter().map(|coin| SessionId { coin, role: Role::State });
+        before.current.layout.path(client).into_iter().map(|coin| SessionId { coin, role: SpendRole::State });
     let path: Option<Vec<String>> =
         path.map(|session| before.signed_tx(session).map(|tx| serialize_hex(&tx))).collect();
     world.exit(clients, instance)?;

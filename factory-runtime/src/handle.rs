@@ -109,7 +109,7 @@ impl Handle {
     }
 
     /// Something happened. What is [said once](Input::is_said_once) is brought until it is stored.
-    pub async fn bring(&self, input: Input) {
+    pub async fn deliver_durably(&self, input: Input) {
         if input.is_said_once() {
             self.insist(input).await;
         } else {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use factory_engine::Input;
 use factory_engine::types::{Millis, NodeId};
-use factory_engine::wire::link::{Incoming, Limits, Link, LinkError};
+use factory_engine::wire::link::{Incoming, Link, LinkError, LinkLimits};
 use factory_engine::wire::message::Message;
 
 use super::Node;
@@ -32,7 +32,14 @@ struct Connection {
 
 impl Connection {
     fn new(number: u64, seen: Seen) -> Self {
-        Self { number, seen, supports: None, up: false, dropped: false, link: Link::new(Limits::default()) }
+        Self {
+            number,
+            seen,
+            supports: None,
+            up: false,
+            dropped: false,
+            link: Link::new(LinkLimits::default()),
+        }
     }
 
     /// Sends whatever may go out.

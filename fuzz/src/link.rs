@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use factory_engine::wire::envelope::MAX_MESSAGE_BYTES;
-use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::link::{Incoming, Link, LinkLimits};
 
 use crate::bytes::Bytes;
 
-const LIMITS: Limits = Limits {
+const LIMITS: LinkLimits = LinkLimits {
     queue_bytes: 200_000,
     in_flight_bytes: 70_000,
     max_message_bytes: 100_000,

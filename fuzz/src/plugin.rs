@@ -8,7 +8,7 @@ use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
 use cln_factory::cln::dust::DustCap;
-use cln_factory::cln::error::{Fault, INVALID_PARAMS};
+use cln_factory::cln::error::{RpcError, INVALID_PARAMS};
 use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
 use cln_factory::cln::methods;
@@ -165,7 +165,7 @@ pub fn params(data: &[u8]) {
         ];
         let Some(params) = request(&mut input, &templates, &pool(plugin)) else { return true };
         let state = State::clone(&plugin.state);
-        let answer: Result<Value, Fault> = plugin.tokio.block_on(async {
+        let answer: Result<Value, RpcError> = plugin.tokio.block_on(async {
             match command {
                 0 => methods::plan::call(state, params).await,
                 1 => methods::create::call(state, Request { id: json!("a"), params }).await,

@@ -228,7 +228,7 @@ pub async fn follow(prepared: Prepared) {
     state.runtime.height(tip);
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
     // What a stop interrupted goes on from here.
-    state.runtime.bring(Input::Started { channels }).await;
+    state.runtime.deliver_durably(Input::Started { channels }).await;
     for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
         let number = state.runtime.listed(peer.id);
         state.runtime.features(peer.id, number, peer.supports);

@@ -4,22 +4,20 @@ use std::future::Future;
 
 use cln_plugin::messages::NotificationTopic;
 use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
+use factory_engine::types::NodeId;
+use factory_engine::wire::envelope::MESSAGE_TYPE;
 use serde_json::Value;
 use tokio::io::{DuplexStream, Stdin};
 
 use crate::config;
-use factory_engine::types::NodeId;
-use factory_engine::wire::envelope::MESSAGE_TYPE;
 
-use super::boot;
-use super::error::Fault;
+use super::error::RpcError;
 use super::executor::STATE_TOPIC;
 use super::hooks::{carry_on, custommsg, guarded, htlc_accepted, openchannel, rpc_command};
-use super::methods;
 use super::outbox::Outbox;
-use super::peers;
 use super::requests::{Request, Tagged};
 use super::state::State;
+use super::{boot, methods, peers};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 
@@ -102,7 +100,7 @@ fn commands(builder: Draft) -> Draft {
 /// A command that has its answer soon.
 fn plain<F>(builder: Draft, about: methods::Command, call: fn(State, Value) -> F) -> Draft
 where
-    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+    F: Future<Output = Result<Value, RpcError>> + Send + 'static,
 {
     command(builder, about, move |state, request| call(state, request.params))
 }
@@ -113,12 +111,12 @@ fn command<F>(
     call: impl Fn(State, Request) -> F + Copy + Send + Sync + 'static,
 ) -> Draft
 where
-    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+    F: Future<Output = Result<Value, RpcError>> + Send + 'static,
 {
     let callback = move |plugin: Plugin<State>, tagged| async move {
         // A task of its own: a panic then answers the command instead of hanging it.
         let answer = tokio::spawn(call(State::clone(plugin.state()), Request::new(tagged))).await;
-        let answer = answer.unwrap_or_else(|_| Err(Fault::internal(command.name)));
+        let answer = answer.unwrap_or_else(|_| Err(RpcError::internal(command.name)));
         answer.map_err(anyhow::Error::new)
     };
     let method =

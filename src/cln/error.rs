@@ -30,14 +30,14 @@ const OTHER: i32 = -1;
 
 /// An error with a code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct RpcError {
     /// One of the constants of this module, or lightningd's own.
     pub code: i32,
     /// For people: names what is wrong.
     pub message: String,
 }
 
-impl Fault {
+impl RpcError {
     /// With this code and text.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
@@ -55,15 +55,15 @@ impl Fault {
 }
 
 /// As JSON: cln-plugin sends an error whose text has this form as the error object itself.
-impl fmt::Display for Fault {
+impl fmt::Display for RpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", json!({"code": self.code, "message": self.message}))
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for RpcError {}
 
-impl From<Refusal> for Fault {
+impl From<Refusal> for RpcError {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal.kind() {
             RefusalKind::BadParameter => INVALID_PARAMS,
@@ -76,7 +76,7 @@ impl From<Refusal> for Fault {
     }
 }
 
-impl From<CallError> for Fault {
+impl From<CallError> for RpcError {
     fn from(error: CallError) -> Self {
         Self::new(error.code.unwrap_or(OTHER), error.to_string())
     }

@@ -67,7 +67,7 @@ impl Executor {
 
     fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
         let runtime = self.runtime.clone();
-        tokio::spawn(async move { runtime.bring(outcome.await).await });
+        tokio::spawn(async move { runtime.deliver_durably(outcome.await).await });
     }
 
     /// For effects that nobody waits for.
@@ -156,7 +156,9 @@ impl Executor {
         let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
         tokio::spawn(async move {
             match payments::wait_invoice(&rpc, &label).await {
-                Ok(paid) => runtime.bring(Input::InvoiceEnded { instance, label, result: Ok(paid) }).await,
+                Ok(paid) => {
+                    runtime.deliver_durably(Input::InvoiceEnded { instance, label, result: Ok(paid) }).await
+                }
                 // It was taken back, which has an answer of its own; or lightningd stops.
                 Err(error) => log::debug!("invoice {label}: {error}"),
             }

@@ -1,11 +1,10 @@
 //! Parameters of a command: by name or by position, as `lightning-cli` sends either.
 
 use bitcoin::Amount;
+use factory_engine::types::{InstanceId, NodeId};
 use serde_json::{Map, Value};
 
-use factory_engine::types::{InstanceId, NodeId};
-
-use super::error::Fault;
+use super::error::RpcError;
 
 /// The parameters of one call. Getters take a value out; what nobody asked for does not exist,
 /// because unknown names are refused at the start.
@@ -16,13 +15,13 @@ pub struct Params {
 
 impl Params {
     /// Sorts `raw` by the names that the command knows, in their order.
-    pub fn new(names: &[&str], raw: &Value) -> Result<Self, Fault> {
+    pub fn new(names: &[&str], raw: &Value) -> Result<Self, RpcError> {
         let mut values = Map::new();
         match raw {
             Value::Null => {}
             Value::Array(list) => {
                 if list.len() > names.len() {
-                    return Err(Fault::parameter(format!(
+                    return Err(RpcError::parameter(format!(
                         "too many parameters: got {}, expected {}",
                         list.len(),
                         names.len()
@@ -35,23 +34,23 @@ impl Params {
             Value::Object(object) => {
                 for (name, value) in object {
                     if !names.contains(&name.as_str()) {
-                        return Err(Fault::parameter(format!("unknown parameter: {name}")));
+                        return Err(RpcError::parameter(format!("unknown parameter: {name}")));
                     }
                     values.insert(name.clone(), value.clone());
                 }
             }
-            _ => return Err(Fault::parameter("expected an array or an object of parameters")),
+            _ => return Err(RpcError::parameter("expected an array or an object of parameters")),
         }
         values.retain(|_, value| !value.is_null());
         Ok(Self { values })
     }
 
     /// A parameter that may be left out.
-    pub fn optional<T: Parameter>(&mut self, name: &str) -> Result<Option<T>, Fault> {
+    pub fn optional<T: Parameter>(&mut self, name: &str) -> Result<Option<T>, RpcError> {
         let Some(value) = self.values.remove(name) else { return Ok(None) };
         match T::parse(&value) {
             Some(parsed) => Ok(Some(parsed)),
-            None => Err(Fault::parameter(format!(
+            None => Err(RpcError::parameter(format!(
                 "{name}: should be {}: invalid token '{}'",
                 T::EXPECTED,
                 bare(&value)
@@ -60,8 +59,8 @@ impl Params {
     }
 
     /// A parameter that must be there.
-    pub fn required<T: Parameter>(&mut self, name: &str) -> Result<T, Fault> {
-        self.optional(name)?.ok_or_else(|| Fault::parameter(format!("missing required parameter: {name}")))
+    pub fn required<T: Parameter>(&mut self, name: &str) -> Result<T, RpcError> {
+        self.optional(name)?.ok_or_else(|| RpcError::parameter(format!("missing required parameter: {name}")))
     }
 }
 
@@ -207,7 +206,7 @@ mod tests {
     fn null_is_left_out() {
         let mut params = Params::new(NAMES, &json!([null, 5])).unwrap();
         let error = params.required::<String>("id").unwrap_err();
-        assert_eq!(error, Fault::parameter("missing required parameter: id"));
+        assert_eq!(error, RpcError::parameter("missing required parameter: id"));
     }
 
     #[test]

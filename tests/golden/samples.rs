@@ -7,7 +7,7 @@ use bitcoin::{TxIn, TxOut};
 use factory_engine::record::Proposal;
 use factory_engine::record::event::*;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
-use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::layout::{SessionId, SpendRole};
 use factory_engine::tx::musig::PublicKey;
 use factory_engine::types::*;
 
@@ -82,7 +82,7 @@ fn ledger() -> Vec<LedgerEntry> {
         session: SessionId { coin, role },
         sighash: [9; 32],
     };
-    vec![entry(0, Role::State), entry(1, Role::Distribution), entry(2, Role::Sale)]
+    vec![entry(0, SpendRole::State), entry(1, SpendRole::Distribution), entry(2, SpendRole::Sale)]
 }
 
 /// In the order of their numbers.

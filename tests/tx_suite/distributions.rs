@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitcoin::Amount;
 use factory_engine::terms::{Kind, Shape};
 use factory_engine::tx::layout::{
-    Layout, MAX_STANDARD_VBYTES, MAX_V3_VBYTES, MIN_FEERATE, Role, SessionId, fee,
+    Layout, MAX_STANDARD_VBYTES, MAX_V3_VBYTES, MIN_FEERATE, SessionId, SpendRole, fee,
 };
 use factory_engine::tx::scripts::{ANCHOR_VALUE, DUST, anchor_script};
 
@@ -94,7 +94,7 @@ fn distribution_transactions_pay_payout_scripts() {
     let (_, shape, stock) = shapes().remove(0);
     let factory = Factory::unsigned(&terms(11, shape, stock));
     for (coin, spec) in (0..).zip(factory.layout.coins()) {
-        let id = SessionId { coin, role: Role::Distribution };
+        let id = SessionId { coin, role: SpendRole::Distribution };
         let tx = &factory.tree.session(id).unwrap().tx;
         let (anchor, paid) = tx.output.split_last().unwrap();
         assert_eq!((anchor.value, &anchor.script_pubkey), (ANCHOR_VALUE, &anchor_script()));
@@ -125,12 +125,12 @@ fn large_distributions() {
     assert!(!root.has_distribution && root.distribution_vbytes > MAX_STANDARD_VBYTES);
     assert!(layout.distribution_outputs(0).is_empty());
     assert_eq!(layout.distribution_fee(0), None);
-    assert_eq!(layout.sessions(Some(7))[0], SessionId { coin: 0, role: Role::State });
+    assert_eq!(layout.sessions(Some(7))[0], SessionId { coin: 0, role: SpendRole::State });
     assert_eq!(layout.sessions(Some(7))[1].coin, 1);
     for client in [0, 2_047, 4_095] {
         let sessions = layout.sessions(Some(client));
         let own = layout.client_coins(client);
-        assert!(sessions.iter().any(|id| id.role == Role::Distribution && id.coin == own[1]));
+        assert!(sessions.iter().any(|id| id.role == SpendRole::Distribution && id.coin == own[1]));
     }
     for coin in layout.coins() {
         let version = if coin.distribution_vbytes <= MAX_V3_VBYTES { 3 } else { 2 };
@@ -144,7 +144,7 @@ fn sizes_and_fees_are_real() {
     for (name, shape, stock) in shapes() {
         let factory = Factory::signed(&terms(9, shape, stock));
         for (index, node) in (0..).zip(factory.layout.nodes()) {
-            let id = SessionId { coin: index, role: Role::State };
+            let id = SessionId { coin: index, role: SpendRole::State };
             let tx = factory.tree.signed(id, &factory.signatures[&id]).unwrap();
             assert_eq!(tx.vsize() as u64, node.vbytes, "{name}");
             assert_eq!(tx.version.0, 3);

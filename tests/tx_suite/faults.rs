@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use factory_engine::tx::layout::{Layout, Role, SessionId};
+use factory_engine::tx::layout::{Layout, SessionId, SpendRole};
 use factory_engine::tx::musig::{
     FactoryKey, KeyAgg, MasterSecret, MusigError, PartialSig, SecNonce, aggregate, aggregate_nonces,
     new_nonce, sign_partial, verify_partial,
@@ -202,14 +202,14 @@ struct Inputs {
 #[test]
 fn roles_have_numbers() {
     for number in 0..=5 {
-        match Role::try_from(number) {
+        match SpendRole::try_from(number) {
             Ok(role) => assert_eq!(role as u8, number),
             Err(unknown) => assert_eq!(unknown, 5),
         }
     }
     let id = |coin, role| SessionId { coin, role };
-    assert!(id(1, Role::State) < id(1, Role::Distribution));
-    assert!(id(1, Role::Distribution) < id(2, Role::State));
+    assert!(id(1, SpendRole::State) < id(1, SpendRole::Distribution));
+    assert!(id(1, SpendRole::Distribution) < id(2, SpendRole::State));
 }
 
 /// S1, S7: nothing secret can be copied, printed or stored. For a type that has the trait both impls

@@ -1,6 +1,6 @@
 //! S11, S19: what a party holds, checked as if everybody else had vanished.
 
-use factory_engine::tx::layout::{Layout, Role, SessionId};
+use factory_engine::tx::layout::{Layout, SessionId, SpendRole};
 use factory_engine::tx::verify::{Problem, Report, Rule, verify_holdings};
 
 use crate::support::{Factory, shapes, terms};
@@ -65,25 +65,25 @@ fn other_terms_are_found() {
         let layout = Layout::new(&other).unwrap();
         verify_holdings(&layout, &factory.tree, &factory.signatures).unwrap_err()
     };
-    let has = |problems: &[Problem], role: Role, rule: Rule| {
+    let has = |problems: &[Problem], role: SpendRole, rule: Rule| {
         problems.iter().any(|problem| {
             matches!(problem, Problem::Wrong(SessionId { role: of, .. }, broken)
                 if *of == role && *broken == rule)
         })
     };
     let later = check(&|terms| terms.timeout_height += 1);
-    assert!(has(&later, Role::Distribution, Rule::LockTime));
-    assert!(!has(&later, Role::State, Rule::LockTime));
+    assert!(has(&later, SpendRole::Distribution, Rule::LockTime));
+    assert!(!has(&later, SpendRole::State, Rule::LockTime));
     let slower = check(&|terms| terms.state_step += 1);
-    assert!(has(&slower, Role::State, Rule::Sequence));
+    assert!(has(&slower, SpendRole::State, Rule::Sequence));
     let richer = check(&|terms| terms.capacities[3] += bitcoin::Amount::from_sat(1));
-    assert!(has(&richer, Role::State, Rule::Prevout));
+    assert!(has(&richer, SpendRole::State, Rule::Prevout));
     assert!(richer.contains(&Problem::Channel(3)));
     let dearer = check(&|terms| terms.tree_feerate += 1);
-    assert!(has(&dearer, Role::State, Rule::Prevout));
+    assert!(has(&dearer, SpendRole::State, Rule::Prevout));
     // The same sums, shared out differently.
     let swapped = check(&|terms| terms.capacities.swap(0, 1));
-    assert!(has(&swapped, Role::Distribution, Rule::Outputs));
-    assert!(has(&swapped, Role::State, Rule::Outputs));
+    assert!(has(&swapped, SpendRole::Distribution, Rule::Outputs));
+    assert!(has(&swapped, SpendRole::State, Rule::Outputs));
     assert!(swapped.contains(&Problem::Channel(0)) && swapped.contains(&Problem::Channel(1)));
 }

@@ -3,7 +3,7 @@
 
 use bitcoin::{Amount, ScriptBuf, Transaction, TxOut, Witness};
 use factory_engine::terms::Shape;
-use factory_engine::tx::layout::{NodeKind, Role, SessionId};
+use factory_engine::tx::layout::{NodeKind, SessionId, SpendRole};
 use factory_engine::tx::musig::{FactoryKey, sign_alone};
 use factory_engine::tx::verify::verify_input;
 
@@ -24,7 +24,7 @@ fn play(clients: u32, shape: &Shape, stock: u64) {
     for (coin, spec) in (0..).zip(layout.coins()) {
         let outpoint = tree.coin_outpoint(coin).unwrap();
         assert!(chain.has(&outpoint), "coin {coin} is not where the tree says");
-        let distribution = signed(coin, Role::Distribution).unwrap();
+        let distribution = signed(coin, SpendRole::Distribution).unwrap();
         assert_eq!(chain.check(&distribution), Err(Refusal::LockTime));
         let mut late = chain.clone();
         late.height = TIMEOUT - 1;
@@ -36,7 +36,7 @@ fn play(clients: u32, shape: &Shape, stock: u64) {
             continue;
         }
         let node = &layout.nodes()[coin as usize];
-        let tx = signed(coin, Role::State).unwrap();
+        let tx = signed(coin, SpendRole::State).unwrap();
         assert_eq!(late.check(&tx), Err(Refusal::NoCoin), "spent by the distribution");
         if node.kind == NodeKind::State {
             // BIP-68: step 6, 3 states, counted from the kickoff, which is the last block.
@@ -99,7 +99,7 @@ fn take_stock(factory: &Factory, coin: u32, chain: &mut Chain) {
     use bitcoin::hashes::Hash;
     use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
     use bitcoin::taproot::{LeafVersion, TapLeafHash};
-    let session = factory.tree.session(SessionId { coin, role: Role::Distribution }).unwrap().clone();
+    let session = factory.tree.session(SessionId { coin, role: SpendRole::Distribution }).unwrap().clone();
     let path = factory.tree.stock_script(coin).unwrap();
     let csv = u32::from(factory.layout.terms().stock_csv);
     let spend = |key: &FactoryKey, sequence: u32| {

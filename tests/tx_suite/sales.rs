@@ -4,7 +4,7 @@ use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
 use factory_engine::terms::{ClientIndex, Kind, Shape};
 use factory_engine::tx::layout::{CoinIndex, MIN_CHANNEL, SessionId};
 use factory_engine::tx::musig::{KeyAgg, aggregate, aggregate_nonces, new_nonce, sign_partial};
-use factory_engine::tx::sale::{Limits, Sale, SaleError, Stock, limits, transcript};
+use factory_engine::tx::sale::{Sale, SaleError, SaleLimits, Stock, limits, transcript};
 use factory_engine::tx::scripts::{ANCHOR_VALUE, DUST};
 use factory_engine::tx::tree::Session;
 
@@ -64,7 +64,7 @@ fn sign(factory: &Factory, agg: &KeyAgg, session: &Session, round: u32) -> Trans
 fn mined(factory: &Factory) -> Chain {
     let mut chain = Chain::with(500, factory.funding, factory.funding_output());
     for node in factory.layout.path(2) {
-        let id = SessionId { coin: node, role: factory_engine::tx::layout::Role::State };
+        let id = SessionId { coin: node, role: factory_engine::tx::layout::SpendRole::State };
         chain.include(&factory.tree.signed(id, &factory.signatures[&id]).unwrap()).unwrap();
     }
     chain
@@ -102,7 +102,7 @@ fn stock_is_sold_piece_by_piece_until_it_is_gone() {
         sold += sale.amount() + ANCHOR_VALUE;
         stock = rest;
     }
-    let Limits { everything: Some(all), .. } = limits(&factory.layout, stock.coin, stock.value) else {
+    let SaleLimits { everything: Some(all), .. } = limits(&factory.layout, stock.coin, stock.value) else {
         panic!("there is enough left for a channel")
     };
     let sale = sell(&factory, stock, 4, 3, all.to_sat()).unwrap();

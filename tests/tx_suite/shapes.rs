@@ -3,7 +3,7 @@
 use bitcoin::Amount;
 use factory_engine::terms::{Kind, Shape, Terms};
 use factory_engine::tx::child::usual_weight;
-use factory_engine::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, Role, vbytes};
+use factory_engine::tx::layout::{Layout, MAX_EXIT_BLOCKS, NodeKind, Output, SpendRole, vbytes};
 use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with};
 
 use crate::support::{leaf, level, planned, shapes, terms};
@@ -144,7 +144,7 @@ fn sessions_come_in_order() {
     assert!(all.is_sorted());
     for (coin, spec) in (0..).zip(layout.coins()) {
         let roles: Vec<_> = all.iter().filter(|id| id.coin == coin).map(|id| id.role).collect();
-        let both = [Role::State, Role::Distribution];
+        let both = [SpendRole::State, SpendRole::Distribution];
         assert_eq!(roles, both[usize::from(spec.stock)..]);
     }
     for client in 0..20 {

@@ -173,7 +173,7 @@ fn tampered_foreign_keys_lead_nowhere() {
         for session in tree.sessions() {
             let honest = factory.tree.session(session.id).unwrap();
             let makes_it =
-                session.id.coin == maker && session.id.role == factory_engine::tx::layout::Role::State;
+                session.id.coin == maker && session.id.role == factory_engine::tx::layout::SpendRole::State;
             if makes_it {
                 assert_ne!(session.tx.compute_txid(), honest.tx.compute_txid());
                 // The signature that everybody else made.

@@ -73,30 +73,30 @@ impl Factory {
 impl Engine {
     /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
     /// chain, and that takes as many blocks.
-    pub(crate) fn on_htlcs(&self, d: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
-        d.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec())));
+    pub(crate) fn on_htlcs(&self, step: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
+        step.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec())));
         for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
-            let late = late(d, factory, htlcs);
+            let late = late(step, factory, htlcs);
             if !late.is_empty() {
                 let reason = "an HTLC was not settled in time";
-                self.start_exit(d, factory, late.into_iter().collect(), reason);
+                self.start_exit(step, factory, late.into_iter().collect(), reason);
             }
         }
     }
 }
 
 /// S16: clients of whose channels an HTLC has to be settled on chain.
-fn late(d: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
+fn late(step: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
     let mut late = BTreeSet::new();
     for channel in factory.own_channels() {
         let out = factory.confirmed.contains_key(&channel.funding.txid);
         if out || factory.current.exiting.contains(&channel.client) {
             continue;
         }
-        let soon: Height = d.height.saturating_add(factory.early(&channel));
+        let soon: Height = step.height.saturating_add(factory.early(&channel));
         let due = |htlc: &&PendingHtlc| htlc.channel_id == channel.channel_id && soon >= htlc.cltv_expiry;
         let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry) else { continue };
-        d.log(
+        step.log(
             Level::Unusual,
             format!(
                 "{}: an HTLC of client {}{} that expires at {} is not settled: taking its channel on chain",
@@ -111,32 +111,36 @@ fn late(d: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BT
     late
 }
 
-fn close(d: &mut StepBuilder<'_>, channel: &OwnChannel) {
-    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+fn close(step: &mut StepBuilder<'_>, channel: &OwnChannel) {
+    step.effect(Effect::CloseChannel { channel_id: channel.channel_id });
 }
 
 /// A transaction confirms: channels on it whose clients exit are lightningd's now. Close them.
-pub(crate) fn close_exited(d: &mut StepBuilder<'_>, factory: &Factory, txid: Txid) {
+pub(crate) fn close_exited(step: &mut StepBuilder<'_>, factory: &Factory, txid: Txid) {
     let on_it = factory.own_channels().filter(|channel| channel.funding.txid == txid);
     for channel in on_it.filter(|channel| factory.current.exiting.contains(&channel.client)) {
-        close(d, &channel);
+        close(step, &channel);
     }
 }
 
 /// An exit begins: channels that somebody else has put on chain need no path, only the close.
-pub(crate) fn close_confirmed(d: &mut StepBuilder<'_>, factory: &Factory, clients: &BTreeSet<ClientIndex>) {
+pub(crate) fn close_confirmed(
+    step: &mut StepBuilder<'_>,
+    factory: &Factory,
+    clients: &BTreeSet<ClientIndex>,
+) {
     for channel in factory.channels_out().filter(|channel| clients.contains(&channel.client)) {
-        close(d, &channel);
+        close(step, &channel);
     }
 }
 
 /// S26: a stop between storing that a channel's funding is on chain and closing it must not leave it open:
 /// the block doesn't come again.
-pub(crate) fn close_again(d: &mut StepBuilder<'_>, factory: &Factory, open: &[KnownChannel]) {
+pub(crate) fn close_again(step: &mut StepBuilder<'_>, factory: &Factory, open: &[KnownChannel]) {
     let is_open = |channel: &OwnChannel| open.iter().any(|known| known.channel_id == channel.channel_id);
     for channel in factory.channels_out().filter(is_open) {
         if factory.current.exiting.contains(&channel.client) {
-            close(d, &channel);
+            close(step, &channel);
         }
     }
 }

@@ -75,7 +75,7 @@ impl Factory {
 
 impl Engine {
     /// S21: whoever has not left in time.
-    pub(crate) fn evict_in_time(&self, d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
+    pub(crate) fn evict_in_time(&self, step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
         if factory.current.role != Role::Lsp || factory.funding_height().is_none() {
             return;
         }
@@ -83,30 +83,30 @@ impl Engine {
         let sold = factory.current.sales.all().map(|sold| sold.sale.number).max().unwrap_or(0);
         let sales = sold.saturating_mul(factory.current.terms.confirm_blocks.into());
         let blocks = factory.current.layout.worst_eviction_blocks().saturating_add(sales);
-        if d.height < factory.current.terms.timeout_height.saturating_sub(blocks) {
+        if step.height < factory.current.terms.timeout_height.saturating_sub(blocks) {
             return;
         }
         let late: Vec<ClientIndex> =
-            factory.still_in().filter(|client| d.height >= factory.eviction_height(*client)).collect();
+            factory.still_in().filter(|client| step.height >= factory.eviction_height(*client)).collect();
         if !late.is_empty() {
             let reason = format!("the timeout at {} is near", factory.current.terms.timeout_height);
-            begin(d, factory, late, &reason);
+            begin(step, factory, late, &reason);
         }
     }
 
     /// `factory-evict`.
     pub(crate) fn evict(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         clients: &[ClientIndex],
     ) -> Result<Answer, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        let clients = evictable(factory, clients, d.height)?;
+        let clients = evictable(factory, clients, step.height)?;
         if !clients.is_empty() {
             let mut after = Cow::Borrowed(factory);
-            begin(d, &mut after, clients, TOLD_TO);
-            self.publish(d, &after);
+            begin(step, &mut after, clients, TOLD_TO);
+            self.publish(step, &after);
         }
         Ok(Answer::Done)
     }
@@ -140,9 +140,14 @@ pub fn evictable(
     Ok(named.into_iter().filter(|client| !factory.is_leaving(*client)).collect())
 }
 
-fn begin(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>, clients: Vec<ClientIndex>, reason: &str) {
+fn begin(
+    step: &mut StepBuilder<'_>,
+    factory: &mut Cow<'_, Factory>,
+    clients: Vec<ClientIndex>,
+    reason: &str,
+) {
     let plan = eviction(factory, clients.iter().copied());
-    d.log(
+    step.log(
         Level::Unusual,
         format!(
             "{}: evicting {} of {} clients ({reason}): {} transactions, {} vB; their channels go on",
@@ -153,6 +158,6 @@ fn begin(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>, clients: Vec<C
             plan.vbytes
         ),
     );
-    let height = d.height;
-    record(d, factory, EvictionStarted { height, reason: reason.into(), clients });
+    let height = step.height;
+    record(step, factory, EvictionStarted { height, reason: reason.into(), clients });
 }

@@ -16,7 +16,7 @@ use crate::report::statement::statement;
 use crate::step::builder::StepBuilder;
 use crate::step::check_channel;
 use crate::terms::ClientIndex;
-use crate::tx::layout::{Role as SpendRole, SessionId};
+use crate::tx::layout::{SessionId, SpendRole};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
 pub mod channels;
@@ -65,9 +65,9 @@ impl Engine {
         self.factories.values().flat_map(|factory| factory.confirmed.values().copied()).max()
     }
 
-    pub(crate) fn on_block(&self, d: &mut StepBuilder<'_>, block: &Block) {
-        d.height = block.height;
-        d.volatile(Volatile::Tip(block.height, block.hash));
+    pub(crate) fn on_block(&self, step: &mut StepBuilder<'_>, block: &Block) {
+        step.height = block.height;
+        step.volatile(Volatile::Tip(block.height, block.hash));
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
             let mut after = Cow::Borrowed(factory);
@@ -79,109 +79,109 @@ impl Engine {
                     .filter(|o| watches(&after, *o))
                     .collect();
                 if !spends.is_empty() {
-                    self.confirm(d, &mut after, tx, spends, block.height);
+                    self.confirm(step, &mut after, tx, spends, block.height);
                 }
             }
-            self.evict_in_time(d, &mut after);
-            leave_with_sales(d, &mut after);
-            self.publish(d, &after);
-            self.client_patience(d, &after);
-            self.publish_funding(d, &after);
-            check_again(d, &after);
-            self.resume_sales(d, &after, None);
-            self.end_if_dead(d, &after);
+            self.evict_in_time(step, &mut after);
+            leave_with_sales(step, &mut after);
+            self.publish(step, &after);
+            self.client_patience(step, &after);
+            self.publish_funding(step, &after);
+            check_again(step, &after);
+            self.resume_sales(step, &after, None);
+            self.end_if_dead(step, &after);
         }
     }
 
     fn confirm(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         after: &mut Cow<'_, Factory>,
         tx: &Transaction,
         spends: Vec<OutPoint>,
         height: Height,
     ) {
         let txid = tx.compute_txid();
-        channels::close_exited(d, after, txid);
+        channels::close_exited(step, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
         let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
         let seen = sighting(after, txid, height, &spends);
-        record(d, after, Confirmed { txid, height, spends, pays });
-        tell(d, after, &seen);
+        record(step, after, Confirmed { txid, height, spends, pays });
+        tell(step, after, &seen);
     }
 
-    pub(crate) fn on_reorg(&self, d: &mut StepBuilder<'_>, height: Height) {
-        d.volatile(Volatile::ReorgTip(height));
+    pub(crate) fn on_reorg(&self, step: &mut StepBuilder<'_>, height: Height) {
+        step.volatile(Volatile::ReorgTip(height));
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
-                d.log(
+                step.log(
                     Level::Unusual,
                     format!(
                         "{}: blocks above {height} were reorganised away; its transactions wait again",
                         factory.instance
                     ),
                 );
-                d.event(factory.instance, Reorged { height });
+                step.event(factory.instance, Reorged { height });
             }
         }
     }
 
-    pub(crate) fn exit(&self, d: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
+    pub(crate) fn exit(&self, step: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
-        exit_allowed(factory, d.height)?;
+        exit_allowed(factory, step.height)?;
         // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
         let clients: Vec<ClientIndex> =
             own_clients(factory).filter(|client| !factory.current.exiting.contains(client)).collect();
         if !clients.is_empty() {
-            self.start_exit(d, factory, clients, TOLD_TO);
+            self.start_exit(step, factory, clients, TOLD_TO);
         }
         Ok(Answer::Done)
     }
 
     fn start_exit(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         clients: Vec<ClientIndex>,
         reason: &str,
     ) {
         let mut after = Cow::Borrowed(factory);
-        record(d, &mut after, ExitStarted { height: d.height, reason: reason.into(), clients });
-        self.publish(d, &after);
+        record(step, &mut after, ExitStarted { height: step.height, reason: reason.into(), clients });
+        self.publish(step, &after);
         channels::close_confirmed(
-            d,
+            step,
             &after,
             &after.current.exiting.difference(&factory.current.exiting).copied().collect(),
         );
     }
 
     /// Broadcasts whatever is due: again at every block, until it confirms (S26).
-    pub(crate) fn publish(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        for (what, tx) in due(factory, d.height) {
-            d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
+    pub(crate) fn publish(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        for (what, tx) in due(factory, step.height) {
+            step.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
-        self.take_stock(d, factory);
+        self.take_stock(step, factory);
     }
 
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
     /// it out of the chain, and lightningd repeats it only until its next restart.
-    fn publish_funding(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+    fn publish_funding(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         let waits = factory.phase() == State::Funding && factory.funding_height().is_none();
-        if waits && factory.current.role == Role::Lsp && !is_dead(factory, d.height) {
-            self.send_funding(d, factory);
+        if waits && factory.current.role == Role::Lsp && !is_dead(factory, step.height) {
+            self.send_funding(step, factory);
         }
     }
 
     /// S25: a conflict with the funding that is buried ends the factory. S12: it is forgotten only when
     /// nothing that we signed can confirm any more.
-    fn end_if_dead(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
-        let state = factory.state(d.height);
-        if state == State::Funding && factory.funding_height().is_none() && is_dead(factory, d.height) {
+    fn end_if_dead(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        let state = factory.state(step.height);
+        if state == State::Funding && factory.funding_height().is_none() && is_dead(factory, step.height) {
             for channel_id in factory.current.channels.values() {
-                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+                step.effect(Effect::CloseChannel { channel_id: *channel_id });
             }
             let reason = format!("its funding inputs are spent otherwise, {BURIED} blocks deep");
-            d.event(factory.instance, Aborted { reason });
+            step.event(factory.instance, Aborted { reason });
             return;
         }
         // A channel that lightningd may have on it must stay known, so that nothing moves there (S18);
@@ -190,8 +190,8 @@ impl Engine {
         if state != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
             return;
         }
-        if is_dead(factory, d.height) {
-            d.event(
+        if is_dead(factory, step.height) {
+            step.event(
                 factory.instance,
                 Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },
             );
@@ -220,11 +220,11 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
 
 /// A client whose channel isn't checked yet asks again: lightningd may have it by now, and an operator
 /// that funds without telling must not keep us from using or leaving it.
-fn check_again(d: &mut StepBuilder<'_>, factory: &Factory) {
+fn check_again(step: &mut StepBuilder<'_>, factory: &Factory) {
     if factory.phase() == State::Storing
         && let Some((_, check)) = check_channel(factory)
     {
-        d.effect(check);
+        step.effect(check);
     }
 }
 
@@ -247,20 +247,20 @@ fn watches(factory: &Factory, outpoint: OutPoint) -> bool {
 }
 
 /// A durable change, made to the factory as it will be at once.
-fn record(d: &mut StepBuilder<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
+fn record(step: &mut StepBuilder<'_>, after: &mut Cow<'_, Factory>, event: impl Into<Event>) {
     let event = event.into();
     let instance = after.instance;
     if let Err(error) = after.to_mut().apply(&event, None) {
-        d.log(Level::Broken, format!("{instance}: {error}"));
+        step.log(Level::Broken, format!("{instance}: {error}"));
     }
-    d.event(instance, event);
+    step.event(instance, event);
 }
 
 /// One line for each transaction that confirmed: what it is, whose, and how we stand now.
-fn tell(d: &mut StepBuilder<'_>, after: &Factory, seen: &Sighting) {
+fn tell(step: &mut StepBuilder<'_>, after: &Factory, seen: &Sighting) {
     let whose = if seen.ours { "ours" } else { "not published by us" };
-    let now = standing(after, d.height).map_or("its funding is not on chain", Standing::words);
-    d.log(
+    let now = standing(after, step.height).map_or("its funding is not on chain", Standing::words);
+    step.log(
         Level::Info,
         format!(
             "{}: {} {} confirmed at height {} ({whose}; held by {}): {now}",
@@ -272,7 +272,7 @@ fn tell(d: &mut StepBuilder<'_>, after: &Factory, seen: &Sighting) {
         ),
     );
     if let Some(problem) = statement(after).and_then(|statement| statement.problem) {
-        d.log(Level::Broken, format!("{}: its account doesn't add up: {problem}", after.instance));
+        step.log(Level::Broken, format!("{}: its account doesn't add up: {problem}", after.instance));
     }
 }
 

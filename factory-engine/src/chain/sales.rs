@@ -43,7 +43,7 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 
 /// S19: distributions were signed before anything was sold and pay the stock to all of a sub-factory's
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
-pub(crate) fn leave_with_sales(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
+pub(crate) fn leave_with_sales(step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
     let Role::Client { index, .. } = factory.current.role else { return };
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
@@ -52,14 +52,17 @@ pub(crate) fn leave_with_sales(d: &mut StepBuilder<'_>, factory: &mut Cow<'_, Fa
         .terms
         .timeout_height
         .saturating_sub(u32::from(factory.sale_blocks_early(index, number)));
-    if d.height < latest || factory.current.exiting.contains(&index) || factory.leaf_height(index).is_some() {
+    if step.height < latest
+        || factory.current.exiting.contains(&index)
+        || factory.leaf_height(index).is_some()
+    {
         return;
     }
     let reason = format!("the timeout at {} is near", factory.current.terms.timeout_height);
-    d.log(
+    step.log(
         Level::Unusual,
         format!("{}: taking its channels on chain: {reason}, and one was bought", factory.instance),
     );
-    let height = d.height;
-    record(d, factory, ExitStarted { height, reason, clients: vec![index] });
+    let height = step.height;
+    record(step, factory, ExitStarted { height, reason, clients: vec![index] });
 }

@@ -76,30 +76,33 @@ impl Engine {
     }
 
     /// Takes what is ours by now; again at every block until it confirms (S26).
-    pub(crate) fn take_stock(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+    pub(crate) fn take_stock(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         if factory.current.role != Role::Lsp || factory.confirmed.len() < 2 {
             return;
         }
         let open: Vec<OpenStock> = open_stock(factory).collect();
         let Some(script) = &factory.stock_payout else {
             if !open.is_empty() {
-                d.effect(Effect::NewPayout { instance: factory.instance, attempt: factory.current.number });
+                step.effect(Effect::NewPayout {
+                    instance: factory.instance,
+                    attempt: factory.current.number,
+                });
             }
             return;
         };
-        let next = d.height.saturating_add(1);
+        let next = step.height.saturating_add(1);
         for stock in open.iter().filter(|stock| stock.matures <= next) {
             let coin = stock.stock.coin;
-            let feerate = self.stock_feerate(factory, stock, d.height);
+            let feerate = self.stock_feerate(factory, stock, step.height);
             match self.stock_tx(factory, stock.stock, script, feerate) {
                 Ok(tx) => {
-                    d.volatile(Volatile::Fees(VolatileFees::Claim(stock.stock.outpoint, feerate)));
+                    step.volatile(Volatile::Fees(VolatileFees::Claim(stock.stock.outpoint, feerate)));
                     let what = format!("our own spend of stock coin {coin}");
-                    d.effect(Effect::Broadcast { instance: factory.instance, what, tx });
+                    step.effect(Effect::Broadcast { instance: factory.instance, what, tx });
                 }
                 // S26: reported once, at the block in which it could first have been taken.
                 Err(why) if stock.matures == next => {
-                    d.log(Level::Unusual, format!("{}: stock coin {coin}: {why}", factory.instance));
+                    step.log(Level::Unusual, format!("{}: stock coin {coin}: {why}", factory.instance));
                 }
                 Err(_) => {}
             }
@@ -108,7 +111,7 @@ impl Engine {
 
     pub(crate) fn on_stock_payout(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         result: Result<ScriptBuf, NodeError>,
     ) {
@@ -119,13 +122,13 @@ impl Engine {
         match result {
             Ok(script) if factory.stock_payout.is_none() => {
                 let mut after = Cow::Borrowed(factory);
-                record(d, &mut after, StockPayout { script });
-                self.take_stock(d, &after);
+                record(step, &mut after, StockPayout { script });
+                self.take_stock(step, &after);
             }
             Ok(_) => {}
             Err(error) => {
                 // Asked again at the next block.
-                d.log(Level::Unusual, format!("{instance}: the wallet has no script for stock: {error}"));
+                step.log(Level::Unusual, format!("{instance}: the wallet has no script for stock: {error}"));
             }
         }
     }

@@ -30,7 +30,7 @@ const MAX_KEPT_PER_PEER: usize = 64;
 impl Engine {
     pub(crate) fn on_invite(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         invite: Invite,
     ) -> Result<(), Fault> {
@@ -43,7 +43,7 @@ impl Engine {
                 return Err(Fault::stale("the factory is known, and this peer is not its operator"));
             }
             if invite.attempt <= factory.current.number {
-                return self.on_repeated_invite(d, factory, &invite);
+                return self.on_repeated_invite(step, factory, &invite);
             }
             if factory.phase() == State::Declined {
                 return Err(Fault::stale("it was declined"));
@@ -58,39 +58,39 @@ impl Engine {
         let layout = Layout::new(&invite.terms);
         let checked = layout
             .map_err(NotAcceptable::Terms)
-            .and_then(|layout| self.config.check_invite(peer, &invite, &layout, d.height));
+            .and_then(|layout| self.config.check_invite(peer, &invite, &layout, step.height));
         let accepted = known.is_some_and(|factory| factory.accepted);
         let checked = checked.and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
             Some(_) => Ok(()),
-            None => self.make_room(d, peer),
+            None => self.make_room(step, peer),
         });
         if let Err(reason) = checked {
-            d.log(
+            step.log(
                 Level::Unusual,
                 format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
             );
-            d.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
+            step.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             return Ok(());
         }
         let (instance, attempt) = (invite.instance, invite.attempt);
-        d.event(
+        step.event(
             instance,
             Invited {
                 attempt,
                 terms: invite.terms,
                 client: invite.client,
                 price_msat: invite.price_msat,
-                height: d.height,
+                height: step.height,
                 protocol: PROTOCOL_ID,
             },
         );
-        d.volatile(Volatile::End(instance));
+        step.volatile(Volatile::End(instance));
         if accepted {
-            d.effect(Effect::NewPayout { instance, attempt });
+            step.effect(Effect::NewPayout { instance, attempt });
         } else if self.config.policy == Policy::Auto {
-            d.event(instance, Accepted {});
-            d.effect(Effect::NewPayout { instance, attempt });
+            step.event(instance, Accepted {});
+            step.effect(Effect::NewPayout { instance, attempt });
         }
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Engine {
     /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.
     fn on_repeated_invite(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         invite: &Invite,
     ) -> Result<(), Fault> {
@@ -110,8 +110,8 @@ impl Engine {
         }
         if factory.phase() == State::Joining {
             match self.client.get(&factory.instance) {
-                Some(ceremony) => d.send(factory.lsp(), ceremony.join.clone()),
-                None => d.effect(Effect::NewPayout {
+                Some(ceremony) => step.send(factory.lsp(), ceremony.join.clone()),
+                None => step.effect(Effect::NewPayout {
                     instance: factory.instance,
                     attempt: factory.current.number,
                 }),
@@ -121,7 +121,7 @@ impl Engine {
     }
 
     /// S28: a peer can't fill our disk with invitations. What ended without a signature goes first.
-    fn make_room(&self, d: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), NotAcceptable> {
+    fn make_room(&self, step: &mut StepBuilder<'_>, peer: NodeId) -> Result<(), NotAcceptable> {
         let of_peer = self.factories.values().filter(|factory| {
             matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer)
                 && (factory.phase().is_creating()
@@ -136,30 +136,30 @@ impl Engine {
             return Err(NotAcceptable::Kept(kept.len()));
         }
         for factory in over {
-            d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+            step.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
         }
         Ok(())
     }
 
-    pub(crate) fn accept(&self, d: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
+    pub(crate) fn accept(&self, step: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         if !self.peers.contains(&factory.lsp()) {
             return Err(Refusal::OperatorAway(factory.lsp()));
         }
-        d.event(instance, Accepted {});
-        d.effect(Effect::NewPayout { instance, attempt: factory.current.number });
+        step.event(instance, Accepted {});
+        step.effect(Effect::NewPayout { instance, attempt: factory.current.number });
         Ok(Answer::Done)
     }
 
     pub(crate) fn decline(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         reason: &str,
     ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
-        d.event(instance, Declined { reason: short(reason) });
-        d.send(factory.lsp(), refusal(instance, factory.current.number, &format!("declined: {reason}")));
+        step.event(instance, Declined { reason: short(reason) });
+        step.send(factory.lsp(), refusal(instance, factory.current.number, &format!("declined: {reason}")));
         Ok(Answer::Done)
     }
 
@@ -176,7 +176,7 @@ impl Engine {
 
     pub(crate) fn on_payout_ready(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         result: Result<ScriptBuf, NodeError>,
@@ -195,34 +195,34 @@ impl Engine {
             Ok(payout) => payout,
             Err(error) => {
                 let reason = format!("no payout script from the wallet: {error}");
-                return self.client_gives_up(d, factory, &reason);
+                return self.client_gives_up(step, factory, &reason);
             }
         };
-        let salt = d.rng.bytes32();
+        let salt = step.rng.bytes32();
         let key = self.client_key(instance, attempt, &salt);
         let sessions = factory.current.layout.sessions(Some(index));
-        let (signing, public) = Signer::fresh(sessions.len(), &key, || d.rng.bytes32());
+        let (signing, public) = Signer::fresh(sessions.len(), &key, || step.rng.bytes32());
         let join = Join { instance, attempt, factory_key: key.public(), payout, nonces: public };
-        d.volatile(Volatile::StartClient(
+        step.volatile(Volatile::StartClient(
             instance,
             ClientCeremony {
                 attempt,
                 salt,
                 join: join.clone(),
-                joined_at: d.height,
+                joined_at: step.height,
                 signing,
                 open: ExpectedOpen::NotYet,
                 held: None,
                 // L may wait for every other member to join first.
-                deadline: d.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),
+                deadline: step.now.saturating_add(self.config.invite_timeout.saturating_mul(2)),
             },
         ));
-        d.send(lsp, join);
+        step.send(lsp, join);
     }
 
     pub(crate) fn on_expect_channel(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &ExpectChannel,
     ) -> Result<(), Fault> {
@@ -235,16 +235,16 @@ impl Engine {
             return Err(Fault::peer("the announced channel is not the one of the terms"));
         }
         if ceremony.open == ExpectedOpen::NotYet {
-            d.volatile(Volatile::Client(factory.instance, VolatileClient::Open(ExpectedOpen::Expected)));
-            let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
-            d.volatile(Volatile::Client(factory.instance, VolatileClient::Extend(deadline)));
+            step.volatile(Volatile::Client(factory.instance, VolatileClient::Open(ExpectedOpen::Expected)));
+            let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+            step.volatile(Volatile::Client(factory.instance, VolatileClient::Extend(deadline)));
         }
-        d.send(peer, Expecting { instance: factory.instance, attempt: factory.current.number });
+        step.send(peer, Expecting { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
     /// The `openchannel` hook: exactly one open that matches the announcement is ours.
-    pub(crate) fn on_open_channel(&self, d: &mut StepBuilder<'_>, open: &OpenChannel) -> Answer {
+    pub(crate) fn on_open_channel(&self, step: &mut StepBuilder<'_>, open: &OpenChannel) -> Answer {
         let matching = self.client.iter().find_map(|(instance, ceremony)| {
             let factory = self.factories.get(instance)?;
             let Role::Client { lsp, index } = factory.current.role else {
@@ -261,11 +261,11 @@ impl Engine {
         });
         match matching {
             Some((instance, attempt)) => {
-                d.event(instance, OpenAccepted { attempt });
-                d.volatile(Volatile::Client(instance, VolatileClient::Open(ExpectedOpen::Seen)));
+                step.event(instance, OpenAccepted { attempt });
+                step.volatile(Volatile::Client(instance, VolatileClient::Open(ExpectedOpen::Seen)));
                 Answer::AcceptOpen
             }
-            None if let Some(answer) = self.on_open_sale(d, open) => answer,
+            None if let Some(answer) = self.on_open_sale(step, open) => answer,
             None if open.channel_in_factory.is_some() => {
                 Answer::RejectOpen("this open_channel names a factory that doesn't expect it".into())
             }
@@ -275,7 +275,7 @@ impl Engine {
 
     pub(crate) fn on_lsp_abort(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         abort: &Abort,
     ) -> Result<(), Fault> {
@@ -285,41 +285,41 @@ impl Engine {
         {
             return Err(Fault::stale("there is nothing to abort"));
         }
-        d.event(
+        step.event(
             factory.instance,
             Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)) },
         );
-        d.volatile(Volatile::End(factory.instance));
+        step.volatile(Volatile::End(factory.instance));
         Ok(())
     }
 
     /// Ends our part in an attempt and says why; what was signed is kept (S12).
-    pub(crate) fn client_gives_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+    pub(crate) fn client_gives_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
         if !factory.phase().is_creating() || factory.phase() == State::Invited {
             return;
         }
-        d.abort(factory, factory.lsp(), 0, reason, false);
-        self.end_attempt(d, factory, reason);
+        step.abort(factory, factory.lsp(), 0, reason, false);
+        self.end_attempt(step, factory, reason);
     }
 
-    fn end_attempt(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+    fn end_attempt(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
         // Its channel, if lightningd has it by now, stands on nothing.
         if let Some((channel_id, _)) =
             check_channel(factory).filter(|_| !factory.current.signatures.is_empty())
         {
-            d.effect(Effect::CloseChannel { channel_id });
+            step.effect(Effect::CloseChannel { channel_id });
         }
-        d.event(factory.instance, Aborted { reason: short(reason) });
-        d.volatile(Volatile::End(factory.instance));
+        step.event(factory.instance, Aborted { reason: short(reason) });
+        step.volatile(Volatile::End(factory.instance));
     }
 
-    pub(crate) fn client_peer_up(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn client_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for factory in self.factories.values() {
             let ours = matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer);
             let waiting = factory.phase().is_creating() && factory.phase() != State::Invited
                 || factory.phase() == State::Funding && factory.funding_height().is_none();
             if ours && waiting {
-                d.send(
+                step.send(
                     peer,
                     Resume {
                         instance: factory.instance,
@@ -333,47 +333,47 @@ impl Engine {
 
     /// A disconnect ends the open that lightningd had pending with the operator; nonces that were not
     /// used are thrown away with it (S2).
-    pub(crate) fn client_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn client_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for instance in self.client.keys() {
             if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
-                d.volatile(Volatile::End(*instance));
+                step.volatile(Volatile::End(*instance));
             }
         }
     }
 
-    pub(crate) fn client_tick(&self, d: &mut StepBuilder<'_>) {
+    pub(crate) fn client_tick(&self, step: &mut StepBuilder<'_>) {
         for (instance, ceremony) in &self.client {
-            if d.now < ceremony.deadline {
+            if step.now < ceremony.deadline {
                 continue;
             }
             if let Some(factory) = self.factories.get(instance) {
                 self.client_gives_up(
-                    d,
+                    step,
                     factory,
                     &format!("the operator went silent while {}", factory.phase()),
                 );
             }
-            d.volatile(Volatile::End(*instance));
+            step.volatile(Volatile::End(*instance));
         }
     }
 
     /// S29: an operator that never comes back doesn't keep us waiting for ever.
-    pub(crate) fn client_patience(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+    pub(crate) fn client_patience(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         let waiting = factory.current.role != Role::Lsp
             && factory.phase().is_creating()
             && factory.funding_height().is_none()
             && !self.client.contains_key(&factory.instance);
         let Some(since) = factory.current.invited_at.filter(|_| waiting) else { return };
-        if d.height >= since.saturating_add(PATIENCE) {
+        if step.height >= since.saturating_add(PATIENCE) {
             let reason = format!("the operator {} did nothing for {PATIENCE} blocks", factory.lsp());
-            d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
-            self.end_attempt(d, factory, &reason);
+            step.log(Level::Unusual, format!("{}: {reason}", factory.instance));
+            self.end_attempt(step, factory, &reason);
         }
     }
 
     pub(crate) fn client_started(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         channels: &[KnownChannel],
     ) {
@@ -383,13 +383,13 @@ impl Engine {
         });
         if matches!(factory.phase(), State::Aborted | State::Declined)
             && !suspect
-            && is_dead(factory, d.height)
+            && is_dead(factory, step.height)
         {
-            d.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
+            step.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
         } else if let (State::Storing, Some((channel_id, check))) = (factory.phase(), check_channel(factory))
             && channels.iter().any(|channel| channel.channel_id == channel_id)
         {
-            d.effect(check);
+            step.effect(check);
         }
     }
 

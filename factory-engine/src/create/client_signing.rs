@@ -29,7 +29,7 @@ use crate::wire::message::{
 impl Engine {
     pub(crate) fn on_propose(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         propose: Propose,
     ) -> Result<(), Fault> {
@@ -38,7 +38,7 @@ impl Engine {
             Asked::First => {}
             Asked::Again(answer) => {
                 if let Some(answer) = answer {
-                    d.send(peer, answer.clone());
+                    step.send(peer, answer.clone());
                 }
                 return Ok(());
             }
@@ -48,18 +48,18 @@ impl Engine {
             return Err(Fault::peer("a proposal before its open_channel"));
         }
         let tree = Arc::new(self.rebuild(factory, ceremony, index, &propose)?);
-        if d.height == ceremony.joined_at {
-            return self.sign_proposal(d, factory, ceremony, propose, tree);
+        if step.height == ceremony.joined_at {
+            return self.sign_proposal(step, factory, ceremony, propose, tree);
         }
-        look_for_funding(d, factory, &propose);
-        d.volatile(Volatile::Client(factory.instance, VolatileClient::Hold(Arc::new(propose))));
+        look_for_funding(step, factory, &propose);
+        step.volatile(Volatile::Client(factory.instance, VolatileClient::Hold(Arc::new(propose))));
         Ok(())
     }
 
     /// S25: a funding in a block that came before we knew what to look for would stay unknown.
     pub(crate) fn on_unspent(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         height: Height,
@@ -71,9 +71,9 @@ impl Engine {
         let Role::Client { index, .. } = factory.current.role else { return };
         let outcome = match result {
             // Another block since.
-            Ok(true) if height != d.height => return look_for_funding(d, factory, propose),
+            Ok(true) if height != step.height => return look_for_funding(step, factory, propose),
             Ok(true) => self.rebuild(factory, ceremony, index, propose).and_then(|tree| {
-                self.sign_proposal(d, factory, ceremony, Propose::clone(propose), Arc::new(tree))
+                self.sign_proposal(step, factory, ceremony, Propose::clone(propose), Arc::new(tree))
             }),
             Ok(false) => Err(Fault::peer("its funding transaction's inputs are spent already")),
             Err(error) => {
@@ -81,13 +81,13 @@ impl Engine {
             }
         };
         if let Err(Fault::Stale(reason) | Fault::Peer(reason)) = outcome {
-            self.client_gives_up(d, factory, &reason);
+            self.client_gives_up(step, factory, &reason);
         }
     }
 
     fn sign_proposal(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         ceremony: &ClientCeremony,
         propose: Propose,
@@ -110,14 +110,14 @@ impl Engine {
         )
         .map_err(Fault::peer)?;
 
-        d.event(
+        step.event(
             factory.instance,
             Signing { attempt: factory.current.number, proposal: stored, ledger, salt: Some(ceremony.salt) },
         );
-        d.volatile(Volatile::Tree(factory.instance, tree));
+        step.volatile(Volatile::Tree(factory.instance, tree));
         let role = SignAs::Member { plan, request: Arc::new(propose) };
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
-        d.volatile(Volatile::Sign(factory.instance, Box::new(SignJob { transcript, role, deadline })));
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+        step.volatile(Volatile::Sign(factory.instance, Box::new(SignJob { transcript, role, deadline })));
         Ok(())
     }
 
@@ -175,14 +175,19 @@ impl Engine {
         Ok(tree)
     }
 
-    pub(crate) fn on_ready(&self, d: &mut StepBuilder<'_>, peer: NodeId, ready: Ready) -> Result<(), Fault> {
+    pub(crate) fn on_ready(
+        &self,
+        step: &mut StepBuilder<'_>,
+        peer: NodeId,
+        ready: Ready,
+    ) -> Result<(), Fault> {
         let factory = self.own_factory(peer, ready.instance, ready.attempt)?;
         let tree = match (&factory.current.tree, factory.phase()) {
             (Some(tree), State::Signing) => tree,
             (Some(tree), State::Storing | State::Opening | State::Funding) => {
                 let plan = Plan::new(tree.clone(), tree.sessions());
                 return if plan.by_session(&ready.signatures) == factory.current.signatures {
-                    d.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
+                    step.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
                     Ok(())
                 } else {
                     Err(Fault::stale("other signatures are stored already"))
@@ -200,14 +205,14 @@ impl Engine {
                 Fault::peer(format!("the signature of {name} doesn't verify"))
             }
         })?;
-        d.event(factory.instance, Signed { signatures: ready.signatures });
-        d.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
+        step.event(factory.instance, Signed { signatures: ready.signatures });
+        step.send(peer, Stored { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
     pub(crate) fn on_channel_committed(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &ChannelCommitted,
     ) -> Result<(), Fault> {
@@ -219,8 +224,8 @@ impl Engine {
             return Err(Fault::peer("it committed another channel than our leaf's"));
         }
         match factory.phase() {
-            State::Storing => d.effect(check),
-            State::Funding => d.send(peer, checked(factory, channel_id)),
+            State::Storing => step.effect(check),
+            State::Funding => step.send(peer, checked(factory, channel_id)),
             _ => return Err(Fault::stale("no path is stored yet")),
         }
         Ok(())
@@ -228,7 +233,7 @@ impl Engine {
 
     pub(crate) fn on_channel_check(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         result: Result<(), CheckFailure>,
@@ -247,25 +252,25 @@ impl Engine {
             Ok(()) => None,
             Err(CheckFailure::NotYet) => {
                 let text = "this node has no channel on our leaf yet: nothing is relied on before it has";
-                d.log(Level::Unusual, format!("{instance}: {text}"));
+                step.log(Level::Unusual, format!("{instance}: {text}"));
                 return;
             }
-            Err(failure) => self.unchecked(d, instance, "the leaf", failure),
+            Err(failure) => self.unchecked(step, instance, "the leaf", failure),
         };
         match failure {
             None => {
-                d.event(instance, ChannelChecked { client: index, channel_id });
-                d.volatile(Volatile::End(instance));
-                d.send(lsp, checked(factory, channel_id));
+                step.event(instance, ChannelChecked { client: index, channel_id });
+                step.volatile(Volatile::End(instance));
+                step.send(lsp, checked(factory, channel_id));
             }
-            Some(reason) => self.client_gives_up(d, factory, &reason),
+            Some(reason) => self.client_gives_up(step, factory, &reason),
         }
     }
 
     /// Why a channel can't be relied on that `what` should pay; nothing if it can all the same.
     pub(crate) fn unchecked(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         what: &str,
         failure: CheckFailure,
@@ -273,7 +278,7 @@ impl Engine {
         match failure {
             CheckFailure::NotYet => Some("this node has no such channel".to_owned()),
             CheckFailure::Unavailable(reason) if self.config.unsafe_skip_funding_check => {
-                d.log(
+                step.log(
                     Level::Unusual,
                     format!("{instance}: funding script not checked ({reason}), as an unsafe option says"),
                 );
@@ -284,7 +289,7 @@ impl Engine {
             }
             CheckFailure::Mismatch(reason) => {
                 let text = format!("{what} does not pay our channel: {reason}");
-                d.log(Level::Broken, format!("{instance}: {text}"));
+                step.log(Level::Broken, format!("{instance}: {text}"));
                 Some(text)
             }
         }
@@ -292,7 +297,7 @@ impl Engine {
 
     pub(crate) fn on_funding_broadcast(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &FundingBroadcast,
     ) -> Result<(), Fault> {
@@ -300,7 +305,7 @@ impl Engine {
         if factory.funding().map(|funding| funding.txid) != Some(message.txid) {
             return Err(Fault::stale("it is not the funding transaction that we signed for"));
         }
-        d.log(
+        step.log(
             Level::Debug,
             format!("{}: funding transaction {} is broadcast", factory.instance, message.txid),
         );
@@ -312,10 +317,10 @@ fn checked(factory: &Factory, channel_id: ChannelId) -> CheckedMessage {
     CheckedMessage { instance: factory.instance, attempt: factory.current.number, channel_id }
 }
 
-fn look_for_funding(d: &mut StepBuilder<'_>, factory: &Factory, propose: &Propose) {
+fn look_for_funding(step: &mut StepBuilder<'_>, factory: &Factory, propose: &Propose) {
     // A transaction spends all of its inputs, or none.
     if let Some(input) = propose.funding_tx.input.first() {
         let (instance, attempt, outpoint) = (factory.instance, factory.current.number, input.previous_output);
-        d.effect(Effect::CheckUnspent { instance, attempt, height: d.height, outpoint });
+        step.effect(Effect::CheckUnspent { instance, attempt, height: step.height, outpoint });
     }
 }

@@ -24,9 +24,9 @@ use crate::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, PROTOCOL_ID,
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join, Resume};
 
 impl Engine {
-    pub(crate) fn create(&self, d: &mut StepBuilder<'_>, create: &Create) -> Result<Answer, Refusal> {
+    pub(crate) fn create(&self, step: &mut StepBuilder<'_>, create: &Create) -> Result<Answer, Refusal> {
         self.check_clients(create)?;
-        let instance = InstanceId(d.rng.bytes32());
+        let instance = InstanceId(step.rng.bytes32());
         let config = &self.config;
         let terms = Terms {
             instance,
@@ -39,7 +39,7 @@ impl Engine {
             state_count: config.state_count,
             stock_csv: config.stock_csv,
             tree_feerate: create.tree_feerate,
-            timeout_height: d.height.saturating_add(create.lifetime_blocks),
+            timeout_height: step.height.saturating_add(create.lifetime_blocks),
             dying_blocks: create.dying_blocks,
             confirm_blocks: config.confirm_blocks,
             margin_blocks: config.margin_blocks,
@@ -60,8 +60,11 @@ impl Engine {
             return Err(Refusal::NoTimeToEvict { lifetime_blocks, needed, stock_csv });
         }
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
-        d.event(instance, Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID });
-        self.invite(d, &terms, 1, &clients);
+        step.event(
+            instance,
+            Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID },
+        );
+        self.invite(step, &terms, 1, &clients);
         Ok(Answer::Created(instance))
     }
 
@@ -85,23 +88,23 @@ impl Engine {
     }
 
     /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
-    fn invite(&self, d: &mut StepBuilder<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
-        let deadline = d.now.saturating_add(self.config.invite_timeout);
+    fn invite(&self, step: &mut StepBuilder<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
+        let deadline = step.now.saturating_add(self.config.invite_timeout);
         let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
         let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, Phase::Inviting, deadline);
-        d.volatile(Volatile::StartLsp(terms.instance, ceremony));
+        step.volatile(Volatile::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
             return;
         };
         for (client, node) in (0u32..).zip(clients) {
             if self.peers.contains(node) {
-                d.send(*node, invitation(terms, &layout, attempt, client));
+                step.send(*node, invitation(terms, &layout, attempt, client));
             }
         }
     }
 
-    pub(crate) fn on_join(&self, d: &mut StepBuilder<'_>, peer: NodeId, join: Join) -> Result<(), Fault> {
+    pub(crate) fn on_join(&self, step: &mut StepBuilder<'_>, peer: NodeId, join: Join) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, join.instance, join.attempt)?;
         if let Some(before) = ceremony.joins.get(&client) {
             return if *before == join {
@@ -125,11 +128,11 @@ impl Engine {
             return Err(Fault::peer("its factory key is another member's"));
         }
         // The change first: what follows from it may end the attempt.
-        d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Joined(client, join.clone(), nonces)));
+        step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Joined(client, join.clone(), nonces)));
         if ceremony.signing.lacks_only(client) {
             let mut joins = ceremony.joins.clone();
             joins.insert(client, join);
-            self.open_channels(d, factory, &joins);
+            self.open_channels(step, factory, &joins);
         }
         Ok(())
     }
@@ -137,7 +140,7 @@ impl Engine {
     /// Everybody has joined: fund, and announce the channels.
     fn open_channels(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         joins: &std::collections::BTreeMap<ClientIndex, Join>,
     ) {
@@ -146,22 +149,22 @@ impl Engine {
         let key = match funding_key(&factory.current.layout, &roster) {
             Ok(key) => Box::new(key),
             Err(error) => {
-                return self.give_up(d, factory, &format!("its keys make no funding script: {error}"));
+                return self.give_up(step, factory, &format!("its keys make no funding script: {error}"));
             }
         };
         let script = key_script(key.output_key());
         let instance = factory.instance;
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::FundingKey(key)));
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
-        d.effect(Effect::PrepareFunding {
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::FundingKey(key)));
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
+        step.effect(Effect::PrepareFunding {
             instance,
             attempt: factory.current.number,
             script,
             amount: factory.current.layout.funding_value(),
         });
         for (client, node) in (0u32..).zip(&factory.current.clients) {
-            d.send(
+            step.send(
                 *node,
                 ExpectChannel {
                     instance,
@@ -177,7 +180,7 @@ impl Engine {
 
     pub(crate) fn on_expecting(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         instance: InstanceId,
         attempt: u32,
@@ -186,8 +189,8 @@ impl Engine {
         if ceremony.phase != Phase::Opening || ceremony.expecting.contains(&client) {
             return Err(Fault::stale("its channel is open already"));
         }
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Expecting(client)));
-        d.effect(Effect::StartChannel {
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Expecting(client)));
+        step.effect(Effect::StartChannel {
             instance,
             attempt,
             client,
@@ -201,7 +204,7 @@ impl Engine {
 
     pub(crate) fn on_channel_started(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         client: ClientIndex,
@@ -217,61 +220,61 @@ impl Engine {
         let script = match result {
             Ok(script) if script.is_p2wsh() => script,
             Ok(_) => {
-                return self.give_up(d, factory, "a channel's funding script is not P2WSH");
+                return self.give_up(step, factory, "a channel's funding script is not P2WSH");
             }
             Err(error) => {
                 let reason = format!("the channel with {peer} can't be opened: {error}");
-                return self.restart(d, factory, &error.blames(peer), &reason);
+                return self.restart(step, factory, &error.blames(peer), &reason);
             }
         };
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
         let others = ceremony.scripts.keys().filter(|other| **other != client).count();
         if let Some(funding) = &ceremony.funding
             && others.saturating_add(1) == factory.current.clients.len()
         {
             let mut scripts = ceremony.scripts.clone();
             scripts.insert(client, script);
-            self.begin_signing(d, factory, ceremony, &scripts, funding);
+            self.begin_signing(step, factory, ceremony, &scripts, funding);
         }
     }
 
     pub(crate) fn on_funding_prepared(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         result: Result<PreparedFunding, NodeError>,
     ) {
         let Some((factory, ceremony)) = self.current(instance, attempt) else {
             if let Ok(funding) = result {
-                d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
+                step.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
             }
             return;
         };
         let funding = match result {
             Ok(funding) => funding,
             Err(error) => {
-                return self.give_up(d, factory, &format!("the wallet can't fund it: {error}"));
+                return self.give_up(step, factory, &format!("the wallet can't fund it: {error}"));
             }
         };
         // What can't be read again is never stored.
         let known = funding.prevouts.len() == funding.tx.input.len();
         if !known || funding.prevouts.iter().any(|prevout| prevout.value > Amount::MAX_MONEY) {
-            d.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
-            return self.give_up(d, factory, "the wallet doesn't say what its inputs are worth");
+            step.effect(Effect::ReleaseFunding { inputs: inputs(&funding.tx) });
+            return self.give_up(step, factory, "the wallet doesn't say what its inputs are worth");
         }
         // So that a restart knows what to give back.
         let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
-        d.event(instance, FundingReserved { attempt, tx, prevouts });
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
+        step.event(instance, FundingReserved { attempt, tx, prevouts });
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
         if ceremony.scripts.len() == factory.current.clients.len() {
-            self.begin_signing(d, factory, ceremony, &ceremony.scripts, &funding);
+            self.begin_signing(step, factory, ceremony, &ceremony.scripts, &funding);
         }
     }
 
     pub(crate) fn on_client_abort(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         peer: NodeId,
         abort: &Abort,
@@ -280,22 +283,28 @@ impl Engine {
         let reason = format!("{peer} aborts: {}", abort.reason);
         // Whom it blames is not believed (S4): a member names only itself.
         let left_out: &[NodeId] = if abort.retry != 0 { &[] } else { &[peer] };
-        self.restart(d, factory, left_out, &reason);
+        self.restart(step, factory, left_out, &reason);
         Ok(())
     }
 
     /// A member broke the protocol: go on without it, unless the channels are already committed to.
-    pub(crate) fn lsp_fault(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+    pub(crate) fn lsp_fault(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        peer: NodeId,
+        reason: &str,
+    ) {
         if self.lsp.contains_key(&factory.instance) && factory.client_of(peer).is_some() {
-            self.restart(d, factory, &[peer], &format!("{peer}: {reason}"));
+            self.restart(step, factory, &[peer], &format!("{peer}: {reason}"));
         }
     }
 
-    pub(crate) fn lsp_peer_up(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn lsp_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
             match ceremony.phase {
                 Phase::Inviting if !ceremony.joins.contains_key(&client) => {
-                    d.send(
+                    step.send(
                         peer,
                         invitation(
                             &factory.current.terms,
@@ -305,7 +314,7 @@ impl Engine {
                         ),
                     );
                 }
-                Phase::Completing => self.ask_for_check(d, factory, peer, client),
+                Phase::Completing => self.ask_for_check(step, factory, peer, client),
                 _ => {}
             }
         }
@@ -313,28 +322,28 @@ impl Engine {
 
     /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
     /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
-    pub(crate) fn lsp_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn lsp_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
             match ceremony.phase {
                 // With the connection the client has lost the nonces of its join; it is asked again.
                 Phase::Inviting if ceremony.joins.contains_key(&client) => {
-                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                    step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
                 Phase::Inviting | Phase::Completing => {}
-                _ => self.restart(d, factory, &[], &format!("{peer} disconnected")),
+                _ => self.restart(step, factory, &[], &format!("{peer} disconnected")),
             }
         }
     }
 
     pub(crate) fn on_resume(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         resume: &Resume,
     ) -> Result<(), Fault> {
         let Some(factory) = self.factories.get(&resume.instance) else {
             // Forgotten here: nobody shall wait for it (S29).
-            d.send(peer, over(resume, "the operator knows no such factory"));
+            step.send(peer, over(resume, "the operator knows no such factory"));
             return Ok(());
         };
         if factory.current.role != Role::Lsp {
@@ -344,7 +353,7 @@ impl Engine {
             // It was away when it was left out, and still waits (S29).
             let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
             let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
-            d.send(peer, over(resume, &format!("it was left out: {why}")));
+            step.send(peer, over(resume, &format!("it was left out: {why}")));
             return Ok(());
         };
         match self.lsp.get(&factory.instance) {
@@ -353,9 +362,9 @@ impl Engine {
                 if ceremony.phase == Phase::Inviting && resume.attempt == factory.current.number =>
             {
                 if ceremony.joins.contains_key(&client) {
-                    d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                    step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
-                d.send(
+                step.send(
                     peer,
                     invitation(
                         &factory.current.terms,
@@ -366,48 +375,56 @@ impl Engine {
                 );
             }
             Some(ceremony) if ceremony.phase == Phase::Completing => {
-                self.ask_for_check(d, factory, peer, client);
+                self.ask_for_check(step, factory, peer, client);
             }
             Some(_) => {}
-            None if factory.phase() == State::Funding => self.tell_broadcast(d, factory, peer),
+            None if factory.phase() == State::Funding => self.tell_broadcast(step, factory, peer),
             None => {
                 let reason =
                     factory.failure().map(str::to_owned).unwrap_or_else(|| "the factory is gone".into());
-                d.send(peer, over(resume, &reason));
+                step.send(peer, over(resume, &reason));
             }
         }
         Ok(())
     }
 
-    pub(crate) fn lsp_tick(&self, d: &mut StepBuilder<'_>) {
+    pub(crate) fn lsp_tick(&self, step: &mut StepBuilder<'_>) {
         for (instance, ceremony) in &self.lsp {
             let Some(factory) = self.factories.get(instance) else {
                 continue;
             };
-            if d.now < ceremony.deadline {
+            if step.now < ceremony.deadline {
                 continue;
             }
             let silent = silent(factory, ceremony);
             if silent.is_empty() {
-                self.give_up(d, factory, "the operator's own node was not ready in time");
+                self.give_up(step, factory, "the operator's own node was not ready in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
                 let phase = ceremony.phase.name();
                 let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
-                self.restart(d, factory, &silent, &reason);
+                self.restart(step, factory, &silent, &reason);
             }
         }
     }
 
-    pub(crate) fn lsp_started(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    pub(crate) fn lsp_started(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
         match factory.phase() {
             State::Joining | State::Signing | State::Storing => {
-                self.restart(d, factory, &[], "this node was restarted");
+                self.restart(step, factory, &[], "this node was restarted");
             }
-            State::Opening => self.resume_completing(d, factory, channels),
-            State::Funding if factory.funding_height().is_none() => self.send_funding(d, factory),
+            State::Opening => self.resume_completing(step, factory, channels),
+            State::Funding if factory.funding_height().is_none() => self.send_funding(step, factory),
             State::Aborted if factory.signed_for().is_empty() => {
-                d.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
+                step.event(
+                    factory.instance,
+                    Forgotten { reason: "it ended before anything was signed".into() },
+                );
             }
             _ => {}
         }
@@ -415,7 +432,7 @@ impl Engine {
 
     /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
     /// committed counts, whether or not we came to store it.
-    fn resume_completing(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    fn resume_completing(&self, step: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
         let mut missing = false;
         let id_of = |client| {
             factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
@@ -425,7 +442,7 @@ impl Engine {
             match *id {
                 Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
                     if !factory.current.channels.contains_key(&client) {
-                        d.event(factory.instance, ChannelCommitted { client, channel_id });
+                        step.event(factory.instance, ChannelCommitted { client, channel_id });
                     }
                 }
                 _ => missing = true,
@@ -434,12 +451,12 @@ impl Engine {
         if missing {
             for id in ids {
                 if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
-                    d.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+                    step.effect(Effect::CloseChannel { channel_id: channel.channel_id });
                 }
             }
-            self.restart(d, factory, &[], "this node was restarted before every channel was committed");
+            self.restart(step, factory, &[], "this node was restarted before every channel was committed");
         } else {
-            let deadline = d.now.saturating_add(self.config.invite_timeout);
+            let deadline = step.now.saturating_add(self.config.invite_timeout);
             let own_key = self
                 .factory_key(factory.instance, factory.current.number)
                 .public()
@@ -449,14 +466,14 @@ impl Engine {
             let clients = factory.current.terms.clients();
             let ceremony =
                 LspCeremony::new(factory.current.number, clients, own_key, Phase::Completing, deadline);
-            d.volatile(Volatile::StartLsp(factory.instance, ceremony));
+            step.volatile(Volatile::StartLsp(factory.instance, ceremony));
         }
     }
 
     /// Gives the attempt up, leaves nothing behind, and begins the next one with whoever is left.
     pub(crate) fn restart(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         left_out: &[NodeId],
         reason: &str,
@@ -475,14 +492,14 @@ impl Engine {
             } else {
                 format!("{reason}; gave up after {} attempts", factory.current.number)
             };
-            return self.give_up(d, factory, &reason);
+            return self.give_up(step, factory, &reason);
         }
-        self.clean_up(d, factory, left_out, reason);
+        self.clean_up(step, factory, left_out, reason);
         let attempt = factory.current.number.saturating_add(1);
         let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
         let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
         let terms = Terms { capacities, ..factory.current.terms.clone() };
-        d.log(
+        step.log(
             Level::Info,
             format!(
                 "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
@@ -491,7 +508,7 @@ impl Engine {
                 clients.len()
             ),
         );
-        d.event(
+        step.event(
             factory.instance,
             AttemptStarted {
                 attempt,
@@ -501,30 +518,30 @@ impl Engine {
                 left_out: left_out.to_vec(),
             },
         );
-        self.invite(d, &terms, attempt, &clients);
+        self.invite(step, &terms, attempt, &clients);
     }
 
     /// Ends creation for good.
-    pub(crate) fn give_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
-        self.clean_up(d, factory, &factory.current.clients, reason);
-        d.volatile(Volatile::End(factory.instance));
-        d.event(factory.instance, Aborted { reason: short(reason) });
+    pub(crate) fn give_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        self.clean_up(step, factory, &factory.current.clients, reason);
+        step.volatile(Volatile::End(factory.instance));
+        step.event(factory.instance, Aborted { reason: short(reason) });
     }
 
     /// Undoes what the attempt has done in lightningd, here and at the clients.
-    fn clean_up(&self, d: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+    fn clean_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
         let ceremony = self.lsp.get(&factory.instance);
         let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
         for (client, node) in (0u32..).zip(&factory.current.clients) {
-            d.abort(factory, *node, phase, reason, !left_out.contains(node));
+            step.abort(factory, *node, phase, reason, !left_out.contains(node));
             if let Some(channel_id) = factory.current.channels.get(&client) {
-                d.effect(Effect::CloseChannel { channel_id: *channel_id });
+                step.effect(Effect::CloseChannel { channel_id: *channel_id });
             } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
-                d.effect(Effect::CancelChannel { peer: *node });
+                step.effect(Effect::CancelChannel { peer: *node });
             }
         }
         if let Some(reserved) = &factory.current.reserved {
-            d.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
+            step.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
         }
     }
 

@@ -49,7 +49,7 @@ impl Engine {
     /// Everything that determines the transactions is known: fix them, and propose them.
     pub(crate) fn begin_signing(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         ceremony: &LspCeremony,
         scripts: &BTreeMap<ClientIndex, ScriptBuf>,
@@ -78,18 +78,18 @@ impl Engine {
         ) {
             Ok(tree) => Arc::new(tree),
             Err(error) => {
-                return self.give_up(d, factory, &format!("the tree can't be built: {error}"));
+                return self.give_up(step, factory, &format!("the tree can't be built: {error}"));
             }
         };
         let plan = Plan::new(tree.clone(), tree.sessions());
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
-            return self.give_up(d, factory, &error.to_string());
+            return self.give_up(step, factory, &error.to_string());
         }
-        let opened = match ceremony.signing.open(plan, None, &key, || d.rng.bytes32()) {
+        let opened = match ceremony.signing.open(plan, None, &key, || step.rng.bytes32()) {
             Ok(opened) => opened,
             Err(error) => {
-                return self.give_up(d, factory, &format!("nonces don't aggregate: {error}"));
+                return self.give_up(step, factory, &format!("nonces don't aggregate: {error}"));
             }
         };
         let by_id = opened.plan().by_session(opened.nonces());
@@ -99,15 +99,15 @@ impl Engine {
             .map_err(Clone::clone)
             .and_then(|hashes| transcript::root(&terms_bytes(factory), &roster, &tree, hashes));
         let (Ok(hashes), Ok(transcript)) = (hashes, transcript) else {
-            return self.give_up(d, factory, "the transcript can't be hashed");
+            return self.give_up(step, factory, "the transcript can't be hashed");
         };
 
-        d.event(
+        step.event(
             factory.instance,
             Signing { attempt: factory.current.number, proposal: stored, ledger, salt: None },
         );
-        d.volatile(Volatile::Tree(factory.instance, tree.clone()));
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(Volatile::Tree(factory.instance, tree.clone()));
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let mut nonces = opened.plan().shares(opened.nonces());
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             let foreign = Tree::foreign_coins(&factory.current.layout, client);
@@ -120,15 +120,15 @@ impl Engine {
             proposal.foreign_hashes =
                 foreign.iter().filter_map(|coin| Some((*coin, *hashes.get(coin)?))).collect();
             proposal.nonces = nonces.remove(&client).unwrap_or_default();
-            d.send(*node, proposal.clone());
+            step.send(*node, proposal.clone());
         }
         let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
-        d.volatile(Volatile::Sign(factory.instance, Box::new(job)));
+        step.volatile(Volatile::Sign(factory.instance, Box::new(job)));
     }
 
     pub(crate) fn on_partial_signatures(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: PartialSignatures,
     ) -> Result<(), Fault> {
@@ -142,12 +142,12 @@ impl Engine {
             }
         }
         // Before what follows from it: that may end the attempt, and the next must not begin with this.
-        d.volatile(Volatile::Lsp(
+        step.volatile(Volatile::Lsp(
             factory.instance,
             VolatileLsp::Partials(client, message.signatures.clone()),
         ));
         if ceremony.signing.lacks_only(client) {
-            self.finish_signing(d, factory, ceremony, client, &message.signatures);
+            self.finish_signing(step, factory, ceremony, client, &message.signatures);
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ impl Engine {
     /// `client` was the last: everybody's partial signatures make the finished ones, or somebody's is bad (S4).
     fn finish_signing(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         ceremony: &LspCeremony,
         client: ClientIndex,
@@ -164,14 +164,14 @@ impl Engine {
         let signing = &ceremony.signing;
         let signatures = match signing.finish((client, partials), |client| member_key(factory, client)) {
             Ok(signatures) => signatures,
-            Err(failure) => return self.not_signed(d, factory, &failure),
+            Err(failure) => return self.not_signed(step, factory, &failure),
         };
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let mut paths = signing.shares(&signatures);
-        d.event(factory.instance, Signed { signatures });
-        d.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Phase(Phase::Storing, deadline)));
+        step.event(factory.instance, Signed { signatures });
+        step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Phase(Phase::Storing, deadline)));
         for (client, node) in (0u32..).zip(&factory.current.clients) {
-            d.send(
+            step.send(
                 *node,
                 Ready {
                     instance: factory.instance,
@@ -182,27 +182,27 @@ impl Engine {
         }
     }
 
-    fn not_signed(&self, d: &mut StepBuilder<'_>, factory: &Factory, failure: &Failure) {
+    fn not_signed(&self, step: &mut StepBuilder<'_>, factory: &Factory, failure: &Failure) {
         match failure {
             Failure::Culprit { client, session } => {
                 let Some(node) = factory.node_of(*client) else { return };
                 let reason = format!("{node} sent a bad partial signature for {session}");
-                return self.restart(d, factory, &[node], &reason);
+                return self.restart(step, factory, &[node], &reason);
             }
             Failure::Nobody(_) => {
-                d.log(
+                step.log(
                     Level::Broken,
                     format!("{}: no member is to blame for a bad signature", factory.instance),
                 );
             }
             Failure::NotSigned => {}
         }
-        self.give_up(d, factory, &failure.to_string());
+        self.give_up(step, factory, &failure.to_string());
     }
 
     pub(crate) fn on_stored(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         instance: InstanceId,
         attempt: u32,
@@ -211,19 +211,19 @@ impl Engine {
         if ceremony.phase != Phase::Storing || ceremony.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Stored(client)));
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Stored(client)));
         if ceremony.stored.len().saturating_add(1) < factory.current.clients.len() {
             return Ok(());
         }
         // Everybody can leave by itself now. Only from here on may a channel be committed to.
-        d.event(instance, AllStored {});
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Completing, deadline)));
+        step.event(instance, AllStored {});
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Completing, deadline)));
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             let Some(leaf) = leaf_of(factory, client) else {
                 continue;
             };
-            d.effect(Effect::CompleteChannel {
+            step.effect(Effect::CompleteChannel {
                 instance,
                 attempt,
                 client,
@@ -238,7 +238,7 @@ impl Engine {
 
     pub(crate) fn on_channel_completed(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         attempt: u32,
         client: ClientIndex,
@@ -246,7 +246,7 @@ impl Engine {
     ) {
         let Some((factory, _)) = self.current(instance, attempt) else {
             if let Ok(channel_id) = result {
-                d.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id });
             }
             return;
         };
@@ -257,16 +257,16 @@ impl Engine {
             factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of);
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
-                d.event(instance, ChannelCommitted { client, channel_id });
-                d.send(node, CommittedMessage { instance, attempt, channel_id });
+                step.event(instance, ChannelCommitted { client, channel_id });
+                step.send(node, CommittedMessage { instance, attempt, channel_id });
             }
             Ok(channel_id) => {
-                d.effect(Effect::CloseChannel { channel_id });
-                self.give_up(d, factory, "a channel was committed on another outpoint than the leaf's");
+                step.effect(Effect::CloseChannel { channel_id });
+                self.give_up(step, factory, "a channel was committed on another outpoint than the leaf's");
             }
             Err(error) => {
                 let reason = format!("the channel with {node} can't be committed: {error}");
-                self.restart(d, factory, &error.blames(node), &reason);
+                self.restart(step, factory, &error.blames(node), &reason);
             }
         }
     }
@@ -274,7 +274,7 @@ impl Engine {
     /// Tells a client again that its channel is committed and waits for its check.
     pub(crate) fn ask_for_check(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         peer: NodeId,
         client: ClientIndex,
@@ -283,7 +283,7 @@ impl Engine {
             return;
         };
         if !factory.current.checked.contains(&client) {
-            d.send(
+            step.send(
                 peer,
                 CommittedMessage {
                     instance: factory.instance,
@@ -296,7 +296,7 @@ impl Engine {
 
     pub(crate) fn on_client_checked(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &ClientChecked,
     ) -> Result<(), Fault> {
@@ -311,29 +311,29 @@ impl Engine {
         if message.channel_id != *committed {
             return Err(Fault::peer("it checked another channel"));
         }
-        d.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
+        step.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
         if factory.current.checked.len().saturating_add(1) == factory.current.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
-            d.event(factory.instance, FundingReleased { height: d.height });
-            d.volatile(Volatile::End(factory.instance));
-            self.send_funding(d, factory);
+            step.event(factory.instance, FundingReleased { height: step.height });
+            step.volatile(Volatile::End(factory.instance));
+            self.send_funding(step, factory);
             for node in &factory.current.clients {
-                self.tell_broadcast(d, factory, *node);
+                self.tell_broadcast(step, factory, *node);
             }
         }
         Ok(())
     }
 
-    pub(crate) fn send_funding(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+    pub(crate) fn send_funding(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         if let Some(reserved) = &factory.current.reserved {
             let (tx, prevouts) = (reserved.tx.clone(), reserved.prevouts.clone());
-            d.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts });
+            step.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts });
         }
     }
 
-    pub(crate) fn tell_broadcast(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
+    pub(crate) fn tell_broadcast(&self, step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
         if let Some(funding) = factory.funding() {
-            d.send(
+            step.send(
                 peer,
                 FundingBroadcast {
                     instance: factory.instance,
@@ -348,7 +348,7 @@ impl Engine {
 /// The transaction that has a client's channel as output.
 pub(crate) fn leaf_of(factory: &Factory, client: ClientIndex) -> Option<&Session> {
     let (node, _) = factory.current.layout.channel_place(client)?;
-    let id = SessionId { coin: node, role: crate::tx::layout::Role::State };
+    let id = SessionId { coin: node, role: crate::tx::layout::SpendRole::State };
     factory.current.tree.as_ref()?.session(id)
 }
 

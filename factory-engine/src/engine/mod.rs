@@ -189,7 +189,7 @@ impl Engine {
         FactoryKey::derive_salted(&self.master, instance, attempt, salt)
     }
 
-    /// When [`Input::Tick`] is due at the latest.
+    /// When [`Input::Tick`](crate::io::Input::Tick) is due at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
         let lsp = self.lsp.values().map(|ceremony| ceremony.deadline);
         let sales = self.lsp_sales.values().filter_map(LspSale::deadline);

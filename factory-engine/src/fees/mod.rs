@@ -1,5 +1,5 @@
 //! What each transaction of ours should pay, by when, and how much at most (S26). Carrying it out is
-//! the node's: [`Effect::Bump`], answered by [`Input::Published`](crate::protocol::Input::Published).
+//! the node's: [`Effect::Bump`], answered by [`Input::Published`](crate::io::Input::Published).
 
 mod stakes;
 
@@ -39,61 +39,67 @@ impl Engine {
 
     /// After each block, with everything that the node knows: each transaction that is due is weighed
     /// anew.
-    pub(crate) fn on_fees(&self, d: &mut StepBuilder<'_>, news: FeeNews) {
+    pub(crate) fn on_fees(&self, step: &mut StepBuilder<'_>, news: FeeNews) {
         let mut fees = self.fees.clone();
         fees.apply(VolatileFees::News(news.clone()));
-        d.volatile(Volatile::Fees(VolatileFees::News(news)));
+        step.volatile(Volatile::Fees(VolatileFees::News(news)));
         let mut waiting = BTreeSet::new();
         for factory in self.factories.values() {
-            for (what, tx) in due(factory, d.height) {
+            for (what, tx) in due(factory, step.height) {
                 waiting.insert(tx.compute_txid());
-                self.raise(d, &fees, factory, what, tx);
+                self.raise(step, &fees, factory, what, tx);
             }
         }
-        d.volatile(Volatile::Fees(VolatileFees::Only(waiting)));
+        step.volatile(Volatile::Fees(VolatileFees::Only(waiting)));
     }
 
     fn raise(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         fees: &Fees,
         factory: &Factory,
         what: String,
         parent: Transaction,
     ) {
-        let Some((bump, deadline)) = bump(fees, factory, &parent, d.height) else {
+        let Some((bump, deadline)) = bump(fees, factory, &parent, step.height) else {
             let txid = parent.compute_txid();
             if let Some(before) = fees.reports.get(&txid) {
                 // What it carries is enough again.
-                d.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(before.without_need()))));
+                step.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(before.without_need()))));
             }
             return;
         };
-        d.effect(Effect::Bump(Box::new(Raise { instance: factory.instance, what, parent, bump, deadline })));
+        step.effect(Effect::Bump(Box::new(Raise {
+            instance: factory.instance,
+            what,
+            parent,
+            bump,
+            deadline,
+        })));
     }
 
     /// What became of a broadcast, or of a child.
-    pub(crate) fn on_published(&self, d: &mut StepBuilder<'_>, txid: Txid, report: Report) {
+    pub(crate) fn on_published(&self, step: &mut StepBuilder<'_>, txid: Txid, report: Report) {
         let before = self.fees.reports.get(&txid);
         let report = if report.target.is_some() { report } else { report.of_broadcast(before) };
         let (instance, what) = (report.instance, &report.what);
         match (&report.trouble, before.and_then(|before| before.trouble.as_ref())) {
             (Some(trouble), before) if !before.is_some_and(|before| before.is_like(trouble)) => {
                 let by = report.target.map_or_else(String::new, |(_, at)| format!(", due by height {at}"));
-                d.log(trouble.level(), format!("{instance}: {what} {txid}{by}: {trouble}"));
+                step.log(trouble.level(), format!("{instance}: {what} {txid}{by}: {trouble}"));
             }
-            (None, Some(_)) => d.log(Level::Info, format!("{instance}: {what} {txid} is on its way")),
+            (None, Some(_)) => step.log(Level::Info, format!("{instance}: {what} {txid} is on its way")),
             _ => {}
         }
         if let Some(child) =
             report.child.filter(|child| before.and_then(|before| before.child) != Some(*child))
         {
-            d.log(
+            step.log(
                 Level::Info,
                 format!("{instance}: {what} {txid}: child {} pays {} sat", child.txid, child.fee.to_sat()),
             );
         }
-        d.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(report))));
+        step.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(report))));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::memory::fees::Fees;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::tx::child::Bump;
-use crate::tx::layout::{NodeIndex, NodeKind, Role as SpendRole, fee};
+use crate::tx::layout::{NodeIndex, NodeKind, SpendRole, fee};
 use crate::tx::scripts::anchor_script;
 use crate::tx::tree::Session;
 use crate::types::{Amount, Height, OutPoint, Transaction};

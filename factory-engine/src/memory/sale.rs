@@ -38,14 +38,14 @@ pub(crate) enum SalePhase {
 
 /// What a sale is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deal {
+pub(crate) struct SaleTerms {
     pub(crate) number: u32,
     pub(crate) buyer: ClientIndex,
     pub(crate) amount: Amount,
     pub(crate) price_msat: u64,
 }
 
-impl Deal {
+impl SaleTerms {
     /// The record that stands before the first partial signature (S8, S10).
     pub(crate) fn signing(
         self,
@@ -60,7 +60,7 @@ impl Deal {
 
 /// L's side of a sale under way.
 pub(crate) struct LspSale {
-    pub(crate) deal: Deal,
+    pub(crate) deal: SaleTerms,
     pub(crate) phase: SalePhase,
     pub(crate) deadline: Millis,
     /// Names this try: an answer to an earlier one that is still under way has other nonces.
@@ -76,14 +76,14 @@ pub(crate) struct LspSale {
     /// Whether its buyer would take an ordinary channel instead.
     pub(crate) jit: bool,
     /// Why it is one by now, if so. Then its number is 0.
-    pub(crate) instead: Option<String>,
+    pub(crate) jit_reason: Option<String>,
 }
 
 impl LspSale {
     pub(crate) fn new(
         factory: &Factory,
         coin: CoinIndex,
-        deal: Deal,
+        deal: SaleTerms,
         phase: SalePhase,
         deadline: Millis,
     ) -> Self {
@@ -99,7 +99,7 @@ impl LspSale {
             signing: Coordinator::new(clients),
             stored: BTreeSet::new(),
             jit: false,
-            instead: None,
+            jit_reason: None,
         }
     }
 
@@ -110,13 +110,13 @@ impl LspSale {
 
     /// Whether nobody else has heard of it.
     pub(crate) fn concerns_buyer_alone(&self) -> bool {
-        self.phase == SalePhase::Waiting || self.instead.is_some()
+        self.phase == SalePhase::Waiting || self.jit_reason.is_some()
     }
 }
 
 /// A client's side of a sale under way, as buyer or neighbour.
 pub(crate) struct ClientSale {
-    pub(crate) deal: Deal,
+    pub(crate) deal: SaleTerms,
     pub(crate) join: SaleJoin,
     pub(crate) signing: Signer<SalePropose>,
     /// Buyer: the operator's open.
@@ -153,7 +153,7 @@ pub struct Purchase {
     /// Who had to be waited for.
     pub away: Vec<NodeId>,
     /// The ordinary channel that was agreed to instead.
-    pub instead: Option<Instead>,
+    pub ordinary_channel: Option<OrdinaryChannel>,
     /// That channel, once it is there.
     pub opened: Option<SaleJitOpened>,
     pub(crate) deadline: Millis,
@@ -168,7 +168,7 @@ impl Purchase {
 
 /// An ordinary channel in place of one from stock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instead {
+pub struct OrdinaryChannel {
     /// What it costs, msat.
     pub price_msat: u64,
     /// Why there is none from stock: who is away.

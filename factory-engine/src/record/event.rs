@@ -5,11 +5,11 @@
 use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Terms};
-use crate::tx::layout::{CoinIndex, Role, SessionId};
+use crate::tx::layout::{CoinIndex, SessionId, SpendRole};
 use crate::types::{
     Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
 };
-use crate::wire::codec::{Codec, DecodeError, Fault, Reader, plain_codec, tlv_enum, tlv_struct};
+use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv_enum, tlv_struct};
 
 use super::Proposal;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
@@ -87,14 +87,15 @@ pub struct LedgerEntry {
 plain_codec!(LedgerEntry { outpoint, session, sighash });
 plain_codec!(SessionId { coin, role });
 
-impl Codec for Role {
+impl Codec for SpendRole {
     fn write(&self, out: &mut Vec<u8>) {
         u8::from(*self).write(out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let value = u8::read(r)?;
-        Role::try_from(value).map_err(|_| Fault::BadValue { value: value.into(), expected: "a role" }.into())
+        SpendRole::try_from(value)
+            .map_err(|_| Malformed::BadValue { value: value.into(), expected: "a role" }.into())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::record::event::{Event, Signing};
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
-use crate::tx::layout::{Layout, NodeIndex, Role as SpendRole, SessionId};
+use crate::tx::layout::{Layout, NodeIndex, SessionId, SpendRole};
 use crate::tx::musig::{KeyAgg, PublicKey};
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
 use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};

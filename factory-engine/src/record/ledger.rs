@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::record::event::LedgerEntry;
-use crate::tx::layout::Role;
+use crate::tx::layout::SpendRole;
 use crate::types::OutPoint;
 
 /// What this node has signed, or was about to sign, over all factories and attempts. The fold of
 /// the [`LedgerEntry`]s of every `Signing` event.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Ledger {
-    signed: HashMap<(OutPoint, Role), [u8; 32]>,
+    signed: HashMap<(OutPoint, SpendRole), [u8; 32]>,
 }
 
 /// A second, different message for something that was signed already.
@@ -20,7 +20,7 @@ pub struct AlreadySigned {
     /// The coin.
     pub outpoint: OutPoint,
     /// In which role.
-    pub role: Role,
+    pub role: SpendRole,
 }
 
 impl fmt::Display for AlreadySigned {

@@ -10,7 +10,7 @@ use crate::record::event::{
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::account::Account;
 use crate::record::sales::jits::Jits;
-use crate::tx::layout::{CoinIndex, Role as SpendRole};
+use crate::tx::layout::{CoinIndex, SpendRole};
 use crate::tx::sale::Sale;
 use crate::types::{Amount, ChannelId, Transaction, Txid};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::record::factory::Factory;
-use crate::tx::layout::{NodeIndex, NodeKind, Output, Role, SessionId};
+use crate::tx::layout::{NodeIndex, NodeKind, Output, SessionId, SpendRole};
 
 /// What a drawing says of one transaction.
 struct Card {
@@ -24,7 +24,7 @@ pub fn kind(kind: NodeKind) -> &'static str {
 
 fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
     let node = factory.current.layout.node(index)?;
-    let session = SessionId { coin: index, role: Role::State };
+    let session = SessionId { coin: index, role: SpendRole::State };
     let txid = factory.current.tree.as_ref().and_then(|tree| tree.node_tx(index)).map(|tx| tx.compute_txid());
     let confirmed = txid.and_then(|txid| factory.confirmed.get(&txid));
     let progress = match (confirmed, factory.current.signatures.contains_key(&session)) {

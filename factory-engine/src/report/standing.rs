@@ -8,7 +8,7 @@ use crate::record::attempt::Role;
 use crate::record::factory::{Factory, open_stock, own_clients, path_nodes};
 use crate::record::state::State;
 use crate::terms::ClientIndex;
-use crate::tx::layout::{Role as SpendRole, SessionId};
+use crate::tx::layout::{SessionId, SpendRole};
 use crate::types::{Height, OutPoint, Txid};
 
 /// How this member stands.

@@ -6,7 +6,7 @@ use bitcoin::TxOut;
 
 use crate::record::factory::{Factory, session_name};
 use crate::terms::ClientIndex;
-use crate::tx::layout::{CoinIndex, Output, Role as SpendRole, SessionId};
+use crate::tx::layout::{CoinIndex, Output, SessionId, SpendRole};
 use crate::tx::scripts::anchor_script;
 use crate::tx::tree::Session;
 use crate::types::{Amount, OutPoint, Txid};

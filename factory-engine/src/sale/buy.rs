@@ -43,24 +43,27 @@ impl Engine {
     /// `factory-buy`.
     pub(crate) fn buy(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         amount: Amount,
         max_price_msat: u64,
     ) -> Result<Answer, Refusal> {
-        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
+        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, step.height)?;
         let purchase = Purchase {
             coin,
             amount,
             max_price_msat,
             refused: None,
             away: vec![],
-            instead: None,
+            ordinary_channel: None,
             opened: None,
-            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
+            deadline: step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
         };
-        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(purchase))));
-        d.send(lsp, Buy { instance, attempt, amount, max_price_msat, jit: self.config.jit.then_some(true) });
+        step.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(purchase))));
+        step.send(
+            lsp,
+            Buy { instance, attempt, amount, max_price_msat, jit: self.config.jit.then_some(true) },
+        );
         Ok(Answer::Done)
     }
 

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
-use crate::memory::sale::{ClientSale, Deal, Purchase, VolatileClientSale, VolatileSale};
+use crate::memory::sale::{ClientSale, Purchase, SaleTerms, VolatileClientSale, VolatileSale};
 use crate::record::attempt::Role;
 use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
@@ -29,13 +29,13 @@ use crate::wire::message::{
 impl Engine {
     pub(crate) fn on_sale_offer(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         offer: &SaleOffer,
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
         let chain = factory.current.sales.of(coin);
-        let deal = Deal {
+        let deal = SaleTerms {
             number: offer.number,
             buyer: offer.buyer,
             amount: offer.amount,
@@ -47,10 +47,10 @@ impl Engine {
             if known.is_signed() {
                 // Its first offer, without a script, may come late.
                 if deal_is_same && offer.channel_script.as_ref().is_none_or(|script| script == known_script) {
-                    d.send(peer, stored(factory, offer.number));
+                    step.send(peer, stored(factory, offer.number));
                 } else {
                     let reason = BadOffer::MadeOtherwise { number: offer.number };
-                    self.decline_sale(d, factory, index, offer, &reason);
+                    self.decline_sale(step, factory, index, offer, &reason);
                 }
                 return Ok(());
             }
@@ -58,8 +58,8 @@ impl Engine {
                 return Err(Fault::peer("a second sale of stock that was signed for already"));
             }
         }
-        if let Err(reason) = self.check_offer(d, factory, index, coin, offer) {
-            self.decline_sale(d, factory, index, offer, &reason);
+        if let Err(reason) = self.check_offer(step, factory, index, coin, offer) {
+            self.decline_sale(step, factory, index, offer, &reason);
             return Ok(());
         }
         if let Some(sale) = self.client_sales.get(&(factory.instance, coin))
@@ -67,44 +67,44 @@ impl Engine {
             && sale.join.round == offer.round
             && !sale.signing.has_signed()
         {
-            d.send(peer, sale.join.clone());
+            step.send(peer, sale.join.clone());
             return Ok(());
         }
-        self.join_sale(d, factory, coin, peer, deal, offer);
+        self.join_sale(step, factory, coin, peer, deal, offer);
         Ok(())
     }
 
     fn decline_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         index: ClientIndex,
         offer: &SaleOffer,
         reason: &BadOffer,
     ) {
         let reason = &reason.to_string();
-        d.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
-        d.send(factory.lsp(), abort(factory, offer.number, reason));
+        step.log(Level::Unusual, format!("{}: declined sale {}: {reason}", factory.instance, offer.number));
+        step.send(factory.lsp(), abort(factory, offer.number, reason));
         if offer.buyer == index {
-            self.refuse_purchase(d, factory.instance, reason);
+            self.refuse_purchase(step, factory.instance, reason);
         }
     }
 
     /// Fresh nonces for a sale (S2).
     fn join_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         peer: NodeId,
-        deal: Deal,
+        deal: SaleTerms,
         offer: &SaleOffer,
     ) {
         let Ok(sessions) = session_count(factory, coin, deal.number, deal.amount) else { return };
         // Whoever holds a signed factory has signed with this.
         let Some(salt) = factory.current.salt else { return };
         let key = self.client_key(factory.instance, factory.current.number, &salt);
-        let (signing, public) = Signer::fresh(sessions, &key, || d.rng.bytes32());
+        let (signing, public) = Signer::fresh(sessions, &key, || step.rng.bytes32());
         let join = SaleJoin {
             instance: factory.instance,
             attempt: factory.current.number,
@@ -125,19 +125,19 @@ impl Engine {
             open,
             // Its channel was checked before it was signed for the first time.
             committed: offer.channel_script.clone().map(|script| (script, !buys)),
-            deadline: d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
+            deadline: step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(5)),
         };
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::StartClient(Box::new(sale))));
-        d.send(peer, join);
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::StartClient(Box::new(sale))));
+        step.send(peer, join);
         if let (true, Some(script)) = (buys, &offer.channel_script) {
-            self.check_sale_channel(d, factory, coin, deal, script);
+            self.check_sale_channel(step, factory, coin, deal, script);
         }
     }
 
     /// Whether an offer is one that we would sign (S3, S9, S24).
     fn check_offer(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         index: ClientIndex,
         coin: CoinIndex,
@@ -147,10 +147,10 @@ impl Engine {
         if offer.number > next {
             let (made, known) = (offer.number.saturating_sub(1), next.saturating_sub(1));
             let reason = BadOffer::Restored { made, known };
-            d.event(factory.instance, Restored { reason: reason.to_string() });
+            step.event(factory.instance, Restored { reason: reason.to_string() });
             return Err(reason);
         }
-        cooperative(factory, coin, d.height)?;
+        cooperative(factory, coin, step.height)?;
         if offer.number == next && factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed())
         {
             return Err(BadOffer::Unfinished);
@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// The `openchannel` hook: the open of a sale that this node agreed to.
-    pub(crate) fn on_open_sale(&self, d: &mut StepBuilder<'_>, open: &OpenChannel) -> Option<Answer> {
+    pub(crate) fn on_open_sale(&self, step: &mut StepBuilder<'_>, open: &OpenChannel) -> Option<Answer> {
         let ((instance, coin), sale) = self.client_sales.iter().find(|((instance, _), sale)| {
             self.factories.get(instance).is_some_and(|factory| {
                 let record = factory.channel_in_factory(sale.deal.buyer);
@@ -208,7 +208,7 @@ impl Engine {
                     })
             })
         })?;
-        d.event(
+        step.event(
             *instance,
             SaleOpenAccepted {
                 number: sale.deal.number,
@@ -216,7 +216,7 @@ impl Engine {
                 price_msat: sale.deal.price_msat,
             },
         );
-        d.volatile(Volatile::Sale(
+        step.volatile(Volatile::Sale(
             *instance,
             *coin,
             VolatileSale::Client(VolatileClientSale::Open(ExpectedOpen::Seen)),
@@ -226,7 +226,7 @@ impl Engine {
 
     pub(crate) fn on_sale_committed(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SaleCommitted,
     ) -> Result<(), Fault> {
@@ -243,8 +243,8 @@ impl Engine {
             _ => {}
         }
         let script = message.channel_script.clone();
-        self.check_sale_channel(d, factory, coin, sale.deal, &script);
-        d.volatile(Volatile::Sale(
+        self.check_sale_channel(step, factory, coin, sale.deal, &script);
+        step.volatile(Volatile::Sale(
             factory.instance,
             coin,
             VolatileSale::Client(VolatileClientSale::Committed(script, false)),
@@ -254,16 +254,16 @@ impl Engine {
 
     fn check_sale_channel(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
-        deal: Deal,
+        deal: SaleTerms,
         script: &ScriptBuf,
     ) {
         let Ok(built) = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script) else {
             return;
         };
-        d.effect(Effect::CheckChannel {
+        step.effect(Effect::CheckChannel {
             instance: factory.instance,
             attempt: factory.current.number,
             sale: Some(deal.number),
@@ -275,7 +275,7 @@ impl Engine {
 
     pub(crate) fn on_sale_channel_check(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         number: u32,
         result: Result<(), CheckFailure>,
@@ -285,26 +285,26 @@ impl Engine {
         let (Some(((_, coin), sale)), Some(factory)) = (found, self.factories.get(&instance)) else { return };
         let Some((script, _)) = &sale.committed else { return };
         let what = format!("sale {number}");
-        match result.err().and_then(|failure| self.unchecked(d, instance, &what, failure)) {
+        match result.err().and_then(|failure| self.unchecked(step, instance, &what, failure)) {
             None => {
-                d.volatile(Volatile::Sale(
+                step.volatile(Volatile::Sale(
                     instance,
                     *coin,
                     VolatileSale::Client(VolatileClientSale::Committed(script.clone(), true)),
                 ));
                 let round = sale.join.round;
-                d.send(
+                step.send(
                     factory.lsp(),
                     SaleChecked { instance, attempt: factory.current.number, number, round },
                 );
             }
-            Some(reason) => self.leave_sale(d, factory, *coin, sale, &reason),
+            Some(reason) => self.leave_sale(step, factory, *coin, sale, &reason),
         }
     }
 
     pub(crate) fn on_sale_propose(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         propose: &SalePropose,
     ) -> Result<(), Fault> {
@@ -314,14 +314,14 @@ impl Engine {
             Asked::First => {}
             Asked::Again(answer) => {
                 if let Some(answer) = answer {
-                    d.send(peer, answer.clone());
+                    step.send(peer, answer.clone());
                 }
                 return Ok(());
             }
             Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
         }
-        if let Err(reason) = cooperative(factory, coin, d.height) {
-            self.leave_sale(d, factory, coin, sale, &reason.to_string());
+        if let Err(reason) = cooperative(factory, coin, step.height) {
+            self.leave_sale(step, factory, coin, sale, &reason.to_string());
             return Ok(());
         }
         // S18: nothing is signed for a channel that isn't in lightningd as the sale pays it.
@@ -339,12 +339,12 @@ impl Engine {
         if propose.nonces.len() != built.sessions.len() {
             return Err(Fault::peer("its aggregate nonces are not as many as the sale's transactions"));
         }
-        self.sign_as_client(d, factory, coin, sale, &built, propose)
+        self.sign_as_client(step, factory, coin, sale, &built, propose)
     }
 
     fn sign_as_client(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &ClientSale,
@@ -356,19 +356,19 @@ impl Engine {
         let ledger = plan.ledger();
         self.ledger.check(&ledger).map_err(Fault::peer)?;
         if factory.next_sale(coin) == sale.deal.number {
-            d.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
+            step.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
         }
         let transcript = transcript(factory.instance, factory.current.number, built, &propose.nonces);
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
         let role = SignAs::Member { plan, request: Arc::new(propose.clone()) };
         let job = Box::new(SignJob { transcript, role, deadline });
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Sign(job)));
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Sign(job)));
         Ok(())
     }
 
     pub(crate) fn on_sale_ready(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         ready: &SaleReady,
     ) -> Result<(), Fault> {
@@ -377,7 +377,7 @@ impl Engine {
             .and_then(|place| factory.current.sales.of(coin).get(place))
             .ok_or_else(|| Fault::stale("nothing of this sale was signed here"))?;
         if sold.is_signed() {
-            d.send(peer, stored(factory, ready.number));
+            step.send(peer, stored(factory, ready.number));
             return Ok(());
         }
         let tree = factory.current.tree.clone().ok_or_else(|| Fault::stale("the stock has no key"))?;
@@ -391,120 +391,123 @@ impl Engine {
             }
         })?;
         let number = ready.number;
-        d.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        step.event(factory.instance, SaleSigned { coin, number, signatures: ready.signatures.clone() });
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         if index == sold.sale.buyer {
-            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(None)));
-            d.log(Level::Info, format!("{}: bought {}, sale {number}", factory.instance, sold.sale.amount()));
+            step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(None)));
+            step.log(
+                Level::Info,
+                format!("{}: bought {}, sale {number}", factory.instance, sold.sale.amount()),
+            );
         }
-        d.send(peer, stored(factory, number));
+        step.send(peer, stored(factory, number));
         Ok(())
     }
 
     /// The operator ends a sale, or refuses one.
     pub(crate) fn on_lsp_sale_abort(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SaleAbort,
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
         // A `buy` that came to no sale has no number.
         if message.number == 0 {
-            self.refuse_purchase(d, factory.instance, &message.reason);
-            self.answer_price(d, factory, coin, None, Err(NoPrice(message.reason.clone())));
+            self.refuse_purchase(step, factory.instance, &message.reason);
+            self.answer_price(step, factory, coin, None, Err(NoPrice(message.reason.clone())));
         } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
-            self.forget_sale(d, factory, coin, sale, &message.reason);
+            self.forget_sale(step, factory, coin, sale, &message.reason);
         }
         Ok(())
     }
 
-    pub(crate) fn client_sale_fault(&self, d: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+    pub(crate) fn client_sale_fault(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
         for ((instance, coin), sale) in &self.client_sales {
             if *instance == factory.instance {
-                self.leave_sale(d, factory, *coin, sale, reason);
+                self.leave_sale(step, factory, *coin, sale, reason);
             }
         }
-        if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
-            d.send(factory.lsp(), abort(factory, 0, reason));
-            self.refuse_purchase(d, factory.instance, reason);
+        if self.wish(factory).is_some_and(|wish| wish.ordinary_channel.is_some()) {
+            step.send(factory.lsp(), abort(factory, 0, reason));
+            self.refuse_purchase(step, factory.instance, reason);
         }
     }
 
     /// Ends our part and says why.
     pub(crate) fn leave_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &ClientSale,
         reason: &str,
     ) {
-        d.send(factory.lsp(), abort(factory, sale.deal.number, reason));
-        self.forget_sale(d, factory, coin, sale, reason);
+        step.send(factory.lsp(), abort(factory, sale.deal.number, reason));
+        self.forget_sale(step, factory, coin, sale, reason);
     }
 
     fn forget_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &ClientSale,
         reason: &str,
     ) {
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         // What was signed for is taken up again; the wish ends with a sale that nobody signed. Its channel,
         // if there is one, is closed by the operator, who alone knows whether it signed.
         if factory.next_sale(coin) == sale.deal.number {
-            self.refuse_purchase(d, factory.instance, reason);
+            self.refuse_purchase(step, factory.instance, reason);
         }
     }
 
-    pub(crate) fn refuse_purchase(&self, d: &mut StepBuilder<'_>, instance: InstanceId, reason: &str) {
+    pub(crate) fn refuse_purchase(&self, step: &mut StepBuilder<'_>, instance: InstanceId, reason: &str) {
         if let Some(purchase) = self.purchases.get(&instance).filter(|wish| wish.is_open()) {
             let refused = Purchase { refused: Some(short(reason)), ..purchase.clone() };
-            d.volatile(Volatile::Sale(instance, purchase.coin, VolatileSale::Purchase(Some(refused))));
+            step.volatile(Volatile::Sale(instance, purchase.coin, VolatileSale::Purchase(Some(refused))));
         }
     }
 
     /// A disconnect ends the open that lightningd had pending, and nonces that were not used (S2).
-    pub(crate) fn client_sales_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn client_sales_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for ((instance, coin), sale) in &self.client_sales {
             if let Some(factory) = self.factories.get(instance).filter(|factory| factory.lsp() == peer) {
-                self.forget_sale(d, factory, *coin, sale, "the operator disconnected");
+                self.forget_sale(step, factory, *coin, sale, "the operator disconnected");
             }
         }
         for instance in self.purchases.keys() {
             if self.factories.get(instance).is_some_and(|factory| factory.lsp() == peer) {
-                self.refuse_purchase(d, *instance, "the operator disconnected");
+                self.refuse_purchase(step, *instance, "the operator disconnected");
             }
         }
     }
 
-    pub(crate) fn client_sales_tick(&self, d: &mut StepBuilder<'_>) {
+    pub(crate) fn client_sales_tick(&self, step: &mut StepBuilder<'_>) {
         for ((instance, coin), sale) in &self.client_sales {
-            if let Some(factory) = self.factories.get(instance).filter(|_| d.now >= sale.deadline) {
-                self.leave_sale(d, factory, *coin, sale, "the operator went silent");
+            if let Some(factory) = self.factories.get(instance).filter(|_| step.now >= sale.deadline) {
+                self.leave_sale(step, factory, *coin, sale, "the operator went silent");
             }
         }
         for (instance, purchase) in &self.purchases {
-            if d.now >= purchase.deadline && purchase.is_open() {
-                self.end_purchase(d, *instance, purchase);
+            if step.now >= purchase.deadline && purchase.is_open() {
+                self.end_purchase(step, *instance, purchase);
             }
         }
     }
 
     /// A purchase took too long. Of one that only waits the operator has no other sign.
-    fn end_purchase(&self, d: &mut StepBuilder<'_>, instance: InstanceId, purchase: &Purchase) {
+    fn end_purchase(&self, step: &mut StepBuilder<'_>, instance: InstanceId, purchase: &Purchase) {
         let mut reason = "the operator didn't answer in time".to_owned();
         if !purchase.away.is_empty() {
             reason.push_str("; it had to wait for ");
             reason.push_str(&names(&purchase.away));
         }
         if let Some(factory) = self.factories.get(&instance) {
-            d.send(factory.lsp(), abort(factory, 0, &reason));
+            step.send(factory.lsp(), abort(factory, 0, &reason));
         }
-        self.refuse_purchase(d, instance, &reason);
+        self.refuse_purchase(step, instance, &reason);
     }
 
     /// Our factory of this operator, our place in it, and our sub-factory's stock coin.

@@ -5,7 +5,9 @@ use crate::Attempt;
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, NodeError};
 use crate::memory::Volatile;
-use crate::memory::sale::{Deal, Instead, LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
+use crate::memory::sale::{
+    LspSale, OrdinaryChannel, Purchase, SalePhase, SaleTerms, VolatileLspSale, VolatileSale,
+};
 use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
@@ -21,18 +23,18 @@ impl Engine {
     /// L: somebody who has to sign is away.
     pub(crate) fn wait_for_members(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
-        (peer, deal, jit): (NodeId, Deal, bool),
+        (peer, deal, jit): (NodeId, SaleTerms, bool),
         away: Vec<NodeId>,
     ) {
-        let deadline = d.now.saturating_add(self.config.sale_wait);
+        let deadline = step.now.saturating_add(self.config.sale_wait);
         let sale = LspSale { jit, ..LspSale::new(factory, coin, deal, SalePhase::Waiting, deadline) };
         let (text, seconds) = (names(&away), self.config.sale_wait / 1000);
-        d.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
-        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
-        d.send(
+        step.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
+        step.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
+        step.send(
             peer,
             SaleWait {
                 instance: factory.instance,
@@ -44,19 +46,19 @@ impl Engine {
     }
 
     /// L: whoever was missing is here.
-    pub(crate) fn resume_waiting(&self, d: &mut StepBuilder<'_>, factory: &Factory, newcomer: NodeId) {
+    pub(crate) fn resume_waiting(&self, step: &mut StepBuilder<'_>, factory: &Factory, newcomer: NodeId) {
         for ((instance, coin), sale) in &self.lsp_sales {
             let missing = || self.away(factory, *coin).into_iter().any(|node| node != newcomer);
             if *instance == factory.instance && sale.phase == SalePhase::Waiting && !missing() {
-                self.offer(d, factory, *coin, sale.deal, None, sale.jit);
+                self.offer(step, factory, *coin, sale.deal, None, sale.jit);
             }
         }
     }
 
     /// L: there will be no sale for this `reason`: an ordinary channel instead, if both want that.
-    pub(crate) fn sell_instead(
+    pub(crate) fn offer_jit(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
@@ -69,20 +71,20 @@ impl Engine {
             (true, false) => Some("this client takes no ordinary channel instead"),
         };
         if let Some(forbidden) = forbidden {
-            return self.drop_sale(d, factory, coin, sale, &format!("{reason}; {forbidden}"));
+            return self.drop_sale(step, factory, coin, sale, &format!("{reason}; {forbidden}"));
         }
         for (_, node) in sub_clients(factory, coin).filter(|(client, _)| *client != sale.deal.buyer) {
-            d.send(node, refusal(factory, sale.deal.number, reason));
+            step.send(node, refusal(factory, sale.deal.number, reason));
         }
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        let deal = Deal { number: 0, ..sale.deal };
-        let instead = LspSale {
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        let deal = SaleTerms { number: 0, ..sale.deal };
+        let jit = LspSale {
             jit: true,
-            instead: Some(reason.to_owned()),
+            jit_reason: Some(reason.to_owned()),
             ..LspSale::new(factory, coin, deal, SalePhase::Asking, deadline)
         };
-        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(instead))));
-        d.send(
+        step.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(jit))));
+        step.send(
             peer,
             JitOffer {
                 instance: factory.instance,
@@ -96,7 +98,7 @@ impl Engine {
 
     pub(crate) fn on_jit_accept(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &JitAccept,
     ) -> Result<(), Fault> {
@@ -104,32 +106,32 @@ impl Engine {
         if client != sale.deal.buyer || sale.phase != SalePhase::Asking {
             return Err(Fault::stale("it was not asked for"));
         }
-        self.sell(d, factory, coin, sale, factory.current.sales.account().credit(client));
+        self.sell(step, factory, coin, sale, factory.current.sales.account().credit(client));
         Ok(())
     }
 
     /// L: paid, so lightningd opens the channel.
-    pub(crate) fn fund_instead(
+    pub(crate) fn open_jit(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
     ) {
-        let Deal { buyer, amount, price_msat, .. } = sale.deal;
+        let SaleTerms { buyer, amount, price_msat, .. } = sale.deal;
         let Some(peer) = factory.node_of(buyer) else { return };
-        d.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(d.height) });
-        d.volatile(volatile(
+        step.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(step.height) });
+        step.volatile(volatile(
             factory,
             coin,
-            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Funding, d.now)),
+            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Funding, step.now)),
         ));
-        d.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
+        step.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
     }
 
     pub(crate) fn on_channel_funded(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         buyer: ClientIndex,
         result: Result<(ChannelId, OutPoint), NodeError>,
@@ -137,17 +139,17 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(funding) = factory.current.sales.jits().funding.get(&buyer) else { return };
         if let Some(coin) = factory.current.layout.stock_coin(buyer) {
-            d.volatile(volatile(factory, coin, VolatileSale::End));
+            step.volatile(volatile(factory, coin, VolatileSale::End));
         }
         match result {
-            Ok((channel_id, outpoint)) => self.jit_opened(d, factory, funding, channel_id, Some(outpoint)),
-            Err(error) => self.jit_failed(d, factory, funding, &error.to_string()),
+            Ok((channel_id, outpoint)) => self.jit_opened(step, factory, funding, channel_id, Some(outpoint)),
+            Err(error) => self.jit_failed(step, factory, funding, &error.to_string()),
         }
     }
 
     fn jit_opened(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         funding: &SaleJit,
         channel_id: ChannelId,
@@ -155,22 +157,27 @@ impl Engine {
     ) {
         let SaleJit { buyer, amount, price_msat, .. } = *funding;
         let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
-        d.log(Level::Info, format!("{}: an ordinary channel of {amount}: {channel_id}", factory.instance));
-        tell_opened(d, factory, &opened);
-        d.event(factory.instance, opened);
+        step.log(Level::Info, format!("{}: an ordinary channel of {amount}: {channel_id}", factory.instance));
+        tell_opened(step, factory, &opened);
+        step.event(factory.instance, opened);
     }
 
-    fn jit_failed(&self, d: &mut StepBuilder<'_>, factory: &Factory, funding: &SaleJit, error: &str) {
+    fn jit_failed(&self, step: &mut StepBuilder<'_>, factory: &Factory, funding: &SaleJit, error: &str) {
         let reason = format!("its ordinary channel can't be opened: {error}");
-        d.log(Level::Unusual, format!("{}: {reason}", factory.instance));
-        d.event(factory.instance, SaleJitFailed { buyer: funding.buyer });
+        step.log(Level::Unusual, format!("{}: {reason}", factory.instance));
+        step.event(factory.instance, SaleJitFailed { buyer: funding.buyer });
         if let Some(peer) = factory.node_of(funding.buyer) {
-            d.send(peer, refusal(factory, 0, &reason));
+            step.send(peer, refusal(factory, 0, &reason));
         }
     }
 
     /// L: a stop interrupted `fundchannel`. The channel is there, or what was paid for it is credit.
-    pub(crate) fn jits_started(&self, d: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+    pub(crate) fn jits_started(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
         for (buyer, funding) in &factory.current.sales.jits().funding {
             let peer = factory.node_of(*buyer);
             // lightningd keeps no label of ours: one of this size that is nothing else, and was not in the
@@ -183,26 +190,26 @@ impl Engine {
                     && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
             });
             match found {
-                Some(channel) => self.jit_opened(d, factory, funding, channel.channel_id, None),
-                None => self.jit_failed(d, factory, funding, "this node was stopped meanwhile"),
+                Some(channel) => self.jit_opened(step, factory, funding, channel.channel_id, None),
+                None => self.jit_failed(step, factory, funding, "this node was stopped meanwhile"),
             }
         }
     }
 
     /// L: a client that was away when its channel came, or could not store that, hears of it now. It knows
     /// those that it has seen.
-    pub(crate) fn repeat_jit(&self, d: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
+    pub(crate) fn repeat_jit(&self, step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
         let client = factory.client_of(peer);
         let of_peer = |jit: &&SaleJitOpened| Some(jit.buyer) == client;
         if let Some(jit) = factory.current.sales.jits().opened.iter().rev().find(of_peer) {
-            tell_opened(d, factory, jit);
+            tell_opened(step, factory, jit);
         }
     }
 
     /// The buyer: it takes longer.
     pub(crate) fn on_sale_wait(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SaleWait,
     ) -> Result<(), Fault> {
@@ -211,15 +218,15 @@ impl Engine {
         let wait = u64::from(message.seconds).saturating_mul(1000).min(self.config.sale_wait);
         let patience = wait.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
         let away = message.away.clone();
-        let wish = Purchase { deadline: d.now.saturating_add(patience), away, ..wish.clone() };
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        let wish = Purchase { deadline: step.now.saturating_add(patience), away, ..wish.clone() };
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         Ok(())
     }
 
     /// The buyer: an ordinary channel instead, for what it was ready to pay.
     pub(crate) fn on_jit_offer(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         offer: &JitOffer,
     ) -> Result<(), Fault> {
@@ -235,23 +242,23 @@ impl Engine {
             None
         };
         if let Some(reason) = refused.map(|refused| refused.to_string()) {
-            d.send(peer, refusal(factory, 0, &reason));
-            self.refuse_purchase(d, factory.instance, &reason);
+            step.send(peer, refusal(factory, 0, &reason));
+            self.refuse_purchase(step, factory.instance, &reason);
             return Ok(());
         }
         let patience = self.config.ceremony_timeout.saturating_mul(4);
-        let instead = Instead { price_msat: offer.price_msat, reason: short(&offer.reason) };
-        let deadline = d.now.saturating_add(patience);
-        let wish = Purchase { instead: Some(instead), deadline, ..wish.clone() };
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
-        d.send(peer, JitAccept { instance: factory.instance, attempt: factory.current.number });
+        let ordinary = OrdinaryChannel { price_msat: offer.price_msat, reason: short(&offer.reason) };
+        let deadline = step.now.saturating_add(patience);
+        let wish = Purchase { ordinary_channel: Some(ordinary), deadline, ..wish.clone() };
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        step.send(peer, JitAccept { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
 
     pub(crate) fn on_jit_opened(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &JitOpened,
     ) -> Result<(), Fault> {
@@ -259,8 +266,8 @@ impl Engine {
         let JitOpened { amount, price_msat, channel_id, outpoint, .. } = *message;
         let known = factory.current.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id);
         let agreed = |wish: &&Purchase| {
-            let instead = wish.instead.as_ref();
-            wish.amount == amount && instead.is_some_and(|instead| instead.price_msat == price_msat)
+            let agreed = wish.ordinary_channel.as_ref();
+            wish.amount == amount && agreed.is_some_and(|agreed| agreed.price_msat == price_msat)
         };
         let wish = self.wish(factory).filter(agreed);
         // A restart has forgotten what was agreed to: then what was paid says it.
@@ -271,9 +278,9 @@ impl Engine {
         let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
         if let Some(wish) = wish {
             let wish = Purchase { opened: Some(opened.clone()), ..wish.clone() };
-            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+            step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         }
-        d.event(factory.instance, opened);
+        step.event(factory.instance, opened);
         Ok(())
     }
 
@@ -292,9 +299,9 @@ fn is_known(factory: &Factory, channel_id: ChannelId) -> bool {
     factory.attempts().any(of_tree) || factory.current.sales.names(channel_id)
 }
 
-fn tell_opened(d: &mut StepBuilder<'_>, factory: &Factory, jit: &SaleJitOpened) {
+fn tell_opened(step: &mut StepBuilder<'_>, factory: &Factory, jit: &SaleJitOpened) {
     let Some(peer) = factory.node_of(jit.buyer) else { return };
     let SaleJitOpened { amount, price_msat, channel_id, outpoint, .. } = *jit;
     let (instance, attempt) = (factory.instance, factory.current.number);
-    d.send(peer, JitOpened { instance, attempt, amount, price_msat, channel_id, outpoint });
+    step.send(peer, JitOpened { instance, attempt, amount, price_msat, channel_id, outpoint });
 }

@@ -4,7 +4,7 @@
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
 use crate::memory::Volatile;
-use crate::memory::sale::{Deal, LspSale, SalePhase, VolatileLspSale, VolatileSale};
+use crate::memory::sale::{LspSale, SalePhase, SaleTerms, VolatileLspSale, VolatileSale};
 use crate::record::attempt::Role;
 use crate::record::event::{SaleDropped, SaleOpening};
 use crate::record::factory::Factory;
@@ -21,11 +21,11 @@ use crate::wire::message::{
 };
 
 impl Engine {
-    pub(crate) fn on_buy(&self, d: &mut StepBuilder<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
+    pub(crate) fn on_buy(&self, step: &mut StepBuilder<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
         // Before it is asked for money: a buyer that could not store what it was told believes in a credit.
-        self.repeat_jit(d, factory, peer);
-        let price = self.price_for(factory, coin, buyer, buy.amount, d.height).and_then(|price| {
+        self.repeat_jit(step, factory, peer);
+        let price = self.price_for(factory, coin, buyer, buy.amount, step.height).and_then(|price| {
             if price <= buy.max_price_msat {
                 return Ok(price);
             }
@@ -34,24 +34,24 @@ impl Engine {
         let price_msat = match price {
             Ok(price_msat) => price_msat,
             Err(reason) => {
-                d.log(
+                step.log(
                     Level::Info,
                     format!("{}: {peer} can't buy {}: {reason}", factory.instance, buy.amount),
                 );
-                d.send(peer, refusal(factory, 0, &reason.to_string()));
+                step.send(peer, refusal(factory, 0, &reason.to_string()));
                 if !self.lsp_sales.contains_key(&(factory.instance, coin)) {
                     // An invoice that couldn't be taken back before, if there is one.
-                    self.end_invoices(d, factory, Some(buyer));
+                    self.end_invoices(step, factory, Some(buyer));
                 }
                 return Ok(());
             }
         };
-        let deal = Deal { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
+        let deal = SaleTerms { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
         let (jit, away) = (buy.jit == Some(true), self.away(factory, coin));
         if away.is_empty() {
-            self.offer(d, factory, coin, deal, None, jit);
+            self.offer(step, factory, coin, deal, None, jit);
         } else {
-            self.wait_for_members(d, factory, coin, (peer, deal, jit), away);
+            self.wait_for_members(step, factory, coin, (peer, deal, jit), away);
         }
         Ok(())
     }
@@ -60,14 +60,14 @@ impl Engine {
     /// was interrupted.
     pub(crate) fn offer(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
-        deal: Deal,
+        deal: SaleTerms,
         script: Option<ScriptBuf>,
         jit: bool,
     ) {
-        let round = d.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
+        let round = step.rng.bytes32().iter().take(8).fold(0, |round, byte| (round << 8) | u64::from(*byte));
         let offer = SaleOffer {
             instance: factory.instance,
             attempt: factory.current.number,
@@ -84,17 +84,17 @@ impl Engine {
             },
         };
         for (_, node) in sub_clients(factory, coin) {
-            d.send(node, offer.clone());
+            step.send(node, offer.clone());
         }
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let sale =
             LspSale { round, script, jit, ..LspSale::new(factory, coin, deal, SalePhase::Joining, deadline) };
-        d.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
+        step.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
     }
 
     pub(crate) fn on_sale_join(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         join: &SaleJoin,
     ) -> Result<(), Fault> {
@@ -109,7 +109,7 @@ impl Engine {
         let expected = session_count(factory, coin, sale.deal.number, sale.deal.amount)
             .map_err(|error| Fault::stale(error.to_string()))?;
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
-        d.volatile(volatile(
+        step.volatile(volatile(
             factory,
             coin,
             VolatileSale::Lsp(VolatileLspSale::Joined(client, nonces.clone())),
@@ -117,25 +117,25 @@ impl Engine {
         if !sale.signing.lacks_only(client) {
             return Ok(());
         }
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         match &sale.script {
             // Taken up again: the channel is there.
             Some(script) if sale.checked => {
-                self.propose_sale(d, factory, coin, sale, script, Some((client, &nonces)));
+                self.propose_sale(step, factory, coin, sale, script, Some((client, &nonces)));
             }
-            Some(_) => d.volatile(volatile(
+            Some(_) => step.volatile(volatile(
                 factory,
                 coin,
                 VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
             )),
             None => {
                 let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
-                d.volatile(volatile(
+                step.volatile(volatile(
                     factory,
                     coin,
                     VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Opening, deadline)),
                 ));
-                d.effect(Effect::StartChannel {
+                step.effect(Effect::StartChannel {
                     instance: factory.instance,
                     attempt: factory.current.number,
                     client: sale.deal.buyer,
@@ -151,7 +151,7 @@ impl Engine {
 
     pub(crate) fn on_sale_channel_started(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         buyer: ClientIndex,
         number: u32,
@@ -164,15 +164,15 @@ impl Engine {
         let why = |error: &dyn std::fmt::Display| format!("its channel can't be opened: {error}");
         let script = match result {
             Ok(script) => script,
-            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &why(&error)),
         };
         let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(d, factory, coin, sale, &why(&error)),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &why(&error)),
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.
-        d.event(
+        step.event(
             instance,
             SaleOpening {
                 coin,
@@ -183,8 +183,8 @@ impl Engine {
                 price_msat: sale.deal.price_msat,
             },
         );
-        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
-        d.effect(Effect::CompleteChannel {
+        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
+        step.effect(Effect::CompleteChannel {
             instance,
             attempt: factory.current.number,
             client: buyer,
@@ -197,7 +197,7 @@ impl Engine {
 
     pub(crate) fn on_sale_channel_completed(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         buyer: ClientIndex,
         number: u32,
@@ -205,7 +205,7 @@ impl Engine {
     ) {
         let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
             if let Ok(channel_id) = result {
-                d.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id });
             }
             return;
         };
@@ -214,13 +214,13 @@ impl Engine {
         let expected = built.ok().map(|built| ChannelId::of(built.channel));
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
-                let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-                d.volatile(volatile(
+                let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+                step.volatile(volatile(
                     factory,
                     coin,
                     VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
                 ));
-                d.send(
+                step.send(
                     peer,
                     SaleCommitted {
                         instance,
@@ -231,19 +231,19 @@ impl Engine {
                 );
             }
             Ok(channel_id) => {
-                d.effect(Effect::CloseChannel { channel_id });
-                self.drop_sale(d, factory, coin, sale, "another channel than the sale's was committed");
+                step.effect(Effect::CloseChannel { channel_id });
+                self.drop_sale(step, factory, coin, sale, "another channel than the sale's was committed");
             }
             Err(error) => {
                 let reason = format!("its channel can't be completed: {error}");
-                self.drop_sale(d, factory, coin, sale, &reason);
+                self.drop_sale(step, factory, coin, sale, &reason);
             }
         }
     }
 
     pub(crate) fn on_sale_checked(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SaleChecked,
     ) -> Result<(), Fault> {
@@ -259,10 +259,10 @@ impl Engine {
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
             (Some(_), SalePhase::Joining) => {
-                d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
+                step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
             }
             (Some(_), SalePhase::Checking) => {
-                self.sell(d, factory, coin, sale, factory.current.sales.account().credit(client));
+                self.sell(step, factory, coin, sale, factory.current.sales.account().credit(client));
             }
             _ => return Err(Fault::stale("no check is expected now")),
         }
@@ -272,7 +272,7 @@ impl Engine {
     /// A client can't or won't take part.
     pub(crate) fn on_client_sale_abort(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
@@ -284,13 +284,13 @@ impl Engine {
         if sale.concerns_buyer_alone() && client != sale.deal.buyer {
             return Err(Fault::stale("another client buys"));
         }
-        self.end_sale(d, factory, coin, sale, &format!("{peer}: {}", abort.reason));
+        self.end_sale(step, factory, coin, sale, &format!("{peer}: {}", abort.reason));
         Ok(())
     }
 
     pub(crate) fn lsp_sale_fault(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         peer: NodeId,
         reason: &str,
@@ -298,14 +298,14 @@ impl Engine {
         let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
         let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
         if let Some((coin, sale)) = sale {
-            self.end_sale(d, factory, coin, sale, &format!("{peer}: {reason}"));
+            self.end_sale(step, factory, coin, sale, &format!("{peer}: {reason}"));
         }
     }
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
     pub(crate) fn end_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
@@ -313,17 +313,17 @@ impl Engine {
     ) {
         if sale.phase == SalePhase::Funding {
             // lightningd is at it, and says what comes of it.
-        } else if sale.instead.is_some() || factory.next_sale(coin) == sale.deal.number {
-            self.drop_sale(d, factory, coin, sale, reason);
+        } else if sale.jit_reason.is_some() || factory.next_sale(coin) == sale.deal.number {
+            self.drop_sale(step, factory, coin, sale, reason);
         } else {
-            self.interrupt_sale(d, factory, coin, sale, reason);
+            self.interrupt_sale(step, factory, coin, sale, reason);
         }
     }
 
     /// Before anybody has signed: nothing is left behind.
     pub(crate) fn drop_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
@@ -332,53 +332,61 @@ impl Engine {
         let number = sale.deal.number;
         match (factory.current.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
             (Some(opening), ..) => {
-                d.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
-                d.event(factory.instance, SaleDropped { coin, number });
+                step.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
+                step.event(factory.instance, SaleDropped { coin, number });
             }
-            (None, SalePhase::Opening, Some(peer)) => d.effect(Effect::CancelChannel { peer }),
+            (None, SalePhase::Opening, Some(peer)) => step.effect(Effect::CancelChannel { peer }),
             _ => {}
         }
-        self.end_invoices(d, factory, Some(sale.deal.buyer));
-        self.tell_ended(d, factory, coin, sale, reason);
+        self.end_invoices(step, factory, Some(sale.deal.buyer));
+        self.tell_ended(step, factory, coin, sale, reason);
     }
 
     /// Partial signatures may have left: the same sale is taken up again later (S8).
     pub(crate) fn interrupt_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
         reason: &str,
     ) {
-        self.tell_ended(d, factory, coin, sale, &format!("{reason}; it goes on when everybody is back"));
+        self.tell_ended(step, factory, coin, sale, &format!("{reason}; it goes on when everybody is back"));
     }
 
     fn tell_ended(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
         reason: &str,
     ) {
         let number = sale.deal.number;
-        d.log(Level::Unusual, format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance));
+        step.log(
+            Level::Unusual,
+            format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance),
+        );
         if sale.concerns_buyer_alone() {
             // Of this it has no number.
             if let Some(buyer) = factory.node_of(sale.deal.buyer) {
-                d.send(buyer, refusal(factory, 0, reason));
+                step.send(buyer, refusal(factory, 0, reason));
             }
         } else {
             for (_, node) in sub_clients(factory, coin) {
-                d.send(node, refusal(factory, number, reason));
+                step.send(node, refusal(factory, number, reason));
             }
         }
-        d.volatile(volatile(factory, coin, VolatileSale::End));
+        step.volatile(volatile(factory, coin, VolatileSale::End));
     }
 
     /// Takes up every sale that was signed for and isn't done, if all of its members are here.
-    pub(crate) fn resume_sales(&self, d: &mut StepBuilder<'_>, factory: &Factory, newcomer: Option<NodeId>) {
+    pub(crate) fn resume_sales(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        newcomer: Option<NodeId>,
+    ) {
         if factory.current.role != Role::Lsp || factory.restored().is_some() {
             return;
         }
@@ -389,44 +397,51 @@ impl Engine {
             if busy || away.iter().any(|node| Some(*node) != newcomer) {
                 continue;
             }
-            if !sold.is_signed() && cooperative(factory, coin, d.height).is_err() {
+            if !sold.is_signed() && cooperative(factory, coin, step.height).is_err() {
                 continue;
             }
-            let deal = Deal {
+            let deal = SaleTerms {
                 number: sold.sale.number,
                 buyer: sold.sale.buyer,
                 amount: sold.sale.amount(),
                 price_msat: sold.price_msat,
             };
-            self.offer(d, factory, coin, deal, Some(sold.sale.channel_output.script_pubkey.clone()), false);
+            self.offer(
+                step,
+                factory,
+                coin,
+                deal,
+                Some(sold.sale.channel_output.script_pubkey.clone()),
+                false,
+            );
             if sold.is_signed() {
-                send_ready(d, factory, coin, deal.number, &sold.signatures);
+                send_ready(step, factory, coin, deal.number, &sold.signatures);
             }
         }
     }
 
     /// A disconnect ends an open that lightningd has pending, and the nonces of whoever left.
-    pub(crate) fn lsp_sales_peer_down(&self, d: &mut StepBuilder<'_>, peer: NodeId) {
+    pub(crate) fn lsp_sales_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) = self.factories.get(instance) else { continue };
             let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
             if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
-                self.end_sale(d, factory, *coin, sale, &format!("{peer} disconnected"));
+                self.end_sale(step, factory, *coin, sale, &format!("{peer} disconnected"));
             }
         }
     }
 
-    pub(crate) fn lsp_sales_tick(&self, d: &mut StepBuilder<'_>) {
+    pub(crate) fn lsp_sales_tick(&self, step: &mut StepBuilder<'_>) {
         for ((instance, coin), sale) in &self.lsp_sales {
             let Some(factory) =
-                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| d.now >= end))
+                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| step.now >= end))
             else {
                 continue;
             };
             if sale.phase == SalePhase::Waiting {
                 let away = names(&self.away(factory, *coin));
                 let reason = format!("needed for the signature, and not connected: {away}");
-                self.sell_instead(d, factory, *coin, sale, &reason);
+                self.offer_jit(step, factory, *coin, sale, &reason);
                 continue;
             }
             let silent: Vec<NodeId> = sub_clients(factory, *coin)
@@ -447,9 +462,9 @@ impl Engine {
             let buyer = factory.node_of(sale.deal.buyer);
             let neighbours = silent.iter().all(|node| Some(*node) != buyer);
             if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
-                self.sell_instead(d, factory, *coin, sale, &reason);
+                self.offer_jit(step, factory, *coin, sale, &reason);
             } else {
-                self.end_sale(d, factory, *coin, sale, &reason);
+                self.end_sale(step, factory, *coin, sale, &reason);
             }
         }
     }
@@ -457,16 +472,16 @@ impl Engine {
     /// What a restart found half open: its channel has nothing to stand on.
     pub(crate) fn lsp_sales_started(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         channels: &[KnownChannel],
     ) {
         for (coin, opening) in factory.current.sales.openings() {
             let channel_id = ChannelId::of(opening.channel);
             if channels.iter().any(|channel| channel.channel_id == channel_id) {
-                d.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id });
             }
-            d.event(factory.instance, SaleDropped { coin, number: opening.number });
+            step.event(factory.instance, SaleDropped { coin, number: opening.number });
         }
     }
 
@@ -557,14 +572,14 @@ pub(crate) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort
 }
 
 pub(crate) fn send_ready(
-    d: &mut StepBuilder<'_>,
+    step: &mut StepBuilder<'_>,
     factory: &Factory,
     coin: CoinIndex,
     number: u32,
     signatures: &[[u8; 64]],
 ) {
     for (_, node) in sub_clients(factory, coin) {
-        d.send(
+        step.send(
             node,
             SaleReady {
                 instance: factory.instance,

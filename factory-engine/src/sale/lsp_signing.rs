@@ -23,7 +23,7 @@ impl Engine {
     /// nonces that came in this very step.
     pub(crate) fn propose_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
@@ -32,36 +32,42 @@ impl Engine {
     ) {
         let (deal, Some(tree)) = (sale.deal, &factory.current.tree) else { return };
         // S24: an exit may have begun since it was offered.
-        if let Err(reason) = cooperative(factory, coin, d.height) {
-            return self.end_sale(d, factory, coin, sale, &reason.to_string());
+        if let Err(reason) = cooperative(factory, coin, step.height) {
+            return self.end_sale(step, factory, coin, sale, &reason.to_string());
         }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(d, factory, coin, sale, &error.to_string()),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &error.to_string()),
         };
         let plan = Plan::new(tree.clone(), &built.sessions);
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
-            return self.drop_sale(d, factory, coin, sale, &error.to_string());
+            return self.drop_sale(step, factory, coin, sale, &error.to_string());
         }
         let key = self.factory_key(factory.instance, factory.current.number);
-        let opened = match sale.signing.open(plan, last, &key, || d.rng.bytes32()) {
+        let opened = match sale.signing.open(plan, last, &key, || step.rng.bytes32()) {
             Ok(opened) => opened,
             Err(error) => {
-                return self.drop_sale(d, factory, coin, sale, &format!("nonces don't aggregate: {error}"));
+                return self.drop_sale(
+                    step,
+                    factory,
+                    coin,
+                    sale,
+                    &format!("nonces don't aggregate: {error}"),
+                );
             }
         };
         let nonces = opened.nonces().to_vec();
         let transcript = transcript(factory.instance, factory.current.number, &built, &nonces);
         if factory.next_sale(coin) == deal.number {
-            d.event(factory.instance, deal.signing(coin, script, ledger));
+            step.event(factory.instance, deal.signing(coin, script, ledger));
         }
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
-        d.volatile(volatile(factory, coin, VolatileSale::Sign(Box::new(job))));
+        step.volatile(volatile(factory, coin, VolatileSale::Sign(Box::new(job))));
         for (_, node) in sub_clients(factory, coin) {
-            d.send(
+            step.send(
                 node,
                 SalePropose {
                     instance: factory.instance,
@@ -76,7 +82,7 @@ impl Engine {
 
     pub(crate) fn on_sale_partials(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SalePartialSignatures,
     ) -> Result<(), Fault> {
@@ -90,13 +96,13 @@ impl Engine {
             }
             Err(wrong @ (Refused::Transcript | Refused::Count { .. })) => return Err(Fault::peer(wrong)),
         }
-        d.volatile(volatile(
+        step.volatile(volatile(
             factory,
             coin,
             VolatileSale::Lsp(VolatileLspSale::Partials(client, message.signatures.clone())),
         ));
         if sale.signing.lacks_only(client) {
-            self.finish_sale(d, factory, coin, sale, (client, &message.signatures));
+            self.finish_sale(step, factory, coin, sale, (client, &message.signatures));
         }
         Ok(())
     }
@@ -104,7 +110,7 @@ impl Engine {
     /// `last` was the last: everybody's partial signatures make the finished ones, or somebody's is bad (S4).
     fn finish_sale(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
@@ -117,33 +123,33 @@ impl Engine {
                     Some(node) => format!("{node} sent a bad partial signature"),
                     None => failure.to_string(),
                 };
-                return self.interrupt_sale(d, factory, coin, sale, &reason);
+                return self.interrupt_sale(step, factory, coin, sale, &reason);
             }
         };
-        d.event(
+        step.event(
             factory.instance,
             SaleSigned { coin, number: sale.deal.number, signatures: signatures.clone() },
         );
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.volatile(volatile(
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(volatile(
             factory,
             coin,
             VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Storing, deadline)),
         ));
         let number = sale.deal.number;
-        d.log(
+        step.log(
             Level::Info,
             format!(
                 "{}: sale {number} of coin {coin}, {} for client {}, is signed",
                 factory.instance, sale.deal.amount, sale.deal.buyer
             ),
         );
-        send_ready(d, factory, coin, number, &signatures);
+        send_ready(step, factory, coin, number, &signatures);
     }
 
     pub(crate) fn on_sale_stored(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &StoredMessage,
     ) -> Result<(), Fault> {
@@ -157,17 +163,17 @@ impl Engine {
             // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.
             let reason =
                 format!("{peer} has finished sale {number} already: was this node restored from a backup?");
-            self.end_sale(d, factory, coin, sale, &reason);
+            self.end_sale(step, factory, coin, sale, &reason);
             return Ok(());
         }
         let sold = factory.current.sales.of(coin).iter().find(|sold| sold.sale.number == number);
         if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
-        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
+        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
         if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
-            d.event(factory.instance, SaleStored { coin, number });
-            d.volatile(volatile(factory, coin, VolatileSale::End));
+            step.event(factory.instance, SaleStored { coin, number });
+            step.volatile(volatile(factory, coin, VolatileSale::End));
         }
         Ok(())
     }

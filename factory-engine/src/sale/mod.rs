@@ -138,27 +138,27 @@ impl Engine {
     /// Either side ends a sale.
     pub(crate) fn on_sale_abort(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
         match self.known(abort.instance)?.current.role {
-            Role::Lsp => self.on_client_sale_abort(d, peer, abort),
-            Role::Client { .. } => self.on_lsp_sale_abort(d, peer, abort),
+            Role::Lsp => self.on_client_sale_abort(step, peer, abort),
+            Role::Client { .. } => self.on_lsp_sale_abort(step, peer, abort),
         }
     }
 
     /// A peer broke the protocol of a sale: it ends here, and the peer is named.
     pub(crate) fn on_sale_fault(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         peer: NodeId,
         reason: &str,
     ) {
         match factory.current.role {
-            Role::Lsp => self.lsp_sale_fault(d, factory, peer, reason),
-            Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(d, factory, reason),
+            Role::Lsp => self.lsp_sale_fault(step, factory, peer, reason),
+            Role::Client { lsp, .. } if lsp == peer => self.client_sale_fault(step, factory, reason),
             Role::Client { .. } => {}
         }
     }

@@ -29,49 +29,49 @@ impl Engine {
     /// L: the channel is there. Has it signed if `credit` covers the price, else asks for what is missing.
     pub(crate) fn sell(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
         credit: u64,
     ) {
         let missing = sale.deal.price_msat.saturating_sub(credit);
-        if sale.instead.is_some() {
+        if sale.jit_reason.is_some() {
             return match missing {
-                0 => self.fund_instead(d, factory, coin, sale),
-                missing => self.charge(d, factory, coin, sale, missing),
+                0 => self.open_jit(step, factory, coin, sale),
+                missing => self.charge(step, factory, coin, sale, missing),
             };
         }
         let Some(script) = &sale.script else { return };
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
-            if let Err(reason) = cooperative(factory, coin, d.height) {
-                return self.drop_sale(d, factory, coin, sale, &reason.to_string());
+            if let Err(reason) = cooperative(factory, coin, step.height) {
+                return self.drop_sale(step, factory, coin, sale, &reason.to_string());
             }
             if missing > 0 {
-                return self.charge(d, factory, coin, sale, missing);
+                return self.charge(step, factory, coin, sale, missing);
             }
         }
-        self.propose_sale(d, factory, coin, sale, script, None);
+        self.propose_sale(step, factory, coin, sale, script, None);
     }
 
     fn charge(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
         amount_msat: u64,
     ) {
-        let label = format!("cln-factory-{}", d.rng.bytes32().to_lower_hex_string());
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout);
-        d.volatile(volatile(
+        let label = format!("cln-factory-{}", step.rng.bytes32().to_lower_hex_string());
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(volatile(
             factory,
             coin,
             VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Paying, deadline)),
         ));
-        d.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Invoice(label.clone()))));
-        d.effect(Effect::MakeInvoice {
+        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Invoice(label.clone()))));
+        step.effect(Effect::MakeInvoice {
             instance: factory.instance,
             label,
             amount_msat,
@@ -91,14 +91,14 @@ impl Engine {
 
     pub(crate) fn on_invoice_made(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         label: String,
         result: Result<Invoice, NodeError>,
     ) {
         let Some((factory, coin, sale)) = self.paying(instance, &label) else {
             // Nobody has heard of it.
-            d.effect(Effect::EndInvoice { instance, label });
+            step.effect(Effect::EndInvoice { instance, label });
             return;
         };
         let Some(peer) = factory.node_of(sale.deal.buyer) else { return };
@@ -106,10 +106,10 @@ impl Engine {
             Ok(invoice) => invoice,
             Err(error) => {
                 let reason = format!("the operator can't make an invoice for its price: {error}");
-                return self.drop_sale(d, factory, coin, sale, &reason);
+                return self.drop_sale(step, factory, coin, sale, &reason);
             }
         };
-        d.event(
+        step.event(
             instance,
             SaleDue {
                 payment_hash: invoice.payment_hash,
@@ -118,8 +118,8 @@ impl Engine {
                 label: Some(label.clone()),
             },
         );
-        d.effect(Effect::WaitInvoice { instance, label });
-        d.send(
+        step.effect(Effect::WaitInvoice { instance, label });
+        step.send(
             peer,
             SaleInvoice {
                 instance,
@@ -136,7 +136,7 @@ impl Engine {
     /// L: an invoice is paid, or can't be paid any more.
     pub(crate) fn on_invoice_ended(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         label: &str,
         result: Result<bool, NodeError>,
@@ -148,21 +148,21 @@ impl Engine {
             Ok(paid) => paid,
             Err(error) => {
                 // Asked again when its client wants to buy, and at the next start.
-                d.log(Level::Unusual, format!("{instance}: what became of invoice {label}: {error}"));
+                step.log(Level::Unusual, format!("{instance}: what became of invoice {label}: {error}"));
                 return;
             }
         };
         let sale = self.paying(instance, label);
-        d.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid });
+        step.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid });
         if paid {
             let (amount, client) = (due.amount_msat, due.buyer);
-            d.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));
+            step.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));
             if let Some((factory, coin, sale)) = sale {
                 let credit = account.credit(client).saturating_add(amount);
-                self.sell(d, factory, coin, sale, credit);
+                self.sell(step, factory, coin, sale, credit);
             }
         } else if let Some((factory, coin, sale)) = sale {
-            self.drop_sale(d, factory, coin, sale, "its invoice expired");
+            self.drop_sale(step, factory, coin, sale, "its invoice expired");
         }
     }
 
@@ -170,13 +170,13 @@ impl Engine {
     /// last moment is credit.
     pub(crate) fn end_invoices(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         client: Option<ClientIndex>,
     ) {
         for due in factory.current.sales.account().due() {
             if let Some(label) = due.label.clone().filter(|_| client.is_none_or(|of| of == due.buyer)) {
-                d.effect(Effect::EndInvoice { instance: factory.instance, label });
+                step.effect(Effect::EndInvoice { instance: factory.instance, label });
             }
         }
     }
@@ -184,7 +184,7 @@ impl Engine {
     /// The buyer pays what is missing of the price that it agreed to, and no more.
     pub(crate) fn on_sale_invoice(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         message: &SaleInvoice,
     ) -> Result<(), Fault> {
@@ -198,7 +198,7 @@ impl Engine {
         }
         let wish = self.wish(factory);
         let (wish, price_msat) = if message.number == 0 {
-            let agreed = wish.and_then(|wish| Some((wish, wish.instead.as_ref()?.price_msat)));
+            let agreed = wish.and_then(|wish| Some((wish, wish.ordinary_channel.as_ref()?.price_msat)));
             agreed.ok_or_else(|| Fault::stale("no ordinary channel is wanted"))?
         } else {
             let (.., sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
@@ -207,7 +207,7 @@ impl Engine {
                 return Err(Fault::peer("an invoice, and not after its channel was committed and checked"));
             }
             let Some(wish) = wish else {
-                self.leave_sale(d, factory, coin, sale, "this node doesn't want it any more");
+                self.leave_sale(step, factory, coin, sale, "this node doesn't want it any more");
                 return Ok(());
             };
             (wish, sale.deal.price_msat)
@@ -220,7 +220,7 @@ impl Engine {
             let text = format!("an invoice over {} msat where {owed} msat are owed", message.amount_msat);
             return Err(Fault::peer(text));
         }
-        d.event(
+        step.event(
             factory.instance,
             SaleDue {
                 payment_hash: message.payment_hash,
@@ -229,10 +229,10 @@ impl Engine {
                 label: None,
             },
         );
-        let deadline = d.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
         let wish = Purchase { deadline, ..wish.clone() };
-        d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
-        d.effect(Effect::PayInvoice {
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        step.effect(Effect::PayInvoice {
             instance: factory.instance,
             peer,
             invoice: Invoice {
@@ -248,16 +248,16 @@ impl Engine {
     /// The buyer: a payment has arrived, or never will.
     pub(crate) fn on_payment_ended(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         payment_hash: PaymentHash,
         result: Result<(), NodeError>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(due) = factory.current.sales.account().due_of(payment_hash) else { return };
-        d.event(instance, SaleDueEnded { payment_hash, paid: result.is_ok() });
+        step.event(instance, SaleDueEnded { payment_hash, paid: result.is_ok() });
         let Err(error) = result else {
-            d.log(Level::Info, format!("{instance}: paid {} msat for liquidity", due.amount_msat));
+            step.log(Level::Info, format!("{instance}: paid {} msat for liquidity", due.amount_msat));
             return;
         };
         let reason = format!("its price was not paid: {error}");
@@ -266,22 +266,22 @@ impl Engine {
         };
         let sale = self.client_sales.iter().find(|((of, _), sale)| *of == instance && buying(sale));
         if let Some(((_, coin), sale)) = sale {
-            self.leave_sale(d, factory, *coin, sale, &reason);
-        } else if self.wish(factory).is_some_and(|wish| wish.instead.is_some()) {
-            d.send(factory.lsp(), refusal(factory, 0, &reason));
-            self.refuse_purchase(d, instance, &reason);
+            self.leave_sale(step, factory, *coin, sale, &reason);
+        } else if self.wish(factory).is_some_and(|wish| wish.ordinary_channel.is_some()) {
+            step.send(factory.lsp(), refusal(factory, 0, &reason));
+            self.refuse_purchase(step, instance, &reason);
         }
     }
 
     /// What a restart finds open: L takes invoices back, since it has dropped their sales; a client asks
     /// what became of its payments.
-    pub(crate) fn sale_payments_started(&self, d: &mut StepBuilder<'_>, factory: &Factory) {
+    pub(crate) fn sale_payments_started(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         match factory.current.role {
-            Role::Lsp => self.end_invoices(d, factory, None),
+            Role::Lsp => self.end_invoices(step, factory, None),
             Role::Client { .. } => {
                 for due in factory.current.sales.account().due() {
                     let (instance, payment_hash) = (factory.instance, due.payment_hash);
-                    d.effect(Effect::LookPayment { instance, payment_hash });
+                    step.effect(Effect::LookPayment { instance, payment_hash });
                 }
             }
         }

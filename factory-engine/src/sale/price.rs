@@ -57,18 +57,18 @@ impl Engine {
 
     pub(crate) fn on_ask_price(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         peer: NodeId,
         question: &AskPrice,
     ) -> Result<(), Fault> {
         let (factory, buyer, coin) = self.sale_member(peer, question.instance, question.attempt)?;
         let amount = question.amount;
-        match self.price_for(factory, coin, buyer, amount, d.height) {
-            Err(reason) => d.send(peer, refusal(factory, 0, &reason.to_string())),
+        match self.price_for(factory, coin, buyer, amount, step.height) {
+            Err(reason) => step.send(peer, refusal(factory, 0, &reason.to_string())),
             Ok(price_msat) => {
                 let (instance, attempt) = (factory.instance, factory.current.number);
                 let away = self.away(factory, coin);
-                d.send(peer, Price { instance, attempt, amount, price_msat, away });
+                step.send(peer, Price { instance, attempt, amount, price_msat, away });
             }
         }
         Ok(())
@@ -77,28 +77,33 @@ impl Engine {
     /// `factory-buy` with `dry_run`: asks the operator what it would cost.
     pub(crate) fn ask_price(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         instance: InstanceId,
         amount: Amount,
     ) -> Result<Answer, Refusal> {
-        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, d.height)?;
+        let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, step.height)?;
         let asked = Asked { amount, answer: None };
-        d.volatile(Volatile::Sale(instance, coin, VolatileSale::Asked(asked)));
-        d.send(lsp, AskPrice { instance, attempt, amount });
+        step.volatile(Volatile::Sale(instance, coin, VolatileSale::Asked(asked)));
+        step.send(lsp, AskPrice { instance, attempt, amount });
         Ok(Answer::Done)
     }
 
-    pub(crate) fn on_price(&self, d: &mut StepBuilder<'_>, peer: NodeId, price: &Price) -> Result<(), Fault> {
+    pub(crate) fn on_price(
+        &self,
+        step: &mut StepBuilder<'_>,
+        peer: NodeId,
+        price: &Price,
+    ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, price.instance, price.attempt)?;
         let quoted = Quoted { price_msat: price.price_msat, away: price.away.clone() };
-        self.answer_price(d, factory, coin, Some(price.amount), Ok(quoted));
+        self.answer_price(step, factory, coin, Some(price.amount), Ok(quoted));
         Ok(())
     }
 
     /// The answer to a question that waits for one; an `amount` has to be the one that was asked about.
     pub(crate) fn answer_price(
         &self,
-        d: &mut StepBuilder<'_>,
+        step: &mut StepBuilder<'_>,
         factory: &Factory,
         coin: CoinIndex,
         amount: Option<Amount>,
@@ -108,7 +113,7 @@ impl Engine {
             |asked: &&Asked| asked.answer.is_none() && amount.is_none_or(|amount| amount == asked.amount);
         if let Some(asked) = self.asked.get(&factory.instance).filter(open) {
             let asked = Asked { answer: Some(answer), ..asked.clone() };
-            d.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Asked(asked)));
+            step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Asked(asked)));
         }
     }
 

@@ -21,7 +21,7 @@ use crate::terms::Level;
 use crate::terms::Shape;
 use crate::terms::Terms;
 use crate::tx::layout::Layout;
-use crate::tx::layout::Role;
+use crate::tx::layout::SpendRole;
 use crate::tx::musig::AggNonce;
 use crate::tx::musig::FactoryKey;
 use crate::tx::musig::MasterSecret;
@@ -296,8 +296,9 @@ fn the_ledger_gets_what_is_signed() {
         assert_eq!(ledger.len(), sessions.len());
         assert!(ledger.iter().zip(sessions).all(same));
     }
-    let roles: Vec<Role> = Table::sale().plan(None).ledger().iter().map(|entry| entry.session.role).collect();
-    assert_eq!(roles, [Role::Sale, Role::Distribution]);
+    let roles: Vec<SpendRole> =
+        Table::sale().plan(None).ledger().iter().map(|entry| entry.session.role).collect();
+    assert_eq!(roles, [SpendRole::Sale, SpendRole::Distribution]);
 }
 
 /// S4: whoever sends a bad partial signature is named, and for what, wherever in its path it is.

@@ -26,7 +26,7 @@ pub use limits::*;
 
 /// Which spend of a coin; the ledger's roles (S8).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Role {
+pub enum SpendRole {
     /// The node transaction that spends the coin.
     State,
     /// A sale out of a stock coin.
@@ -39,33 +39,33 @@ pub enum Role {
     Close,
 }
 
-impl Role {
+impl SpendRole {
     /// Its name, for people.
     pub fn name(self) -> &'static str {
         match self {
-            Role::State => "state",
-            Role::Sale => "sale",
-            Role::Distribution => "distribution",
-            Role::Poison => "poison",
-            Role::Close => "close",
+            SpendRole::State => "state",
+            SpendRole::Sale => "sale",
+            SpendRole::Distribution => "distribution",
+            SpendRole::Poison => "poison",
+            SpendRole::Close => "close",
         }
     }
 }
 
-impl From<Role> for u8 {
+impl From<SpendRole> for u8 {
     /// The role's number, as it is stored.
-    fn from(role: Role) -> u8 {
+    fn from(role: SpendRole) -> u8 {
         match role {
-            Role::State => 0,
-            Role::Sale => 1,
-            Role::Distribution => 2,
-            Role::Poison => 3,
-            Role::Close => 4,
+            SpendRole::State => 0,
+            SpendRole::Sale => 1,
+            SpendRole::Distribution => 2,
+            SpendRole::Poison => 3,
+            SpendRole::Close => 4,
         }
     }
 }
 
-impl TryFrom<u8> for Role {
+impl TryFrom<u8> for SpendRole {
     type Error = u8;
 
     /// The role of a number; the number itself if there is none.
@@ -92,15 +92,15 @@ pub struct SessionId {
     /// The coin that is spent.
     pub coin: CoinIndex,
     /// By which of its transactions.
-    pub role: Role,
+    pub role: SpendRole,
 }
 
 /// For people: "the distribution of coin 0".
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.role {
-            Role::State => write!(f, "the transaction that spends coin {}", self.coin),
-            Role::Sale | Role::Distribution | Role::Poison | Role::Close => {
+            SpendRole::State => write!(f, "the transaction that spends coin {}", self.coin),
+            SpendRole::Sale | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
                 write!(f, "the {} of coin {}", self.role.name(), self.coin)
             }
         }
@@ -267,10 +267,10 @@ impl Layout {
                 continue;
             };
             if !coin.stock {
-                sessions.push(SessionId { coin: index, role: Role::State });
+                sessions.push(SessionId { coin: index, role: SpendRole::State });
             }
             if coin.has_distribution {
-                sessions.push(SessionId { coin: index, role: Role::Distribution });
+                sessions.push(SessionId { coin: index, role: SpendRole::Distribution });
             }
         }
         sessions

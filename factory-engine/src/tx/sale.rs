@@ -14,7 +14,7 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxOut};
 use crate::terms::ClientIndex;
 use crate::types::InstanceId;
 
-use super::layout::{CoinIndex, Layout, MIN_CHANNEL, Role, SessionId, fee, weight};
+use super::layout::{CoinIndex, Layout, MIN_CHANNEL, SessionId, SpendRole, fee, weight};
 use super::musig::{AggNonce, KeyAgg};
 use super::scripts::{ANCHOR_VALUE, anchor_script, key_script};
 use super::tree::{Roster, Session, TreeError, distribution_to, sighash, transaction};
@@ -32,7 +32,7 @@ pub struct Stock {
 
 /// What can be sold of a stock output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct SaleLimits {
     /// The largest channel that leaves a rest, if any does.
     pub with_rest: Option<Amount>,
     /// The channel that takes everything, if that is one.
@@ -70,7 +70,7 @@ pub enum SaleError {
         /// What was asked for.
         asked: Amount,
         /// What could be asked for.
-        limits: Limits,
+        limits: SaleLimits,
     },
     /// Its script or keys don't fit.
     Tree(TreeError),
@@ -87,7 +87,7 @@ impl fmt::Display for SaleError {
             Self::Amount { asked, .. } if *asked < MIN_CHANNEL => {
                 write!(f, "{asked} is below the smallest channel, {MIN_CHANNEL}")
             }
-            Self::Amount { asked, limits: Limits { with_rest, everything } } => {
+            Self::Amount { asked, limits: SaleLimits { with_rest, everything } } => {
                 match (with_rest, everything) {
                     (Some(most), Some(all)) => {
                         write!(f, "{asked} can't be sold: ask for at most {most}, or for all of it, {all}")
@@ -110,12 +110,12 @@ impl From<TreeError> for SaleError {
 }
 
 /// What can be sold of a stock output of `value`. Both are nothing where it is too small for a channel.
-pub fn limits(layout: &Layout, coin: CoinIndex, value: Amount) -> Limits {
+pub fn limits(layout: &Layout, coin: CoinIndex, value: Amount) -> SaleLimits {
     let channel = |amount: Option<Amount>| amount.filter(|amount| *amount >= MIN_CHANNEL);
     let feerate = layout.terms().tree_feerate;
     let after = |outputs| value.checked_sub(fee(weight(outputs), feerate)?)?.checked_sub(ANCHOR_VALUE);
     let with_rest = layout.least_stock(coin).and_then(|least| after(2)?.checked_sub(least));
-    Limits { with_rest: channel(with_rest), everything: channel(after(1)) }
+    SaleLimits { with_rest: channel(with_rest), everything: channel(after(1)) }
 }
 
 impl Sale {
@@ -153,7 +153,7 @@ impl Sale {
         let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
         let tx = transaction(Version(3), LockTime::ZERO, stock.outpoint, sequence, output);
         let txid = tx.compute_txid();
-        let id = SessionId { coin: stock.coin, role: Role::Sale };
+        let id = SessionId { coin: stock.coin, role: SpendRole::Sale };
         let sighash_of_sale = sighash(id, &tx, &prevout)?;
         let mut sessions =
             vec![Session { id, sighash: sighash_of_sale, tx, txid, prevout, outpoint: stock.outpoint }];
@@ -162,7 +162,7 @@ impl Sale {
         if let Some(rest) = rest {
             let payouts = layout.stock_payouts(rest.coin, rest.value);
             let tx = distribution_to(layout, roster, &payouts, coin.distribution_version, rest.outpoint)?;
-            let id = SessionId { coin: rest.coin, role: Role::Distribution };
+            let id = SessionId { coin: rest.coin, role: SpendRole::Distribution };
             let prevout = TxOut { value: rest.value, script_pubkey: stock_script };
             let sighash = sighash(id, &tx, &prevout)?;
             let txid = tx.compute_txid();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 
-use super::layout::{CoinIndex, Layout, Output, Role, SessionId};
+use super::layout::{CoinIndex, Layout, Output, SessionId, SpendRole};
 use super::musig::AggNonce;
 use super::tree::{Roster, Tree, TreeError};
 
@@ -75,7 +75,7 @@ fn own_hashes(
     for index in tree.own_coins().rev() {
         let mut engine = tagged(COIN_TAG);
         engine.input(&index.to_be_bytes());
-        for role in [Role::State, Role::Distribution] {
+        for role in [SpendRole::State, SpendRole::Distribution] {
             let id = SessionId { coin: index, role };
             let Some(session) = tree.session(id) else {
                 engine.input(&[0]);

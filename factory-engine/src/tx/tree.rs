@@ -11,20 +11,20 @@ mod roster;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{
-    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute::LockTime,
-};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
+
+use crate::terms::ClientIndex;
+
+use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, SessionId, SpendRole};
+use super::musig::{KeyAgg, PublicKey, XOnlyPublicKey};
+use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
 
 pub use error::TreeError;
 pub use roster::{Member, Roster, funding_key, funding_script};
-
-use super::layout::{CoinIndex, Layout, Node, NodeIndex, Output, Role, SessionId};
-use super::musig::{KeyAgg, PublicKey, XOnlyPublicKey};
-use super::scripts::{ANCHOR_VALUE, StockSpend, anchor_script, key_script, stock_spend};
-use crate::terms::ClientIndex;
 
 /// Whose part of the tree is built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,7 +192,7 @@ impl Tree {
 
     /// The unsigned transaction of a node in scope.
     pub fn node_tx(&self, node: NodeIndex) -> Option<&Transaction> {
-        self.session(SessionId { coin: node, role: Role::State }).map(|session| &session.tx)
+        self.session(SessionId { coin: node, role: SpendRole::State }).map(|session| &session.tx)
     }
 
     /// A session's transaction with its signature in place. The signature isn't checked here.
@@ -233,7 +233,7 @@ impl Tree {
     /// L's script path of a stock coin in scope; None for any other coin.
     pub fn stock_script(&self, coin: CoinIndex) -> Option<StockSpend> {
         let agg = self.keys.get(&coin)?;
-        let spends_node = self.index.contains_key(&SessionId { coin, role: Role::State });
+        let spends_node = self.index.contains_key(&SessionId { coin, role: SpendRole::State });
         (!spends_node).then(|| stock_spend(agg, self.lsp_key, self.stock_csv))
     }
 
@@ -269,14 +269,14 @@ impl Tree {
         let key = self.output_key(id.coin).ok_or(no_coin.clone())?;
         let prevout = TxOut { value: coin.value, script_pubkey: key_script(key) };
         let tx = match id.role {
-            Role::State => {
+            SpendRole::State => {
                 let node = layout.node(id.coin).ok_or(no_coin)?;
                 self.node_transaction(node, outpoint, channel_scripts)?
             }
             _ => distribution(layout, roster, id.coin, outpoint)?,
         };
         let txid = tx.compute_txid();
-        if let (Role::State, Some(node)) = (id.role, layout.node(id.coin)) {
+        if let (SpendRole::State, Some(node)) = (id.role, layout.node(id.coin)) {
             self.note_outputs(node, txid, &tx);
         }
         let sighash = sighash(id, &tx, &prevout)?;

@@ -16,7 +16,7 @@ use bitcoin::{OutPoint, Transaction, TxOut};
 
 use crate::terms::ClientIndex;
 
-use super::layout::{CoinIndex, Layout, NodeKind, Output, Role, SessionId};
+use super::layout::{CoinIndex, Layout, NodeKind, Output, SessionId, SpendRole};
 use super::scripts::{ANCHOR_VALUE, anchor_script};
 use super::tree::{Scope, Tree};
 
@@ -117,7 +117,7 @@ pub fn verify_holdings(
     };
     for id in layout.sessions(who) {
         match check_session(layout, tree, id, signatures) {
-            Ok(()) if id.role == Role::State => report.nodes = report.nodes.saturating_add(1),
+            Ok(()) if id.role == SpendRole::State => report.nodes = report.nodes.saturating_add(1),
             Ok(()) => report.distributions = report.distributions.saturating_add(1),
             Err(problem) => problems.push(problem),
         }
@@ -165,7 +165,7 @@ fn check_terms(
         return Err(Rule::Prevout);
     }
     let (version, lock_time, sequence, values) = match id.role {
-        Role::State => {
+        SpendRole::State => {
             let node = layout.node(id.coin).ok_or(Rule::Outputs)?;
             let terms = layout.terms();
             let sequence = match node.kind {
@@ -201,7 +201,7 @@ fn check_terms(
     }
     let fee = paid.into_iter().try_fold(prevout.value, |left, value| left.checked_sub(value));
     let expected = match id.role {
-        Role::State => layout.node(id.coin).map(|node| node.fee),
+        SpendRole::State => layout.node(id.coin).map(|node| node.fee),
         _ => layout.distribution_fee(id.coin),
     };
     if fee.is_none() || fee != expected { Err(Rule::Fee) } else { Ok(()) }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
 use crate::types::{ChannelId, InstanceId, NodeId, PaymentHash, PaymentSecret, ProtocolId};
 
-pub use error::{DecodeError, Fault};
+pub use error::{DecodeError, Malformed};
 pub use shared::Shared;
 pub use tlv::{
     Field, Records, TlvStream, absent_field, ascending, unknown_record, write_counted, write_measured,
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         let Some((taken, rest)) = self.bytes.split_at_checked(count) else {
             // A usize always fits into 64 bits on the machines that run lightningd.
             let wanted = u64::try_from(count).unwrap_or(u64::MAX);
-            return Err(Fault::Truncated { wanted, left: self.bytes.len() }.into());
+            return Err(Malformed::Truncated { wanted, left: self.bytes.len() }.into());
         };
         self.bytes = rest;
         Ok(taken)
@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
     pub fn take_u64(&mut self, count: u64) -> Result<&'a [u8], DecodeError> {
         match usize::try_from(count) {
             Ok(count) => self.take(count),
-            Err(_) => Err(Fault::Truncated { wanted: count, left: self.bytes.len() }.into()),
+            Err(_) => Err(Malformed::Truncated { wanted: count, left: self.bytes.len() }.into()),
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.bytes.len() {
             0 => Ok(()),
-            bytes => Err(Fault::Trailing { bytes }.into()),
+            bytes => Err(Malformed::Trailing { bytes }.into()),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Codec for BigSize {
             0xfd => (u16::read(r)?.into(), 0xfd),
             small => (small.into(), 0),
         };
-        if value < least { Err(Fault::NotMinimal.into()) } else { Ok(Self(value)) }
+        if value < least { Err(Malformed::NotMinimal.into()) } else { Ok(Self(value)) }
     }
 }
 
@@ -180,7 +180,7 @@ impl Codec for bool {
         match u8::read(r)? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Fault::BadValue { value: other.into(), expected: "0 or 1" }.into()),
+            other => Err(Malformed::BadValue { value: other.into(), expected: "0 or 1" }.into()),
         }
     }
 }
@@ -235,7 +235,7 @@ impl Codec for String {
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let length = u16::read(r)?;
         let text = std::str::from_utf8(r.take(length.into())?);
-        text.map(str::to_owned).map_err(|_| Fault::NotUtf8.into())
+        text.map(str::to_owned).map_err(|_| Malformed::NotUtf8.into())
     }
 }
 
@@ -259,7 +259,7 @@ impl<T: Codec> Codec for Vec<T> {
         let left = r.remaining();
         // Every entry takes at least a byte, so this also bounds the loop.
         let Some(count) = usize::try_from(count).ok().filter(|count| *count <= left) else {
-            return Err(Fault::TooMany { count, left }.into());
+            return Err(Malformed::TooMany { count, left }.into());
         };
         let mut entries = Vec::with_capacity(count.min(affordable::<T>(left)));
         for _ in 0..count {
@@ -305,7 +305,7 @@ impl<K: Codec + Ord, V: Codec> Codec for BTreeMap<K, V> {
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let pairs = Vec::<(K, V)>::read(r)?;
         if pairs.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-            return Err(Fault::UnsortedKeys.into());
+            return Err(Malformed::UnsortedKeys.into());
         }
         Ok(pairs.into_iter().collect())
     }

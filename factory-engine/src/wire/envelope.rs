@@ -8,9 +8,10 @@ use std::fmt;
 
 use bitcoin::SignedAmount;
 
-use super::codec::{Codec, DecodeError, Fault, Reader, TlvStream, plain_codec, tlv_struct};
 use crate::tx::musig::PublicKey;
 use crate::types::{ChannelId, ProtocolId, Txid};
+
+use super::codec::{Codec, DecodeError, Malformed, Reader, TlvStream, plain_codec, tlv_struct};
 
 /// BOLT 1 message type of every factory message (bLIP-56).
 pub const MESSAGE_TYPE: u16 = 32800;
@@ -181,12 +182,12 @@ impl Envelope {
     /// Reads a complete lightning message, its type included.
     pub fn decode(raw: &[u8]) -> Result<Envelope, DecodeError> {
         if raw.len() > MAX_MESSAGE_BYTES {
-            return Err(Fault::TooLong { bytes: raw.len(), max: MAX_MESSAGE_BYTES }.into());
+            return Err(Malformed::TooLong { bytes: raw.len(), max: MAX_MESSAGE_BYTES }.into());
         }
         let mut r = Reader::new(raw);
         let kind = r.field("message type")?;
         if kind != MESSAGE_TYPE {
-            return Err(Fault::NotAFactoryMessage { kind }.into());
+            return Err(Malformed::NotAFactoryMessage { kind }.into());
         }
         let submessage = r.field("submessage")?;
         let stream = r.take_rest();
@@ -211,7 +212,7 @@ impl Envelope {
                 Locked::read_stream(stream).map(|s| Envelope::FactoryChangeLocked(s.locked))
             }
             kind if kind % 2 == 1 => Ok(Envelope::UnknownOdd(kind)),
-            kind => return Err(Fault::UnknownMessage { kind }.into()),
+            kind => return Err(Malformed::UnknownMessage { kind }.into()),
         };
         envelope.map_err(|e| e.inside(name_of(submessage)))
     }

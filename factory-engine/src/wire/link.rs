@@ -18,12 +18,14 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use assembly::Assembly;
+use bucket::Bucket;
+
+use crate::types::{Millis, ProtocolId};
+
 use super::codec::DecodeError;
 use super::envelope::{Ack, Envelope, Frame, MAX_MESSAGE_BYTES, PIGGYBACK_OVERHEAD};
 use super::message::PROTOCOL_ID;
-use crate::types::{Millis, ProtocolId};
-use assembly::Assembly;
-use bucket::Bucket;
 
 pub use fault::{LinkError, LinkFull};
 pub use pieces::Pieces;
@@ -36,7 +38,7 @@ const _: () = assert!(FRAGMENT_BYTES + PIGGYBACK_OVERHEAD <= MAX_MESSAGE_BYTES);
 
 /// What one peer may cost, and how much we push at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct LinkLimits {
     /// Payload bytes that wait to be sent.
     pub queue_bytes: usize,
     /// Bytes of lightning messages that are out and not acknowledged. One message may be out in any
@@ -51,7 +53,7 @@ pub struct Limits {
     pub burst: u32,
 }
 
-impl Default for Limits {
+impl Default for LinkLimits {
     /// Room for the proposal of the largest factory, some 300 kB, with plenty to spare. One full fragment
     /// is out at a time: 640 kB a second with a round trip of 50 ms, and a thousand peers that are sent
     /// something large at once have 32 MB under way, not all of it.
@@ -85,7 +87,7 @@ struct InFlight {
 /// The link to one peer, for the length of one connection.
 #[derive(Debug)]
 pub struct Link {
-    limits: Limits,
+    limits: LinkLimits,
     /// Whether our own list of protocols went out.
     announced: bool,
     /// The peer's list, once it came.
@@ -106,7 +108,7 @@ pub struct Link {
 
 impl Link {
     /// A new connection. The first thing to transmit is our list of protocols.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: LinkLimits) -> Self {
         Self {
             limits,
             announced: false,

@@ -3,13 +3,14 @@
 //! Every message names its factory instance and the attempt at creating it. Lists of nonces and
 //! signatures follow the order of the layout's signing sessions for whoever they are from or for.
 
-use super::codec::{Codec, DecodeError, Fault, Records, Shared, clip, plain_codec, tlv_enum, tlv_struct};
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
     Transaction, Txid,
 };
+
+use super::codec::{Codec, DecodeError, Malformed, Records, Shared, clip, plain_codec, tlv_enum, tlv_struct};
 
 /// The protocol's name and major version.
 pub const PROTOCOL_NAME: &str = "superscalar/1";
@@ -69,7 +70,7 @@ macro_rules! message_struct {
             pub struct $name {
                 /// The factory.
                 pub instance: InstanceId => 0,
-                /// Which attempt at creating it, from 0.
+                /// Which attempt at creating it, from 1.
                 pub attempt: u32 => 2,
                 $($fields)*
             }
@@ -550,7 +551,7 @@ impl Message {
         };
         let bytes = reason.len();
         if bytes > MAX_REASON_BYTES {
-            let fault = Fault::TooLong { bytes, max: MAX_REASON_BYTES };
+            let fault = Malformed::TooLong { bytes, max: MAX_REASON_BYTES };
             return Err(DecodeError::new(fault).inside("reason").inside(message.name()));
         }
         Ok(message)
@@ -561,7 +562,7 @@ impl Message {
         header!(self, m => m.instance)
     }
 
-    /// The attempt at creating it, from 0.
+    /// The attempt at creating it, from 1.
     pub fn attempt(&self) -> u32 {
         header!(self, m => m.attempt)
     }

@@ -5,9 +5,10 @@
 //! Whether the numbers make sense is the layout's to say; only amounts above 21 million BTC and
 //! unknown kinds end here.
 
-use super::codec::{BigSize, Codec, DecodeError, Fault, Reader, plain_codec};
 use crate::terms::{Kind, Leaf, Level, Shape, Terms};
 use crate::types::Amount;
+
+use super::codec::{BigSize, Codec, DecodeError, Malformed, Reader, plain_codec};
 
 /// One byte: 0 static, 1 stateful.
 impl Codec for Kind {
@@ -25,7 +26,7 @@ impl Codec for Kind {
             1 => Ok(Kind::Stateful),
             other => {
                 let expected = "0 (static) or 1 (stateful)";
-                Err(Fault::BadValue { value: other.into(), expected }.into())
+                Err(Malformed::BadValue { value: other.into(), expected }.into())
             }
         }
     }
@@ -60,11 +61,11 @@ impl Codec for Runs {
         let runs = Vec::<(BigSize, Amount)>::read(r)?;
         let count = runs.iter().fold(0, |sum: u64, (count, _)| sum.saturating_add(count.0));
         if count > Self::MOST {
-            return Err(Fault::BadValue { value: count, expected: "65536 clients or fewer" }.into());
+            return Err(Malformed::BadValue { value: count, expected: "65536 clients or fewer" }.into());
         }
         let alike = runs.windows(2).any(|pair| pair[0].1 == pair[1].1);
         if alike || runs.iter().any(|(count, _)| count.0 == 0) {
-            return Err(Fault::NotMinimal.into());
+            return Err(Malformed::NotMinimal.into());
         }
         // At most `MOST` each.
         let expand = |(count, capacity): (BigSize, Amount)| {
@@ -157,8 +158,8 @@ mod tests {
     fn only_the_shortest_way_and_no_more_than_a_factory_has() {
         let seven = [0, 0, 0, 0, 0, 0, 0, 7];
         let twice = [&[2, 1][..], &seven, &[1], &seven].concat();
-        assert_eq!(runs(&twice), Err(Fault::NotMinimal.into()));
-        assert_eq!(runs(&[&[1, 0][..], &seven].concat()), Err(Fault::NotMinimal.into()));
+        assert_eq!(runs(&twice), Err(Malformed::NotMinimal.into()));
+        assert_eq!(runs(&[&[1, 0][..], &seven].concat()), Err(Malformed::NotMinimal.into()));
         for count in [&[0xfe, 0, 1, 0, 1][..], &[0xff; 9]] {
             let many = [&[1], count, &seven].concat();
             assert!(runs(&many).is_err_and(|error| error.to_string().contains("65536 clients or fewer")));

@@ -5,7 +5,7 @@ use factory_engine::types::InstanceId;
 
 /// An invoice of a node.
 #[derive(Debug, Clone)]
-pub struct Booked {
+pub struct IssuedInvoice {
     /// What was handed out.
     pub invoice: Invoice,
     /// Whether somebody paid it.
@@ -14,7 +14,7 @@ pub struct Booked {
     pub(crate) waiting: Option<InstanceId>,
 }
 
-impl Booked {
+impl IssuedInvoice {
     /// The plugin that waited is gone.
     pub(crate) fn forget_wait(&mut self) {
         self.waiting = None;

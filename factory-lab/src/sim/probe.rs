@@ -2,7 +2,7 @@
 
 use factory_engine::Sold;
 use factory_engine::terms::ClientIndex;
-use factory_engine::tx::layout::{Role, SessionId};
+use factory_engine::tx::layout::{SessionId, SpendRole};
 use factory_engine::types::ChannelId;
 
 use crate::chain::{Chain, Market};
@@ -47,7 +47,7 @@ impl Run {
         };
         for _ in 0..limit {
             for node in &path {
-                let id = SessionId { coin: *node, role: Role::State };
+                let id = SessionId { coin: *node, role: SpendRole::State };
                 if spent_otherwise(&chain, id) == Some(true) {
                     return Ok(()); // Distributed: judged at the end.
                 }

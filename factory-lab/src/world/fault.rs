@@ -3,8 +3,9 @@
 use factory_engine::wire::message::Message;
 use factory_runtime::store::fake::Fault;
 
+use crate::node::IssuedInvoice;
+
 use super::World;
-use crate::node::Booked;
 
 /// A message on its way out.
 #[derive(Debug, Clone)]
@@ -130,7 +131,7 @@ impl World {
         member.engine = None;
         member.shadow = None;
         member.lightningd.forget_opens(None);
-        member.lightningd.invoices.values_mut().for_each(Booked::forget_wait);
+        member.lightningd.invoices.values_mut().for_each(IssuedInvoice::forget_wait);
         self.tasks.remove(&at);
         self.unstored.retain(|(who, _)| *who != at);
         for other in 0..self.members.len() {

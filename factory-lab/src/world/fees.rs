@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bitcoin::Transaction;
 use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
 use factory_engine::tx::child::usual_weight;
-use factory_engine::tx::layout::{Role as Spend, fee};
+use factory_engine::tx::layout::{SpendRole, fee};
 use factory_engine::tx::scripts::DUST;
 use factory_engine::types::{Amount, ChannelId};
 use factory_engine::{Factory, Input, Role};
@@ -105,7 +105,7 @@ impl World {
         at: usize,
         factory: &Factory,
         tx: &Transaction,
-        role: Spend,
+        role: SpendRole,
     ) -> Result<(), String> {
         let lightningd = &self.members[at].lightningd;
         let Some((paid, weight)) = self.chain.package(tx).filter(|_| !lightningd.locked) else {
@@ -138,8 +138,8 @@ impl World {
     }
 
     /// Less than what any of its transactions is worth to a member.
-    fn least_stake(&self, at: usize, factory: &Factory, tx: &Transaction, role: Spend) -> Amount {
-        if let (Role::Client { index, .. }, Spend::Distribution) = (factory.current.role, role) {
+    fn least_stake(&self, at: usize, factory: &Factory, tx: &Transaction, role: SpendRole) -> Amount {
+        if let (Role::Client { index, .. }, SpendRole::Distribution) = (factory.current.role, role) {
             // Its channel, or of a stock output its share.
             let txid = tx.compute_txid();
             let mut sessions = factory.current.tree.iter().flat_map(|tree| tree.sessions());
@@ -154,7 +154,7 @@ impl World {
             let msat = if known.opener { balances.opener_msat } else { balances.fundee_msat };
             Some(Amount::from_sat((msat / 1000).checked_div(transactions)?))
         };
-        if role == Spend::Sale {
+        if role == SpendRole::Sale {
             let txid = tx.compute_txid();
             let this = factory.own_sales().find(|sold| sold.txid() == txid);
             let this = this.and_then(|sold| share(sold.channel_id(), 1));

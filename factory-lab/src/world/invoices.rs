@@ -9,7 +9,7 @@ use factory_engine::types::{
 use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, NodeError, Purchase, Role};
 
 use crate::fault::Kind;
-use crate::node::Booked;
+use crate::node::IssuedInvoice;
 
 use super::{LSP, World};
 
@@ -35,7 +35,7 @@ impl World {
             payment_secret: PaymentSecret(hash("secret")),
             min_final_cltv_expiry: if self.chaos.is_some() { SHORT } else { 18 },
         };
-        let booked = Booked { invoice, paid: false, waiting: None };
+        let booked = IssuedInvoice { invoice, paid: false, waiting: None };
         self.members[at].lightningd.invoices.insert(label.clone(), booked);
         self.answer(at, Input::InvoiceMade { instance, label, result: Ok(invoice) });
     }
@@ -101,7 +101,7 @@ impl World {
     fn settle_invoice(&mut self, at: usize, peer: NodeId, invoice: &Invoice) -> Result<(), String> {
         let payee = self.member_of(peer).filter(|payee| self.connected(at, *payee)).ok_or("not connected")?;
         // Who lies about a price has an invoice for it.
-        let fits = |booked: &Booked| {
+        let fits = |booked: &IssuedInvoice| {
             let hash = booked.invoice.payment_hash == invoice.payment_hash;
             !booked.paid && (booked.invoice == *invoice || (hash && self.is_dishonest(payee)))
         };

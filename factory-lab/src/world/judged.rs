@@ -4,7 +4,7 @@
 use bitcoin::{Amount, Txid};
 use factory_engine::record::event::{Event, Signing};
 use factory_engine::terms::ClientIndex;
-use factory_engine::tx::layout::{Layout, NodeKind, Role as Spend};
+use factory_engine::tx::layout::{Layout, NodeKind, SpendRole};
 use factory_engine::tx::musig::PublicKey;
 use factory_engine::tx::tree::{Member, Roster, funding_script};
 use factory_engine::tx::verify::verify_holdings;
@@ -139,7 +139,7 @@ impl World {
             let property = if invalid { "S4" } else { "S20" };
             return Err(format!("{property}: it stores what is no way out: {problems:?}"));
         }
-        for session in tree.sessions().iter().filter(|session| session.id.role == Spend::Distribution) {
+        for session in tree.sessions().iter().filter(|session| session.id.role == SpendRole::Distribution) {
             let coin = factory.current.layout.coin(session.id.coin).ok_or("S20: a coin is missing")?;
             let paid = session.tx.output.len().saturating_sub(1);
             let clients = usize::try_from(coin.clients.end.saturating_sub(coin.clients.start));
@@ -226,8 +226,10 @@ impl World {
         };
         let matured = self.chain.height() >= factory.current.terms.timeout_height;
         let role = match client {
-            Some(_) if matured => Spend::Distribution,
-            _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => Spend::State,
+            Some(_) if matured => SpendRole::Distribution,
+            _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => {
+                SpendRole::State
+            }
             _ => return Ok(()),
         };
         let leaves = || factory.current.exiting.iter().chain(&factory.current.evicting);
@@ -237,7 +239,9 @@ impl World {
         let sold = client.filter(|_| bought).and_then(|index| factory.current.layout.stock_coin(index));
         for session in tree.sessions().iter().filter(|session| session.id.role == role) {
             let coin = session.id.coin;
-            if role == Spend::State && !leaving(coin) || role == Spend::Distribution && sold == Some(coin) {
+            if role == SpendRole::State && !leaving(coin)
+                || role == SpendRole::Distribution && sold == Some(coin)
+            {
                 continue;
             }
             let Some(signature) = factory.current.signatures.get(&session.id) else { continue };

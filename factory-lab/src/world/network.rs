@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use factory_engine::Input;
 use factory_engine::types::NodeId;
-use factory_engine::wire::link::{Incoming, Limits, Link};
+use factory_engine::wire::link::{Incoming, Link, LinkLimits};
 use factory_engine::wire::message::{Message, protocol_id};
 
 use crate::{LabError, error};
@@ -24,7 +24,7 @@ impl World {
             return Ok(());
         }
         for pair in [(a, b), (b, a)] {
-            self.links.insert(pair, Link::new(Limits::default()));
+            self.links.insert(pair, Link::new(LinkLimits::default()));
             self.wire.insert(pair, VecDeque::new());
             self.transmit(pair.0, pair.1);
         }

@@ -8,7 +8,7 @@ use factory_engine::KnownChannel;
 use factory_engine::types::{ChannelId, Height, PaymentHash};
 
 use crate::LabError;
-use crate::node::{Booked, Channel};
+use crate::node::{Channel, IssuedInvoice};
 use crate::rng::Rng;
 use crate::store::Store;
 
@@ -22,7 +22,7 @@ pub struct Backup {
     channels: BTreeMap<ChannelId, Channel>,
     reserved: BTreeSet<OutPoint>,
     ordinary: Vec<KnownChannel>,
-    invoices: BTreeMap<String, Booked>,
+    invoices: BTreeMap<String, IssuedInvoice>,
     payments: BTreeMap<PaymentHash, bool>,
     /// Wallet and channel keys follow from indices in the database: the same come again.
     rng: Rng,

@@ -3,7 +3,7 @@
 
 use bitcoin::{OutPoint, Transaction};
 use factory_engine::record::event::{SaleDropped, SaleSigned, SaleSigning};
-use factory_engine::tx::layout::{CoinIndex, Role as Spend};
+use factory_engine::tx::layout::{CoinIndex, SpendRole};
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
 use factory_engine::wire::message::Message;
 use factory_engine::{Factory, Input, Role, Sold};
@@ -84,7 +84,7 @@ impl World {
                 .map_err(|why| format!("S4: it stores a {:?} that is none: {why:?}", session.id.role))?;
             finished.push((session.outpoint, session.id.role, session.txid));
         }
-        let rest = sold.sale.sessions.iter().find(|session| session.id.role == Spend::Distribution);
+        let rest = sold.sale.sessions.iter().find(|session| session.id.role == SpendRole::Distribution);
         if let (Some(session), Some(coin)) = (rest, factory.current.layout.coin(e.coin)) {
             let paid = session.tx.output.len().saturating_sub(1);
             if paid != coin.clients.clone().count() {
@@ -187,7 +187,7 @@ impl World {
             }
             let sale = tx.lock_time.to_consensus_u32() == 0;
             if let Some(tx) = self.chain.waiting(tx.compute_txid()).filter(|_| sale) {
-                self.is_raised(at, factory, tx, Spend::Sale)?;
+                self.is_raised(at, factory, tx, SpendRole::Sale)?;
             }
             if !self.chain.knows(tx.compute_txid()) && self.chain.check(&tx).is_ok() {
                 return Err(format!("S26: a sale's transaction could spend {input}, and is not published"));

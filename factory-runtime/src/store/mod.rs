@@ -1,6 +1,6 @@
 //! Durable state: an append-only list of records for each factory.
 //!
-//! What a record means is for [`protocol`](factory_engine::protocol) to say; here it is bytes. Whoever reads
+//! What a record means is for [`record`](factory_engine::record) to say; here it is bytes. Whoever reads
 //! them back gets exactly what was acknowledged, in order (S10).
 
 pub mod fake;

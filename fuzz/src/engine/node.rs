@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use factory_engine::record::event::{Event, decode_record, encode_record};
-use factory_engine::tx::layout::Role;
+use factory_engine::tx::layout::SpendRole;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, OutPoint};
 use factory_engine::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
@@ -25,7 +25,7 @@ pub struct Node {
     rng: Rng,
     number: usize,
     /// Every sighash that was ever stored as signed.
-    signed: HashMap<(OutPoint, Role), [u8; 32]>,
+    signed: HashMap<(OutPoint, SpendRole), [u8; 32]>,
     /// Whether the next append fails.
     pub store_fails: bool,
     /// Whether lightningd has said something to it that lightningd never says.

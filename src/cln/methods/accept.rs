@@ -4,7 +4,7 @@ use factory_engine::types::InstanceId;
 use factory_engine::{Command as EngineCommand, Input};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory, factory_json};
@@ -17,7 +17,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     state.runtime.ask(Input::Command(EngineCommand::Accept { instance })).await?;
     let (factory, height) = factory(&state, instance).await?;

@@ -7,7 +7,7 @@ use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
 use serde_json::{Value, json};
 
-use super::super::error::{Fault, NOT_SOLD};
+use super::super::error::{NOT_SOLD, RpcError};
 use super::super::params::Params;
 use super::super::state::State;
 use super::super::words;
@@ -26,7 +26,7 @@ pub const COMMAND: Command = Command {
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let names = ["factory_instance", "amount_sat", "max_price_msat", "dry_run"];
     let mut params = Params::new(&names, &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
@@ -49,15 +49,15 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
         match outcome {
             Outcome::Waiting => tokio::time::sleep(PAUSE).await,
             Outcome::Refused { reason, waited } => {
-                return Err(Fault::new(NOT_SOLD, words::not_sold(&reason, waited, state.config.jit)));
+                return Err(RpcError::new(NOT_SOLD, words::not_sold(&reason, waited, state.config.jit)));
             }
             Outcome::Bought => break,
-            Outcome::Instead(reason, jit) => return instead(&state, instance, &reason, &jit).await,
+            Outcome::OrdinaryChannel(reason, jit) => return instead(&state, instance, &reason, &jit).await,
         }
     }
     let (factory, _) = factory(&state, instance).await?;
     let sold = sold(factory.current.sales.of(quote.coin), &quote)
-        .ok_or_else(|| Fault::new(NOT_SOLD, "the factory was forgotten meanwhile"))?;
+        .ok_or_else(|| RpcError::new(NOT_SOLD, "the factory was forgotten meanwhile"))?;
     let mut object = answer(instance, amount, &quote, dry_run, sold.price_msat);
     object["channel_id"] = sold.channel_id().to_string().into();
     object["funding_txid"] = sold.sale.channel.txid.to_string().into();
@@ -68,7 +68,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 /// What the operator asks for a channel of this size now, and who is away.
-async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Result<Quoted, Fault> {
+async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Result<Quoted, RpcError> {
     state.runtime.ask(Input::Command(EngineCommand::AskPrice { instance, amount })).await?;
     let patience = Duration::from_millis(state.config.ceremony_timeout);
     let answered = async {
@@ -77,11 +77,11 @@ async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Resul
             match asked {
                 None => tokio::time::sleep(PAUSE).await,
                 Some(Ok(quoted)) => return Ok(quoted),
-                Some(Err(reason)) => return Err(Fault::new(NOT_SOLD, reason.to_string())),
+                Some(Err(reason)) => return Err(RpcError::new(NOT_SOLD, reason.to_string())),
             }
         }
     };
-    let silent = || Fault::new(NOT_SOLD, "the operator didn't answer in time");
+    let silent = || RpcError::new(NOT_SOLD, "the operator didn't answer in time");
     tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| Err(silent()))
 }
 
@@ -104,7 +104,7 @@ async fn instead(
     instance: InstanceId,
     reason: &str,
     jit: &SaleJitOpened,
-) -> Result<Value, Fault> {
+) -> Result<Value, RpcError> {
     let mut object = json!({
         "factory_instance": instance.to_string(),
         "kind": "jit",
@@ -122,7 +122,7 @@ async fn instead(
     Ok(object)
 }
 
-async fn add_credit(state: &State, instance: InstanceId, object: &mut Value) -> Result<(), Fault> {
+async fn add_credit(state: &State, instance: InstanceId, object: &mut Value) -> Result<(), RpcError> {
     let credit = state.runtime.read(move |engine, _| engine.credit_msat(instance)).await?;
     if credit > 0 {
         object["credit_msat"] = credit.into();
@@ -139,7 +139,7 @@ enum Outcome {
     },
     Bought,
     /// An ordinary channel instead, and why.
-    Instead(String, SaleJitOpened),
+    OrdinaryChannel(String, SaleJitOpened),
 }
 
 /// Whoever buys next has the number that this purchase didn't get: then it was refused meanwhile.
@@ -152,9 +152,9 @@ fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
         Some(Purchase { refused: Some(reason), away, .. }) => {
             Outcome::Refused { reason: with_credit(engine, instance, reason), waited: !away.is_empty() }
         }
-        Some(Purchase { opened: Some(jit), instead, .. }) => {
-            let reason = instead.as_ref().map(|instead| instead.reason.clone());
-            Outcome::Instead(reason.unwrap_or_default(), jit.clone())
+        Some(Purchase { opened: Some(jit), ordinary_channel, .. }) => {
+            let reason = ordinary_channel.as_ref().map(|channel| channel.reason.clone());
+            Outcome::OrdinaryChannel(reason.unwrap_or_default(), jit.clone())
         }
         Some(_) => Outcome::Waiting,
         None if signed => Outcome::Bought,

@@ -11,7 +11,7 @@ use factory_runtime::Transition;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, Fault, NOT_CREATED};
+use super::super::error::{BAD_CLIENT, CANNOT_AFFORD, NOT_CREATED, RpcError};
 use super::super::params::Params;
 use super::super::progress::Reporter;
 use super::super::requests::Request;
@@ -48,7 +48,7 @@ const NAMES: &[&str] = &[
 const POLL: Duration = Duration::from_millis(250);
 
 /// Runs the command.
-pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
+pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
     let mut params = Params::new(NAMES, &request.params)?;
     let clients: Value = params.required("clients")?;
     let capacity: Option<Amount> = params.optional("capacity_sat")?;
@@ -77,7 +77,7 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
     let transitions = state.runtime.transitions();
     let command = EngineCommand::Create(plan.create);
     let Answer::Created(instance) = state.runtime.ask(Input::Command(command)).await? else {
-        return Err(Fault::internal(COMMAND.name));
+        return Err(RpcError::internal(COMMAND.name));
     };
     let reporter = Reporter::new(state.outbox.clone(), request.id);
     funded(&state, instance, transitions, reporter).await?;
@@ -86,7 +86,7 @@ pub async fn call(state: State, request: Request) -> Result<Value, Fault> {
 }
 
 /// Every client that can't take part is named at once.
-async fn check_clients(state: &State, create: &Create) -> Result<(), Fault> {
+async fn check_clients(state: &State, create: &Create) -> Result<(), RpcError> {
     let connected = peers::connected(&state.rpc, None).await?;
     let mut problems = Vec::new();
     let mut seen = BTreeSet::new();
@@ -102,14 +102,14 @@ async fn check_clients(state: &State, create: &Create) -> Result<(), Fault> {
             problems.push(format!("{node} has no factory plugin: it sets neither feature bit 270 nor 271"));
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Fault::new(BAD_CLIENT, problems.join("; "))) }
+    if problems.is_empty() { Ok(()) } else { Err(RpcError::new(BAD_CLIENT, problems.join("; "))) }
 }
 
-async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, Fault> {
+async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, RpcError> {
     let have = wallet::spendable(&state.rpc).await?;
     let need = plan.layout.funding_value();
     if have <= need {
-        return Err(Fault::new(
+        return Err(RpcError::new(
             CANNOT_AFFORD,
             format!(
                 "the factory needs {} sat and a fee, the wallet has {} sat that are confirmed and free",
@@ -122,7 +122,7 @@ async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, Fault> {
 }
 
 /// What an exit of everything would take, with this factory, and what would be left in the wallet.
-async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, Fault> {
+async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, RpcError> {
     let mut reserve = Reserve::soon(state).await?;
     let layout = &plan.layout;
     let nodes = (0u32..).zip(layout.nodes()).map(|(node, _)| node);
@@ -132,7 +132,7 @@ async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, Fault> {
     Ok(reserve)
 }
 
-fn beyond_reserve(reserve: &Reserve) -> Fault {
+fn beyond_reserve(reserve: &Reserve) -> RpcError {
     let text = format!(
         "{} sat would be left in the wallet; to leave every factory at {} sat/kw takes {} sat in fees: add to \
          the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
@@ -140,7 +140,7 @@ fn beyond_reserve(reserve: &Reserve) -> Fault {
         reserve.feerate,
         reserve.needed.to_sat()
     );
-    Fault::new(CANNOT_AFFORD, text)
+    RpcError::new(CANNOT_AFFORD, text)
 }
 
 /// Waits until the funding is released, or creation has failed.
@@ -149,7 +149,7 @@ async fn funded(
     instance: InstanceId,
     mut transitions: broadcast::Receiver<Transition>,
     mut reporter: Reporter,
-) -> Result<(), Fault> {
+) -> Result<(), RpcError> {
     reporter.say(&format!("factory {instance}"));
     let mut left_out = 0;
     loop {
@@ -159,7 +159,7 @@ async fn funded(
         };
         // A factory that was forgotten had failed.
         let Some((reached, without, progress)) = state.runtime.read(look).await? else {
-            return Err(Fault::new(NOT_CREATED, format!("factory {instance} was not created")));
+            return Err(RpcError::new(NOT_CREATED, format!("factory {instance} was not created")));
         };
         for (node, reason) in without.iter().skip(left_out) {
             reporter.say(&format!("{node} is left out: {reason}"));
@@ -187,7 +187,7 @@ async fn funded(
     }
 }
 
-fn not_created(factory: &Factory) -> Fault {
+fn not_created(factory: &Factory) -> RpcError {
     let mut text = format!("factory {} was not created", factory.instance);
     if let Some(failure) = factory.failure() {
         text = format!("{text}: {failure}");
@@ -195,5 +195,5 @@ fn not_created(factory: &Factory) -> Fault {
     for (node, reason) in &factory.left_out {
         text = format!("{text}; {node} was left out: {reason}");
     }
-    Fault::new(NOT_CREATED, text)
+    RpcError::new(NOT_CREATED, text)
 }

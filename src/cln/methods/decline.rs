@@ -4,7 +4,7 @@ use factory_engine::types::InstanceId;
 use factory_engine::{Command as EngineCommand, Input};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
@@ -17,7 +17,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "reason"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
     let reason: Option<String> = params.optional("reason")?;

@@ -8,7 +8,7 @@ use factory_engine::{
 };
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::super::words;
@@ -24,7 +24,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "clients", "dry_run", "feerate"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
     let wanted: Vec<Value> = match params.optional::<Value>("clients")? {
@@ -65,7 +65,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 /// A client by its place, or by its node.
-fn place(factory: &Factory, value: &Value) -> Result<ClientIndex, Fault> {
+fn place(factory: &Factory, value: &Value) -> Result<ClientIndex, RpcError> {
     let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
     if let Some(client) = number.and_then(|number| ClientIndex::try_from(number).ok()) {
         return Ok(client);
@@ -74,7 +74,7 @@ fn place(factory: &Factory, value: &Value) -> Result<ClientIndex, Fault> {
     let node = node.and_then(|text| NodeId::parse(&text.into()));
     let found = node.and_then(|node| factory.client_of(node));
     found.ok_or_else(|| {
-        Fault::parameter(format!(
+        RpcError::parameter(format!(
             "clients: {value} is neither a client's number nor the id of a client's node"
         ))
     })

@@ -8,7 +8,7 @@ use factory_engine::types::InstanceId;
 use factory_engine::{Command as EngineCommand, Factory, Input, Role, exit_allowed};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::super::{feerates, words};
@@ -23,7 +23,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "dry_run"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
     let dry_run = params.optional("dry_run")?.unwrap_or(false);

@@ -7,7 +7,7 @@ use factory_engine::types::{Amount, Height, Txid};
 use factory_engine::{Engine, Factory, State as FactoryState};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::state::State;
 use super::super::wallet;
 use super::warnings::Warning;
@@ -92,16 +92,16 @@ pub struct Reserve {
 
 impl Reserve {
     /// Of every factory whose funding is on chain.
-    pub async fn now(state: &State) -> Result<Self, Fault> {
+    pub async fn now(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |factory| factory.funding_height().is_some()).await
     }
 
     /// With those that are still being created.
-    pub async fn soon(state: &State) -> Result<Self, Fault> {
+    pub async fn soon(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |_| true).await
     }
 
-    async fn of(state: &State, counts: fn(&Factory) -> bool) -> Result<Self, Fault> {
+    async fn of(state: &State, counts: fn(&Factory) -> bool) -> Result<Self, RpcError> {
         let feerate = state.config.reserve_feerate;
         let look = move |engine: &Engine, height| needed(engine, height, feerate, counts);
         let needed = state.runtime.read(look).await?;

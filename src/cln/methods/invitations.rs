@@ -4,7 +4,7 @@ use factory_engine::types::Height;
 use factory_engine::{Engine, Factory, Role, State as FactoryState};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory_json};
@@ -17,7 +17,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Params::new(&[], &params)?;
     let look = |engine: &Engine, height| {
         let open = engine.factories().filter(|factory| factory.state(height) == FactoryState::Invited);

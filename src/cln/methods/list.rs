@@ -4,7 +4,7 @@ use factory_engine::types::InstanceId;
 use factory_engine::{Engine, Factory, Refusal, State as FactoryState};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::{Command, factory_json, fees, fresh_channels, urgent};
@@ -26,7 +26,7 @@ impl Parameter for FactoryState {
 }
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "state"], &params)?;
     let instance: Option<InstanceId> = params.optional("factory_instance")?;
     let wanted: Option<FactoryState> = params.optional("state")?;

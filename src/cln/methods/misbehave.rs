@@ -1,10 +1,9 @@
 //! `misbehave`, of the binary `cln-factory-faults` alone.
 
+use factory_runtime::faults;
 use serde_json::{Value, json};
 
-use factory_runtime::faults;
-
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
@@ -17,13 +16,13 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(_: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(_: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["fault"], &params)?;
     let name: String = params.required("fault")?;
     if name.is_empty() {
         faults::disarm();
     } else {
-        faults::arm(&name).map_err(Fault::parameter)?;
+        faults::arm(&name).map_err(RpcError::parameter)?;
     }
     Ok(json!({"fault": name}))
 }

@@ -7,7 +7,7 @@ use factory_engine::{Engine, Factory, Refusal};
 use crate::cln::datastore;
 
 use super::boot::read_archived;
-use super::error::{Fault, UNAVAILABLE};
+use super::error::{RpcError, UNAVAILABLE};
 use super::state::State;
 
 pub mod accept;
@@ -43,7 +43,7 @@ pub struct Command {
 }
 
 /// A copy of one factory, and the height that goes with it.
-async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), Fault> {
+async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), RpcError> {
     let look = move |engine: &Engine, height| {
         (engine.factory(instance).cloned(), engine.is_archived(instance), height)
     };
@@ -54,13 +54,13 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
 }
 
 /// Factories that were archived, from the store.
-async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, Fault> {
+async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, RpcError> {
     if instances.is_empty() {
         return Ok(Vec::new());
     }
     let mut store = datastore::store(state.rpc.clone());
     let read = read_archived(&mut store, instances).await;
-    read.map_err(|error| Fault::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
+    read.map_err(|error| RpcError::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
 }
 
 /// So that short channel ids are what lightningd says now; without an answer, what it said last.

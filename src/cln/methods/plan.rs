@@ -1,12 +1,11 @@
 //! `factory-plan`.
 
-use serde_json::Value;
-
 use factory_engine::tx::layout::MAX_CLIENTS;
 use factory_engine::tx::plan::PlanError;
 use factory_engine::types::{Amount, NodeId};
+use serde_json::Value;
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::Command;
@@ -21,7 +20,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let names = ["clients", "capacity_sat", "stock_sat", "profile", "feerate", "group"];
     let mut params = Params::new(&names, &params)?;
     let clients: Value = params.required("clients")?;
@@ -39,10 +38,10 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 /// Clients that nobody knows yet.
-fn anybody(count: u32, capacity: Option<Amount>) -> Result<Vec<(NodeId, Amount)>, Fault> {
-    let capacity = capacity.ok_or_else(|| Fault::parameter("missing required parameter: capacity_sat"))?;
+fn anybody(count: u32, capacity: Option<Amount>) -> Result<Vec<(NodeId, Amount)>, RpcError> {
+    let capacity = capacity.ok_or_else(|| RpcError::parameter("missing required parameter: capacity_sat"))?;
     if count > MAX_CLIENTS {
-        return Err(Fault::parameter(PlanError::TooManyClients { clients: count }.to_string()));
+        return Err(RpcError::parameter(PlanError::TooManyClients { clients: count }.to_string()));
     }
     Ok((0..count).map(|_| (NodeId([0; 33]), capacity)).collect())
 }

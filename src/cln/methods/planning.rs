@@ -10,7 +10,7 @@ use factory_engine::{Config, Create, Online};
 use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::factory_json;
@@ -48,7 +48,7 @@ pub struct Wishes {
 
 impl Wishes {
     /// Takes them from a command's parameters.
-    pub async fn parse(state: &State, params: &mut Params) -> Result<Self, Fault> {
+    pub async fn parse(state: &State, params: &mut Params) -> Result<Self, RpcError> {
         Ok(Self {
             stock: params.optional("stock_sat")?.unwrap_or(Amount::ZERO),
             profile: params.optional("profile")?.unwrap_or_default(),
@@ -64,10 +64,10 @@ impl Wishes {
 }
 
 /// lightningd knows all its ways to write a feerate.
-pub async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, Fault> {
+pub async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, RpcError> {
     let text = feerate.as_str().map_or_else(|| feerate.to_string(), str::to_owned);
     let parsed = state.rpc.call("parsefeerate", json!({"feerate": text})).await;
-    let parsed = parsed.map_err(|error| Fault::parameter(format!("feerate: {}", error.message)))?;
+    let parsed = parsed.map_err(|error| RpcError::parameter(format!("feerate: {}", error.message)))?;
     Ok(field("parsefeerate", &parsed, "perkw")?)
 }
 
@@ -90,7 +90,7 @@ pub fn plan(
     mut clients: Vec<(NodeId, Amount)>,
     online: &Online,
     wishes: &Wishes,
-) -> Result<Plan, Fault> {
+) -> Result<Plan, RpcError> {
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
     let delays = Delays {
         state_step: config.state_step,
@@ -99,7 +99,7 @@ pub fn plan(
         margin_blocks: config.margin_blocks,
     };
     let shape =
-        shape_with(count, wishes.profile, delays).map_err(|error| Fault::parameter(error.to_string()))?;
+        shape_with(count, wishes.profile, delays).map_err(|error| RpcError::parameter(error.to_string()))?;
     let nodes: Vec<NodeId> = clients.iter().map(|(node, _)| *node).collect();
     let size = usize::from(shape.leaf.clients_per_sub);
     if let Some(order) = online.group(&nodes, size).filter(|_| wishes.group) {
@@ -123,7 +123,7 @@ pub fn plan(
         margin_blocks: config.margin_blocks,
         funding_confirmations: config.funding_confirmations,
     };
-    let layout = Layout::new(&terms).map_err(|error| Fault::parameter(error.to_string()))?;
+    let layout = Layout::new(&terms).map_err(|error| RpcError::parameter(error.to_string()))?;
     let online_percent = online_percent(&layout, &clients, online);
     let create = Create {
         clients,
@@ -231,30 +231,30 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 /// One entry of `clients`: an id, or an object with a capacity of its own.
-pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount), Fault> {
+pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount), RpcError> {
     let (id, own) = match value {
         Value::Object(object) => {
             if let Some(name) = object.keys().find(|name| !["id", "capacity_sat"].contains(&name.as_str())) {
-                return Err(Fault::parameter(format!("clients: unknown field {name}")));
+                return Err(RpcError::parameter(format!("clients: unknown field {name}")));
             }
             let own = object.get("capacity_sat").map(|own| {
                 Amount::parse(own)
-                    .ok_or_else(|| Fault::parameter(format!("clients: {own} is not {}", Amount::EXPECTED)))
+                    .ok_or_else(|| RpcError::parameter(format!("clients: {own} is not {}", Amount::EXPECTED)))
             });
             (object.get("id").unwrap_or(&Value::Null), own.transpose()?)
         }
         other => (other, None),
     };
     let node = NodeId::parse(id)
-        .ok_or_else(|| Fault::parameter(format!("clients: {id} is not {}", NodeId::EXPECTED)))?;
+        .ok_or_else(|| RpcError::parameter(format!("clients: {id} is not {}", NodeId::EXPECTED)))?;
     let capacity = own.or(capacity).ok_or_else(|| {
-        Fault::parameter(format!("capacity_sat is missing, and {node} has none of its own"))
+        RpcError::parameter(format!("capacity_sat is missing, and {node} has none of its own"))
     })?;
     Ok((node, capacity))
 }
 
 /// A list that came as JSON, or as text with JSON in it (`lightning-cli` with a quoted list).
-pub fn list(value: Value) -> Result<Vec<Value>, Fault> {
+pub fn list(value: Value) -> Result<Vec<Value>, RpcError> {
     let value = match &value {
         Value::String(text) => serde_json::from_str(text).unwrap_or(value),
         _ => value,
@@ -263,6 +263,6 @@ pub fn list(value: Value) -> Result<Vec<Value>, Fault> {
         Value::Array(list) => Ok(list),
         // One client needs no list.
         other @ (Value::String(_) | Value::Object(_) | Value::Number(_)) => Ok(vec![other]),
-        other => Err(Fault::parameter(format!("clients: {other} is not a list"))),
+        other => Err(RpcError::parameter(format!("clients: {other} is not a list"))),
     }
 }

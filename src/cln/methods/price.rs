@@ -3,7 +3,7 @@
 use factory_engine::PriceList;
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
@@ -18,14 +18,14 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["base_msat", "ppm"], &params)?;
     let base_msat: Option<u64> = params.optional("base_msat")?;
     let ppm: Option<u32> = params.optional("ppm")?;
     let mut list = state.runtime.read(|engine, _| engine.prices()).await?;
     if base_msat.is_some() || ppm.is_some() {
         let (base_msat, ppm) = (base_msat.unwrap_or(list.base_msat), ppm.unwrap_or(list.ppm));
-        list = PriceList::new(base_msat, ppm).map_err(|error| Fault::parameter(error.to_string()))?;
+        list = PriceList::new(base_msat, ppm).map_err(|error| RpcError::parameter(error.to_string()))?;
         state.runtime.set_prices(list).await?;
     }
     Ok(json!({"base_msat": list.base_msat, "ppm": list.ppm}))

@@ -2,12 +2,12 @@
 
 use factory_engine::report::drawing;
 use factory_engine::terms::ClientIndex;
-use factory_engine::tx::layout::{Node, NodeIndex, Output, Role, SessionId};
+use factory_engine::tx::layout::{Node, NodeIndex, Output, SessionId, SpendRole};
 use factory_engine::types::{Height, InstanceId, Transaction};
 use factory_engine::{Factory, Line, Purpose, Sighting, Statement, sightings, statement};
 use serde_json::{Value, json};
 
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::{Command, factory, factory_json, fresh_channels};
@@ -41,7 +41,7 @@ impl Parameter for Format {
 }
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "format"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;
     let format = params.optional("format")?.unwrap_or(Format::Json);
@@ -69,7 +69,7 @@ fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
 }
 
 fn transaction(factory: &Factory, index: NodeIndex, node: &Node) -> Value {
-    let session = SessionId { coin: index, role: Role::State };
+    let session = SessionId { coin: index, role: SpendRole::State };
     let mut object = json!({
         "index": index,
         "kind": drawing::kind(node.kind),
@@ -159,7 +159,7 @@ fn distributions(factory: &Factory) -> Value {
     let coins = (0u32..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.has_distribution);
     coins
         .map(|(index, coin)| {
-            let session = SessionId { coin: index, role: Role::Distribution };
+            let session = SessionId { coin: index, role: SpendRole::Distribution };
             let mut object = json!({
                 "coin": index,
                 "vbytes": coin.distribution_vbytes,

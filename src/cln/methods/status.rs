@@ -6,7 +6,7 @@ use factory_runtime::clock;
 use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
-use super::super::error::Fault;
+use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
 use super::super::{peers, words};
@@ -23,7 +23,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command. It answers also when everything else is refused.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Params::new(&[], &params)?;
     let mut answer = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -98,7 +98,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 }
 
 /// Channels in use that have no place on chain yet.
-async fn unconfirmed(state: &State) -> Result<Vec<(NodeId, Amount, String)>, Fault> {
+async fn unconfirmed(state: &State) -> Result<Vec<(NodeId, Amount, String)>, RpcError> {
     let answer = state.rpc.call("listpeerchannels", json!({})).await?;
     let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
     let in_use = channels

@@ -6,7 +6,7 @@ use factory_engine::types::{ChannelId, InstanceId};
 use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
-use super::super::error::{Fault, WRONG_STATE};
+use super::super::error::{RpcError, WRONG_STATE};
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, exit, factory, factory_json};
@@ -20,7 +20,7 @@ pub const COMMAND: Command = Command {
 };
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
+pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     let (factory, height) = factory(&state, instance).await?;
     let ours = our_balance(&state, &factory).await?;
@@ -39,13 +39,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, Fault> {
 
 /// A signature check takes a fraction of a millisecond, but an operator's factory has thousands: they
 /// run where they hold nobody up.
-async fn check(factory: Factory) -> Result<(Value, Vec<String>), Fault> {
+async fn check(factory: Factory) -> Result<(Value, Vec<String>), RpcError> {
     let Some(tree) = factory.current.tree.clone() else {
         let text = format!("factory {} has no transactions yet: nothing to verify", factory.instance);
-        return Err(Fault::new(WRONG_STATE, text));
+        return Err(RpcError::new(WRONG_STATE, text));
     };
     let verify = move || verify_holdings(&factory.current.layout, &tree, &factory.current.signatures);
-    let result = tokio::task::spawn_blocking(verify).await.map_err(|_| Fault::internal(COMMAND.name))?;
+    let result = tokio::task::spawn_blocking(verify).await.map_err(|_| RpcError::internal(COMMAND.name))?;
     Ok(match result {
         Ok(report) => {
             let checked = json!({
@@ -63,7 +63,7 @@ async fn check(factory: Factory) -> Result<(Value, Vec<String>), Fault> {
 }
 
 /// What this node owns in the factory's channels, msat.
-async fn our_balance(state: &State, factory: &Factory) -> Result<u64, Fault> {
+async fn our_balance(state: &State, factory: &Factory) -> Result<u64, RpcError> {
     let answer = state.rpc.call("listpeerchannels", json!({})).await?;
     let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
     let ours: Vec<ChannelId> = factory_json::own_clients(factory)

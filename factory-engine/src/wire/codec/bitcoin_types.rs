@@ -3,9 +3,10 @@
 use bitcoin::hashes::Hash;
 use bitcoin::{SignedAmount, TxOut};
 
-use super::{Codec, DecodeError, Fault, Reader, write_counted};
 use crate::tx::musig::{PublicKey, XOnlyPublicKey};
 use crate::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+
+use super::{Codec, DecodeError, Malformed, Reader, write_counted};
 
 /// Satoshis in 8 bytes, at most 21 million BTC.
 impl Codec for Amount {
@@ -16,7 +17,7 @@ impl Codec for Amount {
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let sat = u64::read(r)?;
         let amount = Amount::from_sat(sat);
-        if amount > Amount::MAX_MONEY { Err(Fault::TooMuchMoney { sat }.into()) } else { Ok(amount) }
+        if amount > Amount::MAX_MONEY { Err(Malformed::TooMuchMoney { sat }.into()) } else { Ok(amount) }
     }
 }
 
@@ -30,7 +31,7 @@ impl Codec for SignedAmount {
         let value = i64::read(r)?;
         let sat = value.unsigned_abs();
         if sat > Amount::MAX_MONEY.to_sat() {
-            return Err(Fault::TooMuchMoney { sat }.into());
+            return Err(Malformed::TooMuchMoney { sat }.into());
         }
         Ok(SignedAmount::from_sat(value))
     }
@@ -68,7 +69,7 @@ impl Codec for Transaction {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        bitcoin::consensus::deserialize(r.take_counted()?).map_err(|_| Fault::BadTransaction.into())
+        bitcoin::consensus::deserialize(r.take_counted()?).map_err(|_| Malformed::BadTransaction.into())
     }
 }
 
@@ -91,7 +92,7 @@ impl Codec for PublicKey {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        PublicKey::from_slice(&r.array::<33>()?).map_err(|_| Fault::BadPoint.into())
+        PublicKey::from_slice(&r.array::<33>()?).map_err(|_| Malformed::BadPoint.into())
     }
 }
 
@@ -102,7 +103,7 @@ impl Codec for XOnlyPublicKey {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        XOnlyPublicKey::from_slice(&r.array::<32>()?).map_err(|_| Fault::BadPoint.into())
+        XOnlyPublicKey::from_slice(&r.array::<32>()?).map_err(|_| Malformed::BadPoint.into())
     }
 }
 

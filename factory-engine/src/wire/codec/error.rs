@@ -8,12 +8,12 @@ pub struct DecodeError {
     /// Names of the enclosing fields, the innermost first: an error gathers them on its way out.
     path: Vec<&'static str>,
     /// What is wrong.
-    pub fault: Fault,
+    pub fault: Malformed,
 }
 
 /// What is wrong with bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum Malformed {
     /// The bytes are no Bitcoin transaction.
     BadTransaction,
     /// The bytes end before the value does.
@@ -98,7 +98,7 @@ pub enum Fault {
 
 impl DecodeError {
     /// An error about the value at hand, not yet inside any field.
-    pub fn new(fault: Fault) -> Self {
+    pub fn new(fault: Malformed) -> Self {
         Self { path: Vec::new(), fault }
     }
 
@@ -116,12 +116,12 @@ impl DecodeError {
     /// Whether the message may be ignored instead of being held against the peer: an unknown type
     /// that is odd (BOLT 1's rule).
     pub fn may_ignore(&self) -> bool {
-        matches!(self.fault, Fault::UnknownMessage { kind } if kind % 2 == 1)
+        matches!(self.fault, Malformed::UnknownMessage { kind } if kind % 2 == 1)
     }
 }
 
-impl From<Fault> for DecodeError {
-    fn from(fault: Fault) -> Self {
+impl From<Malformed> for DecodeError {
+    fn from(fault: Malformed) -> Self {
         Self::new(fault)
     }
 }
@@ -138,36 +138,36 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-impl fmt::Display for Fault {
+impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Truncated { wanted, left } => {
+            Malformed::Truncated { wanted, left } => {
                 write!(f, "truncated: {wanted} bytes needed, {left} left")
             }
-            Fault::Trailing { bytes } => write!(f, "{bytes} bytes too many"),
-            Fault::NotMinimal => write!(f, "a BigSize that isn't minimal"),
-            Fault::UnknownEvenRecord { kind } => write!(f, "unknown even record {kind}"),
-            Fault::UnsortedRecord { kind, after } => {
+            Malformed::Trailing { bytes } => write!(f, "{bytes} bytes too many"),
+            Malformed::NotMinimal => write!(f, "a BigSize that isn't minimal"),
+            Malformed::UnknownEvenRecord { kind } => write!(f, "unknown even record {kind}"),
+            Malformed::UnsortedRecord { kind, after } => {
                 write!(f, "record {kind} stands after record {after}")
             }
-            Fault::DuplicateRecord { kind } => write!(f, "record {kind} occurs twice"),
-            Fault::MissingRecord { kind } => write!(f, "record {kind} is missing"),
-            Fault::TooMany { count, left } => {
+            Malformed::DuplicateRecord { kind } => write!(f, "record {kind} occurs twice"),
+            Malformed::MissingRecord { kind } => write!(f, "record {kind} is missing"),
+            Malformed::TooMany { count, left } => {
                 write!(f, "{count} entries announced, but only {left} bytes follow")
             }
-            Fault::TooLong { bytes, max } => write!(f, "{bytes} bytes, at most {max} allowed"),
-            Fault::TooMuchMoney { sat } => write!(f, "{sat} sat is more than 21 million BTC"),
-            Fault::BadPoint => write!(f, "not a point on secp256k1"),
-            Fault::BadTransaction => write!(f, "not a Bitcoin transaction"),
-            Fault::NotUtf8 => write!(f, "not UTF-8"),
-            Fault::UnsortedKeys => write!(f, "keys that don't strictly ascend"),
-            Fault::BadValue { value, expected } => {
+            Malformed::TooLong { bytes, max } => write!(f, "{bytes} bytes, at most {max} allowed"),
+            Malformed::TooMuchMoney { sat } => write!(f, "{sat} sat is more than 21 million BTC"),
+            Malformed::BadPoint => write!(f, "not a point on secp256k1"),
+            Malformed::BadTransaction => write!(f, "not a Bitcoin transaction"),
+            Malformed::NotUtf8 => write!(f, "not UTF-8"),
+            Malformed::UnsortedKeys => write!(f, "keys that don't strictly ascend"),
+            Malformed::BadValue { value, expected } => {
                 write!(f, "{value} where {expected} is expected")
             }
-            Fault::NotAFactoryMessage { kind } => {
+            Malformed::NotAFactoryMessage { kind } => {
                 write!(f, "lightning message {kind} isn't a factory message")
             }
-            Fault::UnknownMessage { kind } => write!(f, "unknown message {kind}"),
+            Malformed::UnknownMessage { kind } => write!(f, "unknown message {kind}"),
         }
     }
 }

@@ -47,7 +47,7 @@ fn refused(text: &str) -> String {
     Sample::read_stream(&hex(text)).expect_err("refused").to_string()
 }
 
-fn fault<T: Codec>(bytes: &[u8]) -> Fault {
+fn fault<T: Codec>(bytes: &[u8]) -> Malformed {
     T::decoded(bytes).err().expect("refused").fault
 }
 
@@ -83,10 +83,10 @@ fn bigsize_as_in_bolt_1() {
         assert_eq!(BigSize::decoded(&hex(text)), Ok(BigSize(value)));
     }
     for text in ["fd00fc", "fe0000ffff", "ff00000000ffffffff"] {
-        assert_eq!(fault::<BigSize>(&hex(text)), Fault::NotMinimal, "{text}");
+        assert_eq!(fault::<BigSize>(&hex(text)), Malformed::NotMinimal, "{text}");
     }
     for text in ["", "fd", "fd00", "feffffff", "ffffffffffffffff"] {
-        assert!(matches!(fault::<BigSize>(&hex(text)), Fault::Truncated { .. }), "{text}");
+        assert!(matches!(fault::<BigSize>(&hex(text)), Malformed::Truncated { .. }), "{text}");
     }
 }
 
@@ -153,16 +153,16 @@ fn errors_name_the_whole_path() {
 fn lists_can_not_announce_more_than_arrived() {
     for count in ["fd1000", "feffffffff", "ffffffffffffffffff"] {
         let bytes = hex(&format!("{count} 000102"));
-        let Fault::TooMany { left: 3, .. } = fault::<Vec<[u8; 64]>>(&bytes) else {
+        let Malformed::TooMany { left: 3, .. } = fault::<Vec<[u8; 64]>>(&bytes) else {
             panic!("{count} entries in three bytes")
         };
     }
     // A count that could be right for one-byte entries, but isn't for these.
     let mut bytes = BigSize(5000).encoded();
     bytes.resize(5003, 0);
-    assert!(matches!(fault::<Vec<[u8; 64]>>(&bytes), Fault::Truncated { .. }));
+    assert!(matches!(fault::<Vec<[u8; 64]>>(&bytes), Malformed::Truncated { .. }));
     // Entries that take no bytes can't make the loop long.
-    assert!(matches!(fault::<Vec<[u8; 0]>>(&hex("ffffffffffffffffff")), Fault::TooMany { .. }));
+    assert!(matches!(fault::<Vec<[u8; 0]>>(&hex("ffffffffffffffffff")), Malformed::TooMany { .. }));
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn absurd_number_of_capacities() {
     bytes.extend(hex("00 00 0002 0002 ff0000010000000000 00000000000186a0"));
     let error = Terms::decoded(&bytes).expect_err("refused");
     assert_eq!(error.field(), "capacities");
-    assert_eq!(error.fault, Fault::TooMany { count: 1 << 40, left: 8 });
+    assert_eq!(error.fault, Malformed::TooMany { count: 1 << 40, left: 8 });
     // Levels likewise, one struct further in.
     bytes.splice(65.., hex("feffffffff 0002 00"));
     let error = Terms::decoded(&bytes).expect_err("refused");
@@ -205,7 +205,7 @@ fn absurd_number_of_capacities() {
 fn amounts_end_at_21_million() {
     let most = 2_100_000_000_000_000_u64;
     assert_eq!(Amount::decoded(&most.encoded()), Ok(Amount::MAX_MONEY));
-    assert_eq!(fault::<Amount>(&(most + 1).encoded()), Fault::TooMuchMoney { sat: most + 1 });
+    assert_eq!(fault::<Amount>(&(most + 1).encoded()), Malformed::TooMuchMoney { sat: most + 1 });
     let signed = i64::try_from(most).unwrap();
     for (value, fine) in [(signed, true), (-signed, true), (signed + 1, false), (i64::MIN, false)] {
         assert_eq!(SignedAmount::decoded(&value.encoded()).is_ok(), fine, "{value}");
@@ -220,19 +220,19 @@ fn keys_are_points_of_the_curve() {
     let with = |prefix: u8| [&[prefix][..], &x].concat();
     assert!(PublicKey::decoded(&with(2)).is_ok());
     assert!(XOnlyPublicKey::decoded(&x).is_ok());
-    assert_eq!(fault::<PublicKey>(&with(4)), Fault::BadPoint);
-    assert_eq!(fault::<PublicKey>(&[0; 33]), Fault::BadPoint);
-    assert_eq!(fault::<PublicKey>(&[2; 33].map(|_| 0xff)), Fault::BadPoint);
-    assert_eq!(fault::<XOnlyPublicKey>(&[0xff; 32]), Fault::BadPoint);
+    assert_eq!(fault::<PublicKey>(&with(4)), Malformed::BadPoint);
+    assert_eq!(fault::<PublicKey>(&[0; 33]), Malformed::BadPoint);
+    assert_eq!(fault::<PublicKey>(&[2; 33].map(|_| 0xff)), Malformed::BadPoint);
+    assert_eq!(fault::<XOnlyPublicKey>(&[0xff; 32]), Malformed::BadPoint);
 }
 
 #[test]
 fn values_that_are_not_what_they_claim() {
-    assert_eq!(fault::<String>(&hex("0002 c328")), Fault::NotUtf8);
-    assert!(matches!(fault::<bool>(&[2]), Fault::BadValue { value: 2, .. }));
-    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0500")), Fault::UnsortedKeys);
-    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0400")), Fault::UnsortedKeys);
-    assert_eq!(fault::<u16>(&[1, 2, 3]), Fault::Trailing { bytes: 1 });
+    assert_eq!(fault::<String>(&hex("0002 c328")), Malformed::NotUtf8);
+    assert!(matches!(fault::<bool>(&[2]), Malformed::BadValue { value: 2, .. }));
+    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0500")), Malformed::UnsortedKeys);
+    assert_eq!(fault::<BTreeMap<u8, u8>>(&hex("02 0500 0400")), Malformed::UnsortedKeys);
+    assert_eq!(fault::<u16>(&[1, 2, 3]), Malformed::Trailing { bytes: 1 });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! TLV streams (BOLT 1), and the macros that declare what travels or is stored as one.
 
-use super::{BigSize, Codec, DecodeError, Fault, Reader};
+use super::{BigSize, Codec, DecodeError, Malformed, Reader};
 
 /// Walks the records of a TLV stream: types strictly ascend, types and lengths are minimal BigSizes,
 /// lengths fit what arrived.
@@ -27,8 +27,8 @@ impl<'a> Records<'a> {
         }
         let kind = BigSize::read(&mut self.rest).map_err(|e| e.inside("record type"))?.0;
         match self.last {
-            Some(last) if kind == last => return Err(Fault::DuplicateRecord { kind }.into()),
-            Some(after) if kind < after => return Err(Fault::UnsortedRecord { kind, after }.into()),
+            Some(last) if kind == last => return Err(Malformed::DuplicateRecord { kind }.into()),
+            Some(after) if kind < after => return Err(Malformed::UnsortedRecord { kind, after }.into()),
             _ => self.last = Some(kind),
         }
         let length = BigSize::read(&mut self.rest).map_err(|e| e.inside("record length"))?.0;
@@ -40,7 +40,7 @@ impl<'a> Records<'a> {
 /// What to do with a record of a type that the reader doesn't know: odd ones are passed over, even
 /// ones refused (BOLT 1).
 pub fn unknown_record(kind: u64) -> Result<(), DecodeError> {
-    if kind.is_multiple_of(2) { Err(Fault::UnknownEvenRecord { kind }.into()) } else { Ok(()) }
+    if kind.is_multiple_of(2) { Err(Malformed::UnknownEvenRecord { kind }.into()) } else { Ok(()) }
 }
 
 /// Writes one record: type, length, value.
@@ -108,7 +108,7 @@ impl<T: Codec> Field for Option<T> {
 
 /// The value of a field without a record; an error if it is required.
 pub fn absent_field<T: Field>(name: &'static str, kind: u64) -> Result<T, DecodeError> {
-    T::absent().ok_or_else(|| DecodeError::new(Fault::MissingRecord { kind }).inside(name))
+    T::absent().ok_or_else(|| DecodeError::new(Malformed::MissingRecord { kind }).inside(name))
 }
 
 /// A type whose bytes are a TLV stream. `tlv_struct!` implements it.
@@ -282,7 +282,7 @@ macro_rules! tlv_enum {
                     $( $kind => <$ty as $crate::wire::codec::TlvStream>::read_stream(r.take_rest())
                         .map(Self::$variant)
                         .map_err(|e| e.inside($text)), )*
-                    kind => Err($crate::wire::codec::Fault::UnknownMessage { kind }.into()),
+                    kind => Err($crate::wire::codec::Malformed::UnknownMessage { kind }.into()),
                 }
             }
         }

@@ -7,11 +7,11 @@ use super::*;
 const NOW: Millis = 1_700_000_000_000;
 
 fn link() -> Link {
-    Link::new(Limits::default())
+    Link::new(LinkLimits::default())
 }
 
-fn limited(change: impl FnOnce(&mut Limits)) -> Link {
-    let mut limits = Limits::default();
+fn limited(change: impl FnOnce(&mut LinkLimits)) -> Link {
+    let mut limits = LinkLimits::default();
     change(&mut limits);
     Link::new(limits)
 }
@@ -188,7 +188,7 @@ fn queue_is_bounded() {
     assert_eq!(a.send(bytes(41)), Err(full));
     a.send(bytes(40)).unwrap();
     assert_eq!(a.queued_bytes(), 100);
-    let max = Limits::default().max_message_bytes;
+    let max = LinkLimits::default().max_message_bytes;
     assert_eq!(a.send(bytes(max + 1)), Err(LinkFull::Message { bytes: max + 1, max }));
     assert_eq!(a.send(Vec::new()), Err(LinkFull::Empty));
 }

@@ -1,7 +1,8 @@
 //! Peers that break the rules (S28).
 
+use crate::wire::codec::Malformed;
+
 use super::*;
-use crate::wire::codec::Fault;
 
 // S28: garbage gets a named error and no effect.
 #[test]
@@ -36,8 +37,8 @@ fn faults_have_names_and_no_effect() {
         (late.encode().unwrap(), LinkError::UnknownAck { ack: Ack { sequence: 0, fragment: 0 } }),
         (acked(3, 0), LinkError::UnknownAck { ack: Ack { sequence: 3, fragment: 0 } }),
         (unhex(&locked), LinkError::Unexpected { submessage: "factory_change_locked" }),
-        (vec![0x80, 0x20, 0, 16], LinkError::Malformed(Fault::UnknownMessage { kind: 16 }.into())),
-        (vec![0, 16], LinkError::Malformed(Fault::NotAFactoryMessage { kind: 16 }.into())),
+        (vec![0x80, 0x20, 0, 16], LinkError::Malformed(Malformed::UnknownMessage { kind: 16 }.into())),
+        (vec![0, 16], LinkError::Malformed(Malformed::NotAFactoryMessage { kind: 16 }.into())),
     ];
     for (raw, fault) in cases {
         assert_eq!(b.receive(&raw, NOW), Err(fault.clone()), "{fault}");
@@ -149,6 +150,6 @@ fn random_garbage() {
             raw.truncate(1 + random() % raw.len());
         }
         let _ = b.receive(&raw, NOW);
-        assert!(b.held_bytes() <= Limits::default().max_message_bytes);
+        assert!(b.held_bytes() <= LinkLimits::default().max_message_bytes);
     }
 }
