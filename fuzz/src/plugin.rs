@@ -74,6 +74,7 @@ impl Plugin {
             store.append(&all).await.unwrap_or_else(|error| panic!("{error}"));
             tokio::spawn(Runtime::new(loaded, store.clone(), Nobody, inbox).run());
             handle.input(Input::Block(block));
+            handle.caught_up();
             let policies = handle.read(|engine, _| engine.channel_policies()).await.unwrap_or_default();
             policies.into_iter().next().unwrap_or_else(|| panic!("the fixture has no channel"))
         });
