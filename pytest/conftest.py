@@ -17,7 +17,7 @@ os.environ.setdefault("TEST_NETWORK", "regtest")
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 
 import pytest  # noqa: E402
-from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
+from pyln.testing import fixtures as pyln_fixtures, utils as pyln_utils  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
 from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
@@ -27,8 +27,9 @@ import harness  # noqa: E402
 import matrix  # noqa: E402
 import promises  # noqa: E402
 
-MATRIX = pytest.StashKey()
-MEASURED = pytest.StashKey()
+# Whatever pyln-testing waits for, too: its own pauses double up to 5 s.
+pyln_utils.wait_for = harness.wait_for
+
 NEEDS_NODES = {"node_factory", "bitcoind", "worlds"}
 
 
@@ -42,8 +43,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
     config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
     config.addinivalue_line("markers", "speed: measures; left out unless `-m speed` asks for it")
-    config.stash[MATRIX] = {}
-    config.stash[MEASURED] = []
+    config.pluginmanager.register(Notes(config))
 
 
 def leave_out(config, items, marker, unless):
@@ -88,7 +88,7 @@ def kill_matrix(request):
 
     def note(step, side, what, options, outcome):
         kind = "one attempt only" if options else what
-        request.config.stash[MATRIX].setdefault(step, {})[side, kind] = outcome
+        request.node.user_properties.append(("kill matrix", [step, side, kind, outcome]))
 
     return note
 
@@ -96,21 +96,38 @@ def kill_matrix(request):
 @pytest.fixture
 def measured(request):
     """Takes lines of what was measured, for the end of the run."""
-    return request.config.stash[MEASURED].append
+    return lambda line: request.node.user_properties.append(("measured", line))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if config.stash[MEASURED]:
-        terminalreporter.section("measured")
-        terminalreporter.write_line("\n".join(config.stash[MEASURED]))
-    rows = config.stash[MATRIX]
-    if not rows:
-        return
-    table = matrix.table(rows)
-    terminalreporter.section("kill matrix")
-    terminalreporter.write_line(table)
-    if config.option.kill_matrix:
-        matrix.write(config.option.kill_matrix, table)
+class Notes:
+    """What tests have noted. It comes with their reports, also from other processes (pytest-xdist)."""
+
+    def __init__(self, config):
+        self.config = config
+        self.rows = {}
+        self.lines = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.when != "call":
+            return
+        for name, note in report.user_properties:
+            if name == "kill matrix":
+                step, side, kind, outcome = note
+                self.rows.setdefault(step, {})[side, kind] = outcome
+            if name == "measured":
+                self.lines.append(note)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.lines:
+            terminalreporter.section("measured")
+            terminalreporter.write_line("\n".join(self.lines))
+        if not self.rows:
+            return
+        table = matrix.table(self.rows)
+        terminalreporter.section("kill matrix")
+        terminalreporter.write_line(table)
+        if self.config.option.kill_matrix:
+            matrix.write(self.config.option.kill_matrix, table)
 
 
 @pytest.fixture(autouse=True)
