@@ -11,7 +11,9 @@ import sys
 # pyln-testing reads these when it is imported. RUST=0: don't expect the plugins that lightningd has
 # only where it was built with Rust.
 os.environ.setdefault("RUST", "0")
-os.environ.setdefault("TIMEOUT", "60")
+# How long it waits for what has to come: several tests share the cores, and a node fetches 300 blocks with as
+# many processes, and more. Nothing is measured by it.
+os.environ.setdefault("TIMEOUT", "180")
 os.environ.setdefault("TEST_NETWORK", "regtest")
 # Plugins written in Python find pyln where this interpreter has it, also if no environment is active.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]

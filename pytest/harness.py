@@ -133,11 +133,9 @@ def mine(bitcoind, blocks, nodes, wait_for_mempool=0):
     """Mines, and waits until lightningd and the plugin of every node have seen it."""
     bitcoind.generate_block(blocks, wait_for_mempool=wait_for_mempool)
     height = bitcoind.rpc.getblockcount()
-    # Each node fetches each block by itself, twice.
-    timeout = TIMEOUT + blocks * len(nodes) / 4
     for node in nodes:
-        wait_for(lambda: node.rpc.getinfo()["blockheight"] == height, timeout)
-        wait_for(lambda: status(node)["blockheight"] >= height, timeout)
+        wait_for(lambda: node.rpc.getinfo()["blockheight"] == height)
+        wait_for(lambda: status(node)["blockheight"] >= height)
 
 
 def mine_until(bitcoind, nodes, done, limit=40):
