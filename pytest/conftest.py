@@ -11,13 +11,15 @@ import sys
 # pyln-testing reads these when it is imported. RUST=0: don't expect the plugins that lightningd has
 # only where it was built with Rust.
 os.environ.setdefault("RUST", "0")
-os.environ.setdefault("TIMEOUT", "60")
+# How long it waits for what has to come: several tests share the cores, and a node fetches 300 blocks with as
+# many processes, and more. Nothing is measured by it.
+os.environ.setdefault("TIMEOUT", "180")
 os.environ.setdefault("TEST_NETWORK", "regtest")
 # Plugins written in Python find pyln where this interpreter has it, also if no environment is active.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 
 import pytest  # noqa: E402
-from pyln.testing import fixtures as pyln_fixtures  # noqa: E402
+from pyln.testing import fixtures as pyln_fixtures, utils as pyln_utils  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
 from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
 
@@ -27,8 +29,9 @@ import harness  # noqa: E402
 import matrix  # noqa: E402
 import promises  # noqa: E402
 
-MATRIX = pytest.StashKey()
-MEASURED = pytest.StashKey()
+# Whatever pyln-testing waits for, too: its own pauses double up to 5 s.
+pyln_utils.wait_for = harness.wait_for
+
 NEEDS_NODES = {"node_factory", "bitcoind", "worlds"}
 
 
@@ -42,8 +45,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
     config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
     config.addinivalue_line("markers", "speed: measures; left out unless `-m speed` asks for it")
-    config.stash[MATRIX] = {}
-    config.stash[MEASURED] = []
+    config.pluginmanager.register(Notes(config))
 
 
 def leave_out(config, items, marker, unless):
@@ -88,7 +90,7 @@ def kill_matrix(request):
 
     def note(step, side, what, options, outcome):
         kind = "one attempt only" if options else what
-        request.config.stash[MATRIX].setdefault(step, {})[side, kind] = outcome
+        request.node.user_properties.append(("kill matrix", [step, side, kind, outcome]))
 
     return note
 
@@ -96,21 +98,38 @@ def kill_matrix(request):
 @pytest.fixture
 def measured(request):
     """Takes lines of what was measured, for the end of the run."""
-    return request.config.stash[MEASURED].append
+    return lambda line: request.node.user_properties.append(("measured", line))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if config.stash[MEASURED]:
-        terminalreporter.section("measured")
-        terminalreporter.write_line("\n".join(config.stash[MEASURED]))
-    rows = config.stash[MATRIX]
-    if not rows:
-        return
-    table = matrix.table(rows)
-    terminalreporter.section("kill matrix")
-    terminalreporter.write_line(table)
-    if config.option.kill_matrix:
-        matrix.write(config.option.kill_matrix, table)
+class Notes:
+    """What tests have noted. It comes with their reports, also from other processes (pytest-xdist)."""
+
+    def __init__(self, config):
+        self.config = config
+        self.rows = {}
+        self.lines = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.when != "call":
+            return
+        for name, note in report.user_properties:
+            if name == "kill matrix":
+                step, side, kind, outcome = note
+                self.rows.setdefault(step, {})[side, kind] = outcome
+            if name == "measured":
+                self.lines.append(note)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.lines:
+            terminalreporter.section("measured")
+            terminalreporter.write_line("\n".join(self.lines))
+        if not self.rows:
+            return
+        table = matrix.table(self.rows)
+        terminalreporter.section("kill matrix")
+        terminalreporter.write_line(table)
+        if self.config.option.kill_matrix:
+            matrix.write(self.config.option.kill_matrix, table)
 
 
 @pytest.fixture(autouse=True)
@@ -136,17 +155,18 @@ def stop_together(request):
 
 
 class StrictBitcoinD(BitcoinD):
-    """bitcoind that enforces the limits of version 3 transactions.
+    """bitcoind that takes and refuses what Bitcoin Core does.
 
-    Bitcoin Knots accepts such transactions without enforcing them unless it is told to; Bitcoin Core
-    always does, and doesn't know the option.
+    Bitcoin Knots accepts version 3 transactions without enforcing their limits unless it is told to. And it
+    refuses transactions whose lock time is 21, as a parasite's: lightningd's are, now and then, on a chain of
+    a hundred blocks. Bitcoin Core doesn't know either option.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         version = subprocess.run(["bitcoind", "-version"], capture_output=True, text=True, check=True)
         if "Knots" in version.stdout:
-            self.cmd_line.append("-mempooltruc=enforce")
+            self.cmd_line += ["-mempooltruc=enforce", "-rejectparasites=0"]
 
 
 pyln_fixtures.network_daemons["regtest"] = StrictBitcoinD

@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import time
 
-from pyln.testing.utils import TIMEOUT, sync_blockheight
+from pyln.testing.utils import TIMEOUT
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "pytest" / "plugins"
@@ -22,7 +22,7 @@ FAST = {
 
 
 def wait_for(success, timeout=TIMEOUT):
-    """Until `success`. Looks every 100 ms, where pyln-testing's doubles its pauses up to 5 s."""
+    """Until `success`. Looks every 100 ms."""
     deadline = time.monotonic() + timeout
     while not success():
         assert time.monotonic() < deadline, f"not within {timeout} s: {success}"
@@ -132,9 +132,9 @@ def factory_with(node_factory, bitcoind, count, feerates=None, lsp=None, client=
 def mine(bitcoind, blocks, nodes, wait_for_mempool=0):
     """Mines, and waits until lightningd and the plugin of every node have seen it."""
     bitcoind.generate_block(blocks, wait_for_mempool=wait_for_mempool)
-    sync_blockheight(bitcoind, nodes)
     height = bitcoind.rpc.getblockcount()
     for node in nodes:
+        wait_for(lambda: node.rpc.getinfo()["blockheight"] == height)
         wait_for(lambda: status(node)["blockheight"] >= height)
 
 

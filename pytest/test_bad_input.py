@@ -2,7 +2,6 @@
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
 from harness import (
     FAST,
@@ -20,6 +19,7 @@ from harness import (
     reserved,
     state,
     status,
+    wait_for,
     wait_for_factory,
     wait_for_state,
     wait_for_synced,

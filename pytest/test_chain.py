@@ -7,7 +7,6 @@ import subprocess
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
 from harness import (
     ANCHOR_SAT,
@@ -32,6 +31,7 @@ from harness import (
     plugin_options,
     spender,
     transaction,
+    wait_for,
     wait_for_factory,
     wait_for_synced,
 )

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
 from harness import (
     cli,
@@ -18,6 +17,7 @@ from harness import (
     only_factory,
     plugin_options,
     status,
+    wait_for,
     wait_for_state,
 )
 from promises import MANIFEST, Response, hold, load, notifications

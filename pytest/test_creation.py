@@ -1,7 +1,7 @@
 """Creation with four and eight clients, and payments in all directions, before and after a restart
 of everybody."""
 
-from pyln.testing.utils import sync_blockheight, wait_for
+from pyln.testing.utils import sync_blockheight
 
 from harness import (
     FAST,
@@ -19,6 +19,7 @@ from harness import (
     pay_over,
     plugin_options,
     start_without_developer,
+    wait_for,
     wait_for_factory,
     wait_for_synced,
 )

@@ -1,8 +1,6 @@
 """Leaving: with the operator gone for good and with it alive, by the operator itself, and by the
 timeout. Money is accounted for to the satoshi."""
 
-from pyln.testing.utils import wait_for
-
 from harness import (
     ANCHOR_SCRIPT,
     channel_by_id,
@@ -15,6 +13,7 @@ from harness import (
     pay,
     spender,
     transaction,
+    wait_for,
     wait_for_factory,
 )
 

@@ -8,7 +8,6 @@ import sqlite3
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
 from harness import (
     FAST,
@@ -25,6 +24,7 @@ from harness import (
     plugin_options,
     reserved,
     status,
+    wait_for,
     wait_for_factory,
     wait_for_synced,
 )

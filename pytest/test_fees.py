@@ -2,7 +2,6 @@
 pays more than what is at stake. Every satoshi is accounted for."""
 
 from bitcoin.rpc import InvalidAddressOrKeyError
-from pyln.testing.utils import wait_for
 
 from harness import (
     ANCHOR_SAT,
@@ -15,6 +14,7 @@ from harness import (
     reserved,
     status,
     transaction,
+    wait_for,
     wait_for_factory,
     wait_for_synced,
 )

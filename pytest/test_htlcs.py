@@ -1,7 +1,5 @@
 """HTLCs that are not settled in time take their channel on chain by themselves."""
 
-from pyln.testing.utils import wait_for
-
 from harness import (
     PLUGINS,
     channel_with,
@@ -17,6 +15,7 @@ from harness import (
     spender,
     state,
     status,
+    wait_for,
 )
 
 

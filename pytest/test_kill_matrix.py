@@ -10,6 +10,7 @@ or nothing of it is left (S12), and not a satoshi is missing.
 import contextlib
 import itertools
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,7 +20,8 @@ from conftest import StrictBitcoinD
 from harness import factories, factory_of, mine, reserved, status, wait_for
 from world import COINS, KILLS, World, ended
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+# One world after the other: with pytest-xdist, in one process.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.xdist_group("worlds")]
 
 # Messages are `send-` (stored, not yet sent) and `got-` (arrived, not yet looked at), others are calls of
 # lightningd and their outcomes; `:2` is the second client's.
@@ -92,6 +94,7 @@ class Worlds:
         self.bitcoind.generate_block(101)
         self.count = itertools.count(1)
         self.world, self.options, self.left = None, None, 0
+        self.failed = False
 
     def get(self, options):
         if self.left == 0 or self.options != options:
@@ -110,6 +113,8 @@ class Worlds:
         self.end_world()
         self.bitcoind.stop()
         self.executor.shutdown(wait=False)
+        if not self.failed:
+            shutil.rmtree(self.directory)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +129,7 @@ def get_world(worlds, request):
     yield worlds.get
     report = getattr(request.node, "rep_call", None)
     if report is None or report.failed:
+        worlds.failed = True
         # The next case is none the worse for it.
         worlds.end_world()
 

@@ -2,7 +2,7 @@
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import sync_blockheight, wait_for
+from pyln.testing.utils import sync_blockheight
 
 from harness import (
     channel_with,
@@ -14,6 +14,7 @@ from harness import (
     only_factory,
     pay,
     plugin_options,
+    wait_for,
     wait_for_state,
 )
 

@@ -4,9 +4,8 @@ import time
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
-from harness import connect_all, find_plugin, lsp_options, plugin_options, status
+from harness import connect_all, find_plugin, lsp_options, plugin_options, status, wait_for
 
 
 def test_a_peer_without_the_plugin_notices_nothing(node_factory):

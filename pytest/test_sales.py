@@ -2,7 +2,6 @@
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import wait_for
 
 from harness import (
     channel_by_id,
@@ -13,6 +12,7 @@ from harness import (
     onchain_msat,
     pay,
     read_records,
+    wait_for,
     wait_for_factory,
 )
 

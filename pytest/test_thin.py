@@ -1,7 +1,5 @@
 """One operator, two clients, one level: from invitation through payments to an exit."""
 
-from pyln.testing.utils import wait_for
-
 from harness import (
     channel_with,
     connect_all,
@@ -13,6 +11,7 @@ from harness import (
     pay,
     plugin_options,
     state,
+    wait_for,
     wait_for_state,
 )
 

@@ -137,6 +137,11 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 read(Ok((&self.engine, height)));
             }
             Request::Height(height) => self.base_height = height,
+            Request::CaughtUp => {
+                for input in self.peers.open(&self.node) {
+                    self.handle(input, None).await;
+                }
+            }
             Request::Prices(prices, reply) => self.set_prices(prices, reply).await,
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.

@@ -55,6 +55,8 @@ pub(super) enum Request {
     Read(Read),
     /// The chain's height, before the first block is handled.
     Height(Height),
+    /// Every block was handled.
+    CaughtUp,
     /// What liquidity costs from now on.
     Prices(PriceList, Reply),
     Flush(oneshot::Sender<()>),
@@ -189,6 +191,11 @@ impl Handle {
     /// Tells the runtime how high the chain is, before it has seen a block.
     pub fn height(&self, height: Height) {
         self.send(Request::Height(height));
+    }
+
+    /// Every block was handled: from the first time on peers are talked to.
+    pub fn caught_up(&self) {
+        self.send(Request::CaughtUp);
     }
 
     /// Returns once everything sent before is handled and stored.

@@ -1,4 +1,8 @@
 //! Connections and their links.
+//!
+//! Until every block is handled nobody hears from us, not even which protocols we speak: what a factory is
+//! at a height that isn't the chain's, or at none, is nothing to answer from. An honest peer sends no
+//! message before it has our list, so none is lost.
 
 use std::collections::HashMap;
 
@@ -42,9 +46,9 @@ impl Connection {
         }
     }
 
-    /// Sends whatever may go out.
-    fn pump(&mut self, peer: NodeId, node: &impl Node) {
-        if self.supports != Some(true) {
+    /// Sends whatever may go out, once we are `open`.
+    fn pump(&mut self, peer: NodeId, open: bool, node: &impl Node) {
+        if !open || self.supports != Some(true) {
             return;
         }
         while let Some(raw) = self.link.poll_transmit() {
@@ -52,9 +56,9 @@ impl Connection {
         }
     }
 
-    /// `PeerUp`, the first time that both the features and the list of protocols are right.
-    fn rise(&mut self, peer: NodeId) -> Option<Input> {
-        if self.up || self.supports != Some(true) || self.link.peer_speaks() != Some(true) {
+    /// `PeerUp`, the first time that we are `open` and both the features and the list of protocols are right.
+    fn rise(&mut self, peer: NodeId, open: bool) -> Option<Input> {
+        if !open || self.up || self.supports != Some(true) || self.link.peer_speaks() != Some(true) {
             return None;
         }
         self.up = true;
@@ -65,10 +69,26 @@ impl Connection {
 /// All connections.
 #[derive(Default)]
 pub(super) struct Peers {
+    /// Every block was handled, once.
+    open: bool,
     connections: HashMap<NodeId, Connection>,
 }
 
 impl Peers {
+    /// Every block is handled: peers hear from us. Gives those that are up now.
+    pub(super) fn open(&mut self, node: &impl Node) -> Vec<Input> {
+        if std::mem::replace(&mut self.open, true) {
+            return vec![];
+        }
+        let greeted = self.connections.iter_mut().filter(|(_, connection)| !connection.dropped);
+        greeted
+            .filter_map(|(peer, connection)| {
+                connection.pump(*peer, true, node);
+                connection.rise(*peer, true)
+            })
+            .collect()
+    }
+
     /// Inputs that a new connection leads to.
     pub(super) fn connected(&mut self, peer: NodeId, number: u64) -> Option<Input> {
         match self.connections.get_mut(&peer) {
@@ -110,8 +130,8 @@ impl Peers {
             return None;
         }
         connection.supports = Some(supports);
-        connection.pump(peer, node);
-        connection.rise(peer)
+        connection.pump(peer, self.open, node);
+        connection.rise(peer, self.open)
     }
 
     /// Ends a connection.
@@ -134,10 +154,14 @@ impl Peers {
             return None;
         }
         match connection.link.receive(raw, now) {
+            Ok(Some(Incoming::Message(_))) if !self.open => {
+                log::warn!("{peer}: ignored a factory message: it came before our list of protocols");
+                None
+            }
             Ok(Some(Incoming::Message(payload))) => Some(Input::Message { peer, payload }),
             Ok(Some(Incoming::Protocols(_))) => {
-                connection.pump(peer, node);
-                connection.rise(peer)
+                connection.pump(peer, self.open, node);
+                connection.rise(peer, self.open)
             }
             Ok(None) => None,
             Err(error @ (LinkError::TooFast { .. } | LinkError::NotListed { .. })) => {
@@ -155,7 +179,7 @@ impl Peers {
     /// it acknowledged makes room for more.
     pub(super) fn acknowledge(&mut self, peer: NodeId, node: &impl Node) {
         if let Some(connection) = self.connections.get_mut(&peer).filter(|connection| !connection.dropped) {
-            connection.pump(peer, node);
+            connection.pump(peer, self.open, node);
         }
     }
 
@@ -166,7 +190,7 @@ impl Peers {
             return;
         };
         match connection.link.send(message) {
-            Ok(()) => connection.pump(peer, node),
+            Ok(()) => connection.pump(peer, self.open, node),
             Err(error) => log::warn!("{peer}: {} not sent: {error}", message.name()),
         }
     }

@@ -44,7 +44,14 @@ impl FakeNode {
     }
 }
 
+/// Of a node that knows the chain.
 fn start() -> (Handle, FakeNode, MemoryStore) {
+    let started = start_without_chain();
+    started.0.caught_up();
+    started
+}
+
+fn start_without_chain() -> (Handle, FakeNode, MemoryStore) {
     let (handle, inbox) = channel();
     let (node, store) = (FakeNode::default(), MemoryStore::new());
     let engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
@@ -107,6 +114,33 @@ async fn a_peer_is_up_when_both_have_spoken_in_whatever_order() {
     assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
     handle.disconnected(PEER);
     assert_eq!(ready_peers(&handle).await, []);
+}
+
+#[tokio::test]
+async fn peers_hear_nothing_before_every_block_is_handled() {
+    let (handle, node, _) = start_without_chain();
+    connect(&handle).await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (0, vec![]));
+    handle.caught_up();
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
+    // Only once.
+    handle.caught_up();
+    handle.disconnected(PEER);
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![]));
+    connect(&handle).await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (2, vec![PEER]));
+}
+
+#[tokio::test]
+async fn who_left_before_is_not_up_afterwards() {
+    let (handle, node, _) = start_without_chain();
+    connect(&handle).await;
+    handle.disconnected(PEER);
+    handle.caught_up();
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (0, vec![]));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
 use cln_factory::cln::dust::DustCap;
-use cln_factory::cln::error::{RpcError, INVALID_PARAMS};
+use cln_factory::cln::error::{INVALID_PARAMS, RpcError};
 use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
 use cln_factory::cln::methods;
@@ -76,6 +76,7 @@ impl Plugin {
             store.append(&all).await.unwrap_or_else(|error| panic!("{error}"));
             tokio::spawn(Runtime::new(loaded, store.clone(), Nobody, inbox).run());
             handle.input(Input::Block(block));
+            handle.caught_up();
             let policies = handle.read(|engine, _| engine.channel_policies()).await.unwrap_or_default();
             policies.into_iter().next().unwrap_or_else(|| panic!("the fixture has no channel"))
         });

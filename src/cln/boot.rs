@@ -217,8 +217,8 @@ fn fold((instance, records): &History) -> Result<Folded, String> {
     Folded::new(*instance, None, records).map_err(|error| format!("factory {instance}: {error}"))
 }
 
-/// What needs the chain: resumes what was under way, greets peers, and then follows the blocks for
-/// as long as the plugin runs.
+/// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
+/// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
     let Prepared { state, stored_tip, scan_from, news, bumper } = prepared;
     if state.unavailable.is_some() {
@@ -300,6 +300,7 @@ impl<C: Call> Sink for EngineSink<C> {
 
     /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
+        self.runtime.caught_up();
         let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
         if let Some(channels) = channels {

@@ -137,6 +137,7 @@ pub fn field<T: serde::de::DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::scratch::Scratch;
     use super::*;
     use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -164,9 +165,8 @@ mod tests {
     /// A thousand clients are invited at once: nobody's message may be lost because of it.
     #[tokio::test]
     async fn more_calls_than_the_socket_takes() {
-        let directory = std::env::temp_dir().join(format!("cln-factory-rpc-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("rpc");
+        let scratch = Scratch::new();
+        let path = scratch.path().join("rpc");
         let socket = UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();
         let listener = socket.listen(4).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         for (number, call) in calls.into_iter().enumerate() {
             assert_eq!(call.await.unwrap(), Ok(json!([number])));
         }
-        std::fs::remove_dir_all(&directory).unwrap();
+        drop(scratch);
         let gone = rpc.call("echo", json!([])).await.unwrap_err();
         assert!(gone.message.contains("cannot reach lightningd"), "{gone}");
     }

@@ -139,6 +139,7 @@ fn funding_script(one: PublicKey, other: PublicKey) -> ScriptBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scratch::Scratch;
     use super::*;
     use bitcoin::Amount;
     use serde_json::json;
@@ -156,9 +157,8 @@ mod tests {
         OutPoint { txid: Txid::from_byte_array([7; 32]), vout: 1 }
     }
 
-    fn database(name: &str, local: &str) -> (Database, ChannelId) {
-        let path = std::env::temp_dir().join(format!("cln-factory-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+    fn database(scratch: &Scratch, local: &str) -> (Database, ChannelId) {
+        let path = scratch.path().join("lightningd.sqlite3");
         let channel = ChannelId::of(outpoint());
         let connection = Connection::open(&path).unwrap();
         connection
@@ -188,7 +188,8 @@ mod tests {
     // S18
     #[test]
     fn a_true_record_passes_and_any_difference_is_named() {
-        let (database, channel) = database("true", LOCAL);
+        let scratch = Scratch::new();
+        let (database, channel) = database(&scratch, LOCAL);
         assert_eq!(database.check(channel, outpoint(), &output()), Ok(()));
 
         let other = OutPoint { vout: 2, ..outpoint() };
@@ -205,7 +206,8 @@ mod tests {
     // S18
     #[test]
     fn a_foreign_key_is_a_mismatch() {
-        let (database, channel) = database("foreign", REMOTE);
+        let scratch = Scratch::new();
+        let (database, channel) = database(&scratch, REMOTE);
         let result = database.check(channel, outpoint(), &output());
         assert!(matches!(result, Err(CheckFailure::Mismatch(text)) if text.contains("funding script")));
     }

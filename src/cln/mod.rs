@@ -37,6 +37,8 @@ pub mod payments;
 pub mod peers;
 pub mod progress;
 pub mod requests;
+#[cfg(test)]
+mod scratch;
 pub mod sent;
 pub mod state;
 pub mod wallet;

@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 /// What ends every message, and is nowhere in one.
 const END: &[u8] = b"\n\n";
 const CHUNK: usize = 16 * 1024;
+/// Crates whose every line is ours: what the engine says, the runtime logs.
+const OURS: [&str; 2] = ["cln_factory", "factory_runtime"];
 
 /// Where letters are left. They go out in order.
 #[derive(Debug, Clone)]
@@ -115,7 +117,8 @@ struct Logger(Outbox);
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // The crates below us trace every call, parameters included.
-        metadata.target().starts_with("cln_factory") || metadata.level() <= log::Level::Warn
+        let krate = metadata.target().split("::").next();
+        metadata.level() <= log::Level::Warn || krate.is_some_and(|krate| OURS.contains(&krate))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -131,6 +134,20 @@ impl Log for Logger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_crate_of_ours_is_heard_and_no_other() {
+        let logger = Logger(Outbox::new().0);
+        let heard = |target: &str| {
+            logger.enabled(&Metadata::builder().level(log::Level::Debug).target(target).build())
+        };
+        // By the names that the compiler gives them.
+        assert!(heard(std::any::type_name::<Outbox>()));
+        assert!(heard(std::any::type_name::<factory_runtime::View>()));
+        assert!(!heard(std::any::type_name::<cln_rpc::ClnRpc>()));
+        assert!(!heard("cln_factory_of_somebody_else::module"));
+        assert!(logger.enabled(&Metadata::builder().level(log::Level::Warn).target("cln_rpc").build()));
+    }
 
     #[tokio::test]
     async fn messages_stay_whole() {
