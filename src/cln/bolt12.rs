@@ -5,7 +5,6 @@
 
 use bitcoin::bech32::primitives::decode::CheckedHrpstring;
 use bitcoin::bech32::{self, Hrp, NoChecksum};
-
 use factory_engine::wire::codec::{BigSize, Codec, Records, write_counted};
 
 /// invoice_blindedpay.

@@ -30,7 +30,7 @@ use super::funding_script::Database;
 use super::holding::Holding;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
-use super::{datastore, feerates, htlcs, online, peers};
+use super::{datastore, feerates, htlcs, online, peers, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -234,7 +234,7 @@ pub async fn follow(prepared: Prepared) {
         state.runtime.features(peer.id, number, peer.supports);
     }
     let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
-    tokio::spawn(online::record(State::clone(&state)));
+    tokio::spawn(watch_online::record(State::clone(&state)));
     log::debug!("following the chain from block {start}");
     let sink = EngineSink {
         state: State::clone(&state),

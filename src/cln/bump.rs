@@ -17,9 +17,8 @@ use tokio::sync::Mutex;
 
 use super::children::Records;
 use super::client::{Call, CallError, field};
-use super::executor::payout;
 use super::sent::{is_spent, send, shortfall};
-use super::wallet::spending;
+use super::wallet::{payout, spending};
 
 /// Inputs stay reserved for so long after the last look at them, blocks.
 const RESERVE_BLOCKS: u32 = 36;

@@ -1,9 +1,8 @@
 //! The children that are out, in lightningd's datastore: a restart goes on with them.
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
-use serde_json::{Value, json};
-
 use factory_engine::tx::child::{Child, Children, Coin};
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 

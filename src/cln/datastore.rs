@@ -1,10 +1,9 @@
 //! lightningd's datastore, as a [`KeyValue`]. A write answers once the database has committed it.
 
 use bitcoin::hex::{DisplayHex, FromHex};
-use serde_json::{Value, json};
-
 use factory_runtime::store::key_value::{Key, KeyError, KeyValue, Listed};
 use factory_runtime::store::keyed::Keyed;
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError};
 

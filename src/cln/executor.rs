@@ -4,10 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::address::NetworkUnchecked;
 use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
-use bitcoin::{Address, ScriptBuf, Transaction, TxOut};
+use bitcoin::{ScriptBuf, Transaction, TxOut};
 use factory_engine::io::fees::{Report, Trouble};
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
@@ -87,7 +86,7 @@ impl Executor {
     fn new_payout(&self, instance: InstanceId, attempt: u32) {
         let rpc = self.rpc.clone();
         self.spawn(async move {
-            let result = payout(&rpc).await.map_err(NodeError::from);
+            let result = wallet::payout(&rpc).await.map_err(NodeError::from);
             Input::PayoutReady { instance, attempt, result }
         });
     }
@@ -317,14 +316,6 @@ impl Node for Executor {
             rpc.call("disconnect", params).await.map(|_| "done".to_owned())
         });
     }
-}
-
-/// A fresh script of the wallet.
-pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
-    let answer = rpc.call("newaddr", json!({"addresstype": "p2tr"})).await?;
-    let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
-    // lightningd made it for its own network.
-    Ok(address.assume_checked().script_pubkey())
 }
 
 async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {

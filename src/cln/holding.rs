@@ -12,13 +12,10 @@ use factory_engine::admission::hold::{Full, Held, Holds};
 use factory_engine::admission::htlc::{Failure, Verdict};
 use factory_engine::policy::HoldLimits;
 use factory_engine::types::{ChannelId, Height, NodeId};
-use factory_runtime::clock;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::client::{Call, CallError, field};
-use super::state::State;
-use super::words;
 
 /// Between looks at a client that is connected and whose channel isn't ready.
 const COMING: Duration = Duration::from_millis(100);
@@ -29,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether a channel can take an HTLC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
+pub(super) enum Presence {
     Away,
     /// Connected, but the channel isn't re-established.
     Coming,
@@ -43,7 +40,7 @@ pub struct Holding {
     limits: HoldLimits,
     waiting: Mutex<Waiting>,
     /// A client was looked at.
-    seen: watch::Sender<()>,
+    pub(super) seen: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +55,7 @@ struct Waiting {
 }
 
 /// Held until this goes.
-struct Place<'a>(&'a Holding, u64);
+pub(super) struct Place<'a>(&'a Holding, u64);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -100,13 +97,13 @@ impl Holding {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold(&self, held: &Held, height: Height) -> Result<Place<'_>, Full> {
+    pub(super) fn hold(&self, held: &Held, height: Height) -> Result<Place<'_>, Full> {
         let number = self.lock().holds.hold(&self.limits, held.clone(), height)?;
         Ok(Place(self, number))
     }
 
     /// What is known without asking lightningd.
-    fn known(&self, client: NodeId, channel: ChannelId) -> Option<Presence> {
+    pub(super) fn known(&self, client: NodeId, channel: ChannelId) -> Option<Presence> {
         let waiting = self.lock();
         let seen = waiting.seen.get(&client)?;
         // A channel that lightningd doesn't list is one that it has done with.
@@ -115,7 +112,12 @@ impl Holding {
         (presence == Presence::Ready || waiting.watched.contains_key(&client)).then_some(presence)
     }
 
-    async fn presence<C: Call>(&self, rpc: &C, client: NodeId, channel: ChannelId) -> Option<Presence> {
+    pub(super) async fn presence<C: Call>(
+        &self,
+        rpc: &C,
+        client: NodeId,
+        channel: ChannelId,
+    ) -> Option<Presence> {
         if let Some(known) = self.known(client, channel) {
             return Some(known);
         }
@@ -158,14 +160,14 @@ impl Holding {
     }
 
     /// What wakes the task that looks after a client; nothing if there is one already.
-    fn begin_watch(&self, client: NodeId) -> Option<Arc<Notify>> {
+    pub(super) fn begin_watch(&self, client: NodeId) -> Option<Arc<Notify>> {
         match self.lock().watched.entry(client) {
             Entry::Occupied(_) => None,
             Entry::Vacant(place) => Some(Arc::clone(place.insert(Arc::default()))),
         }
     }
 
-    async fn watch_over<C: Call>(&self, rpc: &C, client: NodeId, moved: Arc<Notify>) {
+    pub(super) async fn watch_over<C: Call>(&self, rpc: &C, client: NodeId, moved: Arc<Notify>) {
         while self.goes_on(client) {
             let pause = match self.look(rpc, client).await {
                 Ok(seen) if seen.values().any(|presence| *presence == Presence::Coming) => COMING,
@@ -193,59 +195,12 @@ fn read(channel: &Value) -> Option<(ChannelId, Presence)> {
     Some((id, presence))
 }
 
-fn fail(held: &Held, reason: &str) -> Verdict {
+/// Why an HTLC is not held, or not any more.
+pub fn fail(held: &Held, reason: &str) -> Verdict {
     Verdict::Fail {
         failure: Failure::TemporaryChannel,
         reason: format!("factory {}: {} is not connected: {reason}", held.instance, held.client),
     }
-}
-
-/// Waits until the client can take the HTLC, or that may not be waited for any longer. `judge` says
-/// whether it is still admitted, `height` how high the chain is.
-pub async fn wait(
-    state: &State,
-    held: Held,
-    height: impl Fn() -> Height,
-    judge: impl Fn() -> Verdict,
-) -> Verdict {
-    let holding = &state.holding;
-    // Without an answer, lightningd does what it does without us.
-    match holding.presence(&state.rpc, held.client, held.channel).await {
-        None | Some(Presence::Ready) => return Verdict::Continue,
-        Some(Presence::Away | Presence::Coming) => {}
-    }
-    let place = match holding.hold(&held, height()) {
-        Ok(place) => place,
-        Err(full) => return fail(&held, &words::full(full)),
-    };
-    let (client, amount) = (held.client, held.amount_msat);
-    log::info!("holding an HTLC of {amount} msat for {client}, which is not connected");
-    if let Some(moved) = holding.begin_watch(client) {
-        let state = State::clone(state);
-        tokio::spawn(async move { state.holding.watch_over(&state.rpc, client, moved).await });
-    }
-    let (mut seen, mut blocks) = (holding.seen.subscribe(), state.news.subscribe());
-    let verdict = loop {
-        let verdict = judge();
-        if verdict != Verdict::Continue {
-            break verdict;
-        }
-        if let Some(reason) = held.over(clock::now(), height()) {
-            break fail(&held, &reason);
-        }
-        if holding.known(client, held.channel) == Some(Presence::Ready) {
-            log::info!("{client} can take the HTLC of {amount} msat that was held for it");
-            break Verdict::Continue;
-        }
-        let rest = Duration::from_millis(held.until.saturating_sub(clock::now()));
-        tokio::select! {
-            Ok(()) = seen.changed() => {}
-            Ok(()) = blocks.changed() => {}
-            () = tokio::time::sleep(rest) => {}
-        }
-    };
-    drop(place);
-    verdict
 }
 
 #[cfg(test)]
@@ -276,7 +231,7 @@ mod tests {
         }
     }
 
-    fn holding() -> Holding {
+    pub(super) fn holding() -> Holding {
         Holding::new(HoldLimits { time: 1_000, number: 10, msat: 10_000 })
     }
 

@@ -6,9 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use factory_engine::types::NodeId;
+use tokio::sync::mpsc;
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Map = HashMap<NodeId, mpsc::UnboundedSender<Job>>;

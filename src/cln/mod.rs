@@ -42,6 +42,7 @@ mod scratch;
 pub mod sent;
 pub mod state;
 pub mod wallet;
+mod watch_online;
 pub mod words;
 
 pub use builder::run;

@@ -1,10 +1,9 @@
 //! Who is connected, and who runs a plugin like ours.
 
 use bitcoin::hex::FromHex;
-use serde_json::{Value, json};
-
 use factory_engine::types::NodeId;
 use factory_engine::wire::envelope::FEATURE_BIT;
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 use super::state::State;

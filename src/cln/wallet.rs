@@ -1,7 +1,8 @@
 //! The factory's funding transaction, from lightningd's wallet.
 
+use bitcoin::address::NetworkUnchecked;
 use bitcoin::psbt::Psbt;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
+use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use factory_engine::PreparedFunding;
 use factory_engine::types::Txid;
 use serde_json::json;
@@ -140,4 +141,12 @@ pub fn spending(coins: &[OutPoint]) -> Result<Psbt, bitcoin::psbt::Error> {
 
 fn malformed(message: String) -> CallError {
     CallError { method: "funding".to_owned(), code: None, message }
+}
+
+/// A fresh script of the wallet.
+pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
+    let answer = rpc.call("newaddr", json!({"addresstype": "p2tr"})).await?;
+    let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
+    // lightningd made it for its own network.
+    Ok(address.assume_checked().script_pubkey())
 }

@@ -4,25 +4,18 @@ use bitcoin::OutPoint;
 use factory_engine::tx::layout::MIN_CHANNEL;
 use factory_engine::tx::sale::limits;
 use factory_engine::types::{Amount, ChannelId, Height};
-use factory_engine::{Attempt, Command, Engine, Factory, Input, Purchase, Role, Sold, State};
+use factory_engine::{Command, Engine, Factory, Input, Purchase, Role, State};
 
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
 
-use super::run::{Run, Used};
+use super::find::find_sold;
+use super::parts::{Loss, Used};
+use super::run::Run;
 
 /// Blocks that faults may take from a buyer's way out, and it is still in time: fewer than the stock's CSV
 /// and an exit's margin leave.
 const SPARE: u32 = 2;
-
-/// Part of what decides whether a buyer is in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Loss {
-    height: Height,
-    /// Whose blocks; nothing if everybody's.
-    at: Option<usize>,
-    blocks: u32,
-}
 
 impl Run {
     /// A client wants to buy; sometimes another one does, too, at the same time.
@@ -183,14 +176,4 @@ impl Run {
             (tx.compute_txid() != txid).then_some((there, spent))
         })
     }
-}
-
-/// The factory with this bought channel, and its sale.
-pub(super) fn find_sold(engine: &Engine, channel: ChannelId) -> Option<(&Attempt, &Sold)> {
-    let all = engine.factories().flat_map(Factory::attempts);
-    all.filter_map(|attempt| {
-        let sold = attempt.own_sales().find(|sold| sold.channel_id() == channel)?;
-        Some((attempt, sold))
-    })
-    .next()
 }

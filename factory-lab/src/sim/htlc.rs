@@ -4,14 +4,14 @@ use bitcoin::OutPoint;
 use factory_engine::admission::htlc::{Htlc, Verdict, admit};
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::{ChannelId, Height};
-use factory_engine::{Attempt, Engine, Factory, Input, PendingHtlc, Sold};
+use factory_engine::{Attempt, Engine, Input, PendingHtlc, Sold};
 
 use crate::node::COMMITMENT_FEE;
 use crate::world::judged::{early, early_of_sale};
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
 
-use super::buy::find_sold;
+use super::find::{find, find_sold};
 use super::run::Run;
 
 impl Run {
@@ -230,17 +230,4 @@ fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
     let client = sold.sale.buyer;
     let early = early_of_sale(&attempt.layout, client, sold.sale.number);
     Some(Place { attempt, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
-}
-
-/// The attempt of a factory with this channel, and whose it is.
-pub(super) fn find(engine: &Engine, channel: ChannelId) -> Option<(&Attempt, ClientIndex)> {
-    let all = engine.factories().flat_map(Factory::attempts);
-    all.filter_map(|attempt| {
-        let tree = attempt.tree.as_ref()?;
-        let clients = 0..attempt.terms.clients();
-        let mut own =
-            clients.filter(|client| tree.channel_outpoint(*client).map(ChannelId::of) == Some(channel));
-        Some((attempt, own.next()?))
-    })
-    .next()
 }

@@ -1,18 +1,17 @@
 //! Fees that spike, strangers that pin, wallets that can't be used.
 
+use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
-use bitcoin::{OutPoint, Sequence, Transaction, TxIn, TxOut, absolute::LockTime};
+use bitcoin::{OutPoint, Sequence, Transaction, TxIn, TxOut};
+use factory_engine::tx::scripts::ANCHOR_VALUE;
+use factory_engine::types::Amount;
 
 use crate::chain::{Market, anchor_of};
-use crate::node::Lightningd;
-use crate::rng::Rng;
+use crate::fault::Kind;
 use crate::world::LSP;
 use crate::{LabError, error};
-use factory_engine::tx::scripts::ANCHOR_VALUE;
-use factory_engine::types::{Amount, Height};
 
 use super::run::Run;
-use crate::fault::Kind;
 
 /// A client's coins for fees at the beginning, satoshi: one of each script type.
 const CLIENT_COIN: Amount = Amount::from_sat(120_000);
@@ -24,24 +23,6 @@ const STRANGER_COINS: (usize, Amount) = (12, Amount::from_sat(50_000));
 const PIN_OUTPUTS: usize = 17;
 /// What a pin pays, sat/vB.
 const PIN_FEERATE: u64 = 2;
-
-/// What is going on with fees.
-pub(super) struct Fees {
-    /// Until when a spike lasts, and by how much it rises at each block, sat/kw.
-    spike: Option<(Height, u32)>,
-    /// Until when whose wallet is locked.
-    locked: Vec<(usize, Height)>,
-    stranger: Lightningd,
-    /// Blocks in which the operator could not have raised a fee, or published anything.
-    pub(super) hindered: u32,
-}
-
-impl Fees {
-    pub(super) fn new(seed: u64) -> Self {
-        let stranger = Lightningd::new(Rng::new(seed, "stranger"));
-        Self { spike: None, locked: vec![], stranger, hindered: 0 }
-    }
-}
 
 impl Run {
     /// Coins for fees, before anything begins.

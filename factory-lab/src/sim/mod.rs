@@ -9,6 +9,8 @@
 //! - [`htlc`] payments at the edges of what may be admitted
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
+//! - `find` which attempt or sale a channel is of
+//! - `parts` what a run remembers, `settings` what members have set
 //! - `people` who lies, who is gone
 //! - `prices` what liquidity costs, and whether it was got
 //! - [`probe`] whether a member could leave right now
@@ -16,25 +18,29 @@
 
 mod buy;
 mod create;
+mod find;
 pub mod htlc;
 pub mod leave;
 pub mod many;
 mod market;
 mod others;
+mod parts;
 mod people;
 mod prices;
 pub mod probe;
 pub mod run;
+mod settings;
 pub mod shrink;
 pub mod sum;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use run::Run;
+
 use crate::fault::{Chances, Fired, Rates};
 use crate::world::chaos::Chaos;
 use crate::world::chaos::coverage::Coverage;
-use run::Run;
 
 /// What decides a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,29 +4,10 @@
 use factory_engine::{Command, Input, Policy, State};
 
 use crate::LabError;
-use crate::fault::{Dice, Kind};
+use crate::fault::Kind;
 use crate::world::LSP;
-use crate::world::restore::Backup;
 
 use super::run::Run;
-
-/// A node's database as it was after some commits, and when it comes back.
-#[derive(Debug, Clone)]
-pub(super) struct Restore {
-    at: usize,
-    /// Commits of this node before the copy is made.
-    commits: u32,
-    /// Steps after the copy.
-    wait: u64,
-    copy: Option<(Backup, u64)>,
-}
-
-impl Restore {
-    pub(super) fn new(at: usize, dice: &mut Dice) -> Self {
-        let wait = if dice.one_in(3) { 1 + dice.next_number() % 20 } else { dice.next_number() % 250 };
-        Self { at, commits: dice.below_u32(24), wait, copy: None }
-    }
-}
 
 impl Run {
     /// Makes the copy once it is due, and brings it back once that is.

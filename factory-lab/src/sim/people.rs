@@ -7,7 +7,7 @@ use crate::world::LSP;
 use crate::world::chaos::Commit;
 use crate::world::chaos::lie::Lie;
 
-use super::others::Restore;
+use super::parts::Restore;
 use super::run::Run;
 
 /// What an operator may do when it does not lie alone.

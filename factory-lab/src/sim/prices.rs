@@ -1,31 +1,12 @@
 //! Liquidity that costs something: what operators ask, what clients are ready to pay, and who is away at
 //! the wrong moment.
 
-use factory_engine::{Config, Policy, PriceList};
-
-use crate::fault::Dice;
-use crate::world::LSP;
 use crate::{LabError, error};
 
 use super::run::Run;
 
-/// The highest base and rate that an operator asks, msat and millionths of the amount.
-const BASE_MSAT: u64 = 20_000;
-const PPM: u32 = 4_000;
 /// The most that a client is ready to pay, msat: nothing, little, any price there is.
 const LIMITS: [u64; 3] = [0, 5_000, 5_000_000];
-
-/// What one member has of its own in its configuration.
-pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config {
-    let mut own = Config { jit: dice.one_in(2), ..common.clone() };
-    if at != LSP && dice.one_in(12) {
-        own.policy = Policy::Ask;
-    }
-    if at == LSP && dice.one_in(2) {
-        own.prices = PriceList { base_msat: dice.next_number() % BASE_MSAT, ppm: dice.below_u32(PPM) };
-    }
-    own
-}
 
 impl Run {
     /// The most that a client is ready to pay, msat.

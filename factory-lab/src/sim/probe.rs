@@ -8,8 +8,7 @@ use factory_engine::types::ChannelId;
 use crate::chain::{Chain, Market};
 use crate::{LabError, error};
 
-use super::buy::find_sold;
-use super::htlc::find;
+use super::find::{find, find_sold};
 use super::run::Run;
 
 impl Run {

@@ -15,25 +15,14 @@ use crate::world::judged::early_of_sale;
 use crate::world::{LSP, World};
 use crate::{LabError, error};
 
-use super::buy::{Loss, find_sold};
-use super::others::Restore;
-use super::prices::own_config;
+use super::find::find_sold;
+use super::parts::{Loss, Restore, Used};
+use super::settings::own_config;
 
 /// Steps after which a phase of a run is given up as endless.
 pub(super) const MANY: u32 = 50_000;
 /// The part of the seed's stream that decides about everything but faults.
 const SCENARIO: u64 = u64::MAX;
-
-/// A client's channel that its engine has called usable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Used {
-    pub(super) funding: Txid,
-    pub(super) timeout: Height,
-    /// Of a bought channel the sale's number; 0 of a leaf's.
-    pub(super) sale: u32,
-    /// When its client takes a bought channel on chain by itself.
-    pub(super) leaves: Height,
-}
 
 /// One run.
 pub struct Run {
@@ -66,7 +55,7 @@ pub struct Run {
     /// HTLCs that nobody has settled yet: the channel, the expiry.
     pub(super) pending: Vec<(ChannelId, Height)>,
     censored: Vec<(Txid, Height)>,
-    pub(super) fees: super::market::Fees,
+    pub(super) fees: super::parts::Fees,
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
     pub(super) restores: Vec<Restore>,
@@ -108,7 +97,7 @@ impl Run {
             lost: 0,
             pending: vec![],
             censored: vec![],
-            fees: super::market::Fees::new(seed),
+            fees: super::parts::Fees::new(seed),
             dies_at: None,
             acts_at: None,
             restores: vec![],

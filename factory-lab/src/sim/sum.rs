@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Outcome;
 use crate::fault::Kind;
 use crate::world::chaos::coverage::Coverage;
+
+use super::Outcome;
 
 /// Numbers over many runs: whoever adds them up in whatever order gets the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,10 +2,9 @@
 //! because lightningd reads nothing more from the peer before it.
 
 use bitcoin::hex::FromHex;
-use serde_json::Value;
-
 use factory_engine::wire::envelope::MESSAGE_TYPE;
 use factory_runtime::Handle;
+use serde_json::Value;
 
 /// Puts the message on the runtime's queue, in the order of calls.
 pub fn receive(runtime: &Handle, request: &Value) {

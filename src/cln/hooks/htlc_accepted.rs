@@ -13,10 +13,9 @@ use factory_runtime::{HtlcView, clock};
 use serde_json::{Value, json};
 
 use super::super::dust::refuse;
-use super::super::holding;
 use super::super::htlcs::msat;
 use super::super::state::State;
-use super::carry_on;
+use super::{carry_on, waiting};
 
 /// How long after a start HTLCs wait for the first block. lightningd replays unresolved ones before
 /// we know the chain's height; failing them then would be failing them for nothing.
@@ -75,7 +74,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         refused => refused,
     };
     let verdict = match (verdict, arrived.to_hold(state)) {
-        (Verdict::Continue, Some(held)) => holding::wait(state, held, now, judge).await,
+        (Verdict::Continue, Some(held)) => waiting::wait(state, held, now, judge).await,
         (verdict, _) => verdict,
     };
     answer_with(htlc, verdict)

@@ -8,6 +8,7 @@ pub mod custommsg;
 pub mod htlc_accepted;
 pub mod openchannel;
 pub mod rpc_command;
+mod waiting;
 
 use std::future::Future;
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::error::RpcError;
 use super::super::state::State;
 use super::super::wallet;
-use super::warnings::Warning;
+use super::warning::Warning;
 
 /// Every transaction that is due.
 pub fn publishing(engine: &Engine) -> Vec<Value> {

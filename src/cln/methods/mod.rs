@@ -29,7 +29,8 @@ pub mod show;
 pub mod status;
 mod urgent;
 pub mod verify;
-pub mod warnings;
+pub mod warning;
+mod warnings;
 
 /// What the manifest says of a command.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,8 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::super::{peers, words};
 use super::fees::{self, Reserve};
-use super::warnings::{self, Node, Warning};
+use super::warning::Warning;
+use super::warnings::{self, Node};
 use super::{Command, factory_json};
 
 /// For the manifest.

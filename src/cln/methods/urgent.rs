@@ -5,7 +5,7 @@ use factory_engine::types::Height;
 use factory_engine::{Engine, Factory};
 use serde_json::{Value, json};
 
-use super::warnings::Warning;
+use super::warning::Warning;
 
 /// Adds them to a factory.
 pub fn add(engine: &Engine, factory: &Factory, height: Height, object: &mut Value) {

@@ -1,50 +1,16 @@
 //! What `factory-status` warns of, and what to do about it.
 
-use factory_engine::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::types::{Amount, Height, NodeId};
 use factory_engine::{Engine, Factory, Role, State as FactoryState};
-use serde_json::{Value, json};
 
 use super::super::peers::Peer;
+use super::warning::Warning;
 use super::{fees, urgent};
 
 /// Without a confirmation for so long, a funding transaction needs somebody's attention.
 const FUNDING_BLOCKS: u32 = 12;
 /// Blocks that the plugin may be behind lightningd without a word.
 const BEHIND_BLOCKS: Height = 6;
-
-/// One thing that somebody should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// For scripts.
-    pub code: &'static str,
-    /// What it is about, if that is one factory.
-    pub instance: Option<InstanceId>,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub action: String,
-}
-
-impl Warning {
-    /// Of the node.
-    pub fn new(code: &'static str, message: impl Into<String>, action: impl Into<String>) -> Self {
-        Self { code, instance: None, message: message.into(), action: action.into() }
-    }
-
-    /// Of one factory.
-    pub fn of(factory: &Factory, code: &'static str, message: String, action: impl Into<String>) -> Self {
-        Self { instance: Some(factory.instance), ..Self::new(code, message, action) }
-    }
-
-    /// For the RPC.
-    pub fn json(&self) -> Value {
-        let mut object = json!({"code": self.code, "message": self.message, "action": self.action});
-        if let Some(instance) = self.instance {
-            object["factory_instance"] = instance.to_string().into();
-        }
-        object
-    }
-}
 
 /// What lightningd says.
 pub struct Node {

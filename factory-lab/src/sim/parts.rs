@@ -1,0 +1,64 @@
+//! What a run remembers of channels, losses, copies and fees.
+
+use factory_engine::types::{Height, Txid};
+
+use crate::fault::Dice;
+use crate::node::Lightningd;
+use crate::rng::Rng;
+use crate::world::restore::Backup;
+
+/// A client's channel that its engine has called usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) funding: Txid,
+    pub(super) timeout: Height,
+    /// Of a bought channel the sale's number; 0 of a leaf's.
+    pub(super) sale: u32,
+    /// When its client takes a bought channel on chain by itself.
+    pub(super) leaves: Height,
+}
+
+/// Part of what decides whether a buyer is in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loss {
+    pub(super) height: Height,
+    /// Whose blocks; nothing if everybody's.
+    pub(super) at: Option<usize>,
+    pub(super) blocks: u32,
+}
+
+/// A node's database as it was after some commits, and when it comes back.
+#[derive(Debug, Clone)]
+pub(super) struct Restore {
+    pub(super) at: usize,
+    /// Commits of this node before the copy is made.
+    pub(super) commits: u32,
+    /// Steps after the copy.
+    pub(super) wait: u64,
+    pub(super) copy: Option<(Backup, u64)>,
+}
+
+impl Restore {
+    pub(super) fn new(at: usize, dice: &mut Dice) -> Self {
+        let wait = if dice.one_in(3) { 1 + dice.next_number() % 20 } else { dice.next_number() % 250 };
+        Self { at, commits: dice.below_u32(24), wait, copy: None }
+    }
+}
+
+/// What is going on with fees.
+pub(super) struct Fees {
+    /// Until when a spike lasts, and by how much it rises at each block, sat/kw.
+    pub(super) spike: Option<(Height, u32)>,
+    /// Until when whose wallet is locked.
+    pub(super) locked: Vec<(usize, Height)>,
+    pub(super) stranger: Lightningd,
+    /// Blocks in which the operator could not have raised a fee, or published anything.
+    pub(super) hindered: u32,
+}
+
+impl Fees {
+    pub(super) fn new(seed: u64) -> Self {
+        let stranger = Lightningd::new(Rng::new(seed, "stranger"));
+        Self { spike: None, locked: vec![], stranger, hindered: 0 }
+    }
+}

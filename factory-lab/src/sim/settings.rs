@@ -1,0 +1,23 @@
+//! What members have set for themselves.
+
+use factory_engine::{Config, Policy, PriceList};
+
+use crate::fault::Dice;
+use crate::world::LSP;
+
+/// The highest base and rate that an operator asks, msat and millionths of the amount.
+const BASE_MSAT: u64 = 20_000;
+
+const PPM: u32 = 4_000;
+
+/// What one member has of its own in its configuration.
+pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config {
+    let mut own = Config { jit: dice.one_in(2), ..common.clone() };
+    if at != LSP && dice.one_in(12) {
+        own.policy = Policy::Ask;
+    }
+    if at == LSP && dice.one_in(2) {
+        own.prices = PriceList { base_msat: dice.next_number() % BASE_MSAT, ppm: dice.below_u32(PPM) };
+    }
+    own
+}
