@@ -17,6 +17,10 @@ impl Engine {
     ///
     /// `now` is the time, `height` the last block that was handled, `rng` where fresh nonces and
     /// instance ids come from.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "those that nobody waits for: on_happening lists them"
+    )]
     pub fn handle(&self, input: Input, now: Millis, height: Height, rng: &mut dyn Entropy) -> Step {
         let mut step = StepBuilder::new(self.generation, now, height, rng);
         let answer = match input {

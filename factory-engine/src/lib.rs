@@ -26,6 +26,9 @@
 //! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
+// A new variant has to be thought of wherever its enum is told apart.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod handle;
 
 pub mod admission;

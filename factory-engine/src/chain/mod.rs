@@ -214,7 +214,15 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
-        state => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
+        state @ (State::Invited
+        | State::Joining
+        | State::Signing
+        | State::Storing
+        | State::Opening
+        | State::Distributed
+        | State::Declined
+        | State::Aborted
+        | State::Closed) => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
     }
 }
 

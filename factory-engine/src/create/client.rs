@@ -170,7 +170,19 @@ impl Engine {
         }
         match factory.phase() {
             State::Invited => Ok(factory),
-            state => Err(Refusal::NotAnInvitation { instance, state }),
+            state @ (State::Joining
+            | State::Signing
+            | State::Storing
+            | State::Opening
+            | State::Funding
+            | State::Active
+            | State::Dying
+            | State::Exiting
+            | State::Exited
+            | State::Distributed
+            | State::Declined
+            | State::Aborted
+            | State::Closed) => Err(Refusal::NotAnInvitation { instance, state }),
         }
     }
 
@@ -463,6 +475,15 @@ fn resume_phase(state: State) -> u16 {
         State::Signing => 3,
         State::Storing => 4,
         State::Opening | State::Funding => 5,
-        _ => 1,
+        State::Invited
+        | State::Joining
+        | State::Active
+        | State::Dying
+        | State::Exiting
+        | State::Exited
+        | State::Distributed
+        | State::Declined
+        | State::Aborted
+        | State::Closed => 1,
     }
 }

@@ -226,7 +226,18 @@ impl Engine {
         match factory.phase() {
             State::Storing => step.effect(check),
             State::Funding => step.send(peer, checked(factory, channel_id)),
-            _ => return Err(Fault::stale("no path is stored yet")),
+            State::Invited
+            | State::Joining
+            | State::Signing
+            | State::Opening
+            | State::Active
+            | State::Dying
+            | State::Exiting
+            | State::Exited
+            | State::Distributed
+            | State::Declined
+            | State::Aborted
+            | State::Closed => return Err(Fault::stale("no path is stored yet")),
         }
         Ok(())
     }

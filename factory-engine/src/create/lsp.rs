@@ -315,7 +315,7 @@ impl Engine {
                     );
                 }
                 Phase::Completing => self.ask_for_check(step, factory, peer, client),
-                _ => {}
+                Phase::Inviting | Phase::Opening | Phase::Signing | Phase::Storing => {}
             }
         }
     }
@@ -330,7 +330,9 @@ impl Engine {
                     step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
                 Phase::Inviting | Phase::Completing => {}
-                _ => self.restart(step, factory, &[], &format!("{peer} disconnected")),
+                Phase::Opening | Phase::Signing | Phase::Storing => {
+                    self.restart(step, factory, &[], &format!("{peer} disconnected"))
+                }
             }
         }
     }
@@ -426,7 +428,16 @@ impl Engine {
                     Forgotten { reason: "it ended before anything was signed".into() },
                 );
             }
-            _ => {}
+            State::Invited
+            | State::Funding
+            | State::Active
+            | State::Dying
+            | State::Exiting
+            | State::Exited
+            | State::Distributed
+            | State::Declined
+            | State::Aborted
+            | State::Closed => {}
         }
     }
 

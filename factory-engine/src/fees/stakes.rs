@@ -68,7 +68,7 @@ fn behind<'f>(factory: &'f Factory, session: &'f Session) -> impl Iterator<Item 
                 let same = factory.current.layout.stock_coin(client) == Some(session.id.coin);
                 (vec![], channel.sale.filter(|_| same)?.checked_sub(this)?.saturating_add(1))
             }
-            _ => {
+            SpendRole::State | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
                 let leaves =
                     factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client);
                 let path = factory.current.layout.path(client);
@@ -101,7 +101,9 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
             let csv = since.saturating_add(u32::from(factory.current.terms.stock_csv));
             Some(csv.min(factory.current.terms.timeout_height))
         }
-        _ => (factory.current.role == Role::Lsp).then_some(factory.current.terms.timeout_height),
+        SpendRole::State | SpendRole::Sale | SpendRole::Poison | SpendRole::Close => {
+            (factory.current.role == Role::Lsp).then_some(factory.current.terms.timeout_height)
+        }
     };
     let hard = behind(factory, session).filter_map(|behind| {
         let htlcs = fees.htlcs.iter().filter(|htlc| htlc.channel_id == behind.channel.channel_id);
@@ -117,7 +119,7 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
     match session.id.role {
         SpendRole::Distribution => Some(parent.max(factory.current.terms.timeout_height)),
         SpendRole::Sale => Some(parent),
-        _ => {
+        SpendRole::State | SpendRole::Poison | SpendRole::Close => {
             let lock =
                 factory.current.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
             let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));

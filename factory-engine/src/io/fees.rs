@@ -122,7 +122,9 @@ impl Trouble {
             Self::Parent(Refused::Confirmed) => Level::Debug,
             // Somebody's child is better than ours would be.
             Self::Child(Refused::Conflict(_)) => Level::Info,
-            _ => Level::Unusual,
+            Self::Parent(_) | Self::Child(_) | Self::NoChild(_) | Self::Capped(_) | Self::Wallet(_) => {
+                Level::Unusual
+            }
         }
     }
 

@@ -495,6 +495,7 @@ tlv_enum! {
 
 impl Event {
     /// Which kind of factory begins with it, or with its next attempt; of most nothing.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of all others nothing")]
     pub(super) fn protocol(&self) -> Option<ProtocolId> {
         match self {
             Self::Created(created) => Some(created.protocol),
@@ -504,6 +505,7 @@ impl Event {
     }
 
     /// What this node signs once the event is stored (S8); empty for all but two kinds.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of all others nothing")]
     pub(crate) fn ledger(&self) -> &[LedgerEntry] {
         match self {
             Self::Signing(signing) => &signing.ledger,

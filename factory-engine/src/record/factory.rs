@@ -57,6 +57,7 @@ pub struct Factory {
 
 impl Factory {
     /// The factory that its first event makes.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other event is an error here")]
     pub(crate) fn begin(instance: InstanceId, event: &Event) -> Result<Self, LoadError> {
         let (role, terms, attempt, clients, price_msat, creation, birth) = match event {
             Event::Created(e) => (Role::Lsp, &e.terms, 1, e.clients.clone(), 0, Creation::Joining, None),
@@ -361,7 +362,15 @@ impl Factory {
             State::Funding | State::Exiting | State::Exited => {
                 Err(Unusable::NotDeep { confirmations: self.current.terms.funding_confirmations })
             }
-            state => Err(Unusable::State(state)),
+            state @ (State::Invited
+            | State::Joining
+            | State::Signing
+            | State::Storing
+            | State::Opening
+            | State::Distributed
+            | State::Declined
+            | State::Aborted
+            | State::Closed) => Err(Unusable::State(state)),
         }
     }
 

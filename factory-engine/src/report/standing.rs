@@ -254,7 +254,16 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         State::Exiting => Standing::Leaving,
         _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => Standing::Leaving,
         _ if spent => Standing::PartlyExited,
-        _ => Standing::Safe,
+        State::Invited
+        | State::Joining
+        | State::Signing
+        | State::Storing
+        | State::Opening
+        | State::Funding
+        | State::Active
+        | State::Dying
+        | State::Declined
+        | State::Aborted => Standing::Safe,
     })
 }
 

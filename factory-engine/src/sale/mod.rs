@@ -89,7 +89,18 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
     }
     match factory.state(height) {
         State::Active | State::Exiting => {}
-        state => return Err(NotCooperative::State(state)),
+        state @ (State::Invited
+        | State::Joining
+        | State::Signing
+        | State::Storing
+        | State::Opening
+        | State::Funding
+        | State::Dying
+        | State::Exited
+        | State::Distributed
+        | State::Declined
+        | State::Aborted
+        | State::Closed) => return Err(NotCooperative::State(state)),
     }
     match factory.current.role {
         Role::Client { index, .. } => factory.channel_usable(index, height).map_err(NotCooperative::Channel),

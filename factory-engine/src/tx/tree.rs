@@ -273,7 +273,9 @@ impl Tree {
                 let node = layout.node(id.coin).ok_or(no_coin)?;
                 self.node_transaction(node, outpoint, channel_scripts)?
             }
-            _ => distribution(layout, roster, id.coin, outpoint)?,
+            SpendRole::Sale | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
+                distribution(layout, roster, id.coin, outpoint)?
+            }
         };
         let txid = tx.compute_txid();
         if let (SpendRole::State, Some(node)) = (id.role, layout.node(id.coin)) {

@@ -178,7 +178,7 @@ fn check_terms(
             };
             (3, 0, sequence, node.output_values.clone())
         }
-        _ => {
+        SpendRole::Sale | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
             let mut values: Vec<_> =
                 layout.distribution_outputs(id.coin).iter().map(|(_, value)| *value).collect();
             values.push(ANCHOR_VALUE);
@@ -202,7 +202,9 @@ fn check_terms(
     let fee = paid.into_iter().try_fold(prevout.value, |left, value| left.checked_sub(value));
     let expected = match id.role {
         SpendRole::State => layout.node(id.coin).map(|node| node.fee),
-        _ => layout.distribution_fee(id.coin),
+        SpendRole::Sale | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
+            layout.distribution_fee(id.coin)
+        }
     };
     if fee.is_none() || fee != expected { Err(Rule::Fee) } else { Ok(()) }
 }

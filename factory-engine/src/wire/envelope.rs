@@ -147,7 +147,13 @@ impl Envelope {
         // A thousand of them may wait at once: no more room than they need.
         let room = match self {
             Envelope::Piggyback { payload, .. } => payload.len().saturating_add(PIGGYBACK_OVERHEAD),
-            _ => 512,
+            Envelope::SupportedFactoryProtocols(_)
+            | Envelope::FactoryChangeInit(_)
+            | Envelope::FactoryChangeAck(_)
+            | Envelope::FactoryChangeFunding(_)
+            | Envelope::FactoryChangeContinue(_)
+            | Envelope::FactoryChangeLocked(_)
+            | Envelope::UnknownOdd(_) => 512,
         };
         let mut out = Vec::with_capacity(room);
         MESSAGE_TYPE.write(&mut out);

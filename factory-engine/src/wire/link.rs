@@ -169,7 +169,11 @@ impl Link {
                 self.piggyback(payload, frame, ack)
             }
             Envelope::UnknownOdd(_) => Ok(None),
-            other => Err(LinkError::Unexpected { submessage: other.name() }),
+            other @ (Envelope::FactoryChangeInit(_)
+            | Envelope::FactoryChangeAck(_)
+            | Envelope::FactoryChangeFunding(_)
+            | Envelope::FactoryChangeContinue(_)
+            | Envelope::FactoryChangeLocked(_)) => Err(LinkError::Unexpected { submessage: other.name() }),
         }
     }
 

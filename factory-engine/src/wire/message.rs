@@ -521,6 +521,7 @@ macro_rules! header {
 
 impl Message {
     /// The bytes for the payload of a piggyback.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these have a reason")]
     pub fn encode(&self) -> Vec<u8> {
         // Most are shorter than this.
         let mut out = Vec::with_capacity(512);
@@ -542,6 +543,7 @@ impl Message {
 
     /// Reads the payload of a piggyback. [`DecodeError::may_ignore`] says whether an unknown message
     /// may be passed over.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these have a reason")]
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         let message = Self::decode_tagged(bytes)?;
         let reason = match &message {

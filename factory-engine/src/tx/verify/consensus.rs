@@ -10,6 +10,7 @@ use bitcoin::{Transaction, TxOut};
 pub struct ConsensusError(bitcoinconsensus::Error);
 
 impl fmt::Display for ConsensusError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an enum of bitcoinconsensus")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             // What the library reports for every script that evaluates to false.

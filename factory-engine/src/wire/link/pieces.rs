@@ -24,6 +24,7 @@ impl From<Vec<u8>> for Pieces {
 }
 
 impl From<&Message> for Pieces {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only proposals have parts in common")]
     fn from(message: &Message) -> Self {
         let shared = match message {
             Message::Propose(propose) => Self::of_proposal(propose),
