@@ -59,6 +59,7 @@ pub use io::{
     Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
     NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, StaleStep,
 };
+pub use memory::ceremony::Phase;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Config, Policy};
@@ -70,7 +71,7 @@ pub use record::sales::jits::Jits;
 pub use record::sales::{Sales, Sold};
 pub use record::state::State;
 pub use record::unusable::{NotCooperative, Unusable};
-pub use report::progress::{Progress, Stage};
+pub use report::progress::Progress;
 pub use report::standing::{NextAction, Sighting, Standing, sightings, standing};
 pub use report::statement::{AccountProblem, Line, Purpose, Statement, statement};
 pub use sale::Quote;

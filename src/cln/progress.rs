@@ -1,6 +1,6 @@
 //! What a command that takes its time tells whoever waits: bars and lines in `lightning-cli`.
 
-use factory_engine::{Progress, Stage};
+use factory_engine::{Phase, Progress};
 use serde_json::{Value, json};
 
 use super::outbox::Outbox;
@@ -41,7 +41,7 @@ impl Reporter {
 
     /// Draws how far a ceremony is. True if another attempt has begun.
     pub fn show(&mut self, progress: &Progress) -> bool {
-        let stage = Stage::ALL.iter().position(|stage| Some(*stage) == progress.stage).unwrap_or(0);
+        let stage = Phase::ALL.iter().position(|phase| Some(*phase) == progress.phase).unwrap_or(0);
         let now = Shown { attempt: progress.attempt, stage, done: progress.done(), of: progress.of };
         let before = self.shown.replace(now);
         if before == Some(now) {
@@ -59,7 +59,7 @@ impl Reporter {
     /// Fills what is left of the bars: the command has succeeded.
     pub fn finish(&mut self) {
         let Some(shown) = self.shown.take() else { return };
-        for stage in shown.unfinished()..Stage::ALL.len() {
+        for stage in shown.unfinished()..Phase::ALL.len() {
             self.draw(Shown { stage, done: shown.of, ..shown });
         }
     }
@@ -71,7 +71,7 @@ impl Reporter {
             "id": self.id,
             "num": shown.done,
             "total": shown.of.saturating_add(1),
-            "stage": {"num": shown.stage, "total": Stage::ALL.len()},
+            "stage": {"num": shown.stage, "total": Phase::ALL.len()},
         });
         self.outbox.tell("progress", body);
     }

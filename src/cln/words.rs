@@ -2,7 +2,7 @@
 //! with the names of commands and options.
 
 use factory_engine::admission::hold::Full;
-use factory_engine::{NextAction, Refusal, TOLD_TO};
+use factory_engine::{NextAction, Phase, Refusal, TOLD_TO};
 
 /// Why a command was not carried out, and what to do.
 pub fn refusal(refusal: &Refusal) -> String {
@@ -86,6 +86,17 @@ pub fn full(full: Full) -> String {
 /// takes an ordinary channel instead.
 pub fn not_sold(reason: &str, waited: bool, jit: bool) -> String {
     if waited && !jit { format!("{reason} (factory-jit is off here)") } else { reason.to_owned() }
+}
+
+/// What an operator's attempt waits for, as `factory-status` calls it.
+pub fn waits_for(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Inviting => "invitations",
+        Phase::Opening => "channel_opens",
+        Phase::Signing => "signatures",
+        Phase::Storing => "storing",
+        Phase::Completing => "channel_checks",
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use crate::record::factory::Factory;
 use crate::wire::codec::Codec;
 
+mod attempts;
 pub mod client;
 pub mod client_signing;
 pub mod lsp;

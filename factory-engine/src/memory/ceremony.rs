@@ -14,7 +14,7 @@ use crate::wire::message::{Join, PartialSignatures, Propose};
 
 /// The operator's view of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// Waiting for every `join`.
     Inviting,
     /// Waiting for the funding transaction and every channel's script.
@@ -28,6 +28,10 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Every phase, in order.
+    pub const ALL: [Self; 5] =
+        [Self::Inviting, Self::Opening, Self::Signing, Self::Storing, Self::Completing];
+
     /// Its number in `abort` and `resume`.
     pub(crate) fn number(self) -> u16 {
         match self {
@@ -40,7 +44,7 @@ impl Phase {
     }
 
     /// Its name, for people.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Phase::Inviting => "inviting",
             Phase::Opening => "opening",

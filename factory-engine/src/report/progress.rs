@@ -5,38 +5,6 @@ use crate::memory::ceremony::{Phase, silent};
 use crate::record::attempt::Role;
 use crate::types::{InstanceId, Millis, NodeId};
 
-/// What an operator's attempt is waiting for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Clients answer their invitations.
-    Invitations,
-    /// lightningd opens the channels, the wallet prepares the funding.
-    ChannelOpens,
-    /// Clients send their partial signatures.
-    Signatures,
-    /// Clients store what is signed.
-    Storing,
-    /// lightningd commits the channels, clients check them.
-    ChannelChecks,
-}
-
-impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Invitations, Self::ChannelOpens, Self::Signatures, Self::Storing, Self::ChannelChecks];
-
-    /// Its name in RPC.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Invitations => "invitations",
-            Self::ChannelOpens => "channel_opens",
-            Self::Signatures => "signatures",
-            Self::Storing => "storing",
-            Self::ChannelChecks => "channel_checks",
-        }
-    }
-}
-
 /// A ceremony under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
@@ -45,10 +13,10 @@ pub struct Progress {
     /// Which attempt.
     pub attempt: u32,
     /// L: what it waits for. A client only knows that it waits for L.
-    pub stage: Option<Stage>,
+    pub phase: Option<Phase>,
     /// Whose turn it is.
     pub waiting_for: Vec<NodeId>,
-    /// Everybody whose turn it was in this stage.
+    /// Everybody whose turn it was in this phase.
     pub of: usize,
     /// When patience ends.
     pub deadline: Millis,
@@ -68,7 +36,7 @@ impl Engine {
             Some(Progress {
                 instance: *instance,
                 attempt: ceremony.attempt,
-                stage: None,
+                phase: None,
                 waiting_for: vec![self.factories.get(instance)?.lsp()],
                 of: 1,
                 deadline: ceremony.deadline,
@@ -84,20 +52,10 @@ impl Engine {
         Some(Progress {
             instance,
             attempt: ceremony.attempt,
-            stage: Some(stage(ceremony.phase)),
+            phase: Some(ceremony.phase),
             waiting_for: silent(factory, ceremony),
             of: factory.current.clients.len(),
             deadline: ceremony.deadline,
         })
-    }
-}
-
-fn stage(phase: Phase) -> Stage {
-    match phase {
-        Phase::Inviting => Stage::Invitations,
-        Phase::Opening => Stage::ChannelOpens,
-        Phase::Signing => Stage::Signatures,
-        Phase::Storing => Stage::Storing,
-        Phase::Completing => Stage::ChannelChecks,
     }
 }

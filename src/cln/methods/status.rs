@@ -134,8 +134,8 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
             "waiting_for": progress.waiting_for.iter().map(NodeId::to_string).collect::<Vec<_>>(),
             "seconds_left": progress.deadline.saturating_sub(now) / 1000,
         });
-        if let (Some(stage), Role::Lsp) = (progress.stage, factory.current.role) {
-            object["stage"] = stage.name().into();
+        if let (Some(phase), Role::Lsp) = (progress.phase, factory.current.role) {
+            object["stage"] = words::waits_for(phase).into();
         }
         Some(object)
     };

@@ -1,0 +1,280 @@
+//! L: attempts that go on after a disconnect, a restart or a deadline, that begin again, or that end.
+
+use crate::engine::Engine;
+use crate::io::{Effect, KnownChannel, Level};
+use crate::memory::Volatile;
+use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp, silent};
+use crate::record::attempt::Role;
+use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Forgotten};
+use crate::record::factory::Factory;
+use crate::record::state::State;
+use crate::step::builder::{StepBuilder, short};
+use crate::step::fault::Fault;
+use crate::terms::Terms;
+use crate::types::{ChannelId, NodeId};
+use crate::wire::message::{Abort, Resume};
+
+use super::lsp::{inputs, invitation};
+
+impl Engine {
+    pub(crate) fn lsp_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                Phase::Inviting if !ceremony.joins.contains_key(&client) => {
+                    step.send(
+                        peer,
+                        invitation(
+                            &factory.current.terms,
+                            &factory.current.layout,
+                            factory.current.number,
+                            client,
+                        ),
+                    );
+                }
+                Phase::Completing => self.ask_for_check(step, factory, peer, client),
+                Phase::Inviting | Phase::Opening | Phase::Signing | Phase::Storing => {}
+            }
+        }
+    }
+
+    /// A disconnect ends a pending open in lightningd, and a new one has a new script: an attempt
+    /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
+    pub(crate) fn lsp_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
+        for (factory, ceremony, client) in self.ceremonies_with(peer) {
+            match ceremony.phase {
+                // With the connection the client has lost the nonces of its join; it is asked again.
+                Phase::Inviting if ceremony.joins.contains_key(&client) => {
+                    step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                }
+                Phase::Inviting | Phase::Completing => {}
+                Phase::Opening | Phase::Signing | Phase::Storing => {
+                    self.restart(step, factory, &[], &format!("{peer} disconnected"))
+                }
+            }
+        }
+    }
+
+    pub(crate) fn on_resume(
+        &self,
+        step: &mut StepBuilder<'_>,
+        peer: NodeId,
+        resume: &Resume,
+    ) -> Result<(), Fault> {
+        let Some(factory) = self.factories.get(&resume.instance) else {
+            // Forgotten here: nobody shall wait for it (S29).
+            step.send(peer, over(resume, "the operator knows no such factory"));
+            return Ok(());
+        };
+        if factory.current.role != Role::Lsp {
+            return Err(Fault::stale("it is not a client of ours"));
+        }
+        let Some(client) = factory.client_of(peer) else {
+            // It was away when it was left out, and still waits (S29).
+            let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
+            let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
+            step.send(peer, over(resume, &format!("it was left out: {why}")));
+            return Ok(());
+        };
+        match self.lsp.get(&factory.instance) {
+            // Its nonces are gone with its memory: a new join replaces the old.
+            Some(ceremony)
+                if ceremony.phase == Phase::Inviting && resume.attempt == factory.current.number =>
+            {
+                if ceremony.joins.contains_key(&client) {
+                    step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
+                }
+                step.send(
+                    peer,
+                    invitation(
+                        &factory.current.terms,
+                        &factory.current.layout,
+                        factory.current.number,
+                        client,
+                    ),
+                );
+            }
+            Some(ceremony) if ceremony.phase == Phase::Completing => {
+                self.ask_for_check(step, factory, peer, client);
+            }
+            Some(_) => {}
+            None if factory.phase() == State::Funding => self.tell_broadcast(step, factory, peer),
+            None => {
+                let reason =
+                    factory.failure().map(str::to_owned).unwrap_or_else(|| "the factory is gone".into());
+                step.send(peer, over(resume, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn lsp_tick(&self, step: &mut StepBuilder<'_>) {
+        for (instance, ceremony) in &self.lsp {
+            let Some(factory) = self.factories.get(instance) else {
+                continue;
+            };
+            if step.now < ceremony.deadline {
+                continue;
+            }
+            let silent = silent(factory, ceremony);
+            if silent.is_empty() {
+                self.give_up(step, factory, "the operator's own node was not ready in time");
+            } else {
+                let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+                let phase = ceremony.phase.name();
+                let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
+                self.restart(step, factory, &silent, &reason);
+            }
+        }
+    }
+
+    pub(crate) fn lsp_started(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        channels: &[KnownChannel],
+    ) {
+        match factory.phase() {
+            State::Joining | State::Signing | State::Storing => {
+                self.restart(step, factory, &[], "this node was restarted");
+            }
+            State::Opening => self.resume_completing(step, factory, channels),
+            State::Funding if factory.funding_height().is_none() => self.send_funding(step, factory),
+            State::Aborted if factory.signed_for().is_empty() => {
+                step.event(
+                    factory.instance,
+                    Forgotten { reason: "it ended before anything was signed".into() },
+                );
+            }
+            State::Invited
+            | State::Funding
+            | State::Active
+            | State::Dying
+            | State::Exiting
+            | State::Exited
+            | State::Distributed
+            | State::Declined
+            | State::Aborted
+            | State::Closed => {}
+        }
+    }
+
+    /// After a restart between the first and the last `fundchannel_complete`: what lightningd has
+    /// committed counts, whether or not we came to store it.
+    fn resume_completing(&self, step: &mut StepBuilder<'_>, factory: &Factory, channels: &[KnownChannel]) {
+        let mut missing = false;
+        let id_of = |client| {
+            factory.current.tree.as_ref().and_then(|tree| tree.channel_outpoint(client)).map(ChannelId::of)
+        };
+        let ids: Vec<Option<ChannelId>> = (0..factory.current.terms.clients()).map(id_of).collect();
+        for (client, id) in (0u32..).zip(&ids) {
+            match *id {
+                Some(channel_id) if channels.iter().any(|channel| channel.channel_id == channel_id) => {
+                    if !factory.current.channels.contains_key(&client) {
+                        step.event(factory.instance, ChannelCommitted { client, channel_id });
+                    }
+                }
+                _ => missing = true,
+            }
+        }
+        if missing {
+            for id in ids {
+                if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
+                    step.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+                }
+            }
+            self.restart(step, factory, &[], "this node was restarted before every channel was committed");
+        } else {
+            let deadline = step.now.saturating_add(self.config.invite_timeout);
+            let own_key = self
+                .factory_key(factory.instance, factory.current.number)
+                .public()
+                .x_only_public_key()
+                .0
+                .serialize();
+            let clients = factory.current.terms.clients();
+            let ceremony =
+                LspCeremony::new(factory.current.number, clients, own_key, Phase::Completing, deadline);
+            step.volatile(Volatile::StartLsp(factory.instance, ceremony));
+        }
+    }
+
+    /// Gives the attempt up, leaves nothing behind, and begins the next one with whoever is left.
+    pub(crate) fn restart(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        left_out: &[NodeId],
+        reason: &str,
+    ) {
+        let kept: Vec<(NodeId, bitcoin::Amount)> = factory
+            .current
+            .clients
+            .iter()
+            .copied()
+            .zip(factory.current.terms.capacities.iter().copied())
+            .filter(|(node, _)| !left_out.contains(node))
+            .collect();
+        if kept.is_empty() || factory.current.number >= self.config.max_attempts {
+            let reason = if kept.is_empty() {
+                reason.to_owned()
+            } else {
+                format!("{reason}; gave up after {} attempts", factory.current.number)
+            };
+            return self.give_up(step, factory, &reason);
+        }
+        self.clean_up(step, factory, left_out, reason);
+        let attempt = factory.current.number.saturating_add(1);
+        let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
+        let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
+        let terms = Terms { capacities, ..factory.current.terms.clone() };
+        step.log(
+            Level::Info,
+            format!(
+                "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
+                factory.instance,
+                factory.current.number,
+                clients.len()
+            ),
+        );
+        step.event(
+            factory.instance,
+            AttemptStarted {
+                attempt,
+                terms: terms.clone(),
+                clients: clients.clone(),
+                reason: short(reason),
+                left_out: left_out.to_vec(),
+            },
+        );
+        self.invite(step, &terms, attempt, &clients);
+    }
+
+    /// Ends creation for good.
+    pub(crate) fn give_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
+        self.clean_up(step, factory, &factory.current.clients, reason);
+        step.volatile(Volatile::End(factory.instance));
+        step.event(factory.instance, Aborted { reason: short(reason) });
+    }
+
+    /// Undoes what the attempt has done in lightningd, here and at the clients.
+    fn clean_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+        let ceremony = self.lsp.get(&factory.instance);
+        let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
+        for (client, node) in (0u32..).zip(&factory.current.clients) {
+            step.abort(factory, *node, phase, reason, !left_out.contains(node));
+            if let Some(channel_id) = factory.current.channels.get(&client) {
+                step.effect(Effect::CloseChannel { channel_id: *channel_id });
+            } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
+                step.effect(Effect::CancelChannel { peer: *node });
+            }
+        }
+        if let Some(reserved) = &factory.current.reserved {
+            step.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
+        }
+    }
+}
+
+fn over(resume: &Resume, reason: &str) -> Abort {
+    let (instance, attempt) = (resume.instance, resume.attempt);
+    Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }
+}
