@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use bitcoin::hex::FromHex;
-use cln_factory_fuzz::{TARGETS, engine};
+use cln_factory_fuzz::TARGETS;
 use serde_json::Value;
 
 fn main() {
@@ -31,7 +31,7 @@ fn main() {
             "message" => list("messages"),
             "tlv" => tlv(&hex(&vectors["terms"]).unwrap(), &list("messages")),
             "link" => link(),
-            "record" => (0..3).map(engine::history).chain([engine::history_of_retries()]).collect(),
+            "record" => histories(&root.join("../tests/golden/histories")),
             "params" => {
                 (0..10).flat_map(|command| (0..8).map(move |template| vec![command, template])).collect()
             }
@@ -47,6 +47,20 @@ fn main() {
         }
         println!("{}: {} inputs", target.name, inputs.len());
     }
+}
+
+/// The frozen histories: whole factories, of operators and clients.
+fn histories(folder: &Path) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let record = |line: &str| line.strip_prefix("record ").map(|hex| Vec::<u8>::from_hex(hex).unwrap());
+    let input = |text: String| {
+        let records: Vec<Vec<u8>> = text.lines().filter_map(record).collect();
+        let framed =
+            |record: &Vec<u8>| [&u16::try_from(record.len()).unwrap().to_be_bytes()[..], record].concat();
+        records.iter().map(framed).collect::<Vec<_>>().concat()
+    };
+    files.iter().map(|file| input(fs::read_to_string(file).unwrap())).collect()
 }
 
 /// Each kind of value once.

@@ -69,32 +69,3 @@ pub fn with_invitation(member: usize) -> (node::Records, factory_engine::Block) 
     }
     (world.nodes[member].records.clone(), world.block(world.height))
 }
-
-/// A member's history of an active factory as the target `record` takes it.
-pub fn history(member: usize) -> Vec<u8> {
-    flat(snapshots()[1].records(member))
-}
-
-/// An operator's, whose first attempt failed.
-pub fn history_of_retries() -> Vec<u8> {
-    let mut world = World::new();
-    world.create(Profile::Stateful, 20_000);
-    world.settle(12);
-    ops::next(&mut world, &mut Bytes::new(&[0x51]));
-    world.settle(6);
-    for _ in 0..3 {
-        ops::next(&mut world, &mut Bytes::new(&[16]));
-        world.settle(400);
-    }
-    flat(&world.nodes[0].records)
-}
-
-fn flat(records: &node::Records) -> Vec<u8> {
-    let mut flat = Vec::new();
-    for record in records.values().flatten() {
-        // No record of two clients comes near.
-        flat.extend(u16::try_from(record.len()).unwrap_or(u16::MAX).to_be_bytes());
-        flat.extend_from_slice(record);
-    }
-    flat
-}
