@@ -532,7 +532,7 @@ impl Engine {
         self.invite(step, &terms, attempt, &clients);
     }
 
-    /// Ends creation for good.
+    /// L: creation ends for good, with no further attempt; clients are told why.
     pub(crate) fn give_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
         self.clean_up(step, factory, &factory.current.clients, reason);
         step.volatile(Volatile::End(factory.instance));

@@ -28,7 +28,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Its number in `abort` and `resume`.
+    /// Its number in `abort` and `resume`, from 1.
     pub(crate) fn number(self) -> u16 {
         match self {
             Phase::Inviting => 1,
@@ -39,7 +39,7 @@ impl Phase {
         }
     }
 
-    /// Its name, for people.
+    /// Its name for people: in logs and reasons.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Phase::Inviting => "inviting",
@@ -91,7 +91,7 @@ impl LspCeremony {
 }
 
 impl LspCeremony {
-    /// Takes a change over.
+    /// Makes one change, when its step is applied.
     pub(crate) fn apply(&mut self, change: VolatileLsp) {
         match change {
             VolatileLsp::Phase(phase, deadline) => {
@@ -148,7 +148,7 @@ pub(crate) struct ClientCeremony {
 }
 
 impl ClientCeremony {
-    /// Takes a change over.
+    /// Makes one change, when its step is applied.
     pub(crate) fn apply(&mut self, change: VolatileClient) {
         match change {
             VolatileClient::Open(open) => self.open = open,
@@ -161,11 +161,11 @@ impl ClientCeremony {
 /// Exactly one `open_channel` is accepted, after it was announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExpectedOpen {
-    /// Not announced.
+    /// The operator has not announced an open yet: none is accepted.
     NotYet,
-    /// Announced.
+    /// The operator has announced it: the next one is accepted.
     Expected,
-    /// It came.
+    /// It came and was accepted: another one is refused.
     Seen,
 }
 

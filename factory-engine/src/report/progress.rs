@@ -8,7 +8,7 @@ use crate::types::{InstanceId, Millis, NodeId};
 /// What an operator's attempt is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Clients answer their invitations.
+    /// Clients answer their invitations with `join`.
     Invitations,
     /// lightningd opens the channels, the wallet prepares the funding.
     ChannelOpens,
@@ -21,11 +21,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in order.
+    /// Every stage, in the order in which L goes through them.
     pub const ALL: [Self; 5] =
         [Self::Invitations, Self::ChannelOpens, Self::Signatures, Self::Storing, Self::ChannelChecks];
 
-    /// Its name in RPC.
+    /// Its name in RPC and in progress bars.
     pub fn name(self) -> &'static str {
         match self {
             Self::Invitations => "invitations",
@@ -37,20 +37,20 @@ impl Stage {
     }
 }
 
-/// A ceremony under way.
+/// How far a ceremony under way is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Of which factory.
+    /// The factory (factory_instance).
     pub instance: InstanceId,
-    /// Which attempt.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
     /// L: what it waits for. A client only knows that it waits for L.
     pub stage: Option<Stage>,
-    /// Whose turn it is.
+    /// Node ids of those whose turn it is.
     pub waiting_for: Vec<NodeId>,
     /// Everybody whose turn it was in this stage.
     pub of: usize,
-    /// When patience ends.
+    /// When this node stops waiting for them.
     pub deadline: Millis,
 }
 
@@ -62,7 +62,7 @@ impl Progress {
 }
 
 impl Engine {
-    /// Every ceremony under way.
+    /// Every ceremony under way: first those that this node leads, then those that it joins.
     pub fn progress(&self) -> Vec<Progress> {
         let client = self.client.iter().filter_map(|(instance, ceremony)| {
             Some(Progress {
