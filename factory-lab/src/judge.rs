@@ -210,7 +210,7 @@ impl Judge {
         }
     }
 
-    /// Nonces that were used.
+    /// How many nonces have signed something.
     pub fn nonces_used(&self) -> usize {
         self.uses.len()
     }

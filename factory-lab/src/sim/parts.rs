@@ -33,7 +33,7 @@ pub(super) struct Restore {
     pub(super) at: usize,
     /// Commits of this node before the copy is made.
     pub(super) commits: u32,
-    /// Steps after the copy.
+    /// Steps after the copy until it comes back.
     pub(super) wait: u64,
     pub(super) copy: Option<(Backup, u64)>,
 }
