@@ -31,7 +31,7 @@ pub struct Scenario {
     seed: u64,
     clients: usize,
     everybody: Config,
-    /// Of those whose settings are their own.
+    /// Settings of the members that have their own, by number.
     own: BTreeMap<usize, Config>,
     offer: Offer,
     connected: bool,

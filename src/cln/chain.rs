@@ -136,7 +136,7 @@ impl Follower {
         Self { next, recent, progress, fetching: 0 }
     }
 
-    /// With somebody who looks on.
+    /// The same, and `progress` shows how far it is.
     pub fn shown_by(mut self, progress: &Progress) -> Self {
         let scan = self.progress.get();
         progress.note(|shown| *shown = scan);

@@ -21,7 +21,7 @@ use super::client::{Call, CallError, field};
 const COMING: Duration = Duration::from_millis(100);
 /// Between looks at one that is away, in case a notification was lost.
 const AWAY: Duration = Duration::from_secs(30);
-/// After lightningd gave no answer.
+/// Pause after lightningd gave no answer.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether a channel can take an HTLC.

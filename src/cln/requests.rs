@@ -41,7 +41,7 @@ impl Request {
 #[derive(Debug)]
 pub struct Tagged<R> {
     inner: R,
-    /// Of a message that has not ended.
+    /// First bytes of a message that has not ended.
     partial: Vec<u8>,
     /// Whole messages, tagged; the first bytes of them have been read already.
     ready: Vec<u8>,

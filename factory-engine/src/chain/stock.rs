@@ -46,7 +46,7 @@ enum NotTaken {
         /// Fee of the transaction that would take it.
         fee: Amount,
     },
-    /// It has no signature hash.
+    /// No signature hash could be made for the transaction that would take it.
     Sighash(TaprootError),
 }
 

@@ -116,7 +116,7 @@ tlv_struct! {
 tlv_struct! {
     /// Finished signatures, verified: for L all, for a client those of its path.
     pub struct Signed {
-        /// In the order of the tree's sessions.
+        /// BIP-340, one for each session of the tree, in their order.
         pub signatures: Vec<[u8; 64]> => 0,
     }
 }
@@ -323,7 +323,7 @@ tlv_struct! {
         pub coin: CoinIndex => 0,
         /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
-        /// In the order of the sale's sessions.
+        /// BIP-340, one for each session of the sale, in their order.
         pub signatures: Vec<[u8; 64]> => 4,
     }
 }
@@ -371,7 +371,7 @@ tlv_struct! {
 }
 
 tlv_struct! {
-    /// It was paid, or never will be.
+    /// What a `sale_due` announced was paid, or never will be.
     pub struct SaleDueEnded {
         /// payment_hash of L's invoice (BOLT 11).
         pub payment_hash: PaymentHash => 0,
@@ -482,7 +482,7 @@ tlv_enum! {
         39 "sale_resolved" => SaleResolved(SaleResolved),
         /// A sale's price may be paid.
         44 "sale_due" => SaleDue(SaleDue),
-        /// It was paid, or never will be.
+        /// What a `sale_due` announced was paid, or never will be.
         45 "sale_due_ended" => SaleDueEnded(SaleDueEnded),
         /// L: an ordinary channel is about to be opened in place of a sale.
         46 "sale_jit" => SaleJit(SaleJit),

@@ -37,9 +37,9 @@ impl fmt::Display for BadNonces {
 pub enum Refused {
     /// L has not proposed anything to sign yet.
     NotNow,
-    /// It has sent the same before.
+    /// It has sent the same partial signatures before.
     Repeated,
-    /// It has sent others before.
+    /// It has sent other partial signatures before.
     Differs,
     /// It signed something else than everybody else (S6).
     Transcript,

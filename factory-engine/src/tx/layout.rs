@@ -91,7 +91,7 @@ pub type NodeIndex = u32;
 pub struct SessionId {
     /// The coin that is spent.
     pub coin: CoinIndex,
-    /// By which of its transactions.
+    /// Which of the transactions that could spend it.
     pub role: SpendRole,
 }
 

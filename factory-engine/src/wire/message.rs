@@ -247,7 +247,7 @@ message_struct! {
         pub push_msat: u64 => 12,
         /// The channel's funding script, of a sale whose signing was interrupted.
         pub channel_script: Option<ScriptBuf> => 14,
-        /// Of which try, for the answer.
+        /// Names this try at the sale: the answers repeat it, and those to an earlier try don't count.
         pub round: Option<u64> => 15,
         /// The record of the channel to come.
         pub channel_in_factory: ChannelInFactory => 65600,

@@ -49,7 +49,7 @@ impl Restore {
 pub(super) struct Fees {
     /// Until when a spike lasts, and by how much it rises at each block, sat/kw.
     pub(super) spike: Option<(Height, u32)>,
-    /// Until when whose wallet is locked.
+    /// Members whose wallet is locked, and until which height.
     pub(super) locked: Vec<(usize, Height)>,
     pub(super) stranger: Lightningd,
     /// Blocks in which the operator could not have raised a fee, or published anything.

@@ -91,7 +91,7 @@ pub struct Chaos {
 }
 
 impl Chaos {
-    /// With everything still to come.
+    /// A run's chaos before anything has happened.
     pub fn new(chances: Chances, lines: bool) -> Self {
         Self {
             chances,

@@ -91,12 +91,12 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Of every factory whose funding is on chain.
+    /// For an exit of every factory whose funding is on chain.
     pub async fn now(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |factory| factory.funding_height().is_some()).await
     }
 
-    /// With those that are still being created.
+    /// For an exit of those that are still being created, too.
     pub async fn soon(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |_| true).await
     }

@@ -99,7 +99,7 @@ fn funding(factory: &Factory, height: Height) -> Option<Warning> {
     Some(Warning::of(factory, "funding_unconfirmed", message, action))
 }
 
-/// Of members that can't do their part.
+/// A warning about members that are connected without the plugin, if any.
 fn peers(factory: &Factory, height: Height, node: &Node) -> Option<Warning> {
     let state = factory.state(height);
     if !(state.is_creating() || matches!(state, FactoryState::Active | FactoryState::Dying)) {
