@@ -233,7 +233,7 @@ impl fmt::Display for BadOption {
 
 impl std::error::Error for BadOption {}
 
-/// Registers every option.
+/// Registers every option of the plugin with cln-plugin.
 pub fn register<S, I, O>(builder: Builder<S, I, O>) -> Builder<S, I, O>
 where
     S: Clone + Send + Sync + 'static,

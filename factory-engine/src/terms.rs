@@ -18,7 +18,7 @@ pub enum Kind {
 pub struct Level {
     /// Largest number of children of a node of this level, at least 2.
     pub arity: u16,
-    /// Static or stateful.
+    /// Whether nodes of this level may be replaced by a later state.
     pub kind: Kind,
 }
 
@@ -26,7 +26,7 @@ pub struct Level {
 /// with a channel per client and one stock output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Leaf {
-    /// Static or stateful.
+    /// Whether a leaf may be replaced by a later state.
     pub kind: Kind,
     /// Sub-factories of a leaf, at least 1.
     pub sub_factories: u16,
@@ -40,7 +40,7 @@ pub struct Leaf {
 pub struct Shape {
     /// Interior levels, the root's first. Their arities multiplied are at least the number of leaves.
     pub levels: Vec<Level>,
-    /// The leaves.
+    /// Kind and size of every leaf.
     pub leaf: Leaf,
 }
 
@@ -48,11 +48,11 @@ pub struct Shape {
 /// transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// Names the factory.
+    /// `factory_instance_id` of bLIP-56: chosen by L, never the same twice.
     pub instance: InstanceId,
-    /// The operator's node.
+    /// Node id of L, who operates the factory.
     pub lsp: NodeId,
-    /// Arities and kinds.
+    /// Arities and kinds, from the root to the leaves.
     pub shape: Shape,
     /// Channel capacity of each client, in leaf order; as many as there are clients.
     pub capacities: Vec<Amount>,
@@ -85,7 +85,7 @@ pub struct Terms {
 pub type ClientIndex = u32;
 
 impl Terms {
-    /// Number of clients.
+    /// How many clients there are: one for each capacity.
     pub fn clients(&self) -> u32 {
         // A factory of more than u32::MAX clients can't be decoded or built.
         u32::try_from(self.capacities.len()).unwrap_or(u32::MAX)

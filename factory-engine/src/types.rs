@@ -81,11 +81,11 @@ hex_id!(
     ChannelId, 32, "a channel_id of 64 hex digits"
 );
 hex_id!(
-    /// BOLT 11's payment_hash.
+    /// BOLT 11's payment_hash: SHA-256 of the preimage.
     PaymentHash, 32, "a payment_hash of 64 hex digits"
 );
 hex_id!(
-    /// BOLT 11's payment_secret.
+    /// BOLT 11's payment_secret: proves that the payer has the invoice.
     PaymentSecret, 32, "a payment_secret of 64 hex digits"
 );
 
@@ -112,5 +112,5 @@ impl ChannelId {
 /// A point in time, milliseconds since the Unix epoch. The core never reads a clock: it is told.
 pub type Millis = u64;
 
-/// A block height.
+/// Height of a block, the genesis block's being 0.
 pub type Height = u32;

@@ -26,18 +26,18 @@ pub const FIRST: Height = 100;
 /// A coin and the height of its block; nothing while its transaction is in the mempool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coin {
-    /// The output.
+    /// Value and script of the coin.
     pub output: TxOut,
-    /// Where it confirmed.
+    /// Height of its block; nothing in the mempool.
     pub height: Option<Height>,
 }
 
-/// One block.
+/// One block of the model: no header, no work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Its hash: over its parent, its height and its transactions.
     pub hash: BlockHash,
-    /// Its transactions.
+    /// Its transactions, in order.
     pub txs: Vec<Transaction>,
     /// Their ids, in the same order.
     pub txids: Vec<Txid>,
@@ -56,7 +56,7 @@ pub struct Chain {
     spenders: BTreeMap<OutPoint, Txid>,
     mempool: Vec<Transaction>,
     minted: Vec<Transaction>,
-    /// What fees are.
+    /// Feerates that get a transaction into the mempool and into a block.
     pub market: Market,
     salt: u64,
     script_checks: u64,
@@ -108,12 +108,12 @@ impl Chain {
         self.script_checks
     }
 
-    /// Unspent confirmed coins.
+    /// Every unspent coin that is confirmed, by outpoint.
     pub fn coins(&self) -> impl Iterator<Item = (&OutPoint, &Coin)> {
         self.coins.iter()
     }
 
-    /// One unspent confirmed coin.
+    /// The coin at this outpoint, if it is confirmed and unspent.
     pub fn coin(&self, outpoint: OutPoint) -> Option<&Coin> {
         self.coins.get(&outpoint)
     }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! kinds {
     ($($kind:ident $name:literal $ppm:literal $what:literal;)*) => {
-        /// A kind of fault.
+        /// A kind of fault that the simulator knows.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Kind {
             $(#[doc = $what] $kind,)*
         }
 
         impl Kind {
-            /// Every kind.
+            /// Every kind, in the order of the list.
             pub const ALL: &'static [Kind] = &[$(Kind::$kind,)*];
 
             /// Its name on the command line.
@@ -79,13 +79,13 @@ kinds! {
 }
 
 impl Kind {
-    /// The kind with a name.
+    /// The kind with this name on the command line.
     pub fn named(name: &str) -> Option<Kind> {
         Kind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 }
 
-/// How often each kind happens.
+/// How often each kind happens, in a million chances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rates(BTreeMap<Kind, u32>);
 
@@ -96,7 +96,7 @@ impl Default for Rates {
 }
 
 impl Rates {
-    /// Nothing goes wrong.
+    /// Rates at which nothing goes wrong.
     pub fn none() -> Self {
         Self(BTreeMap::new())
     }
@@ -106,7 +106,7 @@ impl Rates {
         self.0.insert(kind, ppm);
     }
 
-    /// A rate, in a million chances.
+    /// A kind's rate, in a million chances; 0 unless set.
     pub fn get(&self, kind: Kind) -> u32 {
         self.0.get(&kind).copied().unwrap_or(0)
     }
@@ -124,7 +124,7 @@ impl Dice {
         dice
     }
 
-    /// The next number.
+    /// The next number of the stream, any of 64 bits.
     pub fn next_number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -145,24 +145,24 @@ impl Dice {
         u32::try_from(number).unwrap_or(0)
     }
 
-    /// One chance in `of`.
+    /// True with one chance in `of`; true if that is 0.
     pub fn one_in(&mut self, of: usize) -> bool {
         self.below(of) == 0
     }
 }
 
-/// A fault that happened.
+/// A fault that happened, and at which decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fired {
-    /// The decision's number.
+    /// Number of the decision: the point that `only` of [`Chances::new`] names.
     pub point: u64,
-    /// What.
+    /// Which kind of fault it was.
     pub kind: Kind,
-    /// To whom, when.
+    /// To whom it happened and when, for people.
     pub text: String,
 }
 
-/// Decides about faults.
+/// Decides at each point whether a fault happens, by seed, number and rate.
 #[derive(Debug, Clone)]
 pub struct Chances {
     seed: u64,
@@ -171,7 +171,7 @@ pub struct Chances {
     only: Option<BTreeSet<u64>>,
     /// Off: no point is counted and nothing happens.
     pub on: bool,
-    /// What happened.
+    /// Faults that happened, in order.
     pub fired: Vec<Fired>,
 }
 

@@ -47,7 +47,7 @@ enum OfSale {
     Signing(u32),
     /// The same, for the operator: the new channel's script.
     Script(ScriptBuf),
-    /// It is signed, for a client.
+    /// It is signed, for a client: the sale's number.
     Signed(u32),
     /// It is signed, for the operator: the first signature.
     Signature([u8; 64]),
@@ -210,7 +210,7 @@ impl Judge {
         }
     }
 
-    /// Nonces that were used.
+    /// How many nonces have signed something.
     pub fn nonces_used(&self) -> usize {
         self.uses.len()
     }

@@ -11,7 +11,7 @@ mod made {
 
     use super::XOnlyPublicKey;
 
-    /// A secret key.
+    /// A secret key on secp256k1.
     #[derive(Debug, Clone, Copy)]
     pub struct Key(Keypair);
 
@@ -21,7 +21,7 @@ mod made {
             Keypair::from_seckey_slice(SECP256K1, bytes).ok().map(Self)
         }
 
-        /// Its public half, compressed.
+        /// Its public key, compressed.
         pub fn public(&self) -> [u8; 33] {
             self.0.public_key().serialize()
         }
@@ -37,7 +37,7 @@ mod made {
             self.tweaked().x_only_public_key().0
         }
 
-        /// A signature by [`Key::taproot_output`].
+        /// A BIP-340 signature by [`Key::taproot_output`].
         pub fn taproot(&self, sighash: &[u8; 32]) -> [u8; 64] {
             SECP256K1.sign_schnorr_no_aux_rand(&Message::from_digest(*sighash), &self.tweaked()).serialize()
         }
@@ -63,7 +63,7 @@ mod made {
             Some(Self(*bytes))
         }
 
-        /// Its public half.
+        /// Its public key, as a modelled one is written: 33 bytes.
         pub fn public(&self) -> [u8; 33] {
             FactoryKey::from_secret(&self.0).public().serialize()
         }
@@ -80,7 +80,7 @@ mod made {
             FactoryKey::from_secret(&self.0).tweaked().public().x_only_public_key().0
         }
 
-        /// A signature by [`Key::taproot_output`].
+        /// A modelled BIP-340 signature by [`Key::taproot_output`].
         pub fn taproot(&self, sighash: &[u8; 32]) -> [u8; 64] {
             sign_alone(&FactoryKey::from_secret(&self.0).tweaked(), sighash, [0; 32])
         }

@@ -26,7 +26,7 @@ pub(super) use wallet::payment;
 /// The model of one lightningd.
 #[derive(Debug, Clone)]
 pub struct Lightningd {
-    /// Its node id.
+    /// Node id, made from the seed.
     pub id: NodeId,
     pub(super) rng: Rng,
     /// Keys of the wallet, by script.
@@ -40,13 +40,13 @@ pub struct Lightningd {
     pub locked: bool,
     /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
-    /// Channels. Durable.
+    /// Committed channels by BOLT 2's `channel_id`. Durable.
     pub channels: BTreeMap<ChannelId, Channel>,
     /// Channels that have nothing to do with a factory. Durable.
     pub ordinary: Vec<KnownChannel>,
-    /// Invoices by label. Durable.
+    /// Invoices that it has issued, by label. Durable.
     pub invoices: BTreeMap<String, IssuedInvoice>,
-    /// Whether a payment arrived. Durable.
+    /// Whether a payment arrived, by payment_hash. Durable.
     pub payments: BTreeMap<PaymentHash, bool>,
 }
 
@@ -125,7 +125,7 @@ impl Lightningd {
         own.map(|(_, coin)| coin.output.value).sum()
     }
 
-    /// A fresh channel key.
+    /// A fresh key for a channel's funding output.
     pub(super) fn channel_key(&mut self) -> Key {
         self.rng.key()
     }

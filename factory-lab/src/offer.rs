@@ -8,7 +8,7 @@ use factory_engine::types::{Amount, Height, InstanceId, NodeId};
 
 use super::{LabError, error};
 
-/// When [`Offer::terms`] are made.
+/// Height at which [`Offer::terms`] are made.
 const HEIGHT: Height = 1_000;
 
 /// The parameters of `factory-create`, all but who its clients are: every client has the same capacity.
@@ -16,9 +16,9 @@ const HEIGHT: Height = 1_000;
 pub struct Offer {
     /// What the planner makes the tree's shape from.
     pub profile: Profile,
-    /// Of each client's channel.
+    /// Capacity of each client's channel.
     pub capacity: Amount,
-    /// Of each sub-factory; zero for none.
+    /// Stock of each sub-factory; zero for none.
     pub stock: Amount,
     /// Blocks from now to the timeout.
     pub lifetime_blocks: u32,

@@ -23,7 +23,7 @@ use super::offer::Offer;
 use super::world::{Fate, LSP, Outgoing, World};
 use super::{LabError, error};
 
-/// Decides about every message.
+/// Decides what becomes of each message.
 type Tamper = Box<dyn FnMut(&Outgoing) -> Fate>;
 
 /// A world to be. One seed makes the same world each time.
@@ -31,7 +31,7 @@ pub struct Scenario {
     seed: u64,
     clients: usize,
     everybody: Config,
-    /// Of those whose settings are their own.
+    /// Settings of the members that have their own, by number.
     own: BTreeMap<usize, Config>,
     offer: Offer,
     connected: bool,
@@ -61,14 +61,14 @@ impl Scenario {
         self
     }
 
-    /// Changes everybody's settings.
+    /// Changes the settings of every member.
     pub fn config(mut self, mut change: impl FnMut(&mut Config)) -> Self {
         change(&mut self.everybody);
         self.own.values_mut().for_each(change);
         self
     }
 
-    /// Changes the settings of one member.
+    /// Changes the settings of one member: 0 is the operator.
     pub fn config_of(mut self, at: usize, change: impl FnOnce(&mut Config)) -> Self {
         change(self.own.entry(at).or_insert_with(|| self.everybody.clone()));
         self
@@ -85,18 +85,18 @@ impl Scenario {
         })
     }
 
-    /// What liquidity costs.
+    /// What the operator asks for liquidity.
     pub fn prices(self, prices: PriceList) -> Self {
         self.config_of(LSP, |config| config.prices = prices)
     }
 
-    /// The kind of tree.
+    /// What the planner makes the tree's shape from.
     pub fn profile(mut self, profile: Profile) -> Self {
         self.offer.profile = profile;
         self
     }
 
-    /// Of each sub-factory, in satoshi.
+    /// Stock of each sub-factory, sat.
     pub fn stock(mut self, sat: u64) -> Self {
         self.offer.stock = Amount::from_sat(sat);
         self
@@ -114,7 +114,7 @@ impl Scenario {
         self
     }
 
-    /// Nobody is connected.
+    /// Nobody is connected at first.
     pub fn offline(mut self) -> Self {
         self.connected = false;
         self

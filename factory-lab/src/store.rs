@@ -15,7 +15,7 @@ use crate::{LabError, error};
 /// A factory and its records, in order.
 pub type Loaded = (InstanceId, Vec<Vec<Event>>);
 
-/// The store refused.
+/// The store refused an append: nothing of it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreFailed;
 
@@ -25,7 +25,7 @@ pub struct Store {
     records: BTreeMap<InstanceId, Vec<Vec<u8>>>,
     /// How many of the next appends fail.
     pub failures: u32,
-    /// Appends that succeeded.
+    /// Steps that were stored so far.
     pub appends: u32,
 }
 
@@ -109,7 +109,7 @@ impl Store {
         self.records.iter().map(|(instance, records)| Ok((*instance, decode(records)?))).collect()
     }
 
-    /// The records of one factory.
+    /// The records of one factory, in order; none if there is no such.
     pub fn records(&self, instance: InstanceId) -> &[Vec<u8>] {
         self.records.get(&instance).map_or(&[], Vec::as_slice)
     }
@@ -119,7 +119,7 @@ impl Store {
         self.records.entry(instance).or_default()
     }
 
-    /// Factories with records.
+    /// Instances of every factory with records.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
         self.records.keys().copied()
     }

@@ -36,7 +36,7 @@ use super::{LabError, error};
 pub use exit::{Account, Exit};
 pub use fault::{CrashAt, Fate, Outgoing};
 
-/// The operator's number.
+/// The operator's number among the members.
 pub const LSP: usize = 0;
 
 /// Until what could not be stored is brought again.
@@ -47,13 +47,13 @@ const STEP_LIMIT: usize = 10_000_000;
 
 /// One node: its plugin's engine and store, and its lightningd.
 pub struct Member {
-    /// Node id.
+    /// Node id of its lightningd.
     pub id: NodeId,
     /// The engine's settings; a restart reads them again.
     pub config: Config,
     /// The engine while the node is up.
     pub engine: Option<Engine>,
-    /// What survives a restart.
+    /// Its records, which survive a restart.
     pub store: Store,
     /// The node that the plugin runs in.
     pub lightningd: Lightningd,
@@ -73,15 +73,15 @@ pub struct Member {
 /// A broadcast of some member, and what the chain said.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// Who.
+    /// Number of the member that sent it.
     pub at: usize,
     /// What the engine calls it.
     pub what: String,
-    /// Which.
+    /// Id of the transaction.
     pub txid: Txid,
-    /// Height at that time.
+    /// Height of the chain's last block then.
     pub height: Height,
-    /// What the chain said.
+    /// Whether the mempool took it, and otherwise why not.
     pub result: Result<(), Reject>,
 }
 
@@ -105,9 +105,9 @@ impl std::ops::Deref for MaybeOwned<'_> {
 /// What became of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fed {
-    /// The engine took it.
+    /// The engine handled it, with this answer.
     Done(Result<Answer, Refusal>),
-    /// The node is down.
+    /// The node is down: nobody handled it.
     Down,
     /// The store failed: the step never happened.
     StoreFailed,
@@ -115,25 +115,25 @@ pub enum Fed {
     Crashed,
 }
 
-/// Everything.
+/// All members, the network between them, and the chain.
 pub struct World {
     /// Member 0 is the operator.
     pub members: Vec<Member>,
-    /// The chain.
+    /// The chain that every member's lightningd follows.
     pub chain: Chain,
-    /// Milliseconds.
+    /// The clock of all members, milliseconds since the Unix epoch.
     pub now: Millis,
-    /// What must hold.
+    /// Watches what members store and send, and says which property does not hold.
     pub judge: Judge,
     /// Whether every step is followed by a recovery from the store (costs time).
     pub check_recovery: bool,
-    /// Every broadcast.
+    /// Every broadcast of any member, in order.
     pub sent: Vec<Sent>,
     /// Clients in whose leaf the operator puts this script in place of the channel's.
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Somebody who has nothing to do with any factory, and spends what anybody may.
     pub stranger: Lightningd,
-    /// Messages delivered so far.
+    /// Messages that have arrived so far.
     pub delivered: u64,
     /// What each client has paid for liquidity, by factory, msat.
     paid: BTreeMap<(usize, InstanceId), u64>,

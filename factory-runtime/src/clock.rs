@@ -13,7 +13,7 @@ pub fn now() -> Millis {
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }
 
-/// The operating system's generator.
+/// Randomness from the operating system's generator (getrandom).
 #[derive(Debug, Default)]
 pub struct SystemEntropy;
 

@@ -57,7 +57,7 @@ pub async fn stored_prices<S: Store>(store: &mut S) -> Result<Option<PriceList>,
 }
 
 impl<S: Store, N: Node> Runtime<S, N> {
-    /// With everything in place.
+    /// A runtime over an engine that is loaded from `store`; [`Self::run`] starts it.
     pub fn new(engine: Engine, store: S, node: N, inbox: Inbox) -> Self {
         Self {
             engine,

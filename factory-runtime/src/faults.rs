@@ -96,7 +96,7 @@ enum Fault {
     /// And to whom it wasn't sent yet.
     DropFirst(String, Vec<NodeId>),
     Vanish(String),
-    /// After [`Fault::Vanish`].
+    /// After [`Fault::Vanish`]: no message leaves this node any more.
     Mute,
     BadPartial,
     BadNonce,
@@ -140,7 +140,7 @@ pub fn arm(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Behaves from now on.
+/// Takes the fault back: the node behaves from now on.
 pub fn disarm() {
     *fault() = None;
 }
@@ -179,7 +179,7 @@ pub(crate) async fn at_journal() {
     stand_still("journal").await;
 }
 
-/// Before an input is looked at.
+/// Stands still before an input is looked at, if that is the fault.
 pub(super) async fn before_input(input: &Input) {
     if let Input::Message { payload, .. } = input {
         if let Ok(message) = Message::decode(payload) {
@@ -190,7 +190,7 @@ pub(super) async fn before_input(input: &Input) {
     }
 }
 
-/// Before an effect is carried out.
+/// Stands still before an effect is carried out, if that is the fault.
 pub(super) async fn before_effect(effect: &Effect) {
     if let Effect::Send { message, .. } = effect {
         stand_still(&format!("send-{}", message.name())).await;

@@ -19,7 +19,7 @@ const INSIST: Duration = Duration::from_secs(1);
 /// What a waiting message costs beside its bytes.
 const MESSAGE_OVERHEAD: usize = 256;
 
-/// The runtime has ended.
+/// The runtime has ended: nothing more is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
@@ -32,9 +32,9 @@ impl From<Gone> for Refusal {
 /// A factory's state changed; sent to whoever [`Handle::transitions`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
-    /// Which factory.
+    /// The factory (factory_instance).
     pub instance: InstanceId,
-    /// Its state now.
+    /// State that it is in now.
     pub new: State,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Request {
     Read(Read),
     /// The chain's height, before the first block is handled.
     Height(Height),
-    /// Every block was handled.
+    /// Every block up to the tip was handled: peers are talked to.
     CaughtUp,
     /// What liquidity costs from now on.
     Prices(PriceList, Reply),
@@ -174,7 +174,7 @@ impl Handle {
         self.send(Request::Features(peer, connection, supports));
     }
 
-    /// A peer disconnected.
+    /// A peer disconnected, as lightningd says.
     pub fn disconnected(&self, peer: NodeId) {
         self.send(Request::Disconnected(peer));
     }
@@ -206,12 +206,12 @@ impl Handle {
         let _ = flushed.await;
     }
 
-    /// Changes of state from now on.
+    /// A receiver of every change of state from now on.
     pub fn transitions(&self) -> broadcast::Receiver<Transition> {
         self.transitions.subscribe()
     }
 
-    /// What hooks answer from.
+    /// What hooks answer from, without asking the engine.
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -226,7 +226,7 @@ impl Handle {
     }
 }
 
-/// How much of each peer waits.
+/// Bytes that wait to be handled, by peer.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Mutex<HashMap<NodeId, usize>>);
 

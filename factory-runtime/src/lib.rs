@@ -27,7 +27,7 @@ use factory_engine::types::NodeId;
 /// What the runtime asks of the node around it. None of these may block: whatever takes time goes to
 /// a task of its own, and its outcome comes back as an input.
 pub trait Node: Send + Sync + 'static {
-    /// Carries out an effect.
+    /// Carries out an effect of a step that is stored.
     fn execute(&self, effect: Effect);
 
     /// Sends a lightning message of type 32800; messages to one peer keep their order.

@@ -66,7 +66,7 @@ impl Connection {
     }
 }
 
-/// All connections.
+/// Every connection, and whether peers are talked to yet.
 #[derive(Default)]
 pub(super) struct Peers {
     /// Every block was handled, once.
@@ -116,7 +116,7 @@ impl Peers {
         }
     }
 
-    /// What the peer's features say.
+    /// Whether the peer's features have our bit; the input that it leads to, if any.
     pub(super) fn features(
         &mut self,
         peer: NodeId,
@@ -134,7 +134,7 @@ impl Peers {
         connection.rise(peer, self.open)
     }
 
-    /// Ends a connection.
+    /// Ends a connection; [`Input::PeerDown`] if the engine knew of it.
     pub(super) fn disconnected(&mut self, peer: NodeId) -> Option<Input> {
         let connection = self.connections.remove(&peer)?;
         connection.up.then_some(Input::PeerDown { peer })

@@ -7,7 +7,7 @@ use bitcoin::bech32::primitives::decode::CheckedHrpstring;
 use bitcoin::bech32::{self, Hrp, NoChecksum};
 use factory_engine::wire::codec::{BigSize, Codec, Records, write_counted};
 
-/// invoice_blindedpay.
+/// TLV type of BOLT 12's invoice_blindedpay.
 const BLINDEDPAY: u64 = 162;
 /// signature; further types up to 1000 are signatures too.
 const SIGNATURE: u64 = 240;

@@ -134,13 +134,13 @@ fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
     CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
 }
 
-/// What the store held.
+/// The engine as the store's records make it, and the store itself.
 pub struct Loaded<S> {
-    /// With every factory that wasn't archived.
+    /// The engine with every factory that wasn't archived.
     pub engine: Engine,
-    /// Ready for what comes next.
+    /// The store, ready for the next append.
     pub store: S,
-    /// The last block that was handled.
+    /// Height and hash of the last block that was handled; nothing before the first.
     pub stored_tip: Option<(Height, BlockHash)>,
 }
 

@@ -24,7 +24,7 @@ type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 /// Bytes of answers that may wait for stdout.
 const OUTPUT_BUFFER: usize = 64 * 1024;
 
-/// Runs until lightningd ends.
+/// Runs the plugin until lightningd ends.
 pub async fn run() -> anyhow::Result<()> {
     anyhow::ensure!(
         !factory_engine::tx::MODELLED,

@@ -44,7 +44,7 @@ struct Owned {
 }
 
 impl<C: Call> Bumper<C> {
-    /// With nothing read yet.
+    /// A bumper that hasn't read its records yet.
     pub fn new(rpc: C) -> Self {
         Self { rpc, children: Arc::default() }
     }

@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 const BLOCK_AT: &str = "getrawblockbyheight";
 
-/// Who takes the blocks.
+/// Who takes the blocks that a [`Follower`] brings.
 pub trait Sink: Send + Sync {
     /// What to look for in the next block.
     fn watched(&self) -> impl Future<Output = Option<Watched>> + Send;
@@ -46,7 +46,7 @@ pub trait Sink: Send + Sync {
     fn health(&self, problem: Option<String>);
 }
 
-/// Where we are in the chain.
+/// Reads lightningd's chain, block by block, from where it was last.
 #[derive(Debug)]
 pub struct Follower {
     next: Height,
@@ -59,11 +59,11 @@ pub struct Follower {
 /// How far a follower is, for `factory-status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// The first block of this start.
+    /// Height of the first block of this start.
     pub first: Height,
-    /// The next block to be handled.
+    /// Height of the next block to be handled.
     pub next: Height,
-    /// The backend's tip.
+    /// Height of the backend's last block.
     pub tip: Height,
     /// A block of its chain that the backend does not give.
     pub missing: Option<Height>,
@@ -81,7 +81,7 @@ impl Scan {
 pub struct Progress(Arc<Mutex<Scan>>);
 
 impl Progress {
-    /// As of now.
+    /// How far the follower is now.
     pub fn get(&self) -> Scan {
         // Writers only assign: a poisoned lock still holds a whole value.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,13 +95,13 @@ impl Progress {
 /// Why a round of [`Follower::advance`] ended early. The next round goes on where this one stopped.
 #[derive(Debug)]
 pub enum Interrupted {
-    /// lightningd's backend failed.
+    /// A call of lightningd, or of its backend, failed.
     Backend(CallError),
-    /// The block was not taken.
+    /// The block was not taken, and this is why: it comes again.
     Sink(String),
     /// The backend does not give a block of its own chain: its node has pruned it.
     Missing(Height),
-    /// The runtime has ended.
+    /// The runtime has ended: nobody takes blocks any more.
     Closed,
 }
 
@@ -136,7 +136,7 @@ impl Follower {
         Self { next, recent, progress, fetching: 0 }
     }
 
-    /// With somebody who looks on.
+    /// The same, and `progress` shows how far it is.
     pub fn shown_by(mut self, progress: &Progress) -> Self {
         let scan = self.progress.get();
         progress.note(|shown| *shown = scan);

@@ -15,9 +15,9 @@ pub struct Channels(Arc<RwLock<Maps>>);
 
 #[derive(Debug, Default)]
 struct Maps {
-    /// By scid or local alias.
+    /// Channels by short channel id or local alias.
     ids: HashMap<String, ChannelId>,
-    /// What is on chain.
+    /// Short channel id of each channel that is on chain.
     scids: HashMap<ChannelId, String>,
     /// Those whose funding lightningd hasn't seen on chain.
     unconfirmed: HashMap<ChannelId, KnownChannel>,

@@ -54,7 +54,7 @@ impl<C: Call> Records<'_, C> {
         self.0.call("datastore", params).await.map(drop)
     }
 
-    /// Forgets it.
+    /// Forgets the child of this parent; that there is none is no error.
     pub async fn remove(&self, parent: Txid) -> Result<(), CallError> {
         match self.0.call("deldatastore", json!({"key": [ROOT, CHILD, parent.to_string()]})).await {
             Err(error) if error.code != Some(NO_SUCH_KEY) => Err(error),

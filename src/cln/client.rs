@@ -16,11 +16,11 @@ use serde_json::Value;
 /// What lightningd (or the way to it) said instead of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallError {
-    /// The command.
+    /// Name of the command that was called.
     pub method: String,
     /// lightningd's code; nothing when the call did not get through.
     pub code: Option<i32>,
-    /// For people.
+    /// What went wrong, for people.
     pub message: String,
 }
 
@@ -51,7 +51,7 @@ pub trait Call: Clone + Send + Sync + 'static {
     fn call(&self, method: &str, params: Value) -> impl Future<Output = Result<Value, CallError>> + Send;
 }
 
-/// lightningd's RPC socket.
+/// lightningd's RPC socket: each call has a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Rpc {
     socket: Arc<Path>,

@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 
 use super::client::{Call, CallError};
 
-/// lightningd's `DATASTORE_DEL_DOES_NOT_EXIST`.
+/// Code of `deldatastore` where there is nothing: lightningd's `DATASTORE_DEL_DOES_NOT_EXIST`.
 const NO_SUCH_KEY: i32 = 1200;
-/// lightningd's `DATASTORE_UPDATE_ALREADY_EXISTS`.
+/// Code of a `must-create` where there is something: lightningd's `DATASTORE_UPDATE_ALREADY_EXISTS`.
 const KEY_EXISTS: i32 = 1202;
 
-/// lightningd's datastore.
+/// lightningd's datastore, by its commands.
 #[derive(Debug, Clone)]
 pub struct Datastore<C>(C);
 
-/// The plugin's store.
+/// The plugin's store: records in lightningd's datastore.
 pub type NodeStore<C> = Keyed<Datastore<C>>;
 
 /// The store of the node behind this connection.

@@ -24,7 +24,7 @@ pub struct DustCap {
 }
 
 impl DustCap {
-    /// Nothing in flight yet.
+    /// A cap of these limits, with nothing in flight yet.
     pub fn new(limits: DustLimits) -> Self {
         Self { limits, dust: Mutex::default(), looked: Mutex::default() }
     }
@@ -39,7 +39,7 @@ impl DustCap {
         self.lock().mark()
     }
 
-    /// What lightningd showed.
+    /// Takes over what lightningd showed after `mark`; the view knows factory channels.
     pub fn look(&self, mark: u64, shown: &[InFlight], view: &View) {
         // The view's lock comes first everywhere.
         view.htlc(|view| {

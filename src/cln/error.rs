@@ -28,7 +28,7 @@ pub const NOT_SOLD: i32 = 2505;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 
-/// An error with a code.
+/// What a command answers instead of a result: a JSON-RPC error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcError {
     /// One of the constants of this module, or lightningd's own.
@@ -38,17 +38,17 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// With this code and text.
+    /// An error with this code and text.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
-    /// A command that panicked.
+    /// A command panicked: a bug, with code -1.
     pub fn internal(command: &str) -> Self {
         Self::new(OTHER, format!("{command} failed inside the plugin: this is a bug, please report it"))
     }
 
-    /// A wrong parameter.
+    /// A parameter is wrong: JSON-RPC's -32602.
     pub fn parameter(message: impl Into<String>) -> Self {
         Self::new(INVALID_PARAMS, message)
     }

@@ -23,9 +23,9 @@ use super::{payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
-/// lightningd's `FUNDING_PEER_NOT_CONNECTED`.
+/// lightningd's `FUNDING_PEER_NOT_CONNECTED`: the peer is gone.
 const PEER_NOT_CONNECTED: i32 = 305;
-/// lightningd's `FUNDING_UNKNOWN_PEER`.
+/// lightningd's `FUNDING_UNKNOWN_PEER`: the peer isn't even known.
 const UNKNOWN_PEER: i32 = 306;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
@@ -50,7 +50,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Outcomes go to `runtime`.
+    /// An executor whose outcomes go to `runtime` as inputs.
     pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox, bumper: Bumper<Rpc>) -> Self {
         Self {
             rpc,
@@ -69,7 +69,7 @@ impl Executor {
         tokio::spawn(async move { runtime.deliver_durably(outcome.await).await });
     }
 
-    /// For effects that nobody waits for.
+    /// Spawns a task for an effect whose outcome nobody waits for; an error goes to the log.
     fn spawn_logged(
         &self,
         what: String,

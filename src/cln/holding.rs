@@ -21,7 +21,7 @@ use super::client::{Call, CallError, field};
 const COMING: Duration = Duration::from_millis(100);
 /// Between looks at one that is away, in case a notification was lost.
 const AWAY: Duration = Duration::from_secs(30);
-/// After lightningd gave no answer.
+/// Pause after lightningd gave no answer.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether a channel can take an HTLC.
@@ -54,7 +54,7 @@ struct Waiting {
     moves: u64,
 }
 
-/// Held until this goes.
+/// A place among what is held; dropping it gives it back.
 pub(super) struct Place<'a>(&'a Holding, u64);
 
 impl Drop for Place<'_> {
@@ -64,7 +64,7 @@ impl Drop for Place<'_> {
 }
 
 impl Holding {
-    /// Nothing yet.
+    /// Nothing is held, with these limits.
     pub fn new(limits: HoldLimits) -> Self {
         Self { limits, waiting: Mutex::default(), seen: watch::Sender::new(()) }
     }
@@ -87,7 +87,7 @@ impl Holding {
         }
     }
 
-    /// Everything that is held.
+    /// Every HTLC that is held now.
     pub fn all(&self) -> Vec<Held> {
         self.lock().holds.all().cloned().collect()
     }
@@ -130,7 +130,7 @@ impl Holding {
         }
     }
 
-    /// Asks lightningd.
+    /// Asks lightningd how this client's channels are, and takes note of it.
     async fn look<C: Call>(
         &self,
         rpc: &C,
@@ -183,7 +183,7 @@ impl Holding {
     }
 }
 
-/// A channel of `listpeerchannels`.
+/// A channel of `listpeerchannels`: its id, and whether it can take an HTLC.
 fn read(channel: &Value) -> Option<(ChannelId, Presence)> {
     let id = channel["channel_id"].as_str()?.parse().ok()?;
     let presence = match (channel["peer_connected"] == true, channel["reestablished"] == true) {

@@ -16,7 +16,7 @@ use super::client::{Call, CallError, field};
 pub struct Habits(Mutex<Online>);
 
 impl Habits {
-    /// A copy.
+    /// A copy of what was seen so far.
     pub fn get(&self) -> Online {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -29,7 +29,7 @@ impl Habits {
     }
 }
 
-/// Where it is kept.
+/// Its key in lightningd's datastore.
 pub fn key() -> Value {
     json!(["cln-factory", "online"])
 }

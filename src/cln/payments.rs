@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 
-/// lightningd's `PAY_IN_PROGRESS`.
+/// Code of `waitsendpay` while nothing is decided: lightningd's `PAY_IN_PROGRESS`.
 const IN_PROGRESS: i32 = 200;
 /// lightningd's codes for a payment that failed for good: `PAY_UNPARSEABLE_ONION`,
 /// `PAY_DESTINATION_PERM_FAIL`, `PAY_TRY_OTHER_ROUTE`, `PAY_NO_SUCH_PAYMENT`.
 const FAILED: [i32; 4] = [202, 203, 204, 208];
-/// lightningd's `INVOICE_EXPIRED_DURING_WAIT`.
+/// Code of `waitinvoice` on one that can't be paid any more: lightningd's `INVOICE_EXPIRED_DURING_WAIT`.
 const EXPIRED: i32 = 903;
 /// How long one `waitsendpay` waits, seconds.
 const WAIT_SECONDS: u64 = 60;

@@ -11,7 +11,7 @@ use super::state::State;
 /// A connected peer as `listpeers` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its node.
+    /// Node id of the peer.
     pub id: NodeId,
     /// Whether its `init` set feature bit 270 or 271.
     pub supports: bool,

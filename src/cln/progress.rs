@@ -29,12 +29,12 @@ impl Shown {
 }
 
 impl Reporter {
-    /// For the request of this id.
+    /// A reporter for the command whose request has this id.
     pub fn new(outbox: Outbox, id: Value) -> Self {
         Self { outbox, id, shown: None }
     }
 
-    /// Prints a line.
+    /// Prints a line in lightning-cli, as a `message` notification.
     pub fn say(&self, message: &str) {
         self.outbox.tell("message", json!({"id": self.id, "level": "info", "message": message}));
     }

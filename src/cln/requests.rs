@@ -18,12 +18,12 @@ const CHUNK: usize = 16 * 1024;
 const ID: &str = "request_id";
 const PARAMS: &str = "request_params";
 
-/// A command of ours.
+/// A request of one of the plugin's commands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// lightningd's id of it, as it has to come back.
     pub id: Value,
-    /// By position or by name.
+    /// Its parameters: an array by position, or an object by name.
     pub params: Value,
 }
 
@@ -37,11 +37,11 @@ impl Request {
     }
 }
 
-/// lightningd's end of our stdin.
+/// lightningd's end of our stdin, with each request's id put into its parameters.
 #[derive(Debug)]
 pub struct Tagged<R> {
     inner: R,
-    /// Of a message that has not ended.
+    /// First bytes of a message that has not ended.
     partial: Vec<u8>,
     /// Whole messages, tagged; the first bytes of them have been read already.
     ready: Vec<u8>,
@@ -49,7 +49,7 @@ pub struct Tagged<R> {
 }
 
 impl<R> Tagged<R> {
-    /// Reads from `inner`.
+    /// Tags what `inner` gives.
     pub fn new(inner: R) -> Self {
         Self { inner, partial: Vec::new(), ready: Vec::new(), read: 0 }
     }

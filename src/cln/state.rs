@@ -20,23 +20,23 @@ pub type State = Arc<Shared>;
 
 /// The plugin's own state; everything about factories is the runtime's.
 pub struct Shared {
-    /// To lightningd.
+    /// Calls lightningd.
     pub rpc: Rpc,
-    /// To the engine.
+    /// Talks to the engine, through the runtime.
     pub runtime: Handle,
-    /// For progress notifications.
+    /// Sends notifications, such as the progress of a command.
     pub outbox: Outbox,
-    /// Short channel ids.
+    /// Which channel has which short channel id.
     pub channels: Channels,
-    /// Dust in flight.
+    /// Counts the dust in flight on factory channels, and caps it.
     pub dust: DustCap,
-    /// HTLCs for clients that aren't connected.
+    /// HTLCs that are held for clients that aren't connected.
     pub holding: Holding,
-    /// When clients are online.
+    /// When each client was online, hour by hour of the week.
     pub online: Habits,
-    /// The node's options.
+    /// The node's options, as they were given at the start.
     pub config: Config,
-    /// This node.
+    /// Node id of this node.
     pub me: NodeId,
     /// lightningd's `cltv-final`: what an invoice gets where nobody says otherwise.
     pub cltv_final: u32,

@@ -14,7 +14,7 @@ use super::state::State;
 const PAUSE: Duration = Duration::from_secs(300);
 const HOUR: u64 = 3_600_000;
 
-/// For as long as the plugin runs.
+/// Notes who is online, hour by hour, for as long as the plugin runs.
 pub async fn record(state: State) {
     loop {
         tokio::time::sleep(PAUSE).await;

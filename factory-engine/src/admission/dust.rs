@@ -21,7 +21,7 @@ pub type Key = (ChannelId, u64);
 /// One of a node's HTLCs, as lightningd lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InFlight {
-    /// On which channel.
+    /// The channel that it stands on.
     pub channel: ChannelId,
     /// Whether it came in there.
     pub incoming: bool,
@@ -29,7 +29,7 @@ pub struct InFlight {
     pub id: u64,
     /// Its amount, msat.
     pub msat: u64,
-    /// payment_hash.
+    /// payment_hash (BOLT 2): the same on both legs of a forward.
     pub hash: [u8; 32],
 }
 
@@ -44,7 +44,7 @@ struct Leg {
 struct Admitted {
     hash: [u8; 32],
     legs: Vec<Leg>,
-    /// When, as [`Dust::mark`] counts.
+    /// When it was admitted, as [`Dust::mark`] counts: a look that began before may miss it.
     at: u64,
 }
 
@@ -70,7 +70,7 @@ pub struct Asking<'a> {
     pub incoming_msat: u64,
     /// What would be forwarded, msat.
     pub outgoing_msat: u64,
-    /// payment_hash.
+    /// payment_hash (BOLT 2).
     pub hash: [u8; 32],
 }
 
@@ -81,10 +81,10 @@ pub struct Dust {
     admitted: HashMap<Key, Admitted>,
     /// What the last look showed beside what was admitted.
     others: HashMap<ChannelId, u64>,
-    /// Sums of both.
+    /// What is admitted and what others have, together: msat in flight by channel.
     channels: HashMap<ChannelId, u64>,
     factories: HashMap<InstanceId, u64>,
-    /// Whose a channel is.
+    /// The factory that each of those channels stands in.
     owners: HashMap<ChannelId, InstanceId>,
 }
 

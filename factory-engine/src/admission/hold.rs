@@ -9,9 +9,9 @@ use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
 /// An HTLC that waits for its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The client's factory.
+    /// The factory in which the client is (factory_instance).
     pub instance: InstanceId,
-    /// The client.
+    /// The client's node, which isn't connected.
     pub client: NodeId,
     /// Its channel, on which the HTLC is to go out.
     pub channel: ChannelId,
@@ -28,9 +28,9 @@ pub struct Held {
 /// Why an HTLC isn't held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// So many are.
+    /// This many HTLCs are held already: as many as may be.
     Number(usize),
-    /// So much is, msat.
+    /// This much is held already, msat: with this HTLC it would be too much.
     Amount(u64),
     /// It would not leave time to fail it, at this height.
     Late(Height),
@@ -46,7 +46,7 @@ impl std::fmt::Display for Full {
     }
 }
 
-/// Everything that is held.
+/// HTLCs that wait for their clients, over all factories.
 #[derive(Debug, Default)]
 pub struct Holds {
     next: u64,
@@ -90,7 +90,7 @@ impl Holds {
         Ok(number)
     }
 
-    /// It is held no longer.
+    /// An HTLC goes on or is failed: it is held no longer.
     pub fn release(&mut self, number: u64) {
         self.held.remove(&number);
     }

@@ -17,7 +17,7 @@ pub const SLACK: u32 = 6;
 /// What the hooks need to know about one factory channel, so that they can answer from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelPolicy {
-    /// The factory.
+    /// The factory that the channel stands in (factory_instance).
     pub instance: InstanceId,
     /// L: the client whose channel it is.
     pub client: Option<NodeId>,
@@ -52,7 +52,7 @@ pub enum Failure {
     /// temporary_node_failure (NODE|2): the channel on which it came can't take it, and BOLT 4 has no
     /// code that blames an incoming channel.
     TemporaryNode,
-    /// expiry_too_far (21).
+    /// expiry_too_far (21): it would last longer than HTLCs may on its factory channel.
     ExpiryTooFar,
 }
 
@@ -71,13 +71,13 @@ impl Failure {
 /// What to do with an HTLC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing against it.
+    /// The hook lets it pass.
     Continue,
-    /// Fail it back.
+    /// The HTLC is failed back.
     Fail {
-        /// With this failure.
+        /// Failure code that the sender sees (BOLT 4).
         failure: Failure,
-        /// For the log.
+        /// Why, for the log: the sender never sees it.
         reason: String,
     },
 }

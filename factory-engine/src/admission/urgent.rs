@@ -14,11 +14,11 @@ const AHEAD: u32 = 6;
 /// An HTLC that has this node leave unless it is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Urgent {
-    /// Whose channel.
+    /// Client whose channel it stands on, in leaf order.
     pub client: ClientIndex,
-    /// Which channel.
+    /// The channel that it stands on (BOLT 2's `channel_id`).
     pub channel_id: ChannelId,
-    /// Its cltv_expiry.
+    /// Height at which the HTLC times out (BOLT 2's cltv_expiry).
     pub cltv_expiry: Height,
     /// The block at which the exit begins, or began.
     pub exit_block: Height,

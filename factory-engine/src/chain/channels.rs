@@ -20,11 +20,11 @@ pub struct OwnChannel {
     pub client: ClientIndex,
     /// The number of the sale that funds it; nothing for the leaf's own.
     pub sale: Option<u32>,
-    /// Its id for lightningd.
+    /// BOLT 2's `channel_id`, by which lightningd knows it.
     pub channel_id: ChannelId,
-    /// What it stands on.
+    /// Its funding outpoint: an output of a leaf or of a sale.
     pub funding: OutPoint,
-    /// Both sides' together.
+    /// Funding amount: both sides' balances together.
     pub capacity: Amount,
 }
 
@@ -64,7 +64,7 @@ impl Factory {
         })
     }
 
-    /// Those whose funding is on chain.
+    /// Own channels whose funding output is on chain.
     fn channels_out(&self) -> impl Iterator<Item = OwnChannel> {
         self.own_channels().filter(|channel| self.confirmed.contains_key(&channel.funding.txid))
     }

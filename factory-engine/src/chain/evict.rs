@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// `factory-evict`.
+    /// `factory-evict`: L publishes the leaves of these clients, or of all that are still in (S21).
     pub(crate) fn evict(
         &self,
         step: &mut StepBuilder<'_>,

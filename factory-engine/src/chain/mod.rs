@@ -39,14 +39,14 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Whether a transaction matters.
+    /// Whether a transaction spends one of these outpoints.
     pub fn concerns(&self, tx: &Transaction) -> bool {
         tx.input.iter().any(|input| self.outpoints.contains(&input.previous_output))
     }
 }
 
 impl Engine {
-    /// What matters in a block.
+    /// Outpoints whose spends the engine has to see: for the follower, before each block.
     pub fn watched(&self) -> Watched {
         let mut watched = Watched::default();
         for factory in self.factories.values() {

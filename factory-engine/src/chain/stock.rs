@@ -41,12 +41,12 @@ enum NotTaken {
     NoKey,
     /// The fee would take all of it.
     Fee {
-        /// What it is worth.
+        /// Value of the stock output.
         value: Amount,
-        /// What taking it costs.
+        /// Fee of the transaction that would take it.
         fee: Amount,
     },
-    /// It has no signature hash.
+    /// No signature hash could be made for the transaction that would take it.
     Sighash(TaprootError),
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::NodeId;
 
-/// Hours of a week.
+/// Hours of a week: places of a histogram.
 const HOURS: usize = 168;
 /// Of an hour that was always seen online.
 const ALWAYS: u8 = 200;
@@ -19,7 +19,7 @@ const WEIGHT: f64 = 0.25;
 const MAX_PEERS: usize = 2_000;
 const ID: usize = 33;
 
-/// What was seen.
+/// When each peer was seen online: a histogram over the hours of the week.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Online {
     /// The last hour that was looked at, since the Unix epoch.
@@ -37,7 +37,7 @@ impl Online {
         hour > self.last
     }
 
-    /// Whether there is anything.
+    /// Whether no peer has been seen yet.
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }

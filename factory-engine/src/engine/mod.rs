@@ -152,7 +152,7 @@ impl Engine {
         }
     }
 
-    /// All that were archived.
+    /// Instances of every archived factory, in order.
     pub fn archived(&self) -> impl Iterator<Item = InstanceId> {
         self.archived.iter().copied()
     }
@@ -206,7 +206,7 @@ impl Engine {
         self.factories.values()
     }
 
-    /// One factory.
+    /// The factory of this instance; nothing if it is unknown or archived.
     pub fn factory(&self, instance: InstanceId) -> Option<&Factory> {
         self.factories.get(&instance)
     }

@@ -46,15 +46,15 @@ pub struct FeeNews {
 /// A transaction whose fee is to be raised.
 #[derive(Debug, Clone)]
 pub struct Raise {
-    /// Of which factory.
+    /// The factory that the transaction is of (factory_instance).
     pub instance: InstanceId,
     /// For people: "state transaction 2".
     pub what: String,
     /// The transaction; it goes first.
     pub parent: Transaction,
-    /// What its child has to reach.
+    /// Anchor, weights, feerate and cap: what the child has to reach.
     pub bump: Bump,
-    /// By when it should confirm.
+    /// Height by which it should confirm.
     pub deadline: Height,
 }
 
@@ -102,11 +102,11 @@ impl fmt::Display for Refused {
 /// What is wrong with a transaction of ours that should be on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// It was not taken.
+    /// The node did not take the transaction itself, for this reason.
     Parent(Refused),
-    /// Its child was not taken.
+    /// The node did not take its child, for this reason.
     Child(Refused),
-    /// There is no child.
+    /// No child could be made, for this reason.
     NoChild(NoChild),
     /// The child pays all that is at stake, and the target would take this much.
     Capped(Amount),
@@ -167,24 +167,24 @@ impl fmt::Display for Trouble {
 /// A child that is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChildOut {
-    /// The child.
+    /// Id of the child.
     pub txid: Txid,
-    /// What it pays.
+    /// Fee of the child alone, without its parent's.
     pub fee: Amount,
 }
 
 /// How a transaction that is due fares. Volatile: a restart learns it at the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Of which factory.
+    /// The factory that the transaction is of (factory_instance).
     pub instance: InstanceId,
     /// For people: "state transaction 2".
     pub what: String,
     /// What it should pay, sat/kw, and by when; nothing if what it carries is enough.
     pub target: Option<(u32, Height)>,
-    /// What raises its fee.
+    /// The child that raises its fee; nothing if none is out.
     pub child: Option<ChildOut>,
-    /// What is wrong.
+    /// Why it may not confirm in time; nothing if all is well.
     pub trouble: Option<Trouble>,
 }
 

@@ -36,17 +36,17 @@ pub enum Input {
     },
     /// A peer is connected and speaks our factory protocol.
     PeerUp {
-        /// The peer.
+        /// Node id of the peer, whether or not it is in a factory.
         peer: NodeId,
     },
     /// A peer disconnected.
     PeerDown {
-        /// The peer.
+        /// Node id of the peer.
         peer: NodeId,
     },
     /// One whole message of our protocol arrived.
     Message {
-        /// Who sent it.
+        /// Node id of the sender.
         peer: NodeId,
         /// Undecoded: what is wrong with it is for the engine to say.
         payload: Vec<u8>,
@@ -57,29 +57,29 @@ pub enum Input {
     OpenChannel(OpenChannel),
     /// [`Effect::PrepareFunding`] ended.
     FundingPrepared {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// The unsigned funding transaction, or what lightningd said.
         result: Result<PreparedFunding, NodeError>,
     },
     /// [`Effect::NewPayout`] ended.
     PayoutReady {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// A script of this node's wallet, or what lightningd said.
         result: Result<ScriptBuf, NodeError>,
     },
     /// [`Effect::StartChannel`] ended.
     ChannelStarted {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// With which client.
+        /// Index of the client that the channel is with, in leaf order.
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
@@ -88,11 +88,11 @@ pub enum Input {
     },
     /// [`Effect::CompleteChannel`] ended.
     ChannelCompleted {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// With which client.
+        /// Index of the client that the channel is with, in leaf order.
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
@@ -101,56 +101,56 @@ pub enum Input {
     },
     /// [`Effect::CheckChannel`] ended.
     ChannelChecked {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// Fine, or what is wrong.
+        /// Nothing if lightningd's record is the leaf's output; otherwise what is wrong.
         result: Result<(), CheckFailure>,
     },
     /// [`Effect::MakeInvoice`] ended.
     InvoiceMade {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// lightningd's name for it.
+        /// Label of the invoice, as [`Effect::MakeInvoice`] gave it.
         label: String,
         /// The invoice, or what lightningd said.
         result: Result<Invoice, NodeError>,
     },
     /// [`Effect::WaitInvoice`] or [`Effect::EndInvoice`] ended.
     InvoiceEnded {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// lightningd's name for it.
+        /// Label of the invoice, as [`Effect::MakeInvoice`] gave it.
         label: String,
         /// Whether it was paid, and if not it never will be; or why that isn't known.
         result: Result<bool, NodeError>,
     },
     /// [`Effect::PayInvoice`] or [`Effect::LookPayment`] ended.
     PaymentEnded {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Which payment.
+        /// payment_hash of the invoice (BOLT 11).
         payment_hash: PaymentHash,
         /// It arrived, or it failed for good, and why.
         result: Result<(), NodeError>,
     },
     /// [`Effect::FundChannel`] ended.
     ChannelFunded {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// For which client.
+        /// Index of the client that gets the channel, in leaf order.
         buyer: ClientIndex,
         /// The channel and its funding outpoint, or what lightningd said.
         result: Result<(ChannelId, OutPoint), NodeError>,
     },
     /// [`Effect::CheckUnspent`] ended.
     Unspent {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// The height at which the engine asked.
         height: Height,
@@ -167,16 +167,16 @@ pub enum Input {
     Channels(Vec<ChannelId>),
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
-        /// The last common block.
+        /// Height of the last block that both chains have.
         height: Height,
     },
     /// What the node knows about fees, after the last block (S26).
     Fees(FeeNews),
     /// [`Effect::Broadcast`] or [`Effect::Bump`] ended.
     Published {
-        /// The transaction of the factory.
+        /// Id of the factory's transaction, not of its child.
         txid: Txid,
-        /// How it fares.
+        /// Its target, its child, and what is wrong if something is.
         report: Box<Report>,
     },
     /// Time went by: [`Engine::poll_timeout`](crate::engine::Engine::poll_timeout) was reached.
@@ -201,46 +201,46 @@ impl Input {
 /// The commands that change something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `factory-create`.
+    /// `factory-create`: L begins a factory with these clients.
     Create(Create),
-    /// `factory-accept`.
+    /// `factory-accept`: this node joins a factory that it was invited to.
     Accept {
-        /// Which invitation.
+        /// The factory that it was invited to (factory_instance).
         instance: InstanceId,
     },
-    /// `factory-decline`.
+    /// `factory-decline`: this node refuses an invitation.
     Decline {
-        /// Which invitation.
+        /// The factory that it was invited to (factory_instance).
         instance: InstanceId,
-        /// Told to the operator.
+        /// Why, for people: the operator is told.
         reason: String,
     },
-    /// `factory-exit`.
+    /// `factory-exit`: this node publishes its path and closes its channel.
     Exit {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
     },
-    /// `factory-evict`.
+    /// `factory-evict`: L publishes clients' leaves; their channels go on (S21).
     Evict {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
         /// Whom; nobody named means everybody who is still in.
         clients: Vec<ClientIndex>,
     },
-    /// `factory-buy`.
+    /// `factory-buy`: this client buys a channel out of its sub-factory's stock.
     Buy {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Capacity of the channel.
+        /// Capacity of the channel to be bought.
         amount: Amount,
         /// The most that it may cost, msat.
         max_price_msat: u64,
     },
     /// `factory-buy` with `dry_run`: ask the operator for its price.
     AskPrice {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Capacity of the channel.
+        /// Capacity of the channel that a price is asked for.
         amount: Amount,
     },
 }
@@ -267,72 +267,72 @@ pub struct Create {
 pub enum Effect {
     /// Send a message of our protocol.
     Send {
-        /// To whom.
+        /// Node id of the receiver.
         peer: NodeId,
-        /// What.
+        /// The message, not encoded yet.
         message: Message,
     },
     /// Get a fresh script of this node's wallet, for distribution transactions. Answered by
     /// [`Input::PayoutReady`].
     NewPayout {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
     },
     /// Reserve wallet inputs and make an unsigned transaction that pays `amount` to `script`.
     /// Answered by [`Input::FundingPrepared`].
     PrepareFunding {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// The factory's output script.
+        /// Script of the factory's output: P2TR of all members' keys.
         script: ScriptBuf,
-        /// Its value.
+        /// Value of the factory's output, without the transaction's own fee.
         amount: Amount,
     },
     /// Give back the inputs of an aborted attempt.
     ReleaseFunding {
-        /// What was reserved.
+        /// Wallet outpoints that [`Effect::PrepareFunding`] reserved.
         inputs: Vec<OutPoint>,
     },
     /// `fundchannel_start`. Answered by [`Input::ChannelStarted`]. Effects on one peer's channels
     /// are carried out in order.
     StartChannel {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// Which client.
+        /// Index of the client that gets the channel, in leaf order.
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// Its node.
+        /// Node id of that client.
         peer: NodeId,
-        /// Channel capacity.
+        /// Channel capacity: `fundchannel_start`'s amount.
         capacity: Amount,
-        /// push_msat.
+        /// What L gives the client in the first commitment, msat (BOLT 2's push_msat).
         push_msat: u64,
     },
     /// `fundchannel_cancel`: the attempt ended before `fundchannel_complete`.
     CancelChannel {
-        /// Whose open.
+        /// Node id of the client whose open is cancelled.
         peer: NodeId,
     },
     /// `fundchannel_complete` with the leaf transaction. Answered by [`Input::ChannelCompleted`].
     CompleteChannel {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// Which client.
+        /// Index of the client that gets the channel, in leaf order.
         client: ClientIndex,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// Its node.
+        /// Node id of that client.
         peer: NodeId,
-        /// The unsigned leaf transaction.
+        /// The transaction that funds the channel, unsigned: the leaf or the sale.
         leaf: Transaction,
         /// The output that it spends, for the PSBT's witness_utxo.
         prevout: TxOut,
@@ -340,15 +340,15 @@ pub enum Effect {
     /// Compare lightningd's own record of a channel with the leaf (S18). Answered by
     /// [`Input::ChannelChecked`].
     CheckChannel {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// Which sale's channel; nothing for the leaf's.
         sale: Option<u32>,
-        /// The channel.
+        /// The channel that is looked up (BOLT 2's `channel_id`).
         channel_id: ChannelId,
-        /// Its funding outpoint.
+        /// Funding outpoint that lightningd should have for it.
         outpoint: OutPoint,
         /// The leaf's output: amount and P2WSH script.
         output: TxOut,
@@ -356,20 +356,20 @@ pub enum Effect {
     /// Look whether an output is unspent, in the chain and in the mempool. Answered by
     /// [`Input::Unspent`].
     CheckUnspent {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         attempt: u32,
-        /// The engine's height.
+        /// Height of the last block that the engine handled.
         height: Height,
-        /// The output.
+        /// The output that is looked up.
         outpoint: OutPoint,
     },
     /// Sign and broadcast the funding transaction (S11). Repeated after a restart until it confirms.
     SendFunding {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// The transaction, unsigned.
+        /// The funding transaction, unsigned: the wallet signs it.
         tx: Transaction,
         /// What its inputs spend, in their order.
         prevouts: Vec<TxOut>,
@@ -377,92 +377,92 @@ pub enum Effect {
     /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
     /// [`Input::Published`].
     Broadcast {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
         /// For the log: "state transaction 2", "distribution of coin 0".
         what: String,
-        /// The transaction.
+        /// The transaction, fully signed.
         tx: Transaction,
     },
     /// Broadcast a transaction, and a child that raises its fee; repeated at every block, with whatever
     /// fee is needed then (S26). Answered by [`Input::Published`].
     Bump(Box<Raise>),
-    /// `invoice`. Answered by [`Input::InvoiceMade`].
+    /// `invoice`: L asks for a sale's price. Answered by [`Input::InvoiceMade`].
     MakeInvoice {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
         /// Name in lightningd; never the same twice.
         label: String,
-        /// How much.
+        /// What is asked for, msat.
         amount_msat: u64,
-        /// For people.
+        /// Text that the payer sees (BOLT 11's description).
         description: String,
-        /// How long it can be paid.
+        /// How long it can be paid, milliseconds from now.
         expiry: Millis,
     },
     /// Wait until an invoice is paid, or can't be any more. Answered by [`Input::InvoiceEnded`]; not at
     /// all if the node stops before.
     WaitInvoice {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Which.
+        /// Label of the invoice, as [`Effect::MakeInvoice`] gave it.
         label: String,
     },
     /// Take an invoice back, unless it is paid. Answered by [`Input::InvoiceEnded`].
     EndInvoice {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Which.
+        /// Label of the invoice, as [`Effect::MakeInvoice`] gave it.
         label: String,
     },
     /// Pay an invoice of a peer over a channel with it. Answered by [`Input::PaymentEnded`] once it is
     /// known for good what became of it.
     PayInvoice {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Whom.
+        /// Node id of the payee: the operator.
         peer: NodeId,
-        /// What.
+        /// Amount, hash, secret and final expiry of the peer's invoice.
         invoice: Invoice,
     },
     /// What became of a payment that a stop interrupted, if it left at all. Answered as
     /// [`Effect::PayInvoice`].
     LookPayment {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Which.
+        /// payment_hash of the invoice (BOLT 11).
         payment_hash: PaymentHash,
     },
     /// `fundchannel`: an ordinary channel on chain. Answered by [`Input::ChannelFunded`].
     FundChannel {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// For which client.
+        /// Index of the client that gets the channel, in leaf order.
         buyer: ClientIndex,
-        /// Its node.
+        /// Node id of that client.
         peer: NodeId,
-        /// Channel capacity.
+        /// Channel capacity, without the funding transaction's fee.
         amount: Amount,
     },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
-        /// Which.
+        /// The channel to be closed (BOLT 2's `channel_id`).
         channel_id: ChannelId,
     },
-    /// Publish `factory_state_changed`.
+    /// Publish `factory_state_changed`, a notification of the plugin.
     StateChanged {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Before; nothing for a new factory.
+        /// State before the step; nothing for a new factory.
         old: Option<State>,
-        /// Now.
+        /// State after the step.
         new: State,
     },
     /// A line for the log.
     Log {
-        /// How important.
+        /// lightningd's log level for the line.
         level: Level,
-        /// Without secrets.
+        /// The line, without secrets.
         text: String,
     },
 }
@@ -470,9 +470,9 @@ pub enum Effect {
 /// lightningd's log levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For developers.
+    /// Details for developers (lightningd's `debug`).
     Debug,
-    /// One line per transition.
+    /// One line per transition (lightningd's `info`).
     Info,
     /// Something that the operator should know.
     Unusual,
@@ -483,7 +483,7 @@ pub enum Level {
 /// What the engine answers to a command or a hook, apart from its effects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Nothing to say.
+    /// The input was handled; nothing more is to be said.
     Done,
     /// `factory-create` began this factory.
     Created(InstanceId),

@@ -10,11 +10,11 @@ use crate::wire::message::ChannelInFactory;
 /// A channel that lightningd has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownChannel {
-    /// Its id.
+    /// BOLT 2's `channel_id`.
     pub channel_id: ChannelId,
-    /// With whom.
+    /// Node id of the other side.
     pub peer: NodeId,
-    /// Its capacity.
+    /// Funding amount: both sides' balances together.
     pub capacity: Amount,
     /// The block that its funding is in, as lightningd has seen it.
     pub confirmed: Option<Height>,
@@ -25,18 +25,18 @@ pub struct KnownChannel {
 pub struct PendingHtlc {
     /// The channel that it stands on.
     pub channel_id: ChannelId,
-    /// Its cltv_expiry.
+    /// Height at which the HTLC times out (BOLT 2's cltv_expiry).
     pub cltv_expiry: Height,
 }
 
 /// What it takes to pay an invoice of a node with which one has a channel (BOLT 11's names).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Invoice {
-    /// How much.
+    /// What is to be paid, msat.
     pub amount_msat: u64,
-    /// payment_hash.
+    /// BOLT 11's payment_hash.
     pub payment_hash: PaymentHash,
-    /// payment_secret.
+    /// BOLT 11's payment_secret.
     pub payment_secret: PaymentSecret,
     /// Blocks that the HTLC's expiry has to be away.
     pub min_final_cltv_expiry: u32,
@@ -108,11 +108,11 @@ pub enum CheckFailure {
 /// An `open_channel` that a peer sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenChannel {
-    /// Who opens.
+    /// Node id of the opener.
     pub peer: NodeId,
-    /// funding_satoshis.
+    /// BOLT 2's funding_satoshis.
     pub capacity: Amount,
-    /// push_msat.
+    /// What the opener gives this node in the first commitment, msat (BOLT 2's push_msat).
     pub push_msat: u64,
     /// Whether its channel_type asks for zero-conf (bit 50).
     pub zeroconf: bool,
@@ -127,16 +127,16 @@ pub struct PreparedFunding {
     pub tx: Transaction,
     /// What its inputs spend, in their order: with it the wallet can sign.
     pub prevouts: Vec<TxOut>,
-    /// Index of the factory's output.
+    /// Index of the factory's output in `tx`.
     pub vout: u32,
 }
 
 /// A block, reduced to what the engine watches ([`Engine::watched`](crate::engine::Engine::watched)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Its height.
+    /// Height of the block.
     pub height: Height,
-    /// Its hash.
+    /// Hash of the block's header.
     pub hash: BlockHash,
     /// Transactions that spend a watched outpoint or have a watched txid, in block order.
     pub txs: Vec<Transaction>,

@@ -13,7 +13,7 @@ use crate::wire::message::PROTOCOL_NAME;
 /// Why a command was not carried out. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// A factory without clients.
+    /// `factory-create` names no clients.
     NoClients,
     /// This client is the operator itself.
     ThisNode(NodeId),
@@ -45,34 +45,34 @@ pub enum Refusal {
     OwnFactory(InstanceId),
     /// The invitation was answered, or its factory is past that.
     NotAnInvitation {
-        /// Of which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// What has become of it.
+        /// State that the factory is in by now.
         state: State,
     },
     /// The factory's operator is not connected.
     OperatorAway(NodeId),
     /// Nothing of the factory is on chain.
     NothingOnChain {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// Where it is.
+        /// State that the factory is in.
         state: State,
     },
     /// This client has no channel that its leaf would pay: the leaf would be locked up with the operator.
     NoChannelToExit {
-        /// Which factory.
+        /// The factory (factory_instance).
         instance: InstanceId,
-        /// From where on the distribution pays it.
+        /// Height from which on the distribution pays it.
         timeout: Height,
     },
     /// This node is a client: it evicts nobody.
     OperatorEvicts,
     /// The factory has no such client.
     NoSuchClient {
-        /// Which was named.
+        /// Index that was given.
         client: ClientIndex,
-        /// How many there are.
+        /// How many clients the factory has: indices go from 0 to one less.
         clients: u32,
     },
     /// This client's leaf is on chain.
@@ -102,7 +102,7 @@ pub enum Refusal {
 /// What kind of refusal it is: whoever asked may act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// A parameter is wrong.
+    /// A parameter is wrong: another value may do.
     BadParameter,
     /// No such factory or invitation.
     Unknown,

@@ -95,7 +95,7 @@ impl LspCeremony {
 }
 
 impl LspCeremony {
-    /// Takes a change over.
+    /// Makes one change, when its step is applied.
     pub(crate) fn apply(&mut self, change: VolatileLsp) {
         match change {
             VolatileLsp::Phase(phase, deadline) => {
@@ -152,7 +152,7 @@ pub(crate) struct ClientCeremony {
 }
 
 impl ClientCeremony {
-    /// Takes a change over.
+    /// Makes one change, when its step is applied.
     pub(crate) fn apply(&mut self, change: VolatileClient) {
         match change {
             VolatileClient::Open(open) => self.open = open,
@@ -165,11 +165,11 @@ impl ClientCeremony {
 /// Exactly one `open_channel` is accepted, after it was announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExpectedOpen {
-    /// Not announced.
+    /// The operator has not announced an open yet: none is accepted.
     NotYet,
-    /// Announced.
+    /// The operator has announced it: the next one is accepted.
     Expected,
-    /// It came.
+    /// It came and was accepted: another one is refused.
     Seen,
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Fees {
     pub(crate) claims: BTreeMap<OutPoint, u32>,
 }
 
-/// Changes of [`Fees`].
+/// One change of [`Fees`], made when the step is applied.
 pub(crate) enum VolatileFees {
     News(FeeNews),
     Htlcs(Vec<PendingHtlc>),

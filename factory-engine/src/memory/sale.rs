@@ -13,12 +13,12 @@ use crate::tx::musig::{AggNonce, CheckedNonce, PartialSig};
 use crate::types::{Amount, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{SaleJoin, SalePartialSignatures, SalePropose};
 
-/// What L waits for.
+/// What L's side of a sale waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SalePhase {
     /// Clients that have to sign and are away.
     Waiting,
-    /// Every `sale_join`.
+    /// Every client's `sale_join`, the buyer's among them.
     Joining,
     /// lightningd's `fundchannel_start` and `fundchannel_complete`.
     Opening,
@@ -119,7 +119,7 @@ pub(crate) struct ClientSale {
     pub(crate) deal: SaleTerms,
     pub(crate) join: SaleJoin,
     pub(crate) signing: Signer<SalePropose>,
-    /// Buyer: the operator's open.
+    /// Buyer: how far the operator's `open_channel` is.
     pub(crate) open: ExpectedOpen,
     /// Buyer: the committed channel's script, and whether lightningd's record was compared with it.
     pub(crate) committed: Option<(ScriptBuf, bool)>,
@@ -142,7 +142,7 @@ impl Request for SalePropose {
 /// A client's wish to buy, until it is fulfilled or refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purchase {
-    /// The sub-factory's stock coin.
+    /// Stock coin of this client's sub-factory.
     pub coin: CoinIndex,
     /// Capacity of the channel.
     pub amount: Amount,
@@ -169,7 +169,7 @@ impl Purchase {
 /// An ordinary channel in place of one from stock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrdinaryChannel {
-    /// What it costs, msat.
+    /// What the buyer pays for it, msat.
     pub price_msat: u64,
     /// Why there is none from stock: who is away.
     pub reason: String,
@@ -186,7 +186,7 @@ pub(crate) struct Asked {
 /// What an operator says to a question for a price.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quoted {
-    /// The price, msat.
+    /// What a channel of the asked amount would cost now, msat.
     pub price_msat: u64,
     /// Who would have to sign and is away.
     pub away: Vec<NodeId>,

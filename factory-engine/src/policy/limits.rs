@@ -5,19 +5,19 @@ use crate::types::Millis;
 /// What L is ready to hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldLimits {
-    /// For how long; 0 holds nothing.
+    /// How long one HTLC is held, milliseconds; 0 holds nothing.
     pub time: Millis,
-    /// How many HTLCs.
+    /// HTLCs that are held at once, of all clients.
     pub number: usize,
-    /// The sum of their amounts, msat.
+    /// Sum of what they would forward, msat.
     pub msat: u64,
 }
 
 /// Most that may be in flight at once as dust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DustLimits {
-    /// On one channel, msat.
+    /// Largest sum on one channel, msat, both directions together.
     pub channel_msat: u64,
-    /// On all channels of one factory, msat.
+    /// Largest sum on all channels of one factory, msat.
     pub factory_msat: u64,
 }

@@ -17,11 +17,11 @@ pub mod prices;
 /// What happens to an invitation that is within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// Declined.
+    /// Every invitation is declined.
     Never,
-    /// Waits for `factory-accept`.
+    /// An invitation waits for `factory-accept` or `factory-decline`.
     Ask,
-    /// Accepted.
+    /// An invitation is accepted if it keeps to all limits.
     Auto,
 }
 
@@ -29,7 +29,7 @@ impl Policy {
     /// Every policy, the strictest first.
     pub const ALL: [Self; 3] = [Self::Never, Self::Ask, Self::Auto];
 
-    /// Its name in options.
+    /// Its name in the option `factory-policy`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -150,42 +150,42 @@ pub(crate) enum NotAcceptable {
     OtherInstance,
     /// There is no such place.
     NoSuchClient {
-        /// The place.
+        /// Index that the invitation gives this node.
         client: ClientIndex,
-        /// How many there are.
+        /// How many clients the terms have: indices go from 0 to one less.
         clients: u32,
     },
-    /// Joining costs too much.
+    /// Joining costs more than this node pays.
     Price {
-        /// What it costs, msat.
+        /// What the operator asks for joining, msat.
         price_msat: u64,
-        /// What it may cost, msat.
+        /// The most that this node pays, msat.
         most: u64,
     },
     /// The timeout is too far away.
     Lifetime {
-        /// Blocks to the timeout.
+        /// Blocks from now to the timeout.
         blocks: u32,
-        /// The most that there may be.
+        /// The most that this node takes, blocks.
         most: u32,
     },
     /// The timeout is too near for anything to happen before.
     Dying {
-        /// Blocks to the timeout.
+        /// Blocks from now to the timeout.
         blocks: u32,
     },
     /// The tree's transactions pay too much.
     Feerate {
-        /// What they pay, sat/kw.
+        /// Feerate of the terms' tree transactions, sat/kw.
         feerate: u32,
-        /// What they may pay, sat/kw.
+        /// The most that this node takes, sat/kw.
         most: u32,
     },
     /// The channels would be usable too early.
     Confirmations {
-        /// Of the funding, by the terms.
+        /// Confirmations of the funding after which the terms have channels usable.
         given: u16,
-        /// The fewest that this node takes.
+        /// The fewest that this node takes, confirmations.
         least: u16,
     },
     /// With less than 1,000 msat this node would forget its channel.

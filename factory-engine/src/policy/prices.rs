@@ -15,7 +15,7 @@ tlv_struct! {
     /// What the operator asks for liquidity out of its stock.
     #[derive(Copy, Default)]
     pub struct PriceList {
-        /// For every sale, msat.
+        /// Asked for every sale, whatever its amount, msat.
         pub base_msat: u64 => 0,
         /// Millionths of the channel's capacity, for a whole lifetime of the factory: less as it passes.
         pub ppm: u32 => 2,
@@ -27,14 +27,14 @@ tlv_struct! {
 pub enum BadPrices {
     /// The price of every sale is too large.
     Base {
-        /// What was given, msat.
+        /// The base that was given, msat.
         base_msat: u64,
         /// The most that it may be, msat.
         most: u64,
     },
     /// The rate would take more than the whole capacity.
     Rate {
-        /// What was given, millionths.
+        /// The rate that was given, millionths of the capacity.
         ppm: u32,
         /// The most that it may be, millionths.
         most: u32,

@@ -18,11 +18,11 @@ use crate::types::{ChannelId, Height, NodeId, OutPoint};
 /// This node's part in a factory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The operator.
+    /// This node is L, the operator.
     Lsp,
-    /// A client.
+    /// This node is a client.
     Client {
-        /// The operator's node.
+        /// Node id of L, the operator.
         lsp: NodeId,
         /// This client's place, in leaf order.
         index: ClientIndex,
@@ -46,7 +46,7 @@ pub enum Creation {
     Funding,
     /// The client said no, and why.
     Declined(String),
-    /// It failed, and why.
+    /// Creation failed; the reason is for people.
     Aborted(String),
 }
 
@@ -79,15 +79,15 @@ impl Creation {
 /// One attempt: its terms, its transactions, and the channels that stand on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// From 1.
+    /// The attempt's number, from 1.
     pub number: u32,
-    /// This node's part.
+    /// Whether this node is L or a client, and which.
     pub role: Role,
-    /// What was proposed.
+    /// What the members agreed to, or were asked to.
     pub terms: Terms,
     /// What follows from the terms.
     pub layout: Arc<Layout>,
-    /// Price of joining, msat.
+    /// Client: what L asks for joining, msat. L: 0.
     pub price_msat: u64,
     /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
     pub clients: Vec<NodeId>,
@@ -101,9 +101,9 @@ pub struct Attempt {
     pub reserved: Option<Arc<FundingReserved>>,
     /// What was proposed to be signed.
     pub proposal: Option<Arc<Proposal>>,
-    /// Its transactions, once proposed.
+    /// Its transactions, once proposed: for L all, for a client its own part.
     pub tree: Option<Arc<Tree>>,
-    /// Finished signatures.
+    /// Finished signatures (BIP-340) by session; empty until they are stored.
     pub signatures: BTreeMap<SessionId, [u8; 64]>,
     /// Channels that lightningd has committed.
     pub channels: BTreeMap<ClientIndex, ChannelId>,

@@ -18,7 +18,7 @@ pub enum RecordError {
     UnknownVersion(u8),
     /// Of another kind of factory, or another major version of it.
     UnknownProtocol(ProtocolId),
-    /// The bytes are damaged.
+    /// The bytes don't decode: the record is damaged.
     Corrupt(DecodeError),
 }
 

@@ -29,7 +29,7 @@ tlv_struct! {
 tlv_struct! {
     /// L: an attempt was given up and another begins with whoever is left.
     pub struct AttemptStarted {
-        /// Its number, from 2.
+        /// Number of the new attempt, from 2.
         pub attempt: u32 => 0,
         /// The terms without the members that were left out.
         pub terms: Terms => 2,
@@ -45,11 +45,11 @@ tlv_struct! {
 tlv_struct! {
     /// Client: an invitation, or the operator's next attempt at one that was accepted.
     pub struct Invited {
-        /// Number of the attempt.
+        /// Number of the attempt, from 1.
         pub attempt: u32 => 0,
         /// What the factory will be.
         pub terms: Terms => 2,
-        /// This client's place.
+        /// This client's index, in leaf order.
         pub client: ClientIndex => 4,
         /// The price of joining, msat.
         pub price_msat: u64 => 6,
@@ -68,7 +68,7 @@ tlv_struct! {
 tlv_struct! {
     /// Client: the invitation was declined.
     pub struct Declined {
-        /// As told to the operator.
+        /// Why, as the operator is told.
         pub reason: String => 0,
     }
 }
@@ -78,9 +78,9 @@ tlv_struct! {
 pub struct LedgerEntry {
     /// The coin that is spent.
     pub outpoint: OutPoint,
-    /// Session: gives the role.
+    /// Coin and role; the role is part of what is signed once.
     pub session: SessionId,
-    /// What is signed.
+    /// BIP-341 signature hash of the only input.
     pub sighash: [u8; 32],
 }
 
@@ -102,11 +102,11 @@ impl Codec for SpendRole {
 tlv_struct! {
     /// The transactions are fixed and partial signatures may leave after this (S8, S10).
     pub struct Signing {
-        /// Of which attempt.
+        /// Number of the attempt, from 1.
         pub attempt: u32 => 0,
-        /// Keys, scripts and funding.
+        /// Keys, payout scripts, channel scripts and the funding transaction.
         pub proposal: Proposal => 2,
-        /// What is about to be signed.
+        /// Every session that this node is about to sign.
         pub ledger: Vec<LedgerEntry> => 4,
         /// Client: what its key was derived with.
         pub salt: Option<[u8; 32]> => 6,
@@ -116,7 +116,7 @@ tlv_struct! {
 tlv_struct! {
     /// Finished signatures, verified: for L all, for a client those of its path.
     pub struct Signed {
-        /// In the order of the tree's sessions.
+        /// BIP-340, one for each session of the tree, in their order.
         pub signatures: Vec<[u8; 64]> => 0,
     }
 }
@@ -129,9 +129,9 @@ tlv_struct! {
 tlv_struct! {
     /// L: lightningd committed the channel with this client.
     pub struct ChannelCommitted {
-        /// Which client.
+        /// Index of the client whose channel it is, in leaf order.
         pub client: ClientIndex => 0,
-        /// The channel.
+        /// BOLT 2's `channel_id`.
         pub channel_id: ChannelId => 2,
     }
 }
@@ -139,9 +139,9 @@ tlv_struct! {
 tlv_struct! {
     /// Client: lightningd's record of the channel is what the leaf pays (S18). L: a client said so.
     pub struct ChannelChecked {
-        /// Which client.
+        /// Index of the client whose channel it is, in leaf order.
         pub client: ClientIndex => 0,
-        /// The channel.
+        /// BOLT 2's `channel_id`.
         pub channel_id: ChannelId => 2,
     }
 }
@@ -149,7 +149,7 @@ tlv_struct! {
 tlv_struct! {
     /// L: everything that S11 asks for is there; the funding may be broadcast after this.
     pub struct FundingReleased {
-        /// Height at that time.
+        /// Height of the last block that was handled then.
         pub height: Height => 0,
     }
 }
@@ -157,9 +157,9 @@ tlv_struct! {
 tlv_struct! {
     /// A transaction of the factory, or one that spends what a transaction of it would, is in a block.
     pub struct Confirmed {
-        /// Which.
+        /// Id of the transaction.
         pub txid: Txid => 0,
-        /// Where.
+        /// Height of its block.
         pub height: Height => 2,
         /// Outpoints of the factory that it spends.
         pub spends: Vec<OutPoint> => 4,
@@ -172,7 +172,7 @@ tlv_struct! {
 tlv_struct! {
     /// Blocks above `height` left the chain.
     pub struct Reorged {
-        /// The last common block.
+        /// Height of the last block that both chains have.
         pub height: Height => 0,
     }
 }
@@ -180,9 +180,9 @@ tlv_struct! {
 tlv_struct! {
     /// This node publishes its path from now on.
     pub struct ExitStarted {
-        /// Height at that time.
+        /// Height of the last block that was handled then.
         pub height: Height => 0,
-        /// Why.
+        /// Why, for people: a command, an HTLC, the timeout.
         pub reason: String => 2,
         /// Whose paths: a client's own; for L those of the clients whose channels it takes on chain.
         pub clients: Vec<ClientIndex> => 4,
@@ -192,7 +192,7 @@ tlv_struct! {
 tlv_struct! {
     /// Creation failed, or the operator gave an attempt up.
     pub struct Aborted {
-        /// Why.
+        /// What failed, for people.
         pub reason: String => 0,
     }
 }
@@ -201,7 +201,7 @@ tlv_struct! {
     /// Client: the operator's announced `open_channel` was accepted as zero-conf. Whatever channel it
     /// makes, nothing moves on it before it is checked (S18).
     pub struct OpenAccepted {
-        /// In which attempt.
+        /// Number of the attempt, from 1.
         pub attempt: u32 => 0,
     }
 }
@@ -209,7 +209,7 @@ tlv_struct! {
 tlv_struct! {
     /// Nothing of this factory can matter any more (S12).
     pub struct Forgotten {
-        /// Why.
+        /// Why nothing can come of it, for people.
         pub reason: String => 0,
     }
 }
@@ -217,9 +217,9 @@ tlv_struct! {
 tlv_struct! {
     /// L: wallet inputs are reserved for an attempt. A restart gives them back.
     pub struct FundingReserved {
-        /// For which attempt.
+        /// Number of the attempt, from 1.
         pub attempt: u32 => 0,
-        /// The funding transaction, unsigned.
+        /// The funding transaction, unsigned; its inputs are those that are reserved.
         pub tx: Transaction => 2,
         /// What its inputs spend, in their order.
         pub prevouts: Vec<TxOut> => 4,
@@ -229,11 +229,11 @@ tlv_struct! {
 tlv_struct! {
     /// L: these clients' paths are published from now on; their channels stay open (S21).
     pub struct EvictionStarted {
-        /// Height at that time.
+        /// Height of the last block that was handled then.
         pub height: Height => 0,
-        /// Why.
+        /// Why, for people: a command, or the timeout that is near.
         pub reason: String => 2,
-        /// Whose.
+        /// Indices of the clients that are evicted, in leaf order.
         pub clients: Vec<ClientIndex> => 4,
     }
 }
@@ -249,7 +249,7 @@ tlv_struct! {
 tlv_struct! {
     /// lightningd is done with a channel whose leaf is on chain: everything of it is settled.
     pub struct ChannelResolved {
-        /// Whose.
+        /// Index of the client whose channel it is, in leaf order.
         pub client: ClientIndex => 0,
     }
 }
@@ -261,11 +261,11 @@ tlv_struct! {
         pub coin: CoinIndex => 0,
         /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
-        /// Who buys.
+        /// Index of the buyer, in leaf order.
         pub buyer: ClientIndex => 4,
-        /// Capacity of the channel.
+        /// Capacity of the channel that is bought.
         pub amount: Amount => 6,
-        /// The channel's funding script.
+        /// Funding script of that channel: P2WSH, from lightningd.
         pub script: ScriptBuf => 8,
         /// What the buyer pays, msat.
         pub price_msat: u64 => 10,
@@ -277,7 +277,7 @@ tlv_struct! {
     pub struct SaleDropped {
         /// The sub-factory's stock coin.
         pub coin: CoinIndex => 0,
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
     }
 }
@@ -287,11 +287,11 @@ tlv_struct! {
     /// this is what was agreed to. As for [`OpenAccepted`], nothing
     /// moves on whatever channel it makes before it is checked (S18).
     pub struct SaleOpenAccepted {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 0,
-        /// Capacity of the channel.
+        /// Capacity of the channel that is bought.
         pub amount: Amount => 2,
-        /// What it costs, msat.
+        /// What the buyer pays for it, msat.
         pub price_msat: u64 => 4,
     }
 }
@@ -303,15 +303,15 @@ tlv_struct! {
         pub coin: CoinIndex => 0,
         /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
-        /// Who buys.
+        /// Index of the buyer, in leaf order.
         pub buyer: ClientIndex => 4,
-        /// Capacity of the channel.
+        /// Capacity of the channel that is bought.
         pub amount: Amount => 6,
-        /// The channel's funding script.
+        /// Funding script of that channel: P2WSH, from lightningd.
         pub script: ScriptBuf => 8,
         /// What the buyer pays, msat.
         pub price_msat: u64 => 10,
-        /// What is about to be signed.
+        /// Every session that this node is about to sign.
         pub ledger: Vec<LedgerEntry> => 12,
     }
 }
@@ -321,9 +321,9 @@ tlv_struct! {
     pub struct SaleSigned {
         /// The sub-factory's stock coin.
         pub coin: CoinIndex => 0,
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
-        /// In the order of the sale's sessions.
+        /// BIP-340, one for each session of the sale, in their order.
         pub signatures: Vec<[u8; 64]> => 4,
     }
 }
@@ -333,7 +333,7 @@ tlv_struct! {
     pub struct SaleStored {
         /// The sub-factory's stock coin.
         pub coin: CoinIndex => 0,
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 2,
     }
 }
@@ -342,7 +342,7 @@ tlv_struct! {
     /// This node's records are older than what its peers know of the factory: it was restored from a
     /// backup. From now on the factory is exit-only (S9).
     pub struct Restored {
-        /// What showed it.
+        /// What showed that the records are old, for people.
         pub reason: String => 0,
     }
 }
@@ -350,7 +350,7 @@ tlv_struct! {
 tlv_struct! {
     /// lightningd is done with a sale's channel: everything of it is settled.
     pub struct SaleResolved {
-        /// Which.
+        /// The bought channel (BOLT 2's `channel_id`).
         pub channel_id: ChannelId => 0,
     }
 }
@@ -359,11 +359,11 @@ tlv_struct! {
     /// What is missing of a sale's price may be paid from now on. L: its invoice is about to leave.
     /// Buyer: its payment is about to leave.
     pub struct SaleDue {
-        /// Of the invoice.
+        /// payment_hash of L's invoice (BOLT 11).
         pub payment_hash: PaymentHash => 0,
-        /// Who pays.
+        /// Index of the client that pays, in leaf order.
         pub buyer: ClientIndex => 2,
-        /// How much.
+        /// What the invoice asks for, msat.
         pub amount_msat: u64 => 4,
         /// L: lightningd's name for the invoice.
         pub label: Option<String> => 6,
@@ -371,9 +371,9 @@ tlv_struct! {
 }
 
 tlv_struct! {
-    /// It was paid, or never will be.
+    /// What a `sale_due` announced was paid, or never will be.
     pub struct SaleDueEnded {
-        /// Of the invoice.
+        /// payment_hash of L's invoice (BOLT 11).
         pub payment_hash: PaymentHash => 0,
         /// Whether it was paid: then it is the buyer's until a sale takes it.
         pub paid: bool => 2,
@@ -383,9 +383,9 @@ tlv_struct! {
 tlv_struct! {
     /// L: an ordinary channel is about to be opened in place of a sale; its price is spent.
     pub struct SaleJit {
-        /// For whom.
+        /// Index of the client that gets the channel, in leaf order.
         pub buyer: ClientIndex => 0,
-        /// Its capacity.
+        /// Capacity of the ordinary channel.
         pub amount: Amount => 2,
         /// What the buyer paid, msat.
         pub price_msat: u64 => 4,
@@ -397,7 +397,7 @@ tlv_struct! {
 tlv_struct! {
     /// L: it could not be opened; its price is the buyer's again.
     pub struct SaleJitFailed {
-        /// For whom.
+        /// Index of the client that would have got the channel, in leaf order.
         pub buyer: ClientIndex => 0,
     }
 }
@@ -405,13 +405,13 @@ tlv_struct! {
 tlv_struct! {
     /// An ordinary channel was opened in place of a sale.
     pub struct SaleJitOpened {
-        /// For whom.
+        /// Index of the client that gets the channel, in leaf order.
         pub buyer: ClientIndex => 0,
-        /// Its capacity.
+        /// Capacity of the ordinary channel.
         pub amount: Amount => 2,
         /// What the buyer paid, msat.
         pub price_msat: u64 => 4,
-        /// The channel.
+        /// The ordinary channel (BOLT 2's `channel_id`).
         pub channel_id: ChannelId => 6,
         /// Its funding outpoint; not known of one that a restart of L found.
         pub outpoint: Option<OutPoint> => 8,
@@ -426,15 +426,15 @@ tlv_enum! {
         1 "created" => Created(Created),
         /// L: another attempt begins.
         2 "attempt_started" => AttemptStarted(AttemptStarted),
-        /// Client: an invitation.
+        /// Client: an invitation arrived, or the next attempt at one.
         3 "invited" => Invited(Invited),
         /// Client: the invitation was accepted.
         4 "accepted" => Accepted(Accepted),
         /// Client: the invitation was declined.
         5 "declined" => Declined(Declined),
-        /// Partial signatures may leave.
+        /// The transactions are fixed: partial signatures may leave.
         6 "signing" => Signing(Signing),
-        /// Finished signatures.
+        /// Finished signatures are stored.
         7 "signed" => Signed(Signed),
         /// L: every client has stored its path.
         8 "all_stored" => AllStored(AllStored),
@@ -444,23 +444,23 @@ tlv_enum! {
         10 "channel_checked" => ChannelChecked(ChannelChecked),
         /// L: the funding may be broadcast.
         11 "funding_released" => FundingReleased(FundingReleased),
-        /// A transaction confirmed.
+        /// A transaction that matters to the factory is in a block.
         12 "confirmed" => Confirmed(Confirmed),
         /// Blocks left the chain.
         13 "reorged" => Reorged(Reorged),
-        /// This node leaves.
+        /// This node publishes its path from now on.
         14 "exit_started" => ExitStarted(ExitStarted),
-        /// Creation failed.
+        /// Creation failed, or an attempt was given up.
         15 "aborted" => Aborted(Aborted),
-        /// Nothing matters any more.
+        /// Nothing of the factory matters any more.
         16 "forgotten" => Forgotten(Forgotten),
         /// Client: an announced open was accepted.
         17 "open_accepted" => OpenAccepted(OpenAccepted),
         /// L: wallet inputs are reserved.
         18 "funding_reserved" => FundingReserved(FundingReserved),
-        /// L: clients are evicted.
+        /// L: clients' paths are published from now on.
         19 "eviction_started" => EvictionStarted(EvictionStarted),
-        /// L: where stock goes.
+        /// L: the script that its stock goes to.
         20 "stock_payout" => StockPayout(StockPayout),
         /// lightningd is done with a channel.
         21 "channel_resolved" => ChannelResolved(ChannelResolved),
@@ -472,9 +472,9 @@ tlv_enum! {
         34 "sale_open_accepted" => SaleOpenAccepted(SaleOpenAccepted),
         /// Partial signatures of a sale may leave.
         35 "sale_signing" => SaleSigning(SaleSigning),
-        /// A sale's finished signatures.
+        /// A sale's finished signatures are stored.
         36 "sale_signed" => SaleSigned(SaleSigned),
-        /// L: a sale is done.
+        /// L: every client has stored a sale.
         37 "sale_stored" => SaleStored(SaleStored),
         /// The node was restored from a backup.
         38 "restored" => Restored(Restored),
@@ -482,13 +482,13 @@ tlv_enum! {
         39 "sale_resolved" => SaleResolved(SaleResolved),
         /// A sale's price may be paid.
         44 "sale_due" => SaleDue(SaleDue),
-        /// It was paid, or never will be.
+        /// What a `sale_due` announced was paid, or never will be.
         45 "sale_due_ended" => SaleDueEnded(SaleDueEnded),
         /// L: an ordinary channel is about to be opened in place of a sale.
         46 "sale_jit" => SaleJit(SaleJit),
-        /// L: it could not be.
+        /// L: that channel could not be opened.
         47 "sale_jit_failed" => SaleJitFailed(SaleJitFailed),
-        /// It was.
+        /// An ordinary channel was opened in place of a sale.
         48 "sale_jit_opened" => SaleJitOpened(SaleJitOpened),
     }
 }

@@ -26,7 +26,7 @@ mod sales;
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Factory {
-    /// factory_instance.
+    /// factory_instance: names the factory on the wire, in RPC and in the store.
     pub instance: InstanceId,
     /// The attempt that is the factory, or is to become it.
     pub current: Attempt,
@@ -35,7 +35,7 @@ pub struct Factory {
     past: Vec<Attempt>,
     /// Members that were left out of a later attempt, and why.
     pub left_out: Vec<(NodeId, String)>,
-    /// Whether the client has accepted.
+    /// Client: whether the invitation was accepted. L: of no meaning.
     pub accepted: bool,
     /// Confirmed transactions of the factory, and spends of its outpoints by others.
     pub confirmed: BTreeMap<Txid, Height>,
@@ -247,7 +247,7 @@ impl Factory {
         }
     }
 
-    /// The operator's node.
+    /// Node id of L, the operator.
     pub fn lsp(&self) -> NodeId {
         self.current.terms.lsp
     }

@@ -17,9 +17,9 @@ pub struct Ledger {
 /// A second, different message for something that was signed already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlreadySigned {
-    /// The coin.
+    /// The outpoint that both messages spend.
     pub outpoint: OutPoint,
-    /// In which role.
+    /// The role in which both spend it.
     pub role: SpendRole,
 }
 
@@ -58,7 +58,7 @@ impl Ledger {
         }
     }
 
-    /// Number of recorded signatures.
+    /// Number of recorded signatures: pairs of outpoint and role.
     pub fn len(&self) -> usize {
         self.signed.len()
     }

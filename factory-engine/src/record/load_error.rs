@@ -11,9 +11,9 @@ pub enum LoadError {
     Record(RecordError),
     /// Its events contradict each other.
     Inconsistent {
-        /// Which event.
+        /// Name of the event that doesn't fit.
         event: &'static str,
-        /// What is wrong with it.
+        /// What it contradicts.
         reason: String,
     },
 }

@@ -13,7 +13,7 @@ tlv_struct! {
         pub lsp_key: PublicKey => 0,
         /// Factory key and payout script of every client, in leaf order.
         pub clients: Shared<(PublicKey, ScriptBuf)> => 2,
-        /// The funding transaction, unsigned.
+        /// The funding transaction, unsigned; its txid is final.
         pub funding_tx: Transaction => 4,
         /// Index of the factory's output in it.
         pub funding_vout: u32 => 6,

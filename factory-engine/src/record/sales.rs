@@ -20,7 +20,7 @@ pub mod jits;
 /// A sale that this node has signed, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sold {
-    /// Its transactions.
+    /// The sale and, if it leaves something, the distribution of the rest.
     pub sale: Arc<Sale>,
     /// What the buyer pays for it, msat.
     pub price_msat: u64,
@@ -47,12 +47,12 @@ pub struct Sales {
 }
 
 impl Sold {
-    /// The sub-factory's stock coin.
+    /// Stock coin of the sub-factory; nothing if there is no session.
     pub fn coin(&self) -> Option<CoinIndex> {
         self.sale.sessions.first().map(|session| session.id.coin)
     }
 
-    /// Txid of the sale.
+    /// Id of the sale transaction.
     pub fn txid(&self) -> Txid {
         self.sale.channel.txid
     }
@@ -62,7 +62,7 @@ impl Sold {
         !self.signatures.is_empty()
     }
 
-    /// The new channel's id.
+    /// BOLT 2's `channel_id` of the channel that was bought.
     pub fn channel_id(&self) -> ChannelId {
         ChannelId::of(self.sale.channel)
     }
@@ -125,7 +125,7 @@ impl Sales {
         self.resolved.contains(&channel_id)
     }
 
-    /// What was paid.
+    /// What clients have paid for liquidity, and what may still be paid.
     pub fn account(&self) -> &Account {
         &self.account
     }

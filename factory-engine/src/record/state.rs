@@ -18,7 +18,7 @@ pub enum State {
     Opening,
     /// The funding transaction may be on its way; waiting for its confirmations.
     Funding,
-    /// Channels are usable.
+    /// Channels are usable: the funding is as deep as the terms ask for.
     Active,
     /// Near the timeout: clients should move out.
     Dying,
@@ -28,7 +28,7 @@ pub enum State {
     Exited,
     /// The timeout has passed and distribution transactions pay the clients.
     Distributed,
-    /// The client said no.
+    /// The client declined the invitation.
     Declined,
     /// Creation failed; kept until nothing that was signed can matter (S12).
     Aborted,
@@ -37,7 +37,7 @@ pub enum State {
 }
 
 impl State {
-    /// Every state, in order.
+    /// Every state, in the order of a factory's life.
     pub const ALL: [State; 14] = [
         State::Invited,
         State::Joining,

@@ -8,9 +8,9 @@ use crate::types::{InstanceId, Millis, NodeId};
 /// A ceremony under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Of which factory.
+    /// The factory (factory_instance).
     pub instance: InstanceId,
-    /// Which attempt.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
     /// L: what it waits for. A client only knows that it waits for L.
     pub phase: Option<Phase>,
@@ -18,7 +18,7 @@ pub struct Progress {
     pub waiting_for: Vec<NodeId>,
     /// Everybody whose turn it was in this phase.
     pub of: usize,
-    /// When patience ends.
+    /// When this node stops waiting for them.
     pub deadline: Millis,
 }
 
@@ -30,7 +30,7 @@ impl Progress {
 }
 
 impl Engine {
-    /// Every ceremony under way.
+    /// Every ceremony under way: first those that this node leads, then those that it joins.
     pub fn progress(&self) -> Vec<Progress> {
         let client = self.client.iter().filter_map(|(instance, ceremony)| {
             Some(Progress {

@@ -11,7 +11,7 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::{SessionId, SpendRole};
 use crate::types::{Height, OutPoint, Txid};
 
-/// How this member stands.
+/// How this member stands, by what is on chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// Nothing but the funding is on chain.
@@ -24,14 +24,14 @@ pub enum Standing {
     MustExit,
     /// Our leaves are on chain: channels like any others.
     Out,
-    /// A distribution has paid.
+    /// A distribution has paid the clients.
     PaidOut,
-    /// Everything is settled.
+    /// Every channel of this node is settled on chain, for good.
     Closed,
 }
 
 impl Standing {
-    /// Its name in commands.
+    /// Its name in RPC.
     pub fn name(self) -> &'static str {
         match self {
             Standing::Safe => "safe",
@@ -44,7 +44,7 @@ impl Standing {
         }
     }
 
-    /// For people.
+    /// A sentence for people: what is on chain, and what that means.
     pub fn words(self) -> &'static str {
         match self {
             Standing::Safe => "nothing but the funding is on chain",
@@ -65,15 +65,15 @@ pub enum NextAction {
     Answer,
     /// Members send keys and nonces.
     Join,
-    /// Members sign.
+    /// Members send partial signatures.
     Sign,
     /// Members store what is signed.
     Store,
     /// Channels are committed and checked.
     Open,
-    /// The funding confirms.
+    /// The funding waits for its first confirmation.
     Fund,
-    /// The funding gets deeper.
+    /// The funding waits for the confirmations that the terms ask for.
     Deepen {
         /// Height at which the channels can be used.
         usable: Height,
@@ -87,7 +87,7 @@ pub enum NextAction {
     PublishRest,
     /// Nothing, although part of the tree is on chain (S24).
     GoOn,
-    /// Nothing yet.
+    /// Nothing before the dying period.
     Wait {
         /// Height at which the dying period begins.
         dying: Height,
@@ -112,11 +112,11 @@ pub enum NextAction {
     Stands,
     /// Nothing: a distribution has paid.
     PaidOut,
-    /// Nothing: everything is settled.
+    /// Nothing: every channel of this node is settled on chain.
     Settled,
     /// Nothing: the invitation was declined.
     Declined,
-    /// Nothing: creation failed.
+    /// Nothing: creation failed, and is kept until its funding can't confirm.
     Failed,
 }
 
@@ -159,9 +159,9 @@ impl fmt::Display for NextAction {
 /// One transaction of the factory on chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// Which.
+    /// Id of the transaction.
     pub txid: Txid,
-    /// Where.
+    /// Height of its block.
     pub height: Height,
     /// For people: "static transaction 2".
     pub name: String,

@@ -33,7 +33,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Its name in commands.
+    /// Its name in RPC.
     pub fn name(&self) -> &'static str {
         match self {
             Purpose::Channel(_) => "channel",
@@ -56,13 +56,13 @@ impl Purpose {
 /// One line of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// What for.
+    /// What this part of the funding became.
     pub purpose: Purpose,
     /// The transaction that pays it.
     pub txid: Txid,
     /// The output; nothing for a fee, and for what transactions of others did.
     pub vout: Option<u32>,
-    /// How much.
+    /// Value of the output, or the fee.
     pub amount: Amount,
 }
 
@@ -75,7 +75,7 @@ pub enum AccountProblem {
     PaysMore(Txid),
     /// An output that is nothing that the terms know.
     Output {
-        /// Its number.
+        /// Index of the output in its transaction.
         vout: u32,
         /// Of which transaction: "state transaction 2".
         of: String,
@@ -84,7 +84,7 @@ pub enum AccountProblem {
     Sum {
         /// What they make; nothing if that is more money than there is.
         sum: Option<Amount>,
-        /// What was funded.
+        /// Value of the funding output.
         funding: Amount,
     },
 }
@@ -110,7 +110,7 @@ impl std::error::Error for AccountProblem {}
 /// Where the funding output's money is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// What was funded.
+    /// Value of the funding output.
     pub funding: Amount,
     /// What became of it, from the root on.
     pub lines: Vec<Line>,
@@ -124,7 +124,7 @@ impl Statement {
         self.total(|_| true)
     }
 
-    /// Some lines together.
+    /// Sum of the lines whose purpose `which` picks; nothing if that is more money than there is.
     pub fn total(&self, which: impl Fn(&Purpose) -> bool) -> Option<Amount> {
         let lines = self.lines.iter().filter(|line| which(&line.purpose));
         lines.map(|line| line.amount).try_fold(Amount::ZERO, Amount::checked_add)

@@ -40,7 +40,7 @@ impl Engine {
         Ok(Quote { lsp, attempt: factory.current.number, coin, number, stock, blocks_early })
     }
 
-    /// `factory-buy`.
+    /// `factory-buy`: sends a `buy` to the operator.
     pub(crate) fn buy(
         &self,
         step: &mut StepBuilder<'_>,

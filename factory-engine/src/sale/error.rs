@@ -9,7 +9,7 @@ use crate::tx::sale::SaleError;
 /// Why an operator sells nothing now, or not for this price. Told to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CannotSell {
-    /// Nothing may be signed.
+    /// Nothing may be signed for the sub-factory, for this reason.
     NotCooperative(NotCooperative),
     /// Another sale of the sub-factory is not done.
     UnderWay,
@@ -19,9 +19,9 @@ pub(crate) enum CannotSell {
     Amount(SaleError),
     /// It costs more than the client wants to pay.
     TooDear {
-        /// What it costs, msat.
+        /// What the operator asks for it, msat.
         price_msat: u64,
-        /// What it may cost, msat.
+        /// The buyer's max_price_msat.
         most: u64,
     },
 }
@@ -72,10 +72,10 @@ pub(crate) enum BadOffer {
     },
     /// The operator's records are older than this node's: this sale was made otherwise.
     MadeOtherwise {
-        /// Its number.
+        /// The sale's place in the chain, from 1.
         number: u32,
     },
-    /// Nothing may be signed.
+    /// Nothing may be signed for the sub-factory, for this reason.
     NotCooperative(NotCooperative),
     /// The sale before isn't finished.
     Unfinished,
@@ -87,20 +87,20 @@ pub(crate) enum BadOffer {
     Record,
     /// The channel could not be taken on chain soon enough.
     ExitTooLong {
-        /// Blocks that it takes.
+        /// `blocks_early` that the new channel would have.
         blocks: u16,
     },
     /// push_msat is not that of the terms.
     Push,
     /// A neighbour buys, and this node signs for none.
     Neighbour,
-    /// Nothing was asked for.
+    /// This node has asked for no channel.
     Unasked,
     /// Another amount was asked for.
     OtherAmount,
     /// It costs more than what this node wants to pay.
     TooDear {
-        /// What it costs, msat.
+        /// What the operator asks for it, msat.
         price_msat: u64,
     },
     /// This node takes no ordinary channel instead.

@@ -46,15 +46,15 @@ pub mod price;
 /// What a purchase would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// Who sells.
+    /// Node id of the operator, who sells.
     pub lsp: NodeId,
-    /// The factory's attempt.
+    /// Number of the factory's attempt, from 1.
     pub attempt: u32,
-    /// The sub-factory's stock coin.
+    /// Stock coin of the buyer's sub-factory.
     pub coin: CoinIndex,
     /// The sale's place in the chain, from 1.
     pub number: u32,
-    /// What the stock is worth before.
+    /// Value of the stock output that the sale spends.
     pub stock: Amount,
     /// `blocks_early` of the new channel.
     pub blocks_early: u16,

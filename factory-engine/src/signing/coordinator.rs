@@ -17,17 +17,17 @@ use crate::tx::musig::{
 
 /// One signing, from the first nonce to the finished signatures.
 pub struct Coordinator {
-    /// Clients that take part.
+    /// Indices of the clients that sign, besides L.
     members: Range<ClientIndex>,
     nonces: BTreeMap<ClientIndex, Vec<CheckedNonce>>,
     proposed: Option<Proposed>,
     partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
 }
 
-/// What is being signed.
+/// What L has proposed to sign.
 struct Proposed {
     plan: Plan,
-    /// One of each session.
+    /// One MuSig2 round for each session of the plan.
     rounds: Vec<Round>,
     transcript: [u8; 32],
     /// L's partial signatures; none if it could not sign.
@@ -43,7 +43,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// What is to be signed.
+    /// The sessions that are to be signed, in order.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -55,7 +55,7 @@ impl Opened {
 }
 
 impl Coordinator {
-    /// Nothing has come yet.
+    /// A signing by these clients: no nonce is here yet.
     pub fn new(members: Range<ClientIndex>) -> Self {
         Self { members, nonces: BTreeMap::new(), proposed: None, partials: BTreeMap::new() }
     }

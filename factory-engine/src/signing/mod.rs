@@ -61,7 +61,7 @@ pub enum SignAs<R> {
     Member {
         /// What it has rebuilt (S3).
         plan: Plan,
-        /// What it was sent.
+        /// L's proposal, with the aggregate nonces.
         request: Arc<R>,
     },
 }

@@ -34,7 +34,7 @@ pub enum SignError {
     Count,
     /// This node has no key in a session's coin.
     NotAMember(SessionId),
-    /// What MuSig2 says.
+    /// MuSig2 refused the key, the nonce or the aggregate nonce.
     Musig(MusigError),
 }
 

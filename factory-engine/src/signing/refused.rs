@@ -11,9 +11,9 @@ use crate::tx::musig::MusigError;
 pub enum BadNonces {
     /// They are not as many as it has sessions.
     Count {
-        /// Nonces that came.
+        /// Nonces that the member sent.
         given: usize,
-        /// Nonces that were asked for.
+        /// Sessions that it signs: one nonce for each.
         expected: usize,
     },
     /// One isn't two points of the curve.
@@ -35,19 +35,19 @@ impl fmt::Display for BadNonces {
 /// a late message looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// Nothing is proposed.
+    /// L has not proposed anything to sign yet.
     NotNow,
-    /// It has sent the same before.
+    /// It has sent the same partial signatures before.
     Repeated,
-    /// It has sent others before.
+    /// It has sent other partial signatures before.
     Differs,
     /// It signed something else than everybody else (S6).
     Transcript,
     /// They are not as many as it has sessions.
     Count {
-        /// Partial signatures that came.
+        /// Partial signatures that the member sent.
         given: usize,
-        /// Partial signatures that were asked for.
+        /// Sessions that it signs: one partial signature for each.
         expected: usize,
     },
 }
@@ -73,9 +73,9 @@ pub enum Failure {
     NotSigned,
     /// This client's partial signature of this session is bad (S4).
     Culprit {
-        /// Whose.
+        /// Index of the client at fault, in leaf order.
         client: ClientIndex,
-        /// Of what.
+        /// The session that its partial signature is bad for.
         session: SessionId,
     },
     /// Every part is good, and the whole is not.
@@ -101,11 +101,11 @@ impl fmt::Display for Failure {
 pub enum Unfinished {
     /// They are not as many as there are sessions.
     Count {
-        /// Signatures that came.
+        /// Signatures that L sent.
         given: usize,
-        /// Signatures that were asked for.
+        /// Sessions: one signature for each.
         expected: usize,
     },
-    /// This session's doesn't verify.
+    /// The signature of this session doesn't verify.
     Invalid(SessionId),
 }

@@ -31,7 +31,7 @@ pub struct Signer<R: Request> {
 /// What a proposal is to a [`Signer`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked<'a, A> {
-    /// The first.
+    /// The first one: it may be signed.
     First,
     /// The one that it has signed, and what it answered.
     Again(Option<&'a A>),

@@ -28,7 +28,7 @@ impl<'a> StepBuilder<'a> {
         self.step
     }
 
-    /// A durable change.
+    /// Adds a durable change of one factory to the step.
     pub(crate) fn event(&mut self, instance: InstanceId, event: impl Into<Event>) {
         let event = event.into();
         match self.step.events.last_mut() {
@@ -37,7 +37,7 @@ impl<'a> StepBuilder<'a> {
         }
     }
 
-    /// A change of memory alone.
+    /// Adds a change of memory alone, made when the step is applied.
     pub(crate) fn volatile(&mut self, change: Volatile) {
         self.step.volatile.push(change);
     }

@@ -32,11 +32,11 @@ const EMPTY_WITNESS: u64 = 1;
 /// What the child of one transaction has to reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bump {
-    /// The parent's P2A output.
+    /// The parent's P2A output, which the child spends.
     pub anchor: OutPoint,
     /// The parent's version: unconfirmed relatives of version 3 are of version 3 (BIP-431).
     pub version: Version,
-    /// What the parent pays by itself.
+    /// Fee that the parent pays by itself.
     pub parent_fee: Amount,
     /// The parent's weight, weight units.
     pub parent_weight: u64,
@@ -49,9 +49,9 @@ pub struct Bump {
 /// A coin of the wallet, P2WPKH or P2TR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coin {
-    /// Where it is.
+    /// Outpoint of the coin.
     pub outpoint: OutPoint,
-    /// What it is.
+    /// Value and script of the coin.
     pub output: TxOut,
 }
 
@@ -62,7 +62,7 @@ pub struct Child {
     pub tx: Transaction,
     /// The coins that it spends beside the anchor.
     pub coins: Vec<Coin>,
-    /// What it pays.
+    /// Its own fee, without the parent's.
     pub fee: Amount,
     /// What it weighs with its signatures at most, weight units.
     pub weight: u64,
@@ -80,7 +80,7 @@ pub enum NoChild {
     NotWorth {
         /// The least that it takes.
         fee: Amount,
-        /// What is at stake.
+        /// The most that it may pay: what is at stake.
         max: Amount,
     },
     /// The coins are so small that the child would be larger than what relays.
@@ -220,7 +220,7 @@ impl Child {
 /// The least that a child has to pay for nodes to take it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Least {
-    /// In all.
+    /// Least fee of the child, whatever its weight.
     fee: Amount,
     /// Fee and weight of the child that it replaces: one with more inputs has to pay more for each of its
     /// weight units, too.
@@ -228,12 +228,12 @@ pub struct Least {
 }
 
 impl Least {
-    /// And no less than this.
+    /// The same, and in any case no less than `fee`.
     pub fn and(self, fee: Amount) -> Self {
         Self { fee: self.fee.max(fee), ..self }
     }
 
-    /// Of a child of this weight.
+    /// For a child of this weight.
     fn of(self, weight: u64) -> Amount {
         let Some((fee, replaced)) = self.over else { return self.fee };
         let same = u128::from(fee.to_sat()) * u128::from(weight) / u128::from(replaced.max(1));
@@ -273,7 +273,7 @@ pub struct Children {
 }
 
 impl Children {
-    /// A parent's child.
+    /// The child that is out for this parent, if any.
     pub fn of(&self, parent: Txid) -> Option<&Child> {
         self.out.get(&parent)
     }
@@ -283,7 +283,7 @@ impl Children {
         self.out.insert(parent, child)
     }
 
-    /// Forgets a child.
+    /// Forgets the child of this parent, and gives it back.
     pub fn remove(&mut self, parent: Txid) -> Option<Child> {
         self.out.remove(&parent)
     }

@@ -35,12 +35,12 @@ pub enum SpendRole {
     Distribution,
     /// A superseded state's outputs to the clients (S23).
     Poison,
-    /// The cooperative end.
+    /// The cooperative end of a factory; no transaction has this role yet.
     Close,
 }
 
 impl SpendRole {
-    /// Its name, for people.
+    /// Its name for people: in logs and errors.
     pub fn name(self) -> &'static str {
         match self {
             SpendRole::State => "state",
@@ -91,7 +91,7 @@ pub type NodeIndex = u32;
 pub struct SessionId {
     /// The coin that is spent.
     pub coin: CoinIndex,
-    /// By which of its transactions.
+    /// Which of the transactions that could spend it.
     pub role: SpendRole,
 }
 
@@ -110,7 +110,7 @@ impl fmt::Display for SessionId {
 /// What a node's transaction is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum NodeKind {
-    /// Its outputs are final.
+    /// One transaction whose outputs are final.
     Static,
     /// One output, for the [`NodeKind::State`] node that follows it.
     Kickoff,
@@ -123,18 +123,18 @@ pub enum NodeKind {
 pub enum Output {
     /// The coin that this node spends.
     Child(NodeIndex),
-    /// This client's channel.
+    /// The funding output of this client's channel (P2WSH).
     Channel(ClientIndex),
-    /// A sub-factory's stock.
+    /// A sub-factory's stock: the coin that sales spend.
     Stock(CoinIndex),
-    /// P2A.
+    /// A P2A output, for a child that raises the fee.
     Anchor,
 }
 
 /// A transaction of the tree. It spends the coin of the same number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
-    /// What it is for.
+    /// Whether it is static, a kickoff or a state.
     pub kind: NodeKind,
     /// The node and output that it spends; None for the funding output.
     pub parent: Option<(NodeIndex, u32)>,
@@ -156,12 +156,12 @@ pub struct Node {
     pub depth: u32,
 }
 
-/// An n-of-n output.
+/// An n-of-n output of L and some clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Coin {
     /// The clients whose keys are in it, next to L's.
     pub clients: Range<ClientIndex>,
-    /// What it is worth.
+    /// Value of the output.
     pub value: Amount,
     /// The node and output that make it; None for the funding output.
     pub source: Option<(NodeIndex, u32)>,
@@ -179,7 +179,7 @@ pub struct Coin {
 /// What one client's unilateral exit costs, to the confirmation of its channel's output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExitCost {
-    /// Transactions to publish.
+    /// Transactions that the client publishes, from the root to its leaf.
     pub transactions: u32,
     /// Their size together, vB, without what raises their fees.
     pub vbytes: u64,
@@ -333,7 +333,7 @@ impl Layout {
         u32::from(self.terms.stock_csv).saturating_add(u32::from(self.terms.confirm_blocks))
     }
 
-    /// The largest [`Layout::eviction_blocks`].
+    /// The largest [`Layout::eviction_blocks`] of any client, blocks.
     pub fn worst_eviction_blocks(&self) -> u32 {
         u32::from(self.worst_blocks).saturating_add(self.stock_blocks())
     }
@@ -380,12 +380,12 @@ impl Layout {
         coins::least_stock(&self.terms, u64::from(coin.clients.end.checked_sub(coin.clients.start)?))
     }
 
-    /// One coin.
+    /// The coin with this number; nothing if there is none.
     pub fn coin(&self, index: CoinIndex) -> Option<&Coin> {
         self.coins.get(usize::try_from(index).ok()?)
     }
 
-    /// One node.
+    /// The node with this number; nothing if there is none.
     pub fn node(&self, index: NodeIndex) -> Option<&Node> {
         self.nodes.get(usize::try_from(index).ok()?)
     }

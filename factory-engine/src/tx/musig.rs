@@ -56,7 +56,7 @@ impl FactoryKey {
         }
     }
 
-    /// The public half.
+    /// The public key: a point on secp256k1.
     pub fn public(&self) -> PublicKey {
         self.public
     }
@@ -225,7 +225,7 @@ impl PubNonce {
 pub struct CheckedNonce(musig::PublicNonce);
 
 impl CheckedNonce {
-    /// As it travels.
+    /// The 66 bytes that are sent (BIP-327).
     pub fn serialize(&self) -> PubNonce {
         PubNonce(self.0.serialize())
     }

@@ -94,28 +94,28 @@ impl Default for Delays {
 /// Why there is no shape. Each text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanError {
-    /// No clients.
+    /// No clients were asked for.
     NoClients,
-    /// More than [`MAX_CLIENTS`].
+    /// More clients than [`MAX_CLIENTS`].
     TooManyClients {
-        /// How many.
+        /// Clients that were asked for.
         clients: u32,
     },
     /// One transaction can't hold all channels.
     TooLargeForFlat {
-        /// How many clients.
+        /// Clients that were asked for.
         clients: u32,
         /// Size of the transaction, vB.
         vbytes: u64,
     },
-    /// Above [`MAX_EXIT_BLOCKS`].
+    /// An exit longer than [`MAX_EXIT_BLOCKS`].
     ExitTooLong {
         /// The longest exit with margin, blocks.
         blocks: u64,
     },
     /// No profile of this name.
     UnknownProfile {
-        /// The name.
+        /// The name that was given.
         name: String,
     },
 }

@@ -24,9 +24,9 @@ use super::tree::{Roster, Session, TreeError, distribution_to, sighash, transact
 pub struct Stock {
     /// The sub-factory's stock coin; also names its members.
     pub coin: CoinIndex,
-    /// Where it is.
+    /// Outpoint of the stock output.
     pub outpoint: OutPoint,
-    /// What it is worth.
+    /// Value of the stock output.
     pub value: Amount,
 }
 
@@ -39,7 +39,7 @@ pub struct SaleLimits {
     pub everything: Option<Amount>,
 }
 
-/// One sale.
+/// One sale: a channel out of a stock output, and what is left of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sale {
     /// Its place in the chain, from 1.
@@ -67,7 +67,7 @@ pub enum SaleError {
     NotAMember(ClientIndex),
     /// The amount leaves too little, or is too small or too large.
     Amount {
-        /// What was asked for.
+        /// Capacity that was asked for.
         asked: Amount,
         /// What could be asked for.
         limits: SaleLimits,
@@ -171,7 +171,7 @@ impl Sale {
         Ok(Self { number, buyer, sessions, channel: OutPoint { txid, vout: 0 }, channel_output, rest })
     }
 
-    /// The new channel's capacity.
+    /// Capacity of the new channel: all of the output that funds it.
     pub fn amount(&self) -> Amount {
         self.channel_output.value
     }

@@ -13,7 +13,7 @@ pub const ANCHOR_VALUE: Amount = Amount::from_sat(240);
 /// lower (294 sat), but nothing here goes below this one.
 pub const DUST: Amount = Amount::from_sat(330);
 
-/// Pay-to-anchor: `OP_1 <4e73>`.
+/// Pay-to-anchor (P2A): `OP_1 <4e73>`, which anybody may spend.
 pub fn anchor_script() -> ScriptBuf {
     ScriptBuf::builder().push_opcode(OP_PUSHNUM_1).push_slice([0x4e, 0x73]).into_script()
 }

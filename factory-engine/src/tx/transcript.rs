@@ -30,7 +30,7 @@ pub fn transcript(
     root(terms_bytes, roster, tree, &own_hashes(layout, tree, agg_nonces, foreign_hashes)?)
 }
 
-/// The transcript, from [`coin_hashes`].
+/// The transcript of one ceremony, from the hashes of [`coin_hashes`].
 pub fn root(
     terms_bytes: &[u8],
     roster: &Roster,

@@ -29,7 +29,7 @@ pub use roster::{Member, Roster, funding_key, funding_script};
 /// Whose part of the tree is built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Everything: L's.
+    /// Every transaction: L's part.
     All,
     /// One client's path, its stock coin and the distributions of both.
     Client(ClientIndex),
@@ -42,13 +42,13 @@ pub struct Session {
     pub id: SessionId,
     /// BIP-341 signature hash of input 0, SIGHASH_DEFAULT, key path.
     pub sighash: [u8; 32],
-    /// The transaction, unsigned.
+    /// The transaction with one input, unsigned.
     pub tx: Transaction,
     /// Its id, which no signature changes.
     pub txid: Txid,
     /// The output that input 0 spends.
     pub prevout: TxOut,
-    /// Where that output is.
+    /// Outpoint that input 0 spends.
     pub outpoint: OutPoint,
 }
 
@@ -155,12 +155,12 @@ impl Tree {
         foreign
     }
 
-    /// Whose part this is.
+    /// Whether it is all of the tree, or one client's part.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// The funding output.
+    /// Outpoint of the factory's funding output.
     pub fn funding(&self) -> OutPoint {
         self.funding
     }

@@ -31,9 +31,9 @@ pub fn verify_input(tx: &Transaction, prevout: &TxOut) -> Result<(), ConsensusEr
 /// What a party holds, all of it good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
-    /// Transactions of the tree.
+    /// Transactions of the tree that are signed and valid.
     pub nodes: u32,
-    /// Distributions.
+    /// Distributions that are signed and valid.
     pub distributions: u32,
     /// Channels whose funding output the transactions lead to.
     pub channels: u32,

@@ -26,13 +26,13 @@ pub(crate) use tlv::{plain_codec, tlv_enum, tlv_struct};
 /// A value with one encoding: what is read was written by `write`, byte for byte, except that
 /// unknown odd TLV records are dropped.
 pub trait Codec: Sized {
-    /// Appends the value.
+    /// Appends the value's bytes to `out`.
     fn write(&self, out: &mut Vec<u8>);
 
     /// Reads one value, and leaves what follows it.
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError>;
 
-    /// The value alone.
+    /// The bytes of this value and nothing else.
     fn encoded(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write(&mut out);
@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
         self.bytes.len()
     }
 
-    /// The next `count` bytes.
+    /// The next `count` bytes; an error if fewer are left.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let Some((taken, rest)) = self.bytes.split_at_checked(count) else {
             // A usize always fits into 64 bits on the machines that run lightningd.
@@ -90,12 +90,12 @@ impl<'a> Reader<'a> {
         self.take_u64(count.0)
     }
 
-    /// All that is left.
+    /// All bytes that are left, which may be none.
     pub fn take_rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The next `N` bytes.
+    /// The next `N` bytes; an error if fewer are left.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
@@ -280,7 +280,7 @@ fn write_list<T: Codec>(list: &[T], out: &mut Vec<u8>) {
     list.iter().for_each(|entry| entry.write(out));
 }
 
-/// One after the other.
+/// A pair: the first value, then the second, with nothing between.
 impl<A: Codec, B: Codec> Codec for (A, B) {
     fn write(&self, out: &mut Vec<u8>) {
         self.0.write(out);

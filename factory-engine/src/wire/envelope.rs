@@ -48,20 +48,20 @@ pub struct Frame {
 /// What has arrived: this fragment and all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The message's number.
+    /// Number of the message, from 0 on each connection and in each direction.
     pub sequence: u32,
-    /// The fragment's index.
+    /// Index of the fragment in the message, from 0.
     pub fragment: u16,
 }
 
-/// A factory message.
+/// A factory message: one submessage of bLIP-56.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Envelope {
     /// 2: what the sender speaks; goes out after every connect.
     SupportedFactoryProtocols(Vec<ProtocolId>),
     /// 4: something that only the protocol's plugin understands.
     Piggyback {
-        /// Whose payload it is.
+        /// bLIP-56's `factory_protocol_id`: whose payload it is.
         protocol: ProtocolId,
         /// The payload, or a fragment of it. Empty if only an acknowledgement travels.
         payload: Vec<u8>,
@@ -72,7 +72,7 @@ pub enum Envelope {
     },
     /// 6: the factory wants to move this channel.
     FactoryChangeInit(FactoryChange),
-    /// 8: agreed.
+    /// 8: the peer agrees to `factory_change_init`.
     FactoryChangeAck(FactoryChange),
     /// 10: the channel's new funding outpoint.
     FactoryChangeFunding(FactoryChangeFunding),
@@ -84,12 +84,12 @@ pub enum Envelope {
     UnknownOdd(u16),
 }
 
-/// `factory_change_init` and `factory_change_ack`.
+/// Content of `factory_change_init` and `factory_change_ack`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FactoryChange {
     /// Something for the protocol's plugin.
     pub payload: Option<Vec<u8>>,
-    /// The channel.
+    /// The channel that moves (BOLT 2's `channel_id`).
     pub channel_id: ChannelId,
     /// What the sender adds to the channel, or takes from it.
     pub funding_contribution_satoshis: SignedAmount,
@@ -97,21 +97,21 @@ pub struct FactoryChange {
     pub funding_pubkey: PublicKey,
 }
 
-/// `factory_change_funding` and `factory_change_continue`.
+/// Content of `factory_change_funding` and `factory_change_continue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FactoryChangeFunding {
-    /// The channel.
+    /// The channel that moves (BOLT 2's `channel_id`).
     pub channel_id: ChannelId,
-    /// The new funding transaction.
+    /// Id of the new funding transaction.
     pub txid: Txid,
     /// The channel's output in it.
     pub output_index: u16,
 }
 
-/// `factory_change_locked`.
+/// Content of `factory_change_locked`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FactoryChangeLocked {
-    /// The channel.
+    /// The channel that has moved (BOLT 2's `channel_id`).
     pub channel_id: ChannelId,
     /// Its funding transaction from here on.
     pub txid: Txid,
@@ -223,7 +223,7 @@ impl Envelope {
         envelope.map_err(|e| e.inside(name_of(submessage)))
     }
 
-    /// The submessage's number.
+    /// The submessage's type, by which bLIP-56 tells them apart.
     pub fn submessage(&self) -> u16 {
         match self {
             Envelope::SupportedFactoryProtocols(_) => SUPPORTED_FACTORY_PROTOCOLS,
@@ -328,7 +328,7 @@ impl Codec for ProtocolIds {
     }
 }
 
-/// Record 1536.
+/// TLV record 1536 of `factory_change_init` and `factory_change_ack`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ChangedChannel {
     channel_id: ChannelId,

@@ -17,7 +17,7 @@ pub const PROTOCOL_NAME: &str = "superscalar/1";
 
 pub use crate::types::PROTOCOL_ID;
 
-/// [`PROTOCOL_ID`].
+/// [`PROTOCOL_ID`]: bLIP-56's `factory_protocol_id` of `superscalar/1`.
 pub const fn protocol_id() -> ProtocolId {
     PROTOCOL_ID
 }
@@ -39,7 +39,7 @@ pub struct ChannelInFactory {
 }
 
 impl ChannelInFactory {
-    /// The record's TLV type.
+    /// Type of the record in `open_channel`'s TLV stream.
     pub const TLV_TYPE: u64 = 65600;
 
     /// Looks for the record among the TLVs of an `open_channel`. Other records are none of our
@@ -68,7 +68,7 @@ macro_rules! message_struct {
         tlv_struct! {
             $(#[$meta])*
             pub struct $name {
-                /// The factory.
+                /// The factory (bLIP-56's `factory_instance_id`).
                 pub instance: InstanceId => 0,
                 /// Which attempt at creating it, from 1.
                 pub attempt: u32 => 2,
@@ -93,7 +93,7 @@ message_struct! {
 }
 
 message_struct! {
-    /// Client → L: yes.
+    /// Client → L: yes, with these keys and nonces.
     pub struct Join {
         /// The client's key in this factory.
         pub factory_key: PublicKey => 4,
@@ -109,7 +109,7 @@ message_struct! {
     pub struct ExpectChannel {
         /// Which client the receiver is, in leaf order.
         pub client: ClientIndex => 4,
-        /// The channel's capacity.
+        /// The channel's capacity, sat.
         pub capacity: Amount => 6,
         /// What L pushes to the client, msat.
         pub push_msat: u64 => 8,
@@ -177,7 +177,7 @@ message_struct! {
 message_struct! {
     /// L → client: the channel is complete on L's node; check it against your leaf.
     pub struct ChannelCommitted {
-        /// BOLT 2's `channel_id`.
+        /// The channel that lightningd committed (BOLT 2's `channel_id`).
         pub channel_id: ChannelId => 4,
     }
 }
@@ -185,7 +185,7 @@ message_struct! {
 message_struct! {
     /// Client → L: my node's record of the channel matches my leaf.
     pub struct ChannelChecked {
-        /// BOLT 2's `channel_id`.
+        /// The channel that was compared with the leaf (BOLT 2's `channel_id`).
         pub channel_id: ChannelId => 4,
     }
 }
@@ -193,7 +193,7 @@ message_struct! {
 message_struct! {
     /// L → client: the funding transaction is out.
     pub struct FundingBroadcast {
-        /// Its txid.
+        /// Id of the funding transaction.
         pub txid: Txid => 4,
     }
 }
@@ -223,7 +223,7 @@ message_struct! {
 message_struct! {
     /// Client → L: sell me some of our sub-factory's stock.
     pub struct Buy {
-        /// Capacity of the channel.
+        /// Capacity of the channel that is bought, sat.
         pub amount: Amount => 4,
         /// The most that it may cost, msat.
         pub max_price_msat: u64 => 6,
@@ -237,9 +237,9 @@ message_struct! {
     pub struct SaleOffer {
         /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
-        /// Who buys.
+        /// Index of the buyer, in leaf order.
         pub buyer: ClientIndex => 6,
-        /// Capacity of its channel.
+        /// Capacity of the channel that is bought, sat.
         pub amount: Amount => 8,
         /// What the buyer pays for it, msat.
         pub price_msat: u64 => 10,
@@ -247,7 +247,7 @@ message_struct! {
         pub push_msat: u64 => 12,
         /// The channel's funding script, of a sale whose signing was interrupted.
         pub channel_script: Option<ScriptBuf> => 14,
-        /// Of which try, for the answer.
+        /// Names this try at the sale: the answers repeat it, and those to an earlier try don't count.
         pub round: Option<u64> => 15,
         /// The record of the channel to come.
         pub channel_in_factory: ChannelInFactory => 65600,
@@ -257,11 +257,11 @@ message_struct! {
 message_struct! {
     /// Client → L: I would; if I am the buyer I expect its open_channel.
     pub struct SaleJoin {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
         /// A fresh public nonce for each session of the sale.
         pub nonces: Vec<PubNonce> => 6,
-        /// That of the offer.
+        /// `round` of the offer that it answers; absent if the offer has none.
         pub round: Option<u64> => 7,
     }
 }
@@ -269,9 +269,9 @@ message_struct! {
 message_struct! {
     /// L → buyer: the channel is complete on L's node; check it against the sale.
     pub struct SaleCommitted {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
-        /// The channel's funding script.
+        /// Funding script of the channel: P2WSH, as L's lightningd has it.
         pub channel_script: ScriptBuf => 6,
     }
 }
@@ -279,9 +279,9 @@ message_struct! {
 message_struct! {
     /// Buyer → L: my node's record of the channel is the one that the sale funds.
     pub struct SaleChecked {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
-        /// That of the offer.
+        /// `round` of the offer that it answers; absent if the offer has none.
         pub round: Option<u64> => 7,
     }
 }
@@ -289,7 +289,7 @@ message_struct! {
 message_struct! {
     /// L → each client of the sub-factory: what to rebuild and sign.
     pub struct SalePropose {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
         /// The new channel's funding script.
         pub channel_script: ScriptBuf => 6,
@@ -301,11 +301,11 @@ message_struct! {
 message_struct! {
     /// Client → L: my signatures.
     pub struct SalePartialSignatures {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
         /// Hash over the sale and its aggregate nonces, as the client saw them (S6).
         pub transcript: [u8; 32] => 6,
-        /// One for each session.
+        /// One for each session of the sale, in their order.
         pub signatures: Vec<PartialSig> => 8,
     }
 }
@@ -313,7 +313,7 @@ message_struct! {
 message_struct! {
     /// L → each client of the sub-factory: the finished signatures. Store them.
     pub struct SaleReady {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
         /// BIP-340, one for each session.
         pub signatures: Vec<[u8; 64]> => 6,
@@ -323,7 +323,7 @@ message_struct! {
 message_struct! {
     /// Client → L: verified and durable.
     pub struct SaleStored {
-        /// Which sale.
+        /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
     }
 }
@@ -341,7 +341,7 @@ message_struct! {
 message_struct! {
     /// Client → L: what would a channel out of our sub-factory's stock cost?
     pub struct AskPrice {
-        /// Capacity of the channel.
+        /// Capacity of the channel that a price is asked for, sat.
         pub amount: Amount => 4,
     }
 }
@@ -349,7 +349,7 @@ message_struct! {
 message_struct! {
     /// L → client: this, now. It binds nobody.
     pub struct Price {
-        /// Capacity of the channel.
+        /// Capacity of the channel that the price is for, sat.
         pub amount: Amount => 4,
         /// What it would cost, msat.
         pub price_msat: u64 => 6,
@@ -365,9 +365,9 @@ message_struct! {
         pub number: u32 => 4,
         /// What is missing of its price, msat.
         pub amount_msat: u64 => 6,
-        /// Of L's invoice (BOLT 11).
+        /// BOLT 11's payment_hash of L's invoice.
         pub payment_hash: PaymentHash => 8,
-        /// Of L's invoice (BOLT 11).
+        /// BOLT 11's payment_secret of L's invoice.
         pub payment_secret: PaymentSecret => 10,
         /// Blocks that the last HTLC's expiry has to be away (BOLT 11).
         pub min_final_cltv_expiry: u32 => 12,
@@ -377,9 +377,9 @@ message_struct! {
 message_struct! {
     /// L → buyer: clients that have to sign are away; I wait for them.
     pub struct SaleWait {
-        /// Who.
+        /// Node ids of those that are away.
         pub away: Vec<NodeId> => 4,
-        /// How long at most.
+        /// How long L waits at most, seconds.
         pub seconds: u32 => 6,
     }
 }
@@ -387,9 +387,9 @@ message_struct! {
 message_struct! {
     /// L → buyer: they didn't come. I would open an ordinary channel on chain instead.
     pub struct JitOffer {
-        /// Its capacity.
+        /// Capacity of the ordinary channel, sat.
         pub amount: Amount => 4,
-        /// What it costs, msat.
+        /// What the buyer pays for it, msat.
         pub price_msat: u64 => 6,
         /// Why there is none from stock, for people.
         pub reason: String => 8,
@@ -397,18 +397,18 @@ message_struct! {
 }
 
 message_struct! {
-    /// Buyer → L: do.
+    /// Buyer → L: yes, open the ordinary channel.
     pub struct JitAccept {}
 }
 
 message_struct! {
     /// L → buyer: here it is. Said again at every connection, until another one is opened.
     pub struct JitOpened {
-        /// Its capacity.
+        /// Capacity of the ordinary channel, sat.
         pub amount: Amount => 4,
         /// What was paid for it, msat.
         pub price_msat: u64 => 6,
-        /// The channel.
+        /// The ordinary channel (BOLT 2's `channel_id`).
         pub channel_id: ChannelId => 8,
         /// Its funding outpoint, if L knows it.
         pub outpoint: Option<OutPoint> => 10,
@@ -416,11 +416,11 @@ message_struct! {
 }
 
 tlv_enum! {
-    /// A message of `superscalar/1`.
+    /// Any message of `superscalar/1`, by its type.
     pub enum Message {
         /// L → client: would you be in this factory?
         2 "invite" => Invite(Invite),
-        /// Client → L: yes.
+        /// Client → L: yes, with these keys and nonces.
         4 "join" => Join(Join),
         /// L → client: an `open_channel` is about to come.
         8 "expect_channel" => ExpectChannel(ExpectChannel),
@@ -432,11 +432,11 @@ tlv_enum! {
         14 "partial_signatures" => PartialSignatures(PartialSignatures),
         /// L → client: the finished signatures.
         16 "ready" => Ready(Ready),
-        /// Client → L: durable.
+        /// Client → L: the finished signatures are durable.
         18 "stored" => Stored(Stored),
         /// L → client: check your channel.
         20 "channel_committed" => ChannelCommitted(ChannelCommitted),
-        /// Client → L: it matches.
+        /// Client → L: my channel is what my leaf pays.
         22 "channel_checked" => ChannelChecked(ChannelChecked),
         /// L → client: the funding transaction is out.
         24 "funding_broadcast" => FundingBroadcast(FundingBroadcast),
@@ -452,7 +452,7 @@ tlv_enum! {
         34 "sale_join" => SaleJoin(SaleJoin),
         /// L → buyer: check your channel.
         36 "sale_committed" => SaleCommitted(SaleCommitted),
-        /// Buyer → L: it matches.
+        /// Buyer → L: my channel is what the sale pays.
         38 "sale_checked" => SaleChecked(SaleChecked),
         /// L → client: what to rebuild and sign.
         40 "sale_propose" => SalePropose(SalePropose),
@@ -460,23 +460,23 @@ tlv_enum! {
         42 "sale_partial_signatures" => SalePartialSignatures(SalePartialSignatures),
         /// L → client: the finished signatures.
         44 "sale_ready" => SaleReady(SaleReady),
-        /// Client → L: durable.
+        /// Client → L: the sale's signatures are durable.
         46 "sale_stored" => SaleStored(SaleStored),
-        /// Either way: no sale.
+        /// Either way: no sale, or not now.
         48 "sale_abort" => SaleAbort(SaleAbort),
         /// Client → L: what would it cost?
         50 "ask_price" => AskPrice(AskPrice),
-        /// L → client: this.
+        /// L → client: a channel would cost this.
         52 "price" => Price(Price),
-        /// L → buyer: pay this.
+        /// L → buyer: pay this for the channel.
         54 "sale_invoice" => SaleInvoice(SaleInvoice),
         /// L → buyer: clients that have to sign are away.
         56 "sale_wait" => SaleWait(SaleWait),
         /// L → buyer: an ordinary channel instead?
         58 "jit_offer" => JitOffer(JitOffer),
-        /// Buyer → L: yes.
+        /// Buyer → L: yes, open the ordinary channel.
         60 "jit_accept" => JitAccept(JitAccept),
-        /// L → buyer: here it is.
+        /// L → buyer: the ordinary channel is open.
         62 "jit_opened" => JitOpened(JitOpened),
     }
 }

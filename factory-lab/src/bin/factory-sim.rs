@@ -216,7 +216,7 @@ fn planted(_arguments: &Arguments) -> ExitCode {
 fn planted(arguments: &Arguments) -> ExitCode {
     use factory_engine::planted::{Bug, plant};
     use factory_lab::sim::many::Found;
-    /// So many runs may it take.
+    /// Most runs in which a bug has to be found.
     const LIMIT: u64 = 10_000;
     let limit = LIMIT.min(if arguments.runs == 100 { LIMIT } else { arguments.runs });
     let wanted = arguments.planted.clone().flatten();

@@ -11,15 +11,15 @@ use factory_engine::types::Height;
 pub enum Reject {
     /// An input doesn't exist, or is spent in the chain.
     MissingInput {
-        /// Which.
+        /// Outpoint of the input.
         outpoint: OutPoint,
     },
     /// Another transaction of the mempool spends an input, and is not outbid. Only children of anchors
     /// replace each other here.
     Conflict {
-        /// Which input.
+        /// Outpoint of the input that both spend.
         outpoint: OutPoint,
-        /// By whom.
+        /// Id of the transaction in the mempool.
         other: Txid,
     },
     /// A timelock counted in blocks is still on.
@@ -35,22 +35,22 @@ pub enum Reject {
     Amounts,
     /// Below 1 sat/vB, or below the mempool's minimum.
     Fee {
-        /// What it pays.
+        /// Fee of the transaction.
         fee: Amount,
-        /// Its size.
+        /// Its size, vB.
         vbytes: u64,
     },
     /// An output is below the dust limit.
     Dust,
     /// Its version or size doesn't relay.
     NotStandard,
-    /// A rule about unconfirmed relatives.
+    /// A rule about unconfirmed relatives, by name.
     Topology(&'static str),
     /// Consensus code refuses an input.
     Script {
-        /// Which input.
+        /// Index of the input.
         input: usize,
-        /// What the library says.
+        /// What the consensus library says.
         error: String,
     },
 }

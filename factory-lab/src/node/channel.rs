@@ -22,7 +22,7 @@ pub const COMMITMENT_FEE: Amount = Amount::from_sat(400);
 pub struct PendingOpen {
     pub(crate) key: Key,
     pub(crate) remote: [u8; 33],
-    /// Channel capacity.
+    /// Capacity of the channel to be.
     pub capacity: Amount,
     /// Pushed to the fundee, msat.
     pub push_msat: u64,
@@ -31,19 +31,19 @@ pub struct PendingOpen {
 /// A committed channel, as one side has it.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    /// The other side.
+    /// Node id of the other side.
     pub peer: NodeId,
-    /// The funding outpoint.
+    /// Funding outpoint of the channel.
     pub outpoint: OutPoint,
-    /// Its capacity.
+    /// Funding amount: both sides' balances together.
     pub capacity: Amount,
     pub(crate) key: Key,
     pub(crate) remote: [u8; 33],
     /// Whether this side opened it, and pays fees.
     pub opener: bool,
-    /// What both sides have.
+    /// Balances of the opener and the fundee.
     pub balances: Balances,
-    /// Where each side is paid.
+    /// Scripts that the commitment pays: the opener's, the fundee's.
     pub(crate) scripts: (ScriptBuf, ScriptBuf),
     /// The last commitment, signed by both.
     pub commitment: Transaction,
@@ -53,12 +53,12 @@ pub struct Channel {
     pub lost: bool,
 }
 
-/// Balances, msat.
+/// Balances of a channel's two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Balances {
-    /// The opener's.
+    /// The opener's balance, msat.
     pub opener_msat: u64,
-    /// The fundee's.
+    /// The fundee's balance, msat.
     pub fundee_msat: u64,
 }
 

@@ -6,7 +6,7 @@ use factory_engine::types::InstanceId;
 /// An invoice of a node.
 #[derive(Debug, Clone)]
 pub struct IssuedInvoice {
-    /// What was handed out.
+    /// Amount, hash, secret and final expiry, as the payer got them.
     pub invoice: Invoice,
     /// Whether somebody paid it.
     pub paid: bool,

@@ -83,7 +83,7 @@ impl Lightningd {
         Ok(PreparedFunding { tx, prevouts, vout })
     }
 
-    /// Gives reserved coins back.
+    /// Gives coins back that a funding transaction had reserved.
     pub fn release_funding(&mut self, inputs: &[OutPoint]) {
         for input in inputs {
             self.reserved.remove(input);

@@ -12,9 +12,9 @@ use super::{Options, Outcome, play};
 pub struct Found {
     /// How many runs it took, this one included.
     pub runs: u64,
-    /// What replays it.
+    /// Options that play the same run again.
     pub options: Options,
-    /// What happened.
+    /// What became of that run.
     pub outcome: Outcome,
 }
 

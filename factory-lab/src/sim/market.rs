@@ -55,7 +55,7 @@ impl Run {
         })
     }
 
-    /// Before each block.
+    /// Before each block: fee spikes, pins and locked wallets begin and end.
     pub(super) fn market(&mut self) {
         let height = self.world.chain.height();
         let text = || format!("height {height}");
@@ -94,13 +94,13 @@ impl Run {
         }
     }
 
-    /// The spike is over.
+    /// A fee spike is over: fees are as usual.
     fn calm(&mut self) {
         self.fees.spike = None;
         self.world.chain.market = Market::default();
     }
 
-    /// Nothing is unusual any more.
+    /// Fees are as usual, and no wallet is locked.
     pub(super) fn calm_everything(&mut self) {
         self.calm();
         self.fees.locked.clear();

@@ -42,14 +42,14 @@ use crate::fault::{Chances, Fired, Rates};
 use crate::world::chaos::Chaos;
 use crate::world::chaos::coverage::Coverage;
 
-/// What decides a run.
+/// What decides a run: the same options play the same run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Everything random.
+    /// Seed of everything random.
     pub seed: u64,
-    /// Clients, besides the operator.
+    /// Number of clients, besides the operator.
     pub clients: usize,
-    /// How often what goes wrong.
+    /// How often each kind of fault happens.
     pub rates: Rates,
     /// If given, nothing goes wrong at other points.
     pub only: Option<BTreeSet<u64>>,
@@ -64,9 +64,9 @@ pub struct Outcome {
     pub trace: [u8; 32],
     /// Lines, if they were wanted.
     pub lines: Vec<String>,
-    /// Steps.
+    /// Steps that were played.
     pub steps: u64,
-    /// Blocks.
+    /// Blocks that were mined.
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
@@ -74,9 +74,9 @@ pub struct Outcome {
     pub sales: (u64, u64),
     /// Inputs that consensus code has judged.
     pub checks: u64,
-    /// Faults, in order.
+    /// Faults that happened, in order.
     pub fired: Vec<Fired>,
-    /// What was reached.
+    /// Inputs, changes of state and commits that the run came to.
     pub coverage: Coverage,
     /// How it ended, in a word.
     pub ended: &'static str,
@@ -92,7 +92,7 @@ impl Outcome {
     }
 }
 
-/// Plays one run.
+/// Plays one run, to its end or to the first property that does not hold.
 pub fn play(options: &Options) -> Outcome {
     let chances = Chances::new(options.seed, options.rates.clone(), options.only.clone());
     let chaos = Chaos::new(chances, options.lines);

@@ -33,7 +33,7 @@ pub(super) struct Restore {
     pub(super) at: usize,
     /// Commits of this node before the copy is made.
     pub(super) commits: u32,
-    /// Steps after the copy.
+    /// Steps after the copy until it comes back.
     pub(super) wait: u64,
     pub(super) copy: Option<(Backup, u64)>,
 }
@@ -49,7 +49,7 @@ impl Restore {
 pub(super) struct Fees {
     /// Until when a spike lasts, and by how much it rises at each block, sat/kw.
     pub(super) spike: Option<(Height, u32)>,
-    /// Until when whose wallet is locked.
+    /// Members whose wallet is locked, and until which height.
     pub(super) locked: Vec<(usize, Height)>,
     pub(super) stranger: Lightningd,
     /// Blocks in which the operator could not have raised a fee, or published anything.

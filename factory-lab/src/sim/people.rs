@@ -60,7 +60,7 @@ const LSP_SAYS: [&str; 12] = [
     "jit_offer",
     "jit_opened",
 ];
-/// What a client says.
+/// Messages that a client sends: it may fall silent from one of them on.
 const CLIENT_SAYS: [&str; 10] = [
     "join",
     "expecting",

@@ -24,7 +24,7 @@ impl Run {
         dozes.then_some(client)
     }
 
-    /// It comes back.
+    /// The client that was away may come back.
     pub(super) fn wake(&mut self, dozer: Option<usize>) {
         if let Some(client) = dozer {
             self.asleep.remove(&client);

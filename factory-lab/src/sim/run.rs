@@ -24,13 +24,13 @@ pub(super) const MANY: u32 = 50_000;
 /// The part of the seed's stream that decides about everything but faults.
 const SCENARIO: u64 = u64::MAX;
 
-/// One run.
+/// One run of the simulator under way.
 pub struct Run {
-    /// The world.
+    /// Members, network and chain of the run.
     pub world: World,
-    /// Steps so far.
+    /// Steps that were played so far.
     pub steps: u64,
-    /// Blocks so far.
+    /// Blocks that were mined so far.
     pub blocks: u64,
     /// HTLCs that were tried, and that were admitted.
     pub htlcs: (u64, u64),
@@ -38,7 +38,7 @@ pub struct Run {
     pub wishes: u64,
     /// Inputs that consensus code has judged for probes.
     pub probed: u64,
-    /// How it ended.
+    /// How it ended, in a word; `begun` until then.
     pub ended: &'static str,
     pub(super) dice: Dice,
     pub(super) instance: Option<InstanceId>,

@@ -11,22 +11,22 @@ use super::Outcome;
 /// Numbers over many runs: whoever adds them up in whatever order gets the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// Runs.
+    /// Runs that were added up.
     pub runs: u64,
     steps: u64,
     blocks: u64,
     htlcs: (u64, u64),
     sales: (u64, u64),
     checks: u64,
-    /// Faults by kind.
+    /// Faults that happened, by kind.
     pub faults: BTreeMap<Kind, u64>,
     ended: BTreeMap<&'static str, u64>,
-    /// What was reached.
+    /// Inputs, changes of state and commits that any run came to.
     pub coverage: Coverage,
 }
 
 impl Sum {
-    /// Adds a run.
+    /// Adds one run's numbers.
     pub fn add(&mut self, outcome: &Outcome) {
         self.runs += 1;
         self.steps += outcome.steps;

@@ -48,7 +48,7 @@ impl World {
         self.sync_all()
     }
 
-    /// Mines without telling anybody.
+    /// Mines blocks without any member hearing of them.
     pub fn mine_quietly(&mut self, blocks: u32) {
         for _ in 0..blocks {
             self.chain.mine();

@@ -20,13 +20,13 @@ use super::{Fate, LSP, Outgoing};
 /// What becomes of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// It is stored.
+    /// The step is stored, and its effects are carried out.
     Fine,
-    /// The store refuses.
+    /// The store refuses: the step never happened.
     Fails,
-    /// The node crashes before.
+    /// The node crashes before the step is stored.
     CrashBefore,
-    /// The node crashes after.
+    /// The node crashes after the step is stored, before its effects.
     CrashAfter,
 }
 
@@ -43,7 +43,7 @@ impl Trace {
         Self { engine: sha256::Hash::engine(), lines: lines.then(Vec::new) }
     }
 
-    /// Notes something.
+    /// Takes what happened into the hash: a word, a member, bytes.
     pub fn note(&mut self, what: &str, at: usize, bytes: &[u8]) {
         self.engine.input(what.as_bytes());
         self.engine.input(&at.to_be_bytes());
@@ -58,7 +58,7 @@ impl Trace {
         }
     }
 
-    /// The hash so far.
+    /// SHA-256 of all that was noted so far.
     pub fn hash(&self) -> [u8; 32] {
         sha256::Hash::from_engine(self.engine.clone()).to_byte_array()
     }
@@ -67,13 +67,13 @@ impl Trace {
 /// Faults, lies and notes of one run.
 #[derive(Clone)]
 pub struct Chaos {
-    /// Decides.
+    /// Decides whether a fault happens.
     pub chances: Chances,
-    /// Everything that happened.
+    /// Everything that happened, as a hash and as text.
     pub trace: Trace,
-    /// What was reached.
+    /// Inputs, changes of state and commits that the run came to.
     pub coverage: Coverage,
-    /// Who lies, and how.
+    /// Members that lie, each in its way.
     pub lies: Vec<Lie>,
     /// Members that say nothing any more from this kind of message on.
     pub silent: BTreeMap<usize, &'static str>,
@@ -91,7 +91,7 @@ pub struct Chaos {
 }
 
 impl Chaos {
-    /// With everything still to come.
+    /// A run's chaos before anything has happened.
     pub fn new(chances: Chances, lines: bool) -> Self {
         Self {
             chances,
@@ -239,7 +239,7 @@ impl Chaos {
         self.stalled.contains_key(&pair)
     }
 
-    /// A step went by.
+    /// One step went by: stalled messages wait for one less.
     pub fn unstall(&mut self) {
         self.stalled.retain(|_, steps| {
             *steps = steps.saturating_sub(1);

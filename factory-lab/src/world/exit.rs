@@ -12,10 +12,10 @@ use crate::{LabError, error};
 
 use super::World;
 
-/// What an exit took.
+/// What an exit took: blocks and transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// Height of the decision.
+    /// Height at which the exit was decided.
     pub began: Height,
     /// Height at which the channel's commitment confirmed.
     pub ended: Height,
@@ -26,7 +26,7 @@ pub struct Exit {
 /// Where the satoshis of one output went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Account {
-    /// The output's value.
+    /// Value of the output.
     pub total: Amount,
     /// In members' wallets, by member.
     pub wallets: BTreeMap<usize, Amount>,
@@ -34,9 +34,9 @@ pub struct Account {
     pub channels: Amount,
     /// In outputs of the tree that nobody has spent.
     pub tree: Amount,
-    /// In unspent anchors.
+    /// In anchors that nobody has spent.
     pub anchors: Amount,
-    /// Paid to miners.
+    /// Paid to miners as fees.
     pub fees: Amount,
     /// In outputs that nobody knows.
     pub unknown: Amount,

@@ -10,29 +10,29 @@ use super::World;
 /// A message on its way out.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The sender.
+    /// Number of the member that sends it.
     pub from: usize,
-    /// The receiver.
+    /// Number of the member that gets it.
     pub to: usize,
-    /// What is sent.
+    /// The message, not encoded yet.
     pub message: Message,
 }
 
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// It arrives.
+    /// It arrives as it was sent.
     Deliver,
-    /// It is lost.
+    /// It is lost, and nobody hears of it.
     Drop,
-    /// It arrives two times.
+    /// It arrives twice, one right after the other.
     Twice,
-    /// These payloads arrive instead.
+    /// These payloads arrive in its place, encoded already.
     Replace(Vec<Vec<u8>>),
 }
 
 impl Fate {
-    /// Another message arrives instead.
+    /// This message arrives in its place.
     pub fn replace(message: impl Into<Message>) -> Self {
         Self::Replace(vec![message.into().encode()])
     }
@@ -106,7 +106,7 @@ impl World {
         self.tamper = None;
     }
 
-    /// Plans a crash.
+    /// Plans a crash of one member; a later plan replaces it.
     pub fn crash_at(&mut self, at: usize, crash: CrashAt) {
         self.members[at].crash = Some(crash);
     }

@@ -18,7 +18,7 @@ use super::World;
 const PINNED: Amount = Amount::from_sat(4_000);
 /// More than the relay of a usual child costs: a replacement that gains less is none.
 const NEARLY: Amount = Amount::from_sat(400);
-/// What always relays, sat/kw.
+/// Feerate that always relays, sat/kw: lightningd's floor.
 const LOWEST: u32 = 253;
 
 impl World {
@@ -49,7 +49,7 @@ impl World {
         Ok(())
     }
 
-    /// `Effect::Bump`.
+    /// `Effect::Bump`: sends the parent, and a child that raises its fee.
     pub(super) fn raise(&mut self, at: usize, raise: &Raise) -> Input {
         self.broadcast(at, raise.what.clone(), &raise.parent);
         let parent = raise.parent.compute_txid();

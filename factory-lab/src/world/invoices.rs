@@ -26,7 +26,7 @@ pub(super) struct Payment {
 }
 
 impl World {
-    /// `invoice`.
+    /// `invoice`: makes one whose hash and secret follow from its label.
     pub(super) fn make_invoice(&mut self, at: usize, instance: InstanceId, label: String, amount_msat: u64) {
         let hash = |what: &str| sha256::Hash::hash(format!("{what} of {label}").as_bytes()).to_byte_array();
         let invoice = Invoice {
@@ -40,7 +40,7 @@ impl World {
         self.answer(at, Input::InvoiceMade { instance, label, result: Ok(invoice) });
     }
 
-    /// `waitinvoice`.
+    /// `waitinvoice`: answers now if it is paid, and otherwise when it is.
     pub(super) fn wait_invoice(&mut self, at: usize, instance: InstanceId, label: String) {
         let Some(booked) = self.members[at].lightningd.invoices.get_mut(&label) else { return };
         booked.waiting = Some(instance);

@@ -29,7 +29,7 @@ pub struct Backup {
 }
 
 impl World {
-    /// Copies a node's database.
+    /// Copies a node's database as it is now, to be put back later.
     pub fn backup(&self, at: usize) -> Backup {
         let member = &self.members[at];
         Backup {

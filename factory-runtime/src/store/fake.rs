@@ -60,7 +60,7 @@ impl FakeKeys {
         self.lock().longest
     }
 
-    /// Everything that is stored.
+    /// Every key with its value.
     pub fn entries(&self) -> BTreeMap<Key, Vec<u8>> {
         self.lock().entries.clone()
     }
@@ -78,7 +78,7 @@ impl FakeKeys {
         self.lock().entries.remove(key);
     }
 
-    /// Stores something, however wrong.
+    /// Stores a value under a key, whether or not a real store would.
     pub fn insert(&self, key: Key, value: Vec<u8>) {
         self.lock().entries.insert(key, value);
     }
@@ -140,7 +140,7 @@ impl Inner {
     }
 }
 
-/// One call.
+/// One call of a [`KeyValue`], with its parameters.
 enum Asked<'a> {
     Create(&'a Key, &'a [u8]),
     Replace(&'a Key, &'a [u8]),

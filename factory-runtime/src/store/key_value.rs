@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-/// A path of names.
+/// A path of names, from the plugin's own to the record's.
 pub type Key = Vec<String>;
 
 /// Why a call had no effect, or none that is known of.

@@ -24,10 +24,10 @@ const ARCHIVED: &str = "archived";
 const JOURNAL: &str = "journal";
 /// Eight digits: no factory lives to see a hundred million events.
 const MAX_SEQUENCE: u32 = 99_999_999;
-/// Four digits: more than a gigabyte.
+/// Most parts of a journal: four digits, more than a gigabyte.
 const MAX_PARTS: usize = 9_999;
 
-/// Records under keys.
+/// A [`Store`] that keeps each record under a key of its own.
 #[derive(Debug)]
 pub struct Keyed<K> {
     keys: K,

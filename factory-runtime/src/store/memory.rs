@@ -22,7 +22,7 @@ struct Inner {
 }
 
 impl MemoryStore {
-    /// Empty.
+    /// A store with no records.
     pub fn new() -> Self {
         Self::default()
     }

@@ -29,7 +29,7 @@ impl std::error::Error for StoreError {}
 /// The records of one factory, in the order in which they were stored.
 pub type History = (InstanceId, Vec<Vec<u8>>);
 
-/// Where records are kept.
+/// Where the records of factories are kept, durably.
 pub trait Store: Send + 'static {
     /// Everything that is stored of factories that weren't archived. Read once, before the first append.
     fn load_all(&mut self) -> impl Future<Output = Result<Vec<History>, StoreError>> + Send;
@@ -38,7 +38,7 @@ pub trait Store: Send + 'static {
     /// appended to them. Each stands for itself: a crash may leave some of them archived.
     fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Which factories were archived.
+    /// Instances of the factories that were archived.
     fn archived(&mut self) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
 
     /// The records of one factory, archived or not; none of one that isn't there.

@@ -22,7 +22,7 @@ use super::{carry_on, waiting};
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Answers the hook.
+/// Answers `htlc_accepted`: carries on, holds the HTLC, or fails it back.
 pub async fn answer(state: &State, request: &Value) -> Value {
     let view = state.runtime.view();
     if view.htlc(|view| view.policies.is_empty() && view.suspects.is_empty()) {
@@ -88,7 +88,7 @@ struct Arrived {
     outgoing_cltv_expiry: Option<Height>,
     /// Its number on the channel on which it came.
     htlc_id: u64,
-    /// payment_hash.
+    /// payment_hash (BOLT 2).
     hash: [u8; 32],
     incoming_msat: u64,
     /// What would be forwarded, msat.

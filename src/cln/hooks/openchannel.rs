@@ -15,10 +15,10 @@ use super::carry_on;
 
 /// After this the open is none of ours: a plugin in trouble must not keep others from opening.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// option_zeroconf.
+/// Feature bit option_zeroconf of a channel_type (BOLT 9).
 const ZEROCONF: u64 = 50;
 
-/// Answers the hook.
+/// Answers `openchannel`: accepts a factory's open, rejects a false one, leaves the rest to others.
 pub async fn answer(state: &State, request: &Value) -> Value {
     let Some(open) = parse(request) else { return carry_on() };
     // Opens that can't be ours don't wait for anybody.

@@ -75,7 +75,7 @@ const INJECT: &[&str] = &[
     "destination",
 ];
 
-/// Answers the hook.
+/// Answers `rpc_command`: carries on, changes the parameters, or refuses a payment of this node's own.
 pub async fn answer(state: &State, request: &Value) -> Value {
     if state.runtime.view().htlc(|view| view.policies.is_empty()) {
         return carry_on();
@@ -177,7 +177,7 @@ fn best<'a, I: Iterator<Item = &'a ChannelPolicy>>(
     }
 }
 
-/// S18
+/// S18: why nothing may be paid over the channel now, if so.
 fn usable_now(policy: &ChannelPolicy) -> Result<(), Unsafe> {
     let instance = policy.instance;
     policy.usable.map_err(|why| {
@@ -187,7 +187,7 @@ fn usable_now(policy: &ChannelPolicy) -> Result<(), Unsafe> {
     })
 }
 
-/// S15
+/// S15: why the payment would last too long for the channel, if so.
 fn leaves_time(policy: &ChannelPolicy, expiry: Option<u64>) -> Result<(), Unsafe> {
     let Some(expiry) = expiry.filter(|expiry| *expiry > u64::from(policy.safe_end)) else { return Ok(()) };
     Err(Unsafe(format!(

@@ -9,14 +9,14 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-accept`.
 pub const COMMAND: Command = Command {
     name: "factory-accept",
     usage: "factory_instance",
     description: "Accept an invitation into a channel factory",
 };
 
-/// Runs the command.
+/// Accepts an invitation; answers with the factory.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     state.runtime.ask(Input::Command(EngineCommand::Accept { instance })).await?;

@@ -13,7 +13,7 @@ use super::super::state::State;
 use super::super::words;
 use super::{Command, factory};
 
-/// For the manifest.
+/// Name, usage and description of `factory-buy`.
 pub const COMMAND: Command = Command {
     name: "factory-buy",
     usage: "factory_instance amount_sat [max_price_msat] [dry_run]",
@@ -25,7 +25,7 @@ pub const COMMAND: Command = Command {
 /// Between two looks at what has become of it.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the command.
+/// Buys a channel, or asks for its price; answers once there is a channel, or none.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let names = ["factory_instance", "amount_sat", "max_price_msat", "dry_run"];
     let mut params = Params::new(&names, &params)?;

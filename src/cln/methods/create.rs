@@ -21,7 +21,7 @@ use super::fees::Reserve;
 use super::planning::{Plan, Wishes, client, list, plan};
 use super::{Command, factory, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-create`.
 pub const COMMAND: Command = Command {
     name: "factory-create",
     usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run] \
@@ -47,7 +47,7 @@ const NAMES: &[&str] = &[
 /// Looked at without a change of state after this long: clients answer in between.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Runs the command.
+/// Creates a factory; answers once its funding is broadcast, or creation has failed.
 pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
     let mut params = Params::new(NAMES, &request.params)?;
     let clients: Value = params.required("clients")?;

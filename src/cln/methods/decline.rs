@@ -9,14 +9,14 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
 
-/// For the manifest.
+/// Name, usage and description of `factory-decline`.
 pub const COMMAND: Command = Command {
     name: "factory-decline",
     usage: "factory_instance [reason]",
     description: "Decline an invitation into a channel factory; the operator is told the reason",
 };
 
-/// Runs the command.
+/// Declines an invitation; answers with its factory_instance.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "reason"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;

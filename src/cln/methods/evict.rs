@@ -15,7 +15,7 @@ use super::super::words;
 use super::planning::{list, parse_feerate};
 use super::{Command, exit, factory};
 
-/// For the manifest.
+/// Name, usage and description of `factory-evict`.
 pub const COMMAND: Command = Command {
     name: "factory-evict",
     usage: "factory_instance [clients] [dry_run] [feerate]",
@@ -23,7 +23,7 @@ pub const COMMAND: Command = Command {
                   themselves, where they go on",
 };
 
-/// Runs the command.
+/// Evicts clients, or shows what that would take.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "clients", "dry_run", "feerate"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;

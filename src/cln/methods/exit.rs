@@ -14,7 +14,7 @@ use super::super::state::State;
 use super::super::{feerates, words};
 use super::{Command, factory, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-exit`.
 pub const COMMAND: Command = Command {
     name: "factory-exit",
     usage: "factory_instance [dry_run]",
@@ -22,7 +22,7 @@ pub const COMMAND: Command = Command {
                   its channel on chain",
 };
 
-/// Runs the command.
+/// Begins this node's exit, or shows what it would take.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "dry_run"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;

@@ -19,9 +19,9 @@ use super::super::state::Shared;
 /// What a factory's picture needs to know of the node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Its id.
+    /// Node id of this node.
     pub me: NodeId,
-    /// Its channels.
+    /// Short channel ids of this node's channels.
     pub channels: Channels,
     /// HTLCs that it holds for clients that aren't connected.
     pub held: Vec<Held>,
@@ -99,7 +99,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     object
 }
 
-/// `lsp` or `client`.
+/// Role of this node in the factory: `lsp` or `client`.
 pub fn role(factory: &Factory) -> &'static str {
     match factory.current.role {
         Role::Lsp => "lsp",
@@ -228,7 +228,7 @@ fn insert_outpoint(object: &mut Value, outpoint: OutPoint) {
     object["funding_outnum"] = outpoint.vout.into();
 }
 
-/// What an exit costs.
+/// An exit's cost for RPC: transactions, vbytes, blocks, fee_sat.
 pub fn exit_cost(cost: &ExitCost) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("transactions".to_owned(), cost.transactions.into());

@@ -82,21 +82,21 @@ pub fn add_trouble(engine: &Engine, factory: &Factory, object: &mut Value) {
 
 /// What the wallet holds against what an exit of everything would cost.
 pub struct Reserve {
-    /// sat/kw.
+    /// Feerate that an exit is reckoned with, sat/kw.
     pub feerate: u32,
-    /// For an exit of every factory, through their anchors.
+    /// Fees of an exit of every factory, through their anchors.
     pub needed: Amount,
-    /// Confirmed and free in the wallet.
+    /// What the wallet has that is confirmed and not reserved.
     pub wallet: Amount,
 }
 
 impl Reserve {
-    /// Of every factory whose funding is on chain.
+    /// For an exit of every factory whose funding is on chain.
     pub async fn now(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |factory| factory.funding_height().is_some()).await
     }
 
-    /// With those that are still being created.
+    /// For an exit of those that are still being created, too.
     pub async fn soon(state: &State) -> Result<Self, RpcError> {
         Self::of(state, |_| true).await
     }
@@ -109,12 +109,12 @@ impl Reserve {
         Ok(Self { feerate, needed, wallet })
     }
 
-    /// Whether the wallet could pay.
+    /// Whether the wallet could pay for that exit.
     pub fn is_covered(&self) -> bool {
         self.wallet >= self.needed
     }
 
-    /// For the RPC.
+    /// The object `reserve` of RPC answers.
     pub fn json(&self) -> Value {
         json!({
             "feerate_perkw": self.feerate,
@@ -124,7 +124,7 @@ impl Reserve {
         })
     }
 
-    /// If it is not covered.
+    /// The warning `reserve`, if it is not covered.
     pub fn warning(&self) -> Option<Warning> {
         let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO)?;
         Some(Warning::new(

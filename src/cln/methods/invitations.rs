@@ -9,14 +9,14 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-invitations`.
 pub const COMMAND: Command = Command {
     name: "factory-invitations",
     usage: "",
     description: "List what this node is invited to, with the terms and what an exit would cost",
 };
 
-/// Runs the command.
+/// Lists the invitations that nobody has answered.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Params::new(&[], &params)?;
     let look = |engine: &Engine, height| {

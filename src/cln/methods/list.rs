@@ -9,7 +9,7 @@ use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::{Command, factory_json, fees, fresh_channels, urgent};
 
-/// For the manifest.
+/// Name, usage and description of `factory-list`.
 pub const COMMAND: Command = Command {
     name: "factory-list",
     usage: "[factory_instance] [state]",
@@ -25,7 +25,7 @@ impl Parameter for FactoryState {
     }
 }
 
-/// Runs the command.
+/// Lists factories: all, one, or those in a state.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "state"], &params)?;
     let instance: Option<InstanceId> = params.optional("factory_instance")?;

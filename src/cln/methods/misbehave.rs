@@ -8,14 +8,14 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
 
-/// For the manifest.
+/// Name, usage and description of `misbehave`.
 pub const COMMAND: Command = Command {
     name: "misbehave",
     usage: "fault",
     description: "FOR TESTS ONLY: what this node does wrong from now on, see factory-runtime/src/faults.rs",
 };
 
-/// Runs the command.
+/// Arms a fault, or disarms it if its name is empty.
 pub async fn call(_: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["fault"], &params)?;
     let name: String = params.required("fault")?;

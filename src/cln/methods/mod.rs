@@ -35,11 +35,11 @@ mod warnings;
 /// What the manifest says of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
-    /// Its name.
+    /// Name of the command, by which it is called.
     pub name: &'static str,
     /// Its parameters, in lightningd's notation.
     pub usage: &'static str,
-    /// What it does.
+    /// What it does, for `help`.
     pub description: &'static str,
 }
 

@@ -11,7 +11,7 @@ use super::super::state::State;
 use super::Command;
 use super::planning::{Wishes, client, list, plan};
 
-/// For the manifest.
+/// Name, usage and description of `factory-plan`.
 pub const COMMAND: Command = Command {
     name: "factory-plan",
     usage: "clients capacity_sat [stock_sat] [profile] [feerate] [group]",
@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
                   one client's exit costs, and which other shapes there are; changes nothing",
 };
 
-/// Runs the command.
+/// Chooses a shape; answers with what it needs and costs, and with other shapes.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let names = ["clients", "capacity_sat", "stock_sat", "profile", "feerate", "group"];
     let mut params = Params::new(&names, &params)?;

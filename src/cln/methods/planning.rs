@@ -15,9 +15,9 @@ use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::factory_json;
 
-/// Two months.
+/// Default `lifetime_blocks`: two months.
 const LIFETIME_BLOCKS: u32 = 8_640;
-/// A week.
+/// Default `dying_blocks`: a week.
 const DYING_BLOCKS: u32 = 1_008;
 /// Twice what relays at all; whoever needs more speed adds it through the anchors.
 const FEERATE: u32 = 500;
@@ -32,15 +32,15 @@ impl Parameter for Profile {
 
 /// Everything that a plan needs but the clients.
 pub struct Wishes {
-    /// Stock of each sub-factory.
+    /// Stock of each sub-factory; zero for none.
     pub stock: Amount,
     /// What the shape is to be good at.
     pub profile: Profile,
     /// Blocks from now to the timeout.
     pub lifetime_blocks: u32,
-    /// Length of the dying period.
+    /// Length of the dying period, blocks.
     pub dying_blocks: u32,
-    /// sat/kw.
+    /// Feerate of the tree's transactions, sat/kw.
     pub feerate: u32,
     /// Whether clients that are online at the same times share a sub-factory, as far as that is known.
     pub group: bool,
@@ -73,9 +73,9 @@ pub async fn parse_feerate(state: &State, feerate: &Value) -> Result<u32, RpcErr
 
 /// A plan that holds together.
 pub struct Plan {
-    /// For the engine.
+    /// Parameters of the engine's `factory-create`.
     pub create: Create,
-    /// What it leads to.
+    /// Every transaction that the terms lead to.
     pub layout: Layout,
     profile: Profile,
     /// How likely a purchase finds everybody online that has to sign, percent, where that is known.

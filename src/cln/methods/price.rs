@@ -8,7 +8,7 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::Command;
 
-/// For the manifest.
+/// Name, usage and description of `factory-price`.
 pub const COMMAND: Command = Command {
     name: "factory-price",
     usage: "[base_msat] [ppm]",
@@ -17,7 +17,7 @@ pub const COMMAND: Command = Command {
                   less as it passes. Without parameters, show it",
 };
 
-/// Runs the command.
+/// Sets the price list, if a parameter is given; answers with it.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["base_msat", "ppm"], &params)?;
     let base_msat: Option<u64> = params.optional("base_msat")?;

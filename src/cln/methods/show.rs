@@ -12,7 +12,7 @@ use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::{Command, factory, factory_json, fresh_channels};
 
-/// For the manifest.
+/// Name, usage and description of `factory-show`.
 pub const COMMAND: Command = Command {
     name: "factory-show",
     usage: "factory_instance [format]",
@@ -40,7 +40,7 @@ impl Parameter for Format {
     }
 }
 
-/// Runs the command.
+/// Shows a factory's tree, as JSON, text or SVG.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let mut params = Params::new(&["factory_instance", "format"], &params)?;
     let instance: InstanceId = params.required("factory_instance")?;

@@ -15,7 +15,7 @@ use super::warning::Warning;
 use super::warnings::{self, Node};
 use super::{Command, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-status`.
 pub const COMMAND: Command = Command {
     name: "factory-status",
     usage: "",

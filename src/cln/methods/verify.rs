@@ -11,7 +11,7 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, exit, factory, factory_json};
 
-/// For the manifest.
+/// Name, usage and description of `factory-verify`.
 pub const COMMAND: Command = Command {
     name: "factory-verify",
     usage: "factory_instance",
@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
                   now, by consensus code, and say what an exit costs and brings",
 };
 
-/// Runs the command.
+/// Checks all that this node holds of a factory; answers with the problems, and an exit's cost.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     let (factory, height) = factory(&state, instance).await?;

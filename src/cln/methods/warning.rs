@@ -7,28 +7,28 @@ use serde_json::{Value, json};
 /// One thing that somebody should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// For scripts.
+    /// A word for scripts: which kind of warning it is.
     pub code: &'static str,
     /// What it is about, if that is one factory.
     pub instance: Option<InstanceId>,
-    /// What is wrong.
+    /// What is wrong, for people.
     pub message: String,
-    /// What to do.
+    /// What to do about it, for people.
     pub action: String,
 }
 
 impl Warning {
-    /// Of the node.
+    /// A warning about the node.
     pub fn new(code: &'static str, message: impl Into<String>, action: impl Into<String>) -> Self {
         Self { code, instance: None, message: message.into(), action: action.into() }
     }
 
-    /// Of one factory.
+    /// A warning about one factory.
     pub fn of(factory: &Factory, code: &'static str, message: String, action: impl Into<String>) -> Self {
         Self { instance: Some(factory.instance), ..Self::new(code, message, action) }
     }
 
-    /// For the RPC.
+    /// The object of RPC answers.
     pub fn json(&self) -> Value {
         let mut object = json!({"code": self.code, "message": self.message, "action": self.action});
         if let Some(instance) = self.instance {

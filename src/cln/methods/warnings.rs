@@ -12,9 +12,9 @@ const FUNDING_BLOCKS: u32 = 12;
 /// Blocks that the plugin may be behind lightningd without a word.
 const BEHIND_BLOCKS: Height = 6;
 
-/// What lightningd says.
+/// What lightningd says of peers and channels.
 pub struct Node {
-    /// Connected peers.
+    /// Every connected peer.
     pub peers: Vec<Peer>,
     /// Channels that are in use without being on chain: with whom, how large, their id.
     pub unconfirmed: Vec<(NodeId, Amount, String)>,
@@ -50,7 +50,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
     warnings
 }
 
-/// Of a factory's state.
+/// The warning that a factory's state calls for, if any.
 fn life(factory: &Factory, height: Height) -> Option<Warning> {
     let warning = |code, message: String, action: &str| Some(Warning::of(factory, code, message, action));
     match factory.state(height) {
@@ -99,7 +99,7 @@ fn funding(factory: &Factory, height: Height) -> Option<Warning> {
     Some(Warning::of(factory, "funding_unconfirmed", message, action))
 }
 
-/// Of members that can't do their part.
+/// A warning about members that are connected without the plugin, if any.
 fn peers(factory: &Factory, height: Height, node: &Node) -> Option<Warning> {
     let state = factory.state(height);
     if !(state.is_creating() || matches!(state, FactoryState::Active | FactoryState::Dying)) {

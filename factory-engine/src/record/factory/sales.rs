@@ -80,7 +80,7 @@ impl Factory {
         Sale::build(&self.current.layout, &roster, agg, stock, number, buyer, amount, script)
     }
 
-    /// Folds a `sale_opening`.
+    /// Folds a `sale_opening`: builds the sale whose channel is about to be completed.
     pub(crate) fn open_sale(&mut self, event: &SaleOpening) -> Result<(), LoadError> {
         let SaleOpening { coin, number, buyer, amount, script, .. } = event;
         let sale = self
@@ -90,7 +90,7 @@ impl Factory {
         Ok(())
     }
 
-    /// Folds a `sale_signing`.
+    /// Folds a `sale_signing`: the sale becomes the last one of its coin's chain.
     pub(crate) fn begin_sale(&mut self, event: &SaleSigning) -> Result<(), LoadError> {
         let SaleSigning { coin, number, buyer, amount, script, .. } = event;
         if *number != self.next_sale(*coin) {

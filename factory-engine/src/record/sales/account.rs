@@ -31,12 +31,12 @@ impl Account {
         self.credit.get(&client).copied().unwrap_or(0)
     }
 
-    /// What may still be paid.
+    /// Every payment that may still arrive.
     pub(crate) fn due(&self) -> impl Iterator<Item = &SaleDue> {
         self.due.values().map(|due| &due.event)
     }
 
-    /// One of them.
+    /// The payment of this payment_hash, if it may still arrive.
     pub(crate) fn due_of(&self, payment_hash: PaymentHash) -> Option<&SaleDue> {
         self.due.get(&payment_hash).map(|due| &due.event)
     }
@@ -46,13 +46,13 @@ impl Account {
         self.due().any(|due| due.buyer == client)
     }
 
-    /// Folds a `sale_due`.
+    /// Folds a `sale_due`: a payment may arrive from now on.
     pub(crate) fn begin(&mut self, event: &SaleDue) {
         let due = Due { event: event.clone(), left: event.amount_msat };
         self.due.insert(event.payment_hash, due);
     }
 
-    /// Folds a `sale_due_ended`.
+    /// Folds a `sale_due_ended`: if it was paid, what no sale has taken is the buyer's credit.
     pub(crate) fn end(&mut self, event: &SaleDueEnded) -> Result<(), LoadError> {
         let due = self.due.remove(&event.payment_hash);
         let due = due.ok_or_else(|| inconsistent("SaleDueEnded", "nothing was due by this payment_hash"))?;

@@ -30,7 +30,7 @@ pub(super) fn layout(terms: &Terms) -> Result<Layout, LayoutError> {
 struct Builder<'t> {
     terms: &'t Terms,
     leaf_clients: u32,
-    /// nSequence of a state.
+    /// nSequence of a first state: its delay, blocks (BIP-68).
     sequence: u32,
     nodes: Vec<Node>,
     places: Vec<(NodeIndex, u32)>,

@@ -15,25 +15,25 @@ use crate::types::Height;
 /// Why terms make no factory. Each text says what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayoutError {
-    /// No capacities.
+    /// The terms have no capacities: a factory needs at least one client.
     NoClients,
-    /// More than [`MAX_CLIENTS`].
+    /// More clients than [`MAX_CLIENTS`].
     TooManyClients {
-        /// How many.
+        /// Capacities that the terms have.
         clients: usize,
     },
     /// A leaf of no sub-factories, or sub-factories of no clients.
     LeafWithoutClients,
-    /// More than [`MAX_LEVELS`].
+    /// More interior levels than [`MAX_LEVELS`].
     TooManyLevels {
-        /// How many.
+        /// Interior levels that the terms have.
         levels: usize,
     },
     /// An interior level with fewer than two children.
     ArityTooSmall {
         /// Which level, from 0 at the root.
         level: usize,
-        /// Its arity.
+        /// Largest number of children that a node of it may have.
         arity: u16,
     },
     /// The arities multiplied are fewer than the leaves.
@@ -43,84 +43,84 @@ pub enum LayoutError {
         /// Leaves that the levels hold.
         held: u64,
     },
-    /// Below [`MIN_CHANNEL`].
+    /// A channel below [`MIN_CHANNEL`].
     ChannelTooSmall {
-        /// Whose channel.
+        /// Index of the client whose channel it is, in leaf order.
         client: ClientIndex,
-        /// Its capacity.
+        /// Capacity that the terms give it.
         capacity: Amount,
     },
     /// More than 21 million bitcoin.
     AmountsTooLarge,
     /// A push below [`MIN_PUSH_MSAT`] or above the smallest capacity.
     Push {
-        /// The push, msat.
+        /// What the terms push to each client, msat.
         msat: u64,
     },
     /// A stock output whose distribution would be dust.
     StockTooSmall {
-        /// The stock.
+        /// Stock of each sub-factory, by the terms.
         stock: Amount,
         /// The least stock that would do.
         needed: Amount,
     },
     /// L could take the stock at once.
     StockCsv,
-    /// Below [`MIN_FEERATE`].
+    /// A tree feerate below [`MIN_FEERATE`].
     FeerateTooLow {
-        /// sat/kw.
+        /// `tree_feerate` of the terms, sat/kw.
         feerate: u32,
     },
-    /// Above [`MAX_FEERATE`].
+    /// A tree feerate above [`MAX_FEERATE`].
     FeerateTooHigh {
-        /// sat/kw.
+        /// `tree_feerate` of the terms, sat/kw.
         feerate: u32,
     },
     /// A stateful level that could never have a second state.
     States {
-        /// Blocks between two states.
+        /// nSequence difference between two states, blocks.
         step: u16,
-        /// Number of states.
+        /// How many states a stateful level can have.
         count: u16,
     },
     /// A first state's delay that BIP-68 can't express.
     SequenceTooLong {
-        /// The delay, blocks.
+        /// `state_step` times `state_count` - 1, blocks.
         blocks: u32,
     },
     /// No block for a transaction to confirm.
     ConfirmBlocks,
     /// Channels usable before the funding is mined.
     FundingConfirmations,
-    /// Above [`MAX_V3_VBYTES`].
+    /// A transaction of the tree larger than [`MAX_V3_VBYTES`].
     TransactionTooLarge {
         /// Outputs of the transaction, without its anchor.
         outputs: u64,
-        /// Its size, vB.
+        /// Size of the transaction with its signature, vB.
         vbytes: u64,
     },
-    /// Above [`MAX_EXIT_BLOCKS`].
+    /// An exit longer than [`MAX_EXIT_BLOCKS`].
     ExitTooLong {
         /// `blocks_early` of the client with the longest exit.
         blocks: u32,
     },
-    /// At least [`LOCK_TIME_THRESHOLD`].
+    /// A timeout of [`LOCK_TIME_THRESHOLD`] or more, which nLockTime takes for a time.
     TimeoutIsATime {
-        /// The timeout.
+        /// `timeout_height` of the terms.
         height: Height,
     },
     /// The dying period would begin at or before the first block.
     TimeoutInDyingPeriod {
-        /// The timeout.
+        /// `timeout_height` of the terms.
         height: Height,
-        /// The dying period, blocks.
+        /// `dying_blocks` of the terms, blocks.
         dying: u32,
     },
     /// Evictions begun in the dying period would not be done by the timeout (S21).
     DyingPeriodTooShort {
-        /// The dying period, blocks.
+        /// `dying_blocks` of the terms, blocks.
         dying: u32,
-        /// The longest exit, blocks.
+        /// Blocks of the longest exit, with the margin.
         exit: u32,
     },
     /// What a distribution leaves as its fee would not relay.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bitcoin::hashes::{HashEngine, siphash24};
 
-/// Arithmetic wraps.
+/// An integer modulo 2^128: its arithmetic wraps.
 pub(super) type Scalar = u128;
 
 /// Any odd number: then every point has one secret.
@@ -19,9 +19,9 @@ pub struct NotAPoint;
 /// Parity of a point: there are only even ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parity {
-    /// All of them.
+    /// Every point is even.
     Even,
-    /// None.
+    /// No point is odd: the curve's type has this variant, too.
     Odd,
 }
 
@@ -43,7 +43,7 @@ impl PublicKey {
         Self(self.0.wrapping_mul(factor))
     }
 
-    /// Reads 33 bytes.
+    /// Reads what [`Self::serialize`] makes: the prefix, 16 zeros, the number.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, NotAPoint> {
         let (prefix, rest) = bytes.split_first().ok_or(NotAPoint)?;
         if *prefix != PREFIX {
@@ -52,7 +52,7 @@ impl PublicKey {
         scalar_of(rest).map(Self).ok_or(NotAPoint)
     }
 
-    /// 33 bytes.
+    /// The prefix, 16 zeros, the number: as long as a compressed key.
     pub fn serialize(&self) -> [u8; 33] {
         let mut bytes = [0; 33];
         bytes[0] = PREFIX;
@@ -83,12 +83,12 @@ impl fmt::Debug for PublicKey {
 pub struct XOnlyPublicKey(u128);
 
 impl XOnlyPublicKey {
-    /// Reads 32 bytes.
+    /// Reads what [`Self::serialize`] makes: 16 zeros, the number.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, NotAPoint> {
         scalar_of(bytes).map(Self).ok_or(NotAPoint)
     }
 
-    /// 32 bytes.
+    /// 16 zeros, the number: as long as an x-only key.
     pub fn serialize(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes[16..].copy_from_slice(&self.0.to_be_bytes());
@@ -119,7 +119,7 @@ pub(super) fn hash(parts: &[&[u8]]) -> Scalar {
     u128::from(half(0)) << 64 | u128::from(half(1))
 }
 
-/// BIP-340's challenge.
+/// The challenge e of BIP-340, over R, key and message.
 pub(super) fn challenge(nonce: PublicKey, key: XOnlyPublicKey, message: &[u8; 32]) -> Scalar {
     hash(&[&nonce.0.to_be_bytes(), &key.0.to_be_bytes(), message])
 }

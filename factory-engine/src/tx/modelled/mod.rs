@@ -31,17 +31,17 @@ pub struct FactoryKey {
 }
 
 impl FactoryKey {
-    /// As with real keys.
+    /// A member's key in one attempt: derived as a real one, but a number of the model.
     pub fn derive(master: &MasterSecret, instance: InstanceId, attempt: u32) -> Self {
         Self::derive_salted(master, instance, attempt, &[])
     }
 
-    /// As with real keys.
+    /// As [`FactoryKey::derive`], with a salt after the attempt: another salt, another key.
     pub fn derive_salted(master: &MasterSecret, instance: InstanceId, attempt: u32, salt: &[u8]) -> Self {
         Self::from_secret(&derived(master, instance, attempt, salt, 0))
     }
 
-    /// The public half.
+    /// The public key: a point of the model.
     pub fn public(&self) -> PublicKey {
         self.public
     }
@@ -71,7 +71,7 @@ pub struct KeyAgg {
 }
 
 impl KeyAgg {
-    /// As with real keys.
+    /// Aggregates sorted keys and tweaks the sum (BIP-327, BIP-341), in the model.
     pub fn new(keys: &[PublicKey], merkle_root: Option<[u8; 32]>) -> Result<Self, MusigError> {
         let mut sorted = keys.to_vec();
         sorted.sort_unstable();
@@ -105,12 +105,12 @@ impl KeyAgg {
         self.output
     }
 
-    /// The untweaked key.
+    /// The aggregate key before its Taproot tweak (BIP-341's internal key).
     pub fn internal_key(&self) -> XOnlyPublicKey {
         self.internal
     }
 
-    /// Always even.
+    /// Always even: the model has no odd points.
     pub fn output_parity(&self) -> Parity {
         Parity::Even
     }
@@ -174,7 +174,7 @@ fn unpair((first, second): (PublicKey, PublicKey)) -> [u8; 66] {
 pub struct CheckedNonce((PublicKey, PublicKey));
 
 impl CheckedNonce {
-    /// As it travels.
+    /// The 66 bytes that are sent.
     pub fn serialize(&self) -> PubNonce {
         PubNonce(unpair(self.0))
     }
@@ -194,7 +194,7 @@ pub fn new_checked_nonce(seed: [u8; 32], key: &FactoryKey) -> (SecNonce, Checked
     (SecNonce { secrets: (first, second), owner: key.public }, CheckedNonce(public))
 }
 
-/// Signs alone.
+/// One signer's BIP-340 signature, in the model.
 pub fn sign_alone(key: &FactoryKey, sighash: &[u8; 32], aux: [u8; 32]) -> [u8; 64] {
     let nonce = hash(&[&key.secret.to_be_bytes(), sighash, &aux]);
     let at = PublicKey::of(nonce);

@@ -9,7 +9,7 @@ use super::{
 /// A message under a key and an aggregate nonce.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
-    /// R of the signature.
+    /// The signature's R (BIP-340).
     nonce: PublicKey,
     /// What binds the second nonces to the message.
     b: Scalar,

@@ -8,13 +8,13 @@ use super::PublicKey;
 /// caller handed the values over, so that the culprit has a name (S4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MusigError {
-    /// No key at all.
+    /// No key was given to aggregate.
     NoKeys,
     /// The same key twice (S5).
     DuplicateKey(PublicKey),
     /// The aggregate key is the point at infinity: possible only if members chose keys to this end.
     KeyAtInfinity,
-    /// No nonce at all.
+    /// No public nonce was given to aggregate.
     NoNonces,
     /// This public nonce isn't two curve points.
     BadNonce {
@@ -30,9 +30,9 @@ pub enum MusigError {
     },
     /// As many partial signatures as keys are needed.
     WrongCount {
-        /// Keys in the aggregate.
+        /// Keys in the aggregate: one partial signature is needed for each.
         keys: usize,
-        /// Partial signatures given.
+        /// Partial signatures that were given.
         partials: usize,
     },
     /// The signer's key isn't part of the aggregate key.

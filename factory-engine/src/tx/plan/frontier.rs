@@ -27,7 +27,7 @@ const NOTABLE_PERCENT: u64 = 85;
 /// One shape, and how good it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
-    /// The shape.
+    /// Arities and kinds, from the root to the leaves.
     pub shape: Shape,
     /// Transactions of the longest exit.
     pub exit_transactions: u32,
@@ -51,7 +51,7 @@ pub struct Point {
     pub keys: u64,
     /// Transactions of the tree, all on chain if everybody leaves alone.
     pub transactions: u32,
-    /// Their size together, vB.
+    /// Size of all transactions of the tree together, vB.
     pub vbytes: u64,
     /// Whether it is the shape of the terms that the frontier was asked for.
     pub default: bool,

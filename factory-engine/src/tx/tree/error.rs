@@ -11,9 +11,9 @@ use crate::tx::musig::MusigError;
 pub enum TreeError {
     /// More or fewer members than capacities.
     WrongMemberCount {
-        /// Members given.
+        /// Members that were given.
         given: usize,
-        /// Members needed.
+        /// Clients that the layout has: one member for each.
         expected: usize,
     },
     /// A client with L's or an earlier client's key (S5).
@@ -23,61 +23,61 @@ pub enum TreeError {
     },
     /// A payout script that isn't P2WPKH, P2WSH or P2TR.
     Payout {
-        /// Whose.
+        /// Index of the client whose payout it is, in leaf order.
         client: ClientIndex,
     },
     /// The keys of a coin don't aggregate.
     Key {
-        /// Which coin.
+        /// The coin whose keys they are.
         coin: CoinIndex,
-        /// Why.
+        /// What BIP-327 key aggregation says.
         error: MusigError,
     },
     /// The layout has no such client.
     NoSuchClient {
-        /// Its number.
+        /// Index that was given: none of the layout's.
         client: ClientIndex,
     },
     /// The layout has no such coin.
     NoSuchCoin {
-        /// Its number.
+        /// Number that was given: none of the layout's.
         coin: CoinIndex,
     },
     /// The funding outpoint is that of a coinbase input.
     Funding,
     /// No channel script for a client of a leaf in scope.
     NoChannelScript {
-        /// Whose.
+        /// Index of the client whose channel it is, in leaf order.
         client: ClientIndex,
     },
     /// A channel script that isn't P2WSH.
     ChannelScript {
-        /// Whose.
+        /// Index of the client whose channel it is, in leaf order.
         client: ClientIndex,
     },
     /// The key of a coin that the party isn't a member of is missing.
     NoForeignKey {
-        /// Which coin.
+        /// The coin whose output key is missing.
         coin: CoinIndex,
     },
     /// A key was given for a coin that needs none.
     UnexpectedForeignKey {
-        /// Which coin.
+        /// The coin whose output key was given.
         coin: CoinIndex,
     },
-    /// No signature hash.
+    /// No BIP-341 signature hash could be made for a session.
     Sighash {
-        /// Of which session.
+        /// The session whose hash can't be made.
         session: SessionId,
     },
     /// The transcript lacks a session's aggregate nonce.
     NoNonce {
-        /// Of which session.
+        /// The session whose aggregate nonce is missing.
         session: SessionId,
     },
     /// The transcript lacks the hash of a coin that the party isn't a member of.
     NoForeignHash {
-        /// Which coin.
+        /// The coin whose transcript hash is missing.
         coin: CoinIndex,
     },
 }

@@ -14,7 +14,7 @@ use crate::tx::scripts::{is_payout, key_script, stock_root};
 /// What a client brings into a factory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its factory key.
+    /// Its public key in this factory: no two members have the same (S5).
     pub key: PublicKey,
     /// Where distributions pay it: P2WPKH, P2WSH or P2TR.
     pub payout: ScriptBuf,
@@ -23,7 +23,7 @@ pub struct Member {
 /// Keys and payout scripts of everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
-    /// L's factory key.
+    /// L's public key in this factory.
     pub lsp_key: PublicKey,
     /// The clients, in leaf order.
     pub clients: Vec<Member>,

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct DecodeError {
     /// Names of the enclosing fields, the innermost first: an error gathers them on its way out.
     path: Vec<&'static str>,
-    /// What is wrong.
+    /// What is wrong with the innermost field.
     pub fault: Malformed,
 }
 
@@ -18,52 +18,52 @@ pub enum Malformed {
     BadTransaction,
     /// The bytes end before the value does.
     Truncated {
-        /// Bytes that were needed.
+        /// Bytes that the value takes.
         wanted: u64,
-        /// Bytes that were there.
+        /// Bytes that were left of the input.
         left: usize,
     },
     /// The value ends before the bytes do.
     Trailing {
-        /// Bytes left over.
+        /// Bytes that are left after the value.
         bytes: usize,
     },
     /// A BigSize that takes more bytes than it needs (BOLT 1).
     NotMinimal,
     /// A TLV record of an even type that this version doesn't know (BOLT 1).
     UnknownEvenRecord {
-        /// The record's type.
+        /// Type of the record (BOLT 1).
         kind: u64,
     },
     /// TLV records out of ascending order (BOLT 1).
     UnsortedRecord {
-        /// The record's type.
+        /// Type of the record (BOLT 1).
         kind: u64,
         /// The type of the record before it.
         after: u64,
     },
     /// A TLV record that occurs twice (BOLT 1).
     DuplicateRecord {
-        /// The record's type.
+        /// Type of the record (BOLT 1).
         kind: u64,
     },
     /// A required TLV record that isn't there.
     MissingRecord {
-        /// The record's type.
+        /// Type of the record (BOLT 1).
         kind: u64,
     },
     /// A list that announces more entries than bytes follow.
     TooMany {
-        /// Entries announced.
+        /// Entries that the list's count announces.
         count: u64,
-        /// Bytes that follow.
+        /// Bytes that follow the count.
         left: usize,
     },
-    /// Longer than allowed.
+    /// Text or bytes longer than the field may be.
     TooLong {
-        /// Bytes that it has.
+        /// Length that it has, bytes.
         bytes: usize,
-        /// Bytes that it may have.
+        /// Length that it may have, bytes.
         max: usize,
     },
     /// More than 21 million BTC.
@@ -73,13 +73,13 @@ pub enum Malformed {
     },
     /// Not a point on secp256k1.
     BadPoint,
-    /// Text that isn't UTF-8.
+    /// A text's bytes that aren't UTF-8.
     NotUtf8,
     /// A map whose keys don't strictly ascend.
     UnsortedKeys,
     /// A number that stands for nothing.
     BadValue {
-        /// The number.
+        /// The number that was read.
         value: u64,
         /// What would have been accepted, for people.
         expected: &'static str,
@@ -91,7 +91,7 @@ pub enum Malformed {
     },
     /// A submessage of the envelope, or a message inside it, that this version doesn't know.
     UnknownMessage {
-        /// Its type.
+        /// Type of the message or submessage.
         kind: u16,
     },
 }

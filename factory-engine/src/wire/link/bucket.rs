@@ -15,7 +15,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// A full bucket: `burst` tokens at once, `per_second` in the long run.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         let capacity = u64::from(burst).saturating_mul(PARTS);
         Self { rate: per_second.into(), capacity, parts: capacity, last: None }

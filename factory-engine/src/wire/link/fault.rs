@@ -11,18 +11,18 @@ use crate::wire::envelope::{Ack, Frame};
 pub enum LinkFull {
     /// The queue has no room for it, for now: the peer doesn't acknowledge fast enough.
     Queue {
-        /// The message's bytes.
+        /// Length of the message, bytes.
         bytes: usize,
-        /// Bytes that wait already.
+        /// Bytes of earlier messages that wait.
         queued: usize,
-        /// Bytes that may wait.
+        /// Bytes that may wait at once.
         limit: usize,
     },
     /// The message is larger than any message may be.
     Message {
-        /// The message's bytes.
+        /// Length of the message, bytes.
         bytes: usize,
-        /// Bytes that it may have.
+        /// Length that it may have, bytes.
         max: usize,
     },
     /// The message has no bytes at all.
@@ -60,28 +60,28 @@ pub enum LinkError {
     Malformed(DecodeError),
     /// A payload for a protocol that we don't list.
     NotListed {
-        /// The protocol.
+        /// bLIP-56's `factory_protocol_id` of the payload.
         protocol: ProtocolId,
     },
     /// A second list of protocols, unlike the first.
     ListChanged,
     /// A submessage of bLIP-56 that `superscalar/1` never uses: its channels keep their outpoints.
     Unexpected {
-        /// The submessage's name.
+        /// Name of the submessage in bLIP-56.
         submessage: &'static str,
     },
     /// A fragment that came before.
     Replayed {
-        /// Its message's number.
+        /// Number of its message, from 0.
         sequence: u32,
-        /// Its index.
+        /// Its index in the message, from 0.
         fragment: u16,
     },
     /// A fragment that skips others.
     OutOfOrder {
-        /// Its message's number.
+        /// Number of its message, from 0.
         sequence: u32,
-        /// Its index.
+        /// Its index in the message, from 0.
         fragment: u16,
         /// The fragment that is due.
         due: Ack,
@@ -93,23 +93,23 @@ pub enum LinkError {
     },
     /// More fragments than the largest message has.
     TooManyFragments {
-        /// How many were announced.
+        /// Fragments that were announced.
         count: u16,
-        /// How many are allowed.
+        /// Fragments that the largest message has.
         max: u16,
     },
     /// An empty fragment, one above full size, or one below it that isn't its message's last.
     BadFragmentSize {
         /// What the fragment says about itself.
         frame: Frame,
-        /// Its bytes.
+        /// Length of the fragment, bytes.
         bytes: usize,
     },
     /// A message larger than any may be.
     TooLarge {
-        /// Its bytes, as far as they are known.
+        /// Length as far as it is known, bytes.
         bytes: usize,
-        /// Bytes that it may have.
+        /// Length that it may have, bytes.
         max: usize,
     },
     /// An unframed message in the middle of a framed one.
@@ -121,7 +121,7 @@ pub enum LinkError {
     Empty,
     /// An acknowledgement of what isn't in flight.
     UnknownAck {
-        /// What it acknowledges.
+        /// The fragment that it acknowledges.
         ack: Ack,
     },
 }

@@ -10,7 +10,7 @@ use crate::wire::message::{Message, Propose};
 /// that wait differ in a few kilobytes each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pieces {
-    /// Everything else.
+    /// The message's bytes without the common part.
     own: Vec<u8>,
     /// Where in `own` the common part belongs.
     at: usize,

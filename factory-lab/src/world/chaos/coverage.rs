@@ -7,7 +7,7 @@ use factory_engine::State;
 
 /// What can become of a commit besides being stored.
 const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];
-/// Inputs of both roles.
+/// Inputs that an operator and a client have a use for.
 const BOTH: [&str; 10] =
     ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort", "sale_abort"];
 /// Inputs that only an operator has a use for.
@@ -59,10 +59,10 @@ const CLIENT: &[&str] = &[
 /// Input, role and the state in which it is handled.
 pub type Transition = (&'static str, &'static str, &'static str);
 
-/// What was seen.
+/// What runs have come to, and how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Inputs that were handled.
+    /// Inputs that were handled, by role and state.
     pub transitions: BTreeMap<Transition, u64>,
     /// Changes of a factory's state: role, old, new.
     pub changes: BTreeMap<(&'static str, &'static str, &'static str), u64>,
@@ -71,7 +71,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Adds another's numbers.
+    /// Adds another run's numbers, or many runs'.
     pub fn add(&mut self, other: &Coverage) {
         add(&mut self.transitions, &other.transitions);
         add(&mut self.changes, &other.changes);
@@ -93,7 +93,7 @@ impl Coverage {
             .collect()
     }
 
-    /// Those that were never taken.
+    /// Transitions that were never taken.
     pub fn missing(&self) -> Vec<Transition> {
         let mut all = Self::all_transitions();
         all.retain(|transition| !self.transitions.contains_key(transition));
@@ -110,7 +110,7 @@ impl Coverage {
         places.into_iter().map(missing).collect()
     }
 
-    /// All of it, line by line.
+    /// All of it, one line each.
     pub fn list(&self) -> String {
         let mut text = String::new();
         for ((input, role, state), count) in &self.transitions {

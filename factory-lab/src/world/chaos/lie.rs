@@ -8,12 +8,12 @@ use factory_engine::wire::message::{Abort, Message, Propose};
 
 use crate::fault::{Dice, Kind};
 
-/// A member that lies.
+/// A member that lies, and how.
 #[derive(Debug, Clone)]
 pub struct Lie {
-    /// Who.
+    /// Number of the member.
     pub at: usize,
-    /// How.
+    /// Which lie it tells.
     pub kind: Kind,
     /// To whom, where it is one of many.
     pub to: usize,
