@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level};
 use crate::memory::Volatile;
-use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp, silent};
+use crate::memory::ceremony::{LspCeremony, LspStage, Phase, VolatileLsp, silent};
 use crate::record::attempt::Role;
 use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Forgotten};
 use crate::record::factory::Factory;
@@ -19,7 +19,7 @@ use super::lsp::{inputs, invitation};
 impl Engine {
     pub(crate) fn lsp_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
-            match ceremony.phase {
+            match ceremony.phase() {
                 Phase::Inviting if !ceremony.joins.contains_key(&client) => {
                     step.send(
                         peer,
@@ -41,7 +41,7 @@ impl Engine {
     /// can't survive it between the first `fundchannel_start` and the last `fundchannel_complete`.
     pub(crate) fn lsp_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
-            match ceremony.phase {
+            match ceremony.phase() {
                 // With the connection the client has lost the nonces of its join; it is asked again.
                 Phase::Inviting if ceremony.joins.contains_key(&client) => {
                     step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
@@ -78,7 +78,7 @@ impl Engine {
         match self.lsp.get(&factory.instance) {
             // Its nonces are gone with its memory: a new join replaces the old.
             Some(ceremony)
-                if ceremony.phase == Phase::Inviting && resume.attempt == factory.current.number =>
+                if ceremony.phase() == Phase::Inviting && resume.attempt == factory.current.number =>
             {
                 if ceremony.joins.contains_key(&client) {
                     step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
@@ -93,7 +93,7 @@ impl Engine {
                     ),
                 );
             }
-            Some(ceremony) if ceremony.phase == Phase::Completing => {
+            Some(ceremony) if ceremony.phase() == Phase::Completing => {
                 self.ask_for_check(step, factory, peer, client);
             }
             Some(_) => {}
@@ -120,7 +120,7 @@ impl Engine {
                 self.give_up(step, factory, "the operator's own node was not ready in time");
             } else {
                 let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let phase = ceremony.phase.name();
+                let phase = ceremony.phase().name();
                 let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
                 self.restart(step, factory, &silent, &reason);
             }
@@ -193,7 +193,7 @@ impl Engine {
                 .serialize();
             let clients = factory.current.terms.clients();
             let ceremony =
-                LspCeremony::new(factory.current.number, clients, own_key, Phase::Completing, deadline);
+                LspCeremony::new(factory.current.number, clients, own_key, LspStage::Completing, deadline);
             step.volatile(Volatile::StartLsp(factory.instance, ceremony));
         }
     }
@@ -259,7 +259,7 @@ impl Engine {
     /// Undoes what the attempt has done in lightningd, here and at the clients.
     fn clean_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
         let ceremony = self.lsp.get(&factory.instance);
-        let phase = ceremony.map_or(0, |ceremony| ceremony.phase.number());
+        let phase = ceremony.map_or(0, |ceremony| ceremony.phase().number());
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             step.abort(factory, *node, phase, reason, !left_out.contains(node));
             if let Some(channel_id) = factory.current.channels.get(&client) {

@@ -1,12 +1,12 @@
 //! The operator's side of a ceremony: invitations, joins, channel opens, attempts and retries.
 //! What is signed is in `lsp_signing`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
 use crate::io::{Answer, Create, Effect, NodeError, OpenFailure, PreparedFunding, Refusal};
 use crate::memory::Volatile;
-use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp};
+use crate::memory::ceremony::{LspCeremony, LspStage, Opening, Phase, VolatileLsp};
 use crate::record::event::{Created, FundingReserved};
 use crate::record::factory::Factory;
 use crate::signing::Coordinator;
@@ -87,7 +87,7 @@ impl Engine {
     pub(super) fn invite(&self, step: &mut StepBuilder<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
         let deadline = step.now.saturating_add(self.config.invite_timeout);
         let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
-        let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, Phase::Inviting, deadline);
+        let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, LspStage::Inviting, deadline);
         step.volatile(Volatile::StartLsp(terms.instance, ceremony));
         // The terms made a layout when the attempt was decided on.
         let Ok(layout) = Layout::new(terms) else {
@@ -109,7 +109,7 @@ impl Engine {
                 Err(Fault::peer("a second join that differs from the first"))
             };
         }
-        if ceremony.phase != Phase::Inviting {
+        if ceremony.phase() != Phase::Inviting {
             return Err(Fault::stale("joining is over"));
         }
         let expected = factory.current.layout.sessions(Some(client)).len();
@@ -143,7 +143,7 @@ impl Engine {
         let own = self.factory_key(factory.instance, factory.current.number).public();
         let roster = crate::create::lsp_signing::roster_of(own, joins);
         let key = match funding_key(&factory.current.layout, &roster) {
-            Ok(key) => Box::new(key),
+            Ok(key) => key,
             Err(error) => {
                 return self.give_up(step, factory, &format!("its keys make no funding script: {error}"));
             }
@@ -151,8 +151,9 @@ impl Engine {
         let script = key_script(key.output_key());
         let instance = factory.instance;
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-        step.volatile(Volatile::Lsp(instance, VolatileLsp::FundingKey(key)));
-        step.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Opening, deadline)));
+        let opening = Opening { funding_key: key, scripts: BTreeMap::new(), funding: None };
+        let stage = LspStage::Opening(Box::new(opening));
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Stage(stage, deadline)));
         step.effect(Effect::PrepareFunding {
             instance,
             attempt: factory.current.number,
@@ -182,7 +183,7 @@ impl Engine {
         attempt: u32,
     ) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, instance, attempt)?;
-        if ceremony.phase != Phase::Opening || ceremony.expecting.contains(&client) {
+        if ceremony.phase() != Phase::Opening || ceremony.expecting.contains(&client) {
             return Err(Fault::stale("its channel is open already"));
         }
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Expecting(client)));
@@ -223,14 +224,16 @@ impl Engine {
                 return self.restart(step, factory, &error.blames(peer), &reason);
             }
         };
+        // Said twice: everything was proposed meanwhile.
+        let LspStage::Opening(opening) = &ceremony.stage else { return };
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Script(client, script.clone())));
-        let others = ceremony.scripts.keys().filter(|other| **other != client).count();
-        if let Some(funding) = &ceremony.funding
+        let others = opening.scripts.keys().filter(|other| **other != client).count();
+        if let Some(funding) = &opening.funding
             && others.saturating_add(1) == factory.current.clients.len()
         {
-            let mut scripts = ceremony.scripts.clone();
+            let mut scripts = opening.scripts.clone();
             scripts.insert(client, script);
-            self.begin_signing(step, factory, ceremony, &scripts, funding);
+            self.begin_signing(step, factory, ceremony, &opening.funding_key, &scripts, funding);
         }
     }
 
@@ -263,8 +266,10 @@ impl Engine {
         let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
         step.event(instance, FundingReserved { attempt, tx, prevouts });
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
-        if ceremony.scripts.len() == factory.current.clients.len() {
-            self.begin_signing(step, factory, ceremony, &ceremony.scripts, &funding);
+        if let LspStage::Opening(opening) = &ceremony.stage
+            && opening.scripts.len() == factory.current.clients.len()
+        {
+            self.begin_signing(step, factory, ceremony, &opening.funding_key, &opening.scripts, &funding);
         }
     }
 

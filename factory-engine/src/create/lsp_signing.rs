@@ -1,13 +1,13 @@
 //! The operator's side of a ceremony, from the proposal to the broadcast of the funding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::create::terms_bytes;
 use crate::engine::Engine;
 use crate::io::{Effect, Level, OpenFailure, PreparedFunding};
 use crate::memory::Volatile;
-use crate::memory::ceremony::{LspCeremony, Phase, VolatileLsp};
+use crate::memory::ceremony::{LspCeremony, LspStage, Phase, VolatileLsp};
 use crate::record::Proposal;
 use crate::record::event::{AllStored, ChannelChecked, ChannelCommitted, FundingReleased, Signed, Signing};
 use crate::record::factory::{Factory, build_tree, member_key};
@@ -16,7 +16,7 @@ use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
-use crate::tx::musig::{PartialSig, PublicKey};
+use crate::tx::musig::{KeyAgg, PartialSig, PublicKey};
 use crate::tx::transcript;
 use crate::tx::tree::{Member, Roster, Session, Tree};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -52,6 +52,7 @@ impl Engine {
         step: &mut StepBuilder<'_>,
         factory: &Factory,
         ceremony: &LspCeremony,
+        funding_key: &KeyAgg,
         scripts: &BTreeMap<ClientIndex, ScriptBuf>,
         funding: &PreparedFunding,
     ) {
@@ -70,12 +71,7 @@ impl Engine {
             nonces: vec![],
         };
         let stored = Proposal::from(&proposal);
-        let tree = match build_tree(
-            &factory.current.layout,
-            factory.scope(),
-            &stored,
-            ceremony.funding_key.as_deref(),
-        ) {
+        let tree = match build_tree(&factory.current.layout, factory.scope(), &stored, Some(funding_key)) {
             Ok(tree) => Arc::new(tree),
             Err(error) => {
                 return self.give_up(step, factory, &format!("the tree can't be built: {error}"));
@@ -169,7 +165,10 @@ impl Engine {
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let mut paths = signing.shares(&signatures);
         step.event(factory.instance, Signed { signatures });
-        step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Phase(Phase::Storing, deadline)));
+        step.volatile(Volatile::Lsp(
+            factory.instance,
+            VolatileLsp::Stage(LspStage::Storing(BTreeSet::new()), deadline),
+        ));
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             step.send(
                 *node,
@@ -208,17 +207,22 @@ impl Engine {
         attempt: u32,
     ) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, instance, attempt)?;
-        if ceremony.phase != Phase::Storing || ceremony.stored.contains(&client) {
-            return Err(Fault::stale("nothing is being stored now"));
-        }
+        let stored = match &ceremony.stage {
+            LspStage::Storing(stored) if !stored.contains(&client) => stored,
+            LspStage::Storing(_)
+            | LspStage::Inviting
+            | LspStage::Opening(_)
+            | LspStage::Signing
+            | LspStage::Completing => return Err(Fault::stale("nothing is being stored now")),
+        };
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Stored(client)));
-        if ceremony.stored.len().saturating_add(1) < factory.current.clients.len() {
+        if stored.len().saturating_add(1) < factory.current.clients.len() {
             return Ok(());
         }
         // Everybody can leave by itself now. Only from here on may a channel be committed to.
         step.event(instance, AllStored {});
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-        step.volatile(Volatile::Lsp(instance, VolatileLsp::Phase(Phase::Completing, deadline)));
+        step.volatile(Volatile::Lsp(instance, VolatileLsp::Stage(LspStage::Completing, deadline)));
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             let Some(leaf) = leaf_of(factory, client) else {
                 continue;
@@ -301,7 +305,7 @@ impl Engine {
         message: &ClientChecked,
     ) -> Result<(), Fault> {
         let (factory, ceremony, client) = self.member(peer, message.instance, message.attempt)?;
-        if ceremony.phase != Phase::Completing || factory.current.checked.contains(&client) {
+        if ceremony.phase() != Phase::Completing || factory.current.checked.contains(&client) {
             return Err(Fault::stale("its channel is checked already"));
         }
         // S11 wants the channel committed on both sides; it is asked again once it is on ours.

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::io::{Effect, Level, StaleStep};
 use crate::memory::Volatile;
-use crate::memory::ceremony::Phase;
+use crate::memory::ceremony::LspStage;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::record::state::State;
@@ -122,7 +122,7 @@ impl Engine {
             SignAs::Lsp(opened) => {
                 let key = self.factory_key(instance, factory.current.number);
                 let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
-                ceremony.phase = Phase::Signing;
+                ceremony.stage = LspStage::Signing;
                 ceremony.deadline = deadline;
                 if let Err(error) = ceremony.signing.sign(opened, transcript, &key) {
                     // The phase's deadline ends the attempt; its retry has fresh nonces.

@@ -58,38 +58,66 @@ impl Phase {
 /// L's side of one attempt.
 pub(crate) struct LspCeremony {
     pub(crate) attempt: u32,
-    pub(crate) phase: Phase,
+    pub(crate) stage: LspStage,
     pub(crate) deadline: Millis,
     /// L's own key, x-only: a key and its negation are one in a Taproot output (S5).
     pub(crate) own_key: [u8; 32],
     pub(crate) joins: BTreeMap<ClientIndex, Join>,
     /// Factory keys of `joins`, x-only.
     pub(crate) keys: BTreeSet<[u8; 32]>,
-    /// All members' key together, once they have joined.
-    pub(crate) funding_key: Option<Box<KeyAgg>>,
-    /// Clients that said `expecting`: their channel is being opened.
+    /// Clients that said `expecting`: lightningd has an open with them pending, until it is completed.
     pub(crate) expecting: BTreeSet<ClientIndex>,
-    pub(crate) scripts: BTreeMap<ClientIndex, ScriptBuf>,
-    pub(crate) funding: Option<PreparedFunding>,
     pub(crate) signing: Coordinator,
-    pub(crate) stored: BTreeSet<ClientIndex>,
+}
+
+/// An attempt's phase, with what it waits for.
+pub(crate) enum LspStage {
+    Inviting,
+    Opening(Box<Opening>),
+    Signing,
+    /// Clients that said `stored`.
+    Storing(BTreeSet<ClientIndex>),
+    Completing,
+}
+
+/// What is known of the funding and the channels, until there is a proposal.
+pub(crate) struct Opening {
+    /// All members' key together.
+    pub(crate) funding_key: KeyAgg,
+    /// Funding scripts of the channels that lightningd has begun to open.
+    pub(crate) scripts: BTreeMap<ClientIndex, ScriptBuf>,
+    /// The funding transaction, once the wallet has reserved its inputs.
+    pub(crate) funding: Option<PreparedFunding>,
 }
 
 impl LspCeremony {
-    pub(crate) fn new(attempt: u32, clients: u32, own_key: [u8; 32], phase: Phase, deadline: Millis) -> Self {
+    pub(crate) fn new(
+        attempt: u32,
+        clients: u32,
+        own_key: [u8; 32],
+        stage: LspStage,
+        deadline: Millis,
+    ) -> Self {
         Self {
             attempt,
-            phase,
+            stage,
             deadline,
             own_key,
             joins: BTreeMap::new(),
             keys: BTreeSet::new(),
-            funding_key: None,
             expecting: BTreeSet::new(),
-            scripts: BTreeMap::new(),
-            funding: None,
             signing: Coordinator::new(0..clients),
-            stored: BTreeSet::new(),
+        }
+    }
+
+    /// What it waits for, without the particulars.
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.stage {
+            LspStage::Inviting => Phase::Inviting,
+            LspStage::Opening(_) => Phase::Opening,
+            LspStage::Signing => Phase::Signing,
+            LspStage::Storing(_) => Phase::Storing,
+            LspStage::Completing => Phase::Completing,
         }
     }
 }
@@ -98,8 +126,8 @@ impl LspCeremony {
     /// Makes one change, when its step is applied.
     pub(crate) fn apply(&mut self, change: VolatileLsp) {
         match change {
-            VolatileLsp::Phase(phase, deadline) => {
-                self.phase = phase;
+            VolatileLsp::Stage(stage, deadline) => {
+                self.stage = stage;
                 self.deadline = deadline;
             }
             VolatileLsp::Joined(client, join, nonces) => {
@@ -107,7 +135,6 @@ impl LspCeremony {
                 self.signing.join(client, nonces);
                 self.joins.insert(client, join);
             }
-            VolatileLsp::FundingKey(key) => self.funding_key = Some(key),
             VolatileLsp::Unjoined(client) => {
                 self.signing.unjoin(client);
                 if let Some(join) = self.joins.remove(&client) {
@@ -117,13 +144,22 @@ impl LspCeremony {
             VolatileLsp::Expecting(client) => {
                 self.expecting.insert(client);
             }
+            // A step may begin the next stage with what it also notes.
             VolatileLsp::Script(client, script) => {
-                self.scripts.insert(client, script);
+                if let LspStage::Opening(opening) = &mut self.stage {
+                    opening.scripts.insert(client, script);
+                }
             }
-            VolatileLsp::Funding(funding) => self.funding = Some(funding),
+            VolatileLsp::Funding(funding) => {
+                if let LspStage::Opening(opening) = &mut self.stage {
+                    opening.funding = Some(funding);
+                }
+            }
             VolatileLsp::Partials(client, partials) => self.signing.signed(client, partials),
             VolatileLsp::Stored(client) => {
-                self.stored.insert(client);
+                if let LspStage::Storing(stored) = &mut self.stage {
+                    stored.insert(client);
+                }
             }
         }
     }
@@ -188,9 +224,8 @@ impl Request for Propose {
 
 /// A change of L's ceremony.
 pub(crate) enum VolatileLsp {
-    Phase(Phase, Millis),
+    Stage(LspStage, Millis),
     Joined(ClientIndex, Join, Vec<CheckedNonce>),
-    FundingKey(Box<KeyAgg>),
     Unjoined(ClientIndex),
     Expecting(ClientIndex),
     Script(ClientIndex, ScriptBuf),
@@ -210,11 +245,11 @@ pub(crate) enum VolatileClient {
 pub(crate) fn silent(factory: &Factory, ceremony: &LspCeremony) -> Vec<NodeId> {
     (0u32..)
         .zip(&factory.current.clients)
-        .filter(|(client, _)| match ceremony.phase {
-            Phase::Inviting | Phase::Signing => ceremony.signing.lacks(*client),
-            Phase::Opening => !ceremony.scripts.contains_key(client),
-            Phase::Storing => !ceremony.stored.contains(client),
-            Phase::Completing => !factory.current.checked.contains(client),
+        .filter(|(client, _)| match &ceremony.stage {
+            LspStage::Inviting | LspStage::Signing => ceremony.signing.lacks(*client),
+            LspStage::Opening(opening) => !opening.scripts.contains_key(client),
+            LspStage::Storing(stored) => !stored.contains(client),
+            LspStage::Completing => !factory.current.checked.contains(client),
         })
         .map(|(_, node)| *node)
         .collect()

@@ -52,7 +52,7 @@ impl Engine {
         Some(Progress {
             instance,
             attempt: ceremony.attempt,
-            phase: Some(ceremony.phase),
+            phase: Some(ceremony.phase()),
             waiting_for: silent(factory, ceremony),
             of: factory.current.clients.len(),
             deadline: ceremony.deadline,
