@@ -13,7 +13,8 @@ use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{NodeIndex, NodeKind, Role, SessionId, fee};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, Height, InstanceId, Txid};
-use factory_engine::{Command, Effect, Entropy, Input, Level, PendingHtlc};
+use factory_engine::{Answer, Command, Effect, Entropy, Input, Level, PendingHtlc};
+use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
@@ -265,9 +266,15 @@ fn a_distribution_is_worth_its_output_and_due_from_the_timeout() {
     }
     assert!(whole > 0 && rests > 0, "{whole} of all the stock, {rests} of a rest");
 
-    // Nothing is out: the distribution of the whole factory.
-    let scenario = Scenario::new(6).clients(3).short_delays().lifetime(120, 30);
-    let (mut world, instance) = scenario.active().unwrap();
+    // Nothing is out: the distribution of the whole factory, in which everybody has another share.
+    let mut world = Scenario::new(6).clients(3).short_delays().world().unwrap();
+    let offer = Offer { lifetime_blocks: 120, dying_blocks: 30, ..Offer::default() };
+    let mut create = world.create_command(&[1, 2, 3], &offer).unwrap();
+    for ((_, capacity), sat) in create.clients.iter_mut().zip([100_000, 150_000, 200_000]) {
+        *capacity = Amount::from_sat(sat);
+    }
+    let Answer::Created(instance) = world.command(LSP, Command::Create(create)).unwrap() else { panic!() };
+    world.activate(instance).unwrap();
     world.stop(LSP);
     let timeout = factory(&world, 1, instance).current.terms.timeout_height;
     world.mine_to(timeout - 1).unwrap();

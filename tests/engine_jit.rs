@@ -245,6 +245,19 @@ fn a_dropped_sales_channel_is_not_the_one_that_was_paid() {
     assert_eq!(books(&world, instance), [(0, PRICE); 2]);
 }
 
+/// S14, S36: nor the one that came instead of an earlier sale.
+#[test]
+fn an_ordinary_channel_is_not_the_next_one_that_was_paid() {
+    let (world, instance) = stopped_before_the_open(|| {
+        let (mut world, instance) = away(9, [true; 2]);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        assert_eq!(books(&world, instance), [(1, 0); 2]);
+        (world, instance)
+    });
+    assert_eq!(books(&world, instance), [(1, PRICE); 2]);
+}
+
 /// S14, S36: whoever dies, what was paid is a channel or credit, and both sides say the same.
 #[test]
 fn a_crash_at_any_step_costs_nobody_more_than_the_price() {

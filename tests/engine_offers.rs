@@ -884,3 +884,42 @@ fn two_factories_sell_at_once() {
     }
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
+
+/// A payment that fails ends the purchase that it was for, and no other factory's.
+#[test]
+fn a_payment_that_fails_ends_its_own_purchase() {
+    for failing in [0, 1] {
+        let scenario = leaf(33).prices(PriceList { base_msat: PRICE, ppm: 0 });
+        let (mut world, first) = scenario.active().unwrap();
+        let offer = factory_lab::offer::Offer { stock: Amount::from_sat(300_000), ..Default::default() };
+        let second = world.begin(&offer).unwrap();
+        world.activate(second).unwrap();
+        world.pay(LSP, 1, 20_000_000).unwrap();
+        let instances = [first, second];
+        let (fails, goes_on) = (instances[failing], instances[1 - failing]);
+        let (held, list) = seen();
+        world.tamper(move |out| match &out.message {
+            Message::SaleInvoice(invoice) if invoice.instance == fails => {
+                let payment_hash = PaymentHash([9; 32]);
+                Fate::replace(SaleInvoice { payment_hash, ..invoice.clone() })
+            }
+            Message::SaleInvoice(invoice) => {
+                list.borrow_mut().push(invoice.clone());
+                Fate::Drop
+            }
+            _ => Fate::Deliver,
+        });
+        for instance in instances {
+            world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
+        }
+        world.settle().unwrap();
+        assert!(world.refused(1, fails).unwrap().contains("not paid"));
+        assert_eq!(world.refused(1, goes_on), None);
+        world.heal();
+        let invoice = held.borrow()[0].clone();
+        world.send_raw(LSP, 1, Message::from(invoice).encode()).unwrap();
+        world.run_out().unwrap();
+        assert_eq!(sales(&world, LSP, fails).len(), 0);
+        assert!(sales(&world, LSP, goes_on).first().is_some_and(|sold| sold.stored));
+    }
+}
