@@ -13,7 +13,7 @@ use factory_engine::wire::message::{
     Buy, JitAccept, JitOffer, JitOpened, Message, Price, SaleAbort, SaleCommitted, SaleInvoice, SaleOffer,
     SalePartialSignatures, SalePropose,
 };
-use factory_engine::{Answer, Command, Input, OpenChannel, PriceList, Sold};
+use factory_engine::{Answer, Command, Effect, Entropy, Input, OpenChannel, PriceList, Sold};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, Outgoing, World};
 
@@ -81,8 +81,13 @@ fn said(world: &World, at: usize, text: &str) -> bool {
     world.members[at].log.iter().any(|(_, line)| line.contains(text))
 }
 
-fn seen<T: 'static>() -> (Rc<RefCell<Vec<T>>>, Rc<RefCell<Vec<T>>>) {
-    let list: Rc<RefCell<Vec<T>>> = Rc::default();
+/// What a closure has put aside.
+type Seen<T> = Rc<RefCell<Vec<T>>>;
+/// What is done to a message, and a part of what is said about it then.
+type Change<M> = (fn(&mut M), &'static str);
+
+fn seen<T: 'static>() -> (Seen<T>, Seen<T>) {
+    let list: Seen<T> = Rc::default();
     (list.clone(), list)
 }
 
@@ -90,7 +95,7 @@ fn seen<T: 'static>() -> (Rc<RefCell<Vec<T>>>, Rc<RefCell<Vec<T>>>) {
 /// channel is another than the terms make.
 #[test]
 fn every_change_of_an_offer_is_declined() {
-    let changes: [(fn(&mut SaleOffer), &str); 6] = [
+    let changes: [Change<SaleOffer>; 6] = [
         (|offer| offer.amount = Amount::from_sat(50_001), "not the amount"),
         (|offer| offer.price_msat = 1, "above the limit"),
         (|offer| offer.push_msat += 1, "push_msat"),
@@ -121,16 +126,11 @@ fn a_sale_that_nobody_asked_for_is_declined() {
     assert_eq!(buys(&mut world, instance, 0), None);
     let first = offers.borrow()[0].clone();
     let script = sales(&world, 1, instance)[0].sale.channel_output.script_pubkey.clone();
-    let mut record = first.channel_in_factory.clone();
+    let mut record = first.channel_in_factory;
     record.blocks_early = factory(&world, 1, instance).sale_blocks_early(0, 2);
     for (price_msat, channel_script) in [(0, None), (0, Some(script.clone())), (7, Some(script))] {
-        let again = SaleOffer {
-            number: 2,
-            price_msat,
-            channel_script,
-            channel_in_factory: record.clone(),
-            ..first.clone()
-        };
+        let again =
+            SaleOffer { number: 2, price_msat, channel_script, channel_in_factory: record, ..first.clone() };
         world.send_raw(LSP, 1, Message::from(again).encode()).unwrap();
         world.run_out().unwrap();
     }
@@ -284,7 +284,7 @@ fn opens_that_are_not_the_sales() {
     let (mut world, instance) = active(8);
     let early = factory(&world, 1, instance).channel_in_factory(0);
     let record = |blocks: u16, id| {
-        let mut record = early.clone();
+        let mut record = early;
         record.blocks_early += blocks;
         record.factory_instance = id;
         record
@@ -304,15 +304,9 @@ fn opens_that_are_not_the_sales() {
     assert_ne!(answer(&mut world, 1, &|open| open.capacity = Amount::from_sat(50_001)), Answer::AcceptOpen);
     assert_ne!(answer(&mut world, 1, &|open| open.push_msat += 1), Answer::AcceptOpen);
     for bad in bad {
-        assert_ne!(
-            answer(&mut world, 1, &|open| open.channel_in_factory = Some(bad.clone())),
-            Answer::AcceptOpen
-        );
+        assert_ne!(answer(&mut world, 1, &|open| open.channel_in_factory = Some(bad)), Answer::AcceptOpen);
     }
-    assert_eq!(
-        answer(&mut world, 1, &|open| open.channel_in_factory = Some(good.clone())),
-        Answer::AcceptOpen
-    );
+    assert_eq!(answer(&mut world, 1, &|open| open.channel_in_factory = Some(good)), Answer::AcceptOpen);
     assert_ne!(answer(&mut world, 1, &|_| {}), Answer::AcceptOpen, "a second one");
 }
 
@@ -347,7 +341,7 @@ fn whoever_signs_a_sale_wrongly_is_named() {
     fn partials(message: &Message) -> Option<&SalePartialSignatures> {
         if let Message::SalePartialSignatures(partials) = message { Some(partials) } else { None }
     }
-    let changes: [(fn(&mut SalePartialSignatures), &str); 2] = [
+    let changes: [Change<SalePartialSignatures>; 2] = [
         (|partials| partials.transcript[0] ^= 1, "transcript hash differs"),
         (|partials| partials.signatures.reverse(), "bad partial signature"),
     ];
@@ -672,7 +666,7 @@ fn an_ordinary_channel_that_was_not_agreed_to_is_none() {
     fn jit(message: &Message) -> Option<&JitOffer> {
         if let Message::JitOffer(offer) = message { Some(offer) } else { None }
     }
-    let changes: [(fn(&mut JitOffer), &str); 2] = [
+    let changes: [Change<JitOffer>; 2] = [
         (|offer| offer.amount = Amount::from_sat(50_001), "not the amount"),
         (|offer| offer.price_msat = PRICE + 2, "above the limit"),
     ];
@@ -922,4 +916,44 @@ fn a_payment_that_fails_ends_its_own_purchase() {
         assert_eq!(sales(&world, LSP, fails).len(), 0);
         assert!(sales(&world, LSP, goes_on).first().is_some_and(|sold| sold.stored));
     }
+}
+
+struct Nothing;
+
+impl Entropy for Nothing {
+    fn bytes32(&mut self) -> [u8; 32] {
+        [0; 32]
+    }
+}
+
+/// An open that lightningd has only begun ends with its sale: as long as it is there, lightningd begins no
+/// other with that client.
+#[test]
+fn an_open_that_has_begun_is_cancelled_with_its_sale() {
+    let (mut cancelled, mut closed) = (0, 0);
+    for steps in 0..40 {
+        let (mut world, instance) = active(34);
+        world.ask(1, instance, 50_000, 0).unwrap().unwrap();
+        for _ in 0..steps {
+            world.step().unwrap();
+        }
+        if !sales(&world, LSP, instance).is_empty() {
+            break;
+        }
+        let (now, height) = (world.now, world.chain.height());
+        let [buyer, neighbour] = [1, 2].map(|at| world.members[at].id);
+        let engine = world.members[LSP].engine.as_mut().unwrap();
+        let step = engine.handle(Input::PeerDown { peer: neighbour }, now, height, &mut Nothing);
+        for effect in engine.apply(step).unwrap() {
+            match effect {
+                Effect::CancelChannel { peer } => {
+                    assert_eq!(peer, buyer);
+                    cancelled += 1;
+                }
+                Effect::CloseChannel { .. } => closed += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(cancelled > 0 && closed > 0, "{cancelled} cancelled, {closed} closed");
 }
