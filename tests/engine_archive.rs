@@ -62,6 +62,41 @@ async fn stored(world: &World, at: usize, instance: InstanceId) -> MemoryStore {
     store
 }
 
+/// S18: what was bought counts as well: as long as lightningd has one of these channels, nothing is archived.
+#[test]
+fn a_bought_channel_keeps_its_factory_open() {
+    let scenario = Scenario::new(9).clients(4).stock(300_000).short_delays().lifetime(110, 40).unchecked();
+    let (mut world, instance) = scenario.sold(&[(1, 50_000)]).unwrap();
+    let sold = factory(&world, 1, instance).current.sales.all().next().unwrap().channel_id();
+    world.command(LSP, Command::Exit { instance }).unwrap();
+    world.mine(12).unwrap();
+    for at in [LSP, 1] {
+        world.feed(at, Input::Channels(vec![sold])).unwrap();
+        assert_eq!(archivable(&world, at), [], "member {at}");
+        assert_ne!(world.state(at, instance), Some(State::Closed), "member {at}");
+        world.feed(at, Input::Channels(vec![])).unwrap();
+        assert_eq!(world.state(at, instance), Some(State::Closed), "member {at}");
+        assert_eq!(archivable(&world, at), [instance], "member {at}");
+    }
+}
+
+/// S20: a sale whose stock went to the clients, with all that was above it, holds nothing any more.
+#[test]
+fn a_sale_that_never_came_on_chain_ends_with_its_factory() {
+    let scenario = Scenario::new(10).clients(4).stock(300_000).short_delays().lifetime(110, 40).unchecked();
+    let (mut world, instance) = scenario.sold(&[(1, 50_000)]).unwrap();
+    let timeout = factory(&world, LSP, instance).current.terms.timeout_height;
+    // Neither the operator nor the buyer is there to leave in time.
+    world.stop(LSP);
+    world.stop(1);
+    world.mine_to(timeout + 2).unwrap();
+    world.start(LSP).unwrap();
+    world.sync_all().unwrap();
+    assert_eq!(world.state(LSP, instance), Some(State::Distributed));
+    world.mine(factory_engine::BURIED).unwrap();
+    assert_eq!(world.state(LSP, instance), Some(State::Closed));
+}
+
 #[tokio::test]
 async fn a_closed_factory_is_read_once_more() {
     let (world, instance) = closed(1);

@@ -8,7 +8,7 @@ use common::factory;
 use factory_engine::{Command, Input, PendingHtlc, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{LSP, World};
+use factory_lab::world::{Fate, LSP, World};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
 /// lies in between.
@@ -110,4 +110,52 @@ fn accepted_opens_are_suspects() {
     for engine in [world.members[1].engine.as_ref().unwrap(), &world.rebuild(1).unwrap()] {
         assert_eq!(engine.suspects(), [(lsp, capacity)]);
     }
+}
+
+/// S18: nothing moves on a channel of an attempt that was given up, which lightningd may still have; nor is
+/// one of them forgotten as long as its leaf is not on chain.
+#[test]
+fn nothing_moves_on_a_channel_that_was_given_up() {
+    let (mut world, instance) = Scenario::new(10)
+        .clients(3)
+        .tamper(|out| match out.message.name() {
+            "stored" if out.from == 3 => Fate::Drop,
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    let later = |world: &World, at: usize| {
+        let factory = world.members[at].engine.as_ref().unwrap().factory(instance);
+        factory.is_some_and(|factory| factory.current.number > 1 && !factory.current.signatures.is_empty())
+    };
+    world.run_until("a second attempt is signed", move |world| later(world, 1) && later(world, LSP)).unwrap();
+    for at in [LSP, 1] {
+        let engine = world.members[at].engine.as_ref().unwrap();
+        let policies = engine.channel_policies();
+        let past = &engine.factory(instance).unwrap().past()[0];
+        for client in if at == LSP { 0..3 } else { 0..1 } {
+            let leaf = past.tree.as_ref().unwrap().channel_outpoint(client).unwrap();
+            let channel = factory_engine::types::ChannelId::of(leaf);
+            let policy = policies.iter().find(|(id, _)| *id == channel).map(|(_, policy)| policy);
+            let policy = policy.unwrap_or_else(|| panic!("member {at}: client {client}'s is forgotten"));
+            assert_eq!(policy.usable, Err(factory_engine::Unusable::GivenUp));
+        }
+    }
+}
+
+/// Without a funding there is no exit to warn of, whatever lightningd lists.
+#[test]
+fn no_htlc_is_urgent_without_a_funding() {
+    let (mut world, instance) = Scenario::new(11).clients(2).active().unwrap();
+    let channel_id = factory(&world, 1, instance).current.channels[&0];
+    let htlc = PendingHtlc { channel_id, cltv_expiry: world.chain.height() + 1 };
+    let depth = world.chain.height() - factory(&world, 1, instance).funding_height().unwrap() + 1;
+    world.chain.reorg_and_drop(depth);
+    world.mine_quietly(depth + 1);
+    world.sync_all().unwrap();
+    world.feed(1, Input::Htlcs(vec![htlc])).unwrap();
+    let engine = world.members[1].engine.as_ref().unwrap();
+    let factory = engine.factory(instance).unwrap();
+    assert_eq!(factory.funding_height(), None);
+    assert_eq!(engine.urgent_htlcs(factory, world.chain.height()), []);
 }

@@ -196,16 +196,30 @@ fn stopped_before_the_open(prepared: impl Fn() -> (World, InstanceId)) -> (World
 /// S14: a restart doesn't take what the operator opened by hand, long before, for what was paid now.
 #[test]
 fn a_channel_that_was_there_before_is_not_the_one_that_was_paid() {
-    for (confirmed, opened) in [(Some(100), false), (None, true)] {
+    let other = Amount::from_sat(AMOUNT.to_sat() + 1);
+    for (confirmed, of, capacity, opened) in [
+        (Some(100), 1, AMOUNT, false),
+        (None, 1, AMOUNT, true),
+        // Blocks after the one at which it was asked for, counted from the one before.
+        (Some(0), 1, AMOUNT, false),
+        (Some(1), 1, AMOUNT, true),
+        (Some(2), 1, AMOUNT, true),
+        (None, 3, AMOUNT, false),
+        (None, 1, other, false),
+    ] {
         let (world, instance) = stopped_before_the_open(|| {
             let (mut world, instance) = away(7, [true; 2]);
-            let peer = world.members[1].id;
-            let other = KnownChannel { channel_id: ChannelId([7; 32]), peer, capacity: AMOUNT, confirmed };
+            let peer = world.members[of].id;
+            let height = world.chain.height();
+            let confirmed = confirmed.map(|at| if at < 10 { height + at } else { at });
+            let other = KnownChannel { channel_id: ChannelId([7; 32]), peer, capacity, confirmed };
             world.members[LSP].lightningd.ordinary.push(other);
             (world, instance)
         });
         let expected = if opened { (1, 0) } else { (0, PRICE) };
-        assert_eq!(books(&world, instance), [expected; 2], "{confirmed:?}");
+        assert_eq!(books(&world, instance), [expected; 2], "{confirmed:?} of {of}, {capacity}");
+        let engine = |at: usize| world.members[at].engine.as_ref().unwrap();
+        assert_eq!([LSP, 1].map(|at| engine(at).credit_msat(instance)), [0, expected.1]);
     }
 }
 
@@ -229,6 +243,19 @@ fn a_dropped_sales_channel_is_not_the_one_that_was_paid() {
         (world, instance)
     });
     assert_eq!(books(&world, instance), [(0, PRICE); 2]);
+}
+
+/// S14, S36: nor the one that came instead of an earlier sale.
+#[test]
+fn an_ordinary_channel_is_not_the_next_one_that_was_paid() {
+    let (world, instance) = stopped_before_the_open(|| {
+        let (mut world, instance) = away(9, [true; 2]);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        assert_eq!(books(&world, instance), [(1, 0); 2]);
+        (world, instance)
+    });
+    assert_eq!(books(&world, instance), [(1, PRICE); 2]);
 }
 
 /// S14, S36: whoever dies, what was paid is a channel or credit, and both sides say the same.

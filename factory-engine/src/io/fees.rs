@@ -253,6 +253,55 @@ mod tests {
         assert_eq!(none.target(0), Some(6_250));
     }
 
+    /// S26: what somebody should look at is told, and nothing else.
+    #[test]
+    fn trouble_that_matters() {
+        let matters = [
+            Trouble::Parent(Refused::MissingInputs),
+            Trouble::Child(Refused::Other("no".into())),
+            Trouble::NoChild(NoChild::Short { missing: Amount::ZERO }),
+            Trouble::Capped(Amount::ZERO),
+            Trouble::Wallet("locked".into()),
+        ];
+        assert!(matters.iter().all(Trouble::matters));
+        // A step that is done, and a child of somebody's that is better than ours.
+        let done = Trouble::Parent(Refused::Confirmed);
+        let theirs = Trouble::Child(Refused::Conflict("theirs".into()));
+        assert_eq!((done.level(), theirs.level()), (Level::Debug, Level::Info));
+        assert!(!done.matters() && !theirs.matters());
+    }
+
+    /// S26: a broadcast says whether the transaction itself is taken, and nothing about its child.
+    #[test]
+    fn a_broadcast_says_nothing_about_the_child() {
+        let report = |target, child, trouble| Report {
+            instance: InstanceId([1; 32]),
+            what: "sale 1 of coin 7".into(),
+            target,
+            child,
+            trouble,
+        };
+        let child = ChildOut { txid: bitcoin::hashes::Hash::all_zeros(), fee: Amount::from_sat(9) };
+        let missing = Trouble::Parent(Refused::MissingInputs);
+        let capped = Trouble::Capped(Amount::from_sat(7));
+        let bumped = |trouble| report(Some((900, 200)), Some(child), trouble);
+        let broadcast = |trouble| report(None, None, trouble);
+        assert_eq!(broadcast(Some(missing.clone())).of_broadcast(None), broadcast(Some(missing.clone())));
+        for (before, said, after) in [
+            (Some(capped.clone()), None, Some(capped.clone())),
+            (Some(capped.clone()), Some(missing.clone()), Some(missing.clone())),
+            // It is taken by now.
+            (Some(missing.clone()), None, None),
+            (None, None, None),
+        ] {
+            assert_eq!(broadcast(said).of_broadcast(Some(&bumped(before))), bumped(after));
+        }
+        // What it carries is enough again: then nothing is wrong with a child.
+        let enough = |trouble| report(None, Some(child), trouble);
+        assert_eq!(bumped(Some(capped)).without_need(), enough(None));
+        assert_eq!(bumped(Some(missing.clone())).without_need(), enough(Some(missing)));
+    }
+
     #[test]
     fn trouble_is_told_once() {
         let short = |sat| Trouble::NoChild(NoChild::Short { missing: Amount::from_sat(sat) });
