@@ -18,7 +18,7 @@ import pytest
 import harness
 from conftest import StrictBitcoinD
 from harness import factories, factory_of, mine, reserved, status, wait_for
-from world import COINS, KILLS, World, ended
+from world import COINS, KILLS, World, ended, gone, plugin_process, records_on_disk
 
 # One world after the other: with pytest-xdist, in one process.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.xdist_group("worlds")]
@@ -39,6 +39,11 @@ CEREMONY = {
 # And after it.
 CHAIN = ["in mempool", "confirmed"]
 EXIT = ["exit", "broadcast", "exit in mempool", "close-channel"]
+# Of a step that concerns two factories: a block with both fundings, or with both exits. Before it is looked at;
+# the step is in the journal; it is, and the start that should fold it is killed halfway; one of two records is
+# in its place; both are, and the journal is still there.
+TWO = ["two fundings", "two exits"]
+WRITTEN = ["block", "journal", "journal, folded", "folded", "folded:2"]
 # What CI runs: one step of each kind, each side and each kill at least twice.
 SLICE = {
     ("got-join:2", "lsp", "plugin"),
@@ -47,6 +52,8 @@ SLICE = {
     ("send-partial_signatures", "client", "lightningd"),
     ("channel-checked", "client", "plugin"),
     ("broadcast", "client", "lightningd"),
+    ("two fundings: journal, folded", "lsp", "plugin"),
+    ("two exits: folded", "client", "lightningd"),
 }
 # A plugin that isn't important is not what we recommend: a step of each kind.
 UNIMPORTANT = ["got-join", "send-ready", "complete-channel", "in mempool"]
@@ -69,6 +76,8 @@ def cases():
             yield step, side, what, {}
         for step in UNIMPORTANT if side == "lsp" else ["send-join", "send-stored", "channel-checked", "in mempool"]:
             yield step, side, "plugin, not important", {}
+        for kind, at, what in itertools.product(TWO, WRITTEN, ("plugin", "lightningd")):
+            yield f"{kind}: {at}", side, what, {}
     for step, side in itertools.product(ONCE, ("lsp", "client")):
         # The client is killed while the operator stands still.
         yield step, side, "lightningd", {"factory-max-attempts": 1}
@@ -249,10 +258,136 @@ def killed_in_exit(world, step, side, what):
         return "forgotten"
     if step != "close-channel":
         mine(world.bitcoind, 1, world.nodes, wait_for_mempool=txid)
+    close_after_exit(node, instance)
+    return "resumed"
+
+
+def close_after_exit(node, instance):
+    """Until a node is out of a factory, and lightningd closes its channels there."""
     harness.wait_for_factory(node, instance, "exited")
     for place in factory_of(node, instance)["clients"]:
         wait_for(lambda: harness.channel_by_id(node, place["channel_id"])["state"] != "CHANNELD_NORMAL")
-    return "resumed"
+
+
+def killed_in_a_step_of_two(world, step, side, what):
+    """One block brings both factories forward, and the node is killed while it writes that down."""
+    kind, _, stops = step.partition(": ")
+    first, *more = stops.split(", ")
+    node = world.node(side)
+    if kind == "two exits":
+        two = [factory["factory_instance"] for factory in world.two_active()]
+        txids = [leave(node, instance) for instance in two]
+    else:
+        created = [world.create().result(60) for _ in TWO]
+        two = [factory["factory_instance"] for factory in created]
+        world.known.update(two)
+        txids = [factory["funding_txid"] for factory in created]
+    wait_for(lambda: set(txids) <= set(world.bitcoind.rpc.getrawmempool()))
+    before = harness.read_records(node)
+    (block,) = stand_still(world, node, first, lambda: world.bitcoind.generate_block(1))
+    height = world.bitcoind.rpc.getblock(block)["height"]
+    KILLS[what](node)
+    entries = written(node, before, two, first)
+    for stop in more:
+        kill_in_start(node, stop, what)
+        assert written(node, before, two, stop) == entries
+    world.start(node)
+    # Both have it, once, and the journal is empty.
+    now = harness.read_records(node)
+    assert not any(key[1] == "journal" for key in now)
+    again = set()
+    for instance, txid in zip(two, txids):
+        new = [now[key] for key in sorted(now) if key[:3] == place_of(instance) and key not in before]
+        step_of_it, *more = new
+        assert bytes.fromhex(txid)[::-1].hex() in step_of_it
+        if entries is None:
+            assert more == []
+        else:
+            # The block was not noted as handled: the start takes back what it doesn't know to be in the chain (S25),
+            # in one step too, and the block comes again.
+            assert [step_of_it] == [record for key, record in entries.items() if key[2] == instance]
+            reorganised, same = more
+            assert same == step_of_it
+            again.add(reorganised)
+        for member in world.nodes:
+            shown = member.rpc.call("factory-show", {"factory_instance": instance})
+            assert confirmed_height(shown, kind) == height
+            assert factory_of(member, instance)["state"] == ("funding" if kind == "two fundings" else "exited")
+    assert len(again) == (1 if entries else 0)
+    if kind == "two exits":
+        for instance in two:
+            close_after_exit(node, instance)
+            if side == "client":
+                world.pay_around(factory_of(world.lsp, instance), world.clients[1:])
+    else:
+        for factory in created:
+            world.pay_around(world.activate(factory))
+    return "resumed" if entries else "again"
+
+
+def leave(node, instance):
+    """Has a node leave a factory. Gives the transaction that brings it there."""
+    (path,) = node.rpc.call("factory-exit", {"factory_instance": instance})["path"]
+    return path["txid"]
+
+
+def kill_in_start(node, stop, what):
+    """Starts a node whose plugin stands still while it starts, and kills it there."""
+    node.daemon.opts["factory-fault"] = f"hold-{stop}"
+    node.daemon.start(wait_for_initialized=False)
+    node.daemon.wait_for_log(f"fault: standing still at {stop}")
+    del node.daemon.opts["factory-fault"]
+    plugin = plugin_process(node)
+    if what == "plugin":
+        KILLS[what](node)
+    else:
+        node.daemon.kill()
+        # It stands still before it has answered `init`, and doesn't see that lightningd is gone.
+        plugin.kill()
+    wait_for(lambda: gone(plugin))
+
+
+def place_of(instance):
+    return ("cln-factory", "factory", instance)
+
+
+def written(node, before, two, stop):
+    """The step as the journal of a killed node has it, key and record of each factory, or None if there is no
+    journal. As much of it is in its place as the stop says."""
+    now = records_on_disk(node)
+    journal = [record for key, record in sorted(now.items()) if key[:2] == ("cln-factory", "journal")]
+    new = {key: record for key, record in now.items() if key[1] == "factory" and key not in before}
+    assert {key: now.get(key) for key in before if key[1] == "factory"} == {
+        key: record for key, record in before.items() if key[1] == "factory"
+    }
+    if stop == "block":
+        assert journal == [] and new == {}
+        return None
+    (part,) = journal
+    entries = journalled(bytes.fromhex(part))
+    assert sorted(instance for _, _, instance, _ in entries) == sorted(two)
+    folded = {"journal": 0, "folded": 1, "folded:2": 2}[stop]
+    assert new == dict(list(entries.items())[:folded])
+    return entries
+
+
+def journalled(part):
+    """What a journal of one part holds, in its order (factory-runtime/src/store/journal.rs)."""
+    assert part[:2] == b"\1\1", part
+    entries, rest = {}, part[2:]
+    while rest:
+        instance, sequence, length = rest[:32].hex(), int.from_bytes(rest[32:36], "big"), int.from_bytes(rest[36:40], "big")
+        entries[*place_of(instance), f"{sequence:08}"] = rest[40 : 40 + length].hex()
+        rest = rest[40 + length :]
+    return entries
+
+
+def confirmed_height(shown, kind):
+    """Where a factory's funding, or the way out of it, is in the chain."""
+    if kind == "two fundings":
+        return shown["funding_height"]
+    (path,) = shown["transactions"]
+    return path["confirmed_height"]
 
 
 def mine_blind(world, txid):
@@ -286,15 +421,18 @@ def test_kill(get_world, kill_matrix, step, side, what, options):
     world = get_world(options)
     node = world.node(side)
     world.load_as(node, "plugin" if "not important" in what else "important-plugin")
-    leaves = step in EXIT
+    of_two = step.startswith(tuple(TWO))
+    leaves = step in EXIT or step.startswith("two exits")
     if leaves:
-        world.active()
+        (world.two_active if of_two else world.active)()
     before = world.money()
-    if leaves:
+    if of_two:
+        outcome = killed_in_a_step_of_two(world, step, side, what)
+    elif leaves:
         outcome = killed_in_exit(world, step, side, what)
     else:
         outcome = killed_in_creation(world, step, side, what, bool(options))
-    if leaves and outcome == "resumed":
+    if leaves and outcome != "forgotten":
         mine_until_complete(world, before)
         wait_until_free(world)
     else:

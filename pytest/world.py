@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import sqlite3
 
 import psutil
 from pyln.client import RpcError
@@ -140,6 +141,13 @@ class World:
         self.known.add(factory["factory_instance"])
         return factory
 
+    def two_active(self):
+        """Two factories whose channels are usable."""
+        found = [seen for seen in factories(self.lsp) if seen["state"] == "active"][:2]
+        while len(found) < 2:
+            found.append(self.activate(self.create().result(60)))
+        return found
+
     def active(self):
         """A factory whose channels are usable: one that is there, or a new one."""
         for seen in factories(self.lsp):
@@ -234,6 +242,14 @@ class World:
             broken = [line for line in node.daemon.logs if "**BROKEN**" in line and not OF_A_KILL.search(line)]
             node.daemon.cleanup_files()
             assert broken == [] and not getCrashLog(node)[0], broken
+
+
+def records_on_disk(node):
+    """Everything that the plugin of a killed node has stored, as the database has it: key and bytes of each
+    record."""
+    with contextlib.closing(sqlite3.connect(f"{node.daemon.lightning_dir}/regtest/lightningd.sqlite3")) as db:
+        entries = [(tuple(key.decode().split("\0")), value) for key, value in db.execute("SELECT key, data FROM datastore")]
+    return {key: value.hex() for key, value in entries if key[0] == "cln-factory" and value is not None}
 
 
 def anchors_of(tx):

@@ -14,7 +14,8 @@
 //!
 //! Steps are `send-<message>` (stored, not sent), `got-<message>` (arrived, not looked at), and the names
 //! of effects and of their outcomes, such as `complete-channel` and `channel-completed`. `journal` is where
-//! a step of several records is stored as a whole, and none of them is in its place.
+//! a step of several records is stored as a whole, and none of them is in its place; `folded` is where one
+//! more of them is (not before the last of them does the journal go).
 //!
 //! The command `misbehave` asks for another fault while the node runs, or with an empty name for none.
 
@@ -59,8 +60,9 @@ const MESSAGES: [&str; 30] = [
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 26] = [
+const STEPS: [&str; 27] = [
     "journal",
+    "folded",
     "create",
     "exit",
     "new-payout",
@@ -177,6 +179,11 @@ async fn stand_still(step: &str) {
 /// After a step of several records is in the journal.
 pub(crate) async fn at_journal() {
     stand_still("journal").await;
+}
+
+/// After a record of the journal is in its place, be it at a start.
+pub(crate) async fn at_folded() {
+    stand_still("folded").await;
 }
 
 /// Stands still before an input is looked at, if that is the fault.

@@ -54,6 +54,8 @@ impl<K: KeyValue> Keyed<K> {
         let Some((entries, parts)) = &self.journal else { return Ok(()) };
         for entry in entries {
             self.fold(entry).await?;
+            #[cfg(feature = "faults")]
+            crate::faults::at_folded().await;
         }
         self.doubtful.extend((0..*parts).map(part_key));
         self.journal = None;
