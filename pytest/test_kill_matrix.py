@@ -415,7 +415,7 @@ def wait_until_free(world):
     assert world.reserved() == []
 
 
-# S12
+# S12, S14
 @pytest.mark.parametrize("step, side, what, options", list(parameters()))
 def test_kill(get_world, kill_matrix, step, side, what, options):
     world = get_world(options)
