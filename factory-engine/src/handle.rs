@@ -2,15 +2,16 @@
 
 use crate::chain::channels::close_again;
 use crate::engine::Engine;
+use crate::io::{Answer, Command, Entropy, Input, KnownChannel, Level, Refusal};
 use crate::memory::Volatile;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
+use crate::sale;
 use crate::step::Step;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Message;
-use crate::{Answer, Command, Entropy, Input, KnownChannel, Level, Refusal, sale};
 
 impl Engine {
     /// What `input` leads to. Changes nothing.

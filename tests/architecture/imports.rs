@@ -175,6 +175,14 @@ impl Graph {
         found
     }
 
+    /// What files import from the crate's root, which is in no module, and where.
+    pub fn imports_of_root(&self) -> Vec<(&str, &str)> {
+        let inside = self.modules.iter().filter(|(name, _)| !name.is_empty());
+        let all =
+            inside.flat_map(|(_, (file, paths))| paths.iter().map(|path| (path.as_str(), file.as_str())));
+        all.filter(|(path, _)| self.module_of(path).is_empty()).collect()
+    }
+
     /// What a module and all inside of it import, and where.
     pub fn imports_of(&self, module: &str) -> Vec<(&str, &str)> {
         let inside = |name: &str| name == module || name.starts_with(&format!("{module}::"));

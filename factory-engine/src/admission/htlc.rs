@@ -1,7 +1,7 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
-use crate::Attempt;
 use crate::engine::Engine;
+use crate::record::attempt::Attempt;
 use crate::record::factory::{Factory, own_clients};
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;

@@ -4,32 +4,24 @@ use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{LspCeremony, LspStage, Phase, VolatileLsp, silent};
-use crate::record::attempt::Role;
+use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Forgotten};
 use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
-use crate::terms::Terms;
+use crate::terms::{ClientIndex, Terms};
 use crate::types::{ChannelId, NodeId};
-use crate::wire::message::{Abort, Resume};
+use crate::wire::message::{Abort, Invite, Resume};
 
-use super::lsp::{inputs, invitation};
+use super::lsp::{inputs, invite};
 
 impl Engine {
     pub(crate) fn lsp_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
         for (factory, ceremony, client) in self.ceremonies_with(peer) {
             match ceremony.phase() {
                 Phase::Inviting if !ceremony.joins.contains_key(&client) => {
-                    step.send(
-                        peer,
-                        invitation(
-                            &factory.current.terms,
-                            &factory.current.layout,
-                            factory.current.number,
-                            client,
-                        ),
-                    );
+                    step.send(peer, invitation(factory, client));
                 }
                 Phase::Completing => self.ask_for_check(step, factory, peer, client),
                 Phase::Inviting | Phase::Opening | Phase::Signing | Phase::Storing => {}
@@ -83,15 +75,7 @@ impl Engine {
                 if ceremony.joins.contains_key(&client) {
                     step.volatile(Volatile::Lsp(factory.instance, VolatileLsp::Unjoined(client)));
                 }
-                step.send(
-                    peer,
-                    invitation(
-                        &factory.current.terms,
-                        &factory.current.layout,
-                        factory.current.number,
-                        client,
-                    ),
-                );
+                step.send(peer, invitation(factory, client));
             }
             Some(ceremony) if ceremony.phase() == Phase::Completing => {
                 self.ask_for_check(step, factory, peer, client);
@@ -133,28 +117,19 @@ impl Engine {
         factory: &Factory,
         channels: &[KnownChannel],
     ) {
-        match factory.phase() {
-            State::Joining | State::Signing | State::Storing => {
+        match factory.current.creation {
+            Creation::Joining | Creation::Signing | Creation::Storing => {
                 self.restart(step, factory, &[], "this node was restarted");
             }
-            State::Opening => self.resume_completing(step, factory, channels),
-            State::Funding if factory.funding_height().is_none() => self.send_funding(step, factory),
-            State::Aborted if factory.signed_for().is_empty() => {
+            Creation::Opening => self.resume_completing(step, factory, channels),
+            Creation::Funding if factory.funding_height().is_none() => self.send_funding(step, factory),
+            Creation::Aborted(_) if factory.signed_for().is_empty() => {
                 step.event(
                     factory.instance,
                     Forgotten { reason: "it ended before anything was signed".into() },
                 );
             }
-            State::Invited
-            | State::Funding
-            | State::Active
-            | State::Dying
-            | State::Exiting
-            | State::Exited
-            | State::Distributed
-            | State::Declined
-            | State::Aborted
-            | State::Closed => {}
+            Creation::Invited | Creation::Funding | Creation::Declined(_) | Creation::Aborted(_) => {}
         }
     }
 
@@ -272,6 +247,12 @@ impl Engine {
             step.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
         }
     }
+}
+
+/// The current attempt's invitation, once more.
+fn invitation(factory: &Factory, client: ClientIndex) -> Invite {
+    let Attempt { terms, layout, number, .. } = &factory.current;
+    invite(terms, layout, *number, client)
 }
 
 fn over(resume: &Resume, reason: &str) -> Abort {

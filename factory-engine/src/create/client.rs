@@ -6,7 +6,7 @@ use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Ref
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
 use crate::policy::{NotAcceptable, Policy};
-use crate::record::attempt::Role;
+use crate::record::attempt::{Creation, Role};
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
 use crate::record::state::State;
@@ -168,21 +168,15 @@ impl Engine {
         if factory.current.role == Role::Lsp {
             return Err(Refusal::OwnFactory(instance));
         }
-        match factory.phase() {
-            State::Invited => Ok(factory),
-            state @ (State::Joining
-            | State::Signing
-            | State::Storing
-            | State::Opening
-            | State::Funding
-            | State::Active
-            | State::Dying
-            | State::Exiting
-            | State::Exited
-            | State::Distributed
-            | State::Declined
-            | State::Aborted
-            | State::Closed) => Err(Refusal::NotAnInvitation { instance, state }),
+        match &factory.current.creation {
+            Creation::Invited => Ok(factory),
+            answered @ (Creation::Joining
+            | Creation::Signing
+            | Creation::Storing
+            | Creation::Opening
+            | Creation::Funding
+            | Creation::Declined(_)
+            | Creation::Aborted(_)) => Err(Refusal::NotAnInvitation { instance, state: answered.state() }),
         }
     }
 
@@ -336,7 +330,7 @@ impl Engine {
                     Resume {
                         instance: factory.instance,
                         attempt: factory.current.number,
-                        phase: resume_phase(factory.phase()),
+                        phase: resume_phase(&factory.current.creation),
                     },
                 );
             }
@@ -470,20 +464,11 @@ fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {
     Abort { instance, attempt, phase: 1, reason: short(reason), blames: None, retry: 0 }
 }
 
-fn resume_phase(state: State) -> u16 {
-    match state {
-        State::Signing => 3,
-        State::Storing => 4,
-        State::Opening | State::Funding => 5,
-        State::Invited
-        | State::Joining
-        | State::Active
-        | State::Dying
-        | State::Exiting
-        | State::Exited
-        | State::Distributed
-        | State::Declined
-        | State::Aborted
-        | State::Closed => 1,
+fn resume_phase(creation: &Creation) -> u16 {
+    match creation {
+        Creation::Signing => 3,
+        Creation::Storing => 4,
+        Creation::Opening | Creation::Funding => 5,
+        Creation::Invited | Creation::Joining | Creation::Declined(_) | Creation::Aborted(_) => 1,
     }
 }

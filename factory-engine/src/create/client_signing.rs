@@ -9,11 +9,11 @@ use crate::io::{CheckFailure, Effect, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
 use crate::record::Proposal;
-use crate::record::attempt::Role;
+use crate::record::attempt::{Creation, Role};
 use crate::record::event::{ChannelChecked, Signed, Signing};
 use crate::record::factory::{Factory, build_tree, roster};
 use crate::record::state::State;
-use crate::signing::{Asked, Plan, SignAs, SignJob, Unfinished, check_finished};
+use crate::signing::{Plan, SignAs, SignJob, Unfinished, check_finished};
 use crate::step::builder::StepBuilder;
 use crate::step::check_channel;
 use crate::step::fault::Fault;
@@ -34,15 +34,8 @@ impl Engine {
         propose: Propose,
     ) -> Result<(), Fault> {
         let (factory, ceremony, index) = self.under_way(peer, propose.instance, propose.attempt)?;
-        match ceremony.signing.asked(&propose) {
-            Asked::First => {}
-            Asked::Again(answer) => {
-                if let Some(answer) = answer {
-                    step.send(peer, answer.clone());
-                }
-                return Ok(());
-            }
-            Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
+        if step.answers_again(peer, ceremony.signing.asked(&propose))? {
+            return Ok(());
         }
         if ceremony.open != ExpectedOpen::Seen {
             return Err(Fault::peer("a proposal before its open_channel"));
@@ -223,21 +216,15 @@ impl Engine {
         if channel_id != message.channel_id {
             return Err(Fault::peer("it committed another channel than our leaf's"));
         }
-        match factory.phase() {
-            State::Storing => step.effect(check),
-            State::Funding => step.send(peer, checked(factory, channel_id)),
-            State::Invited
-            | State::Joining
-            | State::Signing
-            | State::Opening
-            | State::Active
-            | State::Dying
-            | State::Exiting
-            | State::Exited
-            | State::Distributed
-            | State::Declined
-            | State::Aborted
-            | State::Closed => return Err(Fault::stale("no path is stored yet")),
+        match factory.current.creation {
+            Creation::Storing => step.effect(check),
+            Creation::Funding => step.send(peer, checked(factory, channel_id)),
+            Creation::Invited
+            | Creation::Joining
+            | Creation::Signing
+            | Creation::Opening
+            | Creation::Declined(_)
+            | Creation::Aborted(_) => return Err(Fault::stale("no path is stored yet")),
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ impl Engine {
         };
         for (client, node) in (0u32..).zip(clients) {
             if self.peers.contains(node) {
-                step.send(*node, invitation(terms, &layout, attempt, client));
+                step.send(*node, invite(terms, &layout, attempt, client));
             }
         }
     }
@@ -337,7 +337,7 @@ pub(super) fn inputs(tx: &Transaction) -> Vec<OutPoint> {
     tx.input.iter().map(|input| input.previous_output).collect()
 }
 
-pub(super) fn invitation(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {
+pub(super) fn invite(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {
     Invite {
         instance: terms.instance,
         attempt,

@@ -7,11 +7,11 @@ use crate::memory::ceremony::LspStage;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::record::state::State;
-use crate::signing::{SignAs, SignJob};
+use crate::signing::{SignAs, SignError, SignJob};
 use crate::step::Step;
 use crate::tx::tree::Tree;
-use crate::types::InstanceId;
-use crate::wire::message::Propose;
+use crate::types::{InstanceId, NodeId};
+use crate::wire::message::{Message, Propose};
 
 impl Engine {
     /// Takes a step whose events are stored, and returns what is to be done now.
@@ -124,11 +124,9 @@ impl Engine {
                 let Some(ceremony) = self.lsp.get_mut(&instance) else { return };
                 ceremony.stage = LspStage::Signing;
                 ceremony.deadline = deadline;
-                if let Err(error) = ceremony.signing.sign(opened, transcript, &key) {
-                    // The phase's deadline ends the attempt; its retry has fresh nonces.
-                    let text = format!("{instance}: our own signature failed: {error}");
-                    effects.push(Effect::Log { level: Level::Broken, text });
-                }
+                // Otherwise the phase's deadline ends the attempt; its retry has fresh nonces.
+                let signed = ceremony.signing.sign(opened, transcript, &key);
+                effects.extend(as_lsp(instance, "", signed));
             }
             SignAs::Member { plan, request } => {
                 let (lsp, attempt) = (factory.lsp(), factory.current.number);
@@ -136,13 +134,8 @@ impl Engine {
                 let key = self.client_key(instance, attempt, &salt);
                 let Some(ceremony) = self.client.get_mut(&instance) else { return };
                 ceremony.deadline = deadline;
-                effects.push(match ceremony.signing.sign(&plan, request, transcript, &key) {
-                    Ok(answer) => Effect::Send { peer: lsp, message: answer.into() },
-                    Err(error) => {
-                        let text = format!("{instance}: could not sign: {error}");
-                        Effect::Log { level: Level::Unusual, text }
-                    }
-                });
+                let signed = ceremony.signing.sign(&plan, request, transcript, &key);
+                effects.push(as_member(instance, "", lsp, signed));
             }
         }
     }
@@ -162,6 +155,28 @@ impl Engine {
         // Every factory that is there was shown: if there are no more, none is gone.
         if self.shown.len() > self.factories.len() {
             self.shown.retain(|instance, _| self.factories.contains_key(instance));
+        }
+    }
+}
+
+/// What is to be done once L has signed `what` (" of a sale"), or could not.
+pub(super) fn as_lsp(instance: InstanceId, what: &str, signed: Result<(), SignError>) -> Option<Effect> {
+    let text = |error| format!("{instance}: our own signature{what} failed: {error}");
+    signed.err().map(|error| Effect::Log { level: Level::Broken, text: text(error) })
+}
+
+/// What is to be done once a member has signed `what` (" a sale") for `lsp`, or could not.
+pub(super) fn as_member<A: Into<Message>>(
+    instance: InstanceId,
+    what: &str,
+    lsp: NodeId,
+    signed: Result<A, SignError>,
+) -> Effect {
+    match signed {
+        Ok(answer) => Effect::Send { peer: lsp, message: answer.into() },
+        Err(error) => {
+            let text = format!("{instance}: could not sign{what}: {error}");
+            Effect::Log { level: Level::Unusual, text }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Applying what a step changes of a sale: memory, and the signing itself.
 
 use crate::engine::Engine;
-use crate::io::{Effect, Level};
+use crate::io::Effect;
 use crate::memory::sale::{SalePhase, VolatileSale};
 use crate::signing::{SignAs, SignJob};
 use crate::tx::layout::CoinIndex;
 use crate::types::InstanceId;
 use crate::wire::message::SalePropose;
+
+use super::apply::{as_lsp, as_member};
 
 impl Engine {
     pub(crate) fn apply_volatile_sale(
@@ -68,11 +70,9 @@ impl Engine {
                 let Some(sale) = self.lsp_sales.get_mut(&(instance, coin)) else { return };
                 sale.phase = SalePhase::Signing;
                 sale.deadline = deadline;
-                if let Err(error) = sale.signing.sign(opened, transcript, &key) {
-                    // The deadline ends this try; the next has fresh nonces.
-                    let text = format!("{instance}: our own signature of a sale failed: {error}");
-                    effects.push(Effect::Log { level: Level::Broken, text });
-                }
+                // Otherwise the deadline ends this try; the next has fresh nonces.
+                let signed = sale.signing.sign(opened, transcript, &key);
+                effects.extend(as_lsp(instance, " of a sale", signed));
             }
             SignAs::Member { plan, request } => {
                 // Whoever holds a signed factory has signed with this.
@@ -80,13 +80,8 @@ impl Engine {
                 let key = self.client_key(instance, factory.current.number, &salt);
                 let Some(sale) = self.client_sales.get_mut(&(instance, coin)) else { return };
                 sale.deadline = deadline;
-                effects.push(match sale.signing.sign(&plan, request, transcript, &key) {
-                    Ok(answer) => Effect::Send { peer: lsp, message: answer.into() },
-                    Err(error) => {
-                        let text = format!("{instance}: could not sign a sale: {error}");
-                        Effect::Log { level: Level::Unusual, text }
-                    }
-                });
+                let signed = sale.signing.sign(&plan, request, transcript, &key);
+                effects.push(as_member(instance, " a sale", lsp, signed));
             }
         }
     }

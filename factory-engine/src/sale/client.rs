@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::NoPrice;
 use crate::engine::Engine;
 use crate::io::{Answer, CheckFailure, Effect, Level, OpenChannel};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
-use crate::memory::sale::{ClientSale, Purchase, SaleTerms, VolatileClientSale, VolatileSale};
+use crate::memory::sale::{ClientSale, NoPrice, Purchase, SaleTerms, VolatileClientSale, VolatileSale};
 use crate::record::attempt::Role;
 use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
 use crate::sale::lsp::names;
 use crate::sale::{cooperative, session_count};
-use crate::signing::{Asked, Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
+use crate::signing::{Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
@@ -310,15 +309,8 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, index, coin) = self.sub_factory(peer, propose.instance, propose.attempt)?;
         let sale = self.client_sale(factory, coin, propose.number)?;
-        match sale.signing.asked(propose) {
-            Asked::First => {}
-            Asked::Again(answer) => {
-                if let Some(answer) = answer {
-                    step.send(peer, answer.clone());
-                }
-                return Ok(());
-            }
-            Asked::Other => return Err(Fault::peer("a second proposal that differs from the first")),
+        if step.answers_again(peer, sale.signing.asked(propose))? {
+            return Ok(());
         }
         if let Err(reason) = cooperative(factory, coin, step.height) {
             self.leave_sale(step, factory, coin, sale, &reason.to_string());

@@ -1,13 +1,13 @@
 //! When a client that has to sign is away: the purchase waits for it, and then, if both sides' policy
 //! allows it, becomes an ordinary channel on chain (just in time), for the same price.
 
-use crate::Attempt;
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::sale::{
     LspSale, OrdinaryChannel, Purchase, SalePhase, SaleTerms, VolatileLspSale, VolatileSale,
 };
+use crate::record::attempt::Attempt;
 use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;

@@ -4,7 +4,9 @@ use crate::io::{Answer, Effect, Entropy, Level};
 use crate::memory::Volatile;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
+use crate::signing::Asked;
 use crate::step::Step;
+use crate::step::fault::Fault;
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
 
@@ -52,6 +54,26 @@ impl<'a> StepBuilder<'a> {
 
     pub(crate) fn log(&mut self, level: Level, text: impl Into<String>) {
         self.effect(Effect::Log { level, text: text.into() });
+    }
+
+    /// Whether a proposal was signed before: then it is answered as it was.
+    ///
+    /// # Errors
+    /// When another was signed: the nonces are used (S2).
+    pub(crate) fn answers_again<A>(&mut self, peer: NodeId, asked: Asked<'_, A>) -> Result<bool, Fault>
+    where
+        A: Clone + Into<Message>,
+    {
+        match asked {
+            Asked::First => Ok(false),
+            Asked::Again(answer) => {
+                if let Some(answer) = answer {
+                    self.send(peer, answer.clone());
+                }
+                Ok(true)
+            }
+            Asked::Other => Err(Fault::peer("a second proposal that differs from the first")),
+        }
     }
 
     pub(crate) fn abort(&mut self, factory: &Factory, peer: NodeId, phase: u16, reason: &str, retry: bool) {

@@ -1,10 +1,10 @@
 //! A step: what one input leads to, and the builder with which handlers write it.
 
+use crate::io::{Answer, Effect, Refusal};
 use crate::record::attempt::Role;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::types::{ChannelId, InstanceId};
-use crate::{Answer, Effect, Refusal};
 
 pub mod builder;
 pub mod fault;
