@@ -9,7 +9,7 @@ use factory_engine::tx::plan::Profile;
 use factory_engine::{Command, Input, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{CrashAt, Fate, Fed, LSP, World};
+use factory_lab::world::{CrashAt, Fate, Fed, LSP, World, losing};
 
 /// Creates a factory of two clients while `at` crashes as planned; false if it came to no crash.
 fn crash(seed: u64, at: usize, plan: CrashAt) -> bool {
@@ -214,10 +214,7 @@ fn what_is_forgotten_and_when() {
     // Aborted before anything was signed: the second client never joins, the first has joined.
     let scenario = Scenario::new(6).clients(2).config_of(LSP, |config| config.max_attempts = 1);
     let mut world = scenario.world().unwrap();
-    world.tamper(|out| match out.message.name() {
-        "join" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
+    world.tamper(losing("join", 2));
     let instance = world.begin(&Offer::default()).unwrap();
     assert_eq!(world.finish(instance).unwrap(), State::Aborted);
     for at in [LSP, 1, 2] {
@@ -227,10 +224,7 @@ fn what_is_forgotten_and_when() {
     }
 
     // Aborted after the first client has signed.
-    world.tamper(|out| match out.message.name() {
-        "partial_signatures" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
+    world.tamper(losing("partial_signatures", 2));
     let instance = world.begin(&Offer::default()).unwrap();
     assert_eq!(world.finish(instance).unwrap(), State::Aborted);
     world.heal();

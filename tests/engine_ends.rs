@@ -16,7 +16,7 @@ use factory_engine::{Command, State};
 use factory_lab::chain::Reject;
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{CrashAt, Fate, LSP, World};
+use factory_lab::world::{CrashAt, Fate, LSP, World, losing};
 
 /// S20: before its timeout consensus refuses a distribution, then every client gets all of its
 /// capacity and its share of the stock, and the operator nothing. Nobody has to do anything for it.
@@ -150,14 +150,8 @@ fn everybody_leaves_at_once() {
 /// the clients still hold their paths.
 #[test]
 fn an_operator_that_aborts_and_funds() {
-    let (mut world, instance) = Scenario::new(8)
-        .clients(2)
-        .tamper(|out| match out.message.name() {
-            "channel_checked" if out.from == 2 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) =
+        Scenario::new(8).clients(2).tamper(losing("channel_checked", 2)).begun().unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Funding));
     let funding = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();
@@ -251,14 +245,7 @@ fn a_funding_that_confirms_before_its_proposal() {
 /// has money in that one must not lose sight of it.
 #[test]
 fn an_old_attempt_is_funded_beside_the_factory() {
-    let (mut world, instance) = Scenario::new(10)
-        .clients(3)
-        .tamper(|out| match out.message.name() {
-            "stored" if out.from == 3 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) = Scenario::new(10).clients(3).tamper(losing("stored", 3)).begun().unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
     let old = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();

@@ -8,7 +8,7 @@ use common::factory;
 use factory_engine::{Command, Input, PendingHtlc, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{Fate, LSP, World};
+use factory_lab::world::{LSP, World, losing};
 
 /// S16: at height + blocks_early = expiry, not a block before; on either side; also when a restart
 /// lies in between.
@@ -116,14 +116,7 @@ fn accepted_opens_are_suspects() {
 /// one of them forgotten as long as its leaf is not on chain.
 #[test]
 fn nothing_moves_on_a_channel_that_was_given_up() {
-    let (mut world, instance) = Scenario::new(10)
-        .clients(3)
-        .tamper(|out| match out.message.name() {
-            "stored" if out.from == 3 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) = Scenario::new(10).clients(3).tamper(losing("stored", 3)).begun().unwrap();
     let later = |world: &World, at: usize| {
         let factory = world.members[at].engine.as_ref().unwrap().factory(instance);
         factory.is_some_and(|factory| factory.current.number > 1 && !factory.current.signatures.is_empty())

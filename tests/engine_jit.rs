@@ -10,7 +10,7 @@ use factory_engine::record::event::{Event, decode_record};
 use factory_engine::types::{Amount, ChannelId, InstanceId};
 use factory_engine::{Answer, KnownChannel, PriceList};
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{CrashAt, Fate, LSP, World};
+use factory_lab::world::{CrashAt, LSP, World, losing};
 
 const PRICE: u64 = 700_001;
 const AMOUNT: Amount = Amount::from_sat(50_000);
@@ -105,10 +105,7 @@ fn a_silent_neighbour_is_as_good_as_away() {
     world.start(2).unwrap();
     world.connect(LSP, 2).unwrap();
     world.settle().unwrap();
-    world.tamper(|out| match out.message.name() {
-        "sale_join" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
+    world.tamper(losing("sale_join", 2));
     buy(&mut world, instance);
     world.run_out().unwrap();
     assert_eq!(books(&world, instance), [(1, 0), (1, 0)]);

@@ -14,7 +14,7 @@ use factory_engine::wire::message::Message;
 use factory_engine::{Folded, Input, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{Fate, LSP};
+use factory_lab::world::{Fate, LSP, losing};
 
 /// S8, S9: the ledger of the older copy doesn't know what was signed since. The key that signed it is
 /// never used again: even in the same attempt a new join has a new key, so that the members' output, and
@@ -63,14 +63,7 @@ fn a_restored_client_never_joins_with_a_key_that_has_signed() {
 /// funding confirms after all, nor a reorganisation that takes it back can wipe it.
 #[test]
 fn no_other_attempt_wipes_what_says_exit_only() {
-    let (mut world, instance) = Scenario::new(10)
-        .clients(3)
-        .tamper(|out| match out.message.name() {
-            "stored" if out.from == 3 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) = Scenario::new(10).clients(3).tamper(losing("stored", 3)).begun().unwrap();
     world
         .run_until("a second attempt is signed", |world| {
             let factory = world.members[1].engine.as_ref().unwrap().factory(instance);

@@ -34,7 +34,7 @@ use super::store::Store;
 use super::{LabError, error};
 
 pub use exit::{Account, Exit};
-pub use fault::{CrashAt, Fate, Outgoing};
+pub use fault::{CrashAt, Fate, Outgoing, losing};
 
 /// The operator's number among the members.
 pub const LSP: usize = 0;

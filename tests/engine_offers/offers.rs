@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// Client 1 has bought: what it was offered.
+fn bought(world: &mut World, instance: InstanceId) -> SaleOffer {
+    let (offers, list) = seen();
+    world.tamper(move |out| {
+        if let (Message::SaleOffer(offer), 1) = (&out.message, out.to) {
+            list.borrow_mut().push(offer.clone());
+        }
+        Fate::Deliver
+    });
+    assert_eq!(buys(world, instance, 0), None);
+    offers.take().swap_remove(0)
+}
+
 /// S3, S32: a buyer takes what it asked for, for no more than it said, and nobody takes part in a sale whose
 /// channel is another than the terms make.
 #[test]
@@ -27,15 +40,7 @@ fn every_change_of_an_offer_is_declined() {
 #[test]
 fn a_sale_that_nobody_asked_for_is_declined() {
     let (mut world, instance) = active(2);
-    let (offers, list) = seen();
-    world.tamper(move |out| {
-        if let (Message::SaleOffer(offer), 1) = (&out.message, out.to) {
-            list.borrow_mut().push(offer.clone());
-        }
-        Fate::Deliver
-    });
-    assert_eq!(buys(&mut world, instance, 0), None);
-    let first = offers.borrow()[0].clone();
+    let first = bought(&mut world, instance);
     let script = sales(&world, 1, instance)[0].sale.channel_output.script_pubkey.clone();
     let mut record = first.channel_in_factory;
     record.blocks_early = factory(&world, 1, instance).sale_blocks_early(0, 2);
@@ -113,15 +118,7 @@ fn a_sale_that_was_signed_for_is_taken_up_as_it_was() {
 #[test]
 fn a_sale_that_is_done_is_offered_again() {
     let (mut world, instance) = active(5);
-    let (offers, list) = seen();
-    world.tamper(move |out| {
-        if let (Message::SaleOffer(offer), 1) = (&out.message, out.to) {
-            list.borrow_mut().push(offer.clone());
-        }
-        Fate::Deliver
-    });
-    assert_eq!(buys(&mut world, instance, 0), None);
-    let first = offers.borrow()[0].clone();
+    let first = bought(&mut world, instance);
     let script = sales(&world, 1, instance)[0].sale.channel_output.script_pubkey.clone();
     let other = Some(ScriptBuf::new_op_return([1]));
     let (answers, list) = seen();

@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// To whom sales are offered from now on. Client 2 doesn't join them.
+fn offered_to(world: &mut World) -> Seen<usize> {
+    let (offers, list) = seen();
+    world.tamper(move |out| match out.message.name() {
+        "sale_offer" => {
+            list.borrow_mut().push(out.to);
+            Fate::Deliver
+        }
+        "sale_join" if out.from == 2 => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    offers
+}
+
 /// S4, S6: whoever signs something else, or badly, is named, and the sale waits for everybody.
 #[test]
 fn whoever_signs_a_sale_wrongly_is_named() {
@@ -85,15 +99,7 @@ fn a_member_that_disconnects_ends_its_sale_at_once() {
 #[test]
 fn a_sale_under_way_is_not_offered_again_when_somebody_connects() {
     let (mut world, instance) = active(13);
-    let (offers, list) = seen();
-    world.tamper(move |out| match out.message.name() {
-        "sale_offer" => {
-            list.borrow_mut().push(out.to);
-            Fate::Deliver
-        }
-        "sale_join" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
+    let offers = offered_to(&mut world);
     world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.settle().unwrap();
     assert_eq!(offers.borrow().len(), 2);
@@ -111,15 +117,7 @@ fn a_sale_that_was_taken_up_is_not_offered_again_when_somebody_connects() {
     );
     world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.run_until("signed", |world| !sales(world, 1, instance).is_empty()).unwrap();
-    let (offers, list) = seen();
-    world.tamper(move |out| match out.message.name() {
-        "sale_offer" => {
-            list.borrow_mut().push(out.to);
-            Fate::Deliver
-        }
-        "sale_join" if out.from == 2 => Fate::Drop,
-        _ => Fate::Deliver,
-    });
+    let offers = offered_to(&mut world);
     world.restart(LSP).unwrap();
     world.settle().unwrap();
     let before = offers.borrow().len();

@@ -40,7 +40,7 @@ pub fn digest(factory: Option<&Factory>, records: &[Vec<Event>], ledger: usize) 
 
 /// An attempt, and of the current one the factory too.
 fn one(out: &mut String, factory: &Factory, attempt: &Attempt) {
-    let current = attempt == &factory.current;
+    let current = std::ptr::eq(attempt, &factory.current);
     let role = match attempt.role {
         Role::Lsp => "lsp".to_owned(),
         Role::Client { lsp, index } => format!("client {index} of {lsp}"),

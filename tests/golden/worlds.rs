@@ -5,7 +5,7 @@ use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::{Command, PriceList, State};
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{CrashAt, Fate, LSP, World};
+use factory_lab::world::{CrashAt, LSP, World, losing};
 
 use super::common::factory;
 
@@ -58,14 +58,7 @@ fn made(seed: u64, clients: usize, profile: Profile) -> (World, InstanceId) {
 }
 
 fn attempts() -> (World, InstanceId) {
-    let (mut world, instance) = Scenario::new(10)
-        .clients(3)
-        .tamper(|out| match out.message.name() {
-            "stored" if out.from == 3 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) = Scenario::new(10).clients(3).tamper(losing("stored", 3)).begun().unwrap();
     let signed = |world: &World| world.state(1, instance) == Some(State::Storing);
     world.run_until("attempt 1 is stored", signed).unwrap();
     let script = world.members[LSP].lightningd.new_script();
@@ -90,14 +83,8 @@ fn declined() -> (World, InstanceId) {
 
 /// The operator gives up after everything was signed.
 fn aborted() -> (World, InstanceId) {
-    let (mut world, instance) = Scenario::new(8)
-        .clients(2)
-        .tamper(|out| match out.message.name() {
-            "channel_checked" if out.from == 2 => Fate::Drop,
-            _ => Fate::Deliver,
-        })
-        .begun()
-        .unwrap();
+    let (mut world, instance) =
+        Scenario::new(8).clients(2).tamper(losing("channel_checked", 2)).begun().unwrap();
     world.settle().unwrap();
     world.run_out().unwrap();
     (world, instance)

@@ -31,6 +31,11 @@ pub enum Fate {
     Replace(Vec<Vec<u8>>),
 }
 
+/// For [`World::tamper`](super::World::tamper): messages of this name from this member are lost.
+pub fn losing(name: &'static str, from: usize) -> impl FnMut(&Outgoing) -> Fate {
+    move |out| if out.from == from && out.message.name() == name { Fate::Drop } else { Fate::Deliver }
+}
+
 impl Fate {
     /// This message arrives in its place.
     pub fn replace(message: impl Into<Message>) -> Self {
