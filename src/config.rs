@@ -9,7 +9,7 @@ use cln_plugin::{Builder, ConfiguredPlugin};
 use factory_engine::policy::{DustLimits, HoldLimits};
 use factory_engine::tx::layout::MIN_PUSH_MSAT;
 use factory_engine::types::{Millis, NodeId};
-use factory_engine::{Config, Policy};
+use factory_engine::{Bounds, Config, Policy};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const POLICY: &str = "factory-policy";
@@ -36,12 +36,19 @@ const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
      An operator that lies can then take everything that is paid to this node through it",
 );
 
-/// An option with a number. Its default is what [`Config::default`] says.
+/// An option with a number, and both ends of what it may be. Its default is what [`Config::default`] says.
 struct Number {
     name: &'static str,
     description: &'static str,
     default: fn(&Config) -> i64,
+    least: i64,
+    most: i64,
 }
+
+/// The largest number that fits into the setting.
+const U16: i64 = 0xffff;
+const U32: i64 = 0xffff_ffff;
+const ANY: i64 = i64::MAX;
 
 impl Number {
     fn option(&self) -> DefaultIntegerConfigOption<'static> {
@@ -53,99 +60,184 @@ impl Number {
 const MAX_PRICE: Number = Number {
     name: "factory-max-price-msat",
     description: "Largest price of joining a factory that this node accepts, in millisatoshi",
-    default: |config| signed(config.max_price_msat),
+    default: |config| signed(config.bounds.max_price_msat),
+    least: 0,
+    most: ANY,
 };
 const MAX_LIFETIME: Number = Number {
     name: "factory-max-lifetime-blocks",
     description: "Most distant timeout of a factory that this node joins, in blocks from the invitation",
-    default: |config| config.max_lifetime_blocks.into(),
+    default: |config| config.bounds.max_lifetime_blocks.into(),
+    least: 1,
+    most: U32,
 };
 const MAX_FEERATE: Number = Number {
     name: "factory-max-feerate",
     description: "Largest feerate of a factory's transactions that this node signs, in satoshi per \
                   kiloweight",
-    default: |config| config.max_tree_feerate.into(),
+    default: |config| config.bounds.max_tree_feerate.into(),
+    least: 253,
+    most: U32,
 };
 const CONFIRMATIONS: Number = Number {
     name: "factory-confirmations",
     description: "Confirmations of the funding transaction before channels of a factory that this node \
                   creates are used, in blocks",
     default: |config| config.funding_confirmations.into(),
+    least: 1,
+    most: U16,
 };
 const MIN_CONFIRMATIONS: Number = Number {
     name: "factory-min-confirmations",
     description: "Fewest confirmations that a factory may ask for, for this node to join it, in blocks",
-    default: |config| config.min_funding_confirmations.into(),
+    default: |config| config.bounds.min_funding_confirmations.into(),
+    least: 1,
+    most: U16,
+};
+const MIN_LIFETIME: Number = Number {
+    name: "factory-min-lifetime-blocks",
+    description: "Nearest timeout of a factory that this node joins, in blocks from the invitation",
+    default: |config| config.bounds.min_lifetime_blocks.into(),
+    least: 1,
+    most: U32,
+};
+const MIN_DYING: Number = Number {
+    name: "factory-min-dying-blocks",
+    description: "Shortest dying period before the timeout of a factory that this node joins, in blocks",
+    default: |config| config.bounds.min_dying_blocks.into(),
+    least: 0,
+    most: U32,
+};
+const MIN_FEERATE: Number = Number {
+    name: "factory-min-feerate",
+    description: "Lowest feerate of a factory's transactions that this node signs, in satoshi per kiloweight; \
+                  what its mempool takes now is asked for in any case",
+    default: |config| config.bounds.min_tree_feerate.into(),
+    least: 253,
+    most: U32,
+};
+const MIN_FEERATE_PERCENT: Number = Number {
+    name: "factory-min-feerate-percent",
+    description: "The same as a share of this node's own estimate for a transaction that has time, in percent",
+    default: |config| config.bounds.min_feerate_percent.into(),
+    least: 0,
+    most: 100,
+};
+const MIN_CONFIRM_BLOCKS: Number = Number {
+    name: "factory-min-confirm-blocks",
+    description: "Fewest blocks for each transaction of an exit to confirm, in factories that this node joins",
+    default: |config| config.bounds.min_confirm_blocks.into(),
+    least: 1,
+    most: U16,
+};
+const MIN_MARGIN_BLOCKS: Number = Number {
+    name: "factory-min-margin-blocks",
+    description: "Smallest safety margin of an exit, in blocks, in factories that this node joins",
+    default: |config| config.bounds.min_margin_blocks.into(),
+    least: 0,
+    most: U16,
+};
+const MIN_STOCK_CSV: Number = Number {
+    name: "factory-min-stock-csv",
+    description: "Shortest relative timelock after which the operator alone may take stock, in blocks, in \
+                  factories that this node joins: channels bought from it have to be on chain by then",
+    default: |config| config.bounds.min_stock_csv.into(),
+    least: 1,
+    most: U16,
 };
 const CONFIRM_BLOCKS: Number = Number {
     name: "factory-confirm-blocks",
     description: "Time allowed for each transaction of an exit to confirm, in blocks, in factories that \
                   this node creates",
     default: |config| config.confirm_blocks.into(),
+    least: 1,
+    most: U16,
 };
 const MARGIN_BLOCKS: Number = Number {
     name: "factory-margin-blocks",
     description: "Safety margin added to the time that an exit takes, in blocks, in factories that this \
                   node creates",
     default: |config| config.margin_blocks.into(),
+    least: 0,
+    most: U16,
 };
 const STATE_STEP: Number = Number {
     name: "factory-state-step",
     description: "Difference of the relative timelocks of two successive states of a stateful level, in \
                   blocks, in factories that this node creates",
     default: |config| config.state_step.into(),
+    least: 1,
+    most: U16,
 };
 const STATE_COUNT: Number = Number {
     name: "factory-state-count",
     description: "Number of states that a stateful level can have, in factories that this node creates; \
                   its first state waits factory-state-step blocks for each of the others",
     default: |config| config.state_count.into(),
+    least: 1,
+    most: U16,
 };
 const STOCK_CSV: Number = Number {
     name: "factory-stock-csv",
     description: "Relative timelock after which this node alone may take the stock of a sub-factory that \
                   is on chain, in blocks, in factories that this node creates",
     default: |config| config.stock_csv.into(),
+    least: 1,
+    most: U16,
 };
 const PUSH: Number = Number {
     name: "factory-push-msat",
     description: "What this node gives each client of a factory when its channel opens, in millisatoshi; \
                   with less than 1000 the client's node would forget a channel that stays off chain",
     default: |config| signed(config.push_msat),
+    least: MIN_PUSH_MSAT.cast_signed(),
+    most: ANY,
 };
 const INVITE_TIMEOUT: Number = Number {
     name: "factory-invite-timeout",
     description: "How long clients may take to answer an invitation of this node, in seconds",
     default: |config| in_seconds(config.invite_timeout),
+    least: 1,
+    most: MAX_SECONDS,
 };
 const CEREMONY_TIMEOUT: Number = Number {
     name: "factory-ceremony-timeout",
     description: "How long each later step of creating a factory may take, in seconds",
     default: |config| in_seconds(config.ceremony_timeout),
+    least: 1,
+    most: MAX_SECONDS,
 };
 const SALE_WAIT: Number = Number {
     name: "factory-sale-wait",
     description: "How long a sale of liquidity waits for clients that have to sign it and are not connected, \
                   in seconds; the shorter of the operator's and the buyer's counts",
     default: |config| in_seconds(config.sale_wait),
+    least: 1,
+    most: MAX_SECONDS,
 };
 const MAX_ATTEMPTS: Number = Number {
     name: "factory-max-attempts",
     description: "Number of times that this node tries to create a factory, each time without the clients \
                   that failed it",
     default: |config| config.max_attempts.into(),
+    least: 1,
+    most: U32,
 };
 const RESERVE_FEERATE: Number = Number {
     name: "factory-reserve-feerate",
     description: "Feerate at which this node's wallet should be able to pay an exit from all its factories, \
                   in satoshi per kiloweight; factory-status warns when it could not",
     default: |config| config.reserve_feerate.into(),
+    least: 0,
+    most: U32,
 };
 const MAX_CEREMONIES: Number = Number {
     name: "factory-max-ceremonies-per-peer",
     description: "Number of open invitations and unfinished factories that one operator may have with this \
                   node",
     default: |config| signed(config.max_ceremonies_per_peer),
+    least: 1,
+    most: ANY,
 };
 
 const HOLD_TIME: Number = Number {
@@ -153,36 +245,53 @@ const HOLD_TIME: Number = Number {
     description: "How long this node holds an HTLC for a client of a factory of its own that is not connected, \
                   in seconds, never into the time that an exit needs; 0 fails it at once",
     default: |config| in_seconds(config.hold.time),
+    least: 0,
+    most: MAX_SECONDS,
 };
 const HOLD_MAX: Number = Number {
     name: "factory-hold-max",
     description: "Number of HTLCs that are held at once for clients that are not connected",
     default: |config| signed(config.hold.number),
+    least: 0,
+    most: ANY,
 };
 const HOLD_MAX_MSAT: Number = Number {
     name: "factory-hold-max-msat",
     description: "Sum of the HTLCs that are held at once for clients that are not connected, in millisatoshi",
     default: |config| signed(config.hold.msat),
+    least: 0,
+    most: ANY,
 };
 const MAX_DUST: Number = Number {
     name: "factory-max-dust-htlcs-msat",
     description: "Sum of the HTLCs in flight on one factory channel that are too small to be claimed on chain \
                   (under 546 satoshi), in millisatoshi; more are failed",
     default: |config| signed(config.dust.channel_msat),
+    least: 0,
+    most: ANY,
 };
 const MAX_DUST_TOTAL: Number = Number {
     name: "factory-max-dust-htlcs-total-msat",
     description: "The same for all channels of one factory together, in millisatoshi",
     default: |config| signed(config.dust.factory_msat),
+    least: 0,
+    most: ANY,
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 22] = [
+const NUMBERS: [&Number; 29] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
     &CONFIRMATIONS,
     &MIN_CONFIRMATIONS,
+    &MIN_LIFETIME,
+    &MIN_DYING,
+    &MIN_FEERATE,
+    &MIN_FEERATE_PERCENT,
+    &MIN_CONFIRM_BLOCKS,
+    &MIN_MARGIN_BLOCKS,
+    &MIN_STOCK_CSV,
     &CONFIRM_BLOCKS,
     &MARGIN_BLOCKS,
     &STATE_STEP,
@@ -254,9 +363,7 @@ where
     I: AsyncRead + Send + Unpin + 'static,
     O: AsyncWrite + Send + Unpin + 'static,
 {
-    let integer = |number: &Number| -> anyhow::Result<(String, i64)> {
-        Ok((number.name.to_owned(), plugin.option(&number.option())?))
-    };
+    let set = |number: &Number| -> anyhow::Result<i64> { Ok(plugin.option(&number.option())?) };
     #[cfg(feature = "faults")]
     match plugin.option(&FAULT)? {
         Some(name) => factory_runtime::faults::arm(&name).map_err(BadOption)?,
@@ -265,34 +372,43 @@ where
     Ok(Config {
         policy: policy(&plugin.option(&policy_option())?)?,
         allowed_lsps: plugin.option(&ALLOW_LSP)?.map(|ids| node_ids(&ids)).transpose()?,
-        max_price_msat: within(integer(&MAX_PRICE)?, 0)?,
-        max_lifetime_blocks: within(integer(&MAX_LIFETIME)?, 1)?,
-        max_tree_feerate: within(integer(&MAX_FEERATE)?, 253)?,
-        funding_confirmations: within(integer(&CONFIRMATIONS)?, 1)?,
-        min_funding_confirmations: within(integer(&MIN_CONFIRMATIONS)?, 1)?,
-        confirm_blocks: within(integer(&CONFIRM_BLOCKS)?, 1)?,
-        margin_blocks: within(integer(&MARGIN_BLOCKS)?, 0)?,
-        push_msat: within(integer(&PUSH)?, signed(MIN_PUSH_MSAT))?,
-        state_step: within(integer(&STATE_STEP)?, 1)?,
-        state_count: within(integer(&STATE_COUNT)?, 1)?,
-        stock_csv: within(integer(&STOCK_CSV)?, 1)?,
+        bounds: Bounds {
+            max_price_msat: within(&MAX_PRICE, set(&MAX_PRICE)?)?,
+            min_lifetime_blocks: within(&MIN_LIFETIME, set(&MIN_LIFETIME)?)?,
+            max_lifetime_blocks: within(&MAX_LIFETIME, set(&MAX_LIFETIME)?)?,
+            min_dying_blocks: within(&MIN_DYING, set(&MIN_DYING)?)?,
+            min_tree_feerate: within(&MIN_FEERATE, set(&MIN_FEERATE)?)?,
+            min_feerate_percent: within(&MIN_FEERATE_PERCENT, set(&MIN_FEERATE_PERCENT)?)?,
+            max_tree_feerate: within(&MAX_FEERATE, set(&MAX_FEERATE)?)?,
+            min_funding_confirmations: within(&MIN_CONFIRMATIONS, set(&MIN_CONFIRMATIONS)?)?,
+            min_confirm_blocks: within(&MIN_CONFIRM_BLOCKS, set(&MIN_CONFIRM_BLOCKS)?)?,
+            min_margin_blocks: within(&MIN_MARGIN_BLOCKS, set(&MIN_MARGIN_BLOCKS)?)?,
+            min_stock_csv: within(&MIN_STOCK_CSV, set(&MIN_STOCK_CSV)?)?,
+        },
+        funding_confirmations: within(&CONFIRMATIONS, set(&CONFIRMATIONS)?)?,
+        confirm_blocks: within(&CONFIRM_BLOCKS, set(&CONFIRM_BLOCKS)?)?,
+        margin_blocks: within(&MARGIN_BLOCKS, set(&MARGIN_BLOCKS)?)?,
+        push_msat: within(&PUSH, set(&PUSH)?)?,
+        state_step: within(&STATE_STEP, set(&STATE_STEP)?)?,
+        state_count: within(&STATE_COUNT, set(&STATE_COUNT)?)?,
+        stock_csv: within(&STOCK_CSV, set(&STOCK_CSV)?)?,
         stock_feerate: Config::default().stock_feerate,
-        invite_timeout: seconds(integer(&INVITE_TIMEOUT)?, 1)?,
-        ceremony_timeout: seconds(integer(&CEREMONY_TIMEOUT)?, 1)?,
-        max_attempts: within(integer(&MAX_ATTEMPTS)?, 1)?,
-        reserve_feerate: within(integer(&RESERVE_FEERATE)?, 0)?,
+        invite_timeout: seconds(&INVITE_TIMEOUT, set(&INVITE_TIMEOUT)?)?,
+        ceremony_timeout: seconds(&CEREMONY_TIMEOUT, set(&CEREMONY_TIMEOUT)?)?,
+        max_attempts: within(&MAX_ATTEMPTS, set(&MAX_ATTEMPTS)?)?,
+        reserve_feerate: within(&RESERVE_FEERATE, set(&RESERVE_FEERATE)?)?,
         hold: HoldLimits {
-            time: seconds(integer(&HOLD_TIME)?, 0)?,
-            number: within(integer(&HOLD_MAX)?, 0)?,
-            msat: within(integer(&HOLD_MAX_MSAT)?, 0)?,
+            time: seconds(&HOLD_TIME, set(&HOLD_TIME)?)?,
+            number: within(&HOLD_MAX, set(&HOLD_MAX)?)?,
+            msat: within(&HOLD_MAX_MSAT, set(&HOLD_MAX_MSAT)?)?,
         },
         dust: DustLimits {
-            channel_msat: within(integer(&MAX_DUST)?, 0)?,
-            factory_msat: within(integer(&MAX_DUST_TOTAL)?, 0)?,
+            channel_msat: within(&MAX_DUST, set(&MAX_DUST)?)?,
+            factory_msat: within(&MAX_DUST_TOTAL, set(&MAX_DUST_TOTAL)?)?,
         },
-        max_ceremonies_per_peer: within(integer(&MAX_CEREMONIES)?, 1)?,
+        max_ceremonies_per_peer: within(&MAX_CEREMONIES, set(&MAX_CEREMONIES)?)?,
         sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
-        sale_wait: seconds(integer(&SALE_WAIT)?, 1)?,
+        sale_wait: seconds(&SALE_WAIT, set(&SALE_WAIT)?)?,
         jit: plugin.option(&JIT)?,
         // The datastore knows.
         prices: Config::default().prices,
@@ -312,44 +428,69 @@ fn node_ids(texts: &[String]) -> Result<Vec<NodeId>, BadOption> {
     texts.iter().map(parse).collect()
 }
 
-fn within<T: TryFrom<i64>>((name, value): (String, i64), least: i64) -> Result<T, BadOption> {
-    let out_of_range = || BadOption(format!("{name}: {value} is out of range, the least is {least}"));
-    if value < least {
-        return Err(out_of_range());
-    }
-    T::try_from(value).map_err(|_| out_of_range())
+/// The option's value, or an error that names both ends and what came.
+fn within<T: TryFrom<i64>>(number: &Number, value: i64) -> Result<T, BadOption> {
+    let Number { name, least, most, .. } = *number;
+    let in_range = Some(value).filter(|value| (least..=most).contains(value));
+    in_range
+        .and_then(|value| T::try_from(value).ok())
+        .ok_or_else(|| BadOption(format!("{name}: {value} is out of range, it may be {least} to {most}")))
 }
 
 /// A year: whoever wants no limit gets one all the same.
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
 
-fn seconds((name, value): (String, i64), least: i64) -> Result<u64, BadOption> {
-    let seconds: u64 = within((name, value.min(MAX_SECONDS)), least)?;
+fn seconds(number: &Number, value: i64) -> Result<u64, BadOption> {
+    let seconds: u64 = within(number, value.min(MAX_SECONDS))?;
     Ok(seconds.saturating_mul(1000))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use factory_engine::Term;
+
+    /// Each option that has a number: both ends are taken, and what is beyond is answered with both.
+    #[test]
+    fn an_error_about_a_range_names_both_ends_and_what_came() {
+        for number in NUMBERS {
+            let Number { name, least, most, .. } = *number;
+            assert!(least < most, "{name}");
+            let default = (number.default)(&Config::default());
+            for value in [least, most, default] {
+                assert_eq!(within::<i64>(number, value), Ok(value), "{name}");
+            }
+            for beyond in [least.checked_sub(1), most.checked_add(1), Some(i64::MIN)].into_iter().flatten() {
+                let error = within::<i64>(number, beyond).unwrap_err().to_string();
+                let ends = format!("{name}: {beyond} is out of range, it may be {least} to {most}");
+                assert_eq!(error, ends);
+            }
+        }
+        let error = within::<u16>(&CONFIRM_BLOCKS, 70_000).unwrap_err().to_string();
+        assert_eq!(error, "factory-confirm-blocks: 70000 is out of range, it may be 1 to 65535");
+    }
 
     #[test]
     fn bad_values_are_named() {
-        let option = |value| ("factory-confirmations".to_owned(), value);
-        assert_eq!(within::<u16>(option(3), 1), Ok(3));
-        for bad in [0, -1, 65_536] {
-            let error = within::<u16>(option(bad), 1).unwrap_err();
-            assert!(error.0.contains("factory-confirmations") && error.0.contains(&bad.to_string()));
-        }
         assert!(policy("Auto").unwrap_err().0.contains("'Auto'"));
         assert!(node_ids(&["02ab".to_owned()]).unwrap_err().0.contains("'02ab'"));
     }
 
+    // S32
+    #[test]
+    fn every_bound_of_terms_has_its_option() {
+        let options: Vec<&str> = NUMBERS.iter().map(|number| number.name).collect();
+        let settings = Term::ALL.into_iter().flat_map(|term| [term.least_setting(), term.most_setting()]);
+        for setting in settings.flatten().chain(["min-feerate-percent"]) {
+            assert!(options.contains(&format!("factory-{setting}").as_str()), "{setting}");
+        }
+    }
+
     #[test]
     fn timeouts_are_milliseconds() {
-        let option = |value| ("factory-invite-timeout".to_owned(), value);
-        assert_eq!(seconds(option(60), 1), Ok(60_000));
-        assert!(seconds(option(0), 1).is_err());
-        assert_eq!(seconds(option(0), 0), Ok(0));
-        assert_eq!(seconds(option(i64::MAX), 1), Ok(366 * 24 * 3600 * 1000));
+        assert_eq!(seconds(&INVITE_TIMEOUT, 60), Ok(60_000));
+        assert!(seconds(&INVITE_TIMEOUT, 0).is_err());
+        assert_eq!(seconds(&HOLD_TIME, 0), Ok(0));
+        assert_eq!(seconds(&HOLD_TIME, i64::MAX), Ok(366 * 24 * 3600 * 1000));
     }
 }

@@ -9,7 +9,7 @@ use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::policy::Policy;
 use factory_engine::policy::prices::PriceList;
 use factory_engine::record::event::Event;
-use factory_engine::types::{Amount, InstanceId, NodeId};
+use factory_engine::types::{Amount, InstanceId, NodeId, TermsHash};
 use factory_engine::wire::message::{Invite, Message};
 use factory_engine::{
     Answer, ChannelPolicy, Command, Create, Input, NotCooperative, Refusal, RefusalKind, State, Unusable,
@@ -70,8 +70,9 @@ fn bad_commands() {
 
     let instance = InstanceId([9; 32]);
     let amount = Amount::from_sat(50_000);
+    let terms = TermsHash([8; 32]);
     for command in [
-        Command::Accept { instance },
+        Command::Accept { instance, terms },
         Command::Decline { instance, reason: "no".into() },
         Command::Exit { instance },
         Command::Evict { instance, clients: vec![] },
@@ -83,7 +84,7 @@ fn bad_commands() {
 
     let instance = world.begin(&Offer::default()).unwrap();
     let (accept, decline) =
-        (Command::Accept { instance }, Command::Decline { instance, reason: "no".into() });
+        (Command::Accept { instance, terms }, Command::Decline { instance, reason: "no".into() });
     for command in [accept.clone(), decline.clone()] {
         assert_eq!(refused(&mut world, LSP, command), Refusal::OwnFactory(instance));
     }
@@ -121,7 +122,8 @@ fn an_invitation_of_an_operator_that_is_away() {
     world.disconnect(LSP, 1);
     world.settle().unwrap();
     let away = Refusal::OperatorAway(world.members[LSP].id);
-    assert_eq!(refused(&mut world, 1, Command::Accept { instance }), away);
+    let accept = world.acceptance(1, instance).unwrap();
+    assert_eq!(refused(&mut world, 1, accept), away);
     assert_eq!(away.kind(), RefusalKind::WrongState);
 }
 
@@ -253,12 +255,12 @@ fn invitations_that_people_answer() {
     let (mut world, instance) = scenario.begun().unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Invited));
-    world.command(1, Command::Accept { instance }).unwrap();
+    world.command(1, world.acceptance(1, instance).unwrap()).unwrap();
     world.command(2, Command::Decline { instance, reason: "too dear".into() }).unwrap();
     world.settle().unwrap();
     // The next attempt has other members on the terms that were accepted: nobody is asked twice.
     assert_eq!(world.state(1, instance), Some(State::Joining));
-    world.command(3, Command::Accept { instance }).unwrap();
+    world.command(3, world.acceptance(3, instance).unwrap()).unwrap();
     assert_eq!(world.finish(instance).unwrap(), State::Active);
     assert_eq!(world.state(2, instance), Some(State::Declined));
     assert_eq!(common::left_out(&world, instance), [2]);
@@ -457,7 +459,7 @@ fn a_clients_own_confirmations() {
     for (least, joins) in [(2, true), (3, true), (4, false)] {
         let scenario = Scenario::new(31).clients(1).config(|config| {
             config.push_msat = 5_000;
-            config.min_funding_confirmations = least;
+            config.bounds.min_funding_confirmations = least;
         });
         let (mut world, instance) = scenario.begun().unwrap();
         assert_eq!(world.members[LSP].config.funding_confirmations, 3);

@@ -10,6 +10,7 @@ use factory_engine::types::{InstanceId, ProtocolId, ScriptBuf};
 use factory_engine::wire::codec::{BigSize, Codec};
 use factory_engine::wire::envelope::{Envelope, MAX_MESSAGE_BYTES, Oversized, PIGGYBACK_OVERHEAD};
 use factory_engine::wire::message::*;
+use factory_engine::wire::words::Words;
 use wire_samples::{envelopes, messages};
 
 /// The bytes of the sample called `name`.
@@ -155,19 +156,21 @@ fn values_that_can_not_be() {
     assert_eq!(refused(&nonces), "join.nonces: truncated: 66 bytes needed, 0 left");
 }
 
+// S28
 #[test]
-fn reasons_have_a_limit() {
-    let abort = |reason: String| {
-        let instance = InstanceId([1; 32]);
-        Message::Abort(Abort { instance, attempt: 0, phase: 0, reason, blames: None, retry: 0 })
+fn a_peers_words_are_cut_and_escaped_where_they_are_read() {
+    let reason = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        let message = altered("abort", 6, |reason| *reason = [&length[..], bytes].concat());
+        let Ok(Message::Abort(abort)) = Message::decode(&message) else { panic!("it is lost") };
+        abort.reason
     };
-    let longest = abort("x".repeat(MAX_REASON_BYTES));
-    assert_eq!(Message::decode(&longest.encode()), Ok(longest));
-    // 2-byte characters after one byte: the 1000th byte would cut one in two.
-    let longer = abort(format!("x{}", "é".repeat(600)));
-    assert_eq!(Message::decode(&longer.encode()), Ok(abort(format!("x{}", "é".repeat(499)))));
-    let beyond = altered("abort", 6, |reason| *reason = "x".repeat(1001).encoded());
-    assert_eq!(refused(&beyond), "abort.reason: 1001 bytes, at most 1000 allowed");
+    assert_eq!(&*reason("\x1b[2J\u{202e}ok".as_bytes()), "\\u{1b}[2J\\u{202e}ok");
+    assert_eq!(&*reason(b"\xff"), "\\xff");
+    let long = reason(&[b'x'; 65_000]);
+    assert_eq!(long.chars().count(), Words::MOST);
+    // What is sent has the same limit.
+    assert_eq!(Words::new(&"x".repeat(65_000)), long);
 }
 
 // S28

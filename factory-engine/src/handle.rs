@@ -38,7 +38,7 @@ impl Engine {
     fn on_command(&self, step: &mut StepBuilder<'_>, command: Command) -> Result<Answer, Refusal> {
         match command {
             Command::Create(create) => self.create(step, &create),
-            Command::Accept { instance } => self.accept(step, instance),
+            Command::Accept { instance, terms } => self.accept(step, instance, terms),
             Command::Decline { instance, reason } => self.decline(step, instance, &reason),
             Command::Exit { instance } => self.exit(step, instance),
             Command::Evict { instance, clients } => self.evict(step, instance, &clients),

@@ -62,7 +62,7 @@ pub use io::{
 pub use memory::ceremony::Phase;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use policy::prices::{BadPrices, PriceList};
-pub use policy::{Config, Policy};
+pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;

@@ -73,6 +73,10 @@ hex_id!(
     InstanceId, 32, "a factory_instance of 64 hex digits"
 );
 hex_id!(
+    /// Hash of everything that an invitation asks a client to accept (S32).
+    TermsHash, 32, "a terms_hash of 64 hex digits"
+);
+hex_id!(
     /// `factory_protocol_id` of bLIP-56: SHA-256 of a protocol's name and major version.
     ProtocolId, 32, "a factory_protocol of 64 hex digits"
 );

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use factory_engine::PriceList;
-use factory_engine::policy::{Config, Policy};
+use factory_engine::policy::{Bounds, Config, Policy};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 
@@ -46,7 +46,7 @@ impl Scenario {
         Self {
             seed,
             clients: 2,
-            everybody: Config { policy: Policy::Auto, ..Config::default() },
+            everybody: Config { policy: Policy::Auto, bounds: any_life(), ..Config::default() },
             own: BTreeMap::new(),
             offer: Offer::default(),
             connected: true,
@@ -82,6 +82,9 @@ impl Scenario {
             config.state_step = 4;
             config.state_count = 3;
             config.stock_csv = 6;
+            config.bounds.min_confirm_blocks = 3;
+            config.bounds.min_margin_blocks = 4;
+            config.bounds.min_stock_csv = 5;
         })
     }
 
@@ -196,6 +199,11 @@ impl Scenario {
         world.run_out()?;
         Ok((world, instance))
     }
+}
+
+/// A client's bounds, but for how long a factory lives: tests have short ones.
+fn any_life() -> Bounds {
+    Bounds { min_lifetime_blocks: 1, min_dying_blocks: 1, ..Bounds::default() }
 }
 
 fn sell(world: &mut World, instance: InstanceId, sales: &[(usize, u64)]) -> Result<(), LabError> {

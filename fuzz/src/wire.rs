@@ -11,7 +11,8 @@ use factory_engine::tx::layout::Layout;
 use factory_engine::types::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use factory_engine::wire::codec::{BigSize, Codec, Records, Shared};
 use factory_engine::wire::envelope::{Envelope, MESSAGE_TYPE};
-use factory_engine::wire::message::{ChannelInFactory, MAX_REASON_BYTES, Message};
+use factory_engine::wire::message::{ChannelInFactory, Message};
+use factory_engine::wire::words::Words;
 
 use crate::bytes::Bytes;
 
@@ -43,14 +44,15 @@ pub fn envelope(data: &[u8]) {
 pub fn message(data: &[u8]) {
     let Ok(message) = Message::decode(data) else { return };
     let written = message.encode();
-    // Only odd records that nobody knows are left out.
-    assert!(written.len() <= data.len());
+    // Only odd records that nobody knows are left out, and a peer's words are escaped.
+    let words = matches!(&message, Message::Abort(_) | Message::SaleAbort(_) | Message::JitOffer(_));
+    assert!(words || written.len() <= data.len());
     assert_eq!(Message::decode(&written).as_ref(), Ok(&message));
     assert_eq!(message.encode(), written);
     assert!(!message.name().is_empty());
     match &message {
         Message::Invite(invite) => layout(&invite.terms),
-        Message::Abort(abort) => assert!(abort.reason.len() <= MAX_REASON_BYTES),
+        Message::Abort(abort) => assert!(abort.reason.chars().count() <= Words::MOST),
         _ => {}
     }
 }

@@ -11,6 +11,7 @@ use std::{fmt, io};
 
 use cln_rpc::ClnRpc;
 use factory_engine::NodeError;
+use factory_engine::wire::words::escaped;
 use serde_json::Value;
 
 /// What lightningd (or the way to it) said instead of a result.
@@ -80,6 +81,8 @@ impl Rpc {
     }
 }
 
+/// The most characters that are kept of what lightningd says went wrong.
+const MOST_SAID: usize = 2_000;
 /// Between two attempts to connect while too many others wait.
 const CROWDED: Duration = Duration::from_millis(10);
 /// How long a call waits for its turn to connect. Each of many may have to wait for all others.
@@ -119,7 +122,8 @@ impl Call for Rpc {
         connection.call_raw(method, &params).await.map_err(|error| CallError {
             method: method.to_owned(),
             code: error.code,
-            message: error.message,
+            // It may quote what a peer said.
+            message: escaped(error.message.as_bytes(), MOST_SAID),
         })
     }
 }

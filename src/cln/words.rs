@@ -13,6 +13,13 @@ pub fn refusal(refusal: &Refusal) -> String {
         }
         Refusal::Unknown(_) => format!("{refusal}: see factory-list and factory-invitations"),
         Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
+        Refusal::TermsChanged { .. } => {
+            format!("{refusal}: read factory-invitations again, and accept what it shows")
+        }
+        Refusal::OutOfBounds(bound) => match bound.setting() {
+            Some(setting) => format!("{refusal}: nothing was accepted; the option is factory-{setting}"),
+            None => format!("{refusal}: nothing was accepted"),
+        },
         Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
         Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
         Refusal::Stopping => "the plugin is shutting down".to_owned(),
@@ -29,6 +36,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::IsOut(_)
         | Refusal::OperatorSells
         | Refusal::NoStock
+        | Refusal::Reason { .. }
         | Refusal::NotCooperative(_)
         | Refusal::SaleUnderWay
         | Refusal::PaymentUnderWay

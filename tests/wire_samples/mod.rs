@@ -16,6 +16,7 @@ use factory_engine::wire::envelope::{
     Ack, Envelope, FactoryChange, FactoryChangeFunding, FactoryChangeLocked, Frame,
 };
 use factory_engine::wire::message::*;
+use factory_engine::wire::words::Words;
 
 const INSTANCE: InstanceId = InstanceId([0xa1; 32]);
 const ATTEMPT: u32 = 3;
@@ -111,7 +112,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         instance,
         attempt,
         phase: 5,
-        reason: "client 7 sent a bad partial signature – twice".to_owned(),
+        reason: "client 7 sent a bad partial signature – twice".into(),
         blames: Some(node(0x77)),
         retry: 1,
     };
@@ -216,7 +217,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("abort", Message::Abort(abort.clone())),
         (
             "abort_blaming_nobody",
-            Message::Abort(Abort { reason: String::new(), blames: None, retry: 0, ..abort }),
+            Message::Abort(Abort { reason: Words::default(), blames: None, retry: 0, ..abort }),
         ),
         (
             "buy",
@@ -286,7 +287,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 instance,
                 attempt,
                 number: 2,
-                reason: "client 1 is away – try again".to_owned(),
+                reason: "client 1 is away – try again".into(),
             }),
         ),
         ("ask_price", Message::AskPrice(AskPrice { instance, attempt, amount: Amount::from_sat(50_000) })),
@@ -330,7 +331,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 attempt,
                 amount: Amount::from_sat(50_000),
                 price_msat: 1_250,
-                reason: "client 1 is away – no".to_owned(),
+                reason: "client 1 is away – no".into(),
             }),
         ),
         ("jit_accept", Message::JitAccept(JitAccept { instance, attempt })),

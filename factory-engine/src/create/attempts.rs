@@ -13,6 +13,7 @@ use crate::step::fault::Fault;
 use crate::terms::{ClientIndex, Terms};
 use crate::types::{ChannelId, NodeId};
 use crate::wire::message::{Abort, Invite, Resume};
+use crate::wire::words::Words;
 
 use super::lsp::{inputs, invite};
 
@@ -257,5 +258,5 @@ fn invitation(factory: &Factory, client: ClientIndex) -> Invite {
 
 fn over(resume: &Resume, reason: &str) -> Abort {
     let (instance, attempt) = (resume.instance, resume.attempt);
-    Abort { instance, attempt, phase: 0, reason: short(reason), blames: None, retry: 0 }
+    Abort { instance, attempt, phase: 0, reason: Words::new(reason), blames: None, retry: 0 }
 }

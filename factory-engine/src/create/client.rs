@@ -5,8 +5,8 @@ use crate::engine::Engine;
 use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
-use crate::policy::{NotAcceptable, Policy};
-use crate::record::attempt::{Creation, Role};
+use crate::policy::{Bound, Fit, NotAcceptable, Policy};
+use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
 use crate::record::state::State;
@@ -16,14 +16,18 @@ use crate::step::check_channel;
 use crate::step::fault::Fault;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::types::{InstanceId, NodeId, PROTOCOL_ID, ScriptBuf};
+use crate::types::{Amount, Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
+use crate::wire::words::Words;
 
 /// Attempts at one factory that a client follows: each costs a record (S28).
 const MAX_ATTEMPT: u32 = 100;
 /// Blocks that an invitation, or an attempt that a restart or a disconnect has interrupted, waits for
 /// its operator (S29).
 const PATIENCE: u32 = 144;
+/// The most characters of the reason that a person gives for declining. With the words before it, and unless
+/// it has what is escaped, the operator gets it whole.
+const MAX_REASON: usize = 200;
 /// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
 const MAX_KEPT_PER_PEER: usize = 64;
 
@@ -56,9 +60,9 @@ impl Engine {
             return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
         let layout = Layout::new(&invite.terms);
-        let checked = layout
-            .map_err(NotAcceptable::Terms)
-            .and_then(|layout| self.config.check_invite(peer, &invite, &layout, step.height));
+        let checked = layout.map_err(NotAcceptable::Terms).and_then(|layout| {
+            self.config.check_invite(peer, &invite, &layout, step.height, self.known_fees())
+        });
         let accepted = known.is_some_and(|factory| factory.accepted);
         let checked = checked.and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
@@ -105,7 +109,9 @@ impl Engine {
         if invite.attempt < factory.current.number {
             return Err(Fault::stale("it is of an earlier attempt"));
         }
-        if invite.terms != factory.current.terms || Role::Lsp == factory.current.role {
+        let place = Role::Client { lsp: factory.lsp(), index: invite.client };
+        let same = invite.terms == factory.current.terms && invite.price_msat == factory.current.price_msat;
+        if !same || place != factory.current.role {
             return Err(Fault::peer("a second invitation to the same attempt with other terms"));
         }
         if factory.phase() == State::Joining {
@@ -141,8 +147,27 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn accept(&self, step: &mut StepBuilder<'_>, instance: InstanceId) -> Result<Answer, Refusal> {
+    /// Every number of an invitation that this node has bounds for, with its own, at a height (S32).
+    pub fn bounds_of(&self, factory: &Factory, height: Height) -> Vec<Bound> {
+        let Attempt { terms, price_msat, .. } = &factory.current;
+        self.config.bounds.of(terms, *price_msat, height, self.known_fees())
+    }
+
+    /// S32: what is accepted is what was read, and still within this node's bounds.
+    pub(crate) fn accept(
+        &self,
+        step: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        read: TermsHash,
+    ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
+        if let Some(now) = factory.current.terms_hash().filter(|now| *now != read) {
+            return Err(Refusal::TermsChanged { instance, read, now });
+        }
+        let mut bounds = self.bounds_of(factory, step.height).into_iter();
+        if let Some(outside) = bounds.find(|bound| bound.fit() == Fit::Outside) {
+            return Err(Refusal::OutOfBounds(outside));
+        }
         if !self.peers.contains(&factory.lsp()) {
             return Err(Refusal::OperatorAway(factory.lsp()));
         }
@@ -158,6 +183,10 @@ impl Engine {
         reason: &str,
     ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
+        let characters = reason.chars().count();
+        if characters > MAX_REASON {
+            return Err(Refusal::Reason { characters, most: MAX_REASON });
+        }
         step.event(instance, Declined { reason: short(reason) });
         step.send(factory.lsp(), refusal(instance, factory.current.number, &format!("declined: {reason}")));
         Ok(Answer::Done)
@@ -437,21 +466,47 @@ impl Engine {
     }
 }
 
-/// A later attempt may leave members out; what this client accepted must stay.
+/// S32: a later attempt never has worse terms than those that were accepted. It may leave other members out,
+/// in whose place nobody comes; this client's channel, the price and every number of the terms stay, and no
+/// exit takes longer or more than the longest one did.
 fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), NotAcceptable> {
     let Role::Client { index, .. } = factory.current.role else {
         return Err(NotAcceptable::Own);
     };
-    let place = usize::try_from(invite.client).ok();
-    let offered = place.and_then(|place| invite.terms.capacities.get(place).copied());
+    let before = &factory.current;
     let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
-    if offered != Some(factory.capacity(index))
-        || invite.price_msat > factory.current.price_msat
-        || without_members(&invite.terms) != without_members(&factory.current.terms)
+    let places = |capacities: &[Amount], place: ClientIndex| {
+        let (left, rest) = capacities.split_at_checked(usize::try_from(place).ok()?)?;
+        let (own, right) = rest.split_first()?;
+        Some((left.to_vec(), *own, right.to_vec()))
+    };
+    let same =
+        match (places(&before.terms.capacities, index), places(&invite.terms.capacities, invite.client)) {
+            (Some((left, own, right)), Some((fewer_left, still_own, fewer_right))) => {
+                own == still_own && is_part(&fewer_left, &left) && is_part(&fewer_right, &right)
+            }
+            _ => false,
+        };
+    let longest = |layout: &Layout| {
+        let exits = (0..layout.terms().clients()).map(|client| layout.exit_cost(client));
+        exits.map(|exit| exit.vbytes).max()
+    };
+    let later = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
+    if !same
+        || invite.price_msat > before.price_msat
+        || without_members(&invite.terms) != without_members(&before.terms)
+        || later.worst_blocks_early() > before.layout.worst_blocks_early()
+        || longest(&later) > longest(&before.layout)
     {
         return Err(NotAcceptable::Differs);
     }
     Ok(())
+}
+
+/// Whether `part` is `whole` with some left out.
+fn is_part(part: &[Amount], whole: &[Amount]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|amount| whole.any(|other| other == amount))
 }
 
 fn is_forgettable(factory: &Factory) -> bool {
@@ -461,7 +516,7 @@ fn is_forgettable(factory: &Factory) -> bool {
 }
 
 fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {
-    Abort { instance, attempt, phase: 1, reason: short(reason), blames: None, retry: 0 }
+    Abort { instance, attempt, phase: 1, reason: Words::new(reason), blames: None, retry: 0 }
 }
 
 fn resume_phase(creation: &Creation) -> u16 {

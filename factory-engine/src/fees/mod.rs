@@ -13,6 +13,7 @@ use crate::io::fees::{FeeNews, Feerates, Raise, Report};
 use crate::io::{Effect, Level};
 use crate::memory::Volatile;
 use crate::memory::fees::{Fees, VolatileFees};
+use crate::policy::KnownFees;
 use crate::record::factory::{Factory, own_clients};
 use crate::step::builder::StepBuilder;
 use crate::tx::child::usual_weight;
@@ -23,6 +24,14 @@ impl Engine {
     /// What the backend said of fees last.
     pub fn feerates(&self) -> Option<&Feerates> {
         self.fees.news.feerates.as_ref()
+    }
+
+    /// What the terms of an invitation are held against (S32); zeros as long as the backend has said nothing.
+    pub fn known_fees(&self) -> KnownFees {
+        let said = self
+            .feerates()
+            .map(|rates| KnownFees { mempool_minimum: rates.floor, estimate: rates.slowest().unwrap_or(0) });
+        said.unwrap_or_default()
     }
 
     /// How each transaction fares that is due.

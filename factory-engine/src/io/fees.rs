@@ -23,6 +23,11 @@ impl Feerates {
         known.map(|(_, feerate)| (*feerate).max(self.floor))
     }
 
+    /// What confirms in the longest time that there is an estimate for; nothing without estimates.
+    pub fn slowest(&self) -> Option<u32> {
+        self.estimates.values().next_back().copied()
+    }
+
     /// What a transaction should pay that has `left` blocks to confirm. Nothing if anything will do.
     pub fn target(&self, left: u32) -> Option<u32> {
         let estimate = self.within((left / 2).max(1));

@@ -6,8 +6,8 @@ use crate::io::fees::{FeeNews, Raise, Report};
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Shape};
 use crate::types::{
-    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, Transaction,
-    Txid,
+    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, TermsHash,
+    Transaction, Txid,
 };
 use crate::wire::message::Message;
 
@@ -207,6 +207,8 @@ pub enum Command {
     Accept {
         /// The factory that it was invited to (factory_instance).
         instance: InstanceId,
+        /// The hash of the terms that were read ([`Attempt::terms_hash`](crate::Attempt::terms_hash)).
+        terms: TermsHash,
     },
     /// `factory-decline`: this node refuses an invitation.
     Decline {

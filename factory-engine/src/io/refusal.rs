@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use crate::policy::Bound;
 use crate::record::state::State;
 use crate::record::unusable::NotCooperative;
 use crate::terms::ClientIndex;
 use crate::tx::layout::LayoutError;
 use crate::tx::sale::SaleError;
-use crate::types::{Height, InstanceId, NodeId};
+use crate::types::{Height, InstanceId, NodeId, TermsHash};
 use crate::wire::message::PROTOCOL_NAME;
 
 /// Why a command was not carried out. Nothing has changed.
@@ -49,6 +50,24 @@ pub enum Refusal {
         instance: InstanceId,
         /// State that the factory is in by now.
         state: State,
+    },
+    /// The terms are not those that were read (S32).
+    TermsChanged {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Hash of the terms that were read.
+        read: TermsHash,
+        /// Hash of the terms that the invitation has now.
+        now: TermsHash,
+    },
+    /// A number of the terms is out of this node's bounds by now (S32).
+    OutOfBounds(Bound),
+    /// A reason that the operator is to be told can't be sent.
+    Reason {
+        /// Characters that it has.
+        characters: usize,
+        /// The most that it may have.
+        most: usize,
     },
     /// The factory's operator is not connected.
     OperatorAway(NodeId),
@@ -124,11 +143,14 @@ impl Refusal {
             | Self::NoTimeToEvict { .. }
             | Self::NoSuchClient { .. }
             | Self::IsOut(_)
+            | Self::Reason { .. }
             | Self::Amount(_) => RefusalKind::BadParameter,
             Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
             Self::Unknown(_) => RefusalKind::Unknown,
             Self::OwnFactory(_)
             | Self::NotAnInvitation { .. }
+            | Self::TermsChanged { .. }
+            | Self::OutOfBounds(_)
             | Self::OperatorAway(_)
             | Self::NothingOnChain { .. }
             | Self::NoChannelToExit { .. }
@@ -172,6 +194,15 @@ impl fmt::Display for Refusal {
             }
             Self::NotAnInvitation { instance, state } => {
                 write!(f, "factory {instance} is {state}, no longer an invitation")
+            }
+            Self::TermsChanged { instance, read, now } => write!(
+                f,
+                "the terms of factory {instance} are not those of terms_hash {read}: nothing was accepted, and \
+                 they are {now} now"
+            ),
+            Self::OutOfBounds(bound) => bound.fmt(f),
+            Self::Reason { characters, most } => {
+                write!(f, "reason: {characters} characters are too many, it may have 0 to {most}")
             }
             Self::OperatorAway(lsp) => write!(f, "the operator {lsp} is not connected"),
             Self::NothingOnChain { instance, state } => {

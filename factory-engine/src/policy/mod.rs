@@ -9,8 +9,10 @@ use crate::tx::plan::Delays;
 use crate::types::{Height, Millis, NodeId};
 use crate::wire::message::Invite;
 
+pub use bounds::{Because, Bound, Bounds, Fit, KnownFees, Term};
 pub use limits::{DustLimits, HoldLimits};
 
+mod bounds;
 mod limits;
 pub mod prices;
 
@@ -46,16 +48,10 @@ pub struct Config {
     pub policy: Policy,
     /// Who may invite; `None` is everybody.
     pub allowed_lsps: Option<Vec<NodeId>>,
-    /// Largest price of joining, msat.
-    pub max_price_msat: u64,
-    /// Largest distance of the timeout, blocks.
-    pub max_lifetime_blocks: u32,
-    /// Largest feerate of the tree's transactions, sat/kw.
-    pub max_tree_feerate: u32,
+    /// Client: what it takes of an invitation's terms (S32).
+    pub bounds: Bounds,
     /// L: confirmations of the funding before channels are usable.
     pub funding_confirmations: u16,
-    /// Client: the least that it accepts for `funding_confirmations`.
-    pub min_funding_confirmations: u16,
     /// L: blocks allowed for each path transaction to confirm.
     pub confirm_blocks: u16,
     /// L: blocks added to `blocks_early`.
@@ -103,11 +99,8 @@ impl Default for Config {
         Self {
             policy: Policy::Ask,
             allowed_lsps: None,
-            max_price_msat: 0,
-            max_lifetime_blocks: 26_280,
-            max_tree_feerate: 5_000,
+            bounds: Bounds::default(),
             funding_confirmations: 3,
-            min_funding_confirmations: 1,
             confirm_blocks: delays.confirm_blocks,
             margin_blocks: delays.margin_blocks,
             push_msat: 1_000,
@@ -155,38 +148,12 @@ pub(crate) enum NotAcceptable {
         /// How many clients the terms have: indices go from 0 to one less.
         clients: u32,
     },
-    /// Joining costs more than this node pays.
-    Price {
-        /// What the operator asks for joining, msat.
-        price_msat: u64,
-        /// The most that this node pays, msat.
-        most: u64,
-    },
-    /// The timeout is too far away.
-    Lifetime {
-        /// Blocks from now to the timeout.
-        blocks: u32,
-        /// The most that this node takes, blocks.
-        most: u32,
-    },
+    /// A number is out of this node's bounds (S32).
+    OutOfBounds(Bound),
     /// The timeout is too near for anything to happen before.
     Dying {
         /// Blocks from now to the timeout.
         blocks: u32,
-    },
-    /// The tree's transactions pay too much.
-    Feerate {
-        /// Feerate of the terms' tree transactions, sat/kw.
-        feerate: u32,
-        /// The most that this node takes, sat/kw.
-        most: u32,
-    },
-    /// The channels would be usable too early.
-    Confirmations {
-        /// Confirmations of the funding after which the terms have channels usable.
-        given: u16,
-        /// The fewest that this node takes, confirmations.
-        least: u16,
     },
     /// With less than 1,000 msat this node would forget its channel.
     Push,
@@ -215,20 +182,9 @@ impl fmt::Display for NotAcceptable {
             Self::NoSuchClient { client, clients } => {
                 write!(f, "there is no client {client} among {clients}")
             }
-            Self::Price { price_msat, most } => {
-                write!(f, "the price of {price_msat} msat is above the {most} msat that this node pays")
-            }
-            Self::Lifetime { blocks, most } => {
-                write!(f, "its timeout is {blocks} blocks away, more than this node's limit of {most}")
-            }
+            Self::OutOfBounds(bound) => bound.fmt(f),
             Self::Dying { blocks } => {
                 write!(f, "its timeout is {blocks} blocks away: it would be dying before it is usable")
-            }
-            Self::Feerate { feerate, most } => {
-                write!(f, "a tree feerate of {feerate} sat/kw is absurd: the limit is {most}")
-            }
-            Self::Confirmations { given, least } => {
-                write!(f, "{given} confirmations of the funding are fewer than this node's {least}")
             }
             Self::Push => f.write_str("push_msat is under 1000: this node would forget the channel"),
             Self::Record => f.write_str("channel_in_factory contradicts the terms"),
@@ -251,6 +207,7 @@ impl Config {
         invite: &Invite,
         layout: &Layout,
         height: Height,
+        fees: KnownFees,
     ) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
         if self.policy == Policy::Never {
@@ -268,24 +225,10 @@ impl Config {
         if invite.client >= terms.clients() {
             return Err(NotAcceptable::NoSuchClient { client: invite.client, clients: terms.clients() });
         }
-        if invite.price_msat > self.max_price_msat {
-            return Err(NotAcceptable::Price { price_msat: invite.price_msat, most: self.max_price_msat });
-        }
+        self.bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
         let lifetime = terms.timeout_height.saturating_sub(height);
-        if lifetime > self.max_lifetime_blocks {
-            return Err(NotAcceptable::Lifetime { blocks: lifetime, most: self.max_lifetime_blocks });
-        }
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
             return Err(NotAcceptable::Dying { blocks: lifetime });
-        }
-        if terms.tree_feerate > self.max_tree_feerate {
-            return Err(NotAcceptable::Feerate { feerate: terms.tree_feerate, most: self.max_tree_feerate });
-        }
-        if terms.funding_confirmations < self.min_funding_confirmations {
-            return Err(NotAcceptable::Confirmations {
-                given: terms.funding_confirmations,
-                least: self.min_funding_confirmations,
-            });
         }
         if terms.push_msat < 1_000 {
             return Err(NotAcceptable::Push);

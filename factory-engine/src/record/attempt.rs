@@ -13,7 +13,8 @@ use crate::record::state::State;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, SessionId};
 use crate::tx::tree::Tree;
-use crate::types::{ChannelId, Height, NodeId, OutPoint};
+use crate::types::{ChannelId, Height, NodeId, OutPoint, TermsHash};
+use crate::wire::terms_codec::terms_hash;
 
 /// This node's part in a factory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +176,14 @@ impl Attempt {
         match self.role {
             Role::Lsp => self.layout.worst_blocks_early(),
             Role::Client { index, .. } => self.layout.blocks_early(index),
+        }
+    }
+
+    /// Client: the hash of what it is asked to accept, or has accepted (S32).
+    pub fn terms_hash(&self) -> Option<TermsHash> {
+        match self.role {
+            Role::Lsp => None,
+            Role::Client { index, .. } => Some(terms_hash(&self.terms, index, self.price_msat)),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::wire::message::{
     SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
     SaleStored as StoredMessage,
 };
+use crate::wire::words::Words;
 
 impl Engine {
     pub(crate) fn on_sale_offer(
@@ -407,7 +408,7 @@ impl Engine {
         // A `buy` that came to no sale has no number.
         if message.number == 0 {
             self.refuse_purchase(step, factory.instance, &message.reason);
-            self.answer_price(step, factory, coin, None, Err(NoPrice(message.reason.clone())));
+            self.answer_price(step, factory, coin, None, Err(NoPrice(message.reason.to_string())));
         } else if let Ok(sale) = self.client_sale(factory, coin, message.number) {
             self.forget_sale(step, factory, coin, sale, &message.reason);
         }
@@ -554,5 +555,10 @@ fn stored(factory: &Factory, number: u32) -> StoredMessage {
 }
 
 fn abort(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
-    SaleAbort { instance: factory.instance, attempt: factory.current.number, number, reason: short(reason) }
+    SaleAbort {
+        instance: factory.instance,
+        attempt: factory.current.number,
+        number,
+        reason: Words::new(reason),
+    }
 }

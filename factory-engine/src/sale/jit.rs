@@ -12,12 +12,13 @@ use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
 use crate::sale::lsp::{names, refusal, sub_clients, volatile};
-use crate::step::builder::{StepBuilder, short};
+use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
 use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
+use crate::wire::words::Words;
 
 impl Engine {
     /// L: somebody who has to sign is away.
@@ -91,7 +92,7 @@ impl Engine {
                 attempt: factory.current.number,
                 amount: deal.amount,
                 price_msat: deal.price_msat,
-                reason: short(reason),
+                reason: Words::new(reason),
             },
         );
     }
@@ -247,7 +248,7 @@ impl Engine {
             return Ok(());
         }
         let patience = self.config.ceremony_timeout.saturating_mul(4);
-        let ordinary = OrdinaryChannel { price_msat: offer.price_msat, reason: short(&offer.reason) };
+        let ordinary = OrdinaryChannel { price_msat: offer.price_msat, reason: offer.reason.to_string() };
         let deadline = step.now.saturating_add(patience);
         let wish = Purchase { ordinary_channel: Some(ordinary), deadline, ..wish.clone() };
         step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));

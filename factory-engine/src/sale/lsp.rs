@@ -11,7 +11,7 @@ use crate::record::factory::Factory;
 use crate::sale::error::CannotSell;
 use crate::sale::{cooperative, session_count};
 use crate::signing::Coordinator;
-use crate::step::builder::{StepBuilder, short};
+use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
@@ -19,6 +19,7 @@ use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
     Buy, ChannelInFactory, SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SaleReady,
 };
+use crate::wire::words::Words;
 
 impl Engine {
     pub(crate) fn on_buy(&self, step: &mut StepBuilder<'_>, peer: NodeId, buy: &Buy) -> Result<(), Fault> {
@@ -568,7 +569,12 @@ pub(crate) fn names(nodes: &[NodeId]) -> String {
 }
 
 pub(crate) fn refusal(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
-    SaleAbort { instance: factory.instance, attempt: factory.current.number, number, reason: short(reason) }
+    SaleAbort {
+        instance: factory.instance,
+        attempt: factory.current.number,
+        number,
+        reason: Words::new(reason),
+    }
 }
 
 pub(crate) fn send_ready(

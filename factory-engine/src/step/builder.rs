@@ -9,6 +9,7 @@ use crate::step::Step;
 use crate::step::fault::Fault;
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
+use crate::wire::words::Words;
 
 /// What a handler is told, and the step that it writes.
 pub(crate) struct StepBuilder<'a> {
@@ -83,7 +84,7 @@ impl<'a> StepBuilder<'a> {
                 instance: factory.instance,
                 attempt: factory.current.number,
                 phase,
-                reason: short(reason),
+                reason: Words::new(reason),
                 blames: None,
                 retry: u8::from(retry),
             },
@@ -91,7 +92,7 @@ impl<'a> StepBuilder<'a> {
     }
 }
 
-/// A reason that fits into an `abort` (1,000 bytes), cut at a character.
+/// A reason as it is stored: cut and escaped, whoever's words it quotes.
 pub(crate) fn short(reason: &str) -> String {
-    reason.chars().take(250).collect()
+    Words::new(reason).to_string()
 }

@@ -10,7 +10,8 @@ use crate::types::{
     Transaction, Txid,
 };
 
-use super::codec::{Codec, DecodeError, Malformed, Records, Shared, clip, plain_codec, tlv_enum, tlv_struct};
+use super::codec::{Codec, DecodeError, Records, Shared, plain_codec, tlv_enum, tlv_struct};
+use super::words::Words;
 
 /// The protocol's name and major version.
 pub const PROTOCOL_NAME: &str = "superscalar/1";
@@ -21,9 +22,6 @@ pub use crate::types::PROTOCOL_ID;
 pub const fn protocol_id() -> ProtocolId {
     PROTOCOL_ID
 }
-
-/// The most bytes that the reason of an [`Abort`] may have.
-pub const MAX_REASON_BYTES: usize = 1000;
 
 /// `channel_in_factory`, TLV 65600 of `open_channel` (bLIP-56): which factory a channel stands in.
 /// `superscalar/1` sends the same record, byte for byte, ahead of the open.
@@ -211,8 +209,8 @@ message_struct! {
     pub struct Abort {
         /// The sender's phase of the ceremony.
         pub phase: u16 => 4,
-        /// Why, for people. At most [`MAX_REASON_BYTES`]; [`Message::encode`] cuts off the rest.
-        pub reason: String => 6,
+        /// Why, for people.
+        pub reason: Words => 6,
         /// The member at fault, if it was one.
         pub blames: Option<NodeId> => 8,
         /// Whether another attempt makes sense; 0 if not.
@@ -333,8 +331,8 @@ message_struct! {
     pub struct SaleAbort {
         /// Which sale; 0 for a `buy` that came to none.
         pub number: u32 => 4,
-        /// Why, for people. At most [`MAX_REASON_BYTES`].
-        pub reason: String => 6,
+        /// Why, for people.
+        pub reason: Words => 6,
     }
 }
 
@@ -392,7 +390,7 @@ message_struct! {
         /// What the buyer pays for it, msat.
         pub price_msat: u64 => 6,
         /// Why there is none from stock, for people.
-        pub reason: String => 8,
+        pub reason: Words => 8,
     }
 }
 
@@ -521,42 +519,17 @@ macro_rules! header {
 
 impl Message {
     /// The bytes for the payload of a piggyback.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these have a reason")]
     pub fn encode(&self) -> Vec<u8> {
         // Most are shorter than this.
         let mut out = Vec::with_capacity(512);
-        match self {
-            // A reason that quotes another one grows; the receiver would refuse it, and with it the
-            // abort.
-            Message::Abort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
-                let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
-                Message::Abort(Abort { reason, ..abort.clone() }).write_tagged(&mut out);
-            }
-            Message::SaleAbort(abort) if abort.reason.len() > MAX_REASON_BYTES => {
-                let reason = clip(&abort.reason, MAX_REASON_BYTES).to_owned();
-                Message::SaleAbort(SaleAbort { reason, ..abort.clone() }).write_tagged(&mut out);
-            }
-            message => message.write_tagged(&mut out),
-        }
+        self.write_tagged(&mut out);
         out
     }
 
     /// Reads the payload of a piggyback. [`DecodeError::may_ignore`] says whether an unknown message
     /// may be passed over.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these have a reason")]
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
-        let message = Self::decode_tagged(bytes)?;
-        let reason = match &message {
-            Message::Abort(abort) => &abort.reason,
-            Message::SaleAbort(abort) => &abort.reason,
-            _ => return Ok(message),
-        };
-        let bytes = reason.len();
-        if bytes > MAX_REASON_BYTES {
-            let fault = Malformed::TooLong { bytes, max: MAX_REASON_BYTES };
-            return Err(DecodeError::new(fault).inside("reason").inside(message.name()));
-        }
-        Ok(message)
+        Self::decode_tagged(bytes)
     }
 
     /// The factory that it is about.

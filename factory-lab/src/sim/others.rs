@@ -47,7 +47,7 @@ impl Run {
             let command = if self.dice.one_in(4) {
                 Command::Decline { instance, reason: "not today".into() }
             } else {
-                Command::Accept { instance }
+                self.world.acceptance(at, instance)?
             };
             // A refusal (the operator is away) is an answer, too: it is tried again.
             self.world.feed(at, Input::Command(command))?;

@@ -73,6 +73,7 @@ impl Run {
         let mut scenario = Scenario::new(seed).clients(clients).short_delays().config(|config| {
             config.stock_csv = 5;
             config.funding_confirmations = confirmations;
+            config.bounds.min_funding_confirmations = confirmations;
         });
         for at in 0..=clients {
             scenario = scenario.config_of(at, |own| *own = own_config(own, at, &mut dice));

@@ -136,6 +136,16 @@ impl World {
         }
     }
 
+    /// What a person answers who has read an invitation as it is now, and agrees.
+    ///
+    /// # Errors
+    /// When the member is down, or was not invited.
+    pub fn acceptance(&self, at: usize, instance: InstanceId) -> Result<Command, LabError> {
+        let terms = self.factory(at, instance)?.current.terms_hash();
+        let terms = terms.ok_or_else(|| error(format!("member {at} is the operator")))?;
+        Ok(Command::Accept { instance, terms })
+    }
+
     /// Asks for liquidity for a client; nothing is delivered yet.
     ///
     /// # Errors

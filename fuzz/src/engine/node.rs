@@ -6,7 +6,7 @@ use factory_engine::record::event::{Event, decode_record, encode_record};
 use factory_engine::tx::layout::SpendRole;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, OutPoint};
-use factory_engine::{Answer, Config, Effect, Engine, Input, Level, Policy, Refusal};
+use factory_engine::{Answer, Bounds, Config, Effect, Engine, Input, Level, Policy, Refusal};
 use factory_lab::rng::Rng;
 
 /// Records of every factory, in order.
@@ -146,7 +146,8 @@ fn decoded(record: &[u8]) -> Vec<Event> {
 
 fn load(number: usize, records: &Records) -> Engine {
     let policy = if number == 2 { Policy::Ask } else { Policy::Auto };
-    let config = Config { policy, max_attempts: 3, ..Config::default() };
+    let bounds = Bounds { min_lifetime_blocks: 1, min_dying_blocks: 1, ..Bounds::default() };
+    let config = Config { policy, bounds, max_attempts: 3, ..Config::default() };
     let byte = u8::try_from(number).unwrap_or(u8::MAX);
     let mut engine = Engine::new(id(number), MasterSecret::new([byte.wrapping_add(1); 32]), config);
     for (instance, records) in records {

@@ -3,7 +3,7 @@
 use bitcoin::{TxOut, Witness};
 use factory_engine::io::fees::{FeeNews, Feerates, Refused, Report, Trouble};
 use factory_engine::tx::plan::Profile;
-use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, Transaction};
+use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, TermsHash, Transaction};
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
 use factory_engine::{
@@ -125,10 +125,16 @@ fn instance(world: &World, input: &mut Bytes<'_>) -> InstanceId {
     input.choose(&known).copied().unwrap_or(InstanceId([5; 32]))
 }
 
+/// What somebody has read, if there is something to read.
+fn terms_hash(world: &World, at: usize, instance: InstanceId) -> TermsHash {
+    let factory = world.nodes.get(at).and_then(|node| node.engine.factory(instance));
+    factory.and_then(|factory| factory.current.terms_hash()).unwrap_or(TermsHash([6; 32]))
+}
+
 fn command(world: &mut World, at: usize, op: u8, input: &mut Bytes<'_>) {
     let instance = instance(world, input);
     let command = match op & 0x1f {
-        22 => Command::Accept { instance },
+        22 => Command::Accept { instance, terms: terms_hash(world, at, instance) },
         23 => Command::Decline { instance, reason: String::from_utf8_lossy(input.take(4)).repeat(300) },
         _ => Command::Exit { instance },
     };

@@ -4,6 +4,7 @@ use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
 use factory_engine::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
 use factory_engine::wire::message::Message;
+use factory_engine::wire::words::Words;
 
 use super::node::id;
 use crate::bytes::Bytes;
@@ -103,7 +104,7 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         Message::Abort(m) => match input.byte() % 4 {
             0 => m.attempt = number(m.attempt, input),
             1 => m.phase = input.short(),
-            2 => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+            2 => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
             _ => m.blames = Some(id(input.below(4))),
         },
         Message::Buy(m) => match input.byte() % 3 {
@@ -146,7 +147,7 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         Message::SaleStored(m) => m.number = number(m.number, input),
         Message::SaleAbort(m) => match input.byte() % 2 {
             0 => m.number = number(m.number, input),
-            _ => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+            _ => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
         },
         Message::AskPrice(m) => match input.byte() % 2 {
             0 => m.attempt = number(m.attempt, input),
@@ -163,7 +164,7 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),
-            _ => m.reason = String::from_utf8_lossy(input.take(5)).repeat(100),
+            _ => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
         },
         Message::JitAccept(m) => m.attempt = number(m.attempt, input),
         Message::JitOpened(m) => match input.byte() % 4 {

@@ -12,7 +12,8 @@ use bitcoin::{BlockHash, TxIn};
 use factory_engine::policy::Config;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{
-    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, TermsHash,
+    Transaction, Txid,
 };
 use factory_engine::{Answer, Block, Command, Effect, Input, Invoice, Refusal, State};
 use factory_lab::offer::Offer;
@@ -125,14 +126,14 @@ impl World {
             self.step();
             for at in [2] {
                 // The one that asks says yes.
-                let open: Vec<InstanceId> = self.nodes[at]
+                let open: Vec<(InstanceId, TermsHash)> = self.nodes[at]
                     .engine
                     .factories()
                     .filter(|factory| factory.state(self.height) == State::Invited)
-                    .map(|factory| factory.instance)
+                    .filter_map(|factory| Some((factory.instance, factory.current.terms_hash()?)))
                     .collect();
-                for instance in open {
-                    let _ = self.feed(at, Input::Command(Command::Accept { instance }));
+                for (instance, terms) in open {
+                    let _ = self.feed(at, Input::Command(Command::Accept { instance, terms }));
                 }
             }
         }

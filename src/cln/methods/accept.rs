@@ -1,25 +1,36 @@
 //! `factory-accept`.
 
-use factory_engine::types::InstanceId;
+use factory_engine::types::{InstanceId, TermsHash};
 use factory_engine::{Command as EngineCommand, Input};
 use serde_json::{Value, json};
 
 use super::super::error::RpcError;
-use super::super::params::Params;
+use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::{Command, factory, factory_json};
 
 /// Name, usage and description of `factory-accept`.
 pub const COMMAND: Command = Command {
     name: "factory-accept",
-    usage: "factory_instance",
-    description: "Accept an invitation into a channel factory",
+    usage: "factory_instance terms_hash",
+    description: "Accept an invitation into a channel factory, on the terms that factory-invitations shows \
+                  with this terms_hash and no others",
 };
 
-/// Accepts an invitation; answers with the factory.
+impl Parameter for TermsHash {
+    const EXPECTED: &'static str = "a terms_hash of 64 hex digits, as factory-invitations shows it";
+
+    fn parse(value: &Value) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+/// Accepts an invitation on the terms that were read (S32); answers with the factory.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
-    let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
-    state.runtime.ask(Input::Command(EngineCommand::Accept { instance })).await?;
+    let mut params = Params::new(&["factory_instance", "terms_hash"], &params)?;
+    let instance: InstanceId = params.required("factory_instance")?;
+    let terms: TermsHash = params.required("terms_hash")?;
+    state.runtime.ask(Input::Command(EngineCommand::Accept { instance, terms })).await?;
     let (factory, height) = factory(&state, instance).await?;
     Ok(json!({"factory": factory_json::factory(&factory, &state.as_ref().into(), height)}))
 }

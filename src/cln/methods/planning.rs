@@ -6,7 +6,7 @@ use factory_engine::tx::layout::{Layout, Output};
 use factory_engine::tx::plan::frontier::{Point, frontier, notable};
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 use factory_engine::types::{Amount, Height, InstanceId, NodeId};
-use factory_engine::{Config, Create, Online};
+use factory_engine::{Bounds, Config, Create, Engine, Online};
 use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
@@ -19,7 +19,8 @@ use super::factory_json;
 const LIFETIME_BLOCKS: u32 = 8_640;
 /// Default `dying_blocks`: a week.
 const DYING_BLOCKS: u32 = 1_008;
-/// Twice what relays at all; whoever needs more speed adds it through the anchors.
+/// The least default of `feerate`: twice what relays at all; whoever needs more speed adds it through the
+/// anchors.
 const FEERATE: u32 = 500;
 
 impl Parameter for Profile {
@@ -56,11 +57,18 @@ impl Wishes {
             group: params.optional("group")?.unwrap_or(true),
             dying_blocks: params.optional("dying_blocks")?.unwrap_or(DYING_BLOCKS),
             feerate: match params.optional::<Value>("feerate")? {
-                None => FEERATE,
+                None => default_feerate(state).await?,
                 Some(feerate) => parse_feerate(state, &feerate).await?,
             },
         })
     }
+}
+
+/// What a client with the default bounds takes (S32), and a quarter more: it sees fees with its own node.
+async fn default_feerate(state: &State) -> Result<u32, RpcError> {
+    let least = |engine: &Engine, _| Bounds::default().least_feerate(engine.known_fees()).0;
+    let least = state.runtime.read(least).await?;
+    Ok(least.saturating_add(least / 4).max(FEERATE))
 }
 
 /// lightningd knows all its ways to write a feerate.
@@ -210,7 +218,8 @@ fn alternative(point: &Point) -> Value {
     object
 }
 
-fn shape_json(shape: &Shape) -> Value {
+/// A tree's shape, as `factory-plan` has it.
+pub fn shape_json(shape: &Shape) -> Value {
     json!({
         "levels": shape.levels.iter()
             .map(|level| json!({"arity": level.arity, "kind": kind(level.kind)}))

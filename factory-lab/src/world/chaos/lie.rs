@@ -98,7 +98,7 @@ impl Lie {
                     _ => None,
                 });
                 let retry = u8::from(self.dice.one_in(2));
-                let reason = "it was somebody else".to_owned();
+                let reason = "it was somebody else".into();
                 vec![Abort { instance, attempt, phase: 3, reason, blames, retry }.into()]
             }
             _ => vec![],
