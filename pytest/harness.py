@@ -21,6 +21,17 @@ FAST = {
 }
 
 
+# A client's bounds as wide as they can be: these tests have factories that nobody should want with real money.
+WIDE = {
+    "factory-min-confirm-blocks": 1,
+    "factory-min-margin-blocks": 0,
+    "factory-min-stock-csv": 1,
+    "factory-min-lifetime-blocks": 1,
+    "factory-min-dying-blocks": 0,
+    "factory-min-confirmations": 1,
+}
+
+
 def wait_for(success, timeout=TIMEOUT):
     """Until `success`. Looks every 100 ms."""
     deadline = time.monotonic() + timeout
@@ -54,6 +65,7 @@ def plugin_options(**more):
         "factory-policy": "auto",
         # The default of a day makes every test mine a day's blocks.
         "factory-margin-blocks": 12,
+        **WIDE,
         "log-level": "debug",
         "may_reconnect": True,
     }

@@ -1,10 +1,13 @@
 """Every bad input to a command gets a clear error that names what is wrong, and changes nothing."""
 
+import re
+
 import pytest
 from pyln.client import RpcError
 
 from harness import (
     FAST,
+    WIDE,
     activate,
     connect_all,
     create,
@@ -96,6 +99,22 @@ def test_clients_and_amounts(node_factory, bitcoind):
     assert left_out["id"] == unwilling_id and "policy is never" in left_out["reason"]
 
 
+def test_terms_below_a_clients_bounds(node_factory, bitcoind):
+    """S32: with the defaults of a client, and those of an operator whose settings are a thief's."""
+    careful = plugin_options(**{name: None for name in WIDE})
+    careful = {name: value for name, value in careful.items() if value is not None}
+    options = [lsp_options(**{"factory-confirm-blocks": 1, "factory-margin-blocks": 144}), careful]
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=options)
+    fund(bitcoind, lsp, 5_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, nodes)
+    params = {"clients": [alice.info["id"]], "capacity_sat": 200_000}
+    why = "confirm_blocks is 1: this node takes 4 to 65535 (min-confirm-blocks)"
+    refused(lsp, "factory-create", params, NOT_CREATED, alice.info["id"], why)
+    assert factories(alice) == [] and alice.daemon.is_in_log(re.escape(why))
+    assert reserved(lsp) == [] and lsp.rpc.listpeerchannels()["channels"] == []
+
+
 def test_an_exit_that_takes_too_long(node_factory):
     (node,) = node_factory.get_nodes(1, opts=[lsp_options(**{"factory-confirm-blocks": 700})])
     refused(node, "factory-plan", [8, 100_000, 0, "stateful"], INVALID, "the longest exit takes", "2016")
@@ -126,23 +145,37 @@ def test_ask_accept_decline_and_wrong_states(node_factory, bitcoind):
     named = {"factory_instance": instance}
     refused(alice, "factory-exit", named, WRONG_STATE, instance, "invited")
     refused(alice, "factory-verify", named, WRONG_STATE, instance)
-    refused(lsp, "factory-accept", named, WRONG_STATE, "this node's own factory")
+    read = {**named, "terms_hash": invitation["terms_hash"]}
+    refused(lsp, "factory-accept", read, WRONG_STATE, "this node's own factory")
+    refused(alice, "factory-accept", named, INVALID, "missing required parameter: terms_hash")
+    refused(alice, "factory-accept", {**named, "terms_hash": "ab"}, INVALID, "terms_hash of 64 hex digits")
     refused(lsp, "factory-decline", named, WRONG_STATE, "this node's own factory")
     refused(lsp, "factory-exit", named, WRONG_STATE, "joining")
-    for command in ("factory-accept", "factory-decline", "factory-exit", "factory-show", "factory-verify"):
-        refused(alice, command, {"factory_instance": "cd" * 32}, UNKNOWN, "cd" * 32)
+    unknown = {"factory_instance": "cd" * 32}
+    refused(alice, "factory-accept", {**read, **unknown}, UNKNOWN, "cd" * 32)
+    for command in ("factory-decline", "factory-exit", "factory-show", "factory-verify"):
+        refused(alice, command, unknown, UNKNOWN, "cd" * 32)
 
-    bob.rpc.call("factory-decline", {"factory_instance": instance, "reason": "not today"})
-    refused(bob, "factory-accept", named, WRONG_STATE, "declined")
-    # Bob is left out; alice's invitation is renewed, and she accepts the second attempt.
+    # S28: as much as is told to the operator, and with nothing in it that acts on its terminal.
+    too_long = {**named, "reason": "x" * 70_000}
+    refused(bob, "factory-decline", too_long, INVALID, "reason: 70000 characters", "0 to 200")
+    bob.rpc.call("factory-decline", {**named, "reason": "not today \x1b[31m\u202e"})
+    refused(bob, "factory-accept", read, WRONG_STATE, "declined")
+    # S32: bob is left out; alice's invitation is renewed, and what she has read is not what she would accept.
     wait_for(lambda: only_factory(alice)["attempt"] == 2)
-    alice.rpc.call("factory-accept", named)
+    (again,) = invitations(alice)
+    assert again["clients"] == 1 and again["terms_hash"] != invitation["terms_hash"]
+    refused(alice, "factory-accept", read, WRONG_STATE, again["terms_hash"], "read factory-invitations again")
+    assert state(alice) == "invited"
+    alice.rpc.call("factory-accept", {**named, "terms_hash": again["terms_hash"]})
     factory = creating.result(60)
     assert [client["id"] for client in factory["clients"]] == [alice.info["id"]]
     (left_out,) = factory["left_out"]
-    assert left_out["id"] == bob.info["id"] and "not today" in left_out["reason"]
+    assert left_out["id"] == bob.info["id"]
+    assert "not today \\u{1b}[31m\\u{202e}" in left_out["reason"]
+    assert not lsp.daemon.is_in_log("\x1b") and not lsp.daemon.is_in_log("\u202e")
     assert state(bob) == "declined" and bob.rpc.listpeerchannels()["channels"] == []
-    refused(alice, "factory-accept", named, WRONG_STATE, "no longer an invitation")
+    refused(alice, "factory-accept", read, WRONG_STATE, "no longer an invitation")
     refused(alice, "factory-decline", named, WRONG_STATE, "no longer an invitation")
     assert invitations(alice) == []
     activate(bitcoind, factory, lsp, [alice])

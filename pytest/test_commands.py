@@ -161,7 +161,14 @@ def test_an_invitation_waits_to_be_answered(node_factory, bitcoind):
     assert ceremony["stage"] == "invitations" and ceremony["waiting_for"] == [alice.info["id"]]
     # The default leaves a person time.
     assert 200 < ceremony["seconds_left"] <= 300
-    accepted = alice.rpc.call("factory-accept", [invitation["factory_instance"]])["factory"]
+    # S32: every number that this node has bounds for, and how far it is from them.
+    bounds = {bound["term"]: bound for bound in invitation["bounds"]}
+    assert bounds["margin_blocks"]["value"] == invitation["margin_blocks"] == 12
+    assert bounds["margin_blocks"]["options"] == ["factory-min-margin-blocks"]
+    assert "stock_csv" not in bounds and bounds["feerate_perkw"]["value"] == invitation["feerate_perkw"]
+    assert all(bound["fit"] in ("within", "near") for bound in bounds.values()), bounds
+    read = [invitation["factory_instance"], invitation["terms_hash"]]
+    accepted = alice.rpc.call("factory-accept", read)["factory"]
     assert accepted["role"] == "client"
     assert creating.result(60)["state"] == "funding"
     with pytest.raises(RpcError, match="no longer an invitation"):

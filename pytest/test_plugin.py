@@ -72,7 +72,10 @@ def test_bad_parameters_change_nothing(node_factory):
     refused("factory-create", {"clients": [nobody], "capacity_sat": 50_000}, 2502, f"{nobody} is not connected")
     refused("factory-create", {"clients": [peer], "capacity_sat": 50_000}, 301, "the wallet has 0 sat")
     refused("factory-create", {"clients": [peer], "capacity_sat": 50_000, "shape": 1}, -32602, "shape")
-    for command in ("factory-accept", "factory-decline", "factory-exit", "factory-show", "factory-verify"):
+    accept = {"factory_instance": instance, "terms_hash": "ef" * 32}
+    refused("factory-accept", accept, 2500, instance)
+    refused("factory-accept", {"factory_instance": instance}, -32602, "missing required parameter: terms_hash")
+    for command in ("factory-decline", "factory-exit", "factory-show", "factory-verify"):
         refused(command, {"factory_instance": instance}, 2500, instance)
         refused(command, {"factory_instance": "ab"}, -32602, "64 hex digits")
     refused("factory-list", {"state": "happy"}, -32602, "happy")

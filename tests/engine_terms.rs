@@ -200,7 +200,7 @@ fn later_attempts_are_no_worse() {
         ("less for it", |m| m.terms.capacities[1] = Amount::from_sat(99_999)),
         ("more for another", |m| m.terms.capacities[0] = Amount::from_sat(100_001)),
         ("another place", |m| m.client = 2),
-        ("somebody new", |m| m.terms.capacities.extend([Amount::from_sat(100_000); 2])),
+        ("somebody new", |m| m.terms.capacities.push(Amount::from_sat(100_001))),
         ("less stock", |m| m.terms.stock = Amount::from_sat(19_999)),
         ("another timeout", |m| m.terms.timeout_height += 1),
         ("a shorter delay", |m| m.terms.stock_csv -= 1),

@@ -64,6 +64,7 @@ kinds! {
     Transcript "transcript" 20_000 "A client signs off on another transcript (each run).";
     FalseBlame "false-blame" 20_000 "A member aborts and blames another one (each run).";
     Collusion "collusion" 15_000 "The operator and a client lie together, in two ways (each run).";
+    ThiefTerms "thief-terms" 20_000 "The operator chooses terms under which it could steal, or nobody could leave (each run).";
     AnchorSpent "anchor-spent" 20_000 "A stranger spends an anchor (each block).";
     FundingChild "funding-child" 5_000 "The operator's wallet spends the change of a funding (each block).";
     PaymentStuck "payment-stuck" 150_000 "A payment for liquidity is under way for some blocks (each such payment).";

@@ -9,7 +9,9 @@ use crate::io::{Answer, Block, Effect, Level, Refusal};
 use crate::memory::Volatile;
 use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
-use crate::record::factory::{BURIED, Factory, is_dead, own_clients, path_nodes, session_name, unspent};
+use crate::record::factory::{
+    BURIED, Factory, has_matured, is_dead, own_clients, session_name, unspent, wanted_nodes,
+};
 use crate::record::state::State;
 use crate::report::standing::{Sighting, Standing, sighting, standing};
 use crate::report::statement::statement;
@@ -290,12 +292,9 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();
-    let matured = height >= factory.current.terms.timeout_height;
-    if !(matured && factory.current.role != Role::Lsp) {
-        wanted.extend(
-            path_nodes(factory).into_iter().map(|node| SessionId { coin: node, role: SpendRole::State }),
-        );
-    }
+    let matured = has_matured(factory, height);
+    let nodes = wanted_nodes(factory, height).into_iter();
+    wanted.extend(nodes.map(|node| SessionId { coin: node, role: SpendRole::State }));
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
     if let (true, Role::Client { index, .. }) = (matured, factory.current.role) {
         // What it bought out of its stock it can't have by a distribution of that stock.

@@ -5,7 +5,7 @@ use crate::chain::channels::OwnChannel;
 use crate::fees::sum;
 use crate::memory::fees::Fees;
 use crate::record::attempt::Role;
-use crate::record::factory::Factory;
+use crate::record::factory::{Factory, has_matured};
 use crate::tx::child::Bump;
 use crate::tx::layout::{NodeIndex, NodeKind, SpendRole, fee};
 use crate::tx::scripts::anchor_script;
@@ -42,7 +42,7 @@ pub(crate) fn bump(
         parent_fee,
         parent_weight,
         feerate,
-        max_fee: at_stake(fees, factory, session),
+        max_fee: at_stake(fees, factory, session, height),
     };
     Some((bump, deadline))
 }
@@ -58,7 +58,13 @@ struct Behind {
 
 /// The channels that a transaction is needed for: under a node, of clients that leave or are made to;
 /// behind a sale, whatever it and later sales fund.
-fn behind<'f>(factory: &'f Factory, session: &'f Session) -> impl Iterator<Item = Behind> + 'f {
+fn behind<'f>(
+    factory: &'f Factory,
+    session: &'f Session,
+    height: Height,
+) -> impl Iterator<Item = Behind> + 'f {
+    // A client goes down to its distribution then.
+    let all_leave = factory.current.role != Role::Lsp && has_matured(factory, height);
     factory.own_channels().filter_map(move |channel| {
         let client = channel.client;
         let confirm = u32::from(factory.current.terms.confirm_blocks);
@@ -69,8 +75,9 @@ fn behind<'f>(factory: &'f Factory, session: &'f Session) -> impl Iterator<Item 
                 (vec![], channel.sale.filter(|_| same)?.checked_sub(this)?.saturating_add(1))
             }
             SpendRole::State | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
-                let leaves =
-                    factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client);
+                let leaves = all_leave
+                    || factory.current.exiting.contains(&client)
+                    || factory.current.evicting.contains(&client);
                 let path = factory.current.layout.path(client);
                 let from = path.iter().position(|node| *node == session.id.coin).filter(|_| leaves)?;
                 (path.into_iter().skip(from).collect(), channel.sale.unwrap_or(0))
@@ -105,7 +112,7 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
             (factory.current.role == Role::Lsp).then_some(factory.current.terms.timeout_height)
         }
     };
-    let hard = behind(factory, session).filter_map(|behind| {
+    let hard = behind(factory, session, height).filter_map(|behind| {
         let htlcs = fees.htlcs.iter().filter(|htlc| htlc.channel_id == behind.channel.channel_id);
         let end = htlcs.map(|htlc| htlc.cltv_expiry).chain(end).min()?;
         Some(end.saturating_sub(behind.blocks))
@@ -131,7 +138,7 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
 
 /// What a transaction rescues for this node: of each channel behind it, divided among the transactions
 /// that are still to come; of a distribution, our output.
-fn at_stake(fees: &Fees, factory: &Factory, session: &Session) -> Amount {
+fn at_stake(fees: &Fees, factory: &Factory, session: &Session, height: Height) -> Amount {
     if let (SpendRole::Distribution, Role::Client { index, .. }) = (session.id.role, factory.current.role) {
         let coin = session.id.coin;
         let outputs = match factory.current.layout.coin(coin) {
@@ -160,5 +167,5 @@ fn at_stake(fees: &Fees, factory: &Factory, session: &Session) -> Amount {
         let stake = stake.checked_add(stock).unwrap_or(stake);
         Amount::from_sat(stake.to_sat().checked_div(behind.left).unwrap_or(0))
     };
-    sum(behind(factory, session).map(of_channel))
+    sum(behind(factory, session, height).map(of_channel))
 }

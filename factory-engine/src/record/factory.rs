@@ -17,7 +17,7 @@ use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
 pub use onchain::{BURIED, session_name};
-pub(crate) use onchain::{OpenStock, is_dead, open_stock, path_nodes, unspent};
+pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, wanted_nodes};
 
 mod attempts;
 mod onchain;

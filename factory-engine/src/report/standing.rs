@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::record::attempt::Role;
-use crate::record::factory::{Factory, open_stock, own_clients, path_nodes};
+use crate::record::factory::{Factory, open_stock, own_clients, wanted_nodes};
 use crate::record::state::State;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{SessionId, SpendRole};
@@ -216,7 +216,7 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
 /// Whether this node publishes a transaction of the factory at a height.
 fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
     match id.role {
-        SpendRole::State => path_nodes(factory).contains(&id.coin),
+        SpendRole::State => wanted_nodes(factory, height).contains(&id.coin),
         SpendRole::Distribution => {
             factory.current.role != Role::Lsp && height >= factory.current.terms.timeout_height
         }

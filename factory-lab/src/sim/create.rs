@@ -6,6 +6,7 @@ use factory_engine::terms::{Kind as LevelKind, Shape};
 use factory_engine::tx::plan::Profile;
 use factory_engine::{Answer, Command, Create, Input, RefusalKind};
 
+use crate::fault::{Dice, Kind};
 use crate::offer::shape;
 use crate::world::{Fed, LSP};
 use crate::{LabError, error};
@@ -18,7 +19,10 @@ impl Run {
     /// # Errors
     /// A violation.
     pub(super) fn create(&mut self) -> Result<(), LabError> {
-        let command = self.command()?;
+        let mut command = self.command()?;
+        if let Some(mut dice) = self.roll(Kind::ThiefTerms, || "the operator".into()) {
+            self.steal(&mut command, &mut dice)?;
+        }
         for _ in 0..4 {
             let fed = self.world.feed(LSP, Input::Command(Command::Create(command.clone())))?;
             if let Fed::Done(Ok(Answer::Created(instance))) = &fed {
@@ -77,6 +81,27 @@ impl Run {
             dying_blocks,
             tree_feerate: 1000,
         })
+    }
+
+    /// S32: the operator's settings are a thief's from here on; what they were before is every client's least.
+    fn steal(&mut self, command: &mut Create, dice: &mut Dice) -> Result<(), LabError> {
+        let what = dice.below(5);
+        let config = &mut self.world.members[LSP].config;
+        if matches!(what, 0 | 4) {
+            config.confirm_blocks = 1;
+        }
+        if matches!(what, 1 | 4) {
+            config.margin_blocks = u16::from(dice.one_in(2));
+        }
+        if matches!(what, 2 | 4) {
+            config.stock_csv = 1;
+        }
+        if matches!(what, 3 | 4) {
+            command.tree_feerate = 253 + dice.below_u32(100);
+        }
+        self.world.stop(LSP);
+        self.world.start(LSP)?;
+        self.world.reconnect()
     }
 
     /// Satoshi for each sub-factory: none, hardly enough to sell, some, much.

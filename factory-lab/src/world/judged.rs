@@ -2,7 +2,7 @@
 //! after each block.
 
 use bitcoin::{Amount, Txid};
-use factory_engine::record::event::{Event, Signing};
+use factory_engine::record::event::{Event, Invited, Signing};
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::{Layout, NodeKind, SpendRole};
 use factory_engine::tx::musig::PublicKey;
@@ -64,6 +64,7 @@ impl World {
         else {
             return Ok(()); // The operator.
         };
+        self.are_bearable(at, invited)?;
         let layout = Layout::new(&invited.terms).map_err(|error| format!("S3: {error}"))?;
         let proposal = &signing.proposal;
         let place = usize::try_from(invited.client).map_err(|error| error.to_string())?;
@@ -92,6 +93,25 @@ impl World {
             return Err("S3: it signs another number of transactions than its terms have".into());
         }
         Ok(())
+    }
+
+    /// S32: whatever a client signs for is within its own bounds.
+    fn are_bearable(&self, at: usize, invited: &Invited) -> Result<(), String> {
+        let (terms, least) = (&invited.terms, &self.members[at].config.bounds);
+        let has_stock = terms.stock > Amount::ZERO;
+        let below = [
+            ("confirm_blocks", terms.confirm_blocks < least.min_confirm_blocks),
+            ("margin_blocks", terms.margin_blocks < least.min_margin_blocks),
+            ("stock_csv", has_stock && terms.stock_csv < least.min_stock_csv),
+            ("tree_feerate", terms.tree_feerate < least.min_tree_feerate),
+            ("funding_confirmations", terms.funding_confirmations < least.min_funding_confirmations),
+            ("dying_blocks", terms.dying_blocks < least.min_dying_blocks),
+            ("timeout", terms.timeout_height < invited.height.saturating_add(least.min_lifetime_blocks)),
+        ];
+        match below.iter().find(|(_, is_below)| *is_below) {
+            Some((term, _)) => Err(format!("S32: it signs although {term} is below its least")),
+            None => Ok(()),
+        }
     }
 
     /// S12: nothing that was signed may be able to confirm.

@@ -36,9 +36,28 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
     }
 }
 
-pub(crate) fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
+fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
     let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
     leaving.flat_map(|client| factory.current.layout.path(*client)).collect()
+}
+
+/// Nodes that this node should have on chain at a height. From the timeout on a client has better than its
+/// path wherever a coin has a distribution; where one has none, nothing but the node's transaction leads to
+/// those below, whether or not the client was leaving (S19).
+pub(crate) fn wanted_nodes(factory: &Factory, height: Height) -> BTreeSet<NodeIndex> {
+    match factory.current.role {
+        Role::Client { index, .. } if has_matured(factory, height) => {
+            let layout = &factory.current.layout;
+            let has_none = |node: &NodeIndex| !layout.coin(*node).is_some_and(|coin| coin.has_distribution);
+            layout.path(index).into_iter().filter(has_none).collect()
+        }
+        Role::Lsp | Role::Client { .. } => path_nodes(factory),
+    }
+}
+
+/// Whether distributions are valid.
+pub(crate) fn has_matured(factory: &Factory, height: Height) -> bool {
+    height >= factory.current.terms.timeout_height
 }
 
 /// The height at which an outpoint of the factory confirmed, if nothing has spent it.
