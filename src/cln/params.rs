@@ -155,7 +155,7 @@ impl Parameter for NodeId {
 /// Satoshis as lightningd reads them: a whole number, or one with `sat`, `msat` (in whole satoshis)
 /// or `btc`.
 impl Parameter for Amount {
-    const EXPECTED: &'static str = "a satoshi amount";
+    const EXPECTED: &'static str = "a satoshi amount from 0 to 2100000000000000";
 
     fn parse(value: &Value) -> Option<Self> {
         let sat = match value {
@@ -235,6 +235,9 @@ mod tests {
         let mut params = Params::new(NAMES, &json!({"capacity_sat": "lots"})).unwrap();
         let error = params.required::<Amount>("capacity_sat").unwrap_err();
         assert_eq!(error.code, super::super::error::INVALID_PARAMS);
-        assert_eq!(error.message, "capacity_sat: should be a satoshi amount: invalid token 'lots'");
+        assert_eq!(
+            error.message,
+            "capacity_sat: should be a satoshi amount from 0 to 2100000000000000: invalid token 'lots'"
+        );
     }
 }

@@ -171,7 +171,7 @@ fn numbers_of_clients() {
         for clients in [MAX_CLIENTS + 1, 100_000, u32::MAX] {
             let many = shape_for(clients, profile).unwrap_err();
             assert_eq!(many, PlanError::TooManyClients { clients });
-            let text = format!("{clients} clients are more than 4096: split them into several factories");
+            let text = format!("{clients} clients: a factory has 1 to 4096, split them into several");
             assert_eq!(many.to_string(), text);
         }
     }

@@ -45,10 +45,10 @@ impl fmt::Display for BadPrices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Base { base_msat, most } => {
-                write!(f, "base_msat: {base_msat} is too large, the most is {most}")
+                write!(f, "base_msat: {base_msat} is out of range, it may be 0 to {most}")
             }
             Self::Rate { ppm, most } => {
-                write!(f, "ppm: {ppm} is more than the whole capacity, the most is {most}")
+                write!(f, "ppm: {ppm} is out of range, it may be 0 to {most}, which is the whole capacity")
             }
         }
     }

@@ -125,7 +125,7 @@ impl fmt::Display for PlanError {
         match self {
             Self::NoClients => write!(f, "a factory needs at least one client"),
             Self::TooManyClients { clients } => {
-                write!(f, "{clients} clients are more than {MAX_CLIENTS}: split them into several factories")
+                write!(f, "{clients} clients: a factory has 1 to {MAX_CLIENTS}, split them into several")
             }
             Self::TooLargeForFlat { clients, vbytes } => write!(
                 f,

@@ -84,13 +84,13 @@ impl fmt::Display for SaleError {
             Self::NotAMember(client) => {
                 write!(f, "client {client} is not of the sub-factory whose stock this is")
             }
-            Self::Amount { asked, .. } if *asked < MIN_CHANNEL => {
-                write!(f, "{asked} is below the smallest channel, {MIN_CHANNEL}")
-            }
             Self::Amount { asked, limits: SaleLimits { with_rest, everything } } => {
                 match (with_rest, everything) {
                     (Some(most), Some(all)) => {
-                        write!(f, "{asked} can't be sold: ask for at most {most}, or for all of it, {all}")
+                        write!(
+                            f,
+                            "{asked} can't be sold: ask for {MIN_CHANNEL} to {most}, or for all of it, {all}"
+                        )
                     }
                     (None, Some(all)) => write!(f, "{asked} can't be sold: only all of it, {all}"),
                     _ => write!(f, "{asked} can't be sold: the stock is gone"),

@@ -275,3 +275,35 @@ pub fn list(value: Value) -> Result<Vec<Value>, RpcError> {
         other => Err(RpcError::parameter(format!("clients: {other} is not a list"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use factory_engine::{Fit, KnownFees};
+
+    // S32
+    #[test]
+    fn an_operators_defaults_pass_a_clients() {
+        let (config, height) = (Config::default(), 800_000);
+        for (profile, stock) in
+            [(Profile::Static, 0), (Profile::Static, 500_000), (Profile::Stateful, 500_000)]
+        {
+            let wishes = Wishes {
+                stock: Amount::from_sat(stock),
+                profile,
+                lifetime_blocks: LIFETIME_BLOCKS,
+                dying_blocks: DYING_BLOCKS,
+                feerate: FEERATE,
+                group: false,
+            };
+            let clients = (3..11).map(|client| (NodeId([client; 33]), Amount::from_sat(500_000))).collect();
+            let plan = plan(NodeId([2; 33]), &config, height, clients, &Online::default(), &wishes).unwrap();
+            for fees in [(0, 0), (253, 4_000)] {
+                let fees = KnownFees { mempool_minimum: fees.0, estimate: fees.1 };
+                for bound in config.bounds.of(plan.layout.terms(), 0, height, fees) {
+                    assert_eq!(bound.fit(), Fit::Within, "{bound}");
+                }
+            }
+        }
+    }
+}

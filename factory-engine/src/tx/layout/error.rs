@@ -135,7 +135,7 @@ impl fmt::Display for LayoutError {
         match self {
             Self::NoClients => write!(f, "a factory needs at least one client: add capacities"),
             Self::TooManyClients { clients } => {
-                write!(f, "{clients} clients are more than {MAX_CLIENTS}: split them into several factories")
+                write!(f, "{clients} clients: a factory has 1 to {MAX_CLIENTS}, split them into several")
             }
             Self::LeafWithoutClients => {
                 write!(f, "a leaf needs at least one sub-factory with at least one client: raise both to 1")
@@ -153,7 +153,8 @@ impl fmt::Display for LayoutError {
             ),
             Self::ChannelTooSmall { client, capacity } => write!(
                 f,
-                "client {client}'s channel of {capacity} is below {MIN_CHANNEL}: raise its capacity"
+                "client {client}'s channel of {capacity}: a capacity may be {MIN_CHANNEL} to {}, raise it",
+                Amount::MAX_MONEY
             ),
             Self::AmountsTooLarge => {
                 write!(f, "the factory is worth more than all bitcoin: lower capacities or stock")
@@ -169,30 +170,43 @@ impl fmt::Display for LayoutError {
                  raise it to at least {needed}, or to zero for none"
             ),
             Self::StockCsv => {
-                write!(f, "stock_csv is 0: L's way to the stock needs a delay of at least one block")
+                write!(f, "stock_csv is 0: L's way to the stock needs a delay of 1 to {} blocks", u16::MAX)
             }
             Self::FeerateTooLow { feerate } => {
-                write!(f, "tree feerate of {feerate} sat/kw doesn't relay: at least {MIN_FEERATE} sat/kw")
+                write!(
+                    f,
+                    "tree feerate of {feerate} sat/kw doesn't relay: {MIN_FEERATE} to {MAX_FEERATE} sat/kw"
+                )
             }
             Self::FeerateTooHigh { feerate } => write!(
                 f,
-                "tree feerate of {feerate} sat/kw: at most {MAX_FEERATE} sat/kw, anchors do the rest"
+                "tree feerate of {feerate} sat/kw: {MIN_FEERATE} to {MAX_FEERATE} sat/kw, anchors do the rest"
             ),
             Self::States { step, count } => write!(
                 f,
-                "{count} states {step} blocks apart: a stateful level needs at least 2 states and \
-                 a step of at least 1 block"
+                "{count} states {step} blocks apart: a stateful level has 2 to {most} states and a step of 1 to \
+                 {most} blocks",
+                most = u16::MAX
             ),
             Self::SequenceTooLong { blocks } => write!(
                 f,
-                "a first state would wait {blocks} blocks, more than nSequence holds: \
-                 lower state_step or state_count"
+                "a first state would wait {blocks} blocks, and nSequence holds 0 to {}: \
+                 lower state_step or state_count",
+                u16::MAX
             ),
             Self::ConfirmBlocks => {
-                write!(f, "confirm_blocks is 0: a transaction takes at least one block to confirm")
+                write!(
+                    f,
+                    "confirm_blocks is 0: a transaction takes a block to confirm, it may be 1 to {}",
+                    u16::MAX
+                )
             }
             Self::FundingConfirmations => {
-                write!(f, "funding_confirmations is 0: a factory is usable after at least one confirmation")
+                write!(
+                    f,
+                    "funding_confirmations is 0: a factory is usable after 1 to {} confirmations",
+                    u16::MAX
+                )
             }
             Self::TransactionTooLarge { outputs, vbytes } => write!(
                 f,
