@@ -69,7 +69,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
             ("record", &["types", "terms", "tx", "wire"]),
             ("signing", &["types", "terms", "tx", "record"]),
             ("policy", &["types", "terms", "tx", "wire"]),
-            ("io", &["types", "terms", "tx", "wire", "record"]),
+            ("io", &["types", "terms", "tx", "wire", "record", "policy"]),
             ("memory", &["types", "terms", "tx", "wire", "record", "signing", "io"]),
             ("step", &["types", "wire", "record", "signing", "io", "memory"]),
             ("engine", &["types", "tx", "wire", "record", "signing", "policy", "io", "memory", "step"]),
@@ -79,7 +79,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "chain",
                 &["types", "terms", "tx", "wire", "record", "io", "memory", "step", "engine", "report"],
             ),
-            ("fees", &["types", "tx", "record", "io", "memory", "step", "engine", "chain"]),
+            ("fees", &["types", "tx", "record", "policy", "io", "memory", "step", "engine", "chain"]),
             ("admission", &["types", "terms", "tx", "record", "policy", "engine"]),
             (
                 "create",
@@ -242,6 +242,16 @@ fn no_two_modules_import_each_other() {
         }
         assert!(found.is_empty(), "{folder}: modules that import each other: {found:#?}");
     }
+}
+
+/// S28: what a peer says for people is `Words`, which are cut and escaped where they are read. A `String` would
+/// be whatever it likes.
+#[test]
+fn no_message_has_plain_text() {
+    let text = fs::read_to_string(root().join("factory-engine/src/wire/message.rs")).unwrap();
+    let plain: Vec<_> = code(&text).into_iter().filter(|(_, line)| line.contains("String")).collect();
+    assert!(plain.is_empty(), "{plain:?}");
+    assert_eq!(text.matches(": Words =>").count(), 3);
 }
 
 #[test]

@@ -26,8 +26,13 @@ pub struct CallError {
 }
 
 impl CallError {
-    pub(super) fn new(method: &str, message: impl Into<String>) -> Self {
-        Self { method: method.to_owned(), code: None, message: message.into() }
+    pub(super) fn new(method: &str, message: impl AsRef<str>) -> Self {
+        Self::with(method, None, message.as_ref())
+    }
+
+    /// What lightningd says may quote what a peer said.
+    fn with(method: &str, code: Option<i32>, message: &str) -> Self {
+        Self { method: method.to_owned(), code, message: escaped(message.as_bytes(), MOST_SAID) }
     }
 }
 
@@ -119,12 +124,8 @@ impl Call for Rpc {
         let mut connection = connect(&self.socket)
             .await
             .map_err(|error| CallError::new(method, format!("cannot reach lightningd: {error}")))?;
-        connection.call_raw(method, &params).await.map_err(|error| CallError {
-            method: method.to_owned(),
-            code: error.code,
-            // It may quote what a peer said.
-            message: escaped(error.message.as_bytes(), MOST_SAID),
-        })
+        let called = connection.call_raw(method, &params).await;
+        called.map_err(|error| CallError::with(method, error.code, &error.message))
     }
 }
 

@@ -8,6 +8,27 @@ use factory_engine::tx::plan::{Delays, PlanError, Profile, shape_for, shape_with
 
 use crate::support::{leaf, level, planned, shapes, terms};
 
+/// S32: whoever is left out, the longest exit of the others takes no more blocks or vB than before. A client
+/// holds a later attempt to that.
+#[test]
+fn fewer_clients_never_make_the_longest_exit_worse() {
+    let planned_shapes =
+        Profile::ALL.into_iter().map(|profile| ("planned", shape_for(64, profile).unwrap(), 50_001));
+    for (name, shape, stock) in shapes().into_iter().chain(planned_shapes) {
+        let mut before = (0, 0);
+        for clients in 1..=64 {
+            let layout = Layout::new(&terms(clients, shape.clone(), stock)).unwrap();
+            let vbytes = (0..clients).map(|client| layout.exit_cost(client).vbytes).max().unwrap();
+            let now = (layout.worst_blocks_early(), vbytes);
+            assert!(
+                now.0 >= before.0 && now.1 >= before.1,
+                "{name}, {clients} clients: {before:?} to {now:?}"
+            );
+            before = now;
+        }
+    }
+}
+
 /// What must hold for every layout.
 fn check(layout: &Layout) {
     let terms = layout.terms();

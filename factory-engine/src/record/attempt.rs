@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use bitcoin::hashes::{Hash, HashEngine, sha256};
+
 use crate::record::Proposal;
 use crate::record::event::FundingReserved;
 use crate::record::load_error::{LoadError, inconsistent};
@@ -14,7 +16,10 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, SessionId};
 use crate::tx::tree::Tree;
 use crate::types::{ChannelId, Height, NodeId, OutPoint, TermsHash};
-use crate::wire::terms_codec::terms_hash;
+use crate::wire::codec::Codec;
+
+/// Tag of [`Attempt::terms_hash`], as BIP-340 has them.
+const TERMS_TAG: &[u8] = b"superscalar/1 terms";
 
 /// This node's part in a factory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,12 +184,18 @@ impl Attempt {
         }
     }
 
-    /// Client: the hash of what it is asked to accept, or has accepted (S32).
+    /// Client: the hash of what it is asked to accept, or has accepted: terms, its place, and the price.
+    /// Whatever a person is shown follows from these and the height (S32).
     pub fn terms_hash(&self) -> Option<TermsHash> {
-        match self.role {
-            Role::Lsp => None,
-            Role::Client { index, .. } => Some(terms_hash(&self.terms, index, self.price_msat)),
+        let Role::Client { index, .. } = self.role else { return None };
+        let tag = sha256::Hash::hash(TERMS_TAG).to_byte_array();
+        let mut engine = sha256::Hash::engine();
+        for part in
+            [&tag[..], &tag, &index.to_be_bytes(), &self.price_msat.to_be_bytes(), &self.terms.encoded()]
+        {
+            engine.input(part);
         }
+        Some(TermsHash(sha256::Hash::from_engine(engine).to_byte_array()))
     }
 
     /// Clients whose channel is this node's too.

@@ -14,5 +14,5 @@ pub mod codec;
 pub mod envelope;
 pub mod link;
 pub mod message;
-pub mod terms_codec;
+mod terms_codec;
 pub mod words;

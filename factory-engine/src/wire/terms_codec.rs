@@ -5,10 +5,8 @@
 //! Whether the numbers make sense is the layout's to say; only amounts above 21 million BTC and
 //! unknown kinds end here.
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
-
-use crate::terms::{ClientIndex, Kind, Leaf, Level, Shape, Terms};
-use crate::types::{Amount, TermsHash};
+use crate::terms::{Kind, Leaf, Level, Shape, Terms};
+use crate::types::Amount;
 
 use super::codec::{BigSize, Codec, DecodeError, Malformed, Reader, plain_codec};
 
@@ -133,22 +131,6 @@ impl Codec for Terms {
             funding_confirmations: r.field("funding_confirmations")?,
         })
     }
-}
-
-/// Tag of [`terms_hash`], as BIP-340 has them.
-const TERMS_TAG: &[u8] = b"superscalar/1 terms";
-
-/// The hash of what a client is asked to accept: the terms, its place among the capacities, and the price.
-/// Whatever a person is shown follows from these and the height (S32).
-pub fn terms_hash(terms: &Terms, client: ClientIndex, price_msat: u64) -> TermsHash {
-    let tag = sha256::Hash::hash(TERMS_TAG).to_byte_array();
-    let mut engine = sha256::Hash::engine();
-    engine.input(&tag);
-    engine.input(&tag);
-    engine.input(&client.to_be_bytes());
-    engine.input(&price_msat.to_be_bytes());
-    engine.input(&terms.encoded());
-    TermsHash(sha256::Hash::from_engine(engine).to_byte_array())
 }
 
 #[cfg(test)]
