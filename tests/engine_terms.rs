@@ -255,3 +255,13 @@ fn numbers_at_the_ends_of_their_range() {
         assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
     }
 }
+
+/// S32: the simulator's judge goes by the client's bounds, whatever its engine makes of them.
+#[test]
+fn the_judge_sees_a_client_that_signs_for_less() {
+    let (mut world, instance) = Scenario::new(45).clients(1).begun().unwrap();
+    // The engine has the settings from before.
+    world.members[1].config.bounds.min_stock_csv = 145;
+    let error = world.finish(instance).unwrap_err().to_string();
+    assert!(error.contains("S32: it signs although stock_csv is below its least"), "{error}");
+}
