@@ -16,7 +16,7 @@ UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.
 BARE = {
     "arity", "attempt", "channels", "client", "clients", "clients_per_sub", "coin", "depth", "distributions",
     "factories", "funding_outnum", "index", "outnum", "partial_signatures", "sale", "sale_members",
-    "sub_factories", "transactions",
+    "state_count", "sub_factories", "transactions",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 

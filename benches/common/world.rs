@@ -184,7 +184,7 @@ impl World {
             stock: Amount::from_sat(500_000),
             lifetime_blocks: 12_960,
             dying_blocks: 432,
-            tree_feerate: 253,
+            tree_feerate: 500,
             ..Offer::default()
         };
         let clients: Vec<NodeId> = (1..self.members.len()).map(node).collect();
