@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use factory_engine::Config;
-use factory_engine::types::{Height, NodeId};
+use factory_engine::types::{Height, Millis, NodeId};
 use factory_runtime::Handle;
 use tokio::sync::watch;
 
@@ -14,6 +14,7 @@ use super::dust::DustCap;
 use super::holding::Holding;
 use super::online::Habits;
 use super::outbox::Outbox;
+use super::vital::Vital;
 
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;
@@ -46,6 +47,12 @@ pub struct Shared {
     pub news: watch::Sender<Height>,
     /// Why blocks don't come from lightningd's backend, if so.
     pub chain_problem: watch::Sender<Option<String>>,
-    /// Why the plugin can't do anything but answer hooks, if so.
-    pub unavailable: Option<String>,
+    /// Why what is stored can't be read, if so: then there are only hooks.
+    pub unavailable: watch::Sender<Option<String>>,
+    /// Whether lightningd stops when this plugin does.
+    pub important: bool,
+    /// Starts tasks whose end is the process's.
+    pub vital: Vital,
+    /// When the plugin has started.
+    pub started: Millis,
 }

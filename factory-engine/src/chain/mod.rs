@@ -85,6 +85,10 @@ impl Engine {
             self.evict_in_time(step, &mut after);
             leave_with_sales(step, &mut after);
             self.publish(step, &after);
+            if factory.damage().is_some() {
+                // S33: it can be left, and nothing else goes on.
+                continue;
+            }
             self.client_patience(step, &after);
             self.publish_funding(step, &after);
             check_again(step, &after);
@@ -160,7 +164,10 @@ impl Engine {
         for (what, tx) in due(factory, step.height) {
             step.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
-        self.take_stock(step, factory);
+        // S33: what was sold of it may be in a record that isn't understood.
+        if factory.damage().is_none() {
+            self.take_stock(step, factory);
+        }
     }
 
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
@@ -208,6 +215,8 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
+        // S33: that it was checked may be in a record that isn't understood.
+        && factory.damage().is_none()
     {
         let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
         return Err(Refusal::NoChannelToExit { instance, timeout });
