@@ -59,8 +59,10 @@ pub struct Prepared {
 
 /// What is known of the chain once everything is loaded.
 struct Begin {
-    stored_tip: Option<(Height, BlockHash)>,
+    stored_tip: Tip,
     scan_from: Option<Height>,
+    /// Whether what confirmed may be in a record that isn't understood: blocks are read again.
+    read_again: bool,
 }
 
 /// The way to lightningd.
@@ -152,7 +154,8 @@ impl<S: Store> Owner<S> {
             log::info!("what is stored can be read now: factories are guarded");
         }
         // Whoever follows the chain may be gone; then the process ends.
-        let _ = begin.send(Begin { stored_tip, scan_from: self.engine.scan_from() });
+        let read_again = self.engine.factories().any(|factory| factory.damage().is_some());
+        let _ = begin.send(Begin { stored_tip, scan_from: self.engine.scan_from(), read_again });
         Runtime::new(self.engine, self.store, self.executor, self.inbox).run().await;
     }
 
@@ -252,7 +255,8 @@ async fn survive_lost_step<S: Store>(
 ) -> Result<(), StoreError> {
     log::error!("a step of several factories is lost, so nothing more is signed in any of them: {why}");
     let whole = |factory: &&Factory| factory.restored().is_none() && factory.damage().is_none();
-    let instances: Vec<InstanceId> = engine.factories().filter(whole).map(|factory| factory.instance).collect();
+    let instances: Vec<InstanceId> =
+        engine.factories().filter(whole).map(|factory| factory.instance).collect();
     for instance in instances {
         let events = vec![Event::Restored(Restored { reason: why.to_owned() })];
         store.append(&[(instance, encode_record(&events))]).await?;
@@ -294,9 +298,8 @@ pub(super) fn fold_all(histories: &[History]) -> Result<Vec<Folded>, String> {
     let share = histories.len().div_ceil(cores).max(1);
     std::thread::scope(|scope| {
         let shares = histories.chunks(share);
-        let threads: Vec<_> = shares
-            .map(|share| scope.spawn(move || share.iter().map(fold).collect::<Vec<_>>()))
-            .collect();
+        let threads: Vec<_> =
+            shares.map(|share| scope.spawn(move || share.iter().map(fold).collect::<Vec<_>>())).collect();
         let mut all = Vec::with_capacity(histories.len());
         for thread in threads {
             all.extend(thread.join().map_err(|_| "rebuilding the factories failed".to_owned())?);
@@ -319,7 +322,7 @@ fn fold((instance, records): &History) -> Folded {
 /// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
     let Prepared { state, begin, news, bumper } = prepared;
-    let Ok(Begin { stored_tip, scan_from }) = begin.await else { return };
+    let Ok(begin) = begin.await else { return };
     let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
     state.runtime.height(tip);
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
@@ -329,7 +332,7 @@ pub async fn follow(prepared: Prepared) {
         let number = state.runtime.listed(peer.id);
         state.runtime.features(peer.id, number, peer.supports);
     }
-    let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
+    let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
     state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
     log::debug!("following the chain from block {start}");
     let sink = EngineSink {
@@ -342,19 +345,16 @@ pub async fn follow(prepared: Prepared) {
 }
 
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
-async fn first_block(
-    state: &State,
-    tip: Height,
-    stored: Option<(Height, BlockHash)>,
-    scan_from: Option<Height>,
-) -> Result<Height, CallError> {
+async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height, CallError> {
     // Without factories, the tip alone: so that its height is known.
-    let Some(birth) = scan_from else { return Ok(tip) };
-    let stored = stored.filter(|(height, _)| *height >= birth);
+    let Some(birth) = begin.scan_from else { return Ok(tip) };
+    let stored = begin.stored_tip.filter(|(height, _)| *height >= birth);
     // Handling a block again changes nothing, and tells the engine where it is.
     let (start, kept) = match stored {
         None => (birth.min(tip), birth.saturating_sub(1)),
-        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => (height, height),
+        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => {
+            (if begin.read_again { birth } else { height }, height)
+        }
         Some((height, _)) => {
             let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
             log::warn!("block {height} is no longer part of the chain: reading it again from {start}");

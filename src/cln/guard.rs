@@ -66,7 +66,8 @@ fn may_hold_money(factory: &Factory, height: u32) -> bool {
 /// The process ends, because a task that it can't be without has.
 pub async fn end(state: &Shared, why: &str) -> ! {
     let view = state.runtime.view();
-    let guards = !view.is_certain() || view.htlc(|htlc| !htlc.policies.is_empty() || !htlc.suspects.is_empty());
+    let guards =
+        !view.is_certain() || view.htlc(|htlc| !htlc.policies.is_empty() || !htlc.suspects.is_empty());
     view.give_up(why);
     log::error!("{why}: the plugin ends, because it can't guard factories any more");
     if guards && !state.important {

@@ -38,7 +38,9 @@ impl fmt::Display for CannotSell {
             Self::Unsettled => {
                 f.write_str("the invoice of an earlier purchase is not settled: try again in a moment")
             }
-            Self::NoPrices => f.write_str("the operator has no list of prices: try again when it has set one"),
+            Self::NoPrices => {
+                f.write_str("the operator has no list of prices: try again when it has set one")
+            }
             Self::Amount(error) => error.fmt(f),
             Self::TooDear { price_msat, most } => write!(
                 f,

@@ -10,7 +10,7 @@ use factory_engine::admission::dust::Asking;
 use factory_engine::admission::hold::{Held, last_height};
 use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
-use factory_runtime::{HtlcView, clock};
+use factory_runtime::{HtlcView, View, clock};
 use serde_json::{Value, json};
 
 use super::super::dust::refuse;
@@ -232,7 +232,7 @@ async fn suspicion(state: &State, sides: &Sides) -> Verdict {
         });
         let known = others.map(|other| other.and_then(|(_, known)| known));
         match state.runtime.view().htlc(|view| judge_unchecked(view, known)) {
-            Verdict::Continue => doubt(state, sides, others),
+            Verdict::Continue => doubt(state.runtime.view(), sides.unknown, others),
             refused => refused,
         }
     };
@@ -251,10 +251,9 @@ type Unconfirmed = Option<(ChannelId, Option<KnownChannel>)>;
 
 /// S33: as long as it can't be told which channels are factories', nothing moves on one whose funding isn't on
 /// chain. All others go on.
-fn doubt(state: &State, sides: &Sides, [incoming, outgoing]: [Unconfirmed; 2]) -> Verdict {
-    let view = state.runtime.view();
+fn doubt(view: &View, unknown: bool, [incoming, outgoing]: [Unconfirmed; 2]) -> Verdict {
     let why = |(_, known): (ChannelId, Option<KnownChannel>)| view.doubt(known.map(|known| known.peer));
-    let unknown = || sides.unknown.then(|| view.doubt(None)).flatten();
+    let unknown = || unknown.then(|| view.doubt(None)).flatten();
     let fail = |failure, why| Verdict::Fail {
         failure,
         reason: format!("a channel that is not on chain may be in a factory: {why}"),
@@ -324,5 +323,23 @@ mod tests {
         assert_eq!(failure([Some(other_size), Some(other_peer)]), None);
         // Confirmed, or not known: lightningd's own business.
         assert_eq!(failure([None, None]), None);
+    }
+
+    // S33
+    #[test]
+    fn while_nothing_is_known_nothing_moves_on_a_channel_that_is_not_on_chain() {
+        let (handle, _inbox) = factory_runtime::channel();
+        let view = handle.view();
+        let channel = Some((ChannelId([1; 32]), None));
+        let failure = |unknown, channels| match doubt(view, unknown, channels) {
+            Verdict::Continue => None,
+            Verdict::Fail { failure, .. } => Some(failure),
+        };
+        assert_eq!(failure(false, [channel, None]), Some(Failure::TemporaryNode));
+        assert_eq!(failure(false, [None, channel]), Some(Failure::TemporaryChannel));
+        // lightningd names one that it doesn't list.
+        assert_eq!(failure(true, [None, None]), Some(Failure::TemporaryNode));
+        // Others are on chain: they go on.
+        assert_eq!(failure(false, [None, None]), None);
     }
 }
