@@ -11,10 +11,9 @@ from harness import (
     connect_all,
     create,
     factory_of,
-    factory_with,
     faulty,
-    find_plugin,
     fund,
+    important,
     lsp_options,
     mine_until,
     only_factory,
@@ -99,7 +98,7 @@ def test_a_damaged_record_takes_one_factory_out_of_use(node_factory, bitcoind, d
     assert why in factory_of(alice, instance)["damaged"]
     assert "damaged" not in factory_of(alice, good["factory_instance"])
     with pytest.raises(RpcError, match="out of use") as error:
-        alice.rpc.call("factory-buy", {"factory_instance": instance, "amount_sat": 50_000})
+        alice.rpc.call("factory-accept", {"factory_instance": instance})
     assert error.value.error["code"] == UNAVAILABLE
 
     refused_over(lsp, alice, channels[0], "damaged", "TEMPORARY_NODE_FAILURE", "TEMPORARY_CHANNEL_FAILURE")
@@ -126,7 +125,8 @@ def with_faults(node_factory, bitcoind, option, ends=True):
     # Whoever is to end, ends as pyln-testing doesn't expect.
     options = faulty(None, broken_log=broken, may_fail=ends, **FAST)
     del options["factory-fault"]
-    options[option] = options.pop("plugin")
+    if option == "important-plugin":
+        options = important(options)
     lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), options])
     fund(bitcoind, lsp, 3_000_000, 3_000_000)
     connect_all(lsp, [alice])
@@ -201,11 +201,13 @@ def test_a_view_that_is_behind_takes_nothing(node_factory, bitcoind):
 @pytest.mark.parametrize("option", ["plugin", "important-plugin"])
 def test_a_bad_option_does_not_leave_factories_without_a_guard(node_factory, bitcoind, option):
     broken = f"{OF_AN_END}|lightningd is stopped, because there are 1 factories to guard"
-    more = {option: find_plugin(), "may_fail": True, "broken_log": broken}
-    lsp, (alice,), factory = factory_with(node_factory, bitcoind, 1, client=more)
-    if option != "plugin":
-        # factory_with loads with plugin=, and this too.
-        del alice.daemon.opts["plugin"]
+    client = plugin_options(may_fail=True, broken_log=broken, **FAST)
+    options = [lsp_options(**FAST), important(client) if option == "important-plugin" else client]
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=options)
+    fund(bitcoind, lsp, 3_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, nodes)
+    factory = activate(bitcoind, create(lsp, [alice]), lsp, [alice])
     alice.stop()
     good = alice.daemon.opts["factory-policy"]
     alice.daemon.opts["factory-policy"] = "sometimes"
