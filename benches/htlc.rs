@@ -104,6 +104,7 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
         important: true,
         vital: cln_factory::cln::vital::Vital::new().0,
         started: factory_runtime::now(),
+        sighted: std::sync::atomic::AtomicBool::new(false),
     });
     (state, ids)
 }

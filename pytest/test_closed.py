@@ -200,7 +200,7 @@ def test_a_view_that_is_behind_takes_nothing(node_factory, bitcoind):
 
 @pytest.mark.parametrize("option", ["plugin", "important-plugin"])
 def test_a_bad_option_does_not_leave_factories_without_a_guard(node_factory, bitcoind, option):
-    broken = f"{OF_AN_END}|lightningd is stopped, because there are 1 factories to guard"
+    broken = f"{OF_AN_END}|lightningd is stopped, because there are factories to guard"
     client = plugin_options(may_fail=True, broken_log=broken, **FAST)
     options = [lsp_options(**FAST), important(client) if option == "important-plugin" else client]
     lsp, alice = nodes = node_factory.get_nodes(2, opts=options)

@@ -101,6 +101,7 @@ impl Plugin {
             important: true,
             vital: cln_factory::cln::vital::Vital::new().0,
             started: factory_runtime::now(),
+            sighted: std::sync::atomic::AtomicBool::new(false),
         });
         let mut plugin = Self { tokio, state, store, stored: 0, height, channel, policy, instances };
         plugin.stored = plugin.records();

@@ -5,6 +5,7 @@
 //! backend may start only then.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
@@ -120,8 +121,39 @@ pub async fn prepare(
         important: guard::is_important(&configs["configs"], &guard::own_path()),
         vital,
         started: factory_runtime::now(),
+        sighted: AtomicBool::new(false),
     });
     Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper })
+}
+
+/// Of a plugin that can't start, for this reason: hooks take every channel that isn't on chain for one that may
+/// be a factory's (S33), and commands are refused.
+pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
+    let (runtime, mut inbox) = factory_runtime::channel();
+    let config = Config::default();
+    let state = State::new(Shared {
+        rpc,
+        runtime,
+        outbox,
+        channels: Channels::default(),
+        dust: DustCap::new(config.dust),
+        holding: Holding::new(config.hold),
+        online: online::Habits::default(),
+        scan: chain::Progress::default(),
+        config,
+        // Nothing that is known by it is done.
+        me: NodeId([0; 33]),
+        cltv_final: CLTV_FINAL,
+        news: watch::Sender::new(0),
+        chain_problem: watch::Sender::new(None),
+        unavailable: watch::Sender::new(Some(reason.clone())),
+        important: false,
+        vital: Vital::new().0,
+        started: factory_runtime::now(),
+        sighted: AtomicBool::new(false),
+    });
+    tokio::spawn(async move { factory_runtime::run_unavailable(&mut inbox, &reason).await });
+    state
 }
 
 /// What the task has that owns the engine.

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 
-use cln_plugin::messages::{Configuration, NotificationTopic};
-use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
+use cln_plugin::messages::NotificationTopic;
+use cln_plugin::{
+    Builder, ConfiguredPlugin, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder,
+};
 use factory_engine::types::NodeId;
 use factory_engine::wire::envelope::MESSAGE_TYPE;
 use serde_json::Value;
@@ -21,6 +23,7 @@ use super::vital::Vital;
 use super::{boot, datastore, guard, methods, peers};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
+type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
 
 /// Bytes of answers that may wait for stdout.
 const OUTPUT_BUFFER: usize = 64 * 1024;
@@ -47,18 +50,23 @@ pub async fn run() -> anyhow::Result<()> {
     ended
 }
 
-/// To disable ourselves would be the polite way, but lightningd then goes on without a word even if
-/// the plugin is important to its operator: and nobody would watch the factories' channels. Where it isn't
-/// important lightningd goes on, too, unless it is told otherwise (S33).
+/// The plugin can't start. To disable ourselves would be the polite way, but lightningd then goes on without a
+/// word even if the plugin is important to its operator: and nobody would watch the factories' channels. Where
+/// it isn't important lightningd goes on as well, so it is told to stop (S33), and until it has we answer hooks:
+/// nothing moves on what may be a factory's channel.
 async fn give_up(
-    configuration: &Configuration,
-    outbox: &Outbox,
+    configured: Configured,
+    outbox: Outbox,
     error: impl std::fmt::Display,
-) -> anyhow::Error {
-    let rpc = boot::rpc(configuration);
-    let store = datastore::store(rpc.clone());
-    guard::refuse_to_start(&rpc, outbox, store, &error.to_string()).await;
-    anyhow::anyhow!("{error}")
+) -> anyhow::Result<()> {
+    let (rpc, reason) = (boot::rpc(&configured.configuration()), error.to_string());
+    if !guard::must_stop(&rpc, datastore::store(rpc.clone()), &reason).await {
+        return Err(anyhow::anyhow!(reason));
+    }
+    let state = boot::refusing(rpc.clone(), outbox.clone(), reason);
+    let plugin = configured.start(state).await?;
+    tokio::spawn(async move { guard::stop_lightningd(&rpc, &outbox).await });
+    plugin.join().await
 }
 
 async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
@@ -68,12 +76,12 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     let configuration = configured.configuration();
     let config = match config::read(&configured) {
         Ok(config) => config,
-        Err(error) => return Err(give_up(&configuration, &outbox, error).await),
+        Err(error) => return give_up(configured, outbox, error).await,
     };
     let (vital, mut deaths) = Vital::new();
     let prepared = match boot::prepare(&configuration, config, outbox.clone(), vital.clone()).await {
         Ok(prepared) => prepared,
-        Err(error) => return Err(give_up(&configuration, &outbox, error).await),
+        Err(error) => return give_up(configured, outbox, error).await,
     };
     let state = State::clone(&prepared.state);
     let plugin = configured.start(State::clone(&state)).await?;

@@ -13,8 +13,9 @@ use super::client::{Call, Rpc};
 use super::outbox::Outbox;
 use super::state::Shared;
 
-/// How long lightningd may take to hear that it has to stop. It answers `stop` at its very end.
-const STOP: Duration = Duration::from_secs(10);
+/// How long lightningd may take to hear that it has to stop. It answers `stop` at its very end, and must find
+/// the connection open then.
+const STOP: Duration = Duration::from_secs(60);
 /// How long log lines may take to get out.
 const WORDS: Duration = Duration::from_secs(5);
 
@@ -31,15 +32,22 @@ pub fn own_path() -> String {
     std::env::args().next().unwrap_or_default()
 }
 
-/// The plugin can't start, for this reason. Where factories may be alive, lightningd isn't let run without it.
-pub async fn refuse_to_start<S: Store>(rpc: &Rpc, outbox: &Outbox, mut store: S, reason: &str) {
+/// The plugin can't start, for this reason. Whether lightningd must not run then: factories may be alive, and
+/// it isn't important, so that lightningd wouldn't stop with it.
+pub async fn must_stop<S: Store>(rpc: &Rpc, mut store: S, reason: &str) -> bool {
     let why = match living(&mut store).await {
-        Ok(living) if living.is_empty() => return log::warn!("the plugin can't start: {reason}"),
-        Ok(living) => format!("there are {} factories to guard, such as {}", living.len(), living[0]),
+        Ok(living) => match living.first() {
+            Some(first) => format!("there are factories to guard, {} of them, such as {first}", living.len()),
+            None => {
+                log::warn!("the plugin can't start: {reason}");
+                return false;
+            }
+        },
         Err(error) => format!("whether there are factories to guard can't be read: {error}"),
     };
     log::error!("the plugin can't start: {reason}. lightningd is stopped, because {why}");
-    stop_lightningd(rpc, outbox).await;
+    let configs = rpc.call("listconfigs", json!({})).await;
+    !configs.is_ok_and(|configs| is_important(&configs["configs"], &own_path()))
 }
 
 /// Factories in which money of this node may be.
@@ -78,7 +86,8 @@ pub async fn end(state: &Shared, why: &str) -> ! {
     std::process::exit(1)
 }
 
-async fn stop_lightningd(rpc: &Rpc, outbox: &Outbox) {
+/// Has lightningd stop: at once, or as soon as it runs.
+pub async fn stop_lightningd(rpc: &Rpc, outbox: &Outbox) {
     // Our words first, and a call that it has to answer after reading them.
     let _ = tokio::time::timeout(WORDS, outbox.flush()).await;
     let _ = tokio::time::timeout(WORDS, rpc.call("getinfo", json!({}))).await;

@@ -1,6 +1,7 @@
 //! What every hook, method and subscription can reach.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use factory_engine::Config;
 use factory_engine::types::{Height, Millis, NodeId};
@@ -55,4 +56,6 @@ pub struct Shared {
     pub vital: Vital,
     /// When the plugin has started.
     pub started: Millis,
+    /// Whether an HTLC has met a view that was up to date since.
+    pub sighted: AtomicBool,
 }

@@ -2,6 +2,7 @@
 //! (S15), and wait for the channel to be usable (S18). Where that can't be told, nothing moves on what may be a
 //! factory's channel (S33). Others are answered at once, from memory.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bitcoin::hex::{DisplayHex, FromHex};
@@ -282,17 +283,20 @@ fn judge_unchecked(view: &HtlcView, [incoming, outgoing]: [Option<KnownChannel>;
     }
 }
 
-/// Soon after a start: until the blocks are handled that lightningd has.
+/// Soon after a start: until the blocks are handled that lightningd has. Later nothing waits.
 async fn wait_until_seeing(state: &State, tip: impl Fn() -> Height) {
     let running = Duration::from_millis(clock::now().saturating_sub(state.started));
-    let patience = START_PATIENCE.saturating_sub(running);
     let wait = async {
         while blind(state, tip()).is_some() {
+            if state.sighted.load(Ordering::Relaxed) {
+                return;
+            }
             tokio::time::sleep(POLL).await;
         }
+        state.sighted.store(true, Ordering::Relaxed);
     };
     // What can't be waited for is failed.
-    let _ = tokio::time::timeout(patience, wait).await;
+    let _ = tokio::time::timeout(START_PATIENCE.saturating_sub(running), wait).await;
 }
 
 fn height(value: &Value) -> Option<Height> {
