@@ -70,7 +70,7 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
     let engine = engine(factories, CLIENTS, true);
     let (handle, inbox) = factory_runtime::channel();
     tokio::spawn(Runtime::new(engine, MemoryStore::new(), Nobody, inbox).run());
-    handle.input(block(HEIGHT + 10));
+    handle.input(block(HEIGHT + 1));
     let policies = handle.read(|engine, _| engine.channel_policies()).await.unwrap();
     assert!(policies.iter().all(|(_, policy)| policy.usable.is_ok()));
     let ids: Vec<ChannelId> = policies.into_iter().map(|(id, _)| id).collect();
@@ -97,10 +97,14 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
         config,
         me: node(u32::MAX),
         cltv_final: 18,
-        news: tokio::sync::watch::Sender::new(HEIGHT + 10),
+        news: tokio::sync::watch::Sender::new(HEIGHT + 1),
         chain_problem: tokio::sync::watch::Sender::new(None),
-        unavailable: None,
+        unavailable: tokio::sync::watch::Sender::new(None),
         scan: Progress::default(),
+        important: true,
+        vital: cln_factory::cln::vital::Vital::new().0,
+        started: factory_runtime::now(),
+        sighted: std::sync::atomic::AtomicBool::new(false),
     });
     (state, ids)
 }
@@ -141,7 +145,7 @@ async fn main() {
             let mut blocks = 0;
             while !done.load(Ordering::Relaxed) {
                 // The same height again and again: whatever can be decided stays so.
-                runtime.ask(block(HEIGHT + 10)).await.unwrap();
+                runtime.ask(block(HEIGHT + 1)).await.unwrap();
                 blocks += 1;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

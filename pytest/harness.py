@@ -73,6 +73,12 @@ def plugin_options(**more):
     return options
 
 
+def important(options):
+    """The same options, with the plugin loaded as an operator should."""
+    options["important-plugin"] = options.pop("plugin")
+    return options
+
+
 def lsp_options(**more):
     return plugin_options(**{"factory-policy": "never", **more})
 

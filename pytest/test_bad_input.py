@@ -12,23 +12,18 @@ from harness import (
     connect_all,
     create,
     factories,
-    factory_of,
     fund,
     lsp_options,
     only_factory,
     pay,
     plugin_options,
-    read_records,
     reserved,
     state,
-    status,
     wait_for,
-    wait_for_factory,
-    wait_for_state,
     wait_for_synced,
 )
 
-BAD_CLIENT, WRONG_STATE, UNKNOWN, UNAVAILABLE, NOT_CREATED = 2502, 2501, 2500, 2503, 2504
+BAD_CLIENT, WRONG_STATE, UNKNOWN, NOT_CREATED = 2502, 2501, 2500, 2504
 CANNOT_AFFORD, INVALID = 301, -32602
 
 
@@ -180,57 +175,3 @@ def test_ask_accept_decline_and_wrong_states(node_factory, bitcoind):
     assert invitations(alice) == []
     activate(bitcoind, factory, lsp, [alice])
     pay(lsp, alice, 20_000_000, "after asking")
-
-
-@pytest.mark.parametrize("damage", ["corrupted", "newer"])
-def test_a_record_that_is_not_understood(node_factory, bitcoind, damage):
-    """S31: hooks keep answering, ordinary payments go on, nothing of any factory is touched."""
-    damaged = plugin_options(broken_log="factories are left alone, commands are refused")
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), damaged])
-    fund(bitcoind, lsp, 3_000_000, 3_000_000)
-    connect_all(lsp, [alice])
-    wait_for_synced(bitcoind, nodes)
-    lsp.rpc.fundchannel(alice.info["id"], 1_000_000, announce=False)
-    bitcoind.generate_block(1, wait_for_mempool=1)
-    factory = create(lsp, [alice], capacity_sat=300_000)
-    instance = factory["factory_instance"]
-    activate(bitcoind, factory, lsp, [alice])
-
-    before = read_records(alice)
-    key = max(key for key in before if key[1] == "factory")
-    good = before[key]
-    bad = "02" + good[2:] if damage == "newer" else good[:-2]
-    alice.rpc.datastore(key=list(key), hex=bad, mode="must-replace")
-    alice.restart()
-    expected = "record version 2 is newer than this plugin's 1" if damage == "newer" else "the record is damaged"
-    assert alice.daemon.is_in_log(f"factories are left alone, commands are refused: .*{instance}.*{expected}")
-    seen = status(alice)
-    assert not seen["available"]
-    assert any(expected in warning["message"] and instance in warning["message"] for warning in seen["warnings"]), seen
-    refused(alice, "factory-list", {}, UNAVAILABLE, expected, instance)
-    refused(alice, "factory-exit", {"factory_instance": instance}, UNAVAILABLE, expected)
-
-    alice.connect(lsp)
-    ordinary = lambda: [  # noqa: E731
-        channel
-        for channel in lsp.rpc.listpeerchannels(alice.info["id"])["channels"]
-        if channel["channel_id"] != factory["clients"][0]["channel_id"]
-    ]
-    wait_for(lambda: ordinary()[0].get("reestablished"))
-    invoice = alice.rpc.invoice(400_000_000, "more than the factory's channel has", "ordinary")
-    lsp.rpc.call("xpay", {"invstring": invoice["bolt11"]})
-    bitcoind.generate_block(2)
-    wait_for_synced(bitcoind, [lsp])
-    # S14: nothing was written over what was not understood.
-    assert read_records(alice) == {**before, key: bad}
-
-    # With the record as it was, the factory is as it was.
-    alice.rpc.datastore(key=list(key), hex=good, mode="must-replace")
-    alice.restart()
-    wait_for_factory(alice, instance, "active")
-    connect_all(lsp, [alice])
-    assert status(alice)["available"]
-    verified = alice.rpc.call("factory-verify", {"factory_instance": instance})
-    assert verified["valid"], verified
-    assert factory_of(alice, instance)["funding_txid"] == factory["funding_txid"]
-    wait_for_state(lsp, "active")

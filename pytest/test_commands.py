@@ -12,6 +12,7 @@ from harness import (
     connect_all,
     create,
     find_plugin,
+    important,
     lsp_options,
     mine,
     only_factory,
@@ -111,7 +112,8 @@ def test_positions_names_and_forms_of_a_plan(node_factory):
 
 
 def test_what_a_factory_shows_of_itself(node_factory, bitcoind):
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), plugin_options()])
+    options = [important(lsp_options()), important(plugin_options())]
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=options)
     lsp.fundwallet(10_000_000)
     connect_all(lsp, [alice])
     mine(bitcoind, 1, nodes)
@@ -146,7 +148,7 @@ def test_what_a_factory_shows_of_itself(node_factory, bitcoind):
 
 
 def test_an_invitation_waits_to_be_answered(node_factory, bitcoind):
-    ask = plugin_options(**{"factory-policy": "ask"})
+    ask = important(plugin_options(**{"factory-policy": "ask"}))
     lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), ask])
     lsp.fundwallet(10_000_000)
     connect_all(lsp, [alice])
@@ -191,7 +193,8 @@ def test_a_decline_is_told_with_its_reason(node_factory, bitcoind):
 
 
 def test_a_funding_that_does_not_confirm_is_warned_of(node_factory, bitcoind):
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), plugin_options()])
+    options = [important(lsp_options()), important(plugin_options())]
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=options)
     lsp.fundwallet(10_000_000)
     connect_all(lsp, [alice])
     mine(bitcoind, 1, nodes)

@@ -36,6 +36,7 @@ impl Engine {
     }
 
     fn on_command(&self, step: &mut StepBuilder<'_>, command: Command) -> Result<Answer, Refusal> {
+        self.refuse_damaged(&command)?;
         match command {
             Command::Create(create) => self.create(step, &create),
             Command::Accept { instance, terms } => self.accept(step, instance, terms),
@@ -49,6 +50,25 @@ impl Engine {
         }
     }
 
+    /// S33: where records are damaged nothing is agreed any more. What can be read of them is enough for an
+    /// exit, or it isn't.
+    fn refuse_damaged(&self, command: &Command) -> Result<(), Refusal> {
+        let (instance, leaves) = match command {
+            Command::Create(_) => return Ok(()),
+            Command::Exit { instance } | Command::Evict { instance, .. } => (*instance, true),
+            Command::Accept { instance }
+            | Command::Decline { instance, .. }
+            | Command::Buy { instance, .. }
+            | Command::AskPrice { instance, .. } => (*instance, false),
+        };
+        match self.damage(instance) {
+            Some(why) if !leaves || !self.factories.contains_key(&instance) => {
+                Err(Refusal::Damaged { instance, why: why.to_owned() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn on_happening(&self, step: &mut StepBuilder<'_>, input: Input) {
         match input {
             Input::Started { channels } => self.on_started(step, &channels),
@@ -56,7 +76,7 @@ impl Engine {
                 step.volatile(Volatile::PeerUp(peer));
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
-                for factory in self.factories.values() {
+                for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
                         self.resume_sales(step, factory, Some(peer));
                         self.resume_waiting(step, factory, peer);
@@ -134,6 +154,11 @@ impl Engine {
         };
         let name = message.name();
         let instance = message.instance();
+        if let Some(why) = self.damage(instance) {
+            // S33: silence ends whatever the peer waits for, and commits us to nothing.
+            step.log(Level::Unusual, format!("{instance}: ignored {name} from {peer}: {why}"));
+            return;
+        }
         let of_sale = sale::ends_sale(&message);
         let result = match message {
             Message::Invite(m) => self.on_invite(step, peer, m),
@@ -195,6 +220,9 @@ impl Engine {
     fn on_started(&self, step: &mut StepBuilder<'_>, channels: &[KnownChannel]) {
         for factory in self.factories.values() {
             close_again(step, factory, channels);
+            if factory.damage().is_some() {
+                continue;
+            }
             match factory.current.role {
                 Role::Lsp => {
                     self.lsp_started(step, factory, channels);

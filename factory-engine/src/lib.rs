@@ -50,7 +50,7 @@ pub mod types;
 pub mod wire;
 
 // What whoever runs an engine needs.
-pub use admission::htlc::ChannelPolicy;
+pub use admission::htlc::{ChannelPolicy, Doubt};
 pub use chain::evict::{Eviction, evictable, eviction};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;

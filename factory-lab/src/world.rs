@@ -21,10 +21,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
 use factory_engine::policy::Config;
+use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
-use factory_engine::{Answer, Command, Engine, Entropy, Input, Level, Refusal, State};
+use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State};
 
 use super::chain::{Chain, Reject};
 use super::judge::Judge;
@@ -66,6 +67,8 @@ pub struct Member {
     crash: Option<CrashAt>,
     /// Whether its database is an older copy.
     restored: bool,
+    /// Whether a record of its store was damaged.
+    damaged: bool,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
 }
@@ -174,6 +177,7 @@ impl World {
                 view: vec![],
                 crash: None,
                 restored: false,
+                damaged: false,
                 shadow: None,
             });
         }
@@ -267,10 +271,29 @@ impl World {
     /// When the records are not understood.
     pub fn rebuild(&self, at: usize) -> Result<Engine, LabError> {
         let mut engine = self.blank(at);
+        if self.members[at].damaged {
+            // What isn't understood is an error of nobody else.
+            let store = &self.members[at].store;
+            for instance in store.instances() {
+                let records = store.records(instance).iter().map(|record| decode_record(record));
+                engine.adopt(Folded::readable(instance, records));
+            }
+            return Ok(engine);
+        }
         for (instance, records) in self.members[at].store.load().map_err(error)? {
             engine.load(instance, records).map_err(error)?;
         }
         Ok(engine)
+    }
+
+    /// Replaces a record of a member's store by something that it can't read; it finds out at its next start.
+    /// From then on what it has isn't what it stored.
+    pub fn damage(&mut self, at: usize, instance: InstanceId, record: usize, bytes: Vec<u8>) {
+        self.check_recovery = false;
+        self.members[at].damaged = true;
+        if let Some(record) = self.members[at].store.records_mut(instance).get_mut(record) {
+            *record = bytes;
+        }
     }
 
     /// What a member's store holds: followed record by record, or read again.

@@ -6,6 +6,7 @@ use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
 use factory_engine::record::event::encode_record;
 use factory_engine::types::{Height, InstanceId, Millis};
+use factory_engine::wire::codec::DecodeError;
 use factory_engine::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
 
 use crate::store::{Store, StoreError};
@@ -49,11 +50,16 @@ pub async fn stored_tip<S: Store>(store: &mut S) -> Result<Option<(Height, Block
     }))
 }
 
-/// What liquidity costs, as it was set last.
-pub async fn stored_prices<S: Store>(store: &mut S) -> Result<Option<PriceList>, StoreError> {
-    let Some(bytes) = store.get(PRICES).await? else { return Ok(None) };
-    let list = PriceList::from_bytes(&bytes);
-    list.map(Some).map_err(|error| StoreError(format!("the price list is damaged: {error}")))
+/// The next start reads the chain again from where something of a factory may be.
+pub async fn forget_tip<S: Store>(store: &mut S) -> Result<(), StoreError> {
+    store.put(TIP, vec![]).await
+}
+
+/// What liquidity costs, as it was set last; `Err` inside is a list that isn't understood, and why.
+pub async fn stored_prices<S: Store>(
+    store: &mut S,
+) -> Result<Option<Result<PriceList, DecodeError>>, StoreError> {
+    Ok(store.get(PRICES).await?.map(|bytes| PriceList::from_bytes(&bytes)))
 }
 
 impl<S: Store, N: Node> Runtime<S, N> {
@@ -298,14 +304,16 @@ fn write_log(level: Level, text: &str) {
     }
 }
 
-/// Stands in for a runtime whose records could not be understood: refuses every command with
-/// `reason`, takes no notice of anything else, and writes nothing.
-pub async fn run_unavailable(mut inbox: Inbox, reason: String) {
+/// Stands in for a runtime whose store can't be read: refuses every command with `reason`, lets hooks know
+/// that every channel may be a factory's (S33), takes no notice of anything else, and writes nothing. Runs
+/// until nobody is left, or it is dropped.
+pub async fn run_unavailable(inbox: &mut Inbox, reason: &str) {
+    inbox.view.know_nothing(reason);
     while let Some(request) = inbox.requests.recv().await {
         match request {
-            Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.clone()))),
-            Request::Read(read) => refuse_read(read, &reason),
-            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::ReadOnly(reason.clone()))),
+            Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.to_owned()))),
+            Request::Read(read) => refuse_read(read, reason),
+            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::ReadOnly(reason.to_owned()))),
             Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.

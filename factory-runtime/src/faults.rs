@@ -9,6 +9,8 @@
 //! | `bad-partial` | its last partial signature is wrong |
 //! | `bad-nonce` | its first nonce is no pair of points |
 //! | `other-channel` | operator: completes the first client's channel on a transaction that isn't its leaf, and claims that it is |
+//! | `panic-engine`, `panic-follower`, `panic-hook` | a bug: the task that owns the engine panics at its next input, the one that follows the chain at the next block, the hook of each HTLC; `panic-hook-twice` also where that is caught |
+//! | `end-follower` | the task that follows the chain ends at the next block |
 //! | `lax-htlcs` | takes every HTLC, and raises no expiry |
 //! | `hold-<step>`, `hold-<step>:2` | stands still at this step for good, or at the second of its kind: a test kills it there |
 //!
@@ -90,6 +92,9 @@ const STEPS: [&str; 27] = [
     "channel-funded",
 ];
 
+/// Where [`Fault::Panic`] can panic.
+const PANICS: [&str; 4] = ["engine", "follower", "hook", "hook-twice"];
+
 #[derive(Debug, Clone)]
 enum Fault {
     /// At which step, and how many of its kind pass before.
@@ -104,6 +109,8 @@ enum Fault {
     BadNonce,
     OtherChannel,
     LaxHtlcs,
+    Panic(String),
+    EndFollower,
     /// After [`Fault::OtherChannel`]: the leaf that should have been, and what there is instead.
     Completed(Txid, Transaction),
 }
@@ -123,6 +130,8 @@ pub fn arm(name: &str) -> Result<(), String> {
         message(text).map(|text| Fault::DropFirst(text, vec![]))
     } else if let Some(text) = name.strip_prefix("drop-") {
         message(text).map(Fault::Drop)
+    } else if let Some(text) = name.strip_prefix("panic-") {
+        PANICS.contains(&text).then(|| Fault::Panic(text.to_owned()))
     } else if let Some(text) = name.strip_prefix("vanish-") {
         message(text).map(Fault::Vanish)
     } else {
@@ -131,11 +140,12 @@ pub fn arm(name: &str) -> Result<(), String> {
             "bad-nonce" => Some(Fault::BadNonce),
             "other-channel" => Some(Fault::OtherChannel),
             "lax-htlcs" => Some(Fault::LaxHtlcs),
+            "end-follower" => Some(Fault::EndFollower),
             _ => None,
         }
     };
     let known = "drop-<message>, drop-first-<message>, vanish-<message>, bad-partial, bad-nonce, \
-                 other-channel, lax-htlcs, hold-<step>[:<count>]";
+                 other-channel, lax-htlcs, end-follower, panic-<where>, hold-<step>[:<count>]";
     let armed = armed.ok_or_else(|| format!("factory-fault: expected {known}, got '{name}'"))?;
     log::warn!("FOR TESTS ONLY: this node misbehaves on purpose: {name}");
     *fault() = Some(armed);
@@ -145,6 +155,21 @@ pub fn arm(name: &str) -> Result<(), String> {
 /// Takes the fault back: the node behaves from now on.
 pub fn disarm() {
     *fault() = None;
+}
+
+/// Panics, if that is the fault.
+pub fn panic_at(place: &str) {
+    let here = match &*fault() {
+        // The first panic comes before the second.
+        Some(Fault::Panic(wanted)) => wanted == place || wanted == "hook-twice" && place == "hook",
+        _ => false,
+    };
+    assert!(!here, "fault: a bug in the {place}");
+}
+
+/// Whether the task that follows the chain ends for no reason.
+pub fn ends_follower() -> bool {
+    matches!(*fault(), Some(Fault::EndFollower))
 }
 
 /// Whether the hooks let every HTLC pass.
@@ -188,6 +213,7 @@ pub(crate) async fn at_folded() {
 
 /// Stands still before an input is looked at, if that is the fault.
 pub(super) async fn before_input(input: &Input) {
+    panic_at("engine");
     if let Input::Message { payload, .. } = input {
         if let Ok(message) = Message::decode(payload) {
             stand_still(&format!("got-{}", message.name())).await;

@@ -16,10 +16,10 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Runtime, run_unavailable, stored_prices, stored_tip};
+pub use self::core::{Runtime, forget_tip, run_unavailable, stored_prices, stored_tip};
 pub use clock::{SystemEntropy, now};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
-pub use view::{HtlcView, View};
+pub use view::{HtlcView, MOST_BEHIND, View};
 
 use factory_engine::Effect;
 use factory_engine::types::NodeId;

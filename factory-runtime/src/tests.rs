@@ -12,7 +12,7 @@ use factory_engine::{Config, Effect, Engine, Input, Refusal};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 
-use super::{Handle, Node, Runtime, channel, run_unavailable};
+use super::{Handle, HtlcView, Node, Runtime, channel, run_unavailable};
 
 const ME: NodeId = NodeId([2; 33]);
 const PEER: NodeId = NodeId([3; 33]);
@@ -215,12 +215,40 @@ async fn what_is_said_once_is_brought_until_it_is_stored() {
 
 #[tokio::test]
 async fn an_unavailable_plugin_refuses_and_says_why() {
-    let (handle, inbox) = channel();
-    tokio::spawn(run_unavailable(inbox, "record 3 is damaged".to_owned()));
+    let (handle, mut inbox) = channel();
+    tokio::spawn(async move { run_unavailable(&mut inbox, "record 3 is damaged").await });
     let refusal = handle.ask(create()).await.unwrap_err();
     assert_eq!(refusal, Refusal::ReadOnly("record 3 is damaged".to_owned()));
     assert!(handle.read(|_, _| ()).await.is_err());
     handle.flush().await;
+    // S33
+    assert_eq!(handle.view().doubt(None).as_deref(), Some("record 3 is damaged"));
+}
+
+// S33
+#[tokio::test]
+async fn every_channel_may_be_a_factorys_until_there_is_a_view_and_after_nobody_renews_it() {
+    let (handle, inbox) = channel();
+    assert!(handle.view().doubt(Some(PEER)).is_some());
+    let engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
+    tokio::spawn(Runtime::new(engine, MemoryStore::new(), FakeNode::default(), inbox).run());
+    handle.flush().await;
+    assert!(handle.view().is_certain());
+    assert_eq!(handle.view().doubt(None), None);
+    handle.view().give_up("its task has ended");
+    connect(&handle).await;
+    handle.ask(create()).await.unwrap();
+    assert_eq!(handle.view().doubt(Some(PEER)).as_deref(), Some("its task has ended"));
+}
+
+// S33
+#[test]
+fn a_view_is_behind_after_six_blocks_or_without_any() {
+    let at = |height| HtlcView { height, ..HtlcView::default() };
+    assert!(at(None).behind(0).is_some());
+    assert_eq!(at(Some(100)).behind(106), None);
+    assert!(at(Some(100)).behind(107).unwrap().contains("block 100"));
+    assert_eq!(at(Some(100)).behind(90), None);
 }
 
 #[tokio::test]

@@ -96,8 +96,12 @@ impl Plugin {
             cltv_final: 18,
             news: tokio::sync::watch::Sender::new(height),
             chain_problem: tokio::sync::watch::Sender::new(None),
-            unavailable: None,
+            unavailable: tokio::sync::watch::Sender::new(None),
             scan: Progress::default(),
+            important: true,
+            vital: cln_factory::cln::vital::Vital::new().0,
+            started: factory_runtime::now(),
+            sighted: std::sync::atomic::AtomicBool::new(false),
         });
         let mut plugin = Self { tokio, state, store, stored: 0, height, channel, policy, instances };
         plugin.stored = plugin.records();

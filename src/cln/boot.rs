@@ -5,19 +5,21 @@
 //! backend may start only then.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
-use factory_engine::record::event::decode_record;
+use factory_engine::record::event::{Event, Restored};
+use factory_engine::record::{decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, NodeId};
 use factory_engine::{Config, Engine, Factory, Folded, Input, Watched};
-use factory_runtime::store::{History, Store};
+use factory_runtime::store::{History, Store, StoreError};
 use factory_runtime::{Handle, Inbox, Runtime};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 use super::bump::Bumper;
@@ -30,7 +32,8 @@ use super::funding_script::Database;
 use super::holding::Holding;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
-use super::{datastore, feerates, htlcs, online, peers, watch_online};
+use super::vital::Vital;
+use super::{datastore, feerates, guard, htlcs, online, peers, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -38,6 +41,8 @@ const SECRET_LABEL: &str = "cln-factory";
 const CLTV_FINAL: u32 = 18;
 /// Between attempts to reach lightningd's backend.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between attempts to read what is stored.
+const READ_AGAIN: Duration = Duration::from_secs(5);
 /// How far a reorganisation is assumed to reach that happened while the node was down.
 const DEEPEST_REORG: Height = 144;
 
@@ -48,10 +53,22 @@ const LONGEST_SOCKET_PATH: usize = 107;
 pub struct Prepared {
     /// For every hook, command and subscription.
     pub state: State,
-    stored_tip: Option<(Height, BlockHash)>,
-    scan_from: Option<Height>,
+    begin: oneshot::Receiver<Begin>,
     news: watch::Receiver<Height>,
     bumper: Bumper<Rpc>,
+}
+
+/// What is known of the chain once everything is loaded.
+struct Begin {
+    stored_tip: Tip,
+    scan_from: Option<Height>,
+    /// Whether what confirmed may be in a record that isn't understood: blocks are read again.
+    read_again: bool,
+}
+
+/// The way to lightningd.
+pub fn rpc(configuration: &Configuration) -> Rpc {
+    Rpc::new(socket(Path::new(&configuration.lightning_dir), &configuration.rpc_file))
 }
 
 /// Loads everything and starts the runtime.
@@ -59,9 +76,10 @@ pub async fn prepare(
     configuration: &Configuration,
     config: Config,
     outbox: Outbox,
+    vital: Vital,
 ) -> Result<Prepared, CallError> {
     let network_dir = Path::new(&configuration.lightning_dir);
-    let rpc = Rpc::new(socket(network_dir, &configuration.rpc_file));
+    let rpc = rpc(configuration);
     let info = rpc.call("getinfo", json!({})).await?;
     let me: String = field("getinfo", &info, "id")?;
     let me: NodeId = me.parse().map_err(|error| unexpected("getinfo", error))?;
@@ -74,18 +92,17 @@ pub async fn prepare(
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
-    let engine = Engine::new(me, master, config.clone());
-    let store = datastore::store(rpc.clone());
-    let loaded = load(engine, store).await;
+    let mut engine = Engine::new(me, master, config.clone());
+    let mut store = datastore::store(rpc.clone());
     let (news, news_receiver) = watch::channel(0);
-    let (unavailable, stored_tip, scan_from) = match loaded {
-        Ok(loaded) => {
-            let rest = (None, loaded.stored_tip, loaded.engine.scan_from());
-            tokio::spawn(Runtime::new(loaded.engine, loaded.store, executor, inbox).run());
-            rest
-        }
-        Err(reason) => (Some(refuse_everything(inbox, reason)), None, None),
-    };
+    let (unavailable, begin) = (watch::Sender::new(None), oneshot::channel());
+    // What hooks rest on: before we answer `init`, if it can be read.
+    let first = load_into(&mut engine, &mut store).await;
+    let owner = Owner { engine, store, executor, inbox, unavailable: unavailable.clone() };
+    if let Err(reason) = &first {
+        owner.refuse_everything(reason);
+    }
+    vital.spawn("owns the engine", owner.run(first, begin.0));
     let state = State::new(Shared {
         rpc,
         runtime: handle,
@@ -101,14 +118,88 @@ pub async fn prepare(
         news,
         chain_problem: watch::channel(None).0,
         unavailable,
+        important: guard::is_important(&configs["configs"], &guard::own_path()),
+        vital,
+        started: factory_runtime::now(),
+        sighted: AtomicBool::new(false),
     });
-    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver, bumper })
+    Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper })
 }
 
-fn refuse_everything(inbox: Inbox, reason: String) -> String {
-    log::error!("factories are left alone, commands are refused: {reason}");
-    tokio::spawn(factory_runtime::run_unavailable(inbox, reason.clone()));
-    reason
+/// Of a plugin that can't start, for this reason: hooks take every channel that isn't on chain for one that may
+/// be a factory's (S33), and commands are refused.
+pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
+    let (runtime, mut inbox) = factory_runtime::channel();
+    let config = Config::default();
+    let state = State::new(Shared {
+        rpc,
+        runtime,
+        outbox,
+        channels: Channels::default(),
+        dust: DustCap::new(config.dust),
+        holding: Holding::new(config.hold),
+        online: online::Habits::default(),
+        scan: chain::Progress::default(),
+        config,
+        // Nothing that is known by it is done.
+        me: NodeId([0; 33]),
+        cltv_final: CLTV_FINAL,
+        news: watch::Sender::new(0),
+        chain_problem: watch::Sender::new(None),
+        unavailable: watch::Sender::new(Some(reason.clone())),
+        important: false,
+        vital: Vital::new().0,
+        started: factory_runtime::now(),
+        sighted: AtomicBool::new(false),
+    });
+    tokio::spawn(async move { factory_runtime::run_unavailable(&mut inbox, &reason).await });
+    state
+}
+
+/// What the task has that owns the engine.
+struct Owner<S> {
+    engine: Engine,
+    store: S,
+    executor: Executor,
+    inbox: Inbox,
+    unavailable: watch::Sender<Option<String>>,
+}
+
+impl<S: Store> Owner<S> {
+    /// A store that can't be read is tried again and again; as long as it can't, every channel that isn't on
+    /// chain may be a factory's (S33).
+    async fn run(mut self, first: Result<Tip, String>, begin: oneshot::Sender<Begin>) {
+        let mut loaded = first;
+        let stored_tip = loop {
+            let reason = match loaded {
+                Ok(tip) => break tip,
+                Err(reason) => reason,
+            };
+            self.refuse_everything(&reason);
+            let refusing = factory_runtime::run_unavailable(&mut self.inbox, &reason);
+            if tokio::time::timeout(READ_AGAIN, refusing).await.is_ok() {
+                return;
+            }
+            loaded = load_into(&mut self.engine, &mut self.store).await;
+        };
+        if self.unavailable.send_replace(None).is_some() {
+            log::info!("what is stored can be read now: factories are guarded");
+        }
+        // Whoever follows the chain may be gone; then the process ends.
+        let read_again = self.engine.factories().any(|factory| factory.damage().is_some());
+        let _ = begin.send(Begin { stored_tip, scan_from: self.engine.scan_from(), read_again });
+        Runtime::new(self.engine, self.store, self.executor, self.inbox).run().await;
+    }
+
+    fn refuse_everything(&self, reason: &str) {
+        let known = self.unavailable.send_replace(Some(reason.to_owned()));
+        if known.as_deref() != Some(reason) {
+            log::error!(
+                "factories are left alone, commands are refused, and channels that are not on chain take no \
+                 HTLC: {reason}"
+            );
+        }
+    }
 }
 
 /// lightningd gives the socket's name relative to its directory, or as a path. It runs in that
@@ -144,27 +235,68 @@ pub struct Loaded<S> {
     pub stored_tip: Option<(Height, BlockHash)>,
 }
 
+/// Height and hash of the last block that was handled; nothing before the first.
+type Tip = Option<(Height, BlockHash)>;
+
 /// Rebuilds every factory.
 ///
 /// # Errors
-/// Says which record was not understood: then nothing may be written, because what is there might be a
-/// newer plugin's.
+/// What can't be read at all. A record that isn't understood is no error: it puts its factory out of use
+/// (S33).
 pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
-    engine.archive(store.archived().await.map_err(|error| error.to_string())?);
-    let histories = store.load_all().await.map_err(|error| error.to_string())?;
+    let stored_tip = load_into(&mut engine, &mut store).await?;
+    Ok(Loaded { engine, store, stored_tip })
+}
+
+async fn load_into<S: Store>(engine: &mut Engine, store: &mut S) -> Result<Tip, String> {
+    let said = |error: StoreError| error.to_string();
+    engine.archive(store.archived().await.map_err(said)?);
+    let histories = store.load_all().await.map_err(said)?;
     for folded in fold_all(&histories)? {
         engine.adopt(folded);
     }
-    let stored_tip = factory_runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    let out_of_use = histories.iter().filter_map(|(instance, _)| Some((instance, engine.damage(*instance)?)));
+    for (instance, why) in out_of_use {
+        log::error!("factory {instance} is out of use: no HTLC on its channels, nothing is signed: {why}");
+    }
+    if let Some(why) = store.lost_step().map(str::to_owned) {
+        survive_lost_step(engine, store, &why).await.map_err(said)?;
+    }
+    let stored_tip = factory_runtime::stored_tip(store).await.map_err(said)?;
     if let Some((height, _)) = stored_tip {
-        archive(&mut engine, &mut store, height).await;
+        archive(engine, store, height).await;
     }
-    if let Some(prices) =
-        factory_runtime::stored_prices(&mut store).await.map_err(|error| error.to_string())?
-    {
-        engine.set_prices(prices);
+    match factory_runtime::stored_prices(store).await.map_err(said)? {
+        None => {}
+        Some(Ok(prices)) => engine.set_prices(prices),
+        // No factory's guard depends on them.
+        Some(Err(error)) => {
+            log::error!("the price list is damaged, nothing is sold before factory-price sets it: {error}");
+            engine.forget_prices();
+        }
     }
-    Ok(Loaded { engine, store, stored_tip })
+    Ok(stored_tip)
+}
+
+/// Which factories lack a record of it nobody knows, nor what was signed in it: all of them are exit-only (S9),
+/// and read the chain again.
+async fn survive_lost_step<S: Store>(
+    engine: &mut Engine,
+    store: &mut S,
+    why: &str,
+) -> Result<(), StoreError> {
+    log::error!("a step of several factories is lost, so nothing more is signed in any of them: {why}");
+    let whole = |factory: &&Factory| factory.restored().is_none() && factory.damage().is_none();
+    let instances: Vec<InstanceId> =
+        engine.factories().filter(whole).map(|factory| factory.instance).collect();
+    for instance in instances {
+        let events = vec![Event::Restored(Restored { reason: why.to_owned() })];
+        store.append(&[(instance, encode_record(&events))]).await?;
+        engine.load(instance, [events]).map_err(|error| StoreError(error.to_string()))?;
+    }
+    factory_runtime::forget_tip(store).await?;
+    // From here on nothing tells the next start of it.
+    store.set_lost_aside().await
 }
 
 /// What is over is read once more at most: a start takes as long as there are factories alive.
@@ -191,39 +323,38 @@ pub(super) async fn read_archived<S: Store>(
     Ok(folded.into_iter().filter_map(Folded::into_factory).collect())
 }
 
-/// On all cores: a thousand factories of 64 members take one of them many seconds, and lightningd waits.
-fn fold_all(histories: &[History]) -> Result<Vec<Folded>, String> {
+/// What can be read of each. On all cores: a thousand factories of 64 members take one of them many seconds, and
+/// lightningd waits.
+pub(super) fn fold_all(histories: &[History]) -> Result<Vec<Folded>, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let share = histories.len().div_ceil(cores).max(1);
     std::thread::scope(|scope| {
         let shares = histories.chunks(share);
-        let threads: Vec<_> = shares
-            .map(|share| scope.spawn(move || share.iter().map(fold).collect::<Result<Vec<_>, _>>()))
-            .collect();
+        let threads: Vec<_> =
+            shares.map(|share| scope.spawn(move || share.iter().map(fold).collect::<Vec<_>>())).collect();
         let mut all = Vec::with_capacity(histories.len());
         for thread in threads {
-            let folded = thread.join().map_err(|_| "rebuilding the factories failed".to_owned())?;
-            all.extend(folded?);
+            all.extend(thread.join().map_err(|_| "rebuilding the factories failed".to_owned())?);
         }
         Ok(all)
     })
 }
 
-fn fold((instance, records): &History) -> Result<Folded, String> {
-    let decoded = (0u32..).zip(records).map(|(index, bytes)| {
-        decode_record(bytes).map_err(|error| format!("factory {instance}, record {index}: {error}"))
+fn fold((instance, records): &History) -> Folded {
+    // A record that breaks the fold itself is one that isn't understood.
+    let folded = std::panic::catch_unwind(|| {
+        Folded::readable(*instance, records.iter().map(|bytes| decode_record(bytes)))
     });
-    let records: Vec<_> = decoded.collect::<Result<_, String>>()?;
-    Folded::new(*instance, None, records).map_err(|error| format!("factory {instance}: {error}"))
+    folded.unwrap_or_else(|_| {
+        Folded::unreadable(*instance, "its records break the plugin: please report it as a bug".to_owned())
+    })
 }
 
 /// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
 /// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
-    let Prepared { state, stored_tip, scan_from, news, bumper } = prepared;
-    if state.unavailable.is_some() {
-        return;
-    }
+    let Prepared { state, begin, news, bumper } = prepared;
+    let Ok(begin) = begin.await else { return };
     let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
     state.runtime.height(tip);
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
@@ -233,8 +364,8 @@ pub async fn follow(prepared: Prepared) {
         let number = state.runtime.listed(peer.id);
         state.runtime.features(peer.id, number, peer.supports);
     }
-    let start = retry("the last known block", || first_block(&state, tip, stored_tip, scan_from)).await;
-    tokio::spawn(watch_online::record(State::clone(&state)));
+    let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
+    state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
     log::debug!("following the chain from block {start}");
     let sink = EngineSink {
         state: State::clone(&state),
@@ -246,19 +377,16 @@ pub async fn follow(prepared: Prepared) {
 }
 
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
-async fn first_block(
-    state: &State,
-    tip: Height,
-    stored: Option<(Height, BlockHash)>,
-    scan_from: Option<Height>,
-) -> Result<Height, CallError> {
+async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height, CallError> {
     // Without factories, the tip alone: so that its height is known.
-    let Some(birth) = scan_from else { return Ok(tip) };
-    let stored = stored.filter(|(height, _)| *height >= birth);
+    let Some(birth) = begin.scan_from else { return Ok(tip) };
+    let stored = begin.stored_tip.filter(|(height, _)| *height >= birth);
     // Handling a block again changes nothing, and tells the engine where it is.
     let (start, kept) = match stored {
         None => (birth.min(tip), birth.saturating_sub(1)),
-        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => (height, height),
+        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => {
+            (if begin.read_again { birth } else { height }, height)
+        }
         Some((height, _)) => {
             let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
             log::warn!("block {height} is no longer part of the chain: reading it again from {start}");

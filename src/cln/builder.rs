@@ -3,7 +3,9 @@
 use std::future::Future;
 
 use cln_plugin::messages::NotificationTopic;
-use cln_plugin::{Builder, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder};
+use cln_plugin::{
+    Builder, ConfiguredPlugin, FeatureBitsKind, HookBuilder, HookFilter, Plugin, RpcMethodBuilder,
+};
 use factory_engine::types::NodeId;
 use factory_engine::wire::envelope::MESSAGE_TYPE;
 use serde_json::Value;
@@ -13,13 +15,15 @@ use crate::config;
 
 use super::error::RpcError;
 use super::executor::STATE_TOPIC;
-use super::hooks::{carry_on, custommsg, guarded, htlc_accepted, openchannel, rpc_command};
+use super::hooks::{carry_on, custommsg, guarded, guarded_by, htlc_accepted, openchannel, rpc_command};
 use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
 use super::state::State;
-use super::{boot, methods, peers};
+use super::vital::Vital;
+use super::{boot, datastore, guard, methods, peers};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
+type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
 
 /// Bytes of answers that may wait for stdout.
 const OUTPUT_BUFFER: usize = 64 * 1024;
@@ -46,28 +50,47 @@ pub async fn run() -> anyhow::Result<()> {
     ended
 }
 
-/// To disable ourselves would be the polite way, but lightningd then goes on without a word even if
-/// the plugin is important to its operator: and nobody would watch the factories' channels.
-fn give_up(error: impl std::fmt::Display) -> anyhow::Error {
-    log::warn!("the plugin can't start: {error}");
-    anyhow::anyhow!("{error}")
+/// The plugin can't start. To disable ourselves would be the polite way, but lightningd then goes on without a
+/// word even if the plugin is important to its operator: and nobody would watch the factories' channels. Where
+/// it isn't important lightningd goes on as well, so it is told to stop (S33), and until it has we answer hooks:
+/// nothing moves on what may be a factory's channel.
+async fn give_up(
+    configured: Configured,
+    outbox: Outbox,
+    error: impl std::fmt::Display,
+) -> anyhow::Result<()> {
+    let (rpc, reason) = (boot::rpc(&configured.configuration()), error.to_string());
+    if !guard::must_stop(&rpc, datastore::store(rpc.clone()), &reason).await {
+        return Err(anyhow::anyhow!(reason));
+    }
+    let state = boot::refusing(rpc.clone(), outbox.clone(), reason);
+    let plugin = configured.start(state).await?;
+    tokio::spawn(async move { guard::stop_lightningd(&rpc, &outbox).await });
+    plugin.join().await
 }
 
 async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     let builder = subscriptions(hooks(commands(promises(output))));
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
+    let configuration = configured.configuration();
     let config = match config::read(&configured) {
         Ok(config) => config,
-        Err(error) => return Err(give_up(error)),
+        Err(error) => return give_up(configured, outbox, error).await,
     };
-    let prepared = match boot::prepare(&configured.configuration(), config, outbox).await {
+    let (vital, mut deaths) = Vital::new();
+    let prepared = match boot::prepare(&configuration, config, outbox.clone(), vital.clone()).await {
         Ok(prepared) => prepared,
-        Err(error) => return Err(give_up(error)),
+        Err(error) => return give_up(configured, outbox, error).await,
     };
-    let plugin = configured.start(State::clone(&prepared.state)).await?;
-    tokio::spawn(boot::follow(prepared));
-    plugin.join().await
+    let state = State::clone(&prepared.state);
+    let plugin = configured.start(State::clone(&state)).await?;
+    vital.spawn("follows the chain", boot::follow(prepared));
+    tokio::select! {
+        // lightningd has gone: an ordinary end.
+        ended = plugin.join() => ended,
+        why = deaths.next() => guard::end(&state, &why).await,
+    }
 }
 
 fn promises(output: DuplexStream) -> Draft {
@@ -146,7 +169,10 @@ fn hooks(builder: Draft) -> Draft {
         })
         .hook("htlc_accepted", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());
-            guarded("htlc_accepted", async move { htlc_accepted::answer(&state, &request).await })
+            let (again, same) = (State::clone(&state), request.clone());
+            let answer = async move { htlc_accepted::answer(&state, &request).await };
+            let after = async move { htlc_accepted::answer_after_panic(&again, &same).await };
+            guarded_by("htlc_accepted", answer, after, htlc_accepted::worst)
         })
 }
 
@@ -176,6 +202,7 @@ fn subscriptions(builder: Draft) -> Draft {
         .subscribe("channel_opened", |plugin, _| refresh_channels(plugin))
         .subscribe("channel_state_changed", |plugin, _| refresh_channels(plugin))
         .subscribe("shutdown", |plugin: Plugin<State>, _| async move {
+            plugin.state().vital.stop();
             plugin.state().runtime.flush().await;
             // Returning from `main` instead would wait for a thread that reads stdin.
             std::process::exit(0)

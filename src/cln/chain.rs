@@ -232,6 +232,12 @@ impl Follower {
         loop {
             let (from, began) = (self.next, now());
             self.fetching = 0;
+            #[cfg(feature = "faults")]
+            factory_runtime::faults::panic_at("follower");
+            #[cfg(feature = "faults")]
+            if factory_runtime::faults::ends_follower() {
+                return;
+            }
             let pause = match self.advance(&rpc, &sink).await {
                 Ok(()) => {
                     if self.next.saturating_sub(from) >= MANY {

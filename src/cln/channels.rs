@@ -44,6 +44,11 @@ impl Channels {
         self.0.read().unwrap_or_else(PoisonError::into_inner).unconfirmed.get(&id).copied()
     }
 
+    /// Whether the channel's funding is on chain, as far as we have heard: then it is no factory's (S33).
+    pub fn is_confirmed(&self, id: ChannelId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.contains_key(&id)
+    }
+
     /// The channel of this scid; asks lightningd if it isn't known.
     pub async fn find<C: Call>(&self, rpc: &C, scid: &str) -> Option<ChannelId> {
         if let Some(known) = self.get(scid) {

@@ -36,7 +36,12 @@ impl Lanes {
     async fn work(self, peer: NodeId, mut jobs: mpsc::UnboundedReceiver<Job>) {
         loop {
             match tokio::time::timeout(IDLE, jobs.recv()).await {
-                Ok(Some(job)) => job.await,
+                // A task of its own, so that a panic ends that job alone.
+                Ok(Some(job)) => {
+                    if let Err(error) = tokio::spawn(job).await {
+                        log::error!("{peer}: work for it was not done: {error}");
+                    }
+                }
                 Ok(None) => return,
                 Err(_) => {
                     let mut lanes = self.lock();
@@ -77,5 +82,15 @@ mod tests {
         release.send(()).unwrap();
         assert_eq!(results.recv().await, Some("slow 1"));
         assert_eq!(results.recv().await, Some("slow 2"));
+    }
+
+    // S33
+    #[tokio::test]
+    async fn a_panic_ends_one_job() {
+        let lanes = Lanes::default();
+        let (done, mut results) = mpsc::unbounded_channel();
+        lanes.push(NodeId([2; 33]), async { panic!("on purpose") });
+        lanes.push(NodeId([2; 33]), async move { done.send("the next").unwrap() });
+        assert_eq!(results.recv().await, Some("the next"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`builder`] the manifest: options, commands, hooks, subscriptions
 //! - [`boot`] from lightningd's `init` to a running engine
+//! - [`vital`] tasks whose end is the process's; [`guard`] no lightningd without a guard of its factories
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
@@ -25,6 +26,7 @@ pub mod error;
 pub mod executor;
 pub mod feerates;
 pub mod funding_script;
+pub mod guard;
 pub mod holding;
 pub mod hooks;
 pub mod htlcs;
@@ -41,6 +43,7 @@ pub mod requests;
 mod scratch;
 pub mod sent;
 pub mod state;
+pub mod vital;
 pub mod wallet;
 mod watch_online;
 pub mod words;

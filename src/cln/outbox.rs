@@ -10,7 +10,7 @@ use std::io;
 use log::{LevelFilter, Log, Metadata, Record};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// What ends every message, and is nowhere in one.
 const END: &[u8] = b"\n\n";
@@ -20,11 +20,18 @@ const OURS: [&str; 2] = ["cln_factory", "factory_runtime"];
 
 /// Where letters are left. They go out in order.
 #[derive(Debug, Clone)]
-pub struct Outbox(mpsc::UnboundedSender<Value>);
+pub struct Outbox(mpsc::UnboundedSender<Letter>);
 
 /// Letters that wait to be sent.
 #[derive(Debug)]
-pub struct Undelivered(mpsc::UnboundedReceiver<Value>);
+pub struct Undelivered(mpsc::UnboundedReceiver<Letter>);
+
+#[derive(Debug)]
+enum Letter {
+    Message(Value),
+    /// Somebody waits for what is before it to be out.
+    Flush(oneshot::Sender<()>),
+}
 
 impl Outbox {
     /// An outbox, and what delivers from it.
@@ -36,7 +43,15 @@ impl Outbox {
     /// Sends one of lightningd's own notifications: `log`, `message`, `progress`.
     pub fn tell(&self, method: &str, params: Value) {
         // Fails only when the plugin is ending.
-        let _ = self.0.send(json!({"jsonrpc": "2.0", "method": method, "params": params}));
+        let _ = self.0.send(Letter::Message(json!({"jsonrpc": "2.0", "method": method, "params": params})));
+    }
+
+    /// Returns when everything that was left here before is out, or never will be.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        // Either fails only when nobody delivers any more.
+        let _ = self.0.send(Letter::Flush(done));
+        let _ = flushed.await;
     }
 
     /// Publishes a notification of a topic that the manifest lists.
@@ -82,7 +97,7 @@ impl Undelivered {
                         out.write_all(&std::mem::replace(&mut partial, rest)).await?;
                     }
                 }
-                Some(letter) = self.0.recv() => send(&mut out, &letter).await?,
+                Some(letter) = self.0.recv() => send(&mut out, letter).await?,
             }
             out.flush().await?;
         }
@@ -94,16 +109,26 @@ impl Undelivered {
 
     async fn deliver_letters(&mut self, out: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         while let Ok(letter) = self.0.try_recv() {
-            send(out, &letter).await?;
+            send(out, letter).await?;
         }
         Ok(())
     }
 }
 
-async fn send(out: &mut (impl AsyncWrite + Unpin), letter: &Value) -> io::Result<()> {
-    let mut bytes = letter.to_string().into_bytes();
-    bytes.extend_from_slice(END);
-    out.write_all(&bytes).await
+async fn send(out: &mut (impl AsyncWrite + Unpin), letter: Letter) -> io::Result<()> {
+    match letter {
+        Letter::Message(message) => {
+            let mut bytes = message.to_string().into_bytes();
+            bytes.extend_from_slice(END);
+            out.write_all(&bytes).await
+        }
+        Letter::Flush(done) => {
+            out.flush().await?;
+            // Whoever waited may have given up.
+            let _ = done.send(());
+            Ok(())
+        }
+    }
 }
 
 /// Where the last whole message ends, if one ends after the first `seen` bytes.
@@ -161,6 +186,8 @@ mod tests {
         }
         outbox.publish("topic", json!({"field": 1}));
         plugin.write_all(b"{\"cut").await.unwrap();
+        // What was said before it is out when it returns.
+        outbox.flush().await;
         drop(plugin);
         delivery.await.unwrap().unwrap();
         let mut text = String::new();

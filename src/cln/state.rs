@@ -1,9 +1,10 @@
 //! What every hook, method and subscription can reach.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use factory_engine::Config;
-use factory_engine::types::{Height, NodeId};
+use factory_engine::types::{Height, Millis, NodeId};
 use factory_runtime::Handle;
 use tokio::sync::watch;
 
@@ -14,6 +15,7 @@ use super::dust::DustCap;
 use super::holding::Holding;
 use super::online::Habits;
 use super::outbox::Outbox;
+use super::vital::Vital;
 
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;
@@ -46,6 +48,14 @@ pub struct Shared {
     pub news: watch::Sender<Height>,
     /// Why blocks don't come from lightningd's backend, if so.
     pub chain_problem: watch::Sender<Option<String>>,
-    /// Why the plugin can't do anything but answer hooks, if so.
-    pub unavailable: Option<String>,
+    /// Why what is stored can't be read, if so: then there are only hooks.
+    pub unavailable: watch::Sender<Option<String>>,
+    /// Whether lightningd stops when this plugin does.
+    pub important: bool,
+    /// Starts tasks whose end is the process's.
+    pub vital: Vital,
+    /// When the plugin has started.
+    pub started: Millis,
+    /// Whether an HTLC has met a view that was up to date since.
+    pub sighted: AtomicBool,
 }

@@ -4,6 +4,11 @@
 use factory_engine::admission::hold::Full;
 use factory_engine::{NextAction, Phase, Refusal, TOLD_TO};
 
+/// What to do about a factory whose records are not understood.
+pub const MEND: &str = "Start the version of the plugin that wrote them, or put the record back from a backup of \
+                        the datastore (its key is cln-factory/factory/<factory_instance>/<record>); or leave the \
+                        factory: factory-exit publishes what can be read. Until then no HTLC moves on its channels";
+
 /// Why a command was not carried out, and what to do.
 pub fn refusal(refusal: &Refusal) -> String {
     match refusal {
@@ -22,6 +27,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         },
         Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
         Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
+        Refusal::Damaged { .. } => format!("{refusal}. {MEND}"),
         Refusal::Stopping => "the plugin is shutting down".to_owned(),
         // These say it all.
         Refusal::NoClients

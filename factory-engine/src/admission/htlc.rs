@@ -1,7 +1,9 @@
 //! Which HTLCs a factory channel takes (S15, S18).
 
+use std::collections::BTreeSet;
+
 use crate::engine::Engine;
-use crate::record::attempt::Attempt;
+use crate::record::attempt::{Attempt, Role};
 use crate::record::factory::{Factory, own_clients};
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
@@ -190,7 +192,58 @@ fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPo
     sold.chain(factory.current.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
 }
 
+/// Which channels may be a factory's although no policy says so. What is on chain is never one of them (S33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// Those with these peers: of what factories have with them not all is known.
+    Peers(BTreeSet<NodeId>),
+    /// Any, for this reason: nothing is known of at least one factory.
+    All(String),
+}
+
+impl Default for Doubt {
+    fn default() -> Self {
+        Self::Peers(BTreeSet::new())
+    }
+}
+
+impl Doubt {
+    /// Whether every factory is known, and every channel of it.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Peers(peers) if peers.is_empty())
+    }
+
+    /// Why a channel with this peer may be a factory's, if it may; `None` is a peer that nobody knows.
+    pub fn of(&self, peer: Option<NodeId>) -> Option<&str> {
+        match self {
+            Self::All(why) => Some(why),
+            Self::Peers(peers) if peer.is_some_and(|peer| peers.contains(&peer)) => {
+                Some("some records of a factory with its peer are not understood")
+            }
+            Self::Peers(_) => None,
+        }
+    }
+}
+
+/// Peers that this node has channels with in a factory, whichever attempt it is.
+fn channel_peers(factory: &Factory) -> impl Iterator<Item = NodeId> {
+    let of_attempt = |attempt: &Attempt| match attempt.role {
+        Role::Lsp => attempt.clients.clone(),
+        Role::Client { lsp, .. } => vec![lsp],
+    };
+    factory.attempts().flat_map(of_attempt)
+}
+
 impl Engine {
+    /// Which channels may be a factory's although [`Engine::channel_policies`] doesn't have them (S33).
+    pub fn doubt(&self) -> Doubt {
+        if let Some((instance, why)) = self.unreadable().next() {
+            return Doubt::All(format!("factory {instance}: {why}"));
+        }
+        let damaged = self.factories().filter(|factory| factory.damage().is_some());
+        Doubt::Peers(damaged.flat_map(channel_peers).collect())
+    }
+
     /// The policy of every channel of every factory whose leaf isn't on chain, settled: from then on it
     /// is a channel like any other.
     pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {

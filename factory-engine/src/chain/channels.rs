@@ -42,7 +42,9 @@ impl Factory {
     pub fn own_channels(&self) -> impl Iterator<Item = OwnChannel> {
         let leaves = own_clients(self).filter_map(|client| {
             let funding = self.current.tree.as_ref()?.channel_outpoint(client)?;
-            let channel_id = *self.current.channels.get(&client)?;
+            // S33: where the record of it isn't understood there may be one.
+            let may_be = self.damage().map(|_| ChannelId::of(funding));
+            let channel_id = self.current.channels.get(&client).copied().or(may_be)?;
             let capacity = self.capacity(client);
             Some(OwnChannel { client, sale: None, channel_id, funding, capacity })
         });

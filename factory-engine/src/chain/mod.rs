@@ -59,7 +59,9 @@ impl Engine {
 
     /// The lowest height that a scan after a restart must begin at; nothing if nothing is watched.
     pub fn scan_from(&self) -> Option<Height> {
-        self.factories.values().filter_map(|factory| factory.birth).min()
+        // Of a factory with a record that isn't understood its birth may be in there.
+        let seen = |factory: &Factory| factory.confirmed.values().copied().min();
+        self.factories.values().filter_map(|factory| factory.birth.or_else(|| seen(factory))).min()
     }
 
     /// The highest block that something of a factory confirmed in.
@@ -87,6 +89,10 @@ impl Engine {
             self.evict_in_time(step, &mut after);
             leave_with_sales(step, &mut after);
             self.publish(step, &after);
+            if factory.damage().is_some() {
+                // S33: it can be left, and nothing else goes on.
+                continue;
+            }
             self.client_patience(step, &after);
             self.publish_funding(step, &after);
             check_again(step, &after);
@@ -162,7 +168,10 @@ impl Engine {
         for (what, tx) in due(factory, step.height) {
             step.effect(Effect::Broadcast { instance: factory.instance, what, tx });
         }
-        self.take_stock(step, factory);
+        // S33: what was sold of it may be in a record that isn't understood.
+        if factory.damage().is_none() {
+            self.take_stock(step, factory);
+        }
     }
 
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
@@ -210,6 +219,8 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
+        // S33: that it was checked may be in a record that isn't understood.
+        && factory.damage().is_none()
     {
         let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
         return Err(Refusal::NoChannelToExit { instance, timeout });

@@ -349,7 +349,7 @@ impl Engine {
     }
 
     pub(crate) fn client_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
-        for factory in self.factories.values() {
+        for factory in self.whole() {
             let ours = matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer);
             let waiting = factory.phase().is_creating() && factory.phase() != State::Invited
                 || factory.phase() == State::Funding && factory.funding_height().is_none();

@@ -16,7 +16,7 @@ use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::record::load_error::LoadError;
 use crate::record::state::State;
-use crate::record::{event, ledger};
+use crate::record::{RecordError, event, ledger};
 use crate::step::fault::Fault;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, MasterSecret};
@@ -25,8 +25,10 @@ use crate::types::{Height, InstanceId, Millis, NodeId};
 /// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be
 /// rebuilt at once: most of it is the aggregation of keys.
 pub struct Folded {
+    instance: InstanceId,
     factory: Option<Factory>,
     ledger: Vec<event::LedgerEntry>,
+    damage: Option<String>,
 }
 
 impl Folded {
@@ -39,19 +41,81 @@ impl Folded {
         before: Option<Factory>,
         records: impl IntoIterator<Item = Vec<Event>>,
     ) -> Result<Self, LoadError> {
-        let (mut factory, mut ledger) = (before, Vec::new());
+        let mut folded = Self { instance, factory: before, ledger: Vec::new(), damage: None };
         for event in records.into_iter().flatten() {
-            ledger.extend_from_slice(event.ledger());
-            match &mut factory {
-                None => factory = Some(Factory::begin(instance, &event)?),
-                Some(factory) => factory.apply(&event, None)?,
-            }
-            if matches!(event, Event::Forgotten(_)) {
-                // Its operator may have invited again afterwards.
-                factory = None;
+            folded.take(&event)?;
+        }
+        Ok(folded)
+    }
+
+    /// Of whatever can be read. Should a record not be understood, or not fit, then what follows it is taken
+    /// as far as it fits: where the factory's transactions are, what of them is on chain, and who leaves. Such
+    /// a factory is [damaged](Factory::damage).
+    pub fn readable(
+        instance: InstanceId,
+        records: impl IntoIterator<Item = Result<Vec<Event>, RecordError>>,
+    ) -> Self {
+        let mut folded = Self { instance, factory: None, ledger: Vec::new(), damage: None };
+        for (index, record) in (0u32..).zip(records) {
+            let taken = match record {
+                Ok(events) => folded.take_all(&events),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = taken {
+                folded.damage.get_or_insert_with(|| format!("record {index}: {error}"));
             }
         }
-        Ok(Self { factory, ledger })
+        if let Some(factory) = &mut folded.factory {
+            factory.set_damage(folded.damage.clone());
+        }
+        folded
+    }
+
+    /// Of nothing, for this reason.
+    pub fn unreadable(instance: InstanceId, why: String) -> Self {
+        Self { instance, factory: None, ledger: Vec::new(), damage: Some(why) }
+    }
+
+    fn take(&mut self, event: &Event) -> Result<(), LoadError> {
+        self.ledger.extend_from_slice(event.ledger());
+        match &mut self.factory {
+            None => self.factory = Some(Factory::begin(self.instance, event)?),
+            Some(factory) => factory.apply(event, None)?,
+        }
+        if matches!(event, Event::Forgotten(_)) {
+            // Its operator may have invited again afterwards.
+            self.factory = None;
+        }
+        Ok(())
+    }
+
+    /// Every event that fits; the error is the first that didn't.
+    fn take_all(&mut self, events: &[Event]) -> Result<(), LoadError> {
+        let mut first = Ok(());
+        for event in events {
+            let damaged = self.damage.is_some() || first.is_err();
+            if damaged && self.would_lose(event) {
+                continue;
+            }
+            let before = damaged.then(|| self.factory.clone());
+            if let Err(error) = self.take(event) {
+                // Nothing is left of one that fitted in part.
+                if let Some(before) = before {
+                    self.factory = before;
+                }
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    /// Whether an event after a gap would take away what an exit needs: it might be about an attempt that is in
+    /// the gap.
+    fn would_lose(&self, event: &Event) -> bool {
+        let has_signatures = |factory: &Factory| !factory.current.signatures.is_empty();
+        let ends = matches!(event, Event::Forgotten(_) | Event::Aborted(_));
+        let replaces = matches!(event, Event::Signed(_)) && self.factory.as_ref().is_some_and(has_signatures);
+        ends || replaces
     }
 
     /// The factory, unless it was forgotten.
@@ -69,6 +133,8 @@ pub struct Engine {
     pub(crate) factories: BTreeMap<InstanceId, Factory>,
     pub(crate) ledger: ledger::Ledger,
     pub(crate) archived: BTreeSet<InstanceId>,
+    /// Factories of which no more is known than why: none of their records made sense.
+    pub(crate) unreadable: BTreeMap<InstanceId, String>,
     // Volatile.
     pub(crate) lsp: BTreeMap<InstanceId, LspCeremony>,
     pub(crate) client: BTreeMap<InstanceId, ClientCeremony>,
@@ -80,6 +146,8 @@ pub struct Engine {
     pub(crate) tip: Option<(Height, BlockHash)>,
     pub(crate) fees: fees::Fees,
     pub(crate) shown: BTreeMap<InstanceId, State>,
+    /// L: the list of prices is lost, and what liquidity costs isn't known.
+    pub(crate) prices_unknown: bool,
     /// Counts what has changed any of the above: a step follows from one generation alone.
     pub(crate) generation: u64,
 }
@@ -95,6 +163,8 @@ impl Engine {
             factories: BTreeMap::new(),
             ledger: ledger::Ledger::default(),
             archived: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+            prices_unknown: false,
             lsp: BTreeMap::new(),
             client: BTreeMap::new(),
             lsp_sales: BTreeMap::new(),
@@ -130,16 +200,38 @@ impl Engine {
     pub fn adopt(&mut self, folded: Folded) {
         self.next_generation();
         self.ledger.record(&folded.ledger);
-        if let Some(factory) = folded.factory {
-            self.factories.insert(factory.instance, factory);
+        match (folded.factory, folded.damage) {
+            (Some(factory), _) => {
+                self.factories.insert(factory.instance, factory);
+            }
+            (None, Some(damage)) => {
+                self.unreadable.insert(folded.instance, damage);
+            }
+            (None, None) => {}
         }
+    }
+
+    /// Why a factory's records are not understood, if they aren't: then it is out of use (S33).
+    pub fn damage(&self, instance: InstanceId) -> Option<&str> {
+        let unreadable = || self.unreadable.get(&instance).map(String::as_str);
+        self.factories.get(&instance).and_then(Factory::damage).or_else(unreadable)
+    }
+
+    /// Factories of which nothing could be read, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (InstanceId, &str)> {
+        self.unreadable.iter().map(|(instance, why)| (*instance, why.as_str()))
+    }
+
+    /// Factories whose records are whole: in them things go on.
+    pub(crate) fn whole(&self) -> impl Iterator<Item = &Factory> {
+        self.factories.values().filter(|factory| factory.damage().is_none())
     }
 
     /// Factories that nothing can come of any more: they are closed, and no attempt at them that was given up
     /// can be funded.
     pub fn archivable(&self, height: Height) -> impl Iterator<Item = InstanceId> {
         let over = move |factory: &&Factory| factory.is_archivable(height);
-        self.factories.values().filter(over).map(|factory| factory.instance)
+        self.whole().filter(over).map(|factory| factory.instance)
     }
 
     /// Factories whose records stay where they are. All that is left of one here is that there can be no other
@@ -168,6 +260,7 @@ impl Engine {
         self.factories.clone_from(&other.factories);
         self.ledger.clone_from(&other.ledger);
         self.archived.clone_from(&other.archived);
+        self.unreadable.clone_from(&other.unreadable);
     }
 
     /// Whatever was handled before is stale from now on.

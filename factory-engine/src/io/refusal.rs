@@ -42,6 +42,13 @@ pub enum Refusal {
     },
     /// No such factory or invitation.
     Unknown(InstanceId),
+    /// Some of the factory's records are not understood: nothing is agreed in it (S33).
+    Damaged {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// What is wrong with which record.
+        why: String,
+    },
     /// This node is the factory's operator: nobody invited it.
     OwnFactory(InstanceId),
     /// The invitation was answered, or its factory is past that.
@@ -160,9 +167,11 @@ impl Refusal {
             | Self::NotCooperative(_)
             | Self::SaleUnderWay
             | Self::PaymentUnderWay => RefusalKind::WrongState,
-            Self::NotStored(_) | Self::Stale(_) | Self::ReadOnly(_) | Self::Stopping => {
-                RefusalKind::Unavailable
-            }
+            Self::Damaged { .. }
+            | Self::NotStored(_)
+            | Self::Stale(_)
+            | Self::ReadOnly(_)
+            | Self::Stopping => RefusalKind::Unavailable,
         }
     }
 }
@@ -189,6 +198,7 @@ impl fmt::Display for Refusal {
                  the timeout, so that the operator's stock is home by then"
             ),
             Self::Unknown(instance) => write!(f, "unknown factory_instance {instance}"),
+            Self::Damaged { instance, why } => write!(f, "factory {instance} is out of use: {why}"),
             Self::OwnFactory(instance) => {
                 write!(f, "{instance} is this node's own factory, not an invitation")
             }

@@ -14,6 +14,8 @@ pub const RECORD_VERSION: u8 = 1;
 /// Why a stored record was not understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordError {
+    /// There is nothing where a record should be.
+    Missing,
     /// Of a version that this plugin doesn't know: a newer plugin's.
     UnknownVersion(u8),
     /// Of another kind of factory, or another major version of it.
@@ -25,6 +27,7 @@ pub enum RecordError {
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Missing => f.write_str("the record is missing"),
             Self::UnknownVersion(0) => write!(f, "record version 0 is none that any plugin wrote"),
             Self::UnknownVersion(version) => write!(
                 f,
@@ -59,8 +62,11 @@ pub fn encode_record(events: &[Event]) -> Vec<u8> {
 /// Reads what [`encode_record`] wrote.
 ///
 /// # Errors
-/// When the record is of another version, begins a factory of another protocol, or is damaged.
+/// When the record is missing (empty) or of another version, begins a factory of another protocol, or is damaged.
 pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
+    if bytes.is_empty() {
+        return Err(RecordError::Missing);
+    }
     let mut reader = Reader::new(bytes);
     let version = u8::read(&mut reader)?;
     if version != RECORD_VERSION {

@@ -49,6 +49,8 @@ pub struct Factory {
     pub birth: Option<Height>,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
+    /// Why not all of its records are understood, if so (S33). No event says so: it is found at a start.
+    damage: Option<String>,
     /// Inputs of funding transactions that we signed for, in any attempt (S12).
     signed_for: Vec<(Txid, Vec<OutPoint>)>,
     /// Capacities of the zero-conf opens that were accepted, in any attempt.
@@ -89,6 +91,7 @@ impl Factory {
             stock_payout: None,
             birth,
             restored: None,
+            damage: None,
             signed_for: vec![],
             opens_accepted: vec![],
         })
@@ -211,6 +214,16 @@ impl Factory {
     /// Why nothing cooperative is signed in this factory any more, if so (S9).
     pub fn restored(&self) -> Option<&str> {
         self.restored.as_deref()
+    }
+
+    /// Why it is out of use: some of its records are not understood, so that nothing is signed for it and
+    /// no HTLC moves on its channels (S33). What can be read of it is followed and can be left.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+
+    pub(crate) fn set_damage(&mut self, damage: Option<String>) {
+        self.damage = damage;
     }
 
     /// Capacities of zero-conf opens of the operator that were accepted for this factory.
@@ -351,6 +364,9 @@ impl Factory {
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
+        }
+        if self.damage.is_some() {
+            return Err(Unusable::Damaged);
         }
         if self.current.exiting.contains(&client) {
             return Err(Unusable::Leaving);

@@ -22,6 +22,8 @@ pub enum Unusable {
     GivenUp,
     /// It was sold, and the sale is not signed yet.
     NotSigned,
+    /// Some of the factory's records are not understood (S33).
+    Damaged,
     /// It was sold, and the leaf that the sale stands on is on chain: the sale follows.
     SaleUnconfirmed,
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Unusable {
             }
             Self::State(state) => write!(f, "the factory is {state}"),
             Self::GivenUp => f.write_str("it is of an attempt that was given up"),
+            Self::Damaged => f.write_str("some of its records are not understood: it is out of use"),
             Self::NotSigned => f.write_str("its sale is not signed yet"),
             Self::SaleUnconfirmed => f.write_str("its sale is on its way to the chain"),
         }
@@ -47,6 +50,8 @@ impl std::error::Error for Unusable {}
 /// Why nothing may be signed for a sub-factory (S9, S24).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotCooperative {
+    /// Some of the factory's records are not understood, and why (S33).
+    Damaged(String),
     /// This node was restored from a backup, as this shows: the factory is exit-only.
     Restored(String),
     /// A channel of the sub-factory is being taken on chain.
@@ -62,6 +67,7 @@ pub enum NotCooperative {
 impl fmt::Display for NotCooperative {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Damaged(reason) => write!(f, "this factory is out of use: {reason}"),
             Self::Restored(reason) => write!(f, "this factory is exit-only here: {reason}"),
             Self::Leaving => f.write_str("a channel of this sub-factory is being taken on chain"),
             Self::OnChain => {

@@ -16,6 +16,9 @@ impl Engine {
     /// # Errors
     /// When this node can't buy, and why.
     pub fn quote(&self, instance: InstanceId, amount: Amount, height: Height) -> Result<Quote, Refusal> {
+        if let Some(why) = self.damage(instance) {
+            return Err(Refusal::Damaged { instance, why: why.to_owned() });
+        }
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         let Role::Client { lsp, index } = factory.current.role else {
             return Err(Refusal::OperatorSells);

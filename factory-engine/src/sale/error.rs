@@ -15,6 +15,8 @@ pub(crate) enum CannotSell {
     UnderWay,
     /// An invoice of this client may still be paid.
     Unsettled,
+    /// The list of prices is lost.
+    NoPrices,
     /// The amount can't be sold.
     Amount(SaleError),
     /// It costs more than the client wants to pay.
@@ -35,6 +37,9 @@ impl fmt::Display for CannotSell {
             }
             Self::Unsettled => {
                 f.write_str("the invoice of an earlier purchase is not settled: try again in a moment")
+            }
+            Self::NoPrices => {
+                f.write_str("the operator has no list of prices: try again when it has set one")
             }
             Self::Amount(error) => error.fmt(f),
             Self::TooDear { price_msat, most } => write!(

@@ -73,8 +73,11 @@ fn session_count(
     Ok(if rest.is_some() { 2 } else { 1 })
 }
 
-/// Whether anything may be signed for this sub-factory (S9, S24), and otherwise why not.
+/// Whether anything may be signed for this sub-factory (S9, S24, S33), and otherwise why not.
 fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), NotCooperative> {
+    if let Some(why) = factory.damage() {
+        return Err(NotCooperative::Damaged(why.to_owned()));
+    }
     if let Some(reason) = factory.restored() {
         return Err(NotCooperative::Restored(reason.to_owned()));
     }

@@ -31,6 +31,18 @@ impl Engine {
     pub fn set_prices(&mut self, prices: PriceList) {
         self.next_generation();
         self.config.prices = prices;
+        self.prices_unknown = false;
+    }
+
+    /// The list that was set is lost: nothing is sold before there is one again.
+    pub fn forget_prices(&mut self) {
+        self.next_generation();
+        self.prices_unknown = true;
+    }
+
+    /// Whether nothing is sold because the list of prices is lost.
+    pub fn prices_unknown(&self) -> bool {
+        self.prices_unknown
     }
 
     /// What this node asks for liquidity.
@@ -48,6 +60,9 @@ impl Engine {
         height: Height,
     ) -> Result<u64, CannotSell> {
         self.may_sell(factory, coin, height)?;
+        if self.prices_unknown {
+            return Err(CannotSell::NoPrices);
+        }
         if factory.current.sales.account().is_due(buyer) {
             return Err(CannotSell::Unsettled);
         }

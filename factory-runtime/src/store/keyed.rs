@@ -9,6 +9,11 @@
 //! go to their own keys, and its parts are deleted, the last one first. A start folds a whole journal (what
 //! is there already must be the same), and deletes parts without a last one: they never happened. What can't
 //! be folded or deleted right now is before the next write.
+//!
+//! What isn't as it was written takes as little with it as it can (S33). In the place of a record that is
+//! missing stands an empty one, which nobody wrote. A journal that makes no sense, or that contradicts what is
+//! in its place, is a [lost step](Store::lost_step); its parts are kept below `["cln-factory",
+//! "damaged-journal"]`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +27,9 @@ const ROOT: &str = "cln-factory";
 const FACTORY: &str = "factory";
 const ARCHIVED: &str = "archived";
 const JOURNAL: &str = "journal";
+const DAMAGED_JOURNAL: &str = "damaged-journal";
+/// Most records in a row that may be missing; what is further off is no record's key.
+const MAX_MISSING: usize = 1_000;
 /// Eight digits: no factory lives to see a hundred million events.
 const MAX_SEQUENCE: u32 = 99_999_999;
 /// Most parts of a journal: four digits, more than a gigabyte.
@@ -39,13 +47,34 @@ pub struct Keyed<K> {
     doubtful: Vec<Key>,
     /// A step that has happened and is not folded yet, and how many parts it has.
     journal: Option<(Vec<Entry>, usize)>,
+    /// Why a step that has happened can't be folded.
+    lost: Option<String>,
+}
+
+/// What a crash has left of a step.
+enum Left {
+    /// So many parts, without the last: the step never happened.
+    Begun(usize),
+    /// A step that has happened, and its parts.
+    Step(Vec<Entry>, usize),
+    /// A step that can't be read, and why.
+    Damaged(String),
+}
+
+/// Records of one factory.
+struct Found {
+    records: Vec<Vec<u8>>,
+    /// Where the next goes.
+    next: usize,
+    /// A record of the journal that isn't what is in its place.
+    conflict: Option<StoreError>,
 }
 
 impl<K: KeyValue> Keyed<K> {
     /// Over these keys. [`Store::load_all`] comes first: it learns the sequence numbers, and finishes
     /// what a crash has left. Without it there is only reading.
     pub fn new(keys: K) -> Self {
-        Self { keys, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None }
+        Self { keys, next: None, archived: HashSet::new(), doubtful: Vec::new(), journal: None, lost: None }
     }
 
     /// Does what the last step, or the last start, has left to do.
@@ -85,56 +114,70 @@ impl<K: KeyValue> Keyed<K> {
         }
     }
 
-    /// What is in the journal, and how many parts that are.
-    async fn read_journal(&self) -> Result<(Option<Vec<Entry>>, usize), StoreError> {
-        let damaged = |why: &str| StoreError(format!("reading the journal: {why}"));
+    /// What is in the journal.
+    async fn read_journal(&self) -> Result<Left, StoreError> {
         let mut parts = Vec::new();
         for Listed { key, value } in self.list(&below(JOURNAL)).await? {
-            if key != part_key(parts.len()) {
-                return Err(damaged("a part is missing"));
+            match value.filter(|_| key == part_key(parts.len())) {
+                Some(value) => parts.push(value),
+                None => return Ok(Left::Damaged("a part of the journal is missing".to_owned())),
             }
-            parts.push(value.ok_or_else(|| damaged("a part has no value"))?);
         }
-        let entries = journal::decode(&parts).map_err(damaged)?;
-        Ok((entries, parts.len()))
+        Ok(match journal::decode(&parts) {
+            Ok(Some(entries)) => Left::Step(entries, parts.len()),
+            Ok(None) => Left::Begun(parts.len()),
+            Err(why) => Left::Damaged(format!("the journal can't be read: {why}")),
+        })
     }
 
     /// The records of a factory, with those that are still in the journal.
-    async fn read(&self, instance: InstanceId, journal: &[Entry]) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut records = Vec::new();
+    async fn read(&self, instance: InstanceId, journal: &[Entry]) -> Result<Found, StoreError> {
+        let mut records: Vec<Vec<u8>> = Vec::new();
+        let mut foreign = None;
         for Listed { key, value } in self.list(&factory_key(instance)).await? {
-            let text = key.get(3).map_or("", String::as_str);
-            // Keys are listed in order, so a gap shows as a wrong number here.
-            if text != sequence_text(records.len()) {
-                return Err(StoreError(format!(
-                    "reading factory {instance}: found record '{text}' where {} should be",
-                    sequence_text(records.len())
-                )));
-            }
             if self.doubtful.contains(&key) {
                 break;
             }
-            let no_value = || StoreError(format!("reading factory {instance}: record {text} has no value"));
-            records.push(value.ok_or_else(no_value)?);
+            let text = key.get(3).map_or("", String::as_str);
+            let is_next = |place: &usize| {
+                let missing = place.checked_sub(records.len());
+                missing.is_some_and(|missing| missing <= MAX_MISSING) && text == sequence_text(place)
+            };
+            match text.parse().ok().filter(is_next) {
+                Some(place) => {
+                    records.resize(place, Vec::new());
+                    records.push(value.unwrap_or_default());
+                }
+                None => foreign = Some(text.to_owned()),
+            }
         }
+        let mut conflict = None;
         for entry in journal.iter().filter(|entry| entry.instance == instance) {
             let at = usize::try_from(entry.sequence).unwrap_or(usize::MAX);
             match records.get(at) {
                 Some(there) if *there == entry.record => {}
                 None if at == records.len() => records.push(entry.record.clone()),
-                _ => return Err(differs(entry)),
+                _ => conflict = Some(differs(entry)),
             }
         }
-        Ok(records)
+        let next = records.len();
+        if let Some(text) = foreign {
+            log::error!("factory {instance}: '{text}' is no record's number, but something is stored there");
+            records.push(Vec::new());
+        }
+        Ok(Found { records, next, conflict })
     }
 
     /// The factories below one of our keys.
     async fn instances(&self, name: &str) -> Result<Vec<InstanceId>, StoreError> {
         let instance = |Listed { key, .. }: Listed| {
             let instance = key.get(2).and_then(|text| text.parse().ok());
-            instance.ok_or_else(|| StoreError(format!("reading: unexpected key {}", key.join("/"))))
+            if instance.is_none() {
+                log::error!("something is stored under {}, which is no factory's key", key.join("/"));
+            }
+            instance
         };
-        self.list(&below(name)).await?.into_iter().map(instance).collect()
+        Ok(self.list(&below(name)).await?.into_iter().filter_map(instance).collect())
     }
 
     async fn list(&self, key: &Key) -> Result<Vec<Listed>, StoreError> {
@@ -182,26 +225,32 @@ impl<K: KeyValue> Store for Keyed<K> {
             self.settle().await?;
         }
         self.archived = self.archived().await?.into_iter().collect();
-        let (journal, parts) = self.read_journal().await?;
-        let entries = journal.as_deref().unwrap_or_default();
+        let left = self.read_journal().await?;
+        let entries: &[Entry] = if let Left::Step(entries, _) = &left { entries } else { &[] };
         let stored = self.instances(FACTORY).await?;
         // In order, as they are listed.
         let all: std::collections::BTreeSet<InstanceId> =
             stored.into_iter().chain(entries.iter().map(|entry| entry.instance)).collect();
         let mut next = HashMap::new();
         let mut histories = Vec::new();
+        self.lost = None;
         for instance in all {
             if self.archived.contains(&instance) {
                 continue;
             }
-            let records = self.read(instance, entries).await?;
+            let found = self.read(instance, entries).await?;
+            if let Some(conflict) = found.conflict {
+                self.lost.get_or_insert(conflict.0);
+            }
             // The list was read entry by entry: it can't exceed 8 digits.
-            next.insert(instance, u32::try_from(records.len()).unwrap_or(MAX_SEQUENCE));
-            histories.push((instance, records));
+            next.insert(instance, u32::try_from(found.next).unwrap_or(MAX_SEQUENCE));
+            histories.push((instance, found.records));
         }
-        match journal {
-            Some(entries) => self.journal = Some((entries, parts)),
-            None => self.doubtful.extend((0..parts).map(part_key)),
+        match left {
+            Left::Step(..) if self.lost.is_some() => {}
+            Left::Step(entries, parts) => self.journal = Some((entries, parts)),
+            Left::Begun(parts) => self.doubtful.extend((0..parts).map(part_key)),
+            Left::Damaged(why) => self.lost = Some(why),
         }
         self.next = Some(next);
         if let Err(error) = self.settle().await {
@@ -228,15 +277,39 @@ impl<K: KeyValue> Store for Keyed<K> {
     }
 
     async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
-        match (&self.journal, &self.next) {
+        let found = match (&self.journal, &self.next) {
             (Some((entries, _)), _) => self.read(instance, entries).await,
             (None, Some(_)) => self.read(instance, &[]).await,
             // Only a reader: the journal first, so that what is folded meanwhile isn't missed.
-            (None, None) => {
-                let (entries, _) = self.read_journal().await?;
-                self.read(instance, &entries.unwrap_or_default()).await
-            }
+            (None, None) => match self.read_journal().await? {
+                Left::Step(entries, _) => self.read(instance, &entries).await,
+                Left::Begun(_) | Left::Damaged(_) => self.read(instance, &[]).await,
+            },
+        };
+        Ok(found?.records)
+    }
+
+    fn lost_step(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    async fn set_lost_aside(&mut self) -> Result<(), StoreError> {
+        let number = self.list(&below(DAMAGED_JOURNAL)).await?.len();
+        let mut parts = self.list(&below(JOURNAL)).await?;
+        for Listed { key, value } in &parts {
+            let mut copy = below(DAMAGED_JOURNAL);
+            copy.push(format!("{number:0>4}"));
+            copy.extend(key.last().cloned());
+            let value = value.as_deref().unwrap_or_default();
+            self.keys.replace(&copy, value).await.map_err(|error| failed("writing", error))?;
         }
+        // The last one first: what is left of them after a crash never counts.
+        while let Some(Listed { key, .. }) = parts.pop() {
+            let deleted = self.keys.delete(&key).await;
+            deleted.map_err(|error| failed("clearing a journal that can't be read", error))?;
+        }
+        self.lost = None;
+        Ok(())
     }
 
     async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {

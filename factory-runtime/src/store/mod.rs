@@ -26,7 +26,8 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// The records of one factory, in the order in which they were stored.
+/// The records of one factory, in the order in which they were stored. One that is missing is empty, as none
+/// is that was stored.
 pub type History = (InstanceId, Vec<Vec<u8>>);
 
 /// Where the records of factories are kept, durably.
@@ -52,6 +53,18 @@ pub trait Store: Send + 'static {
         &mut self,
         records: &[(InstanceId, Vec<u8>)],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Why records of a step of several factories may be missing, if [`Store::load_all`] found that out: of
+    /// which factories nobody can say. Nothing of several records can be stored before
+    /// [`Store::set_lost_aside`].
+    fn lost_step(&self) -> Option<&str> {
+        None
+    }
+
+    /// Puts what is left of a lost step where it is in nobody's way.
+    fn set_lost_aside(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
 
     /// Keeps a small value that each call replaces; losing it costs time or a setting, not safety.
     fn put(&mut self, name: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>> + Send;

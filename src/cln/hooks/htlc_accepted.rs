@@ -1,6 +1,8 @@
 //! `htlc_accepted`: HTLCs that come or go over a factory's channel have to leave time for an exit
-//! (S15), and wait for the channel to be usable (S18). Others are answered at once, from memory.
+//! (S15), and wait for the channel to be usable (S18). Where that can't be told, nothing moves on what may be a
+//! factory's channel (S33). Others are answered at once, from memory.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bitcoin::hex::{DisplayHex, FromHex};
@@ -9,7 +11,7 @@ use factory_engine::admission::dust::Asking;
 use factory_engine::admission::hold::{Held, last_height};
 use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
-use factory_runtime::{HtlcView, clock};
+use factory_runtime::{HtlcView, View, clock};
 use serde_json::{Value, json};
 
 use super::super::dust::refuse;
@@ -17,15 +19,17 @@ use super::super::htlcs::msat;
 use super::super::state::State;
 use super::{carry_on, waiting};
 
-/// How long after a start HTLCs wait for the first block. lightningd replays unresolved ones before
-/// we know the chain's height; failing them then would be failing them for nothing.
+/// How long after the plugin's start HTLCs wait for what it knows of the chain. lightningd replays unresolved
+/// ones before we know the chain's height; failing them then would be failing them for nothing.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Answers `htlc_accepted`: carries on, holds the HTLC, or fails it back.
 pub async fn answer(state: &State, request: &Value) -> Value {
     let view = state.runtime.view();
-    if view.htlc(|view| view.policies.is_empty() && view.suspects.is_empty()) {
+    #[cfg(feature = "faults")]
+    factory_runtime::faults::panic_at("hook");
+    if view.is_certain() && view.htlc(|view| view.policies.is_empty() && view.suspects.is_empty()) {
         return carry_on();
     }
     #[cfg(feature = "faults")]
@@ -33,21 +37,14 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         return carry_on();
     }
     let htlc = &request["htlc"];
-    let Some(cltv_expiry) = height(&htlc["cltv_expiry"]) else { return carry_on() };
-    let outgoing = request["forward_to"].as_str().and_then(|text| text.parse().ok());
-    let incoming = match htlc["short_channel_id"].as_str() {
-        Some(scid) => state.channels.find(&state.rpc, scid).await,
-        None => None,
-    };
-    let ours = |channel: &Option<ChannelId>| {
-        channel.is_some_and(|id| view.htlc(|view| view.policies.contains_key(&id)))
-    };
-    let others = [incoming, outgoing].map(|channel| channel.filter(|_| !ours(&channel)));
-    let verdict = suspicion(state, others).await;
-    if verdict != Verdict::Continue || (!ours(&incoming) && !ours(&outgoing)) {
+    let sides = Sides::of(state, request).await;
+    let verdict = suspicion(state, &sides).await;
+    let Sides { incoming, outgoing, .. } = sides;
+    if verdict != Verdict::Continue || !sides.uses_factory(state) {
         return answer_with(htlc, verdict);
     }
-    wait_for_first_block(state).await;
+    // One that lightningd doesn't say leaves no time for anything.
+    let cltv_expiry = height(&htlc["cltv_expiry"]).unwrap_or(0);
     // Where lightningd is ahead of the block that we handled last, its height counts.
     let ahead = htlc["cltv_expiry_relative"]
         .as_i64()
@@ -64,10 +61,12 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         incoming_msat: msat(&htlc["amount_msat"]),
         outgoing_msat: msat(&request["onion"]["forward_msat"]),
     };
-    let now = || view.htlc(|view| view.height).unwrap_or(0).max(ahead).max(*state.news.borrow());
-    let judge = || {
-        let height = now();
-        view.htlc(|view| admit(&arrived.on(view), height))
+    let tip = || ahead.max(*state.news.borrow());
+    let now = || view.htlc(|view| view.height).unwrap_or(0).max(tip());
+    wait_until_seeing(state, tip).await;
+    let judge = || match blind(state, tip()) {
+        Some(why) => sides.fail(state, &why),
+        None => view.htlc(|view| admit(&arrived.on(view), now_of(view, tip()))),
     };
     let verdict = match judge() {
         Verdict::Continue => arrived.dust(state).await,
@@ -78,6 +77,68 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         (verdict, _) => verdict,
     };
     answer_with(htlc, verdict)
+}
+
+fn now_of(view: &HtlcView, tip: Height) -> Height {
+    view.height.unwrap_or(0).max(tip)
+}
+
+/// Why nothing is taken on a factory's channel, whatever is known of it (S33).
+fn blind(state: &State, tip: Height) -> Option<String> {
+    let view = state.runtime.view();
+    view.stale().map(str::to_owned).or_else(|| view.htlc(|view| view.behind(tip)))
+}
+
+/// Answers instead of [`answer`] after that has panicked: what may be a factory's is failed, the rest goes on.
+pub async fn answer_after_panic(state: &State, request: &Value) -> Value {
+    #[cfg(feature = "faults")]
+    factory_runtime::faults::panic_at("hook-twice");
+    let sides = Sides::of(state, request).await;
+    let verdict = match suspicion(state, &sides).await {
+        Verdict::Continue if sides.uses_factory(state) => sides.fail(state, "the hook panicked"),
+        verdict => verdict,
+    };
+    answer_with(&request["htlc"], verdict)
+}
+
+/// Where not even that can be said any HTLC may be a factory's.
+pub fn worst() -> Value {
+    json!({"result": "fail", "failure_message": Failure::TemporaryNode.message().to_lower_hex_string()})
+}
+
+/// The channels that an HTLC uses.
+#[derive(Debug, Clone, Copy)]
+struct Sides {
+    incoming: Option<ChannelId>,
+    outgoing: Option<ChannelId>,
+    /// A channel that lightningd names and doesn't list.
+    unknown: bool,
+}
+
+impl Sides {
+    async fn of(state: &State, request: &Value) -> Self {
+        let outgoing = request["forward_to"].as_str().and_then(|text| text.parse().ok());
+        let scid = request["htlc"]["short_channel_id"].as_str();
+        let incoming = match scid {
+            Some(scid) => state.channels.find(&state.rpc, scid).await,
+            None => None,
+        };
+        Self { incoming, outgoing, unknown: scid.is_some() && incoming.is_none() }
+    }
+
+    fn uses_factory(&self, state: &State) -> bool {
+        self.is_ours(state, self.incoming) || self.is_ours(state, self.outgoing)
+    }
+
+    fn is_ours(&self, state: &State, channel: Option<ChannelId>) -> bool {
+        channel.is_some_and(|id| state.runtime.view().htlc(|view| view.policies.contains_key(&id)))
+    }
+
+    fn fail(&self, state: &State, why: &str) -> Verdict {
+        let incoming = self.is_ours(state, self.incoming);
+        let failure = if incoming { Failure::TemporaryNode } else { Failure::TemporaryChannel };
+        Verdict::Fail { failure, reason: format!("a factory's channel takes nothing now: {why}") }
+    }
 }
 
 /// An HTLC that uses a factory's channel.
@@ -163,10 +224,18 @@ fn answer_with(htlc: &Value, verdict: Verdict) -> Value {
     }
 }
 
-async fn suspicion(state: &State, channels: [Option<ChannelId>; 2]) -> Verdict {
+/// Whether a channel that no policy is about may be a factory's all the same (S18, S33).
+async fn suspicion(state: &State, sides: &Sides) -> Verdict {
     let judge = || {
-        let unconfirmed = channels.map(|channel| state.channels.unconfirmed(channel?));
-        state.runtime.view().htlc(|view| judge_unchecked(view, unconfirmed))
+        let others = [sides.incoming, sides.outgoing].map(|channel| {
+            let id = channel.filter(|_| !sides.is_ours(state, channel))?;
+            (!state.channels.is_confirmed(id)).then(|| (id, state.channels.unconfirmed(id)))
+        });
+        let known = others.map(|other| other.and_then(|(_, known)| known));
+        match state.runtime.view().htlc(|view| judge_unchecked(view, known)) {
+            Verdict::Continue => doubt(state.runtime.view(), sides.unknown, others),
+            refused => refused,
+        }
     };
     if judge() == Verdict::Continue {
         return Verdict::Continue;
@@ -176,6 +245,25 @@ async fn suspicion(state: &State, channels: [Option<ChannelId>; 2]) -> Verdict {
         log::warn!("looking at channels before an HTLC fails: {error}");
     }
     judge()
+}
+
+/// A channel with its description, if lightningd has given one.
+type Unconfirmed = Option<(ChannelId, Option<KnownChannel>)>;
+
+/// S33: as long as it can't be told which channels are factories', nothing moves on one whose funding isn't on
+/// chain. All others go on.
+fn doubt(view: &View, unknown: bool, [incoming, outgoing]: [Unconfirmed; 2]) -> Verdict {
+    let why = |(_, known): (ChannelId, Option<KnownChannel>)| view.doubt(known.map(|known| known.peer));
+    let unknown = || unknown.then(|| view.doubt(None)).flatten();
+    let fail = |failure, why| Verdict::Fail {
+        failure,
+        reason: format!("a channel that is not on chain may be in a factory: {why}"),
+    };
+    match (incoming.and_then(why).or_else(unknown), outgoing.and_then(why)) {
+        (Some(why), _) => fail(Failure::TemporaryNode, why),
+        (None, Some(why)) => fail(Failure::TemporaryChannel, why),
+        (None, None) => Verdict::Continue,
+    }
 }
 
 /// An operator can complete an open that we accepted for a factory on whatever transaction it likes:
@@ -195,16 +283,20 @@ fn judge_unchecked(view: &HtlcView, [incoming, outgoing]: [Option<KnownChannel>;
     }
 }
 
-async fn wait_for_first_block(state: &State) {
-    let known = || state.runtime.view().htlc(|view| view.height.is_some());
+/// Soon after a start: until the blocks are handled that lightningd has. Later nothing waits.
+async fn wait_until_seeing(state: &State, tip: impl Fn() -> Height) {
+    let running = Duration::from_millis(clock::now().saturating_sub(state.started));
     let wait = async {
-        while !known() {
+        while blind(state, tip()).is_some() {
+            if state.sighted.load(Ordering::Relaxed) {
+                return;
+            }
             tokio::time::sleep(POLL).await;
         }
+        state.sighted.store(true, Ordering::Relaxed);
     };
-    if tokio::time::timeout(START_PATIENCE, wait).await.is_err() {
-        log::warn!("no block was handled within {} s of an HTLC", START_PATIENCE.as_secs());
-    }
+    // What can't be waited for is failed.
+    let _ = tokio::time::timeout(START_PATIENCE.saturating_sub(running), wait).await;
 }
 
 fn height(value: &Value) -> Option<Height> {
@@ -235,5 +327,23 @@ mod tests {
         assert_eq!(failure([Some(other_size), Some(other_peer)]), None);
         // Confirmed, or not known: lightningd's own business.
         assert_eq!(failure([None, None]), None);
+    }
+
+    // S33
+    #[test]
+    fn while_nothing_is_known_nothing_moves_on_a_channel_that_is_not_on_chain() {
+        let (handle, _inbox) = factory_runtime::channel();
+        let view = handle.view();
+        let channel = Some((ChannelId([1; 32]), None));
+        let failure = |unknown, channels| match doubt(view, unknown, channels) {
+            Verdict::Continue => None,
+            Verdict::Fail { failure, .. } => Some(failure),
+        };
+        assert_eq!(failure(false, [channel, None]), Some(Failure::TemporaryNode));
+        assert_eq!(failure(false, [None, channel]), Some(Failure::TemporaryChannel));
+        // lightningd names one that it doesn't list.
+        assert_eq!(failure(true, [None, None]), Some(Failure::TemporaryNode));
+        // Others are on chain: they go on.
+        assert_eq!(failure(false, [None, None]), None);
     }
 }

@@ -83,6 +83,9 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if !held.is_empty() {
         object["held_htlcs"] = held.into();
     }
+    if let Some(why) = factory.damage() {
+        object["damaged"] = why.into();
+    }
     if let Some(reason) = factory.restored() {
         object["exit_only"] = reason.into();
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
+use super::super::words;
 use super::{Command, factory_json, fees, fresh_channels, urgent};
 
 /// Name, usage and description of `factory-list`.
@@ -44,7 +45,16 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             (None, Some(FactoryState::Closed)) => engine.archived().collect(),
             (None, _) => vec![],
         };
+        let unreadable: Vec<Value> = match wanted {
+            Some(_) => vec![],
+            None => engine
+                .unreadable()
+                .filter(|(unreadable, _)| instance.is_none_or(|instance| instance == *unreadable))
+                .map(|(instance, why)| json!({"factory_instance": instance.to_string(), "damaged": why, "next_action": words::MEND}))
+                .collect(),
+        };
         if let Some(instance) = instance.filter(|instance| engine.factory(*instance).is_none())
+            && unreadable.is_empty()
             && archived.is_empty()
         {
             return Err(Refusal::Unknown(instance));
@@ -55,11 +65,15 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             urgent::add(engine, factory, height, &mut object);
             object
         });
-        Ok((factories.collect::<Vec<_>>(), archived, height))
+        Ok((factories.collect::<Vec<_>>(), archived, height, unreadable))
     };
-    let (mut factories, archived, height) = state.runtime.read(look).await??;
+    let (mut factories, archived, height, unreadable) = state.runtime.read(look).await??;
     let archived = super::archived(&state, archived).await?;
     let archived = archived.iter().filter(|factory| fits(factory, height));
     factories.extend(archived.map(|factory| factory_json::factory(factory, &node, height)));
-    Ok(json!({"factories": factories}))
+    let mut answer = json!({"factories": factories});
+    if !unreadable.is_empty() {
+        answer["unreadable"] = unreadable.into();
+    }
+    Ok(answer)
 }

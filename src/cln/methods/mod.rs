@@ -46,9 +46,14 @@ pub struct Command {
 /// A copy of one factory, and the height that goes with it.
 async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), RpcError> {
     let look = move |engine: &Engine, height| {
-        (engine.factory(instance).cloned(), engine.is_archived(instance), height)
+        let found = engine.factory(instance).cloned();
+        let unreadable = engine.damage(instance).filter(|_| found.is_none()).map(str::to_owned);
+        (found, unreadable, engine.is_archived(instance), height)
     };
-    let (found, is_archived, height) = state.runtime.read(look).await?;
+    let (found, unreadable, is_archived, height) = state.runtime.read(look).await?;
+    if let Some(why) = unreadable {
+        return Err(Refusal::Damaged { instance, why }.into());
+    }
     let archived = if is_archived { archived(state, vec![instance]).await? } else { vec![] };
     let found = found.or_else(|| archived.into_iter().next());
     found.map(|factory| (factory, height)).ok_or_else(|| Refusal::Unknown(instance).into())

@@ -32,7 +32,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             "name": factory_engine::wire::message::PROTOCOL_NAME,
             "factory_protocol": factory_engine::wire::message::protocol_id().to_string(),
         }],
-        "available": state.unavailable.is_none(),
+        "available": state.unavailable.borrow().is_none(),
     });
     let scan = state.scan.get();
     answer["chain"] = json!({
@@ -62,14 +62,15 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
-            let action = "run the version of the plugin that wrote the records, or restore them; until \
-                          then nothing of any factory is touched, and this node must stay online";
+            let action = "see what lightningd's datastore says; it is read again every few seconds, and until \
+                          then no deadline of any factory is seen, and no channel that isn't on chain takes an \
+                          HTLC: keep this node online";
             (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
-    if state.unavailable.is_none() {
+    if state.unavailable.borrow().is_none() {
         let reserve = Reserve::now(&state).await?;
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();
@@ -85,6 +86,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         let action = "look at lightningd's bitcoin backend; it is asked again every few seconds, and until it \
                       answers this node sees no deadline";
         warnings.push(Warning::new("backend", problem, action));
+    }
+    if !state.important {
+        warnings.push(Warning::new(
+            "not_important",
+            "lightningd goes on if the plugin dies, and then nobody guards its factories",
+            "load it with important-plugin in place of plugin",
+        ));
     }
     if state.config.unsafe_skip_funding_check {
         warnings.push(Warning::new(

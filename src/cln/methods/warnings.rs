@@ -2,15 +2,15 @@
 
 use factory_engine::types::{Amount, Height, NodeId};
 use factory_engine::{Engine, Factory, Role, State as FactoryState};
+use factory_runtime::MOST_BEHIND;
 
 use super::super::peers::Peer;
+use super::super::words;
 use super::warning::Warning;
 use super::{fees, urgent};
 
 /// Without a confirmation for so long, a funding transaction needs somebody's attention.
 const FUNDING_BLOCKS: u32 = 12;
-/// Blocks that the plugin may be behind lightningd without a word.
-const BEHIND_BLOCKS: Height = 6;
 
 /// What lightningd says of peers and channels.
 pub struct Node {
@@ -31,14 +31,32 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
             "no block has been handled yet",
             "wait; if it stays, look at lightningd's bitcoin backend",
         )),
-        Some((tip, _)) if node.height > tip.saturating_add(BEHIND_BLOCKS) => {
+        Some((tip, _)) if node.height > tip.saturating_add(MOST_BEHIND) => {
             warnings.push(Warning::new(
                 "behind",
-                format!("the plugin has handled block {tip}, lightningd is at {}", node.height),
+                format!(
+                    "the plugin has handled block {tip}, lightningd is at {}: no HTLC moves on factories' \
+                     channels meanwhile",
+                    node.height
+                ),
                 "wait; if the distance grows, look at the log",
             ));
         }
         Some(_) => {}
+    }
+    let damaged = engine.factories().filter_map(|factory| Some((factory.instance, factory.damage()?)));
+    for (instance, why) in damaged.chain(engine.unreadable()) {
+        warnings.push(Warning {
+            instance: Some(instance),
+            ..Warning::new("damaged", format!("its records are not understood: {why}"), words::MEND)
+        });
+    }
+    if engine.prices_unknown() {
+        warnings.push(Warning::new(
+            "no_prices",
+            "the list of prices is damaged: nothing is sold",
+            "set it again with factory-price",
+        ));
     }
     for factory in engine.factories() {
         warnings.extend(life(factory, height));

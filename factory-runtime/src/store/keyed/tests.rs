@@ -180,33 +180,80 @@ async fn recovery_crashes(dead: &FakeKeys, found: &[History], step: &Records) {
     }
 }
 
+// S33
 #[tokio::test]
-async fn a_missing_or_foreign_record_is_named() {
-    let node = FakeKeys::default();
-    let mut store = opened(&node).await;
-    store.append(&[(A, vec![1]), (A, vec![2])]).await.unwrap();
-    node.remove(&record_key(A, 0));
-    let error = Keyed::new(node).load_all().await.unwrap_err();
-    assert!(error.0.contains("found record '00000001' where 00000000 should be"), "{error}");
+async fn a_missing_or_foreign_record_is_an_empty_one_of_its_own_factory() {
+    let b = InstanceId([2; 32]);
+    let node = begun().await;
+    opened(&node).await.append(&[(A, vec![5]), (A, vec![6])]).await.unwrap();
+    node.remove(&record_key(A, 1));
+    assert_eq!(read(&node).await, [(A, vec![vec![1], vec![], vec![6]]), (b, vec![vec![2]])]);
+    // What comes next has a place of its own, after it.
+    opened(&node).await.append(&[(A, vec![7]), (b, vec![8])]).await.unwrap();
+    let expected = [(A, vec![vec![1], vec![], vec![6], vec![7]]), (b, vec![vec![2], vec![8]])];
+    assert_eq!(read(&node).await, expected);
+    // Nobody's keys, one of them beyond every record's.
+    for name in ["seven", "99999999"] {
+        let node = node.copied();
+        let mut key = factory_key(A);
+        key.push(name.to_owned());
+        node.insert(key, vec![1]);
+        let mut damaged = expected.clone();
+        damaged[0].1.push(vec![]);
+        assert_eq!(read(&node).await, damaged);
+        opened(&node).await.append(&[(A, vec![9]), (b, vec![9])]).await.unwrap();
+        assert_eq!(node.entries().get(&record_key(A, 4)), Some(&vec![9]));
+    }
+    let mut key = below(FACTORY);
+    key.extend(["no instance", "00000000"].map(str::to_owned));
+    node.insert(key, vec![1]);
+    assert_eq!(read(&node).await, expected);
 }
 
-#[tokio::test]
-async fn a_journal_that_says_something_else_is_named() {
-    let node = FakeKeys::default();
+/// Of a step of two records whose journal was written, and nothing of it folded.
+async fn unfolded() -> FakeKeys {
+    let node = begun().await;
     let mut store = opened(&node).await;
-    // The journal is written, and nothing of it folded.
     node.set_fault(fault(1, false, true));
-    store.append(&[(A, vec![1]), (A, vec![2])]).await.unwrap();
-    let node = node.copied();
-    let record = record_key(A, 0);
-    node.insert(record.clone(), vec![1]);
-    assert_eq!(read(&node.copied()).await, [(A, vec![vec![1], vec![2]])]);
-    node.insert(record, vec![3]);
-    let error = Keyed::new(node.clone()).load_all().await.unwrap_err();
-    assert!(error.0.contains("record 0 is not what the journal says"), "{error}");
-    node.insert(part_key(1), vec![1, 1]);
-    let error = Keyed::new(node).load_all().await.unwrap_err();
-    assert!(error.0.contains("reading the journal: something follows its last part"), "{error}");
+    store.append(&[(A, vec![5]), (InstanceId([2; 32]), vec![6])]).await.unwrap();
+    node.copied()
+}
+
+// S33
+#[tokio::test]
+async fn a_journal_that_cannot_be_read_or_contradicts_is_set_aside() {
+    let whole = [(A, vec![vec![1], vec![5]]), (InstanceId([2; 32]), vec![vec![2], vec![6]])];
+    assert_eq!(read(&unfolded().await).await, whole);
+    let damaged: [(Key, Vec<u8>, &str); 3] = [
+        (record_key(A, 1), vec![3], "record 1 is not what the journal says"),
+        (part_key(1), vec![1, 1], "the journal can't be read: something follows its last part"),
+        (part_key(2), vec![1, 1], "a part of the journal is missing"),
+    ];
+    for (key, value, why) in damaged {
+        let node = unfolded().await;
+        node.insert(key.clone(), value.clone());
+        let before = node.entries();
+        let mut store = Keyed::new(node.clone());
+        let found = store.load_all().await.unwrap();
+        assert!(store.lost_step().unwrap().contains(why), "{:?}", store.lost_step());
+        assert_eq!(found.len(), 2);
+        // Nothing is lost of what can't be read, and a single record doesn't wait for it.
+        assert_eq!(node.entries(), before);
+        store.append(&[(A, vec![8])]).await.unwrap();
+        store.set_lost_aside().await.unwrap();
+        assert_eq!(store.lost_step(), None);
+        let aside = |part: usize| {
+            let mut key = below(DAMAGED_JOURNAL);
+            key.extend(["0000".to_owned(), format!("{part:0>4}")]);
+            node.entries().get(&key).cloned()
+        };
+        assert_eq!(aside(0).as_ref(), before.get(&part_key(0)));
+        store.append(&[(A, vec![9]), (InstanceId([2; 32]), vec![9])]).await.unwrap();
+        let mut again = Keyed::new(node.clone());
+        let read = again.load_all().await.unwrap();
+        assert!(read.iter().all(|(_, records)| records.last() == Some(&vec![9])), "{read:?}");
+        assert_eq!(again.lost_step(), None);
+    }
 }
 
 #[tokio::test]
