@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use factory_engine::io::fees::Feerates;
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::child::usual_weight;
-use factory_engine::tx::layout::fee;
+use factory_engine::tx::layout::{SpendRole, fee, weight};
 use factory_engine::types::{Amount, ChannelId, Height, InstanceId};
 use factory_engine::{Direction, Engine, PendingHtlc};
 
@@ -126,25 +126,25 @@ impl Run {
         };
         let mut costs = child(COMMITMENT, Amount::from_sat(240));
         let on_chain = |txid| self.world.chain.confirmed(txid).is_some();
-        let sessions = place.attempt.tree.iter().flat_map(|tree| tree.sessions());
-        let path = place.attempt.layout.path(place.client);
+        let attempt = place.attempt;
+        let path = attempt.layout.path(place.client);
+        let sessions = attempt.tree.iter().flat_map(|tree| tree.sessions());
         let nodes = sessions.filter(|session| {
-            let node = session.id.role == factory_engine::tx::layout::SpendRole::State;
-            node && path.contains(&session.id.coin) && !on_chain(session.txid)
+            session.id.role == SpendRole::State && path.contains(&session.id.coin) && !on_chain(session.txid)
         });
-        let coin = place.attempt.layout.stock_coin(place.client);
-        let chain = coin.map_or(&[][..], |coin| place.attempt.sales.of(coin));
-        let own = chain.iter().filter(|sold| {
+        let nodes = nodes.filter_map(|session| attempt.layout.node(session.id.coin));
+        let nodes = nodes.map(|node| (node.vbytes.saturating_mul(4), node.fee));
+        let chain = attempt.layout.stock_coin(place.client).map_or(&[][..], |coin| attempt.sales.of(coin));
+        let sales = chain.iter().filter(|sold| {
             place.sold.is_some_and(|own| sold.sale.number <= own.sale.number) && !on_chain(sold.txid())
         });
-        let sales = own.filter_map(|sold| sold.sale.sessions.first());
-        for session in nodes.chain(sales) {
-            let paid = session.tx.output.iter().map(|output| output.value);
-            let paid = paid.fold(Amount::ZERO, |sum, sat| sum.checked_add(sat).unwrap_or(sum));
-            let fee = session.prevout.value.checked_sub(paid).unwrap_or(Amount::ZERO);
-            let weight = place.attempt.terms.tree_feerate.max(1);
-            let weight = fee.to_sat().saturating_mul(1_000).checked_div(weight.into()).unwrap_or(0);
-            costs = costs.checked_add(child(weight, fee)).unwrap_or(costs);
+        let sales = sales.filter_map(|sold| sold.sale.sessions.first()).map(|session| {
+            let outputs = session.tx.output.len().saturating_sub(1);
+            let weight = weight(u64::try_from(outputs).unwrap_or(0));
+            (weight, fee(weight, attempt.terms.tree_feerate).unwrap_or(Amount::ZERO))
+        });
+        for (weight, pays) in nodes.chain(sales) {
+            costs = costs.checked_add(child(weight, pays)).unwrap_or(costs);
         }
         costs
     }
