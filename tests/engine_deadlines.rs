@@ -1,4 +1,4 @@
-//! Which HTLCs take a channel on chain, and when: the table of docs/rules.md, S35, row by row.
+//! Which HTLCs take a channel on chain, and when: the table of docs/protocol.md, row by row.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 

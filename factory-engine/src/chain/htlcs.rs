@@ -1,5 +1,5 @@
 //! HTLCs for whose sake a channel goes on chain: which of them this node would lose otherwise, from which
-//! height on, and whether they are worth what the exit costs (S16, S35). The table is in docs/rules.md, S35.
+//! height on, and whether they are worth what the exit costs (S16, S35). The table is in docs/protocol.md.
 
 use std::collections::{BTreeMap, HashMap};
 
