@@ -17,9 +17,9 @@ use factory_lab::world::{LSP, World};
 const ORDINARY: ChannelId = ChannelId([0xee; 32]);
 /// `cltv-delta` of every node here.
 const DELTA: u32 = 34;
-/// Far above what an exit costs, and far below, msat.
+/// Far above what an exit costs at 10 sat/vB, and more than its own transaction but less than an exit, msat.
 const WORTHY: u64 = 100_000_000;
-const UNWORTHY: u64 = 3_000_000;
+const UNWORTHY: u64 = 8_000_000;
 
 fn pending(channel_id: ChannelId, direction: Direction, amount_msat: u64, cltv_expiry: u32) -> PendingHtlc {
     PendingHtlc { channel_id, direction, amount_msat, cltv_expiry, payment_hash: [7; 32] }
@@ -64,6 +64,7 @@ impl Case {
     /// whom; nothing if it hasn't after so many.
     fn exit(mut self, at: usize, htlcs: &[PendingHtlc], blocks: u32) -> Option<(u32, Vec<u32>)> {
         for block in 0..=blocks {
+            self.fees(at, 2_500);
             self.tell(at, htlcs);
             let leaving = self.leaving(at);
             if !leaving.is_empty() {
@@ -98,8 +99,9 @@ fn every_row_of_the_table() {
         (Offered, Some((Received, expiry + 1)), Some(first)),
         // It gave more: so much later.
         (Offered, Some((Received, expiry + DELTA + 5)), Some(first + 5)),
-        // As much as that: when it has timed out, as an own payment.
-        (Offered, Some((Received, expiry + DELTA + 144)), Some(expiry)),
+        (Offered, Some((Received, expiry + DELTA + 144)), Some(first + early.min(144))),
+        // As much as an exit takes: when it has timed out, as an own payment.
+        (Offered, Some((Received, expiry + DELTA + early)), Some(expiry)),
         // Forwarded, and the preimage is known already: the other one is to be claimed, not this.
         (Offered, Some((Fulfilled, expiry + DELTA)), None),
     ];
@@ -109,9 +111,9 @@ fn every_row_of_the_table() {
                 let case = Case::new();
                 let own = pending(case.channel(0), direction, amount, case.start + expiry);
                 let mut htlcs = vec![own];
-                htlcs.extend(other.map(|(direction, end)| {
-                    pending(ORDINARY, direction, amount, case.start + end)
-                }));
+                htlcs.extend(
+                    other.map(|(direction, end)| pending(ORDINARY, direction, amount, case.start + end)),
+                );
                 let expected = exit.filter(|_| worthy).map(|block| (block, vec![0]));
                 let found = case.exit(at, &htlcs, expiry + 3);
                 assert_eq!(found, expected, "member {at}: {direction:?} of {amount}, {other:?}");
@@ -147,10 +149,10 @@ fn together_they_are_worth_it() {
         let htlcs: Vec<PendingHtlc> = (0..).zip(amounts).map(own).collect();
         case.exit(1, &htlcs, 12).map(|(block, _)| block)
     };
-    assert_eq!(exits(&[(10_000_000, 3); 2]), None);
-    assert_eq!(exits(&[(10_000_000, 3); 10]), Some(3));
+    assert_eq!(exits(&[(4_500_000, 3); 2]), None);
+    assert_eq!(exits(&[(4_500_000, 3); 10]), Some(3));
     // Lost or not, they are on the channel until it is settled: at the second sum it goes.
-    let mut staggered = [(10_000_000, 3); 10];
+    let mut staggered = [(4_500_000, 3); 10];
     staggered[1..].iter_mut().for_each(|(_, more)| *more = 7);
     assert_eq!(exits(&staggered), Some(7));
     // Dust never adds up.

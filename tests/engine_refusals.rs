@@ -382,7 +382,14 @@ fn admission() {
     let (good, bad) = (policy(Ok(())), policy(Err(Unusable::NotChecked)));
     let height = 100;
     let check = |incoming, outgoing, cltv_expiry, outgoing_cltv_expiry| match admit(
-        &Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry, cltv_delta: 34, upstream: Upstream::Live },
+        &Htlc {
+            incoming,
+            outgoing,
+            cltv_expiry,
+            outgoing_cltv_expiry,
+            cltv_delta: 34,
+            upstream: Upstream::Live,
+        },
         height,
     ) {
         Verdict::Continue => None,

@@ -77,7 +77,8 @@ pub async fn prepare(
     let online = online::load(&rpc).await?;
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
-    let executor = Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
+    let executor =
+        Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = datastore::store(rpc.clone());
     let loaded = load(engine, store).await;

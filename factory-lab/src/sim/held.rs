@@ -43,11 +43,13 @@ impl Run {
         let channels: BTreeSet<ChannelId> = shown.iter().map(|htlc| htlc.channel_id).collect();
         for channel in channels {
             let Some(place) = place(engine, channel) else { continue };
-            let Some(factory) = engine.factories().find(|factory| std::ptr::eq(&factory.current, place.attempt))
+            let Some(factory) =
+                engine.factories().find(|factory| std::ptr::eq(&factory.current, place.attempt))
             else {
                 continue;
             };
-            let funded = place.attempt.funding().is_some_and(|out| self.world.chain.confirmed(out.txid).is_some());
+            let funded =
+                place.attempt.funding().is_some_and(|out| self.world.chain.confirmed(out.txid).is_some());
             if !funded || self.is_out(&place) {
                 continue;
             }

@@ -310,7 +310,10 @@ impl Run {
         let out = known.is_none_or(|known| chain.confirmed(known.outpoint.txid).is_some());
         let least = outgoing.expiry.saturating_add(early).saturating_add(CLTV_DELTA);
         if world.is_owed(at) && !out && early > 0 && incoming.expiry < least {
-            return Err(format!("S16: member {at} forwards what expires at {} for one that ends at {}, and needs {early} blocks for an exit", incoming.expiry, outgoing.expiry));
+            return Err(format!(
+                "S16: member {at} forwards what expires at {} for one that ends at {}, and needs {early} blocks for an exit",
+                incoming.expiry, outgoing.expiry
+            ));
         }
         Ok(())
     }

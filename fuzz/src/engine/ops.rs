@@ -7,7 +7,8 @@ use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, 
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
 use factory_engine::{
-    CheckFailure, Command, Direction, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
+    CheckFailure, Command, Direction, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc,
+    PreparedFunding,
 };
 
 use crate::bytes::Bytes;
