@@ -3,11 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::chain::htlcs::Pending;
-use crate::engine::Engine;
-use crate::io::{Effect, KnownChannel, Level, PendingHtlc};
-use crate::memory::Volatile;
-use crate::memory::fees::VolatileFees;
+use crate::io::{Effect, KnownChannel};
 use crate::record::factory::{Factory, own_clients};
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
@@ -73,53 +69,6 @@ impl Factory {
     /// Own channels whose funding output is on chain.
     fn channels_out(&self) -> impl Iterator<Item = OwnChannel> {
         self.own_channels().filter(|channel| self.is_out(channel))
-    }
-}
-
-impl Engine {
-    /// S16, S35: an HTLC that this node would lose otherwise, and that is worth it, has to be settled on
-    /// chain; the way there takes `blocks_early` blocks.
-    pub(crate) fn on_htlcs(&self, step: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
-        let pending = self.pending(htlcs);
-        let funded = || self.factories.values().filter(|factory| factory.funding_height().is_some());
-        let due = pending.due(funded(), self.feerates());
-        step.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec(), due)));
-        for factory in funded() {
-            let late = self.late(step, factory, &pending);
-            if !late.is_empty() {
-                let reason = "an HTLC was not settled in time";
-                self.start_exit(step, factory, late.into_iter().collect(), reason);
-            }
-        }
-    }
-
-    /// S16: clients of whose channels an HTLC has to be settled on chain.
-    fn late(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        pending: &Pending<'_>,
-    ) -> BTreeSet<ClientIndex> {
-        let mut late = BTreeSet::new();
-        for channel in factory.own_channels() {
-            if factory.is_out(&channel) || factory.current.exiting.contains(&channel.client) {
-                continue;
-            }
-            let worth = pending.worth_an_exit(factory, &channel, step.height, self.feerates());
-            let Some(first) = worth.first() else { continue };
-            step.log(
-                Level::Unusual,
-                format!(
-                    "{}: an HTLC of client {}{} that expires at {} is not settled: taking its channel on chain",
-                    factory.instance,
-                    channel.client,
-                    channel.sale.map_or_else(String::new, |number| format!("'s channel of sale {number}")),
-                    first.htlc.cltv_expiry
-                ),
-            );
-            late.insert(channel.client);
-        }
-        late
     }
 }
 

@@ -1,13 +1,17 @@
 //! HTLCs for whose sake a channel goes on chain: which of them this node would lose otherwise, from which
 //! height on, and whether they are worth what the exit costs (S16, S35). The table is in docs/protocol.md.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::chain::channels::OwnChannel;
 use crate::engine::Engine;
 use crate::io::fees::{Feerates, exit_feerate};
-use crate::io::{Direction, PendingHtlc};
+use crate::io::{Direction, Level, PendingHtlc};
+use crate::memory::Volatile;
+use crate::memory::fees::VolatileFees;
 use crate::record::factory::Factory;
+use crate::step::builder::StepBuilder;
+use crate::terms::ClientIndex;
 use crate::tx::child::{usual_fee, usual_weight};
 use crate::tx::layout::{fee, weight};
 use crate::tx::scripts::{ANCHOR_VALUE, DUST_MSAT};
@@ -29,7 +33,7 @@ pub struct AtRisk {
 }
 
 /// Everything that is pending on this node's channels.
-pub(crate) struct Pending<'h> {
+struct Pending<'h> {
     by_channel: HashMap<ChannelId, Vec<&'h PendingHtlc>>,
     by_hash: HashMap<[u8; 32], Vec<&'h PendingHtlc>>,
     /// Blocks that those of these channels need that are in a factory and not on chain.
@@ -101,7 +105,7 @@ impl<'h> Pending<'h> {
 
     /// HTLCs at risk on a channel that have come to their exit block by `height` and together are worth
     /// an exit; none otherwise.
-    pub(crate) fn worth_an_exit(
+    fn worth_an_exit(
         &self,
         factory: &Factory,
         channel: &OwnChannel,
@@ -124,7 +128,7 @@ impl<'h> Pending<'h> {
     }
 
     /// By which height fundings have to be on chain, of channels with HTLCs at risk.
-    pub(crate) fn due<'f>(
+    fn due<'f>(
         &self,
         factories: impl Iterator<Item = &'f Factory>,
         rates: Option<&Feerates>,
@@ -177,7 +181,54 @@ impl Factory {
 }
 
 impl Engine {
-    pub(crate) fn pending<'h>(&self, htlcs: &'h [PendingHtlc]) -> Pending<'h> {
+    /// S16, S35: an HTLC that this node would lose otherwise, and that is worth it, has to be settled on
+    /// chain; the way there takes `blocks_early` blocks.
+    pub(crate) fn on_htlcs(&self, step: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
+        let pending = self.pending(htlcs);
+        let funded = || self.factories.values().filter(|factory| factory.funding_height().is_some());
+        let due = pending.due(funded(), self.feerates());
+        step.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec(), due)));
+        for factory in funded() {
+            let late = self.late(step, factory, &pending);
+            if !late.is_empty() {
+                let reason = "an HTLC was not settled in time";
+                self.start_exit(step, factory, late.into_iter().collect(), reason);
+            }
+        }
+    }
+
+    /// S16: clients of whose channels an HTLC has to be settled on chain.
+    fn late(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        pending: &Pending<'_>,
+    ) -> BTreeSet<ClientIndex> {
+        let mut late = BTreeSet::new();
+        for channel in factory.own_channels() {
+            if factory.is_out(&channel) || factory.current.exiting.contains(&channel.client) {
+                continue;
+            }
+            let worth = pending.worth_an_exit(factory, &channel, step.height, self.feerates());
+            let Some(first) = worth.first() else { continue };
+            step.log(
+                Level::Unusual,
+                format!(
+                    "{}: an HTLC of client {}{} that expires at {} is not settled: taking its channel on chain",
+                    factory.instance,
+                    channel.client,
+                    channel.sale.map_or_else(String::new, |number| format!("'s channel of sale {number}")),
+                    first.htlc.cltv_expiry
+                ),
+            );
+            late.insert(channel.client);
+        }
+        late
+    }
+}
+
+impl Engine {
+    fn pending<'h>(&self, htlcs: &'h [PendingHtlc]) -> Pending<'h> {
         let funded = self.factories.values().filter(|factory| factory.funding_height().is_some());
         Pending::of(htlcs, funded, self.config.cltv_delta)
     }
