@@ -33,7 +33,7 @@ use super::holding::Holding;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
-use super::{datastore, feerates, guard, htlcs, online, peers, watch_online};
+use super::{datastore, feerates, guard, htlcs, online, peers, preimages, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -56,6 +56,7 @@ pub struct Prepared {
     begin: oneshot::Receiver<Begin>,
     news: watch::Receiver<Height>,
     bumper: Bumper<Rpc>,
+    database: Database,
 }
 
 /// What is known of the chain once everything is loaded.
@@ -85,13 +86,17 @@ pub async fn prepare(
     let me: NodeId = me.parse().map_err(|error| unexpected("getinfo", error))?;
     let configs = rpc.call("listconfigs", json!({})).await?;
     let cltv_final = configs["configs"]["cltv-final"]["value_int"].as_u64();
+    let cltv_delta = configs["configs"]["cltv-delta"]["value_int"].as_u64();
+    let cltv_delta = cltv_delta.and_then(|blocks| blocks.try_into().ok()).unwrap_or(config.cltv_delta);
+    let config = Config { cltv_delta, ..config };
     let database = Database::locate(&configs["configs"], network_dir);
     let master = master_secret(&rpc).await?;
 
     let online = online::load(&rpc).await?;
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
-    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
+    let executor =
+        Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
     let mut engine = Engine::new(me, master, config.clone());
     let mut store = datastore::store(rpc.clone());
     let (news, news_receiver) = watch::channel(0);
@@ -123,7 +128,7 @@ pub async fn prepare(
         started: factory_runtime::now(),
         sighted: AtomicBool::new(false),
     });
-    Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper })
+    Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper, database })
 }
 
 /// Of a plugin that can't start, for this reason: hooks take every channel that isn't on chain for one that may
@@ -353,7 +358,7 @@ fn fold((instance, records): &History) -> Folded {
 /// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
 /// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
-    let Prepared { state, begin, news, bumper } = prepared;
+    let Prepared { state, begin, news, bumper, database } = prepared;
     let Ok(begin) = begin.await else { return };
     let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
     state.runtime.height(tip);
@@ -372,6 +377,7 @@ pub async fn follow(prepared: Prepared) {
         runtime: state.runtime.clone(),
         rpc: state.rpc.clone(),
         bumper,
+        database,
     };
     Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
@@ -419,6 +425,7 @@ struct EngineSink<C> {
     runtime: Handle,
     rpc: C,
     bumper: Bumper<C>,
+    database: Database,
 }
 
 impl<C: Call> Sink for EngineSink<C> {
@@ -432,7 +439,12 @@ impl<C: Call> Sink for EngineSink<C> {
         let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
         if let Some(channels) = channels {
-            let (open, htlcs) = htlcs::of_channels(&channels);
+            // S35: after a start, before it is said what is worth its fees.
+            if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
+                self.runtime.input(Input::Fees(fees.clone()));
+            }
+            let failed = preimages::failed(self.database.clone(), htlcs::removing(&channels)).await;
+            let (open, htlcs) = htlcs::of_channels(&channels, &failed);
             self.runtime.input(Input::Htlcs(htlcs));
             self.runtime.input(Input::Channels(open));
             self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());

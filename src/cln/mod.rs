@@ -37,6 +37,7 @@ pub mod outbox;
 pub mod params;
 pub mod payments;
 pub mod peers;
+pub mod preimages;
 pub mod progress;
 pub mod requests;
 #[cfg(test)]

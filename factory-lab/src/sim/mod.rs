@@ -6,7 +6,7 @@
 //! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - `buy` clients that buy out of stock
-//! - [`htlc`] payments at the edges of what may be admitted
+//! - [`htlc`] payments at the edges of what may be admitted, and who leaves for held ones
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
 //! - `find` which attempt or sale a channel is of
@@ -19,6 +19,7 @@
 mod buy;
 mod create;
 mod find;
+mod held;
 pub mod htlc;
 pub mod leave;
 pub mod many;
