@@ -110,7 +110,7 @@ impl Engine {
             }
             Input::Block(block) => self.on_block(step, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
-            Input::Channels(open) => self.on_channels(step, &open),
+            Input::Channels { list, whole } => self.on_channels(step, &list, whole),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::Published { txid, report } => self.on_published(step, txid, *report),

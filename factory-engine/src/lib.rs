@@ -56,7 +56,7 @@ pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
-    Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
+    Answer, Block, ChannelNow, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
     NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, StaleStep,
 };
 pub use memory::ceremony::Phase;
@@ -64,6 +64,7 @@ pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Config, Policy};
 pub use record::attempt::{Attempt, Creation, Role};
+pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;
 pub use record::sales::account::Account;

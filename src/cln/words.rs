@@ -60,6 +60,8 @@ pub fn next_action(action: NextAction) -> String {
         | NextAction::PublishPath
         | NextAction::TakeStock { .. }
         | NextAction::Close
+        | NextAction::CloseSome { .. }
+        | NextAction::Forgotten { .. }
         | NextAction::Stands
         | NextAction::PaidOut
         | NextAction::Settled
