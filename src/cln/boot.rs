@@ -30,6 +30,7 @@ use super::funding_script::Database;
 use super::holding::Holding;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
+use super::watch::Changes;
 use super::{datastore, feerates, htlcs, online, peers, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -91,6 +92,7 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        changes: Changes::default(),
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
         online,
@@ -304,9 +306,9 @@ impl<C: Call> Sink for EngineSink<C> {
         let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
         if let Some(channels) = channels {
-            let (open, htlcs) = htlcs::of_channels(&channels);
-            self.runtime.input(Input::Htlcs(htlcs));
-            self.runtime.input(Input::Channels(open));
+            self.state.channels.take(&channels);
+            self.runtime.input(Input::Htlcs(htlcs::of_channels(&channels)));
+            self.runtime.input(Input::Channels { list: self.state.channels.list(), whole: true });
             self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());
         }
         self.runtime.input(Input::Fees(fees));

@@ -6,10 +6,10 @@ use factory_engine::admission::dust::InFlight;
 use factory_engine::types::ChannelId;
 use serde_json::Value;
 
-/// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
-/// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.
-pub fn of_channels(channels: &[Value]) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
-    (channels.iter().filter_map(id).collect(), channels.iter().flat_map(of_channel).collect())
+/// Every HTLC, in whatever state: an offered one can time out, a received one may have to be claimed.
+/// `channels`: of `listpeerchannels`.
+pub fn of_channels(channels: &[Value]) -> Vec<PendingHtlc> {
+    channels.iter().flat_map(of_channel).collect()
 }
 
 fn id(channel: &Value) -> Option<ChannelId> {

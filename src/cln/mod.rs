@@ -4,6 +4,7 @@
 //! - [`boot`] from lightningd's `init` to a running engine
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
+//! - [`channels`] lightningd's channels, [`watch`] what it does with them by itself
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
@@ -16,6 +17,7 @@ pub mod boot;
 pub mod builder;
 pub mod bump;
 pub mod chain;
+pub mod channel_state;
 pub mod channels;
 pub mod children;
 pub mod client;
@@ -42,6 +44,7 @@ mod scratch;
 pub mod sent;
 pub mod state;
 pub mod wallet;
+pub mod watch;
 mod watch_online;
 pub mod words;
 

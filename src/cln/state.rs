@@ -14,6 +14,7 @@ use super::dust::DustCap;
 use super::holding::Holding;
 use super::online::Habits;
 use super::outbox::Outbox;
+use super::watch::Changes;
 
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Which channel has which short channel id.
     pub channels: Channels,
+    /// What lightningd has just done with channels, on its way to the engine.
+    pub changes: Changes,
     /// Counts the dust in flight on factory channels, and caps it.
     pub dust: DustCap,
     /// HTLCs that are held for clients that aren't connected.

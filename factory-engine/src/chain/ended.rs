@@ -15,12 +15,28 @@ use crate::record::event::{ChannelEnded, ExitStarted};
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
-use crate::types::ChannelId;
+use crate::types::{ChannelId, InstanceId};
 
 /// What lightningd says of its channels.
 pub(crate) type Listed = HashMap<ChannelId, Option<Ended>>;
 
 impl Engine {
+    /// Channels that stand on an output that isn't on chain, of factories that live, with their factories:
+    /// whoever closes one by lightningd's own means waits for that output, and takes it on chain for good.
+    pub fn guarded_channels(&self) -> Vec<(ChannelId, InstanceId)> {
+        let height = self.tip.map_or(0, |(height, _)| height);
+        let guarded = |factory: &Factory, channel: &OwnChannel| {
+            let ended = factory.current.ended.contains_key(&channel.channel_id);
+            !ended && !factory.confirmed.contains_key(&channel.funding.txid)
+        };
+        let lives = self.factories.values().filter(|factory| exit_allowed(factory, height).is_ok());
+        let of = |factory| {
+            let own = Factory::own_channels(factory).filter(move |channel| guarded(factory, channel));
+            own.map(|channel| (channel.channel_id, factory.instance))
+        };
+        lives.flat_map(of).collect()
+    }
+
     /// S34: stores what has become of channels, and leaves with those whose way to the chain is this node's
     /// to go. What this node closes itself, because it leaves anyway, is no news.
     pub(crate) fn note_ended(
