@@ -8,7 +8,7 @@ use common::{factory, listed, sales};
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::{ChannelNow, Command, Ended, Input, NextAction, State, Unusable};
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{LSP, World};
+use factory_lab::world::{LSP, World, losing};
 
 const WAYS: [Ended; 4] = [Ended::Closing, Ended::Failed, Ended::Spliced, Ended::OnChain];
 
@@ -121,7 +121,10 @@ fn an_older_copy() {
 #[test]
 fn before_the_funding_confirms() {
     for at in [1, LSP] {
-        let (mut world, instance) = Scenario::new(11).clients(2).created().unwrap();
+        let (mut world, instance) = Scenario::new(11).clients(2).begun().unwrap();
+        let funding = |world: &World| world.state(LSP, instance) == Some(State::Funding);
+        world.run_until("it is funded", funding).unwrap();
+        world.settle().unwrap();
         assert_eq!(world.state(at, instance), Some(State::Funding));
         let channel = channel(&world, at, instance, 0);
         tell(&mut world, at, channel, Some(Ended::Failed));
@@ -157,6 +160,25 @@ fn what_is_on_chain_is_lightningds() {
         tell(&mut world, at, first, Some(Ended::Forgotten));
         assert!(factory(&world, at, instance).current.resolved.contains(&0), "member {at}");
     }
+}
+
+/// L: a channel that is over before anything was funded: another attempt, not a factory with such a channel.
+#[test]
+fn before_the_funding_leaves() {
+    let (mut world, instance) = Scenario::new(16).clients(2).begun().unwrap();
+    world.tamper(losing("channel_checked", 2));
+    let opening = |world: &World| {
+        let factory = factory(world, LSP, instance);
+        factory.current.channels.len() == 2 && world.state(LSP, instance) == Some(State::Opening)
+    };
+    world.run_until("channels are committed", opening).unwrap();
+    let first = channel(&world, LSP, instance, 0);
+    tell(&mut world, LSP, first, Some(Ended::Failed));
+    world.heal();
+    world.activate(instance).unwrap();
+    let on_lsp = factory(&world, LSP, instance);
+    assert_eq!((on_lsp.current.number, on_lsp.current.clients.len()), (2, 2));
+    assert_ne!(on_lsp.current.channels[&0], first);
 }
 
 /// Of a forgotten channel nothing can be claimed on chain, while the distribution pays all of it.

@@ -4,12 +4,14 @@
 //! doesn't know its factories. Everything that needs the chain comes after, because lightningd's
 //! backend may start only then.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
+use factory_engine::io::fees::FeeNews;
 use factory_engine::record::event::decode_record;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, NodeId};
@@ -28,9 +30,10 @@ use super::dust::DustCap;
 use super::executor::Executor;
 use super::funding_script::Database;
 use super::holding::Holding;
+use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
-use super::watch::Changes;
+use super::watch::{Changes, tell};
 use super::{datastore, feerates, htlcs, online, peers, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -93,6 +96,7 @@ pub async fn prepare(
         outbox,
         channels: Channels::default(),
         changes: Changes::default(),
+        mirror: Mirror::default(),
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
         online,
@@ -304,14 +308,27 @@ impl<C: Call> Sink for EngineSink<C> {
     async fn at_tip(&self) {
         self.runtime.caught_up();
         let mark = self.state.dust.mark();
-        let (channels, fees) = feerates::look(&self.rpc).await;
-        if let Some(channels) = channels {
-            self.state.channels.take(&channels);
-            self.runtime.input(Input::Htlcs(htlcs::of_channels(&channels)));
-            self.runtime.input(Input::Channels { list: self.state.channels.list(), whole: true });
-            self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());
+        let feerates = feerates::rates(&self.rpc).await;
+        let known = &self.state.channels;
+        let look = |channels: &[Value], whole: bool| {
+            self.runtime.input(Input::Htlcs(htlcs::of_channels(channels)));
+            self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
+            (feerates::stakes(channels), whole)
+        };
+        let (stakes, whole) = match self.state.mirror.look(&self.rpc, known, look).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                log::warn!("cannot look at channels and their HTLCs: {error}");
+                (BTreeMap::new(), false)
+            }
+        };
+        // S34: what a notification's step couldn't store, and what it never said.
+        if whole {
+            self.runtime.input(Input::Channels { list: known.list(), whole });
+        } else {
+            tell(&self.runtime, &known.ended());
         }
-        self.runtime.input(Input::Fees(fees));
+        self.runtime.input(Input::Fees(FeeNews { feerates, stakes }));
         let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };
         if let Err(error) = self.bumper.settle(&waiting).await {
             log::warn!("cannot give back coins of children that are over yet: {error}");

@@ -4,7 +4,7 @@
 //! - [`boot`] from lightningd's `init` to a running engine
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
-//! - [`channels`] lightningd's channels, [`watch`] what it does with them by itself
+//! - [`channels`] lightningd's channels, [`mirror`] its list of them, [`watch`] what it does with them by itself
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
@@ -32,6 +32,7 @@ pub mod hooks;
 pub mod htlcs;
 pub mod lanes;
 pub mod methods;
+pub mod mirror;
 pub mod online;
 pub mod outbox;
 pub mod params;

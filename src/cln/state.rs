@@ -13,6 +13,7 @@ use super::client::Rpc;
 use super::dust::DustCap;
 use super::holding::Holding;
 use super::online::Habits;
+use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::watch::Changes;
 
@@ -29,6 +30,8 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Which channel has which short channel id.
     pub channels: Channels,
+    /// Channels as `listpeerchannels` showed them last.
+    pub mirror: Mirror,
     /// What lightningd has just done with channels, on its way to the engine.
     pub changes: Changes,
     /// Counts the dust in flight on factory channels, and caps it.

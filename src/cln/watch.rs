@@ -51,6 +51,7 @@ pub fn changed(state: &State, body: &Value) {
         return;
     };
     let known = state.channels.changed(channel_id, new);
+    state.mirror.touch(channel_id);
     let state = State::clone(state);
     match (new.ended(), known, peer_of(body)) {
         (Some(how), ..) => {
