@@ -1,8 +1,10 @@
 """lightningd closes, splices or loses a factory's channel by itself, or because somebody told it to (S34); and
 route hints of invoices where the operator has no public channel."""
 
+import contextlib
 import pathlib
 import shutil
+import threading
 
 import pytest
 from pyln.client import RpcError
@@ -15,6 +17,7 @@ from harness import (
     connect_all,
     factory_of,
     factory_with,
+    faulty,
     fund,
     mine,
     mine_until,
@@ -26,7 +29,7 @@ from harness import (
     wait_for_factory,
 )
 
-CLOSED = ("AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN")
+CLOSED = ("AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSINGD_COMPLETE", "CHANNELD_AWAITING_SPLICE")
 UNTRUE = ("nothing to do", "goes on", "usable")
 
 
@@ -145,6 +148,34 @@ def test_nobody_hears_of_it(node_factory, bitcoind, when):
     # The operator comes back to it.
     lsp.start()
     wait_for(lambda: place_of(lsp, factory)["state"] == "on_chain")
+
+
+# S34
+@pytest.mark.parametrize("how", ["close", "splice"])
+def test_an_operator_without_a_guard(node_factory, bitcoind, how):
+    """The operator's node stops neither `close` nor a splice; the client can't, but it notices. A channel that both
+    have closed together comes on chain too, also after a restart."""
+    lax = faulty("lax-htlcs", **{"factory-policy": "never"})
+    lsp, (alice, bob), factory = factory_with(node_factory, bitcoind, 2, lsp=lax)
+    pay(lsp, alice, 100_000_000, "first")
+    place = place_of(alice, factory)
+    if how == "close":
+        assert lsp.rpc.close(alice.info["id"])["type"] == "mutual"
+        wait_for(lambda: channel_in(factory, alice)["state"] == "CLOSINGD_COMPLETE")
+        wait_for_factory(alice, factory["factory_instance"], "exiting")
+        alice.restart()
+    else:
+        # It never returns.
+        params = {"channel": place["channel_id"], "amount": 50_000}
+        threading.Thread(target=quietly, args=(lsp, "splicein", params), daemon=True).start()
+    leaves(bitcoind, alice, [lsp, bob], factory, place)
+    wait_for(lambda: place_of(lsp, factory)["state"] == "on_chain")
+    mine_until(bitcoind, [lsp, alice, bob], lambda: onchain_msat(alice) > 0)
+
+
+def quietly(node, method, params):
+    with contextlib.suppress(Exception):
+        node.rpc.call(method, params)
 
 
 # S34
