@@ -25,6 +25,7 @@ from harness import (
     pay,
     plugin_options,
     spender,
+    status,
     wait_for,
     wait_for_factory,
 )
@@ -53,16 +54,24 @@ def is_out(bitcoind, place):
     return spender(bitcoind, place["funding_txid"], place["funding_outnum"]) is not None
 
 
-def leaves(bitcoind, node, others, factory, place):
-    """Without a block and without a word the node takes its channel on chain."""
-    if factory_of(node, factory["factory_instance"])["role"] == "client":
-        wait_for_factory(node, factory["factory_instance"], "exiting", "exited")
-    wait_for(lambda: place_of(node, factory)["state"] in ("leaving", "on_chain"))
-    tells_the_truth(node, factory)
-    reason = factory_of(node, factory["factory_instance"])["exit"]["reason"]
-    assert "lightningd" in reason, reason
-    mine_until(bitcoind, [node, *others], lambda: is_out(bitcoind, place))
-    tells_the_truth(node, factory)
+def leaves(bitcoind, nodes, others, factory, place):
+    """Without a block and without a word each of these nodes takes the channel on chain."""
+    for node in nodes:
+        wait_for(lambda: place_of(node, factory)["state"] == "leaving")
+        reason = factory_of(node, factory["factory_instance"])["exit"]["reason"]
+        assert "lightningd" in reason, reason
+        codes = [warning["code"] for warning in status(node)["warnings"]]
+        assert "channel_ended" in codes, codes
+        tells_the_truth(node, factory)
+    mine_until(bitcoind, [*nodes, *others], lambda: is_out(bitcoind, place))
+    for node in nodes:
+        tells_the_truth(node, factory)
+
+
+def hears_of_it(client, lsp):
+    """lightningd tells a peer of a failed channel when that wants to go on with it: after a new connection."""
+    client.rpc.disconnect(lsp.info["id"], True)
+    client.connect(lsp)
 
 
 # S34
@@ -112,12 +121,10 @@ def test_one_side_fails_the_channel(node_factory, bitcoind, who):
     lsp, (alice, bob), factory = factory_with(node_factory, bitcoind, 2)
     pay(lsp, alice, 100_000_000, "first")
     place = place_of(alice, factory)
-    if who == "client":
-        alice.rpc.call("dev-fail", [lsp.info["id"]])
-    else:
-        lsp.rpc.call("dev-fail", [alice.info["id"]])
-    for node in (alice, lsp):
-        leaves(bitcoind, node, [bob], factory, place)
+    fails, other = (alice, lsp) if who == "client" else (lsp, alice)
+    fails.rpc.call("dev-fail", [other.info["id"]])
+    hears_of_it(alice, lsp)
+    leaves(bitcoind, [alice, lsp], [bob], factory, place)
     mine_until(bitcoind, [lsp, alice, bob], lambda: onchain_msat(alice) > 0)
     pay(lsp, bob, 10_000_000, "goes on")
 
@@ -143,7 +150,7 @@ def test_nobody_hears_of_it(node_factory, bitcoind, when):
         alice.stop()
         alice.daemon.opts.update(plugin=plugin, **options)
         alice.start()
-    leaves(bitcoind, alice, [bob], factory, place)
+    leaves(bitcoind, [alice], [bob], factory, place)
     mine_until(bitcoind, [alice, bob], lambda: onchain_msat(alice) > 0)
     # The operator comes back to it.
     lsp.start()
@@ -168,7 +175,7 @@ def test_an_operator_without_a_guard(node_factory, bitcoind, how):
         # It never returns.
         params = {"channel": place["channel_id"], "amount": 50_000}
         threading.Thread(target=quietly, args=(lsp, "splicein", params), daemon=True).start()
-    leaves(bitcoind, alice, [lsp, bob], factory, place)
+    leaves(bitcoind, [alice], [lsp, bob], factory, place)
     wait_for(lambda: place_of(lsp, factory)["state"] == "on_chain")
     mine_until(bitcoind, [lsp, alice, bob], lambda: onchain_msat(alice) > 0)
 
@@ -196,8 +203,8 @@ def test_with_a_held_htlc(node_factory, bitcoind):
     alice.daemon.wait_for_log("holding an HTLC that expires at")
     expiry = channel_in(factory, alice)["htlcs"][0]["expiry"]
     lsp.rpc.call("dev-fail", [alice.info["id"]])
-    for node in (alice, lsp):
-        leaves(bitcoind, node, [], factory, place)
+    hears_of_it(alice, lsp)
+    leaves(bitcoind, [alice, lsp], [], factory, place)
     commitment = spender(bitcoind, place["funding_txid"], place["funding_outnum"])
     assert bitcoind.rpc.getblock(commitment["blockhash"])["height"] < expiry
     mine_until(bitcoind, [lsp, alice], lambda: failed_back(lsp, invoice["payment_hash"]), limit=120)
@@ -215,7 +222,7 @@ def test_an_old_copy_of_a_clients_directory(node_factory, bitcoind):
     directory = pathlib.Path(alice.daemon.lightning_dir) / "regtest"
     old, true = directory.with_name("old"), directory.with_name("true")
     alice.stop()
-    shutil.copytree(directory, old)
+    shutil.copytree(directory, old, ignore=shutil.ignore_patterns("lightning-rpc"))
     alice.start()
     connect_all(lsp, [alice])
     pay(lsp, alice, 100_000_000, "newer")

@@ -71,7 +71,12 @@ fn a_bought_channel_keeps_its_factory_open() {
     world.command(LSP, Command::Exit { instance }).unwrap();
     world.mine(12).unwrap();
     for at in [LSP, 1] {
-        world.feed(at, Input::Channels { list: vec![ChannelNow { channel_id: sold, ended: None }], whole: true }).unwrap();
+        world
+            .feed(
+                at,
+                Input::Channels { list: vec![ChannelNow { channel_id: sold, ended: None }], whole: true },
+            )
+            .unwrap();
         assert_eq!(archivable(&world, at), [], "member {at}");
         assert_ne!(world.state(at, instance), Some(State::Closed), "member {at}");
         world.feed(at, Input::Channels { list: vec![], whole: true }).unwrap();

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
-use super::channels::Channels;
+use super::channels::{Changes, Channels};
 use super::client::{Call, CallError, Rpc, field};
 use super::dust::DustCap;
 use super::executor::Executor;
@@ -33,7 +33,7 @@ use super::holding::Holding;
 use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
-use super::watch::{Changes, tell};
+use super::watch::tell;
 use super::{datastore, feerates, htlcs, online, peers, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.

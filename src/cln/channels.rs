@@ -2,7 +2,7 @@
 //! name channels by scid, factories by channel_id.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use factory_engine::types::{Amount, ChannelId, NodeId};
 use factory_engine::{ChannelNow, KnownChannel};
@@ -149,6 +149,24 @@ impl Channels {
         let known = list.iter().filter_map(|channel| maps.add(channel)).collect();
         *self.write() = maps;
         known
+    }
+}
+
+/// Changes that gather.
+#[derive(Debug, Default)]
+pub struct Changes(Mutex<Vec<ChannelNow>>);
+
+impl Changes {
+    /// One more. Whether it is the first, so that somebody has to come for them.
+    pub fn add(&self, change: ChannelNow) -> bool {
+        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.push(change);
+        changes.len() == 1
+    }
+
+    /// All that have gathered.
+    pub fn take(&self) -> Vec<ChannelNow> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -104,9 +104,11 @@ impl Kept {
             }
         }
         let all = known.list();
-        touched.extend(all.iter().map(|channel| channel.channel_id).filter(|id| !self.places.contains_key(id)));
+        touched
+            .extend(all.iter().map(|channel| channel.channel_id).filter(|id| !self.places.contains_key(id)));
         let gone = self.places.keys().filter(|id| !all.iter().any(|channel| channel.channel_id == **id));
-        let gone: Vec<ChannelId> = if all.len() == self.places.len() { vec![] } else { gone.copied().collect() };
+        let gone: Vec<ChannelId> =
+            if all.len() == self.places.len() { vec![] } else { gone.copied().collect() };
         touched.extend(gone);
         Ok((touched.len() <= SEVERAL).then_some(touched))
     }
@@ -227,7 +229,9 @@ mod tests {
         let (node, known, mirror) = (Node::default(), Channels::default(), Mirror::default());
         node.with(|world| world.channels = (0..100).map(|place| (id(place), 0)).collect());
         let look = || async {
-            let sum = |list: &[Value], whole| (list.iter().filter_map(|c| c["to_us_msat"].as_u64()).sum::<u64>(), whole);
+            let sum = |list: &[Value], whole| {
+                (list.iter().filter_map(|c| c["to_us_msat"].as_u64()).sum::<u64>(), whole)
+            };
             let seen = mirror.look(&node, &known, sum).await.unwrap();
             (seen, node.with(|world| std::mem::take(&mut world.asked)))
         };

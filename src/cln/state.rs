@@ -8,14 +8,13 @@ use factory_runtime::Handle;
 use tokio::sync::watch;
 
 use super::chain::Progress;
-use super::channels::Channels;
+use super::channels::{Changes, Channels};
 use super::client::Rpc;
 use super::dust::DustCap;
 use super::holding::Holding;
-use super::online::Habits;
 use super::mirror::Mirror;
+use super::online::Habits;
 use super::outbox::Outbox;
-use super::watch::Changes;
 
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;

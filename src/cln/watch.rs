@@ -3,7 +3,6 @@
 //! When a factory's channels all end, ten thousand notifications come at once: what gathers within a moment is
 //! one input. What is lost on the way comes again after the next block.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use factory_engine::types::{ChannelId, NodeId};
@@ -18,23 +17,6 @@ use super::state::State;
 const GATHER: Duration = Duration::from_millis(50);
 /// As many make one input at most: each may become part of a record.
 const AT_ONCE: usize = 500;
-
-/// Changes that gather.
-#[derive(Debug, Default)]
-pub struct Changes(Mutex<Vec<ChannelNow>>);
-
-impl Changes {
-    /// Whether it is the first, so that somebody has to come for them.
-    fn add(&self, change: ChannelNow) -> bool {
-        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.push(change);
-        changes.len() == 1
-    }
-
-    fn take(&self) -> Vec<ChannelNow> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// Hands over what lightningd does with channels, a part at a time.
 pub fn tell(runtime: &Handle, list: &[ChannelNow]) {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
-use factory_engine::{ChannelNow, Sold};
 use factory_engine::record::factory::Factory;
 use factory_engine::types::InstanceId;
+use factory_engine::{ChannelNow, Sold};
 use factory_lab::world::{LSP, World};
 
 pub fn factory(world: &World, at: usize, instance: InstanceId) -> &Factory {

@@ -102,7 +102,7 @@ pub(crate) fn leave_with_ended(step: &mut StepBuilder<'_>, factory: &mut Cow<'_,
     let waiting: Vec<(ClientIndex, Ended)> =
         factory.own_channels().filter_map(|channel| Some((channel.client, waits(&channel)?))).collect();
     let Some((_, how)) = waiting.first() else { return false };
-    let reason = format!("of a channel {how}");
+    let reason = format!("a channel has ended: {how}");
     let clients: BTreeSet<ClientIndex> = waiting.iter().map(|(client, _)| *client).collect();
     let text = format!("{}: taking {} channels on chain: {reason}", factory.instance, clients.len());
     step.log(Level::Unusual, text);

@@ -20,8 +20,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    const ALL: [Ended; 5] =
-        [Ended::Closing, Ended::Failed, Ended::Spliced, Ended::OnChain, Ended::Forgotten];
+    const ALL: [Ended; 5] = [Ended::Closing, Ended::Failed, Ended::Spliced, Ended::OnChain, Ended::Forgotten];
 
     /// Whether lightningd waits for the funding output: then that has to be on chain. Of what it has
     /// forgotten it claims nothing there, while the distribution pays all of it.

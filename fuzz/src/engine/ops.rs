@@ -6,8 +6,9 @@ use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, Transaction};
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
-use factory_engine::{ChannelNow, Ended, 
-    CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
+use factory_engine::{
+    ChannelNow, CheckFailure, Command, Ended, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc,
+    PreparedFunding,
 };
 
 use crate::bytes::Bytes;

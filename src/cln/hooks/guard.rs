@@ -98,7 +98,8 @@ async fn named(state: &State, name: &str) -> Option<(ChannelId, InstanceId)> {
 async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
     let answer = state.rpc.call("listpeerchannels", json!({"id": peer.to_string()})).await;
     let list = answer.and_then(|answer| field::<Vec<Value>>("listpeerchannels", &answer, "channels"));
-    let list = list.inspect_err(|error| log::warn!("{peer}: whether a channel is a factory's: {error}")).ok()?;
+    let list =
+        list.inspect_err(|error| log::warn!("{peer}: whether a channel is a factory's: {error}")).ok()?;
     let open = |channel: &&Value| {
         let state = channel["state"].as_str().and_then(|state| state.parse::<ChannelState>().ok());
         state.is_none_or(|state| state.ended().is_none())
@@ -112,7 +113,8 @@ async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
 /// them, or by wildcards.
 fn in_script(state: &State, script: &str) -> Option<(ChannelId, InstanceId)> {
     state.runtime.view().htlc(|view| {
-        let mut guarded: Vec<_> = view.guarded.iter().map(|(channel, instance)| (*channel, *instance)).collect();
+        let mut guarded: Vec<_> =
+            view.guarded.iter().map(|(channel, instance)| (*channel, *instance)).collect();
         guarded.sort_unstable();
         guarded.into_iter().find(|(channel, _)| mentions(script, &channel.to_string()))
     })

@@ -77,9 +77,7 @@ mod tests {
     }
 
     fn incoming(list: &[(&str, u64, bool)]) -> Value {
-        let one = |(scid, capacity, public): &(&str, u64, bool)| {
-            json!({"id": "02aa", "short_channel_id": scid, "incoming_capacity_msat": capacity, "public": public})
-        };
+        let one = |(scid, capacity, public): &(&str, u64, bool)| json!({"id": "02aa", "short_channel_id": scid, "incoming_capacity_msat": capacity, "public": public});
         json!({"incoming": list.iter().map(one).collect::<Vec<_>>()})
     }
 

@@ -23,7 +23,9 @@ use super::{carry_on, guard, hints};
 
 /// The commands that the hook is called for.
 pub fn commands() -> impl Iterator<Item = &'static str> {
-    ["invoice", "createinvoice", "sendpay", "sendonion", "injectpaymentonion"].into_iter().chain(guard::COMMANDS)
+    ["invoice", "createinvoice", "sendpay", "sendonion", "injectpaymentonion"]
+        .into_iter()
+        .chain(guard::COMMANDS)
 }
 
 const INVOICE: &[&str] = &[
