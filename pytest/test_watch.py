@@ -217,7 +217,9 @@ def failed_back(node, payment_hash):
 # S34
 def test_an_old_copy_of_a_clients_directory(node_factory, bitcoind):
     """A client comes back with an old copy: both sides see it and leave. Then with the true one: its money is there."""
-    lsp, (alice, bob), factory = factory_with(node_factory, bitcoind, 2)
+    # lightningd's own, of the node that has an old state.
+    old_state = {"broken_log": "Cannot broadcast our commitment tx: they have a future one"}
+    lsp, (alice, bob), factory = factory_with(node_factory, bitcoind, 2, client=old_state)
     place = place_of(alice, factory)
     directory = pathlib.Path(alice.daemon.lightning_dir) / "regtest"
     old, true = directory.with_name("old"), directory.with_name("true")
