@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::factory;
+use common::{factory, listed};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::{
@@ -120,14 +120,13 @@ fn closed_once_lightningd_is_done() {
     let (mut world, instance) = world(32, 2, Profile::Static, 20_000);
     world.command(LSP, Command::Exit { instance }).unwrap();
     world.mine(4).unwrap();
-    let open = |world: &World, at: usize| world.members[at].lightningd.channels.keys().copied().collect();
     for at in [LSP, 1, 2] {
-        let channels = open(&world, at);
-        world.feed(at, Input::Channels(channels)).unwrap();
+        let list = listed(&world, at);
+        world.feed(at, Input::Channels { list, whole: true }).unwrap();
         assert_eq!(world.state(at, instance), Some(State::Exited));
     }
     for at in [LSP, 1, 2] {
-        world.feed(at, Input::Channels(vec![])).unwrap();
+        world.feed(at, Input::Channels { list: vec![], whole: true }).unwrap();
     }
     assert_eq!(world.state(1, instance), Some(State::Closed));
     assert_eq!(world.state(LSP, instance), Some(State::Exited), "its stock is still there");

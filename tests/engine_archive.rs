@@ -11,7 +11,7 @@ use factory_engine::policy::Config;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId};
 use factory_engine::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
-use factory_engine::{Command, Engine, Input, State};
+use factory_engine::{ChannelNow, Command, Engine, Input, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World};
 use factory_runtime::store::Store;
@@ -29,7 +29,7 @@ fn closed(seed: u64) -> (World, InstanceId) {
     world.mine(4).unwrap();
     for at in [LSP, 1, 2] {
         assert_eq!(archivable(&world, at), []);
-        world.feed(at, Input::Channels(vec![])).unwrap();
+        world.feed(at, Input::Channels { list: vec![], whole: true }).unwrap();
         assert_eq!(world.state(at, instance), Some(State::Closed));
         assert_eq!(archivable(&world, at), [instance]);
     }
@@ -71,10 +71,15 @@ fn a_bought_channel_keeps_its_factory_open() {
     world.command(LSP, Command::Exit { instance }).unwrap();
     world.mine(12).unwrap();
     for at in [LSP, 1] {
-        world.feed(at, Input::Channels(vec![sold])).unwrap();
+        world
+            .feed(
+                at,
+                Input::Channels { list: vec![ChannelNow { channel_id: sold, ended: None }], whole: true },
+            )
+            .unwrap();
         assert_eq!(archivable(&world, at), [], "member {at}");
         assert_ne!(world.state(at, instance), Some(State::Closed), "member {at}");
-        world.feed(at, Input::Channels(vec![])).unwrap();
+        world.feed(at, Input::Channels { list: vec![], whole: true }).unwrap();
         assert_eq!(world.state(at, instance), Some(State::Closed), "member {at}");
         assert_eq!(archivable(&world, at), [instance], "member {at}");
     }
@@ -170,7 +175,7 @@ fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
     assert_eq!(factory(&world, 1, instance).current.number, 2);
     world.command(1, Command::Exit { instance }).unwrap();
     world.mine(4).unwrap();
-    world.feed(1, Input::Channels(vec![])).unwrap();
+    world.feed(1, Input::Channels { list: vec![], whole: true }).unwrap();
     assert_eq!(world.state(1, instance), Some(State::Closed));
     assert_eq!(factory(&world, 1, instance).opens_accepted().len(), 2);
     assert_eq!(archivable(&world, 1), []);

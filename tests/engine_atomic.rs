@@ -121,7 +121,7 @@ fn htlcs() {
 fn channels_that_are_gone() {
     for at in [LSP, 1] {
         let step = |world: &mut World, _| {
-            world.feed(at, Input::Channels(vec![])).unwrap();
+            world.feed(at, Input::Channels { list: vec![], whole: true }).unwrap();
         };
         let resolved = |world: &World, one| factory(world, at, one).current.resolved.contains(&0);
         crash_everywhere(at, |world| left(world, at), step, resolved);

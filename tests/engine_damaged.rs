@@ -10,7 +10,7 @@ use common::factory;
 use factory_engine::record::event::Event;
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::types::InstanceId;
-use factory_engine::{Command, Doubt, Engine, Input, PendingHtlc, Refusal, State, Unusable};
+use factory_engine::{Command, Direction, Doubt, Engine, Input, Refusal, State, Unusable};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
@@ -133,7 +133,7 @@ fn an_htlc_that_is_left_on_a_damaged_factory_takes_it_on_chain_in_time() {
     world.damage(at, instance, record, vec![]);
     restart(&mut world, at);
     let early = u32::from(factory(&world, at, instance).current.layout.blocks_early(0));
-    let pending = PendingHtlc { channel_id, cltv_expiry: world.chain.height() + early };
+    let pending = common::htlc(channel_id, Direction::Fulfilled, world.chain.height() + early);
     world.feed(at, Input::Htlcs(vec![pending])).unwrap();
     assert!(factory(&world, at, instance).current.exiting.contains(&0));
 }
@@ -157,7 +157,8 @@ fn nothing_is_signed_or_sold_in_a_damaged_factory() {
         world.engine(1).unwrap().damage(instance),
         Some(why) if why.contains("the record is missing")
     ));
-    let accept = world.feed(1, Input::Command(Command::Accept { instance })).unwrap();
+    let accept =
+        world.feed(1, Input::Command(Command::Accept { instance, terms: TermsHash([0; 32]) })).unwrap();
     assert!(matches!(accept, factory_lab::world::Fed::Done(Err(Refusal::Damaged { .. }))), "{accept:?}");
 }
 

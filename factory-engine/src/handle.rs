@@ -56,7 +56,7 @@ impl Engine {
         let (instance, leaves) = match command {
             Command::Create(_) => return Ok(()),
             Command::Exit { instance } | Command::Evict { instance, .. } => (*instance, true),
-            Command::Accept { instance }
+            Command::Accept { instance, .. }
             | Command::Decline { instance, .. }
             | Command::Buy { instance, .. }
             | Command::AskPrice { instance, .. } => (*instance, false),
@@ -130,7 +130,7 @@ impl Engine {
             }
             Input::Block(block) => self.on_block(step, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
-            Input::Channels(open) => self.on_channels(step, &open),
+            Input::Channels { list, whole } => self.on_channels(step, &list, whole),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::Published { txid, report } => self.on_published(step, txid, *report),

@@ -56,15 +56,16 @@ pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
-    Answer, Block, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice, KnownChannel,
-    Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind,
-    StaleStep,
+    Answer, Block, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
+    KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
+    RefusalKind, StaleStep,
 };
 pub use memory::ceremony::Phase;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
+pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;
 pub use record::sales::account::Account;

@@ -69,6 +69,7 @@ kinds! {
     FundingChild "funding-child" 5_000 "The operator's wallet spends the change of a funding (each block).";
     PaymentStuck "payment-stuck" 150_000 "A payment for liquidity is under way for some blocks (each such payment).";
     OpenFails "open-fails" 100_000 "lightningd can't open an ordinary channel (each such open).";
+    CloseAlone "close-alone" 8_000 "lightningd closes a channel, by itself or because its user told it to (each block).";
     StockTaken "stock-taken" 60_000 "The operator takes its stock as soon as it may (each run).";
     Reorg "reorg" 15_000 "Up to 6 blocks leave the chain; transactions wait again (each block).";
     ReorgDrop "reorg-drop" 10_000 "The same, and the mempool is lost (each block).";

@@ -4,6 +4,7 @@ mod chain;
 pub mod chaos;
 mod course;
 mod effects;
+mod ended;
 mod exit;
 mod fault;
 mod feed;

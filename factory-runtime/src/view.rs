@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
-use factory_engine::types::{Amount, ChannelId, Height, NodeId};
+use factory_engine::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 use factory_engine::{ChannelPolicy, Doubt, Engine};
 
 /// Blocks that may be handled later than lightningd has them. Further behind than that, no HTLC moves on a
@@ -20,6 +20,8 @@ pub struct HtlcView {
     pub policies: HashMap<ChannelId, ChannelPolicy>,
     /// Peer and capacity of every open that was accepted for a factory, whatever became of it (S18).
     pub suspects: HashSet<(NodeId, Amount)>,
+    /// Channels that nothing may close, splice or forget but the factory's own way out (S34).
+    pub guarded: HashMap<ChannelId, InstanceId>,
     /// Over all usable factory channels (S17).
     pub largest_blocks_early: u16,
     /// Which channels may be a factory's although no policy is theirs (S33).
@@ -111,8 +113,9 @@ impl View {
         let largest_blocks_early = usable.map(|policy| policy.blocks_early).max().unwrap_or(0);
         let height = engine.tip().map(|(height, _)| height);
         let suspects = engine.suspects().into_iter().collect();
+        let guarded = engine.guarded_channels().into_iter().collect();
         let doubt = engine.doubt();
-        let view = HtlcView { height, policies, suspects, largest_blocks_early, doubt };
+        let view = HtlcView { height, policies, suspects, guarded, largest_blocks_early, doubt };
         let old = std::mem::replace(&mut *self.htlc.write().unwrap_or_else(PoisonError::into_inner), view);
         // No hook waits while a large one is freed.
         drop(old);

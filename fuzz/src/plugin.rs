@@ -89,6 +89,8 @@ impl Plugin {
             runtime: handle,
             outbox: Outbox::new().0,
             channels,
+            mirror: cln_factory::cln::mirror::Mirror::default(),
+            changes: cln_factory::cln::channels::Changes::default(),
             dust: DustCap::new(Config::default().dust),
             holding: Holding::new(Config::default().hold),
             config: Config::default(),

@@ -4,6 +4,7 @@
 //! doesn't know its factories. Everything that needs the chain comes after, because lightningd's
 //! backend may start only then.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
+use factory_engine::io::fees::FeeNews;
 use factory_engine::record::event::{Event, Restored};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
@@ -24,15 +26,17 @@ use zeroize::Zeroizing;
 
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
-use super::channels::Channels;
+use super::channels::{Changes, Channels};
 use super::client::{Call, CallError, Rpc, field};
 use super::dust::DustCap;
 use super::executor::Executor;
 use super::funding_script::Database;
 use super::holding::Holding;
+use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
+use super::watch::tell;
 use super::{datastore, feerates, guard, htlcs, online, peers, preimages, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -113,6 +117,8 @@ pub async fn prepare(
         runtime: handle,
         outbox,
         channels: Channels::default(),
+        changes: Changes::default(),
+        mirror: Mirror::default(),
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
         online,
@@ -140,6 +146,8 @@ pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
         rpc,
         runtime,
         outbox,
+        changes: Changes::default(),
+        mirror: Mirror::default(),
         channels: Channels::default(),
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
@@ -437,17 +445,32 @@ impl<C: Call> Sink for EngineSink<C> {
     async fn at_tip(&self) {
         self.runtime.caught_up();
         let mark = self.state.dust.mark();
-        let (channels, fees) = feerates::look(&self.rpc).await;
-        if let Some(channels) = channels {
+        let feerates = feerates::rates(&self.rpc).await;
+        let (known, mirror) = (&self.state.channels, &self.state.mirror);
+        let look = |channels: &[Value], whole: bool| {
+            self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
+            (feerates::stakes(channels), htlcs::removing(channels), whole)
+        };
+        let seen = mirror.look(&self.rpc, known, look).await;
+        let looked = seen.is_ok();
+        let (stakes, removing, whole) = seen.unwrap_or_else(|error| {
+            log::warn!("cannot look at channels and their HTLCs: {error}");
+            (BTreeMap::new(), vec![], false)
+        });
+        let fees = FeeNews { feerates, stakes };
+        if looked {
             // S35: after a start, before it is said what is worth its fees.
             if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
                 self.runtime.input(Input::Fees(fees.clone()));
             }
-            let failed = preimages::failed(self.database.clone(), htlcs::removing(&channels)).await;
-            let (open, htlcs) = htlcs::of_channels(&channels, &failed);
-            self.runtime.input(Input::Htlcs(htlcs));
-            self.runtime.input(Input::Channels(open));
-            self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());
+            let failed = preimages::failed(self.database.clone(), removing).await;
+            self.runtime.input(Input::Htlcs(mirror.last(|all| htlcs::of_channels(all, &failed)).await));
+        }
+        // S34: what a notification's step couldn't store, and what it never said.
+        if whole {
+            self.runtime.input(Input::Channels { list: known.list(), whole });
+        } else {
+            tell(&self.runtime, &known.ended());
         }
         self.runtime.input(Input::Fees(fees));
         let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };

@@ -20,7 +20,7 @@ use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
 use super::state::State;
 use super::vital::Vital;
-use super::{boot, datastore, guard, methods, peers};
+use super::{boot, datastore, guard, methods, peers, watch};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
@@ -159,7 +159,7 @@ fn hooks(builder: Draft) -> Draft {
         let state = State::clone(plugin.state());
         guarded("rpc_command", async move { rpc_command::answer(&state, &request).await })
     })
-    .filters(rpc_command::COMMANDS.map(|name| HookFilter::Str(name.to_owned())).to_vec());
+    .filters(rpc_command::commands().map(|name| HookFilter::Str(name.to_owned())).collect());
     builder
         .hook_from_builder(custommsg)
         .hook_from_builder(rpc_command)
@@ -199,22 +199,25 @@ fn subscriptions(builder: Draft) -> Draft {
             }
             async { Ok(()) }
         })
-        .subscribe("channel_opened", |plugin, _| refresh_channels(plugin))
-        .subscribe("channel_state_changed", |plugin, _| refresh_channels(plugin))
+        .subscribe("channel_opened", |plugin: Plugin<State>, request: Value| {
+            let (state, peer) = (State::clone(plugin.state()), peer(body(&request, "channel_opened")));
+            async move {
+                if let Some(peer) = peer {
+                    watch::opened(&state, peer).await;
+                }
+                Ok(())
+            }
+        })
+        .subscribe("channel_state_changed", |plugin: Plugin<State>, request: Value| {
+            watch::changed(plugin.state(), body(&request, "channel_state_changed"));
+            async { Ok(()) }
+        })
         .subscribe("shutdown", |plugin: Plugin<State>, _| async move {
             plugin.state().vital.stop();
             plugin.state().runtime.flush().await;
             // Returning from `main` instead would wait for a thread that reads stdin.
             std::process::exit(0)
         })
-}
-
-async fn refresh_channels(plugin: Plugin<State>) -> anyhow::Result<()> {
-    let state = plugin.state();
-    if let Err(error) = state.channels.refresh(&state.rpc).await {
-        log::debug!("after a channel's change: {error}");
-    }
-    Ok(())
 }
 
 /// lightningd puts a notification's fields in an object of its name; older versions didn't.

@@ -1,25 +1,17 @@
-//! Which short channel id is which channel. Hooks name channels by scid, factories by channel_id.
+//! This node's channels as lightningd has them: which short channel id is which, and what becomes of them. Hooks
+//! name channels by scid, factories by channel_id.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use factory_engine::KnownChannel;
 use factory_engine::types::{Amount, ChannelId, NodeId};
+use factory_engine::{ChannelNow, KnownChannel};
 use serde_json::{Value, json};
 
+use super::channel_state::ChannelState;
 use super::client::{Call, CallError, field};
 
-/// lightningd's states of a channel whose HTLCs its peers settle between them (`channel_state.h`).
-const LIVE: [&str; 6] = [
-    "CHANNELD_AWAITING_LOCKIN",
-    "CHANNELD_NORMAL",
-    "CHANNELD_AWAITING_SPLICE",
-    "CHANNELD_SHUTTING_DOWN",
-    "DUALOPEND_AWAITING_LOCKIN",
-    "CLOSINGD_SIGEXCHANGE",
-];
-
-/// A map that follows `listpeerchannels`.
+/// A map that follows `listpeerchannels` and `channel_state_changed`.
 #[derive(Debug, Clone, Default)]
 pub struct Channels(Arc<RwLock<Maps>>);
 
@@ -27,43 +19,112 @@ pub struct Channels(Arc<RwLock<Maps>>);
 struct Maps {
     /// Channels by short channel id or local alias.
     ids: HashMap<String, ChannelId>,
-    /// Short channel id of each channel that is on chain.
-    scids: HashMap<ChannelId, String>,
-    /// Those on which lightningd has not given up: HTLCs are settled off chain.
-    live: HashSet<ChannelId>,
-    /// Those whose funding lightningd hasn't seen on chain.
-    unconfirmed: HashMap<ChannelId, KnownChannel>,
+    /// Committed channels.
+    known: HashMap<ChannelId, Known>,
+}
+
+/// A channel as lightningd showed it last.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Its short_channel_id, once its funding is on chain.
+    scid: Option<String>,
+    /// Nothing for a state that a newer lightningd may have.
+    state: Option<ChannelState>,
+    about: Option<KnownChannel>,
+}
+
+impl Maps {
+    fn add(&mut self, channel: &Value) -> Option<KnownChannel> {
+        // What isn't committed yet has no id.
+        let channel_id = channel["channel_id"].as_str()?.parse().ok()?;
+        // Not the remote alias: the peer chose it, and could choose another channel's.
+        for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
+            if let Some(scid) = scid.as_str() {
+                self.ids.insert(scid.to_owned(), channel_id);
+            }
+        }
+        let about = describe(channel_id, channel);
+        let scid = channel["short_channel_id"].as_str().map(str::to_owned);
+        let state = channel["state"].as_str().and_then(|state| state.parse().ok());
+        self.known.insert(channel_id, Known { scid, state, about });
+        about
+    }
 }
 
 impl Channels {
+    fn read(&self) -> RwLockReadGuard<'_, Maps> {
+        // At worst it is out of date until the next look.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Maps> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The channel of this scid or local alias, if it is known.
     pub fn get(&self, scid: &str) -> Option<ChannelId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).ids.get(scid).copied()
+        self.read().ids.get(scid).copied()
     }
 
     /// A channel's short_channel_id, once it has one, as of the last look.
     pub fn scid(&self, channel: ChannelId) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
+        self.read().known.get(&channel)?.scid.clone()
+    }
+
+    /// lightningd's state of a channel.
+    pub fn state(&self, channel: ChannelId) -> Option<ChannelState> {
+        self.read().known.get(&channel)?.state
     }
 
     /// Whether HTLCs on this channel are settled off chain, as of the last look.
     pub fn is_live(&self, channel: ChannelId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).live.contains(&channel)
+        self.state(channel).is_some_and(ChannelState::settles_off_chain)
     }
 
     /// Whether all channels that we have heard of are such.
     pub fn all(&self, test: impl Fn(ChannelId) -> bool) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).ids.values().all(|channel| test(*channel))
+        self.read().known.keys().all(|channel| test(*channel))
     }
 
-    /// The channel, if its funding isn't on chain as far as we have heard.
+    /// The channel, if its funding isn't on chain as far as we have heard: lightningd knows no scid of its own
+    /// for it.
     pub fn unconfirmed(&self, id: ChannelId) -> Option<KnownChannel> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).unconfirmed.get(&id).copied()
+        self.read().known.get(&id).filter(|known| known.scid.is_none())?.about
+    }
+
+    /// Channels that have ended, as far as we have heard (S34).
+    pub fn ended(&self) -> Vec<ChannelNow> {
+        let maps = self.read();
+        let all = maps.known.iter().filter_map(|(id, known)| {
+            Some(ChannelNow { channel_id: *id, ended: Some(known.state?.ended()?) })
+        });
+        all.collect()
+    }
+
+    /// Every channel, as of the last look and what was said since.
+    pub fn list(&self) -> Vec<ChannelNow> {
+        let now = |(id, known): (&ChannelId, &Known)| ChannelNow {
+            channel_id: *id,
+            ended: known.state.and_then(ChannelState::ended),
+        };
+        self.read().known.iter().map(now).collect()
+    }
+
+    /// `channel_state_changed`. False for a channel that isn't known yet.
+    pub fn changed(&self, channel: ChannelId, state: ChannelState) -> bool {
+        let mut maps = self.write();
+        if state == ChannelState::Closed {
+            maps.known.remove(&channel);
+            maps.ids.retain(|_, id| *id != channel);
+            return true;
+        }
+        let known = maps.known.get_mut(&channel);
+        known.map(|known| known.state = Some(state)).is_some()
     }
 
     /// Whether the channel's funding is on chain, as far as we have heard: then it is no factory's (S33).
     pub fn is_confirmed(&self, id: ChannelId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).scids.contains_key(&id)
+        self.read().known.get(&id).is_some_and(|known| known.scid.is_some())
     }
 
     /// The channel of this scid; asks lightningd if it isn't known.
@@ -79,37 +140,49 @@ impl Channels {
 
     /// Reads all channels again, and gives those that are committed.
     pub async fn refresh<C: Call>(&self, rpc: &C) -> Result<Vec<KnownChannel>, CallError> {
-        let answer = rpc.call("listpeerchannels", json!({})).await?;
-        let list: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-        let mut maps = Maps::default();
-        let mut known = Vec::new();
-        for channel in &list {
-            // What isn't committed yet has no id.
-            let Some(channel_id) = channel["channel_id"].as_str().and_then(|text| text.parse().ok()) else {
-                continue;
-            };
-            let described = describe(channel_id, channel);
-            if channel["state"].as_str().is_some_and(|state| LIVE.contains(&state)) {
-                maps.live.insert(channel_id);
-            }
-            known.extend(described);
-            // lightningd knows no scid of its own for a funding that it hasn't seen.
-            if channel.get("short_channel_id").is_none() {
-                maps.unconfirmed.extend(described.map(|channel| (channel_id, channel)));
-            }
-            // Not the remote alias: the peer chose it, and could choose another channel's.
-            for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
-                if let Some(scid) = scid.as_str() {
-                    maps.ids.insert(scid.to_owned(), channel_id);
-                }
-            }
-            if let Some(scid) = channel["short_channel_id"].as_str() {
-                maps.scids.insert(channel_id, scid.to_owned());
-            }
-        }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = maps;
-        Ok(known)
+        Ok(self.take(&list(rpc, json!({})).await?))
     }
+
+    /// Reads the channels with one peer.
+    pub async fn refresh_peer<C: Call>(&self, rpc: &C, peer: NodeId) -> Result<(), CallError> {
+        let list = list(rpc, json!({"id": peer.to_string()})).await?;
+        let mut maps = self.write();
+        for channel in &list {
+            maps.add(channel);
+        }
+        Ok(())
+    }
+
+    /// Takes over all channels as `listpeerchannels` has just shown them, and gives those that are committed.
+    pub fn take(&self, list: &[Value]) -> Vec<KnownChannel> {
+        let mut maps = Maps::default();
+        let known = list.iter().filter_map(|channel| maps.add(channel)).collect();
+        *self.write() = maps;
+        known
+    }
+}
+
+/// Changes that gather.
+#[derive(Debug, Default)]
+pub struct Changes(Mutex<Vec<ChannelNow>>);
+
+impl Changes {
+    /// One more. Whether it is the first, so that somebody has to come for them.
+    pub fn add(&self, change: ChannelNow) -> bool {
+        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.push(change);
+        changes.len() == 1
+    }
+
+    /// All that have gathered.
+    pub fn take(&self) -> Vec<ChannelNow> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn list<C: Call>(rpc: &C, params: Value) -> Result<Vec<Value>, CallError> {
+    let answer = rpc.call("listpeerchannels", params).await?;
+    field("listpeerchannels", &answer, "channels")
 }
 
 fn describe(channel_id: ChannelId, channel: &Value) -> Option<KnownChannel> {

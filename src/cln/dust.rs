@@ -1,16 +1,19 @@
 //! The cap on dust in flight: what is known of it, and when lightningd is asked again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use factory_engine::admission::dust::{Asking, Dust, InFlight, TooMuch};
 use factory_engine::admission::htlc::{Failure, Verdict};
 use factory_engine::policy::DustLimits;
 use factory_engine::types::Millis;
 use factory_runtime::{View, clock};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::client::{Call, CallError, field};
+use super::channels::Channels;
+use super::client::{Call, CallError};
 use super::htlcs;
+use super::mirror::Mirror;
 
 /// At the cap lightningd is asked what has ended, but no more often than this.
 const PAUSE: Millis = 1_000;
@@ -56,7 +59,13 @@ impl DustCap {
         self.lock().admit(asking, &self.limits)
     }
 
-    /// Whether it is time to ask lightningd again.
+    /// How long until it is time to ask lightningd again.
+    pub fn pause(&self) -> Duration {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        Duration::from_millis(PAUSE.saturating_sub(clock::now().saturating_sub(looked)).min(PAUSE))
+    }
+
+    /// Whether it is time to ask lightningd again: of several that ask, one does.
     pub fn may_look(&self) -> bool {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock::now();
@@ -67,13 +76,17 @@ impl DustCap {
         may
     }
 
-    /// Asks lightningd what is in flight.
-    pub async fn look_again<C: Call>(&self, rpc: &C, view: &View) -> Result<(), CallError> {
+    /// Asks lightningd what is in flight: what has changed since it was asked last.
+    pub async fn look_again<C: Call>(
+        &self,
+        rpc: &C,
+        mirror: &Mirror,
+        known: &Channels,
+        view: &View,
+    ) -> Result<(), CallError> {
         let mark = self.mark();
-        let answer = rpc.call("listpeerchannels", json!({})).await?;
-        let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-        self.look(mark, &htlcs::in_flight(&channels), view);
-        Ok(())
+        let look = |channels: &[Value], _| self.look(mark, &htlcs::in_flight(channels), view);
+        mirror.look(rpc, known, look).await
     }
 }
 

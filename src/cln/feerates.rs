@@ -13,24 +13,18 @@ const WEIGHT_PER_VBYTE: u64 = 4;
 /// Lowest feerate that relays after rounding, sat/kw (as lightningd's).
 const LOWEST: u32 = 253;
 
-/// After each block: channels as `listpeerchannels` shows them, and what the engine has to know of fees.
+/// Channels as `listpeerchannels` shows them, and what the engine has to know of fees.
 ///
 /// A failure of the backend leaves the last feerates in force; it is logged here.
 pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<Value>>, FeeNews) {
-    let feerates = match rpc.call("estimatefees", json!({})).await {
-        Ok(answer) => Some(read(&answer)),
-        Err(error) => {
-            log::warn!("cannot learn feerates: {error}");
-            None
-        }
-    };
+    let feerates = rates(rpc).await;
     let channels: Result<Vec<Value>, _> = match rpc.call("listpeerchannels", json!({})).await {
         Ok(answer) => field("listpeerchannels", &answer, "channels"),
         Err(error) => Err(error),
     };
     match channels {
         Ok(channels) => {
-            let stakes = channels.iter().filter_map(stake).collect();
+            let stakes = stakes(&channels);
             (Some(channels), FeeNews { feerates, stakes })
         }
         Err(error) => {
@@ -38,6 +32,22 @@ pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<Value>>, FeeNews) {
             (None, FeeNews { feerates, stakes: BTreeMap::new() })
         }
     }
+}
+
+/// The backend's feerates; nothing if it has none, which is logged.
+pub async fn rates<C: Call>(rpc: &C) -> Option<Feerates> {
+    match rpc.call("estimatefees", json!({})).await {
+        Ok(answer) => Some(read(&answer)),
+        Err(error) => {
+            log::warn!("cannot learn feerates: {error}");
+            None
+        }
+    }
+}
+
+/// What this node would lose with each channel.
+pub fn stakes(channels: &[Value]) -> BTreeMap<ChannelId, Amount> {
+    channels.iter().filter_map(stake).collect()
 }
 
 /// bcli's feerates are in sat/kvB. Without estimates the list is empty.

@@ -11,11 +11,10 @@ use serde_json::Value;
 /// A received HTLC: its channel, and its number there.
 pub type Incoming = (ChannelId, u64);
 
-/// Every channel that lightningd has not done with, and every HTLC of it that it hasn't either. `channels`:
-/// of `listpeerchannels`; `failed`: of those that lightningd [removes](removing), which it has failed.
-pub fn of_channels(channels: &[Value], failed: &HashSet<Incoming>) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
-    let htlcs = channels.iter().flat_map(|channel| of_channel(channel, failed)).collect();
-    (channels.iter().filter_map(id).collect(), htlcs)
+/// Every HTLC that lightningd hasn't done with. `channels`: of `listpeerchannels`; `failed`: of those that
+/// lightningd [removes](removing), which it has failed.
+pub fn of_channels(channels: &[Value], failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
+    channels.iter().flat_map(|channel| of_channel(channel, failed)).collect()
 }
 
 /// Received HTLCs that this node's lightningd has decided about: fulfilled or failed, `listpeerchannels`
@@ -132,8 +131,7 @@ mod tests {
         });
         let channels = [channel];
         assert_eq!(removing(&channels), [1, 2, 3, 4].map(|number| (channel_id, number)));
-        let (open, htlcs) = of_channels(&channels, &HashSet::from([(channel_id, 3)]));
-        assert_eq!(open, [channel_id]);
+        let htlcs = of_channels(&channels, &HashSet::from([(channel_id, 3)]));
         let found: Vec<_> = htlcs.iter().map(|htlc| (htlc.direction, htlc.cltv_expiry)).collect();
         // What was failed is nothing to claim; what both have removed is over.
         let expected = [

@@ -5,6 +5,7 @@
 //! - [`vital`] tasks whose end is the process's; [`guard`] no lightningd without a guard of its factories
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
+//! - [`channels`] lightningd's channels, [`mirror`] its list of them, [`watch`] what it does with them by itself
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
@@ -17,6 +18,7 @@ pub mod boot;
 pub mod builder;
 pub mod bump;
 pub mod chain;
+pub mod channel_state;
 pub mod channels;
 pub mod children;
 pub mod client;
@@ -32,6 +34,7 @@ pub mod hooks;
 pub mod htlcs;
 pub mod lanes;
 pub mod methods;
+pub mod mirror;
 pub mod online;
 pub mod outbox;
 pub mod params;
@@ -46,6 +49,7 @@ pub mod sent;
 pub mod state;
 pub mod vital;
 pub mod wallet;
+pub mod watch;
 mod watch_online;
 pub mod words;
 

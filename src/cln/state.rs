@@ -9,10 +9,11 @@ use factory_runtime::Handle;
 use tokio::sync::watch;
 
 use super::chain::Progress;
-use super::channels::Channels;
+use super::channels::{Changes, Channels};
 use super::client::Rpc;
 use super::dust::DustCap;
 use super::holding::Holding;
+use super::mirror::Mirror;
 use super::online::Habits;
 use super::outbox::Outbox;
 use super::vital::Vital;
@@ -30,6 +31,10 @@ pub struct Shared {
     pub outbox: Outbox,
     /// Which channel has which short channel id.
     pub channels: Channels,
+    /// Channels as `listpeerchannels` showed them last.
+    pub mirror: Mirror,
+    /// What lightningd has just done with channels, on its way to the engine.
+    pub changes: Changes,
     /// Counts the dust in flight on factory channels, and caps it.
     pub dust: DustCap,
     /// HTLCs that are held for clients that aren't connected.

@@ -2,6 +2,7 @@
 //! with the names of commands and options.
 
 use factory_engine::admission::hold::Full;
+use factory_engine::types::Height;
 use factory_engine::{NextAction, Phase, Refusal, TOLD_TO};
 
 /// What to do about a factory whose records are not understood.
@@ -54,18 +55,20 @@ pub fn refusal(refusal: &Refusal) -> String {
 }
 
 /// What happens next in a factory.
-pub fn next_action(action: NextAction) -> String {
+pub fn next_action(action: NextAction, height: Height) -> String {
     match action {
         NextAction::Answer => format!("{action}: factory-accept, factory-decline"),
         NextAction::MoveOut { before } => {
             format!("move out before height {before}: factory-exit, or let the operator do it")
         }
+        // What somebody who counts blocks at bitcoind wonders about.
+        NextAction::Fund | NextAction::Deepen { .. } => {
+            format!("{action}; this node is at height {height}, and lightningd looks for blocks every 30 s")
+        }
         NextAction::Join
         | NextAction::Sign
         | NextAction::Store
         | NextAction::Open
-        | NextAction::Fund
-        | NextAction::Deepen { .. }
         | NextAction::Evict { .. }
         | NextAction::PublishRest
         | NextAction::GoOn
@@ -74,6 +77,8 @@ pub fn next_action(action: NextAction) -> String {
         | NextAction::PublishPath
         | NextAction::TakeStock { .. }
         | NextAction::Close
+        | NextAction::CloseSome { .. }
+        | NextAction::Forgotten { .. }
         | NextAction::Stands
         | NextAction::PaidOut
         | NextAction::Settled
@@ -136,9 +141,11 @@ mod tests {
 
     #[test]
     fn commands_are_named_as_people_type_them() {
-        assert!(next_action(NextAction::Answer).contains("factory-accept"));
-        assert!(next_action(NextAction::MoveOut { before: 7 }).contains("7: factory-exit"));
-        assert_eq!(next_action(NextAction::Declined), "nothing");
+        assert!(next_action(NextAction::Answer, 5).contains("factory-accept"));
+        assert!(next_action(NextAction::MoveOut { before: 7 }, 5).contains("7: factory-exit"));
+        assert_eq!(next_action(NextAction::Declined, 5), "nothing");
+        let young = next_action(NextAction::Deepen { usable: 7 }, 5);
+        assert!(young.contains("usable at height 7; this node is at height 5"), "{young}");
         assert_eq!(why_begun(TOLD_TO, "factory-exit"), "factory-exit");
         assert_eq!(why_begun("its buyer leaves", "factory-exit"), "its buyer leaves");
         assert!(full(Full::Number(2)).ends_with("2 HTLCs are held already (factory-hold-max)"));

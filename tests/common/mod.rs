@@ -5,11 +5,17 @@
 
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{ChannelId, InstanceId};
-use factory_engine::{Direction, PendingHtlc, Sold};
+use factory_engine::{ChannelNow, Direction, PendingHtlc, Sold};
 use factory_lab::world::{LSP, World};
 
 pub fn factory(world: &World, at: usize, instance: InstanceId) -> &Factory {
     world.factory(at, instance).unwrap()
+}
+
+/// Every channel that a member's lightningd has, as the plugin reads them.
+pub fn listed(world: &World, at: usize) -> Vec<ChannelNow> {
+    let channels = world.members[at].lightningd.channels.iter();
+    channels.map(|(id, channel)| ChannelNow { channel_id: *id, ended: channel.ended(&world.chain) }).collect()
 }
 
 /// Members that the operator left out, by number.

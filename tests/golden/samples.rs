@@ -5,6 +5,7 @@ use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
 use bitcoin::{TxIn, TxOut};
 use factory_engine::record::Proposal;
+use factory_engine::record::ended::Ended;
 use factory_engine::record::event::*;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
 use factory_engine::tx::layout::{SessionId, SpendRole};
@@ -136,6 +137,7 @@ pub fn samples() -> Vec<Event> {
         EvictionStarted { height: 4_000, reason: "the timeout".into(), clients: vec![1] }.into(),
         StockPayout { script: script(6) }.into(),
         ChannelResolved { client: 2 }.into(),
+        ChannelEnded { channel_id, how: Ended::Failed }.into(),
         SaleOpening {
             coin: 3,
             number: 1,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use crate::chain::ended::leave_with_ended;
 use crate::chain::sales::leave_with_sales;
 use crate::engine::Engine;
 use crate::io::{Answer, Block, Effect, Level, Refusal};
@@ -22,6 +23,7 @@ use crate::tx::layout::{SessionId, SpendRole};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
 pub mod channels;
+pub mod ended;
 pub mod evict;
 pub mod handover;
 pub mod htlcs;
@@ -89,6 +91,7 @@ impl Engine {
             }
             self.evict_in_time(step, &mut after);
             leave_with_sales(step, &mut after);
+            leave_with_ended(step, &mut after);
             self.publish(step, &after);
             if factory.damage().is_some() {
                 // S33: it can be left, and nothing else goes on.

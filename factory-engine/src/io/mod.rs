@@ -162,9 +162,14 @@ pub enum Input {
     /// HTLCs that are not settled, after every block and at the start: those on factory channels
     /// matter.
     Htlcs(Vec<PendingHtlc>),
-    /// Every channel that lightningd has not done with, after every block: one that is missing is
-    /// settled for good.
-    Channels(Vec<ChannelId>),
+    /// What lightningd does with its channels (S34): those that changed, as soon as they do, and again after
+    /// every block; at the start, and now and then, all.
+    Channels {
+        /// Channels with any peer, factories' among them.
+        list: Vec<ChannelNow>,
+        /// Whether they are all: then one that is missing is settled for good, or forgotten.
+        whole: bool,
+    },
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// Height of the last block that both chains have.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bitcoin::{BlockHash, TxOut};
 
+use crate::record::ended::Ended;
 use crate::types::{Amount, ChannelId, Height, NodeId, PaymentHash, PaymentSecret, Transaction};
 use crate::wire::message::ChannelInFactory;
 
@@ -18,6 +19,15 @@ pub struct KnownChannel {
     pub capacity: Amount,
     /// The block that its funding is in, as lightningd has seen it.
     pub confirmed: Option<Height>,
+}
+
+/// What lightningd does with one of its channels (S34).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelNow {
+    /// BOLT 2's `channel_id`.
+    pub channel_id: ChannelId,
+    /// How it has ended, or is about to; nothing while it is opened or carries payments.
+    pub ended: Option<Ended>,
 }
 
 /// An HTLC that neither side can forget yet.

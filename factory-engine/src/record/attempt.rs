@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 
 use crate::record::Proposal;
+use crate::record::ended::Ended;
 use crate::record::event::FundingReserved;
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::{Sales, Sold};
@@ -129,6 +130,8 @@ pub struct Attempt {
     pub evicting: BTreeSet<ClientIndex>,
     /// Clients whose channels lightningd is done with.
     pub resolved: BTreeSet<ClientIndex>,
+    /// Channels of this node's that lightningd has ended, and how (S34).
+    pub ended: BTreeMap<ChannelId, Ended>,
 }
 
 impl Attempt {
@@ -163,6 +166,7 @@ impl Attempt {
             eviction: None,
             evicting: BTreeSet::new(),
             resolved: BTreeSet::new(),
+            ended: BTreeMap::new(),
         })
     }
 
@@ -204,6 +208,11 @@ impl Attempt {
             Role::Lsp => 0..self.terms.clients(),
             Role::Client { index, .. } => index..index.saturating_add(1),
         }
+    }
+
+    /// How lightningd has ended a client's first channel, if it has (S34).
+    pub fn ended_of(&self, client: ClientIndex) -> Option<Ended> {
+        self.ended.get(self.channels.get(&client)?).copied()
     }
 
     /// The sales whose channel is this node's: for L all, for a client those that it bought. Signed or

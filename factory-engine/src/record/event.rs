@@ -12,6 +12,7 @@ use crate::types::{
 use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv_enum, tlv_struct};
 
 use super::Proposal;
+use super::ended::Ended;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 
 tlv_struct! {
@@ -255,6 +256,16 @@ tlv_struct! {
 }
 
 tlv_struct! {
+    /// lightningd closes, fails, splices or has forgotten a channel of this node's in the factory (S34).
+    pub struct ChannelEnded {
+        /// BOLT 2's `channel_id`: a leaf's channel or one that was bought.
+        pub channel_id: ChannelId => 0,
+        /// What was seen of it first.
+        pub how: Ended => 2,
+    }
+}
+
+tlv_struct! {
     /// L: a sale's channel is about to be completed; a restart knows what to close.
     pub struct SaleOpening {
         /// The sub-factory's stock coin.
@@ -464,6 +475,8 @@ tlv_enum! {
         20 "stock_payout" => StockPayout(StockPayout),
         /// lightningd is done with a channel.
         21 "channel_resolved" => ChannelResolved(ChannelResolved),
+        /// lightningd ends a channel (S34).
+        22 "channel_ended" => ChannelEnded(ChannelEnded),
         /// L: a sale's channel is about to be completed.
         32 "sale_opening" => SaleOpening(SaleOpening),
         /// L: a sale ended before it was signed.

@@ -176,6 +176,9 @@ impl Factory {
             Event::ChannelResolved(e) => {
                 self.current.resolved.insert(e.client);
             }
+            Event::ChannelEnded(e) => {
+                self.current.ended.entry(e.channel_id).or_insert(e.how);
+            }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
             }
@@ -361,6 +364,9 @@ impl Factory {
     pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), Unusable> {
         if !self.current.checked.contains(&client) {
             return Err(Unusable::NotChecked);
+        }
+        if let Some(how) = self.current.ended_of(client) {
+            return Err(Unusable::Ended(how));
         }
         if self.leaf_height(client).is_some() {
             return Ok(());

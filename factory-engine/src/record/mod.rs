@@ -6,6 +6,7 @@
 
 pub mod attempt;
 mod codec;
+pub mod ended;
 pub mod event;
 pub mod factory;
 pub mod ledger;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::record::ended::Ended;
 use crate::record::state::State;
 
 /// Why no HTLC may move on a channel of a factory (S18).
@@ -11,6 +12,8 @@ pub enum Unusable {
     NotChecked,
     /// This node takes it on chain.
     Leaving,
+    /// lightningd has ended it (S34).
+    Ended(Ended),
     /// The factory's funding is not as deep as the terms say.
     NotDeep {
         /// Confirmations that the terms ask for.
@@ -33,6 +36,7 @@ impl fmt::Display for Unusable {
         match self {
             Self::NotChecked => f.write_str("its funding script has not been checked"),
             Self::Leaving => f.write_str("it is being taken on chain"),
+            Self::Ended(how) => how.fmt(f),
             Self::NotDeep { confirmations } => {
                 write!(f, "the factory's funding has not {confirmations} confirmations yet")
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::record::attempt::Role;
+use crate::record::ended::Ended;
 use crate::record::factory::{Factory, open_stock, own_clients, wanted_nodes};
 use crate::record::state::State;
 use crate::terms::ClientIndex;
@@ -51,7 +52,7 @@ impl Standing {
             Standing::PartlyExited => "part of the tree is on chain: channels go on, sales there end",
             Standing::Leaving => "on the way out",
             Standing::MustExit => "the timeout is here: what is still in has to come out now",
-            Standing::Out => "the leaf is on chain: the channel stands by itself",
+            Standing::Out => "the leaf is on chain: the channel is lightningd's alone",
             Standing::PaidOut => "a distribution has paid the clients",
             Standing::Closed => "everything is settled",
         }
@@ -108,6 +109,18 @@ pub enum NextAction {
     },
     /// The channel is closed on chain.
     Close,
+    /// L: some channels are closed on chain, the others go on.
+    CloseSome {
+        /// Channels that are closed.
+        closed: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// Client: lightningd has forgotten the channel; the distribution pays it (S34).
+    Forgotten {
+        /// Height of the timeout.
+        timeout: Height,
+    },
     /// Nothing: the channel is one like any other.
     Stands,
     /// Nothing: a distribution has paid.
@@ -147,6 +160,16 @@ impl fmt::Display for NextAction {
                 return write!(f, "this node takes its stock from height {from} on");
             }
             Self::Close => "the channel is closed on chain",
+            Self::CloseSome { closed, of } => {
+                return write!(f, "{closed} of {of} channels are closed on chain; the others go on");
+            }
+            Self::Forgotten { timeout } => {
+                return write!(
+                    f,
+                    "lightningd has forgotten this node's channel, and nothing can be paid over it; after height \
+                     {timeout} the distribution pays its whole capacity"
+                );
+            }
             Self::Stands => "nothing: the channel stands on chain by itself and goes on",
             Self::PaidOut => "nothing: the distribution transaction has paid",
             Self::Settled => "nothing: every channel of this node is settled on chain",
@@ -287,6 +310,11 @@ impl Factory {
                 Some(from) => NextAction::Evict { from },
                 None => NextAction::PublishRest,
             },
+            State::Active | State::Dying
+                if self.has_forgotten() && height < self.current.terms.timeout_height =>
+            {
+                NextAction::Forgotten { timeout: self.current.terms.timeout_height }
+            }
             State::Active if self.is_partly_exited() => NextAction::GoOn,
             State::Active => NextAction::Wait {
                 dying: self.current.terms.timeout_height.saturating_sub(self.current.terms.dying_blocks),
@@ -297,7 +325,11 @@ impl Factory {
             State::Exited => match (self.next_stock(), &self.current.exit) {
                 (Some(from), _) => NextAction::TakeStock { from },
                 (None, Some(_)) => NextAction::Close,
-                (None, None) => NextAction::Stands,
+                (None, None) => match (self.current.ended.len(), self.own_channels().count()) {
+                    (0, _) => NextAction::Stands,
+                    (closed, of) if closed < of => NextAction::CloseSome { closed, of },
+                    _ => NextAction::Close,
+                },
             },
             State::Distributed => NextAction::PaidOut,
             State::Closed => NextAction::Settled,
@@ -315,6 +347,12 @@ impl Factory {
             (State::Exited, Role::Lsp) if open_stock(self).next().is_some() => timeout,
             _ => None,
         }
+    }
+
+    /// Whether lightningd has forgotten this client's channel, which it can't claim any more (S34).
+    fn has_forgotten(&self) -> bool {
+        matches!(self.current.role, Role::Client { index, .. }
+            if self.current.ended_of(index) == Some(Ended::Forgotten))
     }
 
     /// What L has still to take home.

@@ -10,7 +10,9 @@ use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute};
 
 use super::Key;
+use crate::chain::Chain;
 use crate::{LabError, error};
+use factory_engine::Ended;
 use factory_engine::tx::scripts::DUST;
 use factory_engine::types::NodeId;
 
@@ -51,6 +53,14 @@ pub struct Channel {
     pub closing: bool,
     /// This side has an old state only, and knows it: it publishes nothing.
     pub lost: bool,
+}
+
+impl Channel {
+    /// How it has ended, as lightningd's state of it says (S34).
+    pub fn ended(&self, chain: &Chain) -> Option<Ended> {
+        let spent = chain.spender(self.outpoint).is_some();
+        spent.then_some(Ended::OnChain).or_else(|| self.closing.then_some(Ended::Failed))
+    }
 }
 
 /// Balances of a channel's two sides.

@@ -78,6 +78,22 @@ impl Run {
         }
     }
 
+    /// lightningd closes a channel: for an error of its own or of its peer, or at its user's word.
+    pub(super) fn close_alone(&mut self) {
+        let height = self.world.chain.height();
+        let Some(mut dice) = self.roll(Kind::CloseAlone, || format!("height {height}")) else { return };
+        let at = dice.below(self.world.members.len());
+        let channels = self.world.channels_of(at);
+        let asleep = self.world.members[at].engine.is_none() && !dice.one_in(4);
+        if let Some(channel) = channels.get(dice.below(channels.len())).filter(|_| !asleep) {
+            if let Some(chaos) = &mut self.world.chaos {
+                chaos.trace.note("close", at, &channel.0);
+                chaos.trace.line(|| format!("{at}    lightningd closes {channel}"));
+            }
+            self.world.close(at, *channel);
+        }
+    }
+
     fn note_spend(&mut self, what: &str, taken: bool) {
         if let (Some(chaos), true) = (&mut self.world.chaos, taken) {
             chaos.trace.note(what, 0, &[]);

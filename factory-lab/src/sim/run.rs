@@ -258,6 +258,7 @@ impl Run {
         }
         self.market();
         self.foreign_spends();
+        self.close_alone();
         self.censored.retain(|(_, until)| *until > height);
         self.lose(u32::from(!self.censored.is_empty()));
         let censored: BTreeSet<Txid> = self.censored.iter().map(|(txid, _)| *txid).collect();

@@ -249,7 +249,7 @@ impl Chaos {
 }
 
 /// Events that few runs come to.
-const RARE: [&str; 11] = [
+const RARE: [&str; 12] = [
     "forgotten",
     "declined",
     "eviction_started",
@@ -259,6 +259,7 @@ const RARE: [&str; 11] = [
     "sale_jit_failed",
     "sale_jit_opened",
     "channel_resolved",
+    "channel_ended",
     "restored",
     "reorged",
 ];
@@ -299,7 +300,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Block(_) => ("block", None),
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
-        Input::Channels(_) => ("channels", None),
+        Input::Channels { .. } => ("channels", None),
         Input::Fees(_) => ("fees", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),
         Input::Tick => ("tick", None),

@@ -216,21 +216,6 @@ impl World {
         Ok(channel_id)
     }
 
-    /// `close`: both sides, if they are connected, else ours alone.
-    pub fn close(&mut self, at: usize, channel_id: ChannelId) {
-        let Some(channel) = self.members[at].lightningd.channels.get_mut(&channel_id) else {
-            return;
-        };
-        channel.closing = true;
-        let peer = channel.peer;
-        if let Some(other) = self.member_of(peer).filter(|other| self.connected(at, *other))
-            && let Some(channel) = self.members[other].lightningd.channels.get_mut(&channel_id)
-        {
-            channel.closing = true;
-        }
-        self.publish_commitments(at);
-    }
-
     /// lightningd publishes the commitment of a closing channel once its funding output is on chain.
     pub(crate) fn publish_commitments(&mut self, at: usize) {
         let due = |chain: &Chain, channel: &&Channel| {

@@ -28,6 +28,7 @@ impl World {
             self.wire.insert(pair, VecDeque::new());
             self.transmit(pair.0, pair.1);
         }
+        self.reestablish(a, b);
         Ok(())
     }
 

@@ -85,6 +85,9 @@ impl World {
                     theirs.closing = true;
                 }
             }
+            if let Some(other) = self.member_of(newer.peer) {
+                self.say_ended(other, channel_id);
+            }
         }
         self.start(at)
     }

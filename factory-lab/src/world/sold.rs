@@ -4,20 +4,14 @@
 use bitcoin::{OutPoint, Transaction};
 use factory_engine::record::event::{SaleDropped, SaleSigned, SaleSigning};
 use factory_engine::tx::layout::{CoinIndex, SpendRole};
-use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
+use factory_engine::types::{InstanceId, NodeId};
 use factory_engine::wire::message::Message;
-use factory_engine::{Factory, Input, Role, Sold};
+use factory_engine::{Factory, Role, Sold};
 
 use crate::chain::check_scripts;
 
 use super::judged::early_of_sale;
 use super::{LSP, World};
-
-/// lightningd forgets a channel when all that it paid is so deep. Really 100 blocks; here it is deeper
-/// than any reorganisation, and runs are shorter.
-const FORGOTTEN: Height = 8;
-/// It looks at every so many blocks only, so that some channels go together.
-const LOOKS: Height = 4;
 
 impl World {
     fn factory_of(&self, at: usize, instance: InstanceId) -> Option<&Factory> {
@@ -216,26 +210,5 @@ impl World {
             Some(last) => last.sale.rest.map(|rest| rest.outpoint),
             None => factory.current.tree.as_ref()?.coin_outpoint(coin),
         }
-    }
-
-    /// Channels that a member's lightningd still has; nothing if it has forgotten none.
-    pub(crate) fn open_channels(&self, at: usize) -> Option<Vec<ChannelId>> {
-        let channels = &self.members[at].lightningd.channels;
-        let looked = self.chain.height() / LOOKS * LOOKS;
-        let settled = |outpoint: OutPoint| {
-            let spender = self.chain.spender(outpoint);
-            spender.is_some_and(|(height, _)| looked >= height.saturating_add(FORGOTTEN))
-        };
-        let open = channels.iter().filter(|(_, channel)| !settled(channel.outpoint));
-        let open: Vec<ChannelId> = open.map(|(id, _)| *id).collect();
-        (open.len() < channels.len()).then_some(open)
-    }
-
-    /// Members learn which of their channels lightningd still has, as the plugin reads them at each block.
-    pub(crate) fn show_channels(&mut self, at: usize) -> Result<(), crate::LabError> {
-        if let Some(open) = self.open_channels(at) {
-            self.feed(at, Input::Channels(open))?;
-        }
-        Ok(())
     }
 }

@@ -7,8 +7,8 @@ use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, 
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
 use factory_engine::{
-    CheckFailure, Command, Direction, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc,
-    PreparedFunding,
+    ChannelNow, CheckFailure, Command, Direction, Ended, Input, KnownChannel, OpenChannel, OpenFailure,
+    PendingHtlc, PreparedFunding,
 };
 
 use crate::bytes::Bytes;
@@ -213,7 +213,11 @@ fn fees(world: &mut World, at: usize, input: &mut Bytes<'_>) {
             let stakes = ids.iter().map(|id| (*id, Amount::from_sat(u64::from(input.word())))).collect();
             Input::Fees(FeeNews { feerates: Some(feerates).filter(|_| input.byte() < 200), stakes })
         }
-        1 => Input::Channels(ids.into_iter().take(usize::from(input.byte() % 3)).collect()),
+        1 => {
+            let some = ids.into_iter().take(usize::from(input.byte() % 3));
+            let list = some.map(|channel_id| ChannelNow { channel_id, ended: ended(input.byte()) }).collect();
+            Input::Channels { list, whole: input.byte() < 128 }
+        }
         _ => {
             let Some(tx) = world.mempool.get(input.below(world.mempool.len())) else { return };
             let trouble = match input.byte() % 5 {
@@ -236,6 +240,17 @@ fn fees(world: &mut World, at: usize, input: &mut Bytes<'_>) {
         }
     };
     let _ = world.feed(at, news);
+}
+
+fn ended(byte: u8) -> Option<Ended> {
+    match byte % 8 {
+        0 => Some(Ended::Closing),
+        1 => Some(Ended::Failed),
+        2 => Some(Ended::Spliced),
+        3 => Some(Ended::OnChain),
+        4 => Some(Ended::Forgotten),
+        _ => None,
+    }
 }
 
 fn htlcs(world: &mut World, at: usize, input: &mut Bytes<'_>) {

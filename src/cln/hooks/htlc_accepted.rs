@@ -22,6 +22,9 @@ use super::{carry_on, waiting};
 /// How long after the plugin's start HTLCs wait for what it knows of the chain. lightningd replays unresolved
 /// ones before we know the chain's height; failing them then would be failing them for nothing.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// As often lightningd is asked, a second apart, before an HTLC is failed for what others take up: it lists them
+/// for a moment after their payers know that they are over.
+const LOOKS: u32 = 2;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Answers `htlc_accepted`: carries on, holds the HTLC, or fails it back.
@@ -193,14 +196,20 @@ impl Arrived {
                 })
             })
         };
-        let Err(too_much) = admit() else { return Verdict::Continue };
-        if !cap.may_look() {
-            return refuse(too_much);
+        let Err(mut too_much) = admit() else { return Verdict::Continue };
+        for _ in 0..LOOKS {
+            tokio::time::sleep(cap.pause()).await;
+            if cap.may_look()
+                && let Err(error) = cap.look_again(&state.rpc, &state.mirror, &state.channels, view).await
+            {
+                log::warn!("looking for dust that has ended: {error}");
+            }
+            match admit() {
+                Ok(()) => return Verdict::Continue,
+                Err(again) => too_much = again,
+            }
         }
-        if let Err(error) = cap.look_again(&state.rpc, view).await {
-            log::warn!("looking for dust that has ended: {error}");
-        }
-        admit().map_or_else(refuse, |()| Verdict::Continue)
+        refuse(too_much)
     }
 
     /// How it would be held, if it is for a client and this node holds at all.

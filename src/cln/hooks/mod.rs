@@ -5,6 +5,8 @@
 //! futures don't. So whatever must keep its order is put on a queue before the future is made.
 
 pub mod custommsg;
+mod guard;
+mod hints;
 pub mod htlc_accepted;
 pub mod openchannel;
 pub mod rpc_command;

@@ -1,9 +1,12 @@
-//! `rpc_command`: expiries of what this node itself starts leave time for an exit.
+//! `rpc_command`: expiries of what this node itself starts leave time for an exit, and nothing is closed by the
+//! wrong command (S34).
 //!
 //! - `invoice` asks payers for a longer final expiry (S17), and so does a BOLT 12 invoice, on its way
-//!   through `createinvoice`;
+//!   through `createinvoice`; `invoice` also gives a route hint where only a factory's channel leads here;
 //! - `sendpay`, `sendonion` and `injectpaymentonion` give their first HTLC a longer one (S15). The
 //!   onion stays as it is: the first hop merely sees more room than it needs.
+//!
+//! - `close`, splices and `dev-forget-channel` of a channel that stands off chain are stopped.
 //!
 //! A larger value that somebody gave stays. What can't be made safe, because the channel isn't usable yet
 //! or the payment would outlive the factory, is refused.
@@ -16,10 +19,14 @@ use serde_json::{Map, Value, json};
 use super::super::bolt12;
 use super::super::error::WRONG_STATE;
 use super::super::state::State;
-use super::carry_on;
+use super::{carry_on, guard, hints};
 
 /// The commands that the hook is called for.
-pub const COMMANDS: [&str; 5] = ["invoice", "createinvoice", "sendpay", "sendonion", "injectpaymentonion"];
+pub fn commands() -> impl Iterator<Item = &'static str> {
+    ["invoice", "createinvoice", "sendpay", "sendonion", "injectpaymentonion"]
+        .into_iter()
+        .chain(guard::COMMANDS)
+}
 
 const INVOICE: &[&str] = &[
     "amount_msat",
@@ -85,12 +92,17 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         return carry_on();
     }
     let command = &request["rpc_command"];
-    let changed = match command["method"].as_str() {
-        Some("invoice") => Ok(invoice(state, &command["params"])),
-        Some("createinvoice") => Ok(createinvoice(state, &command["params"])),
-        Some("sendpay") => sendpay(state, &command["params"]).await,
-        Some("sendonion") => sendonion(state, &command["params"]).await,
-        Some("injectpaymentonion") => injectpaymentonion(state, &command["params"]),
+    let method = command["method"].as_str().unwrap_or_default();
+    if let Some(message) = guard::stops(state, method, &command["params"]).await {
+        log::info!("stopped {method}: {message}");
+        return refusal(&message);
+    }
+    let changed = match method {
+        "invoice" => Ok(invoice(state, &command["params"]).await),
+        "createinvoice" => Ok(createinvoice(state, &command["params"])),
+        "sendpay" => sendpay(state, &command["params"]).await,
+        "sendonion" => sendonion(state, &command["params"]).await,
+        "injectpaymentonion" => injectpaymentonion(state, &command["params"]),
         _ => Ok(None),
     };
     match changed {
@@ -105,9 +117,13 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         }
         Err(Unsafe(message)) => {
             log::info!("refused a payment of this node's own: {message}");
-            json!({"return": {"error": {"code": WRONG_STATE, "message": message}}})
+            refusal(&message)
         }
     }
+}
+
+fn refusal(message: &str) -> Value {
+    json!({"return": {"error": {"code": WRONG_STATE, "message": message}}})
 }
 
 /// Why a payment of this node's own would put money at risk, and what to do.
@@ -117,11 +133,15 @@ struct Unsafe(String);
 /// Parameters that take a command's place, if any do.
 type Changed = Result<Option<Map<String, Value>>, Unsafe>;
 
-fn invoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
+async fn invoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
     let early = largest_blocks_early(state)?;
     let least = state.cltv_final.saturating_add(early).saturating_add(slack(state));
     let mut params = named(INVOICE, params)?;
-    raise(&mut params, "cltv", least).then_some(params)
+    let raised = raise(&mut params, "cltv", least);
+    let says = params.get("exposeprivatechannels").is_some_and(|value| !value.is_null());
+    let hints = if says { None } else { hints::exposed(state).await };
+    let hinted = hints.map(|hints| params.insert("exposeprivatechannels".to_owned(), hints)).is_some();
+    (raised || hinted).then_some(params)
 }
 
 /// Blocks for which a payment may be held without anybody leaving for it (S35).

@@ -60,7 +60,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         "eviction": cost(&plan, &factory, height, feerate),
         "whole_tree": cost(&whole, &factory, height, feerate),
         "path": plan.nodes.iter().filter_map(|node| exit::step(&factory, *node)).collect::<Vec<_>>(),
-        "next_action": words::next_action(factory.next_action(height)),
+        "next_action": words::next_action(factory.next_action(height), height),
     }))
 }
 

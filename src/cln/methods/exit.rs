@@ -41,7 +41,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         "dry_run": dry_run,
         "exit": exit(&factory),
         "path": path(&factory),
-        "next_action": words::next_action(factory.next_action(height)),
+        "next_action": words::next_action(factory.next_action(height), height),
     }))
 }
 

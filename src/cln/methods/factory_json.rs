@@ -5,7 +5,7 @@ use factory_engine::admission::hold::Held;
 use factory_engine::record::event::SaleJitOpened;
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::ExitCost;
-use factory_engine::types::{Height, NodeId};
+use factory_engine::types::{ChannelId, Height, NodeId};
 use factory_engine::wire::message::protocol_id;
 use factory_engine::{Factory, Role, Sold, standing};
 use factory_runtime::clock;
@@ -49,7 +49,7 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
         "funding_confirmations": terms.funding_confirmations,
         "funding_sat": factory.current.layout.funding_value().to_sat(),
         "clients": clients(factory, node, height),
-        "next_action": words::next_action(factory.next_action(height)),
+        "next_action": words::next_action(factory.next_action(height), height),
     });
     if let Some(outpoint) = factory.funding() {
         insert_outpoint(&mut object, outpoint);
@@ -138,9 +138,7 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
     }
     if let Some(channel) = factory.current.channels.get(&client) {
         object["channel_id"] = channel.to_string().into();
-        if let Some(scid) = node.channels.scid(*channel) {
-            object["short_channel_id"] = scid.into();
-        }
+        insert_node(&mut object, node, *channel);
     }
     let credit = factory.current.sales.account().credit(client);
     if credit > 0 {
@@ -159,6 +157,8 @@ fn one_sale(factory: &Factory, sold: &Sold, node: &Node, height: Height) -> Valu
         "on_chain"
     } else if factory.sale_usable(sold, height).is_ok() {
         "usable"
+    } else if factory.current.ended.contains_key(&sold.channel_id()) {
+        "ended"
     } else if sold.is_signed() {
         "signed"
     } else {
@@ -173,9 +173,7 @@ fn one_sale(factory: &Factory, sold: &Sold, node: &Node, height: Height) -> Valu
         "blocks_early": factory.sale_blocks_early(sale.buyer, sale.number),
         "channel_id": sold.channel_id().to_string(),
     });
-    if let Some(scid) = node.channels.scid(sold.channel_id()) {
-        object["short_channel_id"] = scid.into();
-    }
+    insert_node(&mut object, node, sold.channel_id());
     insert_outpoint(&mut object, sale.channel);
     object
 }
@@ -215,6 +213,8 @@ fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'sta
         "distributed"
     } else if factory.is_leaving(client) {
         "leaving"
+    } else if factory.current.ended_of(client).is_some() {
+        "ended"
     } else if factory.channel_usable(client, height).is_ok() {
         "usable"
     } else if factory.current.checked.contains(&client) {
@@ -223,6 +223,16 @@ fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'sta
         "committed"
     } else {
         "waiting"
+    }
+}
+
+/// What lightningd says of a channel.
+fn insert_node(object: &mut Value, node: &Node, channel: ChannelId) {
+    if let Some(scid) = node.channels.scid(channel) {
+        object["short_channel_id"] = scid.into();
+    }
+    if let Some(state) = node.channels.state(channel) {
+        object["channel_state"] = state.name().into();
     }
 }
 

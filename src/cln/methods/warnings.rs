@@ -1,5 +1,6 @@
 //! What `factory-status` warns of, and what to do about it.
 
+use factory_engine::chain::channels::OwnChannel;
 use factory_engine::types::{Amount, Height, NodeId};
 use factory_engine::{Engine, Factory, Role, State as FactoryState};
 use factory_runtime::MOST_BEHIND;
@@ -62,6 +63,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
         warnings.extend(life(factory, height));
         warnings.extend(urgent::warning(engine, factory, height));
         warnings.extend(peers(factory, height, node));
+        warnings.extend(ended(factory));
     }
     warnings.extend(suspects(engine, node));
     warnings.extend(fees::warnings(engine));
@@ -141,6 +143,23 @@ fn peers(factory: &Factory, height: Height, node: &Node) -> Option<Warning> {
         format!("connected without the plugin: {}", without.join(", ")),
         "payments go on, but nothing of the factory can be agreed on: ask them to load the plugin",
     ))
+}
+
+/// Channels that lightningd has ended before their outputs are on chain (S34).
+fn ended(factory: &Factory) -> Vec<Warning> {
+    let off_chain = |channel: &OwnChannel| !factory.confirmed.contains_key(&channel.funding.txid);
+    let one = |OwnChannel { client, channel_id, .. }| {
+        let how = factory.current.ended.get(&channel_id)?;
+        let message = format!("channel {channel_id} of client {client}: {how}");
+        let action = if how.needs_path() {
+            "keep the node online: its way to the chain is published by itself, and lightningd does the rest there"
+        } else {
+            "nothing can be paid over it, and lightningd claims nothing of it on chain: after the timeout the \
+             distribution pays the client its whole capacity"
+        };
+        Some(Warning::of(factory, "channel_ended", message, action))
+    };
+    factory.own_channels().filter(off_chain).filter_map(one).collect()
 }
 
 /// Channels that were accepted as a factory's and are no factory's that is known (S18).

@@ -56,6 +56,9 @@ impl Factory {
         if !sold.is_signed() {
             return Err(Unusable::NotSigned);
         }
+        if let Some(how) = self.current.ended.get(&sold.channel_id()) {
+            return Err(Unusable::Ended(*how));
+        }
         if self.confirmed.contains_key(&sold.txid()) {
             return Ok(());
         }

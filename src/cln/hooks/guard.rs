@@ -1,0 +1,167 @@
+//! Commands of lightningd's that would end a factory's channel while its funding output is off chain (S34): they
+//! are stopped, and the error names the right command. What isn't about such a channel passes as it is.
+
+use factory_engine::types::{ChannelId, InstanceId, NodeId};
+use factory_runtime::HtlcView;
+use serde_json::{Value, json};
+
+use super::super::channel_state::ChannelState;
+use super::super::client::{Call, field};
+use super::super::state::State;
+
+/// The commands that are looked at. `dev-fail` isn't: whoever says that means it.
+pub const COMMANDS: [&str; 8] = [
+    "close",
+    "splice_init",
+    "splice_update",
+    "splice_signed",
+    "splicein",
+    "spliceout",
+    "dev-splice",
+    "dev-forget-channel",
+];
+
+/// Why a command is stopped, if it is one of [`COMMANDS`] and about a channel that stands off chain.
+pub async fn stops(state: &State, method: &str, params: &Value) -> Option<String> {
+    let guards = |view: &HtlcView| !view.guarded.is_empty();
+    if !COMMANDS.contains(&method) || !state.runtime.view().htlc(guards) {
+        return None;
+    }
+    let (channel, instance) = match method {
+        "dev-splice" => in_script(state, &param(params, 0, "script_or_json").to_string())?,
+        "splicein" | "spliceout" => named(state, &text(params, 0, "channel")?).await?,
+        "close" => named(state, &text(params, 0, "id")?).await?,
+        "dev-forget-channel" => {
+            let exact = text(params, 2, "channel_id").or_else(|| text(params, 1, "short_channel_id"));
+            named(state, &exact.or_else(|| text(params, 0, "id"))?).await?
+        }
+        _ => named(state, &text(params, 0, "channel_id")?).await?,
+    };
+    Some(words(method, channel, instance))
+}
+
+fn words(method: &str, channel: ChannelId, instance: InstanceId) -> String {
+    let stands = format!(
+        "channel {channel} is in factory {instance}, and the output that it stands on is not on chain: "
+    );
+    stands
+        + &match method {
+            "close" => format!(
+                "lightningd can't close it there. Leave the factory with factory-exit {instance}, which closes it \
+                 too; an operator takes one client's channel on chain with factory-evict {instance}, where \
+                 close works"
+            ),
+            "dev-forget-channel" => format!(
+                "with lightningd's record of it the money would be out of reach. Leave the factory with \
+                 factory-exit {instance}"
+            ),
+            _ => format!(
+                "a splice would destroy it. A client gets more room with factory-buy {instance}, and out with \
+                 factory-exit {instance}"
+            ),
+        }
+}
+
+/// A parameter by position or by name.
+fn param<'a>(params: &'a Value, place: usize, name: &str) -> &'a Value {
+    match params {
+        Value::Array(list) => list.get(place).unwrap_or(&Value::Null),
+        object => &object[name],
+    }
+}
+
+fn text(params: &Value, place: usize, name: &str) -> Option<String> {
+    param(params, place, name).as_str().map(str::to_owned)
+}
+
+/// The guarded channel that somebody means: by its id or the beginning of it, its short channel id or alias, or
+/// as the only one with a peer.
+async fn named(state: &State, name: &str) -> Option<(ChannelId, InstanceId)> {
+    let guarded = |channel: ChannelId| {
+        let instance = state.runtime.view().htlc(|view| view.guarded.get(&channel).copied());
+        Some((channel, instance?))
+    };
+    if let Ok(channel) = name.parse::<ChannelId>() {
+        return guarded(channel);
+    }
+    if let Ok(peer) = name.parse::<NodeId>() {
+        return guarded(only_with(state, peer).await?);
+    }
+    if name.contains('x') {
+        return guarded(state.channels.find(&state.rpc, name).await?);
+    }
+    in_script(state, name)
+}
+
+/// The channel with a peer, if there is one that could be closed, and no other: of several lightningd itself asks
+/// which.
+async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
+    let answer = state.rpc.call("listpeerchannels", json!({"id": peer.to_string()})).await;
+    let list = answer.and_then(|answer| field::<Vec<Value>>("listpeerchannels", &answer, "channels"));
+    let list =
+        list.inspect_err(|error| log::warn!("{peer}: whether a channel is a factory's: {error}")).ok()?;
+    let open = |channel: &&Value| {
+        let state = channel["state"].as_str().and_then(|state| state.parse::<ChannelState>().ok());
+        state.is_none_or(|state| state.ended().is_none())
+    };
+    let mut open = list.iter().filter(open);
+    let one = open.next()?["channel_id"].as_str()?.parse().ok()?;
+    open.next().is_none().then_some(one)
+}
+
+/// The first guarded channel that a splice script is about: it names channels by their ids, or beginnings of
+/// them, or by wildcards.
+fn in_script(state: &State, script: &str) -> Option<(ChannelId, InstanceId)> {
+    state.runtime.view().htlc(|view| {
+        let mut guarded: Vec<_> =
+            view.guarded.iter().map(|(channel, instance)| (*channel, *instance)).collect();
+        guarded.sort_unstable();
+        guarded.into_iter().find(|(channel, _)| mentions(script, &channel.to_string()))
+    })
+}
+
+/// Whether a script names a channel, or might. Beginnings shorter than this are none.
+fn mentions(script: &str, channel: &str) -> bool {
+    const SHORTEST: usize = 6;
+    let words = script.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let mut words = words.filter(|word| word.len() >= SHORTEST);
+    script.contains(['*', '?']) || words.any(|word| channel.starts_with(&word.to_ascii_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S34
+    #[test]
+    fn scripts_that_name_a_channel() {
+        let channel = ChannelId([0xab; 32]).to_string();
+        assert!(mentions(&channel, &channel));
+        assert!(mentions("wallet -> 1M; 1M -> abababab", &channel));
+        assert!(mentions("[{\"channel_id\":\"ABABABABab\"}]", &channel));
+        assert!(mentions("*:? -> 10%", &channel));
+        assert!(!mentions("wallet -> cdcdcdcd", &channel));
+        assert!(!mentions("wallet -> abab", &channel), "too short to be meant");
+    }
+
+    #[test]
+    fn parameters_by_place_and_by_name() {
+        assert_eq!(text(&json!(["a", "b"]), 1, "x"), Some("b".to_owned()));
+        assert_eq!(text(&json!({"x": "c"}), 1, "x"), Some("c".to_owned()));
+        assert_eq!(text(&json!(["a"]), 1, "x"), None);
+        assert_eq!(text(&json!({"y": 1}), 0, "y"), None);
+    }
+
+    // S34
+    #[test]
+    fn the_error_names_the_right_command() {
+        let (channel, instance) = (ChannelId([1; 32]), InstanceId([2; 32]));
+        for method in COMMANDS {
+            let text = words(method, channel, instance);
+            assert!(text.contains(&format!("factory-exit {instance}")), "{text}");
+            assert!(text.contains(&channel.to_string()), "{text}");
+        }
+        assert!(words("close", channel, instance).contains("factory-evict"));
+        assert!(words("splicein", channel, instance).contains("factory-buy"));
+    }
+}
