@@ -93,6 +93,8 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
         outbox: Outbox::new().0,
         channels,
         dust: DustCap::new(config.dust),
+        mirror: Default::default(),
+        changes: Default::default(),
         holding: Holding::new(config.hold),
         config,
         me: node(u32::MAX),

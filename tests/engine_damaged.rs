@@ -9,7 +9,7 @@ use cln_factory::cln::boot;
 use common::factory;
 use factory_engine::record::event::Event;
 use factory_engine::record::{decode_record, encode_record};
-use factory_engine::types::InstanceId;
+use factory_engine::types::{InstanceId, TermsHash};
 use factory_engine::{Command, Direction, Doubt, Engine, Input, Refusal, State, Unusable};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
