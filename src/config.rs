@@ -363,7 +363,7 @@ where
     I: AsyncRead + Send + Unpin + 'static,
     O: AsyncWrite + Send + Unpin + 'static,
 {
-    let set = |number: &Number| -> anyhow::Result<i64> { Ok(plugin.option(&number.option())?) };
+    let set = |number: &Number| -> anyhow::Result<i64> { plugin.option(&number.option()) };
     #[cfg(feature = "faults")]
     match plugin.option(&FAULT)? {
         Some(name) => factory_runtime::faults::arm(&name).map_err(BadOption)?,
