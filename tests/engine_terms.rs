@@ -15,6 +15,11 @@ use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, World};
 
+/// Bounds that are one unit narrower.
+type Narrower = fn(&mut Bounds);
+/// What an operator says instead.
+type Change = fn(&mut Invite);
+
 /// What the operators of these tests choose, within every bound.
 fn asked(least_more: impl Fn(&mut Bounds)) -> (World, InstanceId) {
     let scenario = Scenario::new(40).clients(1).config_of(1, |config| {
@@ -47,7 +52,7 @@ fn each_bound_to_the_unit() {
     let (mut world, instance) = asked(|_| ());
     assert_eq!(world.finish(instance).unwrap(), State::Active);
 
-    let beyond: [(fn(&mut Bounds), &str); 9] = [
+    let beyond: [(Narrower, &str); 9] = [
         (
             |b| b.min_lifetime_blocks += 1,
             "lifetime_blocks is 4320: this node takes 4321 to 4320 (min-lifetime-blocks)",
@@ -196,7 +201,7 @@ fn second_attempt(seed: u64, change: impl Fn(&mut Invite) + 'static) -> World {
 fn later_attempts_are_no_worse() {
     let same = second_attempt(50, |_| ());
     assert!(!log(&same, 2).contains("differ"), "fewer members are taken");
-    let changes: [(&str, fn(&mut Invite)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("less for it", |m| m.terms.capacities[1] = Amount::from_sat(99_999)),
         ("more for another", |m| m.terms.capacities[0] = Amount::from_sat(100_001)),
         ("another place", |m| m.client = 2),
@@ -218,7 +223,7 @@ fn later_attempts_are_no_worse() {
 /// S3, S32: numbers at the ends of what the wire can say are refused, and nothing wraps around.
 #[test]
 fn numbers_at_the_ends_of_their_range() {
-    let changes: [(&str, fn(&mut Invite)); 17] = [
+    let changes: [(&str, Change); 17] = [
         ("stock", |m| m.terms.stock = Amount::MAX_MONEY),
         ("least push", |m| m.terms.push_msat = 0),
         ("most push", |m| m.terms.push_msat = u64::MAX),
