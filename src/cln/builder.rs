@@ -203,6 +203,11 @@ fn subscriptions(builder: Draft) -> Draft {
         .subscribe("channel_state_changed", |plugin, _| refresh_channels(plugin))
         .subscribe("shutdown", |plugin: Plugin<State>, _| async move {
             plugin.state().vital.stop();
+            if plugin.state().unavailable.borrow().is_some() {
+                // S33: peers may still connect, and an HTLC of theirs find nobody here. lightningd ends us
+                // when it has ended all else.
+                std::future::pending::<()>().await;
+            }
             plugin.state().runtime.flush().await;
             // Returning from `main` instead would wait for a thread that reads stdin.
             std::process::exit(0)
