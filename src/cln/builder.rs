@@ -60,7 +60,8 @@ async fn give_up(
     error: impl std::fmt::Display,
 ) -> anyhow::Result<()> {
     let (rpc, reason) = (boot::rpc(&configured.configuration()), error.to_string());
-    if !guard::must_stop(&rpc, datastore::store(rpc.clone()), &reason).await {
+    let living = boot::living(datastore::store(rpc.clone())).await;
+    if !guard::must_stop(&rpc, living, &reason).await {
         return Err(anyhow::anyhow!(reason));
     }
     let state = boot::refusing(rpc.clone(), outbox.clone(), reason);
