@@ -217,6 +217,9 @@ def test_a_bad_option_does_not_leave_factories_without_a_guard(node_factory, bit
         "the plugin can't start: factory-policy: expected never, ask or auto, got 'sometimes'. lightningd is stopped"
     )
     alice.daemon.opts["factory-policy"] = good
+    # It may have said that it has started, before it stopped.
+    alice.daemon.logs_catchup()
+    alice.daemon.logsearch_start = len(alice.daemon.logs)
     alice.start()
     connect_all(lsp, [alice])
     wait_for_factory(alice, factory["factory_instance"], "active")

@@ -17,7 +17,7 @@ use factory_engine::record::event::{Event, Restored};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_engine::{Config, Engine, Factory, Folded, Input, Watched};
+use factory_engine::{Config, Engine, Factory, Folded, Input, State as FactoryState, Watched};
 use factory_runtime::store::{History, Store, StoreError};
 use factory_runtime::{Handle, Inbox, Runtime};
 use serde_json::{Value, json};
@@ -96,7 +96,11 @@ pub async fn prepare(
     let database = Database::locate(&configs["configs"], network_dir);
     let master = master_secret(&rpc).await?;
 
-    let online = online::load(&rpc).await?;
+    // Statistics.
+    let online = online::load(&rpc).await.unwrap_or_else(|error| {
+        log::warn!("what was noted of clients' online times can't be read: {error}");
+        online::Habits::default()
+    });
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
     let executor =
@@ -334,6 +338,30 @@ pub(super) async fn read_archived<S: Store>(
     let folded = tokio::task::spawn_blocking(move || fold_all(&histories)).await;
     let folded = folded.map_err(|error| error.to_string())??;
     Ok(folded.into_iter().filter_map(Folded::into_factory).collect())
+}
+
+/// Factories in which money of this node may be.
+///
+/// # Errors
+/// What the store says when it can't be read.
+pub async fn living<S: Store>(mut store: S) -> Result<Vec<InstanceId>, String> {
+    let histories = store.load_all().await.map_err(|error| error.to_string())?;
+    let tip = factory_runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
+    let height = tip.map_or(0, |(height, _)| height);
+    let instances: Vec<InstanceId> = histories.iter().map(|(instance, _)| *instance).collect();
+    let folded = tokio::task::spawn_blocking(move || fold_all(&histories)).await;
+    let folded = folded.map_err(|error| error.to_string())??;
+    let lives = folded.into_iter().map(|folded| folded.into_factory());
+    let lives = instances.into_iter().zip(lives).filter(|(_, factory)| {
+        // Of what can't be read at all nobody knows.
+        factory.as_ref().is_none_or(|factory| may_hold_money(factory, height))
+    });
+    Ok(lives.map(|(instance, _)| instance).collect())
+}
+
+fn may_hold_money(factory: &Factory, height: Height) -> bool {
+    let bound = !factory.signed_for().is_empty() || !factory.opens_accepted().is_empty();
+    factory.damage().is_some() || bound && factory.state(height) != FactoryState::Closed
 }
 
 /// What can be read of each. On all cores: a thousand factories of 64 members take one of them many seconds, and

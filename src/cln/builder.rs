@@ -60,7 +60,8 @@ async fn give_up(
     error: impl std::fmt::Display,
 ) -> anyhow::Result<()> {
     let (rpc, reason) = (boot::rpc(&configured.configuration()), error.to_string());
-    if !guard::must_stop(&rpc, datastore::store(rpc.clone()), &reason).await {
+    let living = boot::living(datastore::store(rpc.clone())).await;
+    if !guard::must_stop(&rpc, living, &reason).await {
         return Err(anyhow::anyhow!(reason));
     }
     let state = boot::refusing(rpc.clone(), outbox.clone(), reason);
@@ -214,6 +215,11 @@ fn subscriptions(builder: Draft) -> Draft {
         })
         .subscribe("shutdown", |plugin: Plugin<State>, _| async move {
             plugin.state().vital.stop();
+            if plugin.state().unavailable.borrow().is_some() {
+                // S33: peers may still connect, and an HTLC of theirs find nobody here. lightningd ends us
+                // when it has ended all else.
+                std::future::pending::<()>().await;
+            }
             plugin.state().runtime.flush().await;
             // Returning from `main` instead would wait for a thread that reads stdin.
             std::process::exit(0)

@@ -3,12 +3,9 @@
 
 use std::time::Duration;
 
-use factory_engine::Factory;
 use factory_engine::types::InstanceId;
-use factory_runtime::store::Store;
 use serde_json::{Value, json};
 
-use super::boot;
 use super::client::{Call, Rpc};
 use super::outbox::Outbox;
 use super::state::Shared;
@@ -32,10 +29,11 @@ pub fn own_path() -> String {
     std::env::args().next().unwrap_or_default()
 }
 
-/// The plugin can't start, for this reason. Whether lightningd must not run then: factories may be alive, and
-/// it isn't important, so that lightningd wouldn't stop with it.
-pub async fn must_stop<S: Store>(rpc: &Rpc, mut store: S, reason: &str) -> bool {
-    let why = match living(&mut store).await {
+/// The plugin can't start, for this reason, and these factories may be alive. Whether lightningd must not run
+/// then: there are some, or that can't be known, and it isn't important, so that lightningd wouldn't stop with
+/// it.
+pub async fn must_stop(rpc: &Rpc, living: Result<Vec<InstanceId>, String>, reason: &str) -> bool {
+    let why = match living {
         Ok(living) => match living.first() {
             Some(first) => format!("there are factories to guard, {} of them, such as {first}", living.len()),
             None => {
@@ -48,27 +46,6 @@ pub async fn must_stop<S: Store>(rpc: &Rpc, mut store: S, reason: &str) -> bool 
     log::error!("the plugin can't start: {reason}. lightningd is stopped, because {why}");
     let configs = rpc.call("listconfigs", json!({})).await;
     !configs.is_ok_and(|configs| is_important(&configs["configs"], &own_path()))
-}
-
-/// Factories in which money of this node may be.
-async fn living<S: Store>(store: &mut S) -> Result<Vec<InstanceId>, String> {
-    let histories = store.load_all().await.map_err(|error| error.to_string())?;
-    let tip = factory_runtime::stored_tip(store).await.map_err(|error| error.to_string())?;
-    let height = tip.map_or(0, |(height, _)| height);
-    let instances: Vec<InstanceId> = histories.iter().map(|(instance, _)| *instance).collect();
-    let folded = tokio::task::spawn_blocking(move || boot::fold_all(&histories)).await;
-    let folded = folded.map_err(|error| error.to_string())??;
-    let lives = folded.into_iter().map(|folded| folded.into_factory());
-    let lives = instances.into_iter().zip(lives).filter(|(_, factory)| {
-        // Of what can't be read at all nobody knows.
-        factory.as_ref().is_none_or(|factory| may_hold_money(factory, height))
-    });
-    Ok(lives.map(|(instance, _)| instance).collect())
-}
-
-fn may_hold_money(factory: &Factory, height: u32) -> bool {
-    let bound = !factory.signed_for().is_empty() || !factory.opens_accepted().is_empty();
-    factory.damage().is_some() || bound && factory.state(height) != factory_engine::State::Closed
 }
 
 /// The process ends, because a task that it can't be without has.
