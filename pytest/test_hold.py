@@ -11,8 +11,10 @@ from harness import (
     fund,
     lsp_options,
     mine,
+    mine_until,
     plugin_options,
     send_over,
+    spender,
     wait_for,
 )
 
@@ -142,3 +144,39 @@ def test_failed_back_at_each_limit(node_factory, bitcoind):
     stop_client(lsp, alice)
     assert failcode(stranger, send(off)) == TEMPORARY_CHANNEL_FAILURE
     assert not lsp.daemon.is_in_log("holding an HTLC", start=lsp.daemon.logsearch_start)
+
+
+# S35, S16
+def test_an_incoming_channel_that_goes_on_chain(node_factory, bitcoind):
+    """While their HTLCs wait for alice, the payer closes its channel: the one that can still be claimed on
+    chain is delivered, and is; dust can't be, and is failed."""
+    options = {"factory-hold-time": 600}
+    (lsp, alice, stranger), factory = factory_and_stranger(node_factory, bitcoind, **options)
+    big = alice.rpc.invoice(AMOUNT, "big", "big")
+    dust = alice.rpc.invoice(300_000, "dust", "dust")
+    stop_client(lsp, alice)
+    channel_id = factory["clients"][0]["channel_id"]
+    for invoice in (big, dust):
+        # Time for the close, and for alice.
+        send_over(stranger, lsp, alice, invoice, channel_id, more=20)
+    wait_for(lambda: len(held(lsp, factory)) == 2)
+
+    (ordinary,) = stranger.rpc.listpeerchannels(lsp.info["id"])["channels"]
+    (expiry,) = [htlc["expiry"] for htlc in ordinary["htlcs"] if htlc["amount_msat"] > AMOUNT]
+    stranger.rpc.close(lsp.info["id"], 1)
+    mine(bitcoind, 1, [lsp], wait_for_mempool=1)
+    wait_for(lambda: len(held(lsp, factory)) == 1)
+    lsp.daemon.wait_for_log("msat can't be claimed")
+    assert held(lsp, factory)[0]["amount_msat"] == AMOUNT
+
+    alice.start()
+    connect_all(lsp, [alice])
+    wait_for(lambda: alice.rpc.listinvoices("big")["invoices"][0]["status"] == "paid")
+    assert alice.rpc.listinvoices("dust")["invoices"][0]["status"] == "unpaid"
+    # The operator has the preimage, and claims what it paid for.
+    commitment = spender(bitcoind, ordinary["funding_txid"], ordinary["funding_outnum"])
+    in_sat = next(htlc["amount_msat"] for htlc in ordinary["htlcs"] if htlc["amount_msat"] > AMOUNT) // 1000
+    (output,) = [out["n"] for out in commitment["vout"] if out["sat"] == in_sat]
+    mine_until(bitcoind, [lsp], lambda: spender(bitcoind, commitment["txid"], output))
+    assert bitcoind.rpc.getblockcount() < expiry
+    assert factory_of(lsp, factory["factory_instance"])["state"] == "active"

@@ -12,6 +12,7 @@ from harness import (
     only_factory,
     pay,
     plugin_options,
+    send_over,
     spender,
     state,
     status,
@@ -36,33 +37,40 @@ def settled_at(bitcoind, place, htlc_sat):
     return heights[0] if heights else None
 
 
+def held_for(node_factory, bitcoind, amounts_msat):
+    """A factory of alice, who holds what she is to receive, and bob; a stranger pays alice over the operator."""
+    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
+    options = [lsp_options(), holding, plugin_options(), {"may_reconnect": True}]
+    lsp, alice, bob, stranger = nodes = node_factory.get_nodes(4, opts=options)
+    lsp.fundwallet(10_000_000)
+    stranger.fundwallet(2_000_000)
+    connect_all(lsp, [alice, bob])
+    stranger.connect(lsp)
+    stranger.rpc.fundchannel(lsp.info["id"], 1_000_000, announce=False)
+    mine(bitcoind, 6, [lsp, alice, bob], wait_for_mempool=1)
+    wait_for(lambda: stranger.rpc.listpeerchannels()["channels"][0]["state"] == "CHANNELD_NORMAL")
+    create_active(bitcoind, lsp, [alice, bob])
+    channel_id = channel_with(alice, lsp)["channel_id"]
+    for number, amount in enumerate(amounts_msat):
+        invoice = alice.rpc.invoice(amount, f"held {number}", "held")
+        send_over(stranger, lsp, alice, invoice, channel_id, more=5)
+        alice.daemon.wait_for_log("holding an HTLC that expires at")
+    return nodes
+
+
 # S16
 def test_held_htlc_starts_the_exit(node_factory, bitcoind):
-    """Alice holds an HTLC until blocks_early before its expiry: both sides of her channel begin to take
-    it on chain, in time and not before; bob's channel, in the same leaf, goes on. The plugin of the node
-    that is restarted in between does too."""
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    options = [lsp_options(), holding, plugin_options()]
-    lsp, alice, bob = nodes = node_factory.get_nodes(3, opts=options)
-    lsp.fundwallet(10_000_000)
-    connect_all(lsp, [alice, bob])
-    mine(bitcoind, 1, nodes)
-    create_active(bitcoind, lsp, [alice, bob])
-
-    invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    decoded = lsp.rpc.decode(invoice["bolt11"])
-    lsp.rpc.sendpay(
-        [{"id": alice.info["id"], "channel": channel_with(alice, lsp)["alias"]["remote"], "amount_msat": 50_000_000,
-          "delay": decoded["min_final_cltv_expiry"] + 5}],
-        decoded["payment_hash"], payment_secret=decoded["payment_secret"], bolt11=invoice["bolt11"])
-    alice.daemon.wait_for_log("holding an HTLC that expires at")
-
-    htlc = channel_with(alice, lsp)["htlcs"][0]
+    """Alice holds an HTLC that the operator forwards: the operator takes her channel on chain blocks_early
+    before its expiry and not before, also after a restart in between; alice, who knows no preimage, doesn't;
+    bob's channel, in the same leaf, goes on."""
+    lsp, alice, bob, _ = held_for(node_factory, bitcoind, [50_000_000])
+    nodes = [lsp, alice, bob]
+    (htlc,) = channel_with(lsp, alice)["htlcs"]
     early = only_factory(alice)["blocks_early"]
     deadline = htlc["expiry"] - early
     # Not said while there is time.
     mine(bitcoind, deadline - 6 - bitcoind.rpc.getblockcount(), nodes)
-    assert [warned(node) for node in (lsp, alice, bob)] == [[], [], []]
+    assert [warned(node) for node in nodes] == [[], [], []]
     # Six blocks before, it is; and that node.
     mine(bitcoind, 1, nodes)
     urgent = {
@@ -71,22 +79,20 @@ def test_held_htlc_starts_the_exit(node_factory, bitcoind):
         "cltv_expiry": htlc["expiry"],
         "exit_block": deadline,
     }
-    assert [warned(node) for node in (lsp, alice, bob)] == [[urgent], [urgent], []]
+    assert [warned(node) for node in nodes] == [[urgent], [], []]
     mine(bitcoind, deadline - 1 - bitcoind.rpc.getblockcount(), nodes)
     assert state(alice) == "active" and state(lsp) == "active"
     assert bitcoind.rpc.getrawmempool() == []
-    alice.restart()
-    connect_all(lsp, [alice])
+    lsp.restart()
+    connect_all(lsp, [alice, bob])
     mine(bitcoind, 0, nodes)
-    wait_for(lambda: warned(alice) == [urgent])
-    assert state(alice) == "active"
+    wait_for(lambda: warned(lsp) == [urgent])
 
     mine(bitcoind, 1, nodes)
-    wait_for(lambda: state(alice) == "exiting")
-    assert warned(alice) == [urgent] and "HTLC" in only_factory(alice)["exit"]["reason"]
     lsp.daemon.wait_for_log("an HTLC of client 0 that expires at {}".format(htlc["expiry"]))
+    assert "HTLC" in only_factory(lsp)["exit"]["reason"]
+    assert "exit" not in only_factory(alice)
     mine(bitcoind, 1, nodes, wait_for_mempool=1)
-    wait_for(lambda: state(alice) == "exited")
     leaf_height = bitcoind.rpc.getblockcount()
     assert leaf_height <= htlc["expiry"] - early + 1
 
@@ -97,9 +103,27 @@ def test_held_htlc_starts_the_exit(node_factory, bitcoind):
     assert channel_with(bob, lsp)["state"] == "CHANNELD_NORMAL"
 
 
+# S35
+def test_held_dust_starts_no_exit(node_factory, bitcoind):
+    """Alice holds dust, and what is worth less than an exit, until they expire: nobody leaves, nobody is
+    warned of it."""
+    lsp, alice, bob, _ = held_for(node_factory, bitcoind, [300_000, 1_000_000])
+    nodes = [lsp, alice, bob]
+    htlcs = channel_with(lsp, alice)["htlcs"]
+    assert len(htlcs) == 2
+    expiry = min(htlc["expiry"] for htlc in htlcs)
+    mine(bitcoind, expiry - only_factory(alice)["blocks_early"] - bitcoind.rpc.getblockcount(), nodes)
+    mine(bitcoind, expiry - bitcoind.rpc.getblockcount(), nodes)
+    assert [state(node) for node in nodes] == ["active"] * 3
+    assert [warned(node) for node in nodes] == [[], [], []]
+    assert bitcoind.rpc.getrawmempool() == []
+    assert len(channel_with(lsp, alice)["htlcs"]) == 2
+
+
 # S16
 def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
-    """A client that was away when its HTLC's deadline came and went begins to leave as soon as it is back."""
+    """A client that knows a preimage which its operator didn't take, and that was away when the deadline came
+    and went, begins to leave as soon as it is back."""
     holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
     lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
     lsp.fundwallet(10_000_000)
@@ -114,8 +138,13 @@ def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
     alice.daemon.wait_for_log("holding an HTLC that expires at")
     htlc = channel_with(alice, lsp)["htlcs"][0]
     early = only_factory(alice)["blocks_early"]
-    # Both are away: nobody has begun.
     lsp.stop()
+    # Asked again after a restart, alice knows that it is hers.
+    alice.stop()
+    alice.daemon.opts["plugin"] = plugin_options()["plugin"]
+    alice.start()
+    wait_for(lambda: alice.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
+    # Both are away: nobody has begun.
     alice.stop()
     bitcoind.generate_block(htlc["expiry"] - early - bitcoind.rpc.getblockcount() + 2)
     alice.start()
@@ -168,10 +197,40 @@ def test_known_preimage_is_claimed_in_time(node_factory, bitcoind):
 
 # S16
 def test_own_payment_that_is_not_settled(node_factory, bitcoind):
-    """The payee of alice's payment holds it: alice and the operator leave at her channel's deadline, and she
-    gets it back on chain."""
+    """Alice holds a payment of the operator's own: it leaves when that has timed out, and gets it back."""
+    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
+    for node in nodes:
+        fund(bitcoind, node, 2_000_000)
+    connect_all(lsp, [alice])
+    mine(bitcoind, 0, nodes)
+    create_active(bitcoind, lsp, [alice])
+    invoice = alice.rpc.invoice(50_000_000, "held", "held")
+    decoded = lsp.rpc.decode(invoice["bolt11"])
+    route = [{"id": alice.info["id"], "channel": channel_with(lsp, alice)["alias"]["local"],
+              "amount_msat": 50_000_000, "delay": decoded["min_final_cltv_expiry"]}]
+    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
+    alice.daemon.wait_for_log("holding an HTLC that expires at")
+    (htlc,) = channel_with(lsp, alice)["htlcs"]
+    early = only_factory(alice)["blocks_early"]
+    mine(bitcoind, htlc["expiry"] - 1 - bitcoind.rpc.getblockcount(), nodes)
+    assert (state(alice), state(lsp)) == ("active", "active")
+    mine(bitcoind, 1, nodes)
+    wait_for(lambda: "HTLC" in only_factory(lsp).get("exit", {}).get("reason", ""))
+    assert only_factory(lsp)["exit"]["since_block"] == htlc["expiry"]
+    (place,) = only_factory(lsp)["clients"]
+    mine_until(bitcoind, nodes, lambda: settled_at(bitcoind, place, 50_000), limit=early + 5)
+    assert settled_at(bitcoind, place, 50_000) > htlc["expiry"]
+
+
+# S35
+def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
+    """The payee of alice's payment holds it on its ordinary channel: the operator closes that, and alice has
+    her HTLC back before hers is due. Nobody leaves the factory."""
     holding = {"plugin": str(PLUGINS / "hold_htlcs.py"), "may_reconnect": True}
-    nodes = node_factory.get_nodes(3, opts=[lsp_options(), plugin_options(), holding])
+    # Six blocks, as pyln-testing has it, are less than it takes on chain.
+    operator = lsp_options(**{"cltv-delta": 20})
+    nodes = node_factory.get_nodes(3, opts=[operator, plugin_options(), holding])
     lsp, alice, stranger = nodes
     members = [lsp, alice]
     for node in nodes:
@@ -186,25 +245,19 @@ def test_own_payment_that_is_not_settled(node_factory, bitcoind):
     early = only_factory(alice)["blocks_early"]
     invoice = stranger.rpc.invoice(20_000_000, "held", "held")
     secret = alice.rpc.decode(invoice["bolt11"])["payment_secret"]
+    # As far from each other as the operator's cltv-delta: what an exit takes comes on top.
     route = [
         {"id": lsp.info["id"], "channel": channel_with(alice, lsp)["alias"]["local"], "amount_msat": 21_000_000,
-         "delay": early + 8},
+         "delay": 28},
         {"id": stranger.info["id"], "channel": channel_with(lsp, stranger)["short_channel_id"],
-         "amount_msat": 20_000_000, "delay": early + 2},
+         "amount_msat": 20_000_000, "delay": 8},
     ]
     alice.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
     stranger.daemon.wait_for_log("holding an HTLC that expires at")
     (htlc,) = channel_with(alice, lsp)["htlcs"]
-    assert htlc["direction"] == "out"
-    deadline = htlc["expiry"] - early
-    mine(bitcoind, deadline - 1 - bitcoind.rpc.getblockcount(), members)
+    (forwarded,) = channel_with(lsp, stranger)["htlcs"]
+    assert htlc["direction"] == "out" and htlc["expiry"] - forwarded["expiry"] == early + 20
+    mine_until(bitcoind, members, lambda: channel_with(alice, lsp)["htlcs"] == [], limit=28)
+    assert bitcoind.rpc.getblockcount() < htlc["expiry"] - early
     assert (state(alice), state(lsp)) == ("active", "active")
-    mine(bitcoind, 1, members)
-    # The operator has received it: it may learn the preimage yet.
-    wait_for(lambda: (state(alice), state(lsp)) == ("exiting", "exiting"))
-    mine_until(bitcoind, members, lambda: channel_with(alice, lsp)["state"] == "ONCHAIN", limit=early)
-    assert bitcoind.rpc.getblockcount() < htlc["expiry"]
-    # Timed out as soon as it may be.
-    (place,) = only_factory(alice)["clients"]
-    mine_until(bitcoind, members, lambda: settled_at(bitcoind, place, 21_000), limit=early + 5)
-    assert htlc["expiry"] < settled_at(bitcoind, place, 21_000) <= htlc["expiry"] + 3
+    assert channel_with(alice, lsp)["state"] == "CHANNELD_NORMAL"
