@@ -263,6 +263,8 @@ where
         None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
     }
     Ok(Config {
+        // lightningd says it.
+        cltv_delta: Config::default().cltv_delta,
         policy: policy(&plugin.option(&policy_option())?)?,
         allowed_lsps: plugin.option(&ALLOW_LSP)?.map(|ids| node_ids(&ids)).transpose()?,
         max_price_msat: within(integer(&MAX_PRICE)?, 0)?,

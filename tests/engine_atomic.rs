@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::factory;
+use common::{factory, htlc};
 use factory_engine::types::InstanceId;
-use factory_engine::{Command, Input, PendingHtlc, State};
+use factory_engine::{Command, Direction, Input, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, LSP, World};
@@ -108,7 +108,7 @@ fn htlcs() {
         let step = |world: &mut World, factories: Two| {
             let cltv_expiry = world.chain.height() + 1;
             let of =
-                |one| PendingHtlc { channel_id: factory(world, at, one).current.channels[&0], cltv_expiry };
+                |one| htlc(factory(world, at, one).current.channels[&0], Direction::Fulfilled, cltv_expiry);
             let htlcs = factories.map(of).to_vec();
             world.feed(at, Input::Htlcs(htlcs)).unwrap();
         };

@@ -13,7 +13,7 @@ use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{NodeIndex, NodeKind, SessionId, SpendRole, fee};
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, Height, InstanceId, Txid};
-use factory_engine::{Answer, Command, Effect, Entropy, Input, Level, PendingHtlc};
+use factory_engine::{Answer, Command, Direction, Effect, Entropy, Input, Level, PendingHtlc};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
@@ -98,7 +98,7 @@ fn an_exit_leaves_time_for_what_comes_after_and_stays_below_the_stake() {
     world.command(1, Command::Exit { instance }).unwrap();
     let began = world.chain.height();
     let expiry = began + 120;
-    let htlc = |channel_id, cltv_expiry| PendingHtlc { channel_id, cltv_expiry };
+    let htlc = |channel_id, cltv_expiry| common::htlc(channel_id, Direction::Fulfilled, cltv_expiry);
     let capacity = factory(&world, 1, instance).capacity(0);
     let stake = Amount::from_sat(60_001);
     let mut seen = 0;

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::factory;
-use factory_engine::{Command, Input, PendingHtlc, State};
+use common::{factory, htlc};
+use factory_engine::{Command, Direction, Input, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World, losing};
@@ -20,7 +20,7 @@ fn an_unsettled_htlc_starts_the_exit() {
         let early = u32::from(on_node.current.layout.blocks_early(0));
         let channel_id = on_node.current.channels[&0];
         let height = world.chain.height();
-        let pending = PendingHtlc { channel_id, cltv_expiry: height + early + 3 };
+        let pending = htlc(channel_id, Direction::Fulfilled, height + early + 3);
         let tell = |world: &mut World| {
             world.feed(at, Input::Htlcs(vec![pending])).unwrap();
             world.settle().unwrap();
@@ -79,7 +79,7 @@ fn nothing_moves_on_a_funding_that_is_young_again() {
 #[test]
 fn other_htlcs_start_nothing() {
     let (mut world, instance) = Scenario::new(8).clients(2).active().unwrap();
-    let foreign = PendingHtlc { channel_id: factory_engine::types::ChannelId([9; 32]), cltv_expiry: 0 };
+    let foreign = htlc(factory_engine::types::ChannelId([9; 32]), Direction::Fulfilled, 0);
     world.feed(1, Input::Htlcs(vec![foreign])).unwrap();
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Active));
@@ -141,12 +141,12 @@ fn nothing_moves_on_a_channel_that_was_given_up() {
 fn no_htlc_is_urgent_without_a_funding() {
     let (mut world, instance) = Scenario::new(11).clients(2).active().unwrap();
     let channel_id = factory(&world, 1, instance).current.channels[&0];
-    let htlc = PendingHtlc { channel_id, cltv_expiry: world.chain.height() + 1 };
+    let pending = htlc(channel_id, Direction::Fulfilled, world.chain.height() + 1);
     let depth = world.chain.height() - factory(&world, 1, instance).funding_height().unwrap() + 1;
     world.chain.reorg_and_drop(depth);
     world.mine_quietly(depth + 1);
     world.sync_all().unwrap();
-    world.feed(1, Input::Htlcs(vec![htlc])).unwrap();
+    world.feed(1, Input::Htlcs(vec![pending])).unwrap();
     let engine = world.members[1].engine.as_ref().unwrap();
     let factory = engine.factory(instance).unwrap();
     assert_eq!(factory.funding_height(), None);

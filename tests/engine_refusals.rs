@@ -5,7 +5,7 @@
 mod common;
 
 use common::factory;
-use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::admission::htlc::{Failure, Htlc, Upstream, Verdict, admit};
 use factory_engine::policy::Policy;
 use factory_engine::policy::prices::PriceList;
 use factory_engine::record::event::Event;
@@ -382,7 +382,14 @@ fn admission() {
     let (good, bad) = (policy(Ok(())), policy(Err(Unusable::NotChecked)));
     let height = 100;
     let check = |incoming, outgoing, cltv_expiry, outgoing_cltv_expiry| match admit(
-        &Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry },
+        &Htlc {
+            incoming,
+            outgoing,
+            cltv_expiry,
+            outgoing_cltv_expiry,
+            cltv_delta: 34,
+            upstream: Upstream::Live,
+        },
         height,
     ) {
         Verdict::Continue => None,
@@ -403,6 +410,48 @@ fn admission() {
     assert_eq!(check(Some(&bad), None, 500, None), Some(Failure::TemporaryNode));
     assert_eq!(check(None, Some(&bad), 500, Some(400)), Some(Failure::TemporaryChannel));
     assert_eq!(check(Some(&good), Some(&bad), 500, Some(400)), Some(Failure::TemporaryChannel));
+}
+
+/// S16, S35: a forward is admitted only if what comes in can still be claimed when what goes out ends as late
+/// as it may: by the blocks that the deadlines of exits count with, and never dust on a channel that goes on
+/// chain.
+#[test]
+fn a_forward_leaves_time_to_claim() {
+    let policy = ChannelPolicy {
+        instance: InstanceId([1; 32]),
+        client: None,
+        usable: Ok(()),
+        blocks_early: 50,
+        safe_end: 1_000,
+    };
+    let (ours, ordinary) = (Some(&policy), None);
+    let closing = |amount_msat| Upstream::Closing { amount_msat };
+    let (live, big, dust) = (Upstream::Live, closing(546_000), closing(545_999));
+    let (soon, not) = (Some(Failure::ExpiryTooSoon), Some(Failure::TemporaryNode));
+    for (incoming, outgoing, cltv_expiry, upstream, failure) in [
+        // What comes in needs an exit, and lightningd's cltv-delta.
+        (ours, ordinary, 384, live, None),
+        (ours, ordinary, 383, live, soon),
+        (ours, ours, 384, live, None),
+        (ours, ours, 383, live, soon),
+        // On an ordinary channel lightningd sees to that, as long as it lives.
+        (ordinary, ours, 301, live, None),
+        // What is claimed on chain has no other way.
+        (ordinary, ours, 334, big, None),
+        (ordinary, ours, 333, big, soon),
+        (ordinary, ours, 900, dust, not),
+        (ours, ours, 384, big, None),
+        (ours, ours, 383, big, soon),
+        (ours, ordinary, 900, dust, not),
+    ] {
+        let outgoing_cltv_expiry = Some(300);
+        let htlc = Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry, cltv_delta: 34, upstream };
+        let verdict = match admit(&htlc, 100) {
+            Verdict::Continue => None,
+            Verdict::Fail { failure, .. } => Some(failure),
+        };
+        assert_eq!(verdict, failure, "{htlc:?}");
+    }
 }
 
 /// S18: nothing moves before the funding is as deep as the terms say, on either side.

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::factory;
-use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
+use common::{factory, htlc};
+use factory_engine::admission::htlc::{Failure, Htlc, Upstream, Verdict, admit};
 use factory_engine::admission::urgent::Urgent;
 use factory_engine::types::{ChannelId, InstanceId, Txid};
-use factory_engine::{ChannelPolicy, Input, PendingHtlc, Sold};
+use factory_engine::{ChannelPolicy, Direction, Input, Sold};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
 
@@ -64,6 +64,8 @@ fn bought_channels_take_htlcs_by_their_own_chain() {
                     outgoing: (!incoming).then_some(policy),
                     cltv_expiry: expiry,
                     outgoing_cltv_expiry: (!incoming).then_some(expiry),
+                    cltv_delta: 34,
+                    upstream: Upstream::Live,
                 };
                 let failure = match admit(&htlc, height) {
                     Verdict::Continue => None,
@@ -88,7 +90,7 @@ fn an_unsettled_htlc_on_a_bought_channel_starts_the_exit() {
         let (channel_id, txid) = sale(&world, at, instance, 2);
         let early = u32::from(factory(&world, at, instance).sale_blocks_early(0, 2));
         assert!(early > u32::from(factory(&world, at, instance).current.layout.blocks_early(0)));
-        let pending = PendingHtlc { channel_id, cltv_expiry: world.chain.height() + early + 7 };
+        let pending = htlc(channel_id, Direction::Fulfilled, world.chain.height() + early + 7);
         let exit_block = pending.cltv_expiry - early;
         let tell = |world: &mut World| {
             world.feed(at, Input::Htlcs(vec![pending])).unwrap();

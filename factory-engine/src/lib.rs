@@ -56,8 +56,9 @@ pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
-    Answer, Block, CheckFailure, Command, Create, Effect, Entropy, Input, Invoice, KnownChannel, Level,
-    NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, StaleStep,
+    Answer, Block, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice, KnownChannel,
+    Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind,
+    StaleStep,
 };
 pub use memory::ceremony::Phase;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};

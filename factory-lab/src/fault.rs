@@ -75,6 +75,8 @@ kinds! {
     FeeSpike "fee-spike" 40_000 "For up to 12 blocks miners take more than the tree pays, sometimes the mempool too (each block).";
     Pin "pin" 60_000 "A stranger's large child with a low feerate is on an anchor (each block).";
     WalletLocked "wallet-locked" 20_000 "A member's wallet can't be used for up to 5 blocks (each block).";
+    Held "held" 250_000 "A payment of any size is held for up to 80 blocks, and its preimage perhaps told and not taken (each payment).";
+    Dust "dust" 150_000 "It is so small that perhaps no commitment transaction shows it (each payment).";
     SlowBlock "slow-block" 20_000 "The next block takes hours (each block).";
 }
 

@@ -81,7 +81,8 @@ pub fn lightningd(data: &[u8]) {
             2 => {
                 let (channels, _) = feerates::look(&rpc).await;
                 let channels = channels.unwrap_or_default();
-                let _ = htlcs::of_channels(&channels);
+                let _ =
+                    htlcs::of_channels(&channels, &htlcs::removing(&channels).into_iter().take(1).collect());
                 let _ = htlcs::in_flight(&channels);
             }
             3 => {

@@ -30,7 +30,7 @@ use super::funding_script::Database;
 use super::holding::Holding;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
-use super::{datastore, feerates, htlcs, online, peers, watch_online};
+use super::{datastore, feerates, htlcs, online, peers, preimages, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -52,6 +52,7 @@ pub struct Prepared {
     scan_from: Option<Height>,
     news: watch::Receiver<Height>,
     bumper: Bumper<Rpc>,
+    database: Database,
 }
 
 /// Loads everything and starts the runtime.
@@ -67,13 +68,17 @@ pub async fn prepare(
     let me: NodeId = me.parse().map_err(|error| unexpected("getinfo", error))?;
     let configs = rpc.call("listconfigs", json!({})).await?;
     let cltv_final = configs["configs"]["cltv-final"]["value_int"].as_u64();
+    let cltv_delta = configs["configs"]["cltv-delta"]["value_int"].as_u64();
+    let cltv_delta = cltv_delta.and_then(|blocks| blocks.try_into().ok()).unwrap_or(config.cltv_delta);
+    let config = Config { cltv_delta, ..config };
     let database = Database::locate(&configs["configs"], network_dir);
     let master = master_secret(&rpc).await?;
 
     let online = online::load(&rpc).await?;
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone());
-    let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
+    let executor =
+        Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = datastore::store(rpc.clone());
     let loaded = load(engine, store).await;
@@ -102,7 +107,7 @@ pub async fn prepare(
         chain_problem: watch::channel(None).0,
         unavailable,
     });
-    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver, bumper })
+    Ok(Prepared { state, stored_tip, scan_from, news: news_receiver, bumper, database })
 }
 
 fn refuse_everything(inbox: Inbox, reason: String) -> String {
@@ -220,7 +225,7 @@ fn fold((instance, records): &History) -> Result<Folded, String> {
 /// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
 /// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
-    let Prepared { state, stored_tip, scan_from, news, bumper } = prepared;
+    let Prepared { state, stored_tip, scan_from, news, bumper, database } = prepared;
     if state.unavailable.is_some() {
         return;
     }
@@ -241,6 +246,7 @@ pub async fn follow(prepared: Prepared) {
         runtime: state.runtime.clone(),
         rpc: state.rpc.clone(),
         bumper,
+        database,
     };
     Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
@@ -291,6 +297,7 @@ struct EngineSink<C> {
     runtime: Handle,
     rpc: C,
     bumper: Bumper<C>,
+    database: Database,
 }
 
 impl<C: Call> Sink for EngineSink<C> {
@@ -304,7 +311,12 @@ impl<C: Call> Sink for EngineSink<C> {
         let mark = self.state.dust.mark();
         let (channels, fees) = feerates::look(&self.rpc).await;
         if let Some(channels) = channels {
-            let (open, htlcs) = htlcs::of_channels(&channels);
+            // S35: after a start, before it is said what is worth its fees.
+            if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
+                self.runtime.input(Input::Fees(fees.clone()));
+            }
+            let failed = preimages::failed(self.database.clone(), htlcs::removing(&channels)).await;
+            let (open, htlcs) = htlcs::of_channels(&channels, &failed);
             self.runtime.input(Input::Htlcs(htlcs));
             self.runtime.input(Input::Channels(open));
             self.state.dust.look(mark, &htlcs::in_flight(&channels), self.runtime.view());

@@ -1,6 +1,6 @@
 //! Which short channel id is which channel. Hooks name channels by scid, factories by channel_id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use factory_engine::KnownChannel;
@@ -8,6 +8,16 @@ use factory_engine::types::{Amount, ChannelId, NodeId};
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
+
+/// lightningd's states of a channel whose HTLCs its peers settle between them (`channel_state.h`).
+const LIVE: [&str; 6] = [
+    "CHANNELD_AWAITING_LOCKIN",
+    "CHANNELD_NORMAL",
+    "CHANNELD_AWAITING_SPLICE",
+    "CHANNELD_SHUTTING_DOWN",
+    "DUALOPEND_AWAITING_LOCKIN",
+    "CLOSINGD_SIGEXCHANGE",
+];
 
 /// A map that follows `listpeerchannels`.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +29,8 @@ struct Maps {
     ids: HashMap<String, ChannelId>,
     /// Short channel id of each channel that is on chain.
     scids: HashMap<ChannelId, String>,
+    /// Those on which lightningd has not given up: HTLCs are settled off chain.
+    live: HashSet<ChannelId>,
     /// Those whose funding lightningd hasn't seen on chain.
     unconfirmed: HashMap<ChannelId, KnownChannel>,
 }
@@ -32,6 +44,11 @@ impl Channels {
     /// A channel's short_channel_id, once it has one, as of the last look.
     pub fn scid(&self, channel: ChannelId) -> Option<String> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).scids.get(&channel).cloned()
+    }
+
+    /// Whether HTLCs on this channel are settled off chain, as of the last look.
+    pub fn is_live(&self, channel: ChannelId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).live.contains(&channel)
     }
 
     /// Whether all channels that we have heard of are such.
@@ -67,6 +84,9 @@ impl Channels {
                 continue;
             };
             let described = describe(channel_id, channel);
+            if channel["state"].as_str().is_some_and(|state| LIVE.contains(&state)) {
+                maps.live.insert(channel_id);
+            }
             known.extend(described);
             // lightningd knows no scid of its own for a funding that it hasn't seen.
             if channel.get("short_channel_id").is_none() {

@@ -43,6 +43,11 @@ impl Database {
         })
     }
 
+    /// The file, where it is one that we can read.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.0.as_deref().ok()
+    }
+
     /// Compares lightningd's record of a channel with the leaf. Blocks on the disk.
     pub fn check(&self, channel: ChannelId, outpoint: OutPoint, output: &TxOut) -> Result<(), CheckFailure> {
         let path = match &self.0 {

@@ -1,26 +1,80 @@
 //! Channels and HTLCs that are not settled yet, for the engine's deadlines (S16) and the cap on dust.
 
+use std::collections::HashSet;
+
 use bitcoin::hex::FromHex;
-use factory_engine::PendingHtlc;
 use factory_engine::admission::dust::InFlight;
 use factory_engine::types::ChannelId;
+use factory_engine::{Direction, PendingHtlc};
 use serde_json::Value;
 
-/// Every channel that lightningd has not done with, and every HTLC of it, in whatever state: an offered
-/// one can time out, a received one may have to be claimed. `channels`: of `listpeerchannels`.
-pub fn of_channels(channels: &[Value]) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
-    (channels.iter().filter_map(id).collect(), channels.iter().flat_map(of_channel).collect())
+/// A received HTLC: its channel, and its number there.
+pub type Incoming = (ChannelId, u64);
+
+/// Every channel that lightningd has not done with, and every HTLC of it that it hasn't either. `channels`:
+/// of `listpeerchannels`; `failed`: of those that lightningd [removes](removing), which it has failed.
+pub fn of_channels(channels: &[Value], failed: &HashSet<Incoming>) -> (Vec<ChannelId>, Vec<PendingHtlc>) {
+    let htlcs = channels.iter().flat_map(|channel| of_channel(channel, failed)).collect();
+    (channels.iter().filter_map(id).collect(), htlcs)
+}
+
+/// Received HTLCs that this node's lightningd has decided about: fulfilled or failed, `listpeerchannels`
+/// doesn't say which.
+pub fn removing(channels: &[Value]) -> Vec<Incoming> {
+    let of_channel = |channel: &Value| {
+        let channel_id = id(channel)?;
+        let removed = list(channel).iter().filter(|htlc| is_incoming(htlc) && is_removed(htlc));
+        Some(removed.filter_map(|htlc| Some((channel_id, htlc["id"].as_u64()?))).collect::<Vec<_>>())
+    };
+    channels.iter().filter_map(of_channel).flatten().collect()
 }
 
 fn id(channel: &Value) -> Option<ChannelId> {
     channel["channel_id"].as_str()?.parse().ok()
 }
 
-fn of_channel(channel: &Value) -> Vec<PendingHtlc> {
+fn list(channel: &Value) -> &[Value] {
+    channel["htlcs"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn is_incoming(htlc: &Value) -> bool {
+    htlc["direction"] == "in"
+}
+
+/// Whether an HTLC is on its way out of the commitment transactions (lightningd's `htlc_state`).
+fn is_removed(htlc: &Value) -> bool {
+    htlc["state"].as_str().is_some_and(|state| state.contains("_REMOVE_"))
+}
+
+/// Whether neither side's commitment transaction has it any more.
+fn is_over(htlc: &Value) -> bool {
+    htlc["state"].as_str().is_some_and(|state| state.ends_with("_REMOVE_ACK_REVOCATION"))
+}
+
+fn of_channel(channel: &Value, failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
     let Some(channel_id) = id(channel) else { return vec![] };
-    let expiry = |htlc: &Value| htlc["expiry"].as_u64().and_then(|expiry| u32::try_from(expiry).ok());
-    let htlcs = channel["htlcs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    htlcs.iter().filter_map(expiry).map(|cltv_expiry| PendingHtlc { channel_id, cltv_expiry }).collect()
+    let one = |htlc: &Value| {
+        let number = htlc["id"].as_u64();
+        let direction = match (is_incoming(htlc), is_removed(htlc)) {
+            (false, _) => Direction::Offered,
+            (true, true) if !number.is_some_and(|id| failed.contains(&(channel_id, id))) => {
+                Direction::Fulfilled
+            }
+            (true, _) => Direction::Received,
+        };
+        Some(PendingHtlc {
+            channel_id,
+            direction,
+            amount_msat: msat(&htlc["amount_msat"]),
+            cltv_expiry: u32::try_from(htlc["expiry"].as_u64()?).ok()?,
+            payment_hash: hash(htlc)?,
+        })
+    };
+    list(channel).iter().filter(|htlc| !is_over(htlc)).filter_map(one).collect()
+}
+
+fn hash(htlc: &Value) -> Option<[u8; 32]> {
+    <[u8; 32]>::from_hex(htlc["payment_hash"].as_str()?).ok()
 }
 
 /// Every HTLC of every channel. `channels`: of `listpeerchannels`.
@@ -36,10 +90,10 @@ pub fn in_flight(channels: &[Value]) -> Vec<InFlight> {
 fn one(channel: ChannelId, htlc: &Value) -> Option<InFlight> {
     Some(InFlight {
         channel,
-        incoming: htlc["direction"] == "in",
+        incoming: is_incoming(htlc),
         id: htlc["id"].as_u64()?,
         msat: msat(&htlc["amount_msat"]),
-        hash: <[u8; 32]>::from_hex(htlc["payment_hash"].as_str()?).ok()?,
+        hash: hash(htlc)?,
     })
 }
 
@@ -57,18 +111,44 @@ mod tests {
     // S16
     #[test]
     fn every_htlc_counts() {
-        let id = "11".repeat(32);
+        let (id, hash) = ("11".repeat(32), "22".repeat(32));
+        let channel_id = ChannelId([0x11; 32]);
+        let htlc = |direction: &str, number: u64, state: &str| {
+            json!({"direction": direction, "id": number, "expiry": 140 + number, "amount_msat": 5_000,
+                   "payment_hash": hash, "state": state})
+        };
         let channel = json!({
             "channel_id": id,
             "htlcs": [
-                {"direction": "in", "id": 0, "expiry": 140, "state": "RCVD_ADD_ACK_REVOCATION"},
-                {"direction": "out", "id": 3, "expiry": 130, "state": "SENT_ADD_HTLC"},
+                htlc("in", 0, "RCVD_ADD_ACK_REVOCATION"),
+                htlc("in", 1, "SENT_REMOVE_HTLC"),
+                htlc("in", 2, "RCVD_REMOVE_ACK_COMMIT"),
+                htlc("in", 3, "SENT_REMOVE_COMMIT"),
+                htlc("in", 4, "SENT_REMOVE_ACK_REVOCATION"),
+                htlc("out", 3, "SENT_ADD_HTLC"),
+                htlc("out", 5, "RCVD_REMOVE_COMMIT"),
+                htlc("out", 6, "RCVD_REMOVE_ACK_REVOCATION"),
             ],
         });
-        let expiries: Vec<u32> = of_channel(&channel).iter().map(|htlc| htlc.cltv_expiry).collect();
-        assert_eq!(expiries, [140, 130]);
-        assert_eq!(of_channel(&json!({"channel_id": id})), []);
-        assert_eq!(of_channel(&json!({"htlcs": [{"expiry": 5}]})), [], "not committed yet");
+        let channels = [channel];
+        assert_eq!(removing(&channels), [1, 2, 3, 4].map(|number| (channel_id, number)));
+        let (open, htlcs) = of_channels(&channels, &HashSet::from([(channel_id, 3)]));
+        assert_eq!(open, [channel_id]);
+        let found: Vec<_> = htlcs.iter().map(|htlc| (htlc.direction, htlc.cltv_expiry)).collect();
+        // What was failed is nothing to claim; what both have removed is over.
+        let expected = [
+            (Direction::Received, 140),
+            (Direction::Fulfilled, 141),
+            (Direction::Fulfilled, 142),
+            (Direction::Received, 143),
+            (Direction::Offered, 143),
+            (Direction::Offered, 145),
+        ];
+        assert_eq!(found, expected);
+        assert!(htlcs.iter().all(|htlc| htlc.amount_msat == 5_000 && htlc.payment_hash == [0x22; 32]));
+        assert_eq!(of_channel(&json!({"channel_id": id}), &HashSet::new()), []);
+        let uncommitted = json!({"htlcs": [{"expiry": 5, "payment_hash": hash}]});
+        assert_eq!(of_channel(&uncommitted, &HashSet::new()), [], "not committed yet");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod outbox;
 pub mod params;
 pub mod payments;
 pub mod peers;
+pub mod preimages;
 pub mod progress;
 pub mod requests;
 #[cfg(test)]

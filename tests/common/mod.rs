@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
-use factory_engine::Sold;
 use factory_engine::record::factory::Factory;
-use factory_engine::types::InstanceId;
+use factory_engine::types::{ChannelId, InstanceId};
+use factory_engine::{Direction, PendingHtlc, Sold};
 use factory_lab::world::{LSP, World};
 
 pub fn factory(world: &World, at: usize, instance: InstanceId) -> &Factory {
@@ -27,4 +27,9 @@ pub fn sales(world: &World, at: usize, instance: InstanceId) -> Vec<Sold> {
 pub fn purse(world: &World, instance: InstanceId) -> u64 {
     let first = factory(world, 1, instance).current.channels[&0];
     world.members[1].lightningd.channels[&first].balances.fundee_msat
+}
+
+/// A pending HTLC of 100,000 sat: as lightningd shows it, with a payment_hash of its own.
+pub fn htlc(channel_id: ChannelId, direction: Direction, cltv_expiry: u32) -> PendingHtlc {
+    PendingHtlc { channel_id, direction, amount_msat: 100_000_000, cltv_expiry, payment_hash: channel_id.0 }
 }

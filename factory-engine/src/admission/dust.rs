@@ -8,12 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::admission::htlc::Htlc;
 use crate::policy::DustLimits;
+use crate::tx::scripts::DUST_MSAT;
 use crate::types::{ChannelId, InstanceId};
-
-/// HTLCs below this are in no commitment transaction, msat. lightningd's dust limit, and the largest that
-/// BOLT 3 has for a standard output; HTLC transactions of channels with zero-fee anchors pay no fee that
-/// would raise it.
-pub const DUST_MSAT: u64 = 546_000;
 
 /// Which incoming HTLC: its channel, and its number there.
 pub type Key = (ChannelId, u64);
@@ -202,7 +198,7 @@ impl Dust {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::htlc::ChannelPolicy;
+    use crate::admission::htlc::{ChannelPolicy, Upstream};
 
     const LIMITS: DustLimits = DustLimits { channel_msat: 1_000, factory_msat: 1_500 };
     const OURS: [ChannelId; 2] = [ChannelId([1; 32]), ChannelId([2; 32])];
@@ -232,6 +228,8 @@ mod tests {
             outgoing: to.and_then(ours),
             cltv_expiry: 0,
             outgoing_cltv_expiry: None,
+            cltv_delta: 0,
+            upstream: Upstream::Live,
         };
         let asking = Asking {
             key: (from, id),

@@ -125,7 +125,7 @@ impl Held {
 mod tests {
     use super::*;
     use crate::admission::htlc::ChannelPolicy;
-    use crate::admission::htlc::{Verdict, admit};
+    use crate::admission::htlc::{Upstream, Verdict, admit};
 
     const LIMITS: HoldLimits = HoldLimits { time: 60_000, number: 3, msat: 10_000 };
 
@@ -180,14 +180,20 @@ mod tests {
         for (incoming, outgoing, cltv_expiry, outgoing_cltv_expiry) in [
             (None, Some(&near), 200, 166),
             (Some(&near), Some(&near), 200, 166),
-            (Some(&far), Some(&near), 200, 166),
+            (Some(&far), Some(&near), 240, 166),
             (Some(&near), Some(&far), 200, 166),
             // A payer may ask for a forwarded HTLC that outlives the one that pays for it.
             (None, Some(&near), 150, 500),
             (None, Some(&near), 150, 150),
         ] {
-            let htlc =
-                Htlc { incoming, outgoing, cltv_expiry, outgoing_cltv_expiry: Some(outgoing_cltv_expiry) };
+            let htlc = Htlc {
+                incoming,
+                outgoing,
+                cltv_expiry,
+                outgoing_cltv_expiry: Some(outgoing_cltv_expiry),
+                cltv_delta: 0,
+                upstream: Upstream::Live,
+            };
             let last = last_height(&htlc);
             // Blocks are left to fail it back in.
             assert_eq!(admit(&htlc, last + SLACK), Verdict::Continue, "{htlc:?}");

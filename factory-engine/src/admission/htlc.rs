@@ -6,6 +6,7 @@ use crate::record::factory::{Factory, own_clients};
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::sale::Sale;
+use crate::tx::scripts::DUST_MSAT;
 use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, Txid};
 
 /// Confirmations after which a leaf is not expected to leave the chain again.
@@ -40,6 +41,22 @@ pub struct Htlc<'a> {
     pub cltv_expiry: Height,
     /// cltv_expiry of the forwarded HTLC; nothing where this node is the payee.
     pub outgoing_cltv_expiry: Option<Height>,
+    /// lightningd's `cltv-delta`.
+    pub cltv_delta: u32,
+    /// How the channel stands on which it came.
+    pub upstream: Upstream,
+}
+
+/// How the channel stands on which an HTLC came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upstream {
+    /// As usual.
+    Live,
+    /// It is on its way to the chain, or there: what it owes is claimed there.
+    Closing {
+        /// The HTLC's amount there, msat.
+        amount_msat: u64,
+    },
 }
 
 /// BOLT 4 failure codes that [`admit`] uses.
@@ -94,6 +111,32 @@ pub fn admit(htlc: &Htlc<'_>, height: Height) -> Verdict {
         if let Some(verdict) = refuse(policy, expiry, height, Failure::TemporaryChannel) {
             return verdict;
         }
+    }
+    if let Some(outgoing) = htlc.outgoing_cltv_expiry {
+        return admit_forward(htlc, outgoing);
+    }
+    Verdict::Continue
+}
+
+/// Whether what comes in can still be claimed when what would go out ends at its last block (S16): the
+/// deadlines of exits count with the same blocks.
+fn admit_forward(htlc: &Htlc<'_>, outgoing: Height) -> Verdict {
+    if let Upstream::Closing { amount_msat } = htlc.upstream
+        && amount_msat < DUST_MSAT
+    {
+        let reason = format!("its channel goes on chain, where {amount_msat} msat can't be claimed");
+        return Verdict::Fail { failure: Failure::TemporaryNode, reason };
+    }
+    let early = htlc.incoming.map_or(0, |policy| u32::from(policy.blocks_early));
+    let least = outgoing.saturating_add(early).saturating_add(htlc.cltv_delta);
+    // On an ordinary channel lightningd asks for it.
+    let asks = htlc.incoming.is_some() || htlc.upstream != Upstream::Live;
+    if asks && htlc.cltv_expiry < least {
+        let reason = format!(
+            "it expires at {}, before {least}: {} blocks after what it pays for, and {early} for an exit",
+            htlc.cltv_expiry, htlc.cltv_delta
+        );
+        return Verdict::Fail { failure: Failure::ExpiryTooSoon, reason };
     }
     Verdict::Continue
 }

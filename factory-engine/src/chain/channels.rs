@@ -3,14 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::engine::Engine;
-use crate::io::{Effect, KnownChannel, Level, PendingHtlc};
-use crate::memory::Volatile;
-use crate::memory::fees::VolatileFees;
+use crate::io::{Effect, KnownChannel};
 use crate::record::factory::{Factory, own_clients};
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
-use crate::types::{Amount, ChannelId, Height, OutPoint, Txid};
+use crate::types::{Amount, ChannelId, OutPoint, Txid};
 use crate::wire::message::{ChannelInFactory, protocol_id};
 
 /// A channel that this node has in a factory.
@@ -64,51 +61,15 @@ impl Factory {
         })
     }
 
+    /// Whether a channel's funding output is on chain.
+    pub(crate) fn is_out(&self, channel: &OwnChannel) -> bool {
+        self.confirmed.contains_key(&channel.funding.txid)
+    }
+
     /// Own channels whose funding output is on chain.
     fn channels_out(&self) -> impl Iterator<Item = OwnChannel> {
-        self.own_channels().filter(|channel| self.confirmed.contains_key(&channel.funding.txid))
+        self.own_channels().filter(|channel| self.is_out(channel))
     }
-}
-
-impl Engine {
-    /// S16: an HTLC that is still there `blocks_early` blocks before its expiry has to be settled on
-    /// chain, and that takes as many blocks.
-    pub(crate) fn on_htlcs(&self, step: &mut StepBuilder<'_>, htlcs: &[PendingHtlc]) {
-        step.volatile(Volatile::Fees(VolatileFees::Htlcs(htlcs.to_vec())));
-        for factory in self.factories.values().filter(|factory| factory.funding_height().is_some()) {
-            let late = late(step, factory, htlcs);
-            if !late.is_empty() {
-                let reason = "an HTLC was not settled in time";
-                self.start_exit(step, factory, late.into_iter().collect(), reason);
-            }
-        }
-    }
-}
-
-/// S16: clients of whose channels an HTLC has to be settled on chain.
-fn late(step: &mut StepBuilder<'_>, factory: &Factory, htlcs: &[PendingHtlc]) -> BTreeSet<ClientIndex> {
-    let mut late = BTreeSet::new();
-    for channel in factory.own_channels() {
-        let out = factory.confirmed.contains_key(&channel.funding.txid);
-        if out || factory.current.exiting.contains(&channel.client) {
-            continue;
-        }
-        let soon: Height = step.height.saturating_add(factory.early(&channel));
-        let due = |htlc: &&PendingHtlc| htlc.channel_id == channel.channel_id && soon >= htlc.cltv_expiry;
-        let Some(htlc) = htlcs.iter().filter(due).min_by_key(|htlc| htlc.cltv_expiry) else { continue };
-        step.log(
-            Level::Unusual,
-            format!(
-                "{}: an HTLC of client {}{} that expires at {} is not settled: taking its channel on chain",
-                factory.instance,
-                channel.client,
-                channel.sale.map_or_else(String::new, |number| format!("'s channel of sale {number}")),
-                htlc.cltv_expiry
-            ),
-        );
-        late.insert(channel.client);
-    }
-    late
 }
 
 fn close(step: &mut StepBuilder<'_>, channel: &OwnChannel) {

@@ -22,6 +22,7 @@ use crate::types::{Height, InstanceId, OutPoint, Transaction};
 pub mod channels;
 pub mod evict;
 pub mod handover;
+pub mod htlcs;
 pub mod sales;
 pub mod stock;
 

@@ -15,7 +15,7 @@ use crate::memory::Volatile;
 use crate::memory::fees::{Fees, VolatileFees};
 use crate::record::factory::{Factory, own_clients};
 use crate::step::builder::StepBuilder;
-use crate::tx::child::usual_weight;
+use crate::tx::child::usual_fee;
 use crate::tx::layout::{Layout, NodeIndex, fee, weight};
 use crate::types::{Amount, Height, Transaction, Txid};
 
@@ -117,7 +117,7 @@ impl Factory {
             // All but the anchor.
             let outputs = session.tx.output.len().saturating_sub(1);
             let weight = weight(u64::try_from(outputs).unwrap_or(u64::MAX));
-            child_cost(weight, fee(weight, self.current.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
+            usual_fee(weight, fee(weight, self.current.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
         });
         sum(sales.chain([reserve(&self.current.layout, nodes.into_iter(), feerate)]))
     }
@@ -126,13 +126,7 @@ impl Factory {
 /// What children of these nodes pay together at a feerate (sat/kw).
 pub fn reserve(layout: &Layout, nodes: impl Iterator<Item = NodeIndex>, feerate: u32) -> Amount {
     let nodes = nodes.filter_map(|index| layout.node(index));
-    sum(nodes.map(|node| child_cost(node.vbytes.saturating_mul(4), node.fee, feerate)))
-}
-
-/// What a usual child of a transaction pays for both to reach a feerate.
-fn child_cost(weight: u64, pays: Amount, feerate: u32) -> Amount {
-    let both = fee(weight.saturating_add(usual_weight()), feerate);
-    both.and_then(|both| both.checked_sub(pays)).unwrap_or(Amount::ZERO)
+    sum(nodes.map(|node| usual_fee(node.vbytes.saturating_mul(4), node.fee, feerate)))
 }
 
 fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {

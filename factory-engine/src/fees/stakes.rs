@@ -87,8 +87,8 @@ fn behind<'f>(factory: &'f Factory, session: &'f Session) -> impl Iterator<Item 
     })
 }
 
-/// By when a transaction should confirm: early enough for what comes after it, before the first HTLC
-/// expires that it has to settle, for L before the timeout, when clients may take everything, and a sale
+/// By when a transaction should confirm: early enough for what comes after it and for the HTLCs that it
+/// has to settle, for L before the timeout, when clients may take everything, and a sale
 /// before L alone may take what it spends.
 fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -> Height {
     let since = due_since(factory, session).unwrap_or(height);
@@ -106,8 +106,8 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
         }
     };
     let hard = behind(factory, session).filter_map(|behind| {
-        let htlcs = fees.htlcs.iter().filter(|htlc| htlc.channel_id == behind.channel.channel_id);
-        let end = htlcs.map(|htlc| htlc.cltv_expiry).chain(end).min()?;
+        let htlcs = fees.due.get(&behind.channel.channel_id).copied();
+        let end = htlcs.into_iter().chain(end).min()?;
         Some(end.saturating_sub(behind.blocks))
     });
     hard.min().unwrap_or(Height::MAX).min(since.saturating_add(NO_HURRY))

@@ -34,6 +34,12 @@ impl Feerates {
     }
 }
 
+/// What an exit of so many blocks is reckoned with, sat/kw: also where nothing is known of fees.
+pub(crate) fn exit_feerate(known: Option<&Feerates>, blocks: u32) -> u32 {
+    let floor = known.map_or(0, |rates| rates.floor);
+    known.and_then(|rates| rates.target(blocks)).unwrap_or(FALLBACK.max(floor))
+}
+
 /// What the node said after a block, for deciding about fees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FeeNews {

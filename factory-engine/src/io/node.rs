@@ -20,13 +20,31 @@ pub struct KnownChannel {
     pub confirmed: Option<Height>,
 }
 
-/// An HTLC that neither side can forget yet: offered by us, or received and perhaps to be claimed.
+/// An HTLC that neither side can forget yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PendingHtlc {
     /// The channel that it stands on.
     pub channel_id: ChannelId,
+    /// Who offered it, and what is known of a received one.
+    pub direction: Direction,
+    /// Its amount, msat.
+    pub amount_msat: u64,
     /// Height at which the HTLC times out (BOLT 2's cltv_expiry).
     pub cltv_expiry: Height,
+    /// payment_hash (BOLT 2): the same on both legs of a forward.
+    pub payment_hash: [u8; 32],
+}
+
+/// Who offered an HTLC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// This node: it may time out.
+    Offered,
+    /// The peer, and this node has not removed it: it knows no preimage, or keeps it to itself.
+    Received,
+    /// The peer, and this node has told its channel to remove it with the preimage, as far as is known: it
+    /// has to be claimed.
+    Fulfilled,
 }
 
 /// What it takes to pay an invoice of a node with which one has a channel (BOLT 11's names).

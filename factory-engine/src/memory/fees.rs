@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::io::PendingHtlc;
 use crate::io::fees::{FeeNews, Report};
-use crate::types::{OutPoint, Txid};
+use crate::types::{ChannelId, Height, OutPoint, Txid};
 
 /// Everything about fees that lives only in memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fees {
     pub(crate) news: FeeNews,
     pub(crate) htlcs: Vec<PendingHtlc>,
+    /// By which height the fundings of channels have to be on chain for their HTLCs' sake.
+    pub(crate) due: BTreeMap<ChannelId, Height>,
     pub(crate) reports: BTreeMap<Txid, Report>,
     /// What L's own spend of each stock output pays, sat/kw.
     pub(crate) claims: BTreeMap<OutPoint, u32>,
@@ -19,7 +21,7 @@ pub(crate) struct Fees {
 /// One change of [`Fees`], made when the step is applied.
 pub(crate) enum VolatileFees {
     News(FeeNews),
-    Htlcs(Vec<PendingHtlc>),
+    Htlcs(Vec<PendingHtlc>, BTreeMap<ChannelId, Height>),
     Report(Txid, Box<Report>),
     Only(BTreeSet<Txid>),
     Claim(OutPoint, u32),
@@ -43,7 +45,7 @@ impl Fees {
                 self.news = news;
                 self.news.feerates = self.news.feerates.take().or(before);
             }
-            VolatileFees::Htlcs(htlcs) => self.htlcs = htlcs,
+            VolatileFees::Htlcs(htlcs, due) => (self.htlcs, self.due) = (htlcs, due),
             VolatileFees::Report(txid, report) => {
                 self.reports.insert(txid, *report);
             }

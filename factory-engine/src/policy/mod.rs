@@ -78,6 +78,9 @@ pub struct Config {
     pub max_attempts: u32,
     /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
     pub reserve_feerate: u32,
+    /// lightningd's `cltv-delta`: blocks between the end of an HTLC that is forwarded and that of the one that
+    /// pays for it, in which this node takes the first back on chain, or the preimage to the second.
+    pub cltv_delta: u32,
     /// L: what it holds for clients that aren't connected.
     pub hold: HoldLimits,
     /// Dust in flight on factory channels.
@@ -122,6 +125,7 @@ impl Default for Config {
             // 10 sat/vB.
             reserve_feerate: 2_500,
             // Off. A payer who tries in vain for a minute has tried another way by then.
+            cltv_delta: 34,
             hold: HoldLimits { time: 0, number: 100, msat: 1_000_000_000 },
             // lightningd's max-dust-htlc-exposure-msat; and no more in one factory than in four channels.
             dust: DustLimits { channel_msat: 50_000_000, factory_msat: 200_000_000 },

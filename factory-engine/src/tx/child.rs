@@ -266,6 +266,13 @@ pub fn usual_weight() -> u64 {
     START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + INPUT_WEIGHT + P2TR_WITNESS + 4 * (8 + 1 + 34)
 }
 
+/// What the usual child of a transaction of this weight pays, for both together to reach a feerate (sat/kw).
+/// For estimates; `pays` is what the transaction pays itself.
+pub fn usual_fee(weight: u64, pays: Amount, feerate: u32) -> Amount {
+    let both = fee(weight.saturating_add(usual_weight()), feerate);
+    both.and_then(|both| both.checked_sub(pays)).unwrap_or(Amount::ZERO)
+}
+
 /// The children that are out, by their parents. Whoever holds it reserves their coins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Children {

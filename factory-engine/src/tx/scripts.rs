@@ -13,6 +13,11 @@ pub const ANCHOR_VALUE: Amount = Amount::from_sat(240);
 /// lower (294 sat), but nothing here goes below this one.
 pub const DUST: Amount = Amount::from_sat(330);
 
+/// HTLCs below this are in no commitment transaction, msat. lightningd's dust limit, and the largest that
+/// BOLT 3 has for a standard output; HTLC transactions of channels with zero-fee anchors pay no fee that
+/// would raise it.
+pub const DUST_MSAT: u64 = 546_000;
+
 /// Pay-to-anchor (P2A): `OP_1 <4e73>`, which anybody may spend.
 pub fn anchor_script() -> ScriptBuf {
     ScriptBuf::builder().push_opcode(OP_PUSHNUM_1).push_slice([0x4e, 0x73]).into_script()

@@ -1,125 +1,122 @@
-//! HTLCs with expiries around every limit: whatever an honest member admits is judged from outside.
+//! HTLCs with expiries around every limit, some of them held: whatever an honest member admits, leaves for
+//! or leaves alone is judged from outside.
 
 use bitcoin::OutPoint;
-use factory_engine::admission::htlc::{Htlc, Verdict, admit};
-use factory_engine::terms::ClientIndex;
+use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
-use factory_engine::{Attempt, Engine, Input, PendingHtlc, Sold};
 
+use crate::fault::Kind;
 use crate::node::COMMITMENT_FEE;
-use crate::world::judged::{early, early_of_sale};
-use crate::world::{Fed, LSP};
+use crate::world::LSP;
 use crate::{LabError, error};
 
-use super::find::{find, find_sold};
+use super::find::{Place, place};
+use super::payment::{CLTV_DELTA, Held, Leg};
 use super::run::Run;
 
 impl Run {
-    /// One HTLC between the operator and a client, somewhere.
+    /// One payment between the operator and a client, or from one client to another.
     ///
     /// # Errors
     /// When it was admitted and should not have been.
     pub(super) fn try_htlc(&mut self) -> Result<(), LabError> {
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);
-        let channels = self.world.channels_of(client);
-        let Some(channel) = channels.get(self.dice.below(channels.len())).copied() else {
-            return Ok(());
+        let (from, to) = match self.dice.below(5) {
+            0 | 1 => (LSP, client),
+            2 | 3 => (client, LSP),
+            _ => (client, self.dice.below(clients).saturating_add(1)),
         };
-        let out = self.dice.one_in(2);
-        let (from, to) = if out { (LSP, client) } else { (client, LSP) };
-        let msat = 1_000 * (1 + self.dice.next_number() % 60_000);
-        if !self.world.connected(from, to) {
+        let mut msat = 1_000 * (1 + self.dice.next_number() % 60_000);
+        if let Some(mut dice) = self.roll(Kind::Dust, || format!("from {from} to {to}")) {
+            msat = 1 + dice.next_number() % 600_000;
+        }
+        let Some(legs) = self.legs(from, to) else { return Ok(()) };
+        self.htlcs.0 = self.htlcs.0.saturating_add(1);
+        for (place, leg) in legs.iter().enumerate() {
+            // The payer offers it (outgoing), the payee gets it (incoming), and whoever forwards has both.
+            let before = place.checked_sub(1).and_then(|place| legs.get(place));
+            let last = place.saturating_add(1) == legs.len();
+            for (at, legs) in [(leg.from, (before, Some(leg))), (leg.to, (Some(leg), None))] {
+                if at == leg.to && !last {
+                    continue;
+                }
+                if !self.admits(at, legs) {
+                    return Ok(());
+                }
+                self.judge_htlc(at, leg.channel, leg.expiry).map_err(error)?;
+                if let (Some(before), Some(leg)) = legs {
+                    self.judge_htlc(at, before.channel, before.expiry).map_err(error)?;
+                    self.judge_forward(at, before, leg).map_err(error)?;
+                }
+            }
+        }
+        if !legs.iter().all(|leg| self.has_room(leg, msat)) {
             return Ok(());
         }
-        let expiry = self.some_expiry(client, channel);
-        self.htlcs.0 = self.htlcs.0.saturating_add(1);
-        // The payer offers it (outgoing), the payee gets it (incoming).
-        for (at, offers) in [(from, true), (to, false)] {
-            if !self.admits(at, channel, offers, expiry) {
-                return Ok(());
+        self.htlcs.1 = self.htlcs.1.saturating_add(1);
+        if let Some(mut dice) = self.roll(Kind::Held, || format!("{msat} msat from {from} to {to}")) {
+            let height = self.world.chain.height();
+            let told = dice.one_in(2);
+            let told = told.then(|| {
+                let legs = dice.below(legs.len()).saturating_add(1);
+                (height.saturating_add(dice.below_u32(40)), legs)
+            });
+            let until = height.saturating_add(1).saturating_add(dice.below_u32(80));
+            let mut hash = [0; 32];
+            hash.iter_mut().for_each(|byte| *byte = dice.next_number().to_be_bytes()[7]);
+            self.held.push(Held { hash, msat, legs, until, told });
+        } else {
+            for leg in legs {
+                self.world.shift((leg.from, leg.to), leg.channel, msat)?;
             }
-            self.judge_htlc(at, channel, expiry).map_err(error)?;
         }
+        Ok(())
+    }
+
+    /// The channels that a payment takes, with expiries around the limits.
+    fn legs(&mut self, from: usize, to: usize) -> Option<Vec<Leg>> {
+        let hops = match (from, to) {
+            (LSP, _) | (_, LSP) => vec![(from, to)],
+            _ if from == to => return None,
+            _ => vec![(from, LSP), (LSP, to)],
+        };
+        let mut legs: Vec<Leg> = Vec::new();
+        for (from, to) in hops.into_iter().rev() {
+            if !self.world.connected(from, to) {
+                return None;
+            }
+            let client = if from == LSP { to } else { from };
+            let channels = self.world.channels_of(client);
+            let channel = channels.get(self.dice.below(channels.len())).copied()?;
+            let expiry = match legs.first() {
+                None => self.some_expiry(client, channel),
+                Some(next) => {
+                    let early = self.early_at(client, channel);
+                    let more = self.dice.below_u32(5);
+                    let least = next.expiry.saturating_add(early).saturating_add(CLTV_DELTA);
+                    // One block less is refused.
+                    least.saturating_add(more * more).saturating_sub(u32::from(self.dice.one_in(4)))
+                }
+            };
+            legs.insert(0, Leg { from, to, channel, expiry });
+        }
+        Some(legs)
+    }
+
+    /// Whether lightningd would add an HTLC there.
+    fn has_room(&self, leg: &Leg, msat: u64) -> bool {
         // Once one side has closed, lightningd adds nothing.
-        let theirs = self.world.members[to].lightningd.channels.get(&channel);
+        let theirs = self.world.members[leg.to].lightningd.channels.get(&leg.channel);
         let open = theirs.is_some_and(|channel| !channel.closing);
-        let enough = self.world.members[from].lightningd.channels.get(&channel).is_some_and(|channel| {
+        let ours = self.world.members[leg.from].lightningd.channels.get(&leg.channel);
+        open && ours.is_some_and(|channel| {
             let own = channel.balances;
             // The opener keeps its reserve and the commitment's fee, as lightningd sees to.
             let kept = (channel.capacity.to_sat() / 100 + COMMITMENT_FEE.to_sat()) * 1000;
             let free = if channel.opener { own.opener_msat.saturating_sub(kept) } else { own.fundee_msat };
             !channel.closing && free >= msat
-        });
-        if enough && open {
-            self.htlcs.1 = self.htlcs.1.saturating_add(1);
-            if self.dice.one_in(4) {
-                // The payee takes its time: until then the channel owes it to nobody.
-                self.pending.push((channel, expiry));
-            } else {
-                self.world.shift((from, to), channel, msat)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everybody's HTLCs, as the plugin reads them at each block; some are settled before.
-    ///
-    /// # Errors
-    /// S16: when one is left until it is too late, and nobody leaves.
-    pub(super) fn show_htlcs(&mut self) -> Result<(), LabError> {
-        let height = self.world.chain.height();
-        let settled = self.dice.below(16);
-        if settled < self.pending.len() {
-            self.pending.swap_remove(settled);
-        }
-        self.pending.retain(|(_, expiry)| *expiry >= height);
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        for at in 0..self.world.members.len() {
-            let member = &self.world.members[at];
-            let own = |(channel, _): &&(ChannelId, Height)| member.lightningd.channels.contains_key(channel);
-            let htlc = |(channel_id, cltv_expiry): &(ChannelId, Height)| PendingHtlc {
-                channel_id: *channel_id,
-                cltv_expiry: *cltv_expiry,
-            };
-            let shown: Vec<PendingHtlc> = self.pending.iter().filter(own).map(htlc).collect();
-            if shown.is_empty() || self.world.seen(at) != Some(height) {
-                continue;
-            }
-            let fed = self.world.feed(at, Input::Htlcs(shown.clone()))?;
-            if !matches!(fed, Fed::Done(_)) {
-                continue;
-            }
-            // As in the plugin: fees are weighed with these deadlines, and for an exit that just began.
-            self.world.show_fees(at)?;
-            if self.world.is_owed(at) {
-                self.judge_pending(at, &shown).map_err(error)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn judge_pending(&self, at: usize, shown: &[PendingHtlc]) -> Result<(), String> {
-        let chain = &self.world.chain;
-        let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
-        for htlc in shown {
-            let Some(place) = place(engine, htlc.channel_id) else { continue };
-            let (attempt, client) = (place.attempt, place.client);
-            let Some(tree) = &attempt.tree else { continue };
-            let leaf = chain.confirmed(place.outpoint.txid).is_some();
-            let late = chain.height().saturating_add(place.early) >= htlc.cltv_expiry;
-            let funded = chain.confirmed(tree.funding().txid).is_some();
-            if late && funded && !leaf && !attempt.exiting.contains(&client) {
-                return Err(format!(
-                    "S16: member {at} has an HTLC that expires at {} at height {}, and doesn't leave",
-                    htlc.cltv_expiry,
-                    chain.height()
-                ));
-            }
-        }
-        Ok(())
+        })
     }
 
     /// An expiry near one of the limits, or anywhere.
@@ -137,13 +134,22 @@ impl Run {
         }
     }
 
-    fn admits(&self, at: usize, channel: ChannelId, offers: bool, expiry: Height) -> bool {
+    /// Blocks that the way of a client's channel to the chain takes.
+    fn early_at(&self, client: usize, channel: ChannelId) -> u32 {
+        let engine = self.world.members[client].engine.as_ref();
+        engine.and_then(|engine| place(engine, channel)).map_or(0, |place| place.early)
+    }
+
+    /// Whether a member lets an HTLC in, out, or through.
+    fn admits(&self, at: usize, (incoming, outgoing): (Option<&Leg>, Option<&Leg>)) -> bool {
         let Some(engine) = &self.world.members[at].engine else { return false };
         let policies = engine.channel_policies();
-        let policy = policies.iter().find(|(id, _)| *id == channel).map(|(_, policy)| policy);
-        if policy.is_none() {
+        let find = |leg: Option<&Leg>| {
+            policies.iter().find(|(id, _)| Some(*id) == leg.map(|leg| leg.channel)).map(|(_, policy)| policy)
+        };
+        for leg in [incoming, outgoing].into_iter().flatten().filter(|leg| find(Some(leg)).is_none()) {
             // As the plugin's hook does with what only looks like a factory's channel (S18).
-            let known = self.world.members[at].lightningd.channels.get(&channel);
+            let known = self.world.members[at].lightningd.channels.get(&leg.channel);
             let looks = known.is_some_and(|known| engine.suspects().contains(&(known.peer, known.capacity)));
             let settled =
                 known.is_some_and(|known| self.world.chain.confirmed(known.outpoint.txid).is_some());
@@ -151,11 +157,14 @@ impl Run {
                 return false;
             }
         }
+        let own = outgoing.map(|leg| leg.expiry);
         let htlc = Htlc {
-            incoming: policy.filter(|_| !offers),
-            outgoing: policy.filter(|_| offers),
-            cltv_expiry: expiry,
-            outgoing_cltv_expiry: offers.then_some(expiry),
+            incoming: find(incoming),
+            outgoing: find(outgoing),
+            cltv_expiry: incoming.map(|leg| leg.expiry).or(own).unwrap_or(0),
+            outgoing_cltv_expiry: own,
+            cltv_delta: CLTV_DELTA,
+            upstream: Upstream::Live,
         };
         admit(&htlc, self.world.chain.height()) == Verdict::Continue
     }
@@ -208,26 +217,20 @@ impl Run {
         }
         Ok(())
     }
-}
 
-/// Where a channel is in a factory.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    attempt: &'a Attempt,
-    client: ClientIndex,
-    outpoint: OutPoint,
-    /// Blocks that its way to the chain takes.
-    early: u32,
-    sold: Option<&'a Sold>,
-}
-
-fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
-    if let Some((attempt, client)) = find(engine, channel) {
-        let outpoint = attempt.tree.as_ref()?.channel_outpoint(client)?;
-        return Some(Place { attempt, client, outpoint, early: early(&attempt.layout, client), sold: None });
+    /// S16: what a forward brings can be claimed when what it costs ends as late as it may.
+    fn judge_forward(&self, at: usize, incoming: &Leg, outgoing: &Leg) -> Result<(), String> {
+        let (world, chain) = (&self.world, &self.world.chain);
+        let early = self.early_at(incoming.from, incoming.channel);
+        let known = world.members[at].lightningd.channels.get(&incoming.channel);
+        let out = known.is_none_or(|known| chain.confirmed(known.outpoint.txid).is_some());
+        let least = outgoing.expiry.saturating_add(early).saturating_add(CLTV_DELTA);
+        if world.is_owed(at) && !out && early > 0 && incoming.expiry < least {
+            return Err(format!(
+                "S16: member {at} forwards what expires at {} for one that ends at {}, and needs {early} blocks for an exit",
+                incoming.expiry, outgoing.expiry
+            ));
+        }
+        Ok(())
     }
-    let (attempt, sold) = find_sold(engine, channel)?;
-    let client = sold.sale.buyer;
-    let early = early_of_sale(&attempt.layout, client, sold.sale.number);
-    Some(Place { attempt, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
 }

@@ -52,8 +52,8 @@ pub struct Run {
     pub(super) losses: Vec<Loss>,
     /// Blocks that an eviction under way has lost to faults, as far as we know.
     pub(super) lost: u32,
-    /// HTLCs that nobody has settled yet: the channel, the expiry.
-    pub(super) pending: Vec<(ChannelId, Height)>,
+    /// Payments that nobody has settled yet.
+    pub(super) held: Vec<super::payment::Held>,
     censored: Vec<(Txid, Height)>,
     pub(super) fees: super::parts::Fees,
     pub(super) dies_at: Option<u64>,
@@ -95,7 +95,7 @@ impl Run {
             slept: BTreeSet::new(),
             losses: vec![],
             lost: 0,
-            pending: vec![],
+            held: vec![],
             censored: vec![],
             fees: super::parts::Fees::new(seed),
             dies_at: None,

@@ -1,6 +1,6 @@
 //! Payments, modelled: HTLCs are admitted by the engine's own rule and settle at once.
 
-use factory_engine::admission::htlc::{Htlc, Verdict, admit};
+use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
 
 use crate::node::{Balances, commitment};
@@ -69,6 +69,8 @@ impl World {
                     outgoing: None,
                     cltv_expiry: expiry,
                     outgoing_cltv_expiry: None,
+                    cltv_delta: 0,
+                    upstream: Upstream::Live,
                 };
                 if let Verdict::Fail { reason, .. } = admit(&htlc, self.chain.height()) {
                     why = error(reason);

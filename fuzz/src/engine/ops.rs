@@ -7,7 +7,8 @@ use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, 
 use factory_engine::wire::codec::Codec;
 use factory_engine::wire::message::Message;
 use factory_engine::{
-    CheckFailure, Command, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
+    CheckFailure, Command, Direction, Input, KnownChannel, OpenChannel, OpenFailure, PendingHtlc,
+    PreparedFunding,
 };
 
 use crate::bytes::Bytes;
@@ -239,7 +240,14 @@ fn htlcs(world: &mut World, at: usize, input: &mut Bytes<'_>) {
         let (channel_id, early) = channel.unwrap_or((ChannelId([1; 32]), 0));
         let away = i64::from(input.byte()).saturating_sub(8);
         let expiry = i64::from(world.height).saturating_add(early.into()).saturating_add(away);
-        htlcs.push(PendingHtlc { channel_id, cltv_expiry: u32::try_from(expiry).unwrap_or(u32::MAX) });
+        let directions = [Direction::Offered, Direction::Received, Direction::Fulfilled];
+        htlcs.push(PendingHtlc {
+            channel_id,
+            direction: input.choose(&directions).copied().unwrap_or(Direction::Fulfilled),
+            amount_msat: u64::from(input.byte()).saturating_mul(1_000_000),
+            cltv_expiry: u32::try_from(expiry).unwrap_or(u32::MAX),
+            payment_hash: [input.byte() % 2; 32],
+        });
     }
     let _ = world.feed(at, Input::Htlcs(htlcs));
 }

@@ -7,7 +7,7 @@ use bitcoin::hex::{DisplayHex, FromHex};
 use factory_engine::KnownChannel;
 use factory_engine::admission::dust::Asking;
 use factory_engine::admission::hold::{Held, last_height};
-use factory_engine::admission::htlc::{Failure, Htlc, Verdict, admit};
+use factory_engine::admission::htlc::{Failure, Htlc, Upstream, Verdict, admit};
 use factory_engine::types::{ChannelId, Height};
 use factory_runtime::{HtlcView, clock};
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
     let now = || view.htlc(|view| view.height).unwrap_or(0).max(ahead).max(*state.news.borrow());
     let judge = || {
         let height = now();
-        view.htlc(|view| admit(&arrived.on(view), height))
+        view.htlc(|view| admit(&arrived.on(state, view), height))
     };
     let verdict = match judge() {
         Verdict::Continue => arrived.dust(state).await,
@@ -97,13 +97,21 @@ struct Arrived {
 
 impl Arrived {
     /// With the policies of its channels as they are now.
-    fn on<'a>(&self, view: &'a HtlcView) -> Htlc<'a> {
+    fn on<'a>(&self, state: &State, view: &'a HtlcView) -> Htlc<'a> {
         let policy = |channel: Option<ChannelId>| view.policies.get(&channel?);
         Htlc {
             incoming: policy(self.incoming),
             outgoing: policy(self.outgoing),
             cltv_expiry: self.cltv_expiry,
             outgoing_cltv_expiry: self.outgoing_cltv_expiry,
+            cltv_delta: state.config.cltv_delta,
+            // Its channel may have gone on chain while it was held, or before a restart.
+            upstream: match self.incoming {
+                Some(channel) if !state.channels.is_live(channel) => {
+                    Upstream::Closing { amount_msat: self.incoming_msat }
+                }
+                Some(_) | None => Upstream::Live,
+            },
         }
     }
 
@@ -116,7 +124,7 @@ impl Arrived {
             view.htlc(|view| {
                 cap.admit(&Asking {
                     key: (incoming, self.htlc_id),
-                    htlc: &self.on(view),
+                    htlc: &self.on(state, view),
                     outgoing: self.outgoing,
                     incoming_msat: self.incoming_msat,
                     outgoing_msat: self.outgoing_msat,
@@ -147,7 +155,7 @@ impl Arrived {
                 amount_msat: self.outgoing_msat,
                 cltv_expiry,
                 until: clock::now().saturating_add(patience),
-                last_height: last_height(&self.on(view)),
+                last_height: last_height(&self.on(state, view)),
             })
         })
     }

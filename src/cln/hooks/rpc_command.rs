@@ -119,14 +119,19 @@ type Changed = Result<Option<Map<String, Value>>, Unsafe>;
 
 fn invoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
     let early = largest_blocks_early(state)?;
-    let least = state.cltv_final.saturating_add(early).saturating_add(SLACK);
+    let least = state.cltv_final.saturating_add(early).saturating_add(slack(state));
     let mut params = named(INVOICE, params)?;
     raise(&mut params, "cltv", least).then_some(params)
 }
 
+/// Blocks for which a payment may be held without anybody leaving for it (S35).
+fn slack(state: &State) -> u32 {
+    state.config.cltv_delta.max(SLACK)
+}
+
 /// BOLT 12 invoices come by here to be signed.
 fn createinvoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
-    let more = largest_blocks_early(state)?.saturating_add(SLACK);
+    let more = largest_blocks_early(state)?.saturating_add(slack(state));
     let least = u16::try_from(state.cltv_final.saturating_add(more)).unwrap_or(u16::MAX);
     let more = u16::try_from(more).unwrap_or(u16::MAX);
     let mut params = named(CREATEINVOICE, params)?;
@@ -137,22 +142,26 @@ fn createinvoice(state: &State, params: &Value) -> Option<Map<String, Value>> {
 
 async fn sendpay(state: &State, params: &Value) -> Changed {
     let Some(mut params) = named(SENDPAY, params) else { return Ok(None) };
-    let first = params.get_mut("route").and_then(Value::as_array_mut).and_then(|route| route.first_mut());
-    let Some(first) = first.and_then(Value::as_object_mut) else { return Ok(None) };
-    Ok(raise_hop(state, first).await?.then_some(params))
+    let Some(route) = params.get_mut("route").and_then(Value::as_array_mut) else { return Ok(None) };
+    let goes_on = route.len() > 1;
+    let Some(first) = route.first_mut().and_then(Value::as_object_mut) else { return Ok(None) };
+    Ok(raise_hop(state, first, goes_on).await?.then_some(params))
 }
 
 async fn sendonion(state: &State, params: &Value) -> Changed {
     let Some(mut params) = named(SENDONION, params) else { return Ok(None) };
     let Some(first) = params.get_mut("first_hop").and_then(Value::as_object_mut) else { return Ok(None) };
-    Ok(raise_hop(state, first).await?.then_some(params))
+    Ok(raise_hop(state, first, true).await?.then_some(params))
 }
 
 fn injectpaymentonion(state: &State, params: &Value) -> Changed {
     let Some(mut params) = named(INJECT, params) else { return Ok(None) };
     // The first channel is inside the onion, where we can't see it: so whichever it is.
+    let pays_as_client =
+        state.runtime.view().htlc(|view| view.policies.values().any(|policy| policy.client.is_none()));
     let raised = largest_blocks_early(state).is_some_and(|early| {
-        raise(&mut params, "cltv_expiry", height(state).saturating_add(early).saturating_add(SLACK))
+        let least = height(state).saturating_add(early).saturating_add(SLACK);
+        lengthen(&mut params, "cltv_expiry", if pays_as_client { early } else { 0 }, least)
     });
     // With an ordinary channel lightningd may have chosen that.
     let only_ours = state.runtime.view().htlc(|view| {
@@ -197,8 +206,9 @@ fn leaves_time(policy: &ChannelPolicy, expiry: Option<u64>) -> Result<(), Unsafe
     )))
 }
 
-/// `delay` of a route's first hop, in blocks from now.
-async fn raise_hop(state: &State, hop: &mut Map<String, Value>) -> Result<bool, Unsafe> {
+/// `delay` of a route's first hop, in blocks from now. The operator forwards only what leaves it its own
+/// delta and, behind that, time for an exit from the first channel (S16).
+async fn raise_hop(state: &State, hop: &mut Map<String, Value>, goes_on: bool) -> Result<bool, Unsafe> {
     let scid = hop.get("channel").and_then(Value::as_str);
     let policy = match scid {
         Some(scid) => match state.channels.find(&state.rpc, scid).await {
@@ -216,7 +226,11 @@ async fn raise_hop(state: &State, hop: &mut Map<String, Value>) -> Result<bool, 
         // lightningd will choose a channel: it may be any.
         (None, None) => largest_blocks_early(state),
     };
-    let raised = early.is_some_and(|early| raise(hop, "delay", early.saturating_add(SLACK)));
+    let to_operator = policy.as_ref().is_none_or(|policy| policy.client.is_none());
+    let raised = early.is_some_and(|early| {
+        let more = if goes_on && to_operator { early } else { 0 };
+        lengthen(hop, "delay", more, early.saturating_add(SLACK))
+    });
     if let Some(policy) = &policy {
         let delay = number(hop.get("delay")).unwrap_or(0);
         leaves_time(policy, Some(u64::from(height(state)).saturating_add(delay)))?;
@@ -258,6 +272,16 @@ fn raise(params: &mut Map<String, Value>, name: &str, least: Height) -> bool {
         params.insert(name.to_owned(), least.into());
     }
     !enough
+}
+
+/// Adds `more` to a number, and makes it at least `least`. False if that changes nothing.
+fn lengthen(params: &mut Map<String, Value>, name: &str, more: u32, least: Height) -> bool {
+    let longer = number(params.get(name)).map(|value| value.saturating_add(u64::from(more)));
+    let Some(longer) = longer.filter(|longer| more > 0 && *longer >= u64::from(least)) else {
+        return raise(params, name, least);
+    };
+    params.insert(name.to_owned(), longer.into());
+    true
 }
 
 /// lightningd takes numbers also as text.
@@ -312,6 +336,23 @@ mod tests {
         assert_eq!(raised(json!(144)), (false, json!(144)));
         assert_eq!(raised(json!("much")), (false, json!("much")));
         assert_eq!(raised(json!(-1)), (false, json!(-1)));
+    }
+
+    // S16: the operator's own delta stays before what an exit takes.
+    #[test]
+    fn an_exit_comes_on_top_of_what_others_ask_for() {
+        let lengthened = |value: Value, more| {
+            let mut params = Map::new();
+            params.insert("delay".to_owned(), value);
+            let changed = lengthen(&mut params, "delay", more, 30);
+            (changed, params["delay"].clone())
+        };
+        assert_eq!(lengthened(json!(18), 24), (true, json!(42)));
+        assert_eq!(lengthened(json!("18"), 24), (true, json!(42)));
+        assert_eq!(lengthened(json!(3), 24), (true, json!(30)));
+        assert_eq!(lengthened(json!(18), 0), (true, json!(30)));
+        assert_eq!(lengthened(json!(40), 0), (false, json!(40)));
+        assert_eq!(lengthened(json!("much"), 24), (false, json!("much")));
     }
 
     #[test]
