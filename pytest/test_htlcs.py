@@ -88,7 +88,7 @@ def test_held_htlc_starts_the_exit(node_factory, bitcoind):
     mine(bitcoind, 0, nodes)
     wait_for(lambda: warned(lsp) == [urgent])
 
-    mine(bitcoind, 1, nodes, wait_for_mempool=1)
+    mine(bitcoind, 1, nodes)
     lsp.daemon.wait_for_log("an HTLC of client 0 that expires at {}".format(htlc["expiry"]))
     assert "HTLC" in only_factory(lsp)["exit"]["reason"]
     assert "exit" not in only_factory(alice)
@@ -228,7 +228,9 @@ def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     """The payee of alice's payment holds it on its ordinary channel: the operator closes that, and alice has
     her HTLC back before hers is due. Nobody leaves the factory."""
     holding = {"plugin": str(PLUGINS / "hold_htlcs.py"), "may_reconnect": True}
-    nodes = node_factory.get_nodes(3, opts=[lsp_options(), plugin_options(), holding])
+    # Six blocks, as pyln-testing has it, are less than it takes on chain.
+    operator = lsp_options(**{"cltv-delta": 20})
+    nodes = node_factory.get_nodes(3, opts=[operator, plugin_options(), holding])
     lsp, alice, stranger = nodes
     members = [lsp, alice]
     for node in nodes:
@@ -246,7 +248,7 @@ def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     # As far from each other as the operator's cltv-delta: what an exit takes comes on top.
     route = [
         {"id": lsp.info["id"], "channel": channel_with(alice, lsp)["alias"]["local"], "amount_msat": 21_000_000,
-         "delay": 14},
+         "delay": 28},
         {"id": stranger.info["id"], "channel": channel_with(lsp, stranger)["short_channel_id"],
          "amount_msat": 20_000_000, "delay": 8},
     ]
@@ -254,8 +256,8 @@ def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     stranger.daemon.wait_for_log("holding an HTLC that expires at")
     (htlc,) = channel_with(alice, lsp)["htlcs"]
     (forwarded,) = channel_with(lsp, stranger)["htlcs"]
-    assert htlc["direction"] == "out" and htlc["expiry"] - forwarded["expiry"] == early + 6
-    mine_until(bitcoind, members, lambda: channel_with(alice, lsp)["htlcs"] == [], limit=16)
+    assert htlc["direction"] == "out" and htlc["expiry"] - forwarded["expiry"] == early + 20
+    mine_until(bitcoind, members, lambda: channel_with(alice, lsp)["htlcs"] == [], limit=28)
     assert bitcoind.rpc.getblockcount() < htlc["expiry"] - early
     assert (state(alice), state(lsp)) == ("active", "active")
     assert channel_with(alice, lsp)["state"] == "CHANNELD_NORMAL"

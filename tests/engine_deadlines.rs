@@ -36,7 +36,12 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
-        let (world, instance) = Scenario::new(41).clients(2).active().unwrap();
+        Self::with_delta(DELTA)
+    }
+
+    fn with_delta(cltv_delta: u32) -> Self {
+        let scenario = Scenario::new(41).clients(2).config(|config| config.cltv_delta = cltv_delta);
+        let (world, instance) = scenario.active().unwrap();
         let early = u32::from(factory(&world, LSP, instance).current.layout.blocks_early(0));
         let start = world.chain.height();
         Self { world, instance, start, early }
@@ -134,6 +139,20 @@ fn between_two_clients() {
             pending(case.channel(1), Direction::Received, WORTHY, case.start + expiry + early + more),
         ];
         assert_eq!(case.exit(LSP, &htlcs, 3 * expiry), Some((exit, vec![0])));
+    }
+}
+
+/// S16, S35: what a `cltv-delta` above lightningd's own gives is time to settle, not time that is kept.
+#[test]
+fn a_larger_delta_is_time_to_settle() {
+    for (delta, later) in [(6, 0), (34, 0), (144, 110)] {
+        let case = Case::with_delta(delta);
+        let expiry = case.early + 20;
+        let htlcs = [
+            pending(case.channel(0), Direction::Offered, WORTHY, case.start + expiry),
+            pending(ORDINARY, Direction::Received, WORTHY, case.start + expiry + delta),
+        ];
+        assert_eq!(case.exit(LSP, &htlcs, expiry), Some((20 + later, vec![0])), "{delta}");
     }
 }
 

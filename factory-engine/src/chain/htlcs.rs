@@ -17,6 +17,10 @@ use crate::tx::layout::{fee, weight};
 use crate::tx::scripts::{ANCHOR_VALUE, DUST_MSAT};
 use crate::types::{Amount, ChannelId, Height};
 
+/// Blocks that are kept at most between the legs of a forward, for having one back on chain or the preimage
+/// to the other: lightningd's default `cltv-delta`. What a larger one gives is time to settle.
+const RESOLVE: u32 = 34;
+
 /// A commitment transaction with an HTLC and anchors, weight units (BOLT 3).
 const COMMITMENT_WEIGHT: u64 = 1_124 + 172;
 
@@ -38,18 +42,14 @@ struct Pending<'h> {
     by_hash: HashMap<[u8; 32], Vec<&'h PendingHtlc>>,
     /// Blocks that those of these channels need that are in a factory and not on chain.
     early: HashMap<ChannelId, u32>,
-    /// lightningd's `cltv-delta`.
-    cltv_delta: u32,
+    /// Blocks that are kept between the legs of a forward.
+    resolve: u32,
 }
 
 impl<'h> Pending<'h> {
-    fn of<'f>(
-        htlcs: &'h [PendingHtlc],
-        factories: impl Iterator<Item = &'f Factory>,
-        cltv_delta: u32,
-    ) -> Self {
+    fn of<'f>(htlcs: &'h [PendingHtlc], factories: impl Iterator<Item = &'f Factory>, resolve: u32) -> Self {
         let (by_channel, by_hash) = (HashMap::new(), HashMap::new());
-        let mut pending = Self { by_channel, by_hash, early: HashMap::new(), cltv_delta };
+        let mut pending = Self { by_channel, by_hash, early: HashMap::new(), resolve };
         for htlc in htlcs {
             pending.by_channel.entry(htlc.channel_id).or_default().push(htlc);
             pending.by_hash.entry(htlc.payment_hash).or_default().push(htlc);
@@ -82,7 +82,7 @@ impl<'h> Pending<'h> {
                     other.cltv_expiry.saturating_sub(early)
                 });
                 // So long it may take to have this one back on chain, or the preimage to that one.
-                let last = claims.min()?.saturating_sub(self.cltv_delta).saturating_sub(early);
+                let last = claims.min()?.saturating_sub(self.resolve).saturating_sub(early);
                 // Nothing times out before its expiry, and at its expiry lightningd closes the channel itself.
                 Some(last.clamp(first, htlc.cltv_expiry))
             }
@@ -230,7 +230,7 @@ impl Engine {
 impl Engine {
     fn pending<'h>(&self, htlcs: &'h [PendingHtlc]) -> Pending<'h> {
         let funded = self.factories.values().filter(|factory| factory.funding_height().is_some());
-        Pending::of(htlcs, funded, self.config.cltv_delta)
+        Pending::of(htlcs, funded, self.config.cltv_delta.min(RESOLVE))
     }
 
     /// HTLCs of a factory, as of the last block, that have this node leave by `height` unless they are

@@ -70,6 +70,8 @@ impl Run {
         let shape = shape(clients, profile, config)?;
         let early = longest(&shape, config);
         let dying_blocks = early;
+        // In some there is time for payments from client to client.
+        let longer = if self.dice.one_in(4) { 2 * early } else { 0 };
         let nodes = (1..=clients).map(|client| self.world.members[client].id).collect::<Vec<_>>();
         let clients =
             nodes.into_iter().map(|id| (id, Amount::from_sat(50_000 + self.dice.next_number() % 150_000)));
@@ -77,7 +79,7 @@ impl Run {
             clients: clients.collect(),
             stock: Amount::from_sat(self.stock()),
             shape,
-            lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10),
+            lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10) + longer,
             dying_blocks,
             tree_feerate: 1000,
         })

@@ -1,8 +1,11 @@
 //! Which attempt or sale a channel is of.
 
+use bitcoin::OutPoint;
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::ChannelId;
 use factory_engine::{Attempt, Engine, Factory, Sold};
+
+use crate::world::judged::{early, early_of_sale};
 
 /// The attempt of a factory with this channel, and whose it is.
 pub(super) fn find(engine: &Engine, channel: ChannelId) -> Option<(&Attempt, ClientIndex)> {
@@ -25,4 +28,26 @@ pub(super) fn find_sold(engine: &Engine, channel: ChannelId) -> Option<(&Attempt
         Some((attempt, sold))
     })
     .next()
+}
+
+/// Where a channel is in a factory.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) attempt: &'a Attempt,
+    pub(super) client: ClientIndex,
+    pub(super) outpoint: OutPoint,
+    /// Blocks that its way to the chain takes.
+    pub(super) early: u32,
+    pub(super) sold: Option<&'a Sold>,
+}
+
+pub(super) fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
+    if let Some((attempt, client)) = find(engine, channel) {
+        let outpoint = attempt.tree.as_ref()?.channel_outpoint(client)?;
+        return Some(Place { attempt, client, outpoint, early: early(&attempt.layout, client), sold: None });
+    }
+    let (attempt, sold) = find_sold(engine, channel)?;
+    let client = sold.sale.buyer;
+    let early = early_of_sale(&attempt.layout, client, sold.sale.number);
+    Some(Place { attempt, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
 }

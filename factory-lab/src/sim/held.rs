@@ -8,9 +8,13 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{SpendRole, fee, weight};
 use factory_engine::types::{Amount, ChannelId, Height, InstanceId};
-use factory_engine::{Direction, Engine, PendingHtlc};
+use factory_engine::{Direction, Engine, Input, PendingHtlc};
 
-use super::htlc::{CLTV_DELTA, Place, place};
+use crate::world::Fed;
+use crate::{LabError, error};
+
+use super::find::{Place, place};
+use super::payment::CLTV_DELTA;
 use super::run::Run;
 
 /// Commitment transaction with one HTLC, and HTLC-success (BOLT 3, anchors), weight units.
@@ -20,7 +24,7 @@ const HTLC: u64 = 706;
 const DUST: u64 = 546_000;
 
 /// Who leaves, of every factory.
-pub(super) fn leaving(engine: &Engine) -> BTreeSet<(InstanceId, ClientIndex)> {
+fn leaving(engine: &Engine) -> BTreeSet<(InstanceId, ClientIndex)> {
     let of = |factory: &factory_engine::Factory| {
         let instance = factory.instance;
         factory.current.exiting.iter().map(move |client| (instance, *client)).collect::<Vec<_>>()
@@ -29,8 +33,45 @@ pub(super) fn leaving(engine: &Engine) -> BTreeSet<(InstanceId, ClientIndex)> {
 }
 
 impl Run {
+    /// Everybody's HTLCs, as the plugin reads them at each block; some are settled before.
+    ///
+    /// # Errors
+    /// S16, S35: when one is left until it is too late and nobody leaves, or somebody leaves for nothing.
+    pub(super) fn show_htlcs(&mut self) -> Result<(), LabError> {
+        let height = self.world.chain.height();
+        self.held.retain(|held| held.until >= height);
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        for at in 0..self.world.members.len() {
+            let channels = &self.world.members[at].lightningd.channels;
+            let shown: Vec<PendingHtlc> = self.held.iter().flat_map(|held| held.shown(at, height)).collect();
+            let shown: Vec<PendingHtlc> =
+                shown.into_iter().filter(|htlc| channels.contains_key(&htlc.channel_id)).collect();
+            if shown.is_empty() || self.world.seen(at) != Some(height) {
+                continue;
+            }
+            // As in the plugin: after a start fees are known first.
+            if self.world.members[at].engine.as_ref().is_some_and(|engine| engine.feerates().is_none()) {
+                self.world.show_fees(at)?;
+            }
+            let Some(engine) = &self.world.members[at].engine else { continue };
+            let (rates, before) = (engine.feerates().cloned(), leaving(engine));
+            let fed = self.world.feed(at, Input::Htlcs(shown.clone()))?;
+            if !matches!(fed, Fed::Done(_)) {
+                continue;
+            }
+            if self.world.is_owed(at) {
+                self.judge_held(at, &shown, rates.as_ref(), &before).map_err(error)?;
+            }
+            // As in the plugin: fees are weighed with these deadlines, and for an exit that just began.
+            self.world.show_fees(at)?;
+        }
+        Ok(())
+    }
+
     /// What a member did about its HTLCs at this block.
-    pub(super) fn judge_held(
+    fn judge_held(
         &self,
         at: usize,
         shown: &[PendingHtlc],

@@ -3,65 +3,16 @@
 
 use bitcoin::OutPoint;
 use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
-use factory_engine::terms::ClientIndex;
 use factory_engine::types::{ChannelId, Height};
-use factory_engine::{Attempt, Direction, Engine, Input, PendingHtlc, Sold};
 
 use crate::fault::Kind;
-
 use crate::node::COMMITMENT_FEE;
-use crate::world::judged::{early, early_of_sale};
-use crate::world::{Fed, LSP};
+use crate::world::LSP;
 use crate::{LabError, error};
 
-use super::find::{find, find_sold};
-use super::held::leaving;
+use super::find::{Place, place};
+use super::payment::{CLTV_DELTA, Held, Leg};
 use super::run::Run;
-
-/// `cltv-delta` of every node, blocks.
-pub(super) const CLTV_DELTA: u32 = 34;
-
-/// An HTLC from one member to another.
-#[derive(Debug, Clone, Copy)]
-struct Leg {
-    from: usize,
-    to: usize,
-    channel: ChannelId,
-    expiry: Height,
-}
-
-/// A payment that nobody has settled yet: until then the channels owe it to nobody.
-#[derive(Debug)]
-pub(super) struct Held {
-    hash: [u8; 32],
-    msat: u64,
-    /// From the payer to the payee.
-    legs: Vec<Leg>,
-    /// Block after which it is gone.
-    until: Height,
-    /// From which block on the payee has let go of the preimage; how many legs, from the last, it goes back.
-    told: Option<(Height, usize)>,
-}
-
-impl Held {
-    /// How it looks to a member.
-    fn shown(&self, at: usize, height: Height) -> impl Iterator<Item = PendingHtlc> {
-        let told = self.told.filter(|(from, _)| *from <= height).map_or(0, |(_, legs)| legs);
-        let unknown = self.legs.len().saturating_sub(told);
-        let mine = self.legs.iter().enumerate().filter(move |(_, leg)| [leg.from, leg.to].contains(&at));
-        mine.map(move |(place, leg)| PendingHtlc {
-            channel_id: leg.channel,
-            direction: match (leg.from == at, place < unknown) {
-                (true, _) => Direction::Offered,
-                (false, true) => Direction::Received,
-                (false, false) => Direction::Fulfilled,
-            },
-            amount_msat: self.msat,
-            cltv_expiry: leg.expiry,
-            payment_hash: self.hash,
-        })
-    }
-}
 
 impl Run {
     /// One payment between the operator and a client, or from one client to another.
@@ -142,8 +93,10 @@ impl Run {
                 None => self.some_expiry(client, channel),
                 Some(next) => {
                     let early = self.early_at(client, channel);
-                    let more = self.dice.below_u32(5).saturating_sub(u32::from(self.dice.one_in(8)));
-                    next.expiry.saturating_add(early).saturating_add(CLTV_DELTA).saturating_add(more * more)
+                    let more = self.dice.below_u32(5);
+                    let least = next.expiry.saturating_add(early).saturating_add(CLTV_DELTA);
+                    // One block less is refused.
+                    least.saturating_add(more * more).saturating_sub(u32::from(self.dice.one_in(4)))
                 }
             };
             legs.insert(0, Leg { from, to, channel, expiry });
@@ -164,43 +117,6 @@ impl Run {
             let free = if channel.opener { own.opener_msat.saturating_sub(kept) } else { own.fundee_msat };
             !channel.closing && free >= msat
         })
-    }
-
-    /// Everybody's HTLCs, as the plugin reads them at each block; some are settled before.
-    ///
-    /// # Errors
-    /// S16, S35: when one is left until it is too late and nobody leaves, or somebody leaves for nothing.
-    pub(super) fn show_htlcs(&mut self) -> Result<(), LabError> {
-        let height = self.world.chain.height();
-        self.held.retain(|held| held.until >= height);
-        if self.held.is_empty() {
-            return Ok(());
-        }
-        for at in 0..self.world.members.len() {
-            let channels = &self.world.members[at].lightningd.channels;
-            let shown: Vec<PendingHtlc> = self.held.iter().flat_map(|held| held.shown(at, height)).collect();
-            let shown: Vec<PendingHtlc> =
-                shown.into_iter().filter(|htlc| channels.contains_key(&htlc.channel_id)).collect();
-            if shown.is_empty() || self.world.seen(at) != Some(height) {
-                continue;
-            }
-            // As in the plugin: after a start fees are known first.
-            if self.world.members[at].engine.as_ref().is_some_and(|engine| engine.feerates().is_none()) {
-                self.world.show_fees(at)?;
-            }
-            let Some(engine) = &self.world.members[at].engine else { continue };
-            let (rates, before) = (engine.feerates().cloned(), leaving(engine));
-            let fed = self.world.feed(at, Input::Htlcs(shown.clone()))?;
-            if !matches!(fed, Fed::Done(_)) {
-                continue;
-            }
-            if self.world.is_owed(at) {
-                self.judge_held(at, &shown, rates.as_ref(), &before).map_err(error)?;
-            }
-            // As in the plugin: fees are weighed with these deadlines, and for an exit that just began.
-            self.world.show_fees(at)?;
-        }
-        Ok(())
     }
 
     /// An expiry near one of the limits, or anywhere.
@@ -317,26 +233,4 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// Where a channel is in a factory.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) attempt: &'a Attempt,
-    pub(super) client: ClientIndex,
-    pub(super) outpoint: OutPoint,
-    /// Blocks that its way to the chain takes.
-    pub(super) early: u32,
-    pub(super) sold: Option<&'a Sold>,
-}
-
-pub(super) fn place(engine: &Engine, channel: ChannelId) -> Option<Place<'_>> {
-    if let Some((attempt, client)) = find(engine, channel) {
-        let outpoint = attempt.tree.as_ref()?.channel_outpoint(client)?;
-        return Some(Place { attempt, client, outpoint, early: early(&attempt.layout, client), sold: None });
-    }
-    let (attempt, sold) = find_sold(engine, channel)?;
-    let client = sold.sale.buyer;
-    let early = early_of_sale(&attempt.layout, client, sold.sale.number);
-    Some(Place { attempt, client, outpoint: sold.sale.channel, early, sold: Some(sold) })
 }

@@ -6,7 +6,7 @@
 //! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - `buy` clients that buy out of stock
-//! - [`htlc`] payments at the edges of what may be admitted, and who leaves for held ones
+//! - [`htlc`] payments at the edges of what may be admitted; `held`: who leaves for those that are held
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
 //! - `find` which attempt or sale a channel is of
@@ -26,6 +26,7 @@ pub mod many;
 mod market;
 mod others;
 mod parts;
+mod payment;
 mod people;
 mod prices;
 pub mod probe;

@@ -53,7 +53,7 @@ pub struct Run {
     /// Blocks that an eviction under way has lost to faults, as far as we know.
     pub(super) lost: u32,
     /// Payments that nobody has settled yet.
-    pub(super) held: Vec<super::htlc::Held>,
+    pub(super) held: Vec<super::payment::Held>,
     censored: Vec<(Txid, Height)>,
     pub(super) fees: super::parts::Fees,
     pub(super) dies_at: Option<u64>,

@@ -5,6 +5,8 @@ use factory_engine::{Config, Policy, PriceList};
 use crate::fault::Dice;
 use crate::world::LSP;
 
+use super::payment::CLTV_DELTA;
+
 /// The highest base and rate that an operator asks, msat and millionths of the amount.
 const BASE_MSAT: u64 = 20_000;
 
@@ -12,7 +14,7 @@ const PPM: u32 = 4_000;
 
 /// What one member has of its own in its configuration.
 pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config {
-    let mut own = Config { jit: dice.one_in(2), ..common.clone() };
+    let mut own = Config { jit: dice.one_in(2), cltv_delta: CLTV_DELTA, ..common.clone() };
     if at != LSP && dice.one_in(12) {
         own.policy = Policy::Ask;
     }
