@@ -155,7 +155,7 @@ fn other_terms_are_another_transcript() {
         .tamper(|out| match &out.message {
             Message::Invite(invite) if out.to == 2 && invite.attempt == 1 => {
                 let mut invite = invite.clone();
-                invite.terms.funding_confirmations -= 1;
+                invite.terms.funding_confirmations += 1;
                 Fate::replace(invite)
             }
             _ => Fate::Deliver,

@@ -232,6 +232,7 @@ async fn every_channel_may_be_a_factorys_until_there_is_a_view_and_after_nobody_
     assert!(handle.view().doubt(Some(PEER)).is_some());
     let engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
     tokio::spawn(Runtime::new(engine, MemoryStore::new(), FakeNode::default(), inbox).run());
+    handle.caught_up();
     handle.flush().await;
     assert!(handle.view().is_certain());
     assert_eq!(handle.view().doubt(None), None);
