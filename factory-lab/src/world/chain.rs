@@ -113,11 +113,12 @@ impl World {
             self.members[at].view.push((height, hash));
         }
         if self.members[at].engine.is_some() && self.seen(at) == Some(self.chain.height()) {
-            self.show_fees(at)?;
             // Elsewhere a channel is forgotten when the test says so.
             if self.chaos.is_some() {
                 self.show_channels(at)?;
             }
+            // As in the plugin: fees are weighed for an exit that just began.
+            self.show_fees(at)?;
         }
         Ok(())
     }
