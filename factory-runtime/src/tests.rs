@@ -237,6 +237,7 @@ async fn every_channel_may_be_a_factorys_until_there_is_a_view_and_after_nobody_
     assert!(handle.view().is_certain());
     assert_eq!(handle.view().doubt(None), None);
     handle.view().give_up("its task has ended");
+    handle.caught_up();
     connect(&handle).await;
     handle.ask(create()).await.unwrap();
     assert_eq!(handle.view().doubt(Some(PEER)).as_deref(), Some("its task has ended"));
