@@ -66,6 +66,8 @@ pub struct Member {
     crash: Option<CrashAt>,
     /// Whether its database is an older copy.
     restored: bool,
+    /// How often it was started.
+    pub starts: u32,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
 }
@@ -133,6 +135,8 @@ pub struct World {
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Somebody who has nothing to do with any factory, and spends what anybody may.
     pub stranger: Lightningd,
+    /// Whether nobody has a channel with anybody when they meet.
+    pub strangers: bool,
     /// Messages that have arrived so far.
     pub delivered: u64,
     /// What each client has paid for liquidity, by factory, msat.
@@ -174,6 +178,7 @@ impl World {
                 view: vec![],
                 crash: None,
                 restored: false,
+                starts: 0,
                 shadow: None,
             });
         }
@@ -186,6 +191,7 @@ impl World {
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
+            strangers: false,
             delivered: 0,
             paid: BTreeMap::new(),
             stuck: vec![],
@@ -227,6 +233,7 @@ impl World {
         shadow.load_from(&engine);
         let member = &mut self.members[at];
         member.engine = Some(engine);
+        member.starts = member.starts.saturating_add(1);
         // Only as long as it is followed.
         member.shadow = check.then_some(shadow);
         let channels = member.lightningd.known_channels();
