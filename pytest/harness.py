@@ -63,6 +63,8 @@ def plugin_options(**more):
     options = {
         "plugin": find_plugin(),
         "factory-policy": "auto",
+        # Their first channel with the operator is the factory's.
+        "factory-allow-lsp": "any",
         # The default of a day makes every test mine a day's blocks.
         "factory-margin-blocks": 12,
         **WIDE,

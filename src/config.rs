@@ -17,9 +17,12 @@ const POLICY_TEXT: &str = "What to do with invitations into a channel factory th
                            limits: never (decline), ask (wait for factory-accept) or auto (accept)";
 const ALLOW_LSP: StringArrayConfigOption = StringArrayConfigOption::new_str_arr_no_default(
     "factory-allow-lsp",
-    "Node id of an operator that may invite this node; may be given several times. Without it every \
-     connected peer may",
+    "Node id of an operator that may invite this node; may be given several times. Without it peers that \
+     this node has a channel with may, and others wait for factory-accept. 'any' makes no difference \
+     between peers",
 );
+/// In place of a node id: no difference is made.
+const ANYBODY: &str = "any";
 const NO_NEIGHBOUR_SALES: FlagConfigOption = FlagConfigOption::new_flag(
     "factory-no-neighbour-sales",
     "Do not sign when another client of this node's sub-factory buys liquidity. Signing costs nothing; \
@@ -215,10 +218,26 @@ const SALE_WAIT: Number = Number {
     least: 1,
     most: MAX_SECONDS,
 };
+const SALE_BLOCKS: Number = Number {
+    name: "factory-sale-blocks",
+    description: "How long a sale of liquidity that is paid may wait for signatures, in blocks; then it is given \
+                  up, and its price is the buyer's again",
+    default: |config| config.sale_blocks.into(),
+    least: 1,
+    most: U32,
+};
+const CREDIT_BLOCKS: Number = Number {
+    name: "factory-credit-blocks",
+    description: "How long what this node has paid for liquidity and not got waits for its next purchase, in \
+                  blocks; then it asks the operator to pay it back",
+    default: |config| config.credit_blocks.into(),
+    least: 1,
+    most: U32,
+};
 const MAX_ATTEMPTS: Number = Number {
     name: "factory-max-attempts",
-    description: "Number of times that this node tries to create a factory, each time without the clients \
-                  that failed it",
+    description: "Number of times that this node tries to create a factory, not counting those after which it \
+                  goes on without a client that failed it; 1 is one try in all",
     default: |config| config.max_attempts.into(),
     least: 1,
     most: U32,
@@ -279,7 +298,7 @@ const MAX_DUST_TOTAL: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 29] = [
+const NUMBERS: [&Number; 31] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -301,6 +320,8 @@ const NUMBERS: [&Number; 29] = [
     &INVITE_TIMEOUT,
     &CEREMONY_TIMEOUT,
     &SALE_WAIT,
+    &SALE_BLOCKS,
+    &CREDIT_BLOCKS,
     &MAX_ATTEMPTS,
     &RESERVE_FEERATE,
     &MAX_CEREMONIES,
@@ -369,11 +390,14 @@ where
         Some(name) => factory_runtime::faults::arm(&name).map_err(BadOption)?,
         None => log::warn!("FOR TESTS ONLY: this build misbehaves where factory-fault asks for it"),
     }
+    let allowed = plugin.option(&ALLOW_LSP)?;
+    let anybody = allowed.as_ref().is_some_and(|ids| ids.iter().any(|id| id == ANYBODY));
     Ok(Config {
         // lightningd says it.
         cltv_delta: Config::default().cltv_delta,
         policy: policy(&plugin.option(&policy_option())?)?,
-        allowed_lsps: plugin.option(&ALLOW_LSP)?.map(|ids| node_ids(&ids)).transpose()?,
+        allowed_lsps: allowed.as_ref().filter(|_| !anybody).map(|ids| node_ids(ids)).transpose()?,
+        anybody_invites: anybody,
         bounds: Bounds {
             max_price_msat: within(&MAX_PRICE, set(&MAX_PRICE)?)?,
             min_lifetime_blocks: within(&MIN_LIFETIME, set(&MIN_LIFETIME)?)?,
@@ -411,6 +435,8 @@ where
         max_ceremonies_per_peer: within(&MAX_CEREMONIES, set(&MAX_CEREMONIES)?)?,
         sign_for_neighbours: !plugin.option(&NO_NEIGHBOUR_SALES)?,
         sale_wait: seconds(&SALE_WAIT, set(&SALE_WAIT)?)?,
+        sale_blocks: within(&SALE_BLOCKS, set(&SALE_BLOCKS)?)?,
+        credit_blocks: within(&CREDIT_BLOCKS, set(&CREDIT_BLOCKS)?)?,
         jit: plugin.option(&JIT)?,
         // The datastore knows.
         prices: Config::default().prices,

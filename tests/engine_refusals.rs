@@ -223,7 +223,7 @@ fn a_payment_that_is_not_settled() {
     };
     world.run_until("the payment has left", pays).unwrap();
     let lsp = world.members[LSP].id;
-    for input in [Input::PeerDown { peer: lsp }, Input::PeerUp { peer: lsp }] {
+    for input in [Input::PeerDown { peer: lsp }, Input::PeerUp { peer: lsp, channels: true }] {
         world.feed(1, input).unwrap();
     }
     assert_eq!(refused(&mut world, 1, buy(instance, 50_000)), Refusal::PaymentUnderWay);

@@ -7,7 +7,7 @@ mod common;
 use common::{factory, sales};
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{Amount, InstanceId};
-use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleStored};
+use factory_engine::wire::message::{Message, SaleChecked, SaleJoin, SaleOffer, SaleShown, SaleStored};
 use factory_engine::{Command, NotCooperative, Refusal, Sold, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, LSP, Member, World};
@@ -123,14 +123,19 @@ fn what_can_t_be_sold_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_neighbour_that_is_away_is_named() {
+fn a_neighbour_that_is_away_is_named_to_the_operator() {
     let (mut world, instance) = active(3);
     world.stop(2);
     world.settle().unwrap();
     world.ask(1, instance, 50_000, 0).unwrap().unwrap();
     world.run_out().unwrap();
     let why = world.refused(1, instance).unwrap();
-    assert!(why.contains("not connected") && why.contains(&world.members[2].id.to_string()), "{why}");
+    let id = world.members[2].id.to_string();
+    // The operator knows who it is, the buyer how many.
+    assert!(why.contains("not connected: another client") && !why.contains(&id), "{why}");
+    assert!(
+        world.members[LSP].log.iter().any(|(_, text)| text.contains("not connected") && text.contains(&id))
+    );
     assert!(sales(&world, LSP, instance).is_empty());
     // The other sub-factory sells on.
     world.buy(3, instance, 50_000, 0).unwrap();
@@ -297,6 +302,24 @@ fn a_sale_that_somebody_has_finished_already_is_ended() {
     world.buy(2, instance, 50_000, 0).unwrap();
 }
 
+/// S9: an operator that counts sales which were never made doesn't make a client exit-only.
+#[test]
+fn an_operators_word_makes_nobody_exit_only() {
+    let (mut world, instance) = leaf(10).sold(&[(1, 30_000)]).unwrap();
+    world.tamper(|out| match &out.message {
+        Message::SaleOffer(offer) if out.to == 2 => {
+            Fate::replace(SaleOffer { number: offer.number + 1, ..offer.clone() })
+        }
+        _ => Fate::Deliver,
+    });
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert!(world.refused(1, instance).is_some());
+    assert_eq!(factory(&world, 2, instance).restored(), None);
+    world.heal();
+    world.buy(2, instance, 50_000, 0).unwrap();
+}
+
 /// S9: a neighbour whose database is older than a sale that it signed for hears of it with the next one. It
 /// signs no more in this factory, from then on and after a restart, and can still leave.
 #[test]
@@ -304,12 +327,25 @@ fn whoever_finds_out_that_it_was_restored_only_leaves() {
     let (mut world, instance) = leaf(9).restored(2, &[(1, 30_000)]).unwrap();
     assert_eq!(factory(&world, 2, instance).restored(), None, "nothing told it");
 
+    // Its operator's word is not enough: without the signatures that it has forgotten, nothing is stored.
+    world.tamper(|out| match &out.message {
+        Message::SaleShown(shown) => {
+            let signatures = vec![[0x11; 64]; shown.signatures.len()];
+            Fate::replace(SaleShown { signatures, ..shown.clone() })
+        }
+        _ => Fate::Deliver,
+    });
+    world.ask(1, instance, 50_000, 0).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(factory(&world, 2, instance).restored(), None);
+    world.heal();
+
     for _ in 0..2 {
         world.ask(1, instance, 50_000, 0).unwrap().unwrap();
         world.run_out().unwrap();
         let why = world.refused(1, instance).unwrap();
-        assert!(why.contains("restored from a backup"), "{why}");
-        assert!(factory(&world, 2, instance).restored().is_some());
+        assert!(why.contains("another client takes no part"), "{why}");
+        assert!(factory(&world, 2, instance).restored().unwrap().contains("this node's signature"));
         assert_eq!((sales(&world, LSP, instance).len(), sales(&world, 2, instance).len()), (1, 0));
         world.restart(2).unwrap();
         world.run_out().unwrap();

@@ -84,7 +84,7 @@ async fn peers_hear_nothing_before_every_block_is_handled() {
 
     // The operator is connected before the backend has said a word.
     let number = client.connected(operator);
-    client.features(operator, number, true);
+    client.features(operator, number, true, true);
     let mut link = Link::new(LinkLimits::default());
     link.send(&offer).unwrap();
     assert_eq!(exchange(&client, &wire, operator, &mut link).await, Vec::<&str>::new());

@@ -268,7 +268,7 @@ impl World {
                         self.step(at, Input::Message { peer, payload });
                     }
                     Some(Incoming::Protocols(_)) => {
-                        self.step(at, Input::PeerUp { peer });
+                        self.step(at, Input::PeerUp { peer, channels: true });
                     }
                     None => {}
                 }

@@ -72,8 +72,8 @@ impl Engine {
     fn on_happening(&self, step: &mut StepBuilder<'_>, input: Input) {
         match input {
             Input::Started { channels } => self.on_started(step, &channels),
-            Input::PeerUp { peer } => {
-                step.volatile(Volatile::PeerUp(peer));
+            Input::PeerUp { peer, channels } => {
+                step.volatile(Volatile::PeerUp(peer, channels));
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
                 for factory in self.whole() {
@@ -81,6 +81,7 @@ impl Engine {
                         self.resume_sales(step, factory, Some(peer));
                         self.resume_waiting(step, factory, peer);
                         self.repeat_jit(step, factory, peer);
+                        self.repeat_void(step, factory, peer);
                     }
                 }
             }
@@ -124,6 +125,9 @@ impl Engine {
             }
             Input::ChannelFunded { instance, buyer, result } => {
                 self.on_channel_funded(step, instance, buyer, result);
+            }
+            Input::OrdinaryFound { instance, opened, result } => {
+                self.on_ordinary_found(step, instance, opened, result);
             }
             Input::Unspent { instance, attempt, height, result } => {
                 self.on_unspent(step, instance, attempt, height, result);
@@ -191,6 +195,10 @@ impl Engine {
             Message::JitOffer(m) => self.on_jit_offer(step, peer, &m),
             Message::JitAccept(m) => self.on_jit_accept(step, peer, &m),
             Message::JitOpened(m) => self.on_jit_opened(step, peer, &m),
+            Message::SaleVoid(m) => self.on_sale_void(step, peer, &m),
+            Message::CreditBack(m) => self.on_credit_back(step, peer, &m),
+            Message::SaleMissing(m) => self.on_sale_missing(step, peer, &m),
+            Message::SaleShown(m) => self.on_sale_shown(step, peer, &m),
         };
         match result {
             Ok(()) => {}

@@ -48,6 +48,8 @@ kinds! {
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
     Restore "restore" 40_000 "A node comes back with an older copy of its database (each run).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";
+    Withhold "withhold" 60_000 "A client never sends its signatures of sales, or never says that it has stored one (each run).";
+    Strangers "strangers" 15_000 "A thousand strangers invite a client (each run).";
     Silence "silence" 30_000 "A member says nothing any more from some message on (each run).";
     ForeignScript "foreign-script" 20_000 "The operator funds another script than a client's channel (each run).";
     SiblingScript "sibling-script" 20_000 "The operator proposes a script that is no channel's for a neighbour (each run).";

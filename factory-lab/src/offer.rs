@@ -2,9 +2,11 @@
 
 use factory_engine::Create;
 use factory_engine::policy::Config;
-use factory_engine::terms::{Shape, Terms};
+use factory_engine::terms::{ClientIndex, Shape, Terms};
+use factory_engine::tx::layout::Layout;
 use factory_engine::tx::plan::{Delays, Profile, shape_with};
 use factory_engine::types::{Amount, Height, InstanceId, NodeId};
+use factory_engine::wire::message::{ChannelInFactory, Invite, Message, protocol_id};
 
 use super::{LabError, error};
 
@@ -83,6 +85,21 @@ impl Offer {
             funding_confirmations: config.funding_confirmations,
         }
     }
+}
+
+/// A client's invitation to a factory of these terms, from whoever they name as operator.
+///
+/// # Errors
+/// When the terms make no factory.
+pub fn invitation(terms: &Terms, client: ClientIndex) -> Result<Message, LabError> {
+    let layout = Layout::new(terms).map_err(error)?;
+    let channel_in_factory = ChannelInFactory {
+        factory_protocol: protocol_id(),
+        factory_instance: terms.instance,
+        blocks_early: layout.blocks_early(client),
+    };
+    let (instance, terms) = (terms.instance, terms.clone());
+    Ok(Invite { instance, attempt: 1, terms, client, price_msat: 0, channel_in_factory }.into())
 }
 
 /// What the planner chooses for so many clients, with an operator's delays.

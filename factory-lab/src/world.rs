@@ -70,6 +70,8 @@ pub struct Member {
     restored: bool,
     /// Whether a record of its store was damaged.
     damaged: bool,
+    /// How often it was started.
+    pub starts: u32,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
 }
@@ -137,6 +139,8 @@ pub struct World {
     pub foreign_scripts: BTreeMap<usize, ScriptBuf>,
     /// Somebody who has nothing to do with any factory, and spends what anybody may.
     pub stranger: Lightningd,
+    /// Whether nobody has a channel with anybody when they meet.
+    pub strangers: bool,
     /// Messages that have arrived so far.
     pub delivered: u64,
     /// What each client has paid for liquidity, by factory, msat.
@@ -179,6 +183,7 @@ impl World {
                 crash: None,
                 restored: false,
                 damaged: false,
+                starts: 0,
                 shadow: None,
             });
         }
@@ -191,6 +196,7 @@ impl World {
             sent: vec![],
             foreign_scripts: BTreeMap::new(),
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
+            strangers: false,
             delivered: 0,
             paid: BTreeMap::new(),
             stuck: vec![],
@@ -232,6 +238,7 @@ impl World {
         shadow.load_from(&engine);
         let member = &mut self.members[at];
         member.engine = Some(engine);
+        member.starts = member.starts.saturating_add(1);
         // Only as long as it is followed.
         member.shadow = check.then_some(shadow);
         let channels = member.lightningd.known_channels();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
-use factory_engine::record::event::encode_record;
+use factory_engine::record::event::{Event, encode_record};
 use factory_engine::types::{Height, InstanceId, Millis};
 use factory_engine::wire::codec::DecodeError;
 use factory_engine::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
@@ -121,8 +121,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 self.handle_if(input).await;
             }
             Request::Listed(peer, number) => self.peers.listed(peer, number),
-            Request::Features(peer, number, supports) => {
-                let input = self.peers.features(peer, number, supports, &self.node);
+            Request::Features(peer, number, supports, channels) => {
+                let input = self.peers.features(peer, number, (supports, channels), &self.node);
                 self.handle_if(input).await;
             }
             Request::Disconnected(peer) => {
@@ -184,6 +184,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         self.stale_view |= moves_tip || !step.events.is_empty();
         let step_is_empty = step.events.is_empty();
         let result = step.answer.clone();
+        let over = self.leaves_nothing(&step);
         let effects = match self.engine.apply(step) {
             Ok(effects) => effects,
             // Nobody else applies anything. The next start finds the events.
@@ -203,6 +204,11 @@ impl<S: Store, N: Node> Runtime<S, N> {
             self.refresh_view();
         }
         answer(reply, result);
+        if !over.is_empty()
+            && let Err(error) = self.store.remove(&over).await
+        {
+            log::warn!("records that nobody needs are still there: {error}");
+        }
         for effect in effects {
             #[cfg(feature = "faults")]
             super::faults::before_effect(&effect).await;
@@ -225,6 +231,18 @@ impl<S: Store, N: Node> Runtime<S, N> {
             }
         }
         Err(first)
+    }
+
+    /// Factories that a step forgets and that nothing was signed for (S12): their records are not needed to know
+    /// what was signed (S8).
+    fn leaves_nothing(&self, step: &Step) -> Vec<InstanceId> {
+        let forgets = |events: &[Event]| events.iter().any(|event| matches!(event, Event::Forgotten(_)));
+        let forgotten =
+            step.events.iter().filter(|(_, events)| forgets(events)).map(|(instance, _)| *instance);
+        let unsigned = |instance: &InstanceId| {
+            self.engine.factory(*instance).is_some_and(|factory| factory.signed_for().is_empty())
+        };
+        forgotten.filter(unsigned).collect()
     }
 
     /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it

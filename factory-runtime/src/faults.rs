@@ -28,7 +28,7 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Effect, Input};
 
-const MESSAGES: [&str; 30] = [
+const MESSAGES: [&str; 34] = [
     "invite",
     "join",
     "expect_channel",
@@ -59,6 +59,10 @@ const MESSAGES: [&str; 30] = [
     "jit_offer",
     "jit_accept",
     "jit_opened",
+    "sale_void",
+    "credit_back",
+    "sale_missing",
+    "sale_shown",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.

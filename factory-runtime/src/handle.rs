@@ -48,7 +48,7 @@ pub(super) enum Request {
     /// A peer was found connected at start-up.
     Listed(NodeId, u64),
     /// Whether the peer of this connection set our feature bit.
-    Features(NodeId, u64, bool),
+    Features(NodeId, u64, bool, bool),
     Disconnected(NodeId),
     Raw(NodeId, Vec<u8>),
     Flood(NodeId),
@@ -169,9 +169,9 @@ impl Handle {
         number
     }
 
-    /// Whether that connection's peer set feature bit 270 or 271.
-    pub fn features(&self, peer: NodeId, connection: u64, supports: bool) {
-        self.send(Request::Features(peer, connection, supports));
+    /// Whether that connection's peer set feature bit 270 or 271, and whether this node has a channel with it.
+    pub fn features(&self, peer: NodeId, connection: u64, supports: bool, channels: bool) {
+        self.send(Request::Features(peer, connection, supports, channels));
     }
 
     /// A peer disconnected, as lightningd says.

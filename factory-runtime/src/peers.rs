@@ -27,6 +27,8 @@ struct Connection {
     seen: Seen,
     /// Whether the peer set our feature bit; nothing goes out before we know.
     supports: Option<bool>,
+    /// Whether this node has a channel with it.
+    channels: bool,
     /// Whether the engine was told that the peer is up.
     up: bool,
     /// We asked lightningd to end it: nothing more is read.
@@ -40,6 +42,7 @@ impl Connection {
             number,
             seen,
             supports: None,
+            channels: false,
             up: false,
             dropped: false,
             link: Link::new(LinkLimits::default()),
@@ -62,7 +65,7 @@ impl Connection {
             return None;
         }
         self.up = true;
-        Some(Input::PeerUp { peer })
+        Some(Input::PeerUp { peer, channels: self.channels })
     }
 }
 
@@ -121,7 +124,7 @@ impl Peers {
         &mut self,
         peer: NodeId,
         number: u64,
-        supports: bool,
+        (supports, channels): (bool, bool),
         node: &impl Node,
     ) -> Option<Input> {
         let connection = self.connections.get_mut(&peer)?;
@@ -130,6 +133,7 @@ impl Peers {
             return None;
         }
         connection.supports = Some(supports);
+        connection.channels = channels;
         connection.pump(peer, self.open, node);
         connection.rise(peer, self.open)
     }

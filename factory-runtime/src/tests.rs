@@ -65,7 +65,7 @@ fn our_protocols() -> Vec<u8> {
 
 async fn connect(handle: &Handle) {
     let number = handle.connected(PEER);
-    handle.features(PEER, number, true);
+    handle.features(PEER, number, true, true);
     handle.raw(PEER, our_protocols());
     handle.flush().await;
 }
@@ -94,7 +94,7 @@ async fn nothing_goes_to_a_peer_without_the_feature_bit() {
     let number = handle.connected(PEER);
     handle.flush().await;
     assert_eq!(node.sent(), 0);
-    handle.features(PEER, number, false);
+    handle.features(PEER, number, false, true);
     handle.raw(PEER, our_protocols());
     handle.flush().await;
     assert_eq!(node.sent(), 0);
@@ -109,7 +109,7 @@ async fn a_peer_is_up_when_both_have_spoken_in_whatever_order() {
     let number = handle.connected(PEER);
     handle.flush().await;
     assert_eq!((node.sent(), ready_peers(&handle).await), (0, vec![]));
-    handle.features(PEER, number, true);
+    handle.features(PEER, number, true, true);
     handle.flush().await;
     assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
     handle.disconnected(PEER);
@@ -149,7 +149,7 @@ async fn features_of_an_earlier_connection_dont_count() {
     let number = handle.connected(PEER);
     handle.disconnected(PEER);
     handle.connected(PEER);
-    handle.features(PEER, number, true);
+    handle.features(PEER, number, true, true);
     handle.flush().await;
     assert_eq!(node.sent(), 0);
 }
@@ -158,10 +158,10 @@ async fn features_of_an_earlier_connection_dont_count() {
 async fn a_peer_seen_at_start_up_and_then_notified_is_one_connection() {
     let (handle, node, _) = start();
     let listed = handle.listed(PEER);
-    handle.features(PEER, listed, true);
+    handle.features(PEER, listed, true, true);
     handle.raw(PEER, our_protocols());
     let notified = handle.connected(PEER);
-    handle.features(PEER, notified, true);
+    handle.features(PEER, notified, true, true);
     handle.flush().await;
     assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
 }

@@ -403,7 +403,7 @@ pub async fn follow(prepared: Prepared) {
     state.runtime.deliver_durably(Input::Started { channels }).await;
     for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
         let number = state.runtime.listed(peer.id);
-        state.runtime.features(peer.id, number, peer.supports);
+        state.runtime.features(peer.id, number, peer.supports, peer.channels);
     }
     let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
     state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));

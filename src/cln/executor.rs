@@ -281,6 +281,10 @@ impl Node for Executor {
                 let result = fund(&rpc, peer, amount).await.map_err(NodeError::from);
                 Input::ChannelFunded { instance, buyer, result }
             }),
+            Effect::FindOrdinary { instance, peer, opened } => self.spawn(async move {
+                let found = find_ordinary(&rpc, peer, opened.channel_id, opened.amount).await;
+                Input::OrdinaryFound { instance, opened, result: found.map_err(NodeError::from) }
+            }),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
@@ -334,6 +338,22 @@ async fn fund<C: Call>(rpc: &C, peer: NodeId, amount: Amount) -> Result<(Channel
     let outpoint =
         OutPoint { txid: field(method, &funded, "txid")?, vout: field(method, &funded, "outnum")? };
     Ok((channel_id, outpoint))
+}
+
+/// Whether there is such a channel with a peer.
+async fn find_ordinary<C: Call>(
+    rpc: &C,
+    peer: NodeId,
+    channel_id: ChannelId,
+    amount: Amount,
+) -> Result<bool, CallError> {
+    let method = "listpeerchannels";
+    let answer = rpc.call(method, json!({"id": peer.to_string()})).await?;
+    let list: Vec<Value> = field(method, &answer, "channels")?;
+    let msat = amount.to_sat().saturating_mul(1000);
+    Ok(list.iter().any(|channel| {
+        channel["channel_id"] == channel_id.to_string().as_str() && channel["total_msat"] == msat
+    }))
 }
 
 /// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;

@@ -15,6 +15,8 @@ pub struct Peer {
     pub id: NodeId,
     /// Whether its `init` set feature bit 270 or 271.
     pub supports: bool,
+    /// Whether this node has a channel with it.
+    pub channels: bool,
 }
 
 /// All connected peers, or the one.
@@ -25,7 +27,8 @@ pub async fn connected<C: Call>(rpc: &C, only: Option<NodeId>) -> Result<Vec<Pee
     let up = list.iter().filter(|peer| peer["connected"] == true);
     let read = |peer: &Value| {
         let id = peer["id"].as_str()?.parse().ok()?;
-        Some(Peer { id, supports: supports(peer["features"].as_str().unwrap_or_default()) })
+        let supports = supports(peer["features"].as_str().unwrap_or_default());
+        Some(Peer { id, supports, channels: peer["num_channels"].as_u64().unwrap_or(0) > 0 })
     };
     Ok(up.filter_map(read).collect())
 }
@@ -37,8 +40,9 @@ pub fn greet(state: &State, peer: NodeId) {
     tokio::spawn(async move {
         match connected(&state.rpc, Some(peer)).await {
             Ok(found) => {
-                let supports = found.iter().any(|found| found.id == peer && found.supports);
-                state.runtime.features(peer, number, supports);
+                let found = found.iter().find(|found| found.id == peer);
+                let supports = found.is_some_and(|found| found.supports);
+                state.runtime.features(peer, number, supports, found.is_some_and(|found| found.channels));
             }
             Err(error) => log::warn!("{peer}: {error}"),
         }

@@ -134,7 +134,7 @@ fn a_silent_buyer_gets_nothing_instead() {
         _ => Fate::Deliver,
     });
     let why = buys(&mut world, instance, 0).unwrap();
-    assert!(why.contains("no answer in time") && why.contains(&world.members[1].id.to_string()), "{why}");
+    assert!(why.contains("no answer in time from this node"), "{why}");
     assert!(offers.borrow().is_empty());
 }
 
@@ -203,7 +203,7 @@ fn a_price_answers_the_question_that_was_asked() {
     let asked = |world: &World| world.members[1].engine.as_ref().unwrap().asked_price(instance).cloned();
     let price = |sat, price_msat| {
         let amount = Amount::from_sat(sat);
-        Message::from(Price { instance, attempt: 1, amount, price_msat, away: vec![] }).encode()
+        Message::from(Price { instance, attempt: 1, amount, price_msat, away: 0 }).encode()
     };
     world.send_raw(LSP, 1, price(40_000, 1)).unwrap();
     world.settle().unwrap();

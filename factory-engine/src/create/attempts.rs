@@ -10,11 +10,13 @@ use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::{ClientIndex, Terms};
 use crate::types::{ChannelId, NodeId};
 use crate::wire::message::{Abort, Invite, Resume};
 use crate::wire::words::Words;
 
+use super::client::MAX_ATTEMPT;
 use super::lsp::{inputs, invite};
 
 impl Engine {
@@ -41,7 +43,7 @@ impl Engine {
                 }
                 Phase::Inviting | Phase::Completing => {}
                 Phase::Opening | Phase::Signing | Phase::Storing => {
-                    self.restart(step, factory, &[], &format!("{peer} disconnected"))
+                    self.restart(step, factory, &[], Reason::about("{} disconnected", [peer]))
                 }
             }
         }
@@ -65,7 +67,8 @@ impl Engine {
             // It was away when it was left out, and still waits (S29).
             let left_out = factory.left_out.iter().rev().find(|(node, _)| *node == peer);
             let (_, why) = left_out.ok_or_else(|| Fault::stale("it is not a client of ours"))?;
-            step.send(peer, over(resume, &format!("it was left out: {why}")));
+            step.log(Level::Debug, format!("{}: {peer} was left out: {why}", factory.instance));
+            step.send(peer, over(resume, "it was left out of a later attempt"));
             return Ok(());
         };
         match self.lsp.get(&factory.instance) {
@@ -84,9 +87,8 @@ impl Engine {
             Some(_) => {}
             None if factory.phase() == State::Funding => self.tell_broadcast(step, factory, peer),
             None => {
-                let reason =
-                    factory.failure().map(str::to_owned).unwrap_or_else(|| "the factory is gone".into());
-                step.send(peer, over(resume, &reason));
+                // Of whom our reason speaks is not for others.
+                step.send(peer, over(resume, "the factory is gone"));
             }
         }
         Ok(())
@@ -104,10 +106,8 @@ impl Engine {
             if silent.is_empty() {
                 self.give_up(step, factory, "the operator's own node was not ready in time");
             } else {
-                let names: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                let phase = ceremony.phase().name();
-                let reason = format!("no answer in time in phase {phase} from {}", names.join(", "));
-                self.restart(step, factory, &silent, &reason);
+                let text = format!("no answer in time in phase {} from {{}}", ceremony.phase().name());
+                self.restart(step, factory, &silent, Reason::about(text, silent.clone()));
             }
         }
     }
@@ -180,8 +180,26 @@ impl Engine {
         step: &mut StepBuilder<'_>,
         factory: &Factory,
         left_out: &[NodeId],
-        reason: &str,
+        reason: impl Into<Reason>,
     ) {
+        let reason = reason.into();
+        let limit = self.config.max_attempts.saturating_add(count(factory.left_out.len()));
+        let last = factory.current.number >= limit;
+        // S30: whoever is the cause may try again, once, and not as the last of all.
+        let is_over = |node: &NodeId| {
+            last || factory.strikes.contains(node) || self.offences.wait(*node, step.now).is_some()
+        };
+        let caused = reason.who().iter().filter(|node| factory.current.clients.contains(node));
+        let (again, caused): (Vec<NodeId>, Vec<NodeId>) = caused.copied().partition(is_over);
+        let left_out: Vec<NodeId> = left_out
+            .iter()
+            .copied()
+            .chain(again.into_iter().filter(|node| !left_out.contains(node)))
+            .collect();
+        let left_out = left_out.as_slice();
+        for node in left_out {
+            step.volatile(Volatile::Offence(*node, step.now));
+        }
         let kept: Vec<(NodeId, bitcoin::Amount)> = factory
             .current
             .clients
@@ -190,15 +208,14 @@ impl Engine {
             .zip(factory.current.terms.capacities.iter().copied())
             .filter(|(node, _)| !left_out.contains(node))
             .collect();
-        if kept.is_empty() || factory.current.number >= self.config.max_attempts {
-            let reason = if kept.is_empty() {
-                reason.to_owned()
-            } else {
-                format!("{reason}; gave up after {} attempts", factory.current.number)
-            };
-            return self.give_up(step, factory, &reason);
+        let too_many = last && left_out.is_empty()
+            || self.config.max_attempts <= 1
+            || factory.current.number >= MAX_ATTEMPT;
+        if kept.is_empty() || too_many {
+            let tried = format!("; gave up after {} attempts", factory.current.number);
+            return self.give_up(step, factory, if kept.is_empty() { reason } else { reason.and(&tried) });
         }
-        self.clean_up(step, factory, left_out, reason);
+        self.clean_up(step, factory, left_out, &reason);
         let attempt = factory.current.number.saturating_add(1);
         let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
         let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
@@ -218,26 +235,28 @@ impl Engine {
                 attempt,
                 terms: terms.clone(),
                 clients: clients.clone(),
-                reason: short(reason),
+                reason: short(&reason.to_string()),
                 left_out: left_out.to_vec(),
+                caused: caused.into_iter().filter(|node| !left_out.contains(node)).collect(),
             },
         );
         self.invite(step, &terms, attempt, &clients);
     }
 
     /// Ends creation for good.
-    pub(crate) fn give_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: &str) {
-        self.clean_up(step, factory, &factory.current.clients, reason);
+    pub(crate) fn give_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, reason: impl Into<Reason>) {
+        let reason = reason.into();
+        self.clean_up(step, factory, &factory.current.clients, &reason);
         step.volatile(Volatile::End(factory.instance));
-        step.event(factory.instance, Aborted { reason: short(reason) });
+        step.event(factory.instance, Aborted { reason: short(&reason.to_string()), height: step.height });
     }
 
     /// Undoes what the attempt has done in lightningd, here and at the clients.
-    fn clean_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &str) {
+    fn clean_up(&self, step: &mut StepBuilder<'_>, factory: &Factory, left_out: &[NodeId], reason: &Reason) {
         let ceremony = self.lsp.get(&factory.instance);
         let phase = ceremony.map_or(0, |ceremony| ceremony.phase().number());
         for (client, node) in (0u32..).zip(&factory.current.clients) {
-            step.abort(factory, *node, phase, reason, !left_out.contains(node));
+            step.abort(factory, *node, phase, &reason.told(*node), !left_out.contains(node));
             if let Some(channel_id) = factory.current.channels.get(&client) {
                 step.effect(Effect::CloseChannel { channel_id: *channel_id });
             } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
@@ -248,6 +267,10 @@ impl Engine {
             step.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
         }
     }
+}
+
+fn count(clients: usize) -> u32 {
+    u32::try_from(clients).unwrap_or(u32::MAX)
 }
 
 /// The current attempt's invitation, once more.

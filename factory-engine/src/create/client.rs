@@ -21,13 +21,17 @@ use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume
 use crate::wire::words::Words;
 
 /// Attempts at one factory that a client follows: each costs a record (S28).
-const MAX_ATTEMPT: u32 = 100;
+pub(super) const MAX_ATTEMPT: u32 = 100;
 /// Blocks that an invitation, or an attempt that a restart or a disconnect has interrupted, waits for
-/// its operator (S29).
+/// its operator (S29); and that what has failed is kept for people (S28).
 const PATIENCE: u32 = 144;
 /// The most characters of the reason that a person gives for declining. With the words before it, and unless
 /// it has what is escaped, the operator gets it whole.
 const MAX_REASON: usize = 200;
+/// Invitations of strangers that wait for an answer, of all together (S28).
+const MAX_STRANGERS: usize = 16;
+/// Invitations that wait for an answer, of all peers together (S28).
+const MAX_INVITATIONS: usize = 256;
 /// Failed factories of one peer that are kept because something was signed or opened (S12, S28).
 const MAX_KEPT_PER_PEER: usize = 64;
 
@@ -59,15 +63,19 @@ impl Engine {
         if invite.attempt > MAX_ATTEMPT {
             return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
-        let layout = Layout::new(&invite.terms);
-        let checked = layout.map_err(NotAcceptable::Terms).and_then(|layout| {
-            self.config.check_invite(peer, &invite, &layout, step.height, self.known_fees())
-        });
+        if let Some(wait) = self.offences.wait(peer, step.now).filter(|_| known.is_none()) {
+            return Err(Fault::stale(format!("its invitations are not looked at for {} s", wait / 1000)));
+        }
         let accepted = known.is_some_and(|factory| factory.accepted);
-        let checked = checked.and_then(|()| match known {
+        // S28: what costs nothing first; a layout of many clients does.
+        let checked = self.config.check_inviter(peer, &invite).and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
             Some(_) => Ok(()),
             None => self.make_room(step, peer),
+        });
+        let checked = checked.and_then(|()| {
+            let layout = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
+            self.config.check_invite(&invite, &layout, step.height, self.known_fees())
         });
         if let Err(reason) = checked {
             step.log(
@@ -75,6 +83,7 @@ impl Engine {
                 format!("{}: declined the invitation of {peer}: {reason}", invite.instance),
             );
             step.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
+            step.volatile(Volatile::Offence(peer, step.now));
             return Ok(());
         }
         let (instance, attempt) = (invite.instance, invite.attempt);
@@ -92,7 +101,7 @@ impl Engine {
         step.volatile(Volatile::End(instance));
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
-        } else if self.config.policy == Policy::Auto {
+        } else if self.config.policy == Policy::Auto && !self.is_stranger(peer) {
             step.event(instance, Accepted {});
             step.effect(Effect::NewPayout { instance, attempt });
         }
@@ -135,8 +144,16 @@ impl Engine {
         });
         let (over, kept): (Vec<_>, Vec<_>) = of_peer.partition(|factory| is_forgettable(factory));
         let open = kept.iter().filter(|factory| factory.phase().is_creating()).count();
-        if open >= self.config.max_ceremonies_per_peer {
+        let stranger = self.is_stranger(peer);
+        if open >= if stranger { 1 } else { self.config.max_ceremonies_per_peer } {
             return Err(NotAcceptable::Open(open));
+        }
+        let waiting = |factory: &&Factory| {
+            factory.phase() == State::Invited && (!stranger || self.is_stranger(factory.lsp()))
+        };
+        let waiting = self.factories.values().filter(waiting).count();
+        if waiting >= if stranger { MAX_STRANGERS } else { MAX_INVITATIONS } {
+            return Err(NotAcceptable::Full(waiting));
         }
         if kept.len() >= MAX_KEPT_PER_PEER {
             return Err(NotAcceptable::Kept(kept.len()));
@@ -145,6 +162,19 @@ impl Engine {
             step.event(factory.instance, Forgotten { reason: "it ended before anything was signed".into() });
         }
         Ok(())
+    }
+
+    /// Whether nothing is known of a peer: no channel, and no list that names it.
+    fn is_stranger(&self, peer: NodeId) -> bool {
+        !self.config.anybody_invites && self.config.allowed_lsps.is_none() && !self.friends.contains(&peer)
+    }
+
+    /// S28: what ended before anything was signed is not kept for long.
+    pub(crate) fn forget_failed(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        let over = factory.current.ended_at.is_some_and(|at| step.height >= at.saturating_add(PATIENCE));
+        if over && is_forgettable(factory) && !self.client.contains_key(&factory.instance) {
+            step.event(factory.instance, Forgotten { reason: format!("it failed {PATIENCE} blocks ago") });
+        }
     }
 
     /// Every number of an invitation that this node has bounds for, with its own, at a height (S32).
@@ -187,7 +217,7 @@ impl Engine {
         if characters > MAX_REASON {
             return Err(Refusal::Reason { characters, most: MAX_REASON });
         }
-        step.event(instance, Declined { reason: short(reason) });
+        step.event(instance, Declined { reason: short(reason), height: step.height });
         step.send(factory.lsp(), refusal(instance, factory.current.number, &format!("declined: {reason}")));
         Ok(Answer::Done)
     }
@@ -322,7 +352,7 @@ impl Engine {
         }
         step.event(
             factory.instance,
-            Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)) },
+            Aborted { reason: short(&format!("the operator aborts: {}", abort.reason)), height: step.height },
         );
         step.volatile(Volatile::End(factory.instance));
         Ok(())
@@ -344,7 +374,7 @@ impl Engine {
         {
             step.effect(Effect::CloseChannel { channel_id });
         }
-        step.event(factory.instance, Aborted { reason: short(reason) });
+        step.event(factory.instance, Aborted { reason: short(reason), height: step.height });
         step.volatile(Volatile::End(factory.instance));
     }
 
@@ -418,6 +448,7 @@ impl Engine {
         });
         if matches!(factory.phase(), State::Aborted | State::Declined)
             && !suspect
+            && factory.restored().is_none()
             && is_dead(factory, step.height)
         {
             step.event(factory.instance, Forgotten { reason: "nothing that was signed can confirm".into() });
@@ -513,6 +544,7 @@ fn is_forgettable(factory: &Factory) -> bool {
     matches!(factory.phase(), State::Aborted | State::Declined)
         && factory.signed_for().is_empty()
         && factory.opens_accepted().is_empty()
+        && factory.restored().is_none()
 }
 
 fn refusal(instance: InstanceId, attempt: u32, reason: &str) -> Abort {

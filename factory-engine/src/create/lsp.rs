@@ -12,6 +12,7 @@ use crate::record::factory::Factory;
 use crate::signing::Coordinator;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::scripts::{is_payout, key_script};
@@ -145,7 +146,7 @@ impl Engine {
         let key = match funding_key(&factory.current.layout, &roster) {
             Ok(key) => key,
             Err(error) => {
-                return self.give_up(step, factory, &format!("its keys make no funding script: {error}"));
+                return self.give_up(step, factory, format!("its keys make no funding script: {error}"));
             }
         };
         let script = key_script(key.output_key());
@@ -220,8 +221,9 @@ impl Engine {
                 return self.give_up(step, factory, "a channel's funding script is not P2WSH");
             }
             Err(error) => {
-                let reason = format!("the channel with {peer} can't be opened: {error}");
-                return self.restart(step, factory, &error.blames(peer), &reason);
+                let reason =
+                    Reason::about("the channel with {} can't be opened", [peer]).said(error.to_string());
+                return self.restart(step, factory, &error.blames(peer), reason);
             }
         };
         // Said twice: everything was proposed meanwhile.
@@ -253,7 +255,7 @@ impl Engine {
         let funding = match result {
             Ok(funding) => funding,
             Err(error) => {
-                return self.give_up(step, factory, &format!("the wallet can't fund it: {error}"));
+                return self.give_up(step, factory, format!("the wallet can't fund it: {error}"));
             }
         };
         // What can't be read again is never stored.
@@ -281,10 +283,10 @@ impl Engine {
         abort: &Abort,
     ) -> Result<(), Fault> {
         self.member(peer, abort.instance, abort.attempt)?;
-        let reason = format!("{peer} aborts: {}", abort.reason);
+        let reason = Reason::about("{} aborts", [peer]).said(&*abort.reason);
         // Whom it blames is not believed (S4): a member names only itself.
         let left_out: &[NodeId] = if abort.retry != 0 { &[] } else { &[peer] };
-        self.restart(step, factory, left_out, &reason);
+        self.restart(step, factory, left_out, reason);
         Ok(())
     }
 
@@ -297,7 +299,7 @@ impl Engine {
         reason: &str,
     ) {
         if self.lsp.contains_key(&factory.instance) && factory.client_of(peer).is_some() {
-            self.restart(step, factory, &[peer], &format!("{peer}: {reason}"));
+            self.restart(step, factory, &[peer], Reason::about("{}", [peer]).said(reason));
         }
     }
 

@@ -14,6 +14,7 @@ use crate::record::factory::{Factory, build_tree, member_key};
 use crate::signing::{Failure, Plan, Refused, SignAs, SignJob};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
 use crate::tx::layout::SessionId;
 use crate::tx::musig::{KeyAgg, PartialSig, PublicKey};
@@ -74,18 +75,18 @@ impl Engine {
         let tree = match build_tree(&factory.current.layout, factory.scope(), &stored, Some(funding_key)) {
             Ok(tree) => Arc::new(tree),
             Err(error) => {
-                return self.give_up(step, factory, &format!("the tree can't be built: {error}"));
+                return self.give_up(step, factory, format!("the tree can't be built: {error}"));
             }
         };
         let plan = Plan::new(tree.clone(), tree.sessions());
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
-            return self.give_up(step, factory, &error.to_string());
+            return self.give_up(step, factory, error.to_string());
         }
         let opened = match ceremony.signing.open(plan, None, &key, || step.rng.bytes32()) {
             Ok(opened) => opened,
             Err(error) => {
-                return self.give_up(step, factory, &format!("nonces don't aggregate: {error}"));
+                return self.give_up(step, factory, format!("nonces don't aggregate: {error}"));
             }
         };
         let by_id = opened.plan().by_session(opened.nonces());
@@ -185,8 +186,9 @@ impl Engine {
         match failure {
             Failure::Culprit { client, session } => {
                 let Some(node) = factory.node_of(*client) else { return };
-                let reason = format!("{node} sent a bad partial signature for {session}");
-                return self.restart(step, factory, &[node], &reason);
+                let reason =
+                    Reason::about(format!("{{}} sent a bad partial signature for {session}"), [node]);
+                return self.restart(step, factory, &[node], reason);
             }
             Failure::Nobody(_) => {
                 step.log(
@@ -196,7 +198,7 @@ impl Engine {
             }
             Failure::NotSigned => {}
         }
-        self.give_up(step, factory, &failure.to_string());
+        self.give_up(step, factory, failure.to_string());
     }
 
     pub(crate) fn on_stored(
@@ -269,8 +271,8 @@ impl Engine {
                 self.give_up(step, factory, "a channel was committed on another outpoint than the leaf's");
             }
             Err(error) => {
-                let reason = format!("the channel with {node} can't be committed: {error}");
-                self.restart(step, factory, &error.blames(node), &reason);
+                let reason = Reason::about("the channel with {} can't be committed", [node]);
+                self.restart(step, factory, &error.blames(node), reason.said(error.to_string()));
             }
         }
     }

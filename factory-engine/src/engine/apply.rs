@@ -70,11 +70,16 @@ impl Engine {
 
     fn apply_volatile(&mut self, change: Volatile, effects: &mut Vec<Effect>) {
         match change {
-            Volatile::PeerUp(peer) => {
+            Volatile::PeerUp(peer, channels) => {
+                if channels {
+                    self.friends.insert(peer);
+                }
                 self.peers.insert(peer);
+                self.open_since.get_or_insert(self.tip.map_or(0, |(height, _)| height));
             }
             Volatile::PeerDown(peer) => {
                 self.peers.remove(&peer);
+                self.friends.remove(&peer);
             }
             Volatile::Tip(height, hash) => self.tip = Some((height, hash)),
             Volatile::ReorgTip(height) => {
@@ -111,6 +116,8 @@ impl Engine {
                 self.apply_volatile_sale(instance, coin, change, effects);
             }
             Volatile::Fees(change) => self.fees.apply(change),
+            Volatile::Offence(peer, now) => self.offences.note(peer, now),
+            Volatile::Forgive(peer) => self.offences.forgive(peer),
         }
     }
 
@@ -262,7 +269,7 @@ mod tests {
         }
         let mut engine = Engine::new(NodeId([3; 33]), MasterSecret::new([7; 32]), Config::default());
         let peer = NodeId([2; 33]);
-        let up = engine.handle(Input::PeerUp { peer }, 0, 0, &mut Zeros);
+        let up = engine.handle(Input::PeerUp { peer, channels: true }, 0, 0, &mut Zeros);
         let down = engine.handle(Input::PeerDown { peer }, 0, 0, &mut Zeros);
         engine.apply(up).unwrap();
         let stale = engine.apply(down).unwrap_err();

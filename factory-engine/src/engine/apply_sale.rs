@@ -39,6 +39,12 @@ impl Engine {
             VolatileSale::Asked(asked) => {
                 self.asked.insert(instance, asked);
             }
+            VolatileSale::Withheld(who) => {
+                self.withheld.insert(key, who);
+            }
+            VolatileSale::AskedBack(height) => {
+                self.asked_back.insert(instance, height);
+            }
             VolatileSale::Sign(job) => self.sign_sale(instance, coin, *job, effects),
             // A step may end the sale that it also changes.
             VolatileSale::Lsp(change) => {

@@ -10,6 +10,7 @@ use bitcoin::BlockHash;
 
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
+use crate::memory::offences::Offences;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
 use crate::record::event::Event;
@@ -142,7 +143,16 @@ pub struct Engine {
     pub(crate) client_sales: BTreeMap<(InstanceId, CoinIndex), ClientSale>,
     pub(crate) purchases: BTreeMap<InstanceId, Purchase>,
     pub(crate) asked: BTreeMap<InstanceId, Asked>,
+    /// L: who kept a sale that was signed for from its end, the last time.
+    pub(crate) withheld: BTreeMap<(InstanceId, CoinIndex), Vec<NodeId>>,
+    /// Client: height at which it last asked for its credit.
+    pub(crate) asked_back: BTreeMap<InstanceId, Height>,
     pub(crate) peers: BTreeSet<NodeId>,
+    /// Of those, the ones that this node has a channel with.
+    pub(crate) friends: BTreeSet<NodeId>,
+    pub(crate) offences: Offences,
+    /// Height at which the first peer came since this node was started: from then on others can be waited for.
+    pub(crate) open_since: Option<Height>,
     pub(crate) tip: Option<(Height, BlockHash)>,
     pub(crate) fees: fees::Fees,
     pub(crate) shown: BTreeMap<InstanceId, State>,
@@ -171,7 +181,12 @@ impl Engine {
             client_sales: BTreeMap::new(),
             purchases: BTreeMap::new(),
             asked: BTreeMap::new(),
+            withheld: BTreeMap::new(),
+            asked_back: BTreeMap::new(),
             peers: BTreeSet::new(),
+            friends: BTreeSet::new(),
+            offences: Offences::default(),
+            open_since: None,
             tip: None,
             fees: fees::Fees::default(),
             shown: BTreeMap::new(),

@@ -3,6 +3,7 @@
 use bitcoin::TxOut;
 
 use crate::io::fees::{FeeNews, Raise, Report};
+use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Shape};
 use crate::types::{
@@ -38,6 +39,8 @@ pub enum Input {
     PeerUp {
         /// Node id of the peer, whether or not it is in a factory.
         peer: NodeId,
+        /// Whether this node has a channel with it: others are strangers.
+        channels: bool,
     },
     /// A peer disconnected.
     PeerDown {
@@ -146,6 +149,15 @@ pub enum Input {
         /// The channel and its funding outpoint, or what lightningd said.
         result: Result<(ChannelId, OutPoint), NodeError>,
     },
+    /// [`Effect::FindOrdinary`] ended.
+    OrdinaryFound {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// As [`Effect::FindOrdinary`] gave it.
+        opened: SaleJitOpened,
+        /// Whether there is such a channel, or why nobody knows.
+        result: Result<bool, NodeError>,
+    },
     /// [`Effect::CheckUnspent`] ended.
     Unspent {
         /// The factory (factory_instance).
@@ -199,6 +211,7 @@ impl Input {
                 | Self::InvoiceEnded { .. }
                 | Self::PaymentEnded { .. }
                 | Self::ChannelFunded { .. }
+                | Self::OrdinaryFound { .. }
         )
     }
 }
@@ -450,6 +463,16 @@ pub enum Effect {
         peer: NodeId,
         /// Channel capacity, without the funding transaction's fee.
         amount: Amount,
+    },
+    /// Look whether there is a channel of this id and capacity with a peer: who says so may lie. Answered by
+    /// [`Input::OrdinaryFound`].
+    FindOrdinary {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Node id of the peer: the operator.
+        peer: NodeId,
+        /// The channel as the operator says it is.
+        opened: SaleJitOpened,
     },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {

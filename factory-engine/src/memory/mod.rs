@@ -12,17 +12,19 @@ use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
 use crate::tx::layout::CoinIndex;
 use crate::tx::tree::Tree;
-use crate::types::{Height, InstanceId, NodeId};
+use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Propose;
 
 pub mod ceremony;
 pub mod fees;
+pub(crate) mod offences;
 pub mod sale;
 
 /// A change of memory alone, made when the step is applied; what is durable is an
 /// [`Event`](crate::record::event::Event).
 pub(crate) enum Volatile {
-    PeerUp(NodeId),
+    /// And whether we have a channel with it.
+    PeerUp(NodeId, bool),
     PeerDown(NodeId),
     Tip(Height, BlockHash),
     ReorgTip(Height),
@@ -36,4 +38,8 @@ pub(crate) enum Volatile {
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
+    /// It has wasted our work, at this time.
+    Offence(NodeId, Millis),
+    /// It has done what it was asked for.
+    Forgive(NodeId),
 }

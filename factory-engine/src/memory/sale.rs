@@ -10,7 +10,7 @@ use crate::signing::{Coordinator, Request, SignJob, Signer};
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{AggNonce, CheckedNonce, PartialSig};
-use crate::types::{Amount, Millis, NodeId, ScriptBuf};
+use crate::types::{Amount, Height, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{SaleJoin, SalePartialSignatures, SalePropose};
 
 /// What L's side of a sale waits for.
@@ -52,9 +52,10 @@ impl SaleTerms {
         coin: CoinIndex,
         script: &ScriptBuf,
         ledger: Vec<LedgerEntry>,
+        height: Height,
     ) -> SaleSigning {
         let Self { number, buyer, amount, price_msat } = self;
-        SaleSigning { coin, number, buyer, amount, script: script.clone(), price_msat, ledger }
+        SaleSigning { coin, number, buyer, amount, script: script.clone(), price_msat, ledger, height }
     }
 }
 
@@ -150,8 +151,8 @@ pub struct Purchase {
     pub max_price_msat: u64,
     /// Why it came to nothing, once that is known.
     pub refused: Option<String>,
-    /// Who had to be waited for.
-    pub away: Vec<NodeId>,
+    /// How many had to be waited for.
+    pub away: u32,
     /// The ordinary channel that was agreed to instead.
     pub ordinary_channel: Option<OrdinaryChannel>,
     /// That channel, once it is there.
@@ -160,6 +161,20 @@ pub struct Purchase {
 }
 
 impl Purchase {
+    /// A wish that the operator is about to hear of.
+    pub(crate) fn new(coin: CoinIndex, amount: Amount, max_price_msat: u64, deadline: Millis) -> Self {
+        Self {
+            coin,
+            amount,
+            max_price_msat,
+            refused: None,
+            away: 0,
+            ordinary_channel: None,
+            opened: None,
+            deadline,
+        }
+    }
+
     /// Whether something may still come of it.
     pub fn is_open(&self) -> bool {
         self.refused.is_none() && self.opened.is_none()
@@ -188,8 +203,8 @@ pub(crate) struct Asked {
 pub struct Quoted {
     /// What a channel of the asked amount would cost now, msat.
     pub price_msat: u64,
-    /// Who would have to sign and is away.
-    pub away: Vec<NodeId>,
+    /// How many would have to sign and are away.
+    pub away: u32,
 }
 
 /// A change of what memory has of a sale, made when the step is applied.
@@ -202,6 +217,10 @@ pub(crate) enum VolatileSale {
     Purchase(Option<Purchase>),
     Asked(Asked),
     Sign(Box<SignJob<SalePropose>>),
+    /// L: who kept a sale that was signed for from its end, the last time.
+    Withheld(Vec<NodeId>),
+    /// Client: height at which it began to ask for its credit.
+    AskedBack(Height),
 }
 
 /// A change of L's side of a sale.

@@ -46,8 +46,11 @@ impl Policy {
 pub struct Config {
     /// What to do with invitations.
     pub policy: Policy,
-    /// Who may invite; `None` is everybody.
+    /// Who may invite; without a list whoever this node has a channel with, and strangers only where a person is
+    /// asked (S28).
     pub allowed_lsps: Option<Vec<NodeId>>,
+    /// Strangers are as welcome as others.
+    pub anybody_invites: bool,
     /// Client: what it takes of an invitation's terms (S32).
     pub bounds: Bounds,
     /// L: confirmations of the funding before channels are usable.
@@ -85,6 +88,10 @@ pub struct Config {
     pub max_ceremonies_per_peer: usize,
     /// Client: whether it signs sales to the other clients of its sub-factory without asking.
     pub sign_for_neighbours: bool,
+    /// Blocks after which a sale that was paid and that not everybody has signed ends (S36).
+    pub sale_blocks: u32,
+    /// Client: blocks that credit waits for the next purchase before it is asked back (S36).
+    pub credit_blocks: u32,
     /// How long a purchase waits for clients that have to sign and are away.
     pub sale_wait: Millis,
     /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
@@ -102,6 +109,7 @@ impl Default for Config {
         Self {
             policy: Policy::Ask,
             allowed_lsps: None,
+            anybody_invites: false,
             bounds: Bounds::default(),
             funding_confirmations: 3,
             confirm_blocks: delays.confirm_blocks,
@@ -124,6 +132,8 @@ impl Default for Config {
             dust: DustLimits { channel_msat: 50_000_000, factory_msat: 200_000_000 },
             max_ceremonies_per_peer: 4,
             sign_for_neighbours: true,
+            sale_blocks: 12,
+            credit_blocks: 144,
             sale_wait: 60_000,
             jit: false,
             prices: PriceList::default(),
@@ -171,6 +181,8 @@ pub(crate) enum NotAcceptable {
     Open(usize),
     /// So many failed factories of this peer can't be forgotten yet (S12, S28).
     Kept(usize),
+    /// So many invitations of strangers, or of all peers, wait already (S28).
+    Full(usize),
 }
 
 impl fmt::Display for NotAcceptable {
@@ -195,6 +207,7 @@ impl fmt::Display for NotAcceptable {
             Self::Differs => f.write_str("the terms differ from those that were accepted"),
             Self::Own => f.write_str("it is our own factory"),
             Self::Open(open) => write!(f, "{open} invitations of this peer are open already"),
+            Self::Full(open) => write!(f, "{open} invitations wait for an answer here already"),
             Self::Kept(kept) => write!(f, "{kept} failed factories of this peer have to be kept"),
         }
     }
@@ -203,16 +216,8 @@ impl fmt::Display for NotAcceptable {
 impl std::error::Error for NotAcceptable {}
 
 impl Config {
-    /// Checks an invitation against this node's limits and against itself. The layout has been built
-    /// from its terms, which are thereby well formed.
-    pub(crate) fn check_invite(
-        &self,
-        peer: NodeId,
-        invite: &Invite,
-        layout: &Layout,
-        height: Height,
-        fees: KnownFees,
-    ) -> Result<(), NotAcceptable> {
+    /// Whether a peer may invite at all, and names itself: before anything is reckoned for it (S28).
+    pub(crate) fn check_inviter(&self, peer: NodeId, invite: &Invite) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
         if self.policy == Policy::Never {
             return Err(NotAcceptable::Never);
@@ -229,6 +234,19 @@ impl Config {
         if invite.client >= terms.clients() {
             return Err(NotAcceptable::NoSuchClient { client: invite.client, clients: terms.clients() });
         }
+        Ok(())
+    }
+
+    /// Checks an invitation against this node's limits and against itself. The layout has been built
+    /// from its terms, which are thereby well formed.
+    pub(crate) fn check_invite(
+        &self,
+        invite: &Invite,
+        layout: &Layout,
+        height: Height,
+        fees: KnownFees,
+    ) -> Result<(), NotAcceptable> {
+        let terms = &invite.terms;
         self.bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
         let lifetime = terms.timeout_height.saturating_sub(height);
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {

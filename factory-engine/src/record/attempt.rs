@@ -102,6 +102,8 @@ pub struct Attempt {
     pub(crate) creation: Creation,
     /// Client: height at which its invitation arrived.
     pub invited_at: Option<Height>,
+    /// Height at which its creation ended, if it did.
+    pub(crate) ended_at: Option<Height>,
     /// Client: what its key was derived with.
     pub(crate) salt: Option<[u8; 32]>,
     /// L: its funding transaction, unsigned, once its inputs are reserved.
@@ -152,6 +154,7 @@ impl Attempt {
             clients: vec![],
             creation: Creation::Joining,
             invited_at: None,
+            ended_at: None,
             salt: None,
             reserved: None,
             proposal: None,

@@ -40,6 +40,8 @@ tlv_struct! {
         pub reason: String => 6,
         /// Who was left out for it.
         pub left_out: Vec<NodeId> => 8,
+        /// Who was the cause and may try again, once (S30).
+        pub caused: Vec<NodeId> => 10,
     }
 }
 
@@ -71,6 +73,8 @@ tlv_struct! {
     pub struct Declined {
         /// Why, as the operator is told.
         pub reason: String => 0,
+        /// Height of the last block that was handled then: from here on it is kept for so many blocks (S28).
+        pub height: Height => 2,
     }
 }
 
@@ -195,6 +199,8 @@ tlv_struct! {
     pub struct Aborted {
         /// What failed, for people.
         pub reason: String => 0,
+        /// Height of the last block that was handled then: from here on it is kept for so many blocks (S28).
+        pub height: Height => 2,
     }
 }
 
@@ -324,6 +330,22 @@ tlv_struct! {
         pub price_msat: u64 => 10,
         /// Every session that this node is about to sign.
         pub ledger: Vec<LedgerEntry> => 12,
+        /// Height of the last block that was handled then: from here on it has so many blocks (S36).
+        pub height: Height => 14,
+    }
+}
+
+tlv_struct! {
+    /// A sale was signed for, was not finished in time, and never will be: its price is the buyer's again (S36).
+    pub struct SaleVoid {
+        /// The sub-factory's stock coin.
+        pub coin: CoinIndex => 0,
+        /// The sale's place in the chain, from 1.
+        pub number: u32 => 2,
+        /// L: clients that had not signed, in leaf order.
+        pub blamed: Vec<ClientIndex> => 4,
+        /// Height of the last block that was handled then.
+        pub height: Height => 6,
     }
 }
 
@@ -367,17 +389,19 @@ tlv_struct! {
 }
 
 tlv_struct! {
-    /// What is missing of a sale's price may be paid from now on. L: its invoice is about to leave.
-    /// Buyer: its payment is about to leave.
+    /// What is missing of a sale's price may be paid from now on, or credit may come back: an invoice, or
+    /// its payment, is about to leave.
     pub struct SaleDue {
-        /// payment_hash of L's invoice (BOLT 11).
+        /// payment_hash of the invoice (BOLT 11).
         pub payment_hash: PaymentHash => 0,
-        /// Index of the client that pays, in leaf order.
+        /// Index of the client that pays, or is paid, in leaf order.
         pub buyer: ClientIndex => 2,
         /// What the invoice asks for, msat.
         pub amount_msat: u64 => 4,
-        /// L: lightningd's name for the invoice.
+        /// Whoever is paid: lightningd's name for the invoice.
         pub label: Option<String> => 6,
+        /// Whether it is the other way round: L pays back what the client has of credit.
+        pub back: bool => 8,
     }
 }
 
@@ -388,6 +412,8 @@ tlv_struct! {
         pub payment_hash: PaymentHash => 0,
         /// Whether it was paid: then it is the buyer's until a sale takes it.
         pub paid: bool => 2,
+        /// Height of the last block that was handled then.
+        pub height: Height => 4,
     }
 }
 
@@ -406,10 +432,22 @@ tlv_struct! {
 }
 
 tlv_struct! {
+    /// Buyer: it takes an ordinary channel in place of a sale. One that nobody agreed to costs nothing.
+    pub struct SaleJitAgreed {
+        /// Capacity of the ordinary channel.
+        pub amount: Amount => 0,
+        /// What the buyer pays, msat.
+        pub price_msat: u64 => 2,
+    }
+}
+
+tlv_struct! {
     /// L: it could not be opened; its price is the buyer's again.
     pub struct SaleJitFailed {
         /// Index of the client that would have got the channel, in leaf order.
         pub buyer: ClientIndex => 0,
+        /// Height of the last block that was handled then.
+        pub height: Height => 2,
     }
 }
 
@@ -503,6 +541,10 @@ tlv_enum! {
         47 "sale_jit_failed" => SaleJitFailed(SaleJitFailed),
         /// An ordinary channel was opened in place of a sale.
         48 "sale_jit_opened" => SaleJitOpened(SaleJitOpened),
+        /// A sale that was signed for never will be finished.
+        49 "sale_void" => SaleVoid(SaleVoid),
+        /// Buyer: it takes an ordinary channel in place of a sale.
+        50 "sale_jit_agreed" => SaleJitAgreed(SaleJitAgreed),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Factory {
     past: Vec<Attempt>,
     /// Members that were left out of a later attempt, and why.
     pub left_out: Vec<(NodeId, String)>,
+    /// L: who was the cause of an attempt's end and may try again: not twice (S30).
+    pub(crate) strikes: BTreeSet<NodeId>,
     /// Client: whether the invitation was accepted. L: of no meaning.
     pub accepted: bool,
     /// Confirmed transactions of the factory, and spends of its outpoints by others.
@@ -84,6 +86,7 @@ impl Factory {
             current,
             past: vec![],
             left_out: vec![],
+            strikes: BTreeSet::new(),
             accepted: false,
             confirmed: BTreeMap::new(),
             spent: BTreeMap::new(),
@@ -112,6 +115,7 @@ impl Factory {
                 self.start_attempt("AttemptStarted", Role::Lsp, e.attempt, &e.terms)?;
                 self.current.clients = e.clients.clone();
                 self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
+                self.strikes.extend(e.caused.iter().copied());
                 self.current.creation = Creation::Joining;
             }
             Event::Accepted(_) => {
@@ -120,6 +124,7 @@ impl Factory {
             }
             Event::Declined(e) => {
                 self.current.creation = Creation::Declined(e.reason.clone());
+                self.current.ended_at = Some(e.height);
             }
             Event::Signing(e) => self.begin_signing(e, tree)?,
             Event::Signed(e) => {
@@ -181,6 +186,7 @@ impl Factory {
             }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
+                self.current.ended_at = Some(e.height);
             }
             Event::OpenAccepted(_) => {
                 if let Role::Client { index, .. } = self.current.role {
@@ -203,9 +209,11 @@ impl Factory {
             Event::SaleSigning(e) => self.begin_sale(e)?,
             Event::SaleSigned(e) => self.current.sales.signed(e)?,
             Event::SaleStored(e) => self.current.sales.stored(e)?,
+            Event::SaleVoid(e) => self.void_sale(e)?,
             Event::SaleDue(e) => self.current.sales.due(e),
             Event::SaleDueEnded(e) => self.current.sales.due_ended(e)?,
             Event::SaleJit(e) => self.current.sales.jit(e),
+            Event::SaleJitAgreed(e) => self.current.sales.jit_agreed(e),
             Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
             Event::Restored(e) => self.restored = Some(e.reason.clone()),

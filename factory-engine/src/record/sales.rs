@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::record::event::{
-    SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, SaleOpenAccepted, SaleOpening, SaleSigned,
-    SaleSigning, SaleStored,
+    SaleDue, SaleDueEnded, SaleJit, SaleJitAgreed, SaleJitFailed, SaleJitOpened, SaleOpenAccepted,
+    SaleOpening, SaleSigned, SaleSigning, SaleStored, SaleVoid,
 };
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::account::Account;
 use crate::record::sales::jits::Jits;
+use crate::terms::ClientIndex;
 use crate::tx::layout::{CoinIndex, SpendRole};
 use crate::tx::sale::Sale;
-use crate::types::{Amount, ChannelId, Transaction, Txid};
+use crate::types::{Amount, ChannelId, Height, Transaction, Txid};
 
 pub mod account;
 pub mod jits;
@@ -28,6 +29,19 @@ pub struct Sold {
     pub signatures: Vec<[u8; 64]>,
     /// L: whether every client of the sub-factory has stored them.
     pub stored: bool,
+    /// Height at which it was signed for.
+    pub begun: Height,
+    /// Set once it is known that it never will be finished (S36).
+    pub void: Option<Void>,
+}
+
+/// The end of a sale that was signed for and not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Void {
+    /// Height at which it ended.
+    pub height: Height,
+    /// L: clients that had not signed, in leaf order.
+    pub blamed: Vec<ClientIndex>,
 }
 
 /// All sales of a factory that this node knows of.
@@ -141,7 +155,8 @@ impl Sales {
         self.opening.remove(&event.coin);
         self.account.spend(event.buyer, event.price_msat);
         let (sale, price_msat) = (Arc::new(sale), event.price_msat);
-        let sold = Sold { sale, price_msat, signatures: vec![], stored: false };
+        let sold =
+            Sold { sale, price_msat, signatures: vec![], stored: false, begun: event.height, void: None };
         self.chains.entry(event.coin).or_default().push(sold);
     }
 
@@ -180,6 +195,20 @@ impl Sales {
         Ok(())
     }
 
+    /// A sale never will be finished. Its price comes back where this node keeps the buyer's account.
+    pub(crate) fn void(&mut self, event: &SaleVoid, buyer_is_ours: bool) -> Result<(), LoadError> {
+        let sold = self.sold("SaleVoid", event.coin, event.number)?;
+        if sold.is_signed() || sold.void.is_some() {
+            return Err(inconsistent("SaleVoid", "it has ended before"));
+        }
+        sold.void = Some(Void { height: event.height, blamed: event.blamed.clone() });
+        let (buyer, price_msat) = (sold.sale.buyer, sold.price_msat);
+        if buyer_is_ours {
+            self.account.refund(buyer, price_msat, event.height);
+        }
+        Ok(())
+    }
+
     /// Ordinary channels that came in place of sales.
     pub fn jits(&self) -> &Jits {
         &self.jits
@@ -187,6 +216,10 @@ impl Sales {
 
     pub(crate) fn jit(&mut self, event: &SaleJit) {
         self.jits.begin(&mut self.account, event);
+    }
+
+    pub(crate) fn jit_agreed(&mut self, event: &SaleJitAgreed) {
+        self.jits.agreed = Some(event.clone());
     }
 
     pub(crate) fn jit_failed(&mut self, event: &SaleJitFailed) -> Result<(), LoadError> {

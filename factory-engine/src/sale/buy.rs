@@ -5,7 +5,7 @@ use crate::io::{Answer, Refusal};
 use crate::memory::Volatile;
 use crate::memory::sale::{Purchase, VolatileSale};
 use crate::record::attempt::Role;
-use crate::sale::{Quote, cooperative, session_count};
+use crate::sale::{Quote, check_amount, cooperative};
 use crate::step::builder::StepBuilder;
 use crate::types::{Amount, Height, InstanceId};
 use crate::wire::message::Buy;
@@ -29,7 +29,8 @@ impl Engine {
             return Err(Refusal::OperatorAway(lsp));
         }
         let number = factory.next_sale(coin);
-        let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed());
+        let last = factory.current.sales.of(coin).last();
+        let unfinished = last.is_some_and(|last| !last.is_signed() && last.void.is_none());
         let asked = self.purchases.get(&instance).is_some_and(Purchase::is_open);
         if asked || unfinished || self.client_sales.contains_key(&(instance, coin)) {
             return Err(Refusal::SaleUnderWay);
@@ -37,7 +38,7 @@ impl Engine {
         if factory.current.sales.account().is_due(index) {
             return Err(Refusal::PaymentUnderWay);
         }
-        session_count(factory, coin, number, amount)?;
+        check_amount(factory, coin, amount)?;
         let stock = factory.stock(coin).map_or(Amount::ZERO, |stock| stock.value);
         let blocks_early = factory.sale_blocks_early(index, number);
         Ok(Quote { lsp, attempt: factory.current.number, coin, number, stock, blocks_early })
@@ -52,16 +53,8 @@ impl Engine {
         max_price_msat: u64,
     ) -> Result<Answer, Refusal> {
         let Quote { lsp, attempt, coin, .. } = self.quote(instance, amount, step.height)?;
-        let purchase = Purchase {
-            coin,
-            amount,
-            max_price_msat,
-            refused: None,
-            away: vec![],
-            ordinary_channel: None,
-            opened: None,
-            deadline: step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3)),
-        };
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
+        let purchase = Purchase::new(coin, amount, max_price_msat, deadline);
         step.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(purchase))));
         step.send(
             lsp,

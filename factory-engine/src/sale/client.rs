@@ -8,20 +8,20 @@ use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
 use crate::memory::sale::{ClientSale, NoPrice, Purchase, SaleTerms, VolatileClientSale, VolatileSale};
 use crate::record::attempt::Role;
-use crate::record::event::{Restored, SaleOpenAccepted, SaleSigned};
+use crate::record::event::{SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
-use crate::sale::lsp::names;
 use crate::sale::{cooperative, session_count};
 use crate::signing::{Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
+use crate::step::reason::clients;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
-    SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
+    SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleMissing, SaleOffer, SalePropose, SaleReady,
     SaleStored as StoredMessage,
 };
 use crate::wire::words::Words;
@@ -52,6 +52,10 @@ impl Engine {
                     let reason = BadOffer::MadeOtherwise { number: offer.number };
                     self.decline_sale(step, factory, index, offer, &reason);
                 }
+                return Ok(());
+            }
+            if known.void.is_some() {
+                self.decline_sale(step, factory, index, offer, &BadOffer::Void);
                 return Ok(());
             }
             if !deal_is_same || offer.channel_script.as_ref() != Some(known_script) {
@@ -146,9 +150,9 @@ impl Engine {
         let next = factory.next_sale(coin);
         if offer.number > next {
             let (made, known) = (offer.number.saturating_sub(1), next.saturating_sub(1));
-            let reason = BadOffer::Restored { made, known };
-            step.event(factory.instance, Restored { reason: reason.to_string() });
-            return Err(reason);
+            let (instance, attempt) = (factory.instance, factory.current.number);
+            step.send(factory.lsp(), SaleMissing { instance, attempt, number: next });
+            return Err(BadOffer::Ahead { made, known });
         }
         cooperative(factory, coin, step.height)?;
         if offer.number == next && factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed())
@@ -349,7 +353,8 @@ impl Engine {
         let ledger = plan.ledger();
         self.ledger.check(&ledger).map_err(Fault::peer)?;
         if factory.next_sale(coin) == sale.deal.number {
-            step.event(factory.instance, sale.deal.signing(coin, &propose.channel_script, ledger));
+            let signing = sale.deal.signing(coin, &propose.channel_script, ledger, step.height);
+            step.event(factory.instance, signing);
         }
         let transcript = transcript(factory.instance, factory.current.number, built, &propose.nonces);
         let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(2));
@@ -493,9 +498,9 @@ impl Engine {
     /// A purchase took too long. Of one that only waits the operator has no other sign.
     fn end_purchase(&self, step: &mut StepBuilder<'_>, instance: InstanceId, purchase: &Purchase) {
         let mut reason = "the operator didn't answer in time".to_owned();
-        if !purchase.away.is_empty() {
+        if let Ok(away @ 1..) = usize::try_from(purchase.away) {
             reason.push_str("; it had to wait for ");
-            reason.push_str(&names(&purchase.away));
+            reason.push_str(&clients(away));
         }
         if let Some(factory) = self.factories.get(&instance) {
             step.send(factory.lsp(), abort(factory, 0, &reason));
@@ -546,7 +551,7 @@ impl Engine {
 }
 
 /// A sale's place in its chain.
-fn place(number: u32) -> Option<usize> {
+pub(crate) fn place(number: u32) -> Option<usize> {
     usize::try_from(number).ok()?.checked_sub(1)
 }
 

@@ -17,6 +17,17 @@ pub(crate) enum CannotSell {
     Unsettled,
     /// The list of prices is lost.
     NoPrices,
+    /// So many sales are under way already (S28).
+    Busy,
+    /// Too many of its purchases have come to nothing by its own doing (S35).
+    Waits {
+        /// How long it has to wait yet, seconds.
+        seconds: u64,
+    },
+    /// The last sale never was finished, and this operator opens no ordinary channels (S36).
+    Blocked,
+    /// It is this client that kept the last sale from its end.
+    Withheld,
     /// The amount can't be sold.
     Amount(SaleError),
     /// It costs more than the client wants to pay.
@@ -41,6 +52,17 @@ impl fmt::Display for CannotSell {
             Self::NoPrices => {
                 f.write_str("the operator has no list of prices: try again when it has set one")
             }
+            Self::Busy => f.write_str("too many sales are under way: try again in a moment"),
+            Self::Waits { seconds } => {
+                write!(f, "too many of its purchases came to nothing: try again in {seconds} s")
+            }
+            Self::Blocked => f.write_str(
+                "the stock was signed for a sale that not everybody has finished, and can't be sold; the operator \
+                 opens no ordinary channel instead",
+            ),
+            Self::Withheld => f.write_str(
+                "this node did not finish a sale that it had to sign: nothing is sold to it in this factory",
+            ),
             Self::Amount(error) => error.fmt(f),
             Self::TooDear { price_msat, most } => write!(
                 f,
@@ -68,8 +90,8 @@ impl From<SaleError> for CannotSell {
 /// Why a client takes no part in what its operator offers. Told to the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BadOffer {
-    /// This node's records are older than the operator's (S9).
-    Restored {
+    /// The operator counts sales that this node doesn't know (S9).
+    Ahead {
         /// Sales that the operator has made.
         made: u32,
         /// Sales that this node knows.
@@ -80,6 +102,8 @@ pub(crate) enum BadOffer {
         /// The sale's place in the chain, from 1.
         number: u32,
     },
+    /// The operator has given this sale up.
+    Void,
     /// Nothing may be signed for the sub-factory, for this reason.
     NotCooperative(NotCooperative),
     /// The sale before isn't finished.
@@ -115,11 +139,12 @@ pub(crate) enum BadOffer {
 impl fmt::Display for BadOffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Restored { made, known } => write!(
+            Self::Ahead { made, known } => write!(
                 f,
-                "the operator has made {made} sales here, and this node knows {known}: it was restored from a \
-                 backup"
+                "the operator has made {made} sales here, and this node knows {known}: one of both was restored \
+                 from a backup"
             ),
+            Self::Void => f.write_str("it was given up"),
             Self::MadeOtherwise { number } => write!(
                 f,
                 "sale {number} was made already, with other terms: the operator's records are older than ours"

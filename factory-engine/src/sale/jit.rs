@@ -8,17 +8,23 @@ use crate::memory::sale::{
     LspSale, OrdinaryChannel, Purchase, SalePhase, SaleTerms, VolatileLspSale, VolatileSale,
 };
 use crate::record::attempt::Attempt;
-use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
+use crate::record::event::{SaleJit, SaleJitAgreed, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
 use crate::sale::lsp::{names, refusal, sub_clients, volatile};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
 use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
 use crate::wire::words::Words;
+
+/// Ordinary channels that L opens for one client in place of sales of one factory: each costs it a transaction.
+const MAX_ORDINARY: usize = 8;
+/// Ordinary channels that L opens at once.
+const MAX_FUNDING: usize = 8;
 
 impl Engine {
     /// L: somebody who has to sign is away.
@@ -33,6 +39,7 @@ impl Engine {
         let deadline = step.now.saturating_add(self.config.sale_wait);
         let sale = LspSale { jit, ..LspSale::new(factory, coin, deal, SalePhase::Waiting, deadline) };
         let (text, seconds) = (names(&away), self.config.sale_wait / 1000);
+        let away = u32::try_from(away.len()).unwrap_or(u32::MAX);
         step.log(Level::Info, format!("{}: {peer} wants to buy, waiting for {text}", factory.instance));
         step.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(sale))));
         step.send(
@@ -63,25 +70,34 @@ impl Engine {
         factory: &Factory,
         coin: CoinIndex,
         sale: &LspSale,
-        reason: &str,
+        reason: &Reason,
     ) {
         let Some(peer) = factory.node_of(sale.deal.buyer) else { return };
+        let had =
+            factory.current.sales.jits().opened.iter().filter(|jit| jit.buyer == sale.deal.buyer).count();
+        let funding = self.factories.values().map(|factory| factory.current.sales.jits().funding.len());
         let forbidden = match (self.config.jit, sale.jit) {
+            (true, true) if had >= MAX_ORDINARY => Some("it has had its ordinary channels in this factory"),
+            (true, true) if funding.sum::<usize>() >= MAX_FUNDING => {
+                Some("too many ordinary channels are being opened: try again in a moment")
+            }
             (true, true) => None,
             (false, _) => Some("the operator opens no ordinary channel instead"),
             (true, false) => Some("this client takes no ordinary channel instead"),
         };
         if let Some(forbidden) = forbidden {
-            return self.drop_sale(step, factory, coin, sale, &format!("{reason}; {forbidden}"));
+            let reason = reason.clone().and(&format!("; {forbidden}"));
+            return self.drop_sale(step, factory, coin, sale, &reason);
         }
-        for (_, node) in sub_clients(factory, coin).filter(|(client, _)| *client != sale.deal.buyer) {
-            step.send(node, refusal(factory, sale.deal.number, reason));
+        let heard = |client| !sale.concerns_buyer_alone() && client != sale.deal.buyer;
+        for (_, node) in sub_clients(factory, coin).filter(|(client, _)| heard(*client)) {
+            step.send(node, refusal(factory, sale.deal.number, &reason.told(node)));
         }
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let deal = SaleTerms { number: 0, ..sale.deal };
         let jit = LspSale {
             jit: true,
-            jit_reason: Some(reason.to_owned()),
+            jit_reason: Some(reason.to_string()),
             ..LspSale::new(factory, coin, deal, SalePhase::Asking, deadline)
         };
         step.volatile(volatile(factory, coin, VolatileSale::Start(Box::new(jit))));
@@ -92,7 +108,7 @@ impl Engine {
                 attempt: factory.current.number,
                 amount: deal.amount,
                 price_msat: deal.price_msat,
-                reason: Words::new(reason),
+                reason: Words::new(&reason.told(peer)),
             },
         );
     }
@@ -166,7 +182,7 @@ impl Engine {
     fn jit_failed(&self, step: &mut StepBuilder<'_>, factory: &Factory, funding: &SaleJit, error: &str) {
         let reason = format!("its ordinary channel can't be opened: {error}");
         step.log(Level::Unusual, format!("{}: {reason}", factory.instance));
-        step.event(factory.instance, SaleJitFailed { buyer: funding.buyer });
+        step.event(factory.instance, SaleJitFailed { buyer: funding.buyer, height: step.height });
         if let Some(peer) = factory.node_of(funding.buyer) {
             step.send(peer, refusal(factory, 0, &reason));
         }
@@ -216,9 +232,13 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
         let wish = self.wish(factory).ok_or_else(|| Fault::stale("nothing is being bought"))?;
+        // S29: an operator that says it again and again keeps nobody waiting.
+        if wish.away > 0 {
+            return Err(Fault::stale("it was said before"));
+        }
         let wait = u64::from(message.seconds).saturating_mul(1000).min(self.config.sale_wait);
         let patience = wait.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
-        let away = message.away.clone();
+        let away = message.away.max(1);
         let wish = Purchase { deadline: step.now.saturating_add(patience), away, ..wish.clone() };
         step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
         Ok(())
@@ -233,6 +253,9 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, offer.instance, offer.attempt)?;
         let wish = self.wish(factory).ok_or_else(|| Fault::stale("nothing is being bought"))?;
+        if wish.ordinary_channel.is_some() {
+            return Err(Fault::stale("it was offered before"));
+        }
         let refused = if !self.config.jit {
             Some(BadOffer::NoOrdinary)
         } else if offer.amount != wish.amount {
@@ -253,6 +276,8 @@ impl Engine {
         let wish = Purchase { ordinary_channel: Some(ordinary), deadline, ..wish.clone() };
         step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::End));
         step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
+        let (amount, price_msat) = (offer.amount, offer.price_msat);
+        step.event(factory.instance, SaleJitAgreed { amount, price_msat });
         step.send(peer, JitAccept { instance: factory.instance, attempt: factory.current.number });
         Ok(())
     }
@@ -263,32 +288,60 @@ impl Engine {
         peer: NodeId,
         message: &JitOpened,
     ) -> Result<(), Fault> {
-        let (factory, buyer, coin) = self.sub_factory(peer, message.instance, message.attempt)?;
+        let (factory, buyer, _) = self.sub_factory(peer, message.instance, message.attempt)?;
         let JitOpened { amount, price_msat, channel_id, outpoint, .. } = *message;
-        let known = factory.current.sales.jits().opened.iter().any(|jit| jit.channel_id == channel_id);
-        let agreed = |wish: &&Purchase| {
-            let agreed = wish.ordinary_channel.as_ref();
-            wish.amount == amount && agreed.is_some_and(|agreed| agreed.price_msat == price_msat)
-        };
-        let wish = self.wish(factory).filter(agreed);
-        // A restart has forgotten what was agreed to: then what was paid says it.
-        let paid = price_msat > 0 && factory.current.sales.account().credit(buyer) >= price_msat;
-        if known || (wish.is_none() && !paid) {
+        let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
+        if !is_agreed(factory, &opened) {
             return Err(Fault::stale("it is known, or was not agreed to"));
         }
-        let opened = SaleJitOpened { buyer, amount, price_msat, channel_id, outpoint };
-        if let Some(wish) = wish {
-            let wish = Purchase { opened: Some(opened.clone()), ..wish.clone() };
-            step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::Purchase(Some(wish))));
-        }
-        step.event(factory.instance, opened);
+        // What it says may be invented, and would use up credit.
+        step.effect(Effect::FindOrdinary { instance: factory.instance, peer, opened });
         Ok(())
+    }
+
+    /// The buyer: whether the operator's ordinary channel is there.
+    pub(crate) fn on_ordinary_found(
+        &self,
+        step: &mut StepBuilder<'_>,
+        instance: InstanceId,
+        opened: SaleJitOpened,
+        result: Result<bool, NodeError>,
+    ) {
+        let Some(factory) = self.factories.get(&instance).filter(|factory| is_agreed(factory, &opened))
+        else {
+            return;
+        };
+        match result {
+            Ok(true) => {}
+            Ok(false) => {
+                let text =
+                    format!("{instance}: the operator says that it opened channel {}", opened.channel_id);
+                return step.log(Level::Unusual, format!("{text}, and there is none"));
+            }
+            // It is said again.
+            Err(error) => return step.log(Level::Unusual, format!("{instance}: {error}")),
+        }
+        if let (Some(wish), Some(coin)) =
+            (self.wish(factory), factory.current.layout.stock_coin(opened.buyer))
+        {
+            let wish = Purchase { opened: Some(opened.clone()), ..wish.clone() };
+            step.volatile(Volatile::Sale(instance, coin, VolatileSale::Purchase(Some(wish))));
+        }
+        step.event(instance, opened);
     }
 
     /// What this node wants to buy and has not got yet.
     pub(crate) fn wish(&self, factory: &Factory) -> Option<&Purchase> {
         self.purchases.get(&factory.instance).filter(|wish| wish.is_open())
     }
+}
+
+/// The buyer: whether it has agreed to this ordinary channel, and not got it.
+fn is_agreed(factory: &Factory, opened: &SaleJitOpened) -> bool {
+    let jits = factory.current.sales.jits();
+    let agreed = jits.agreed.as_ref();
+    agreed.is_some_and(|agreed| agreed.amount == opened.amount && agreed.price_msat == opened.price_msat)
+        && jits.opened.iter().all(|jit| jit.channel_id != opened.channel_id)
 }
 
 /// Whether a channel is one of a factory's, of any attempt or sale, or came in place of one.

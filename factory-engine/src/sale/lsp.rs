@@ -1,5 +1,5 @@
-//! The operator's side of a sale: offers, opens, ends and what was interrupted. What is signed is in
-//! `lsp_signing`.
+//! The operator's side of a sale: offers, opens, and what was interrupted. What is signed is in `lsp_signing`,
+//! how it ends otherwise in `ends` and `void`.
 
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
@@ -13,6 +13,7 @@ use crate::sale::{cooperative, session_count};
 use crate::signing::Coordinator;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
@@ -26,7 +27,10 @@ impl Engine {
         let (factory, buyer, coin) = self.sale_member(peer, buy.instance, buy.attempt)?;
         // Before it is asked for money: a buyer that could not store what it was told believes in a credit.
         self.repeat_jit(step, factory, peer);
-        let price = self.price_for(factory, coin, buyer, buy.amount, step.height).and_then(|price| {
+        self.repeat_void(step, factory, peer);
+        let waits = self.offences.wait(peer, step.now).map(|wait| CannotSell::Waits { seconds: wait / 1000 });
+        let price = waits.map_or_else(|| self.price_for(factory, coin, buyer, buy.amount, step.height), Err);
+        let price = price.and_then(|price| {
             if price <= buy.max_price_msat {
                 return Ok(price);
             }
@@ -49,7 +53,12 @@ impl Engine {
         };
         let deal = SaleTerms { number: factory.next_sale(coin), buyer, amount: buy.amount, price_msat };
         let (jit, away) = (buy.jit == Some(true), self.away(factory, coin));
-        if away.is_empty() {
+        let kept = |node| node != peer && self.offences.wait(node, step.now).is_some();
+        if self.is_blocked(factory, coin, step.height)
+            || sub_clients(factory, coin).any(|(_, node)| kept(node))
+        {
+            self.offer_instead(step, factory, coin, deal, jit);
+        } else if away.is_empty() {
             self.offer(step, factory, coin, deal, None, jit);
         } else {
             self.wait_for_members(step, factory, coin, (peer, deal, jit), away);
@@ -162,14 +171,13 @@ impl Engine {
             return;
         };
         let Some(peer) = factory.node_of(buyer) else { return };
-        let why = |error: &dyn std::fmt::Display| format!("its channel can't be opened: {error}");
         let script = match result {
             Ok(script) => script,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &why(&error)),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &why("opened", &error)),
         };
         let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &why(&error)),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &why("opened", &error)),
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.
@@ -233,11 +241,16 @@ impl Engine {
             }
             Ok(channel_id) => {
                 step.effect(Effect::CloseChannel { channel_id });
-                self.drop_sale(step, factory, coin, sale, "another channel than the sale's was committed");
+                self.drop_sale(
+                    step,
+                    factory,
+                    coin,
+                    sale,
+                    &"another channel than the sale's was committed".into(),
+                );
             }
             Err(error) => {
-                let reason = format!("its channel can't be completed: {error}");
-                self.drop_sale(step, factory, coin, sale, &reason);
+                self.drop_sale(step, factory, coin, sale, &why("completed", &error));
             }
         }
     }
@@ -270,117 +283,6 @@ impl Engine {
         Ok(())
     }
 
-    /// A client can't or won't take part.
-    pub(crate) fn on_client_sale_abort(
-        &self,
-        step: &mut StepBuilder<'_>,
-        peer: NodeId,
-        abort: &SaleAbort,
-    ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) = match abort.number {
-            // The buyer knows no number of a purchase that waits.
-            0 => self.selling_alone(peer, abort.instance, abort.attempt)?,
-            number => self.selling(peer, abort.instance, abort.attempt, number)?,
-        };
-        if sale.concerns_buyer_alone() && client != sale.deal.buyer {
-            return Err(Fault::stale("another client buys"));
-        }
-        self.end_sale(step, factory, coin, sale, &format!("{peer}: {}", abort.reason));
-        Ok(())
-    }
-
-    pub(crate) fn lsp_sale_fault(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        peer: NodeId,
-        reason: &str,
-    ) {
-        let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
-        let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
-        if let Some((coin, sale)) = sale {
-            self.end_sale(step, factory, coin, sale, &format!("{peer}: {reason}"));
-        }
-    }
-
-    /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
-    pub(crate) fn end_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &str,
-    ) {
-        if sale.phase == SalePhase::Funding {
-            // lightningd is at it, and says what comes of it.
-        } else if sale.jit_reason.is_some() || factory.next_sale(coin) == sale.deal.number {
-            self.drop_sale(step, factory, coin, sale, reason);
-        } else {
-            self.interrupt_sale(step, factory, coin, sale, reason);
-        }
-    }
-
-    /// Before anybody has signed: nothing is left behind.
-    pub(crate) fn drop_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &str,
-    ) {
-        let number = sale.deal.number;
-        match (factory.current.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
-            (Some(opening), ..) => {
-                step.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
-                step.event(factory.instance, SaleDropped { coin, number });
-            }
-            (None, SalePhase::Opening, Some(peer)) => step.effect(Effect::CancelChannel { peer }),
-            _ => {}
-        }
-        self.end_invoices(step, factory, Some(sale.deal.buyer));
-        self.tell_ended(step, factory, coin, sale, reason);
-    }
-
-    /// Partial signatures may have left: the same sale is taken up again later (S8).
-    pub(crate) fn interrupt_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &str,
-    ) {
-        self.tell_ended(step, factory, coin, sale, &format!("{reason}; it goes on when everybody is back"));
-    }
-
-    fn tell_ended(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &str,
-    ) {
-        let number = sale.deal.number;
-        step.log(
-            Level::Unusual,
-            format!("{}: sale {number} of coin {coin} ended: {reason}", factory.instance),
-        );
-        if sale.concerns_buyer_alone() {
-            // Of this it has no number.
-            if let Some(buyer) = factory.node_of(sale.deal.buyer) {
-                step.send(buyer, refusal(factory, 0, reason));
-            }
-        } else {
-            for (_, node) in sub_clients(factory, coin) {
-                step.send(node, refusal(factory, number, reason));
-            }
-        }
-        step.volatile(volatile(factory, coin, VolatileSale::End));
-    }
-
     /// Takes up every sale that was signed for and isn't done, if all of its members are here.
     pub(crate) fn resume_sales(
         &self,
@@ -391,8 +293,13 @@ impl Engine {
         if factory.current.role != Role::Lsp || factory.restored().is_some() {
             return;
         }
-        for sold in factory.current.sales.all().filter(|sold| !sold.stored) {
-            let Some(coin) = sold.sale.sessions.first().map(|session| session.id.coin) else { continue };
+        for sold in factory.current.sales.all().filter(|sold| !sold.stored && sold.void.is_none()) {
+            let Some(coin) = sold.coin() else { continue };
+            // Not for ever at each block; whoever comes back still gets it (S36).
+            let finished = sold.is_signed() && self.is_late(sold, step.height);
+            if newcomer.is_none() && (finished || self.is_given_up(sold, step.height)) {
+                continue;
+            }
             let away = self.away(factory, coin);
             let busy = self.lsp_sales.contains_key(&(factory.instance, coin));
             if busy || away.iter().any(|node| Some(*node) != newcomer) {
@@ -417,55 +324,6 @@ impl Engine {
             );
             if sold.is_signed() {
                 send_ready(step, factory, coin, deal.number, &sold.signatures);
-            }
-        }
-    }
-
-    /// A disconnect ends an open that lightningd has pending, and the nonces of whoever left.
-    pub(crate) fn lsp_sales_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
-        for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) = self.factories.get(instance) else { continue };
-            let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
-            if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
-                self.end_sale(step, factory, *coin, sale, &format!("{peer} disconnected"));
-            }
-        }
-    }
-
-    pub(crate) fn lsp_sales_tick(&self, step: &mut StepBuilder<'_>) {
-        for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) =
-                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| step.now >= end))
-            else {
-                continue;
-            };
-            if sale.phase == SalePhase::Waiting {
-                let away = names(&self.away(factory, *coin));
-                let reason = format!("needed for the signature, and not connected: {away}");
-                self.offer_jit(step, factory, *coin, sale, &reason);
-                continue;
-            }
-            let silent: Vec<NodeId> = sub_clients(factory, *coin)
-                .filter(|(client, _)| match sale.phase {
-                    SalePhase::Joining | SalePhase::Signing => sale.signing.lacks(*client),
-                    SalePhase::Opening => false,
-                    SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
-                    SalePhase::Waiting | SalePhase::Funding => false,
-                    SalePhase::Storing => !sale.stored.contains(client),
-                })
-                .map(|(_, node)| node)
-                .collect();
-            let reason = if silent.is_empty() {
-                "the operator's own node was not ready in time".to_owned()
-            } else {
-                format!("no answer in time from {}", names(&silent))
-            };
-            let buyer = factory.node_of(sale.deal.buyer);
-            let neighbours = silent.iter().all(|node| Some(*node) != buyer);
-            if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
-                self.offer_jit(step, factory, *coin, sale, &reason);
-            } else {
-                self.end_sale(step, factory, *coin, sale, &reason);
             }
         }
     }
@@ -528,7 +386,7 @@ impl Engine {
         Ok((factory, sale, client, coin))
     }
 
-    fn selling_alone(
+    pub(crate) fn selling_alone(
         &self,
         peer: NodeId,
         instance: InstanceId,
@@ -556,6 +414,11 @@ impl Engine {
 
 pub(crate) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale) -> Volatile {
     Volatile::Sale(factory.instance, coin, change)
+}
+
+/// Why a sale's channel came to nothing.
+fn why(what: &str, error: &dyn std::fmt::Display) -> Reason {
+    format!("its channel can't be {what}: {error}").into()
 }
 
 /// The clients of a stock coin's sub-factory, with their nodes (L only).

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::io::Level;
+use crate::memory::Volatile;
 use crate::memory::sale::{LspSale, SalePhase, VolatileLspSale, VolatileSale};
 use crate::record::event::{SaleSigned, SaleStored};
 use crate::record::factory::{Factory, member_key};
@@ -11,6 +12,7 @@ use crate::sale::lsp::{send_ready, sub_clients, volatile};
 use crate::signing::{Failure, Plan, Refused, SignAs, SignJob};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{CheckedNonce, PartialSig};
@@ -33,17 +35,17 @@ impl Engine {
         let (deal, Some(tree)) = (sale.deal, &factory.current.tree) else { return };
         // S24: an exit may have begun since it was offered.
         if let Err(reason) = cooperative(factory, coin, step.height) {
-            return self.end_sale(step, factory, coin, sale, &reason.to_string());
+            return self.end_sale(step, factory, coin, sale, &reason.to_string().into());
         }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &error.to_string()),
+            Err(error) => return self.drop_sale(step, factory, coin, sale, &error.to_string().into()),
         };
         let plan = Plan::new(tree.clone(), &built.sessions);
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
-            return self.drop_sale(step, factory, coin, sale, &error.to_string());
+            return self.drop_sale(step, factory, coin, sale, &error.to_string().into());
         }
         let key = self.factory_key(factory.instance, factory.current.number);
         let opened = match sale.signing.open(plan, last, &key, || step.rng.bytes32()) {
@@ -54,14 +56,14 @@ impl Engine {
                     factory,
                     coin,
                     sale,
-                    &format!("nonces don't aggregate: {error}"),
+                    &format!("nonces don't aggregate: {error}").into(),
                 );
             }
         };
         let nonces = opened.nonces().to_vec();
         let transcript = transcript(factory.instance, factory.current.number, &built, &nonces);
         if factory.next_sale(coin) == deal.number {
-            step.event(factory.instance, deal.signing(coin, script, ledger));
+            step.event(factory.instance, deal.signing(coin, script, ledger, step.height));
         }
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
         let job = SignJob { transcript, role: SignAs::Lsp(opened), deadline };
@@ -120,8 +122,8 @@ impl Engine {
             Ok(signatures) => signatures,
             Err(failure) => {
                 let reason = match culprit(factory, &failure) {
-                    Some(node) => format!("{node} sent a bad partial signature"),
-                    None => failure.to_string(),
+                    Some(node) => Reason::about("{} sent a bad partial signature", [node]),
+                    None => failure.to_string().into(),
                 };
                 return self.interrupt_sale(step, factory, coin, sale, &reason);
             }
@@ -161,8 +163,9 @@ impl Engine {
         let number = sale.deal.number;
         if factory.next_sale(coin) == number {
             // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.
-            let reason =
-                format!("{peer} has finished sale {number} already: was this node restored from a backup?");
+            let text =
+                format!("{{}} has finished sale {number} already: was this node restored from a backup?");
+            let reason = Reason::about(text, [peer]);
             self.end_sale(step, factory, coin, sale, &reason);
             return Ok(());
         }
@@ -173,6 +176,9 @@ impl Engine {
         step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
         if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
             step.event(factory.instance, SaleStored { coin, number });
+            for (_, node) in sub_clients(factory, coin) {
+                step.volatile(Volatile::Forgive(node));
+            }
             step.volatile(volatile(factory, coin, VolatileSale::End));
         }
         Ok(())

@@ -29,19 +29,23 @@ use crate::record::state::State;
 use crate::record::unusable::NotCooperative;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
-use crate::tx::layout::CoinIndex;
-use crate::tx::sale::{SaleError, rest};
+use crate::tx::layout::{CoinIndex, MIN_CHANNEL};
+use crate::tx::sale::{SaleError, SaleLimits, rest};
 use crate::types::{Amount, Height, NodeId};
 use crate::wire::message::{Message, SaleAbort};
 
 pub mod buy;
 pub mod client;
+pub mod credit;
+pub mod ends;
 pub mod error;
 pub mod jit;
 pub mod lsp;
 pub mod lsp_signing;
 pub mod payment;
 pub mod price;
+pub mod proof;
+pub mod void;
 
 /// What a purchase would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,20 @@ fn session_count(
     let stock = factory.stock_before(coin, number).ok_or(SaleError::Gone)?;
     let rest = rest(&factory.current.layout, stock, amount)?;
     Ok(if rest.is_some() { 2 } else { 1 })
+}
+
+/// What is wrong with the amount of a purchase, if something is. Where no sale can follow it is an ordinary
+/// channel's: no larger than the whole stock was.
+fn check_amount(factory: &Factory, coin: CoinIndex, amount: Amount) -> Result<(), SaleError> {
+    if factory.current.sales.of(coin).last().is_none_or(|last| last.void.is_none()) {
+        return session_count(factory, coin, factory.next_sale(coin), amount).map(|_| ());
+    }
+    let most = factory.current.layout.coin(coin).map_or(Amount::ZERO, |coin| coin.value);
+    if amount < MIN_CHANNEL || amount > most {
+        let limits = SaleLimits { with_rest: Some(most), everything: None };
+        return Err(SaleError::Amount { asked: amount, limits });
+    }
+    Ok(())
 }
 
 /// Whether anything may be signed for this sub-factory (S9, S24, S33), and otherwise why not.
@@ -144,7 +162,11 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::Price(_)
         | Message::JitOffer(_)
         | Message::JitAccept(_)
-        | Message::JitOpened(_) => false,
+        | Message::JitOpened(_)
+        | Message::SaleVoid(_)
+        | Message::CreditBack(_)
+        | Message::SaleMissing(_)
+        | Message::SaleShown(_) => false,
     }
 }
 

@@ -46,7 +46,7 @@ impl Engine {
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
             if let Err(reason) = cooperative(factory, coin, step.height) {
-                return self.drop_sale(step, factory, coin, sale, &reason.to_string());
+                return self.drop_sale(step, factory, coin, sale, &reason.to_string().into());
             }
             if missing > 0 {
                 return self.charge(step, factory, coin, sale, missing);
@@ -96,6 +96,10 @@ impl Engine {
         label: String,
         result: Result<Invoice, NodeError>,
     ) {
+        let own = self.factories.get(&instance).filter(|factory| factory.current.role != Role::Lsp);
+        if let Some(factory) = own {
+            return self.on_credit_invoice(step, factory, label, result);
+        }
         let Some((factory, coin, sale)) = self.paying(instance, &label) else {
             // Nobody has heard of it.
             step.effect(Effect::EndInvoice { instance, label });
@@ -106,7 +110,7 @@ impl Engine {
             Ok(invoice) => invoice,
             Err(error) => {
                 let reason = format!("the operator can't make an invoice for its price: {error}");
-                return self.drop_sale(step, factory, coin, sale, &reason);
+                return self.drop_sale(step, factory, coin, sale, &reason.into());
             }
         };
         step.event(
@@ -116,6 +120,7 @@ impl Engine {
                 buyer: sale.deal.buyer,
                 amount_msat: invoice.amount_msat,
                 label: Some(label.clone()),
+                back: false,
             },
         );
         step.effect(Effect::WaitInvoice { instance, label });
@@ -153,8 +158,12 @@ impl Engine {
             }
         };
         let sale = self.paying(instance, label);
-        step.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid });
-        if paid {
+        let height = step.height;
+        step.event(instance, SaleDueEnded { payment_hash: due.payment_hash, paid, height });
+        if due.back {
+            let (text, amount) = (if paid { "paid back" } else { "not paid back" }, due.amount_msat);
+            step.log(Level::Info, format!("{instance}: the operator has {text} credit of {amount} msat"));
+        } else if paid {
             let (amount, client) = (due.amount_msat, due.buyer);
             step.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));
             if let Some((factory, coin, sale)) = sale {
@@ -162,7 +171,7 @@ impl Engine {
                 self.sell(step, factory, coin, sale, credit);
             }
         } else if let Some((factory, coin, sale)) = sale {
-            self.drop_sale(step, factory, coin, sale, "its invoice expired");
+            self.drop_sale(step, factory, coin, sale, &"its invoice expired".into());
         }
     }
 
@@ -227,6 +236,7 @@ impl Engine {
                 buyer: index,
                 amount_msat: message.amount_msat,
                 label: None,
+                back: false,
             },
         );
         let deadline = step.now.saturating_add(self.config.ceremony_timeout.saturating_mul(3));
@@ -255,7 +265,16 @@ impl Engine {
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(due) = factory.current.sales.account().due_of(payment_hash) else { return };
-        step.event(instance, SaleDueEnded { payment_hash, paid: result.is_ok() });
+        step.event(instance, SaleDueEnded { payment_hash, paid: result.is_ok(), height: step.height });
+        if due.back {
+            let (client, amount) = (due.buyer, due.amount_msat);
+            let text = match &result {
+                Ok(()) => "is paid back".to_owned(),
+                Err(error) => format!("can't be paid back: {error}"),
+            };
+            step.log(Level::Info, format!("{instance}: client {client}'s credit of {amount} msat {text}"));
+            return;
+        }
         let Err(error) = result else {
             step.log(Level::Info, format!("{instance}: paid {} msat for liquidity", due.amount_msat));
             return;
@@ -273,17 +292,13 @@ impl Engine {
         }
     }
 
-    /// What a restart finds open: L takes invoices back, since it has dropped their sales; a client asks
-    /// what became of its payments.
+    /// What a restart finds open: whoever is paid takes invoices back, as L has dropped their sales; whoever pays
+    /// asks what became of it.
     pub(crate) fn sale_payments_started(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
-        match factory.current.role {
-            Role::Lsp => self.end_invoices(step, factory, None),
-            Role::Client { .. } => {
-                for due in factory.current.sales.account().due() {
-                    let (instance, payment_hash) = (factory.instance, due.payment_hash);
-                    step.effect(Effect::LookPayment { instance, payment_hash });
-                }
-            }
+        self.end_invoices(step, factory, None);
+        for due in factory.current.sales.account().due().filter(|due| due.label.is_none()) {
+            let (instance, payment_hash) = (factory.instance, due.payment_hash);
+            step.effect(Effect::LookPayment { instance, payment_hash });
         }
     }
 }

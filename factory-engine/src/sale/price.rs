@@ -9,13 +9,16 @@ use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::sale::error::CannotSell;
 use crate::sale::lsp::refusal;
-use crate::sale::{Quote, cooperative, session_count};
+use crate::sale::{Quote, check_amount, cooperative};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::types::{Amount, Height, InstanceId, NodeId};
 use crate::wire::message::{AskPrice, Price};
+
+/// Sales of L that are under way at once, of all its factories (S28).
+const MAX_SALES: usize = 256;
 
 impl Factory {
     /// What a list makes of a channel of `amount` at `height`, msat.
@@ -59,6 +62,7 @@ impl Engine {
         amount: Amount,
         height: Height,
     ) -> Result<u64, CannotSell> {
+        let blocked = self.is_blocked(factory, coin, height);
         self.may_sell(factory, coin, height)?;
         if self.prices_unknown {
             return Err(CannotSell::NoPrices);
@@ -66,7 +70,16 @@ impl Engine {
         if factory.current.sales.account().is_due(buyer) {
             return Err(CannotSell::Unsettled);
         }
-        session_count(factory, coin, factory.next_sale(coin), amount)?;
+        if self.lsp_sales.len() >= MAX_SALES {
+            return Err(CannotSell::Busy);
+        }
+        if blocked && self.has_blocked(factory, coin, buyer) {
+            return Err(CannotSell::Withheld);
+        }
+        if blocked && !self.config.jit {
+            return Err(CannotSell::Blocked);
+        }
+        check_amount(factory, coin, amount)?;
         Ok(factory.price_msat(&self.config.prices, amount, height))
     }
 
@@ -82,7 +95,7 @@ impl Engine {
             Err(reason) => step.send(peer, refusal(factory, 0, &reason.to_string())),
             Ok(price_msat) => {
                 let (instance, attempt) = (factory.instance, factory.current.number);
-                let away = self.away(factory, coin);
+                let away = u32::try_from(self.away(factory, coin).len()).unwrap_or(u32::MAX);
                 step.send(peer, Price { instance, attempt, amount, price_msat, away });
             }
         }
@@ -110,7 +123,7 @@ impl Engine {
         price: &Price,
     ) -> Result<(), Fault> {
         let (factory, _, coin) = self.sub_factory(peer, price.instance, price.attempt)?;
-        let quoted = Quoted { price_msat: price.price_msat, away: price.away.clone() };
+        let quoted = Quoted { price_msat: price.price_msat, away: price.away };
         self.answer_price(step, factory, coin, Some(price.amount), Ok(quoted));
         Ok(())
     }
@@ -146,7 +159,8 @@ impl Engine {
     ) -> Result<(), CannotSell> {
         cooperative(factory, coin, height)?;
         let unfinished = factory.current.sales.of(coin).last().is_some_and(|last| !last.stored);
-        if self.lsp_sales.contains_key(&(factory.instance, coin)) || unfinished {
+        let goes_on = unfinished && !self.is_blocked(factory, coin, height);
+        if self.lsp_sales.contains_key(&(factory.instance, coin)) || goes_on {
             return Err(CannotSell::UnderWay);
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::types::{ChannelId, InstanceId};
 
 pub mod builder;
 pub mod fault;
+pub(crate) mod reason;
 
 /// The outcome of one input. Nothing of it is real before its events are stored and
 /// [`Engine::apply`](crate::engine::Engine::apply) has taken it.

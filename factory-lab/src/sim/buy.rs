@@ -53,7 +53,9 @@ impl Run {
             _ => some,
         });
         let leaves_rest = amount >= MIN_CHANNEL && limits.with_rest.is_some_and(|most| amount <= most);
-        let possible = leaves_rest || limits.everything == Some(amount);
+        // Where no sale can follow, an ordinary channel of any amount may be asked for.
+        let void = factory.current.sales.of(coin).last().is_some_and(|last| last.void.is_some());
+        let possible = leaves_rest || limits.everything == Some(amount) || void;
         if self.dice.one_in(4) {
             self.world.feed(at, Input::Command(Command::AskPrice { instance, amount }))?;
         }

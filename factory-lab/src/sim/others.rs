@@ -1,11 +1,14 @@
 //! What comes from outside of the protocol: strangers on the chain, a database from an older copy,
 //! people who answer an invitation.
 
+use factory_engine::terms::Terms;
+use factory_engine::types::{InstanceId, NodeId};
 use factory_engine::{Command, Input, Policy, State};
 
-use crate::LabError;
 use crate::fault::Kind;
+use crate::offer::invitation;
 use crate::world::LSP;
+use crate::{LabError, error};
 
 use super::run::Run;
 
@@ -51,6 +54,42 @@ impl Run {
             };
             // A refusal (the operator is away) is an answer, too: it is tried again.
             self.world.feed(at, Input::Command(command))?;
+        }
+        Ok(())
+    }
+
+    /// S28: a thousand strangers invite a client, each to a factory of its own. What they leave is bounded.
+    ///
+    /// # Errors
+    /// When it isn't.
+    pub(super) fn meet_strangers(&mut self) -> Result<(), LabError> {
+        let Some(at) = self.strangers.take().filter(|at| self.world.members[*at].engine.is_some()) else {
+            return Ok(());
+        };
+        let known = |run: &Self| run.world.members[at].engine.as_ref().map_or(0, |e| e.factories().count());
+        let before = known(self);
+        let Some(instance) = self.instance else { return Ok(()) };
+        let Some(terms) = self.world.factory(LSP, instance).ok().map(|f| f.current.terms.clone()) else {
+            return Ok(());
+        };
+        for _ in 0..1_000 {
+            let mut id = [2; 33];
+            id[1..9].copy_from_slice(&self.dice.next_number().to_be_bytes());
+            let (peer, mut other) = (NodeId(id), [7; 32]);
+            other[..8].copy_from_slice(&self.dice.next_number().to_be_bytes());
+            let (instance, lsp) = (InstanceId(other), peer);
+            let timeout_height = self.world.chain.height().saturating_add(500);
+            let terms = Terms { instance, lsp, timeout_height, ..terms.clone() };
+            let invite = invitation(&terms, 0)?;
+            self.world.feed(at, Input::PeerUp { peer, channels: false })?;
+            self.world.feed(at, Input::Message { peer, payload: invite.encode() })?;
+            self.world.feed(at, Input::PeerDown { peer })?;
+        }
+        let more = known(self).saturating_sub(before);
+        if more > 16 {
+            return Err(error(format!(
+                "S28: a thousand strangers have left {more} invitations at member {at}"
+            )));
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ const CLIENT_LIES: [Kind; 5] =
     [Kind::BadNonce, Kind::BadSignature, Kind::Transcript, Kind::Replay, Kind::FalseBlame];
 
 /// Events that only an operator stores.
-const LSP_EVENTS: [&str; 13] = [
+const LSP_EVENTS: [&str; 14] = [
     "created",
     "attempt_started",
     "all_stored",
@@ -41,10 +41,19 @@ const LSP_EVENTS: [&str; 13] = [
     "sale_stored",
     "sale_jit",
     "sale_jit_failed",
+    "sale_void",
 ];
 /// Events that only a client stores.
-const CLIENT_EVENTS: [&str; 6] =
-    ["invited", "accepted", "declined", "open_accepted", "sale_open_accepted", "restored"];
+const CLIENT_EVENTS: [&str; 8] = [
+    "invited",
+    "accepted",
+    "declined",
+    "open_accepted",
+    "sale_open_accepted",
+    "restored",
+    "sale_void",
+    "sale_jit_agreed",
+];
 /// What an operator says, from which on it may be silent.
 const LSP_SAYS: [&str; 12] = [
     "invite",
@@ -79,7 +88,7 @@ impl Run {
     pub(super) fn choose_people(&mut self, clients: usize) {
         for kind in Kind::ALL {
             let lsp_only = match kind {
-                Kind::BadNonce | Kind::Transcript => false,
+                Kind::BadNonce | Kind::Transcript | Kind::Withhold | Kind::Strangers => false,
                 Kind::BadSignature | Kind::Replay | Kind::FalseBlame | Kind::Silence => self.dice.one_in(3),
                 Kind::LspGone
                 | Kind::CrashAt
@@ -104,6 +113,7 @@ impl Run {
             };
             match kind {
                 Kind::StockTaken => self.takes_stock = true,
+                Kind::Strangers => self.strangers = Some(client),
                 Kind::Restore => {
                     let who = dice.below(clients.saturating_add(1));
                     self.restores.push(Restore::new(who, &mut dice));

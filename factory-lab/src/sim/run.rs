@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::Txid;
 use bitcoin::hashes::Hash;
-use factory_engine::State;
 use factory_engine::types::{ChannelId, Height, InstanceId};
+use factory_engine::{Sold, State};
 
 use crate::chain::FIRST;
 use crate::fault::{Dice, Kind};
@@ -21,6 +21,8 @@ use super::settings::own_config;
 
 /// Steps after which a phase of a run is given up as endless.
 pub(super) const MANY: u32 = 50_000;
+/// Blocks that a sale has to be signed in.
+pub(super) const SALE_BLOCKS: u32 = 4;
 /// The part of the seed's stream that decides about everything but faults.
 const SCENARIO: u64 = u64::MAX;
 
@@ -60,6 +62,10 @@ pub struct Run {
     pub(super) acts_at: Option<(Kind, u64)>,
     pub(super) restores: Vec<Restore>,
     pub(super) takes_stock: bool,
+    /// The client that strangers will invite.
+    pub(super) strangers: Option<usize>,
+    /// Blocks in a row that the operator has handled with somebody connected, and its start before them.
+    sells: (u32, u32),
 }
 
 impl Run {
@@ -74,6 +80,8 @@ impl Run {
             config.stock_csv = 5;
             config.funding_confirmations = confirmations;
             config.bounds.min_funding_confirmations = confirmations;
+            config.sale_blocks = SALE_BLOCKS;
+            config.credit_blocks = 9;
         });
         for at in 0..=clients {
             scenario = scenario.config_of(at, |own| *own = own_config(own, at, &mut dice));
@@ -103,6 +111,8 @@ impl Run {
             acts_at: None,
             restores: vec![],
             takes_stock: false,
+            strangers: None,
+            sells: (0, 0),
         };
         run.give_coins();
         run.world.mine(8)?;
@@ -129,6 +139,7 @@ impl Run {
     /// Blocks until the channels are usable, and a few more; payments and purchases.
     fn live(&mut self) -> Result<(), LabError> {
         let blocks = 4 + self.dice.below(4);
+        self.meet_strangers()?;
         for _ in 0..blocks {
             self.block()?;
             self.quiet(400)?;
@@ -283,6 +294,7 @@ impl Run {
             self.note_loss(Some(at), u32::from(hindered || self.world.seen(at) != Some(height)));
         }
         self.show_htlcs()?;
+        self.judge_paid()?;
         self.world.judge_chain();
         self.world.judge_reservations();
         if let Some(violation) = self.world.judge.violations.first() {
@@ -290,6 +302,32 @@ impl Run {
         }
         self.note_usable();
         Ok(())
+    }
+
+    /// S36: what was paid for a sale is that sale, or the buyer's again, in so many blocks of an operator that is
+    /// up and has somebody to talk to.
+    fn judge_paid(&mut self) -> Result<(), LabError> {
+        let height = self.world.chain.height();
+        let starts = self.world.members[LSP].starts;
+        let talks = (1..self.world.members.len()).any(|client| self.world.connected(LSP, client));
+        let up = self.world.seen(LSP) == Some(height) && talks;
+        let row = if up && self.sells.1 == starts { self.sells.0.saturating_add(1) } else { 0 };
+        self.sells = (row, starts);
+        let Some(engine) = self.world.members[LSP].engine.as_ref().filter(|_| row > 4) else { return Ok(()) };
+        if !self.world.is_owed(LSP) {
+            return Ok(());
+        }
+        let sales = engine.factories().flat_map(|factory| factory.current.sales.all());
+        let waits = |sold: &&Sold| {
+            !sold.is_signed() && sold.void.is_none() && height > sold.begun.saturating_add(SALE_BLOCKS)
+        };
+        match sales.into_iter().find(waits) {
+            Some(sold) => Err(error(format!(
+                "S36: sale {}, paid at {}, is neither signed nor given up at {height}",
+                sold.sale.number, sold.begun
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Blocks that do not count for an eviction.

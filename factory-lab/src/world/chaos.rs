@@ -249,7 +249,7 @@ impl Chaos {
 }
 
 /// Events that few runs come to.
-const RARE: [&str; 12] = [
+const RARE: [&str; 13] = [
     "forgotten",
     "declined",
     "eviction_started",
@@ -258,6 +258,7 @@ const RARE: [&str; 12] = [
     "sale_jit",
     "sale_jit_failed",
     "sale_jit_opened",
+    "sale_void",
     "channel_resolved",
     "channel_ended",
     "restored",
@@ -296,6 +297,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::InvoiceEnded { instance, .. } => ("invoice ended", Some(*instance)),
         Input::PaymentEnded { instance, .. } => ("payment ended", Some(*instance)),
         Input::ChannelFunded { instance, .. } => ("channel funded", Some(*instance)),
+        Input::OrdinaryFound { instance, .. } => ("ordinary found", Some(*instance)),
         Input::Unspent { instance, .. } => ("unspent", Some(*instance)),
         Input::Block(_) => ("block", None),
         Input::Reorg { .. } => ("reorg", None),

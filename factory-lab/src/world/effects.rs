@@ -80,6 +80,12 @@ impl World {
             Effect::FundChannel { instance, buyer, peer, amount } => {
                 self.fund_channel(at, (instance, buyer), peer, amount);
             }
+            Effect::FindOrdinary { instance, peer, opened } => {
+                let there = self.members[at].lightningd.ordinary.iter().any(|known| {
+                    (known.channel_id, known.peer, known.capacity) == (opened.channel_id, peer, opened.amount)
+                });
+                self.answer(at, Input::OrdinaryFound { instance, opened, result: Ok(there) });
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {

@@ -6,7 +6,7 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid,
 };
-use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, NodeError, Purchase, Role};
+use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, NodeError, Purchase, Role, Sold};
 
 use crate::fault::Kind;
 use crate::node::IssuedInvoice;
@@ -90,8 +90,11 @@ impl World {
         let payment_hash = invoice.payment_hash;
         self.members[at].lightningd.payments.insert(payment_hash, result.is_ok());
         if result.is_ok() {
-            let paid = self.paid.entry((at, instance)).or_default();
-            *paid = paid.saturating_add(invoice.amount_msat);
+            // What the operator pays is what a client has paid before.
+            let (client, back) = if at == LSP { (self.member_of(peer), true) } else { (Some(at), false) };
+            let paid = self.paid.entry((client.unwrap_or(at), instance)).or_default();
+            let amount = invoice.amount_msat;
+            *paid = if back { paid.saturating_sub(amount) } else { paid.saturating_add(amount) };
         }
         if self.members[at].engine.is_some() {
             self.answer(at, Input::PaymentEnded { instance, payment_hash, result });
@@ -108,9 +111,6 @@ impl World {
         let invoices = &self.members[payee].lightningd.invoices;
         let found = invoices.iter().find(|(_, booked)| fits(booked));
         let label = found.map(|(label, _)| label.clone()).ok_or("incorrect_or_unknown_payment_details")?;
-        if payee != LSP {
-            return Err("only operators are paid here".into());
-        }
         let blocks = invoice.min_final_cltv_expiry.saturating_add(1);
         self.pay_with(at, payee, invoice.amount_msat, blocks).map_err(|error| error.to_string())?;
         let Some(booked) = self.members[payee].lightningd.invoices.get_mut(&label) else { return Ok(()) };
@@ -203,6 +203,19 @@ impl World {
                 }
             }
             let index = lsp.and_then(|factory| Some((factory, factory.client_of(self.members[at].id)?)));
+            if let (Some((lsp, index)), Some(client)) = (index, client.filter(|_| self.is_owed(at))) {
+                // A client that never heard of the proposal has nothing to be told.
+                let waits = |sold: &&Sold| !sold.is_signed() && sold.void.is_none();
+                let void = |number: u32| {
+                    let mut own = lsp.current.sales.all().filter(|sold| sold.sale.buyer == index);
+                    own.any(|sold| sold.sale.number == number && sold.void.is_some())
+                };
+                if client.own_sales().filter(waits).any(|sold| void(sold.sale.number)) {
+                    return Err(format!(
+                        "S36: member {at} was never told that what it paid is its own again"
+                    ));
+                }
+            }
             if let Some((factory, index)) = index {
                 let (spent, credit) = (spent(factory, index), factory.current.sales.account().credit(index));
                 if spent.checked_add(credit) != Some(paid) {
@@ -234,8 +247,8 @@ fn own_account(factory: &Factory) -> Option<(u64, ClientIndex)> {
 
 /// What a client's sales and ordinary channels cost, as a member has it.
 fn spent(factory: &Factory, client: ClientIndex) -> u64 {
-    let sales =
-        factory.current.sales.all().filter(|sold| sold.sale.buyer == client).map(|sold| sold.price_msat);
+    let own = factory.current.sales.all().filter(|sold| sold.sale.buyer == client && sold.void.is_none());
+    let sales = own.map(|sold| sold.price_msat);
     let jits = factory.current.sales.jits().opened().iter().filter(|jit| jit.buyer == client);
     sales.chain(jits.map(|jit| jit.price_msat)).fold(0, u64::saturating_add)
 }

@@ -80,7 +80,8 @@ impl World {
         self.judge_sale_message(from, &message);
         self.judge.sent(from, &message);
         let Some(to) = self.member_of(peer) else {
-            return Err(error(format!("member {from} sends to {peer}, whom nobody knows")));
+            // A stranger, of whom there is nothing but what it says.
+            return Ok(());
         };
         let payload = message.encode();
         let fate = match (&mut self.chaos, &mut self.tamper) {
@@ -156,7 +157,8 @@ impl World {
                 self.feed(to, Input::Message { peer, payload })?;
             }
             Some(Incoming::Protocols(list)) if list.contains(&protocol_id()) => {
-                self.feed(to, Input::PeerUp { peer })?;
+                let channels = !self.strangers;
+                self.feed(to, Input::PeerUp { peer, channels })?;
             }
             Some(Incoming::Protocols(_)) | None => {}
         }

@@ -77,8 +77,11 @@ impl World {
                     continue 'channels;
                 }
             }
+            // Either side's end is the channel's.
+            let theirs = self.members[hop.1].lightningd.channels.get(&channel_id);
+            let ends = theirs.is_none_or(|channel| channel.closing);
             match self.members[hop.0].lightningd.channels.get(&channel_id) {
-                Some(channel) if !channel.closing => {
+                Some(channel) if !channel.closing && !ends => {
                     let own = channel.balances;
                     if (if channel.opener { own.opener_msat } else { own.fundee_msat }) >= msat {
                         return Ok(channel_id);

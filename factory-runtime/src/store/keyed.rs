@@ -272,6 +272,15 @@ impl<K: KeyValue> Store for Keyed<K> {
         Ok(())
     }
 
+    async fn remove(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        self.settle().await?;
+        for instance in instances {
+            let next = self.next.as_mut().and_then(|next| next.remove(instance)).unwrap_or(0);
+            self.doubtful.extend((0..next).map(|sequence| record_key(*instance, sequence)));
+        }
+        self.clear_doubtful().await
+    }
+
     async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
         self.instances(ARCHIVED).await
     }

@@ -59,6 +59,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn remove(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+        self.write()?.records.retain(|instance, _| !instances.contains(instance));
+        Ok(())
+    }
+
     async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
         Ok(self.lock().archived.iter().copied().collect())
     }

@@ -39,6 +39,10 @@ pub trait Store: Send + 'static {
     /// appended to them. Each stands for itself: a crash may leave some of them archived.
     fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Deletes the records of factories of which nothing may be needed any more: nothing was signed for them.
+    /// A crash in between leaves their first records; no failure is worth more than a line in the log.
+    fn remove(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Instances of the factories that were archived.
     fn archived(&mut self) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
 

@@ -67,8 +67,8 @@ pub fn next(world: &mut World, input: &mut Bytes<'_>) {
         }
         18 => {
             let (a, b) = (0, if at == 0 { 1 } else { at });
-            let _ = world.feed(a, Input::PeerUp { peer: id(b) });
-            let _ = world.feed(b, Input::PeerUp { peer: id(a) });
+            let _ = world.feed(a, Input::PeerUp { peer: id(b), channels: true });
+            let _ = world.feed(b, Input::PeerUp { peer: id(a), channels: true });
         }
         19 => restart(world, at, input),
         20 => world.nodes[at].store_fails = true,
@@ -198,8 +198,8 @@ fn restart(world: &mut World, at: usize, input: &mut Bytes<'_>) {
     let _ = world.feed(at, Input::Block(block));
     for peer in (0..MEMBERS).filter(|peer| *peer != at && (*peer == 0 || at == 0)) {
         let _ = world.feed(peer, Input::PeerDown { peer: id(at) });
-        let _ = world.feed(peer, Input::PeerUp { peer: id(at) });
-        let _ = world.feed(at, Input::PeerUp { peer: id(peer) });
+        let _ = world.feed(peer, Input::PeerUp { peer: id(at), channels: true });
+        let _ = world.feed(at, Input::PeerUp { peer: id(peer), channels: true });
     }
 }
 

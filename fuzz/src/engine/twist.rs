@@ -158,8 +158,16 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
             _ => m.price_msat = input.word().into(),
         },
         Message::SaleWait(m) => match input.byte() % 2 {
-            0 => m.away.push(id(input.below(4))),
+            0 => m.away ^= 1,
             _ => m.seconds = input.word(),
+        },
+        Message::SaleVoid(m) => m.number = input.word() % 4,
+        Message::SaleMissing(m) => m.number = input.word() % 4,
+        Message::CreditBack(m) => m.amount_msat = input.word().into(),
+        Message::SaleShown(m) => match input.byte() % 3 {
+            0 => m.number = input.word() % 4,
+            1 => m.amount = Amount::from_sat(input.word().into()),
+            _ => m.signatures.clear(),
         },
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),

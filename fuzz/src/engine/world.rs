@@ -96,8 +96,8 @@ impl World {
             let _ = self.feed(at, Input::Block(block));
         }
         for client in 1..MEMBERS {
-            let _ = self.feed(0, Input::PeerUp { peer: id(client) });
-            let _ = self.feed(client, Input::PeerUp { peer: id(0) });
+            let _ = self.feed(0, Input::PeerUp { peer: id(client), channels: true });
+            let _ = self.feed(client, Input::PeerUp { peer: id(0), channels: true });
         }
     }
 
@@ -265,6 +265,9 @@ impl World {
                 let outpoint = OutPoint { txid: Txid::from_byte_array([at as u8; 32]), vout: buyer };
                 let result = Ok((ChannelId::of(outpoint), outpoint));
                 self.later(at, Input::ChannelFunded { instance, buyer, result });
+            }
+            Effect::FindOrdinary { instance, opened, .. } => {
+                self.later(at, Input::OrdinaryFound { instance, opened, result: Ok(true) });
             }
             // Answered above.
             Effect::NewPayout { .. }

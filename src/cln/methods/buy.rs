@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use factory_engine::record::event::SaleJitOpened;
-use factory_engine::types::{Amount, InstanceId, NodeId};
+use factory_engine::types::{Amount, InstanceId};
 use factory_engine::{Command as EngineCommand, Engine, Input, Purchase, Quote, Quoted, Sold};
 use serde_json::{Value, json};
 
@@ -37,8 +37,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if dry_run {
         let quoted = ask_price(&state, instance, amount).await?;
         let mut object = answer(instance, amount, &quote, dry_run, quoted.price_msat);
-        if !quoted.away.is_empty() {
-            object["away"] = quoted.away.iter().map(NodeId::to_string).collect();
+        if quoted.away > 0 {
+            object["away"] = quoted.away.into();
         }
         add_credit(&state, instance, &mut object).await?;
         return Ok(object);
@@ -67,7 +67,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Ok(object)
 }
 
-/// What the operator asks for a channel of this size now, and who is away.
+/// What the operator asks for a channel of this size now, and how many are away.
 async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Result<Quoted, RpcError> {
     state.runtime.ask(Input::Command(EngineCommand::AskPrice { instance, amount })).await?;
     let patience = Duration::from_millis(state.config.ceremony_timeout);
@@ -150,7 +150,7 @@ fn outcome(engine: &Engine, instance: InstanceId, quote: &Quote) -> Outcome {
         .is_some_and(Sold::is_signed);
     match engine.purchase(instance) {
         Some(Purchase { refused: Some(reason), away, .. }) => {
-            Outcome::Refused { reason: with_credit(engine, instance, reason), waited: !away.is_empty() }
+            Outcome::Refused { reason: with_credit(engine, instance, reason), waited: *away > 0 }
         }
         Some(Purchase { opened: Some(jit), ordinary_channel, .. }) => {
             let reason = ordinary_channel.as_ref().map(|channel| channel.reason.clone());

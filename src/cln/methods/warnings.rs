@@ -64,6 +64,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
         warnings.extend(urgent::warning(engine, factory, height));
         warnings.extend(peers(factory, height, node));
         warnings.extend(ended(factory));
+        warnings.extend(paid(engine, factory, height));
     }
     warnings.extend(suspects(engine, node));
     warnings.extend(fees::warnings(engine));
@@ -117,6 +118,25 @@ fn funding(factory: &Factory, height: Height) -> Option<Warning> {
         }
     };
     Some(Warning::of(factory, "funding_unconfirmed", message, action))
+}
+
+/// Money that an operator has, and gives neither liquidity nor money for (S36).
+fn paid(engine: &Engine, factory: &Factory, height: Height) -> Option<Warning> {
+    let (message, action) = match (
+        engine.sale_overdue(factory.instance, height),
+        engine.credit_overdue(factory.instance, height),
+    ) {
+        (Some((msat, since)), _) => (
+            format!("{msat} msat are paid for a sale since block {since}, and the operator does nothing"),
+            "ask the operator; nothing of it is on chain, so nothing but its word stands for it",
+        ),
+        (None, Some((msat, since))) => (
+            format!("credit of {msat} msat is asked back since block {since}, and doesn't come"),
+            "see that a channel with the operator can receive it, ask the operator, or use it: factory-buy",
+        ),
+        (None, None) => return None,
+    };
+    Some(Warning::of(factory, "paid_for_nothing", message, action))
 }
 
 /// A warning about members that are connected without the plugin, if any.

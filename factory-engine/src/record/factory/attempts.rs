@@ -49,11 +49,14 @@ impl Factory {
     /// by now, is the end of the attempts before it; and lightningd is done with every channel that was opened
     /// for it, so that no HTLC can ask for it (S18). One that a distribution has paid is still lightningd's.
     pub(crate) fn is_archivable(&self, height: Height) -> bool {
-        let sales = self.own_sales().filter(|sold| self.current.sales.is_resolved(sold.channel_id())).count();
+        // Of a sale that never was finished nothing is left but its price, which comes back first (S36).
+        let own = || self.own_sales().filter(|sold| sold.void.is_none());
+        let sales = own().filter(|sold| self.current.sales.is_resolved(sold.channel_id())).count();
         self.state(height) == State::Closed
             && self.past.iter().all(|past| self.current.conflicts(past))
             && own_clients(self).all(|client| self.current.resolved.contains(&client))
-            && sales == self.own_sales().count()
+            && sales == own().count()
+            && self.current.sales.account().is_settled()
             && self.opens_accepted.len() <= self.current.resolved.len().saturating_add(sales)
     }
 

@@ -1,6 +1,7 @@
 //! What of a factory was sold.
 
-use crate::record::event::{SaleOpening, SaleSigning};
+use crate::record::attempt::Role;
+use crate::record::event::{SaleOpening, SaleSigning, SaleVoid};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::Sold;
 use crate::record::unusable::Unusable;
@@ -91,6 +92,17 @@ impl Factory {
             .map_err(|error| inconsistent("SaleOpening", error))?;
         self.current.sales.opened(event, sale);
         Ok(())
+    }
+
+    /// Folds a `sale_void`. A client keeps an account of itself alone.
+    pub(crate) fn void_sale(&mut self, event: &SaleVoid) -> Result<(), LoadError> {
+        let chain = self.current.sales.of(event.coin);
+        let buyer = chain.iter().find(|sold| sold.sale.number == event.number).map(|sold| sold.sale.buyer);
+        let ours = match self.current.role {
+            Role::Lsp => true,
+            Role::Client { index, .. } => buyer == Some(index),
+        };
+        self.current.sales.void(event, ours)
     }
 
     /// Folds a `sale_signing`: the sale becomes the last one of its coin's chain.

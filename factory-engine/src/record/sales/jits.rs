@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::event::{SaleJit, SaleJitFailed, SaleJitOpened};
+use crate::record::event::{SaleJit, SaleJitAgreed, SaleJitFailed, SaleJitOpened};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::account::Account;
 use crate::terms::ClientIndex;
@@ -13,6 +13,8 @@ pub struct Jits {
     /// L: paid, and lightningd was or is to be asked for the channel.
     pub(crate) funding: BTreeMap<ClientIndex, SaleJit>,
     pub(crate) opened: Vec<SaleJitOpened>,
+    /// Buyer: the last that it agreed to and that is not there.
+    pub(crate) agreed: Option<SaleJitAgreed>,
 }
 
 impl Jits {
@@ -29,7 +31,7 @@ impl Jits {
     pub(crate) fn fail(&mut self, account: &mut Account, event: &SaleJitFailed) -> Result<(), LoadError> {
         let failed = self.funding.remove(&event.buyer);
         let failed = failed.ok_or_else(|| inconsistent("SaleJitFailed", "no channel was being opened"))?;
-        account.refund(event.buyer, failed.price_msat);
+        account.refund(event.buyer, failed.price_msat, event.height);
         Ok(())
     }
 
@@ -38,6 +40,7 @@ impl Jits {
         if self.funding.remove(&event.buyer).is_none() {
             account.spend(event.buyer, event.price_msat);
         }
+        self.agreed = None;
         self.opened.push(event.clone());
     }
 }

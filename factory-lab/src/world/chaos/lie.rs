@@ -36,6 +36,10 @@ impl Lie {
         if out.from != self.at || (self.in_sales && !of_sale) {
             return None;
         }
+        if self.kind == Kind::Withhold {
+            let kept = if self.in_sales { "sale_partial_signatures" } else { "sale_stored" };
+            return (name == kept).then(Vec::new);
+        }
         if self.kind == Kind::Replay {
             return self.replay(out, heard);
         }

@@ -1,0 +1,266 @@
+//! A sale that is paid and that somebody keeps from its end: it ends all the same, in a channel or in money.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use common::{factory, purse, sales};
+use factory_engine::types::InstanceId;
+use factory_engine::wire::message::{JitOpened, Message};
+use factory_engine::{Command, Input, PriceList, Sold};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP, World, losing};
+
+const PRICE: u64 = 700_001;
+const AMOUNT: u64 = 50_000;
+/// `factory-sale-blocks` here.
+const SALE_BLOCKS: u32 = 6;
+/// `factory-credit-blocks` here.
+const CREDIT_BLOCKS: u32 = 10;
+
+/// Four clients in one leaf, two sub-factories with stock, and an operator that wants money.
+fn active(seed: u64, jit: bool) -> (World, InstanceId) {
+    let scenario =
+        Scenario::new(seed).clients(4).stock(300_000).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = scenario.config(|config| {
+        config.jit = jit;
+        config.sale_blocks = SALE_BLOCKS;
+        config.credit_blocks = CREDIT_BLOCKS;
+    });
+    let (mut world, instance) = scenario.active().unwrap();
+    world.pay(LSP, 1, 20_000_000).unwrap();
+    (world, instance)
+}
+
+/// Client 1 has paid for a sale that client 2 keeps from its end: it never sends this message.
+fn withheld(seed: u64, jit: bool, message: &'static str) -> (World, InstanceId, u64) {
+    let (mut world, instance) = active(seed, jit);
+    let before = purse(&world, instance);
+    world.tamper(losing(message, 2));
+    world.ask(1, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert_eq!((before - purse(&world, instance), sales(&world, LSP, instance).len()), (PRICE, 1));
+    (world, instance, before)
+}
+
+fn blocks(world: &mut World, count: u32) {
+    for _ in 0..count {
+        world.mine(1).unwrap();
+        world.run_out().unwrap();
+    }
+}
+
+/// What L and client 1 say: whether its sale was given up, ordinary channels, credit.
+fn books(world: &World, instance: InstanceId) -> [(bool, usize, u64); 2] {
+    [LSP, 1].map(|at| {
+        let known = &factory(world, at, instance).current.sales;
+        let void = known.all().next().is_some_and(|sold| sold.void.is_some());
+        (void, known.jits().opened().len(), known.account().credit(0))
+    })
+}
+
+fn in_order(world: &World) {
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+/// S36: a signature that never comes; the buyer has an ordinary channel for its price after so many blocks, and
+/// not one before. Whoever withheld it is named, to the operator alone, and gets nothing.
+#[test]
+fn a_withheld_signature_ends_in_an_ordinary_channel() {
+    let (mut world, instance, before) = withheld(1, true, "sale_partial_signatures");
+    blocks(&mut world, SALE_BLOCKS - 1);
+    assert_eq!(books(&world, instance), [(false, 0, 0); 2]);
+    blocks(&mut world, 1);
+    assert_eq!(books(&world, instance), [(true, 1, 0); 2]);
+    assert_eq!(before - purse(&world, instance), PRICE);
+    let id = world.members[2].id.to_string();
+    let tells = |at: usize| world.members[at].log.iter().any(|(_, line)| line.contains(&id));
+    assert!(tells(LSP) && !tells(1));
+    let void = sales(&world, LSP, instance)[0].void.clone().unwrap();
+    assert_eq!(void.blamed, [1]);
+    // Its sub-factory's stock is never sold again, also when everybody is there: ordinary channels are.
+    world.heal();
+    blocks(&mut world, 1);
+    world.ask(1, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(world.refused(1, instance), None);
+    assert_eq!(books(&world, instance), [(true, 2, 0); 2]);
+    world.ask(2, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    let why = world.refused(2, instance).unwrap();
+    assert!(why.contains("did not finish a sale"), "{why}");
+    // The other sub-factory is none of its business.
+    world.pay(LSP, 3, 2_000_000).unwrap();
+    world.buy(3, instance, AMOUNT, PRICE).unwrap();
+    in_order(&world);
+}
+
+/// S36: without ordinary channels it is credit, and credit that nobody uses is money again.
+#[test]
+fn what_becomes_no_channel_comes_back() {
+    let (mut world, instance, before) = withheld(2, false, "sale_partial_signatures");
+    blocks(&mut world, SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    assert!(world.refused(1, instance).is_some());
+    blocks(&mut world, CREDIT_BLOCKS - 1);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    blocks(&mut world, 1);
+    assert_eq!(books(&world, instance), [(true, 0, 0); 2]);
+    assert_eq!(purse(&world, instance), before);
+    in_order(&world);
+}
+
+/// S36: a payment back that fails, or is cut off by a restart, is tried again, and is made once.
+#[test]
+fn credit_comes_back_once_whoever_is_restarted() {
+    let mut paid_late = 0;
+    for victim in [LSP, 1] {
+        for step in 0..14 {
+            let (mut world, instance, before) = withheld(100 + step, false, "sale_partial_signatures");
+            blocks(&mut world, SALE_BLOCKS + CREDIT_BLOCKS - 1);
+            world.chain.mine();
+            for at in 0..world.members.len() {
+                world.follow_chain(at).unwrap();
+            }
+            let ended = (0..step).any(|_| !world.step().unwrap());
+            world.stop(victim);
+            world.settle().unwrap();
+            world.start(victim).unwrap();
+            for client in 1..=4 {
+                if victim == LSP || client == victim {
+                    world.connect(LSP, client).unwrap();
+                }
+            }
+            world.run_out().unwrap();
+            let at = format!("victim {victim}, step {step}");
+            paid_late += u32::from(purse(&world, instance) != before);
+            blocks(&mut world, 40);
+            assert_eq!(books(&world, instance), [(true, 0, 0); 2], "{at}");
+            assert_eq!(purse(&world, instance), before, "{at}");
+            in_order(&world);
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(paid_late > 0);
+}
+
+/// S36: whoever is restarted while a sale waits, it ends; and L, once it is back, gives the others some blocks.
+#[test]
+fn a_restart_in_between_changes_nothing() {
+    for victim in [LSP, 1, 2] {
+        for after in [1, SALE_BLOCKS - 1, SALE_BLOCKS] {
+            let at = format!("victim {victim}, {after} blocks");
+            let (mut world, instance, before) =
+                withheld(200 + u64::from(after), true, "sale_partial_signatures");
+            blocks(&mut world, after - 1);
+            world.stop(victim);
+            world.mine(1).unwrap();
+            world.settle().unwrap();
+            world.start(victim).unwrap();
+            for client in 1..=4 {
+                if victim == LSP || client == victim {
+                    world.connect(LSP, client).unwrap();
+                }
+            }
+            world.run_out().unwrap();
+            blocks(&mut world, SALE_BLOCKS);
+            assert_eq!(books(&world, instance), [(true, 1, 0); 2], "{at}");
+            assert_eq!(before - purse(&world, instance), PRICE, "{at}");
+            in_order(&world);
+        }
+    }
+}
+
+/// S36: a neighbour that has only been away for a while ends nothing.
+#[test]
+fn a_signature_in_time_is_a_sale() {
+    let (mut world, instance, before) = withheld(3, true, "sale_partial_signatures");
+    blocks(&mut world, SALE_BLOCKS - 2);
+    world.heal();
+    blocks(&mut world, 1);
+    assert!(sales(&world, LSP, instance)[0].stored);
+    blocks(&mut world, SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(false, 0, 0); 2]);
+    assert_eq!(before - purse(&world, instance), PRICE);
+    in_order(&world);
+}
+
+/// S24, S36: an exit that begins before a paid sale is signed ends it, too.
+#[test]
+fn an_exit_in_between_ends_in_credit() {
+    let (mut world, instance, _) = withheld(4, true, "sale_partial_signatures");
+    world.command(2, Command::Exit { instance }).unwrap();
+    blocks(&mut world, SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    in_order(&world);
+}
+
+/// S36: somebody that won't say that it has stored: the buyer has its channel, and the others' purchases go on
+/// in ordinary ones, until it says so.
+#[test]
+fn a_withheld_stored_keeps_nobody() {
+    let (mut world, instance, before) = withheld(5, true, "sale_stored");
+    assert!(sales(&world, 1, instance).iter().all(Sold::is_signed), "the buyer has what it paid for");
+    blocks(&mut world, SALE_BLOCKS);
+    assert!(!sales(&world, LSP, instance)[0].stored);
+    world.ask(1, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(world.refused(1, instance), None);
+    assert_eq!(books(&world, instance), [(false, 1, 0); 2]);
+    world.heal();
+    world.disconnect(LSP, 2);
+    world.settle().unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.run_out().unwrap();
+    assert!(sales(&world, LSP, instance)[0].stored);
+    world.ask(1, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance).len()), [2, 2, 2]);
+    assert_eq!(before - purse(&world, instance), 3 * PRICE);
+    in_order(&world);
+}
+
+/// S36: L may give a sale up and finish it all the same: then its client has both.
+#[test]
+fn what_was_given_up_costs_nothing_whatever_comes_after() {
+    let (mut world, instance, _) = withheld(6, false, "sale_partial_signatures");
+    blocks(&mut world, SALE_BLOCKS);
+    let offered = factory(&world, 1, instance).current.sales.all().next().unwrap().clone();
+    let void = Message::SaleVoid(factory_engine::wire::message::SaleVoid { instance, attempt: 1, number: 1 });
+    let peer = world.members[LSP].id;
+    for _ in 0..2 {
+        world.feed(1, Input::Message { peer, payload: void.encode() }).unwrap();
+    }
+    assert_eq!(books(&world, instance)[1], (true, 0, PRICE));
+    assert_eq!(offered.sale.number, 1);
+    in_order(&world);
+}
+
+/// S36: an ordinary channel that nobody agreed to, or that isn't there, uses up no credit.
+#[test]
+fn an_invented_channel_uses_up_no_credit() {
+    for agreed in [false, true] {
+        let (mut world, instance, _) = withheld(7, agreed, "sale_partial_signatures");
+        if agreed {
+            // It agrees, and its operator then says what isn't so.
+            world.tamper(|out| match &out.message {
+                Message::SalePartialSignatures(_) if out.from == 2 => Fate::Drop,
+                Message::JitOpened(opened) => {
+                    let channel_id = factory_engine::types::ChannelId([9; 32]);
+                    Fate::replace(JitOpened { channel_id, ..opened.clone() })
+                }
+                _ => Fate::Deliver,
+            });
+        }
+        blocks(&mut world, SALE_BLOCKS);
+        let (amount, peer) = (bitcoin::Amount::from_sat(AMOUNT), world.members[LSP].id);
+        let channel_id = factory_engine::types::ChannelId([8; 32]);
+        let opened =
+            JitOpened { instance, attempt: 1, amount, price_msat: PRICE, channel_id, outpoint: None };
+        world.feed(1, Input::Message { peer, payload: Message::JitOpened(opened).encode() }).unwrap();
+        world.run_out().unwrap();
+        assert_eq!(books(&world, instance)[1], (true, 0, PRICE));
+    }
+}
