@@ -113,6 +113,7 @@ impl Engine {
             Input::Channels(open) => self.on_channels(step, &open),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
+            Input::BackendBack => self.on_backend_back(step),
             Input::Published { txid, report } => self.on_published(step, txid, *report),
             Input::Tick => {
                 self.lsp_tick(step);

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::Channels;
@@ -28,6 +29,7 @@ use super::dust::DustCap;
 use super::executor::Executor;
 use super::funding_script::Database;
 use super::holding::Holding;
+use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::{datastore, feerates, htlcs, online, peers, watch_online};
@@ -58,6 +60,7 @@ pub struct Prepared {
 pub async fn prepare(
     configuration: &Configuration,
     config: Config,
+    bitcoin_rpc: String,
     outbox: Outbox,
 ) -> Result<Prepared, CallError> {
     let network_dir = Path::new(&configuration.lightning_dir);
@@ -68,11 +71,16 @@ pub async fn prepare(
     let configs = rpc.call("listconfigs", json!({})).await?;
     let cltv_final = configs["configs"]["cltv-final"]["value_int"].as_u64();
     let database = Database::locate(&configs["configs"], network_dir);
+    let home = std::env::home_dir();
+    let bitcoind =
+        Bitcoind::locate(&bitcoin_rpc, &configs["configs"], &configuration.network, home.as_deref())
+            .map_err(|error| CallError::new("configuration", error))?;
+    let kept = Kept::new(rpc.clone());
     let master = master_secret(&rpc).await?;
 
     let online = online::load(&rpc).await?;
     let (handle, inbox) = factory_runtime::channel();
-    let bumper = Bumper::new(rpc.clone());
+    let bumper = Bumper::new(rpc.clone(), bitcoind.clone(), kept.clone());
     let executor = Executor::new(rpc.clone(), handle.clone(), database, outbox.clone(), bumper.clone());
     let engine = Engine::new(me, master, config.clone());
     let store = datastore::store(rpc.clone());
@@ -94,6 +102,8 @@ pub async fn prepare(
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
         online,
+        bitcoind,
+        kept,
         scan: chain::Progress::default(),
         config,
         me,
@@ -302,7 +312,7 @@ impl<C: Call> Sink for EngineSink<C> {
     async fn at_tip(&self) {
         self.runtime.caught_up();
         let mark = self.state.dust.mark();
-        let (channels, fees) = feerates::look(&self.rpc).await;
+        let (channels, fees) = feerates::look(&self.rpc, &self.state.bitcoind).await;
         if let Some(channels) = channels {
             let (open, htlcs) = htlcs::of_channels(&channels);
             self.runtime.input(Input::Htlcs(htlcs));

@@ -61,7 +61,11 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
         Ok(config) => config,
         Err(error) => return Err(give_up(error)),
     };
-    let prepared = match boot::prepare(&configured.configuration(), config, outbox).await {
+    let bitcoin_rpc = match config::bitcoin_rpc(&configured) {
+        Ok(option) => option,
+        Err(error) => return Err(give_up(error)),
+    };
+    let prepared = match boot::prepare(&configured.configuration(), config, bitcoin_rpc, outbox).await {
         Ok(prepared) => prepared,
         Err(error) => return Err(give_up(error)),
     };
@@ -90,6 +94,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
+    let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
     let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
     #[cfg(feature = "faults")]
