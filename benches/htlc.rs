@@ -21,12 +21,14 @@ use std::time::{Duration, Instant};
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
+use cln_factory::cln::bitcoind::Bitcoind;
 use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError, Rpc};
 use cln_factory::cln::dust::DustCap;
 use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::htlc_accepted;
+use cln_factory::cln::kept::Kept;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::state::{Shared, State};
 use common::{HEIGHT, engine, hash, node};
@@ -86,9 +88,12 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
     let channels = Channels::default();
     channels.refresh(&Listing(Arc::new(listing))).await.unwrap();
     let config = Config::default();
+    let rpc = Rpc::new(PathBuf::from("/nonexistent/lightning-rpc"));
     let state = State::new(Shared {
+        bitcoind: Bitcoind::default(),
+        kept: Kept::new(rpc.clone()),
         online: cln_factory::cln::online::Habits::default(),
-        rpc: Rpc::new(PathBuf::from("/nonexistent/lightning-rpc")),
+        rpc,
         runtime: handle,
         outbox: Outbox::new().0,
         channels,

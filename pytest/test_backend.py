@@ -63,8 +63,8 @@ def test_bitcoind_goes_away_and_comes_back(node_factory, bitcoind):
     # The coins are still kept for it: nothing else spends them meanwhile.
     kept = {(output["txid"], output["output"]) for output in reserved(lsp)}
     assert kept
-    come_back(bitcoind, nodes, blocks=1)
-    # With the next block it is sent again.
+    bitcoind.start()
+    # It is sent again once bitcoind answers: no block has to come for that.
     wait_for(lambda: factory["funding_txid"] in bitcoind.rpc.getrawmempool())
     funding = bitcoind.rpc.getrawtransaction(factory["funding_txid"], True)
     assert {(spent["txid"], spent["vout"]) for spent in funding["vin"]} == kept
@@ -94,7 +94,7 @@ def test_bitcoind_goes_away_and_comes_back(node_factory, bitcoind):
     go_away(bitcoind, nodes)
     exit = alice.rpc.call("factory-exit", {"factory_instance": instance})
     txid = exit["path"][0]["txid"]
-    alice.daemon.wait_for_log(f"{instance}: .* {txid}: error: ")
+    alice.daemon.wait_for_log(f"{instance}: .* {txid}: the node's backend fails: ")
     assert factory_of(alice, instance)["state"] == "exiting"
     come_back(bitcoind, nodes, blocks=1)
     mine(bitcoind, 1, nodes, wait_for_mempool=txid)

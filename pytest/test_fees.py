@@ -84,8 +84,8 @@ def test_child_is_replaced_twice_as_fees_rise(node_factory, bitcoind):
         wait_for(reached)
         children.append(child_of(bitcoind, path["txid"]))
         sat, weight = fees_of(parent, children[-1])
-        # Signatures are reckoned at their largest: 2 weight units.
-        assert sat * 1000 <= (weight + 3) * feerate + 1000, (sat, weight, feerate)
+        # Signatures are reckoned at their largest, 2 weight units, and each of both in whole vbytes.
+        assert sat * 1000 <= (weight + 9) * feerate + 1000, (sat, weight, feerate)
         (report,) = status(alice)["publishing"]
         assert report["txid"] == path["txid"] and report["target_perkw"] == feerate
         assert report["child_txid"] == children[-1]["txid"]

@@ -24,7 +24,7 @@ def test_who_is_online_at_the_same_times_goes_together(node_factory, bitcoind):
     plan = {"clients": ids, "capacity_sat": 500_000, "stock_sat": 100_000}
     # Nothing was noted yet.
     assert "sale_online_percent" not in lsp.rpc.call("factory-plan", plan)
-    lsp.rpc.datastore(key=["cln-factory", "online"], hex=habits(clients).hex())
+    lsp.rpc.datastore(key=["cln-factory", "habits", "0000"], hex=habits(clients).hex())
     lsp.restart()
     connect_all(lsp, clients)
     wait_for_synced(bitcoind, [lsp, *clients])

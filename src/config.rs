@@ -39,6 +39,13 @@ const UNSAFE_SKIP_FUNDING_CHECK: FlagConfigOption = FlagConfigOption::new_flag(
      An operator that lies can then take everything that is paid to this node through it",
 );
 
+const BITCOIN_RPC: DefaultStringConfigOption = DefaultStringConfigOption::new_str_with_default(
+    "factory-bitcoin-rpc",
+    "auto",
+    "bitcoind's own RPC, for handing over a transaction together with the child that pays for it: auto (what \
+     lightningd's bitcoin-* options say), off, or [user:password@]host:port",
+);
+
 /// An option with a number, and both ends of what it may be. Its default is what [`Config::default`] says.
 struct Number {
     name: &'static str,
@@ -372,7 +379,7 @@ where
 {
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
-    let builder = builder.option(policy_option()).option(ALLOW_LSP);
+    let builder = builder.option(policy_option()).option(ALLOW_LSP).option(BITCOIN_RPC);
     let builder = builder.option(NO_NEIGHBOUR_SALES).option(JIT).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
@@ -442,6 +449,16 @@ where
         prices: Config::default().prices,
         unsafe_skip_funding_check: plugin.option(&UNSAFE_SKIP_FUNDING_CHECK)?,
     })
+}
+
+/// What `factory-bitcoin-rpc` says; what it means depends on lightningd's own options.
+pub fn bitcoin_rpc<S, I, O>(plugin: &ConfiguredPlugin<S, I, O>) -> anyhow::Result<String>
+where
+    S: Clone + Send + Sync + 'static,
+    I: AsyncRead + Send + Unpin + 'static,
+    O: AsyncWrite + Send + Unpin + 'static,
+{
+    plugin.option(&BITCOIN_RPC)
 }
 
 fn policy(text: &str) -> Result<Policy, BadOption> {

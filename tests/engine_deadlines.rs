@@ -183,7 +183,7 @@ fn together_they_are_worth_it() {
 fn worth_follows_the_fees() {
     let mut case = Case::new();
     let channel = factory(&case.world, 1, case.instance).own_channels().next().unwrap();
-    let costs = |case: &Case, feerate| factory(&case.world, 1, case.instance).exit_costs(&channel, feerate);
+    let costs = |case: &Case, feerate| factory(&case.world, 1, case.instance).exit_cost_of(&channel, feerate);
     assert!(costs(&case, 25_000) > costs(&case, 2_500) * 9);
     let expiry = case.start + case.early;
     // 100 sat/vB: the exit alone costs more than this.

@@ -76,6 +76,12 @@ fn after(factory: &Factory, path: &[NodeIndex], place: usize, more: u32) -> u32 
     count * confirm + rest.iter().map(|node| lock(factory, *node)).sum::<u32>()
 }
 
+/// Blocks for a commitment and an HTLC transaction after the path, as far as the margin has room for them.
+fn settling(factory: &Factory) -> u32 {
+    let terms = &factory.current.terms;
+    (2 * u32::from(terms.confirm_blocks)).min(terms.margin_blocks.into())
+}
+
 /// The height from which a node was due.
 fn due_since(factory: &Factory, node: NodeIndex, began: Height) -> Height {
     let outpoint = factory.current.tree.as_ref().unwrap().coin_outpoint(node).unwrap();
@@ -86,8 +92,8 @@ fn quotient(amount: Amount, by: usize) -> Amount {
     amount / u64::try_from(by).unwrap()
 }
 
-/// S26: each transaction of an exit is to confirm early enough for those after it, before the HTLC on the
-/// channel behind it expires, and pays no more than its part of what that channel is worth.
+/// S26: each transaction of an exit is to confirm early enough for those after it, the channel's own among
+/// them, before the HTLC on the channel behind it expires, and pays no more than its part of what that channel is worth.
 #[test]
 fn an_exit_leaves_time_for_what_comes_after_and_stays_below_the_stake() {
     let scenario = Scenario::new(1).clients(8).profile(Profile::Stateful).short_delays();
@@ -115,7 +121,8 @@ fn an_exit_leaves_time_for_what_comes_after_and_stays_below_the_stake() {
             assert_eq!(raise.deadline, since + NO_HURRY, "{}", raise.what);
             assert_eq!(raise.bump.max_fee, quotient(capacity, left), "{}", raise.what);
             let hurried = hurried.iter().find(|other| other.parent == raise.parent).unwrap();
-            assert_eq!(hurried.deadline, expiry - after(factory, &path, place, 0), "{}", raise.what);
+            let end = expiry - settling(factory);
+            assert_eq!(hurried.deadline, end - after(factory, &path, place, 0), "{}", raise.what);
             assert_eq!(hurried.bump.max_fee, quotient(stake, left), "{}", raise.what);
             let rich = rich.iter().find(|other| other.parent == raise.parent).unwrap();
             assert_eq!(rich.bump.max_fee, quotient(capacity, left), "{}", raise.what);
@@ -126,6 +133,62 @@ fn an_exit_leaves_time_for_what_comes_after_and_stays_below_the_stake() {
     assert!(seen >= 3, "{seen}");
     // S26: what is behind it has arrived.
     assert_eq!(raises(&mut world, 1, &[htlc(channel, expiry)], &[]).len(), 0);
+}
+
+/// S26: a node whose backend has never said what fees are raises them all the same once a deadline is near;
+/// before, whatever the mempool takes will do.
+#[test]
+fn fees_are_raised_although_nobody_says_what_they_are() {
+    let scenario = Scenario::new(10).clients(2).short_delays();
+    let (mut world, instance) = scenario.active().unwrap();
+    let channel = factory(&world, 1, instance).current.channels[&0];
+    world.command(1, Command::Exit { instance }).unwrap();
+    let (now, height) = (world.now, world.chain.height());
+    let told = |expiry: Height| {
+        let mut engine = world.rebuild(1).unwrap();
+        assert_eq!(engine.feerates(), None, "as after a start");
+        let mut effects = vec![];
+        for input in [
+            Input::Htlcs(vec![common::htlc(channel, Direction::Fulfilled, expiry)]),
+            Input::Fees(FeeNews::default()),
+        ] {
+            let step = engine.handle(input, now, height, &mut Nothing);
+            effects = engine.apply(step).unwrap();
+        }
+        let raise = |effect| if let Effect::Bump(raise) = effect { Some(*raise) } else { None };
+        effects.into_iter().filter_map(raise).map(|raise| raise.bump.feerate).next()
+    };
+    assert_eq!(told(height + 100), None);
+    let (soon, late) = (told(height + 14).unwrap(), told(height + 1).unwrap());
+    assert!(soon >= 2_500 && late >= 25_000, "{soon}, {late}");
+    world.stop(1);
+}
+
+/// S26: what is due first is raised first, whichever factory or client it is of: coins may not do for all.
+#[test]
+fn the_most_urgent_is_raised_first() {
+    let scenario = Scenario::new(11).clients(8).short_delays().lifetime(2_000, 144);
+    let (mut world, instance) = scenario.active().unwrap();
+    world.command(LSP, Command::Evict { instance, clients: vec![] }).unwrap();
+    let height = world.chain.height();
+    // The later in the tree, the sooner.
+    let expiry = |client: u32| height + 80 - client * 2;
+    for _ in 0..8 {
+        let htlcs: Vec<_> = (0..8)
+            .map(|client| {
+                let own = factory(&world, LSP, instance).current.channels[&client];
+                common::htlc(own, Direction::Fulfilled, expiry(client))
+            })
+            .collect();
+        let told = raises(&mut world, LSP, &htlcs, &[]);
+        assert!(told.is_sorted_by_key(|raise| raise.deadline));
+        if told.len() > 1 {
+            assert!(told.first().unwrap().deadline < told.last().unwrap().deadline);
+            return;
+        }
+        world.mine(1).unwrap();
+    }
+    panic!("never were several due");
 }
 
 /// S26, S21: an operator's evictions have to be on chain before the timeout, and are worth its stock as well.

@@ -137,6 +137,7 @@ impl Engine {
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
+            Input::BackendBack => self.on_backend_back(step),
             Input::Published { txid, report } => self.on_published(step, txid, *report),
             Input::Tick => {
                 self.lsp_tick(step);

@@ -77,7 +77,8 @@ kinds! {
     ReorgDrop "reorg-drop" 10_000 "The same, and the mempool is lost (each block).";
     Censor "censor" 20_000 "No miner takes one transaction for up to 3 blocks (each block).";
     FeeSpike "fee-spike" 40_000 "For up to 12 blocks miners take more than the tree pays, sometimes the mempool too (each block).";
-    Pin "pin" 60_000 "A stranger's large child with a low feerate is on an anchor (each block).";
+    FeeStorm "fee-storm" 4_000 "For 20 blocks the mempool takes nothing under 50 sat/vB, and what miners take rises to twenty times within 12 (each block).";
+    Pin "pin" 60_000 "A stranger's large child with a low feerate, or a small one with a high one, is on an anchor (each block).";
     WalletLocked "wallet-locked" 20_000 "A member's wallet can't be used for up to 5 blocks (each block).";
     Held "held" 250_000 "A payment of any size is held for up to 80 blocks, and its preimage perhaps told and not taken (each payment).";
     Dust "dust" 150_000 "It is so small that perhaps no commitment transaction shows it (each payment).";

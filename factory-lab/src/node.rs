@@ -38,6 +38,8 @@ pub struct Lightningd {
     pub(super) costs: BTreeMap<Txid, Amount>,
     /// Whether the wallet refuses to do anything.
     pub locked: bool,
+    /// Whether its plugin can hand parent and child to bitcoind together (`factory-bitcoin-rpc`).
+    pub packages: bool,
     /// Opens between `fundchannel_start` and `fundchannel_complete`, by peer. Not durable.
     pub(super) pending: BTreeMap<NodeId, PendingOpen>,
     /// Committed channels by BOLT 2's `channel_id`. Durable.
@@ -62,6 +64,7 @@ impl Lightningd {
             children: Children::default(),
             costs: BTreeMap::new(),
             locked: false,
+            packages: false,
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
             ordinary: vec![],

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
+use cln_factory::cln::bitcoind::Bitcoind;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError};
 use cln_factory::cln::{feerates, htlcs, peers, wallet};
@@ -79,7 +80,7 @@ pub fn lightningd(data: &[u8]) {
                 let _ = channels.find(&rpc, "103x1x0").await;
             }
             2 => {
-                let (channels, _) = feerates::look(&rpc).await;
+                let (channels, _) = feerates::look(&rpc, &Bitcoind::default()).await;
                 let channels = channels.unwrap_or_default();
                 let _ =
                     htlcs::of_channels(&channels, &htlcs::removing(&channels).into_iter().take(1).collect());

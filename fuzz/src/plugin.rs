@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+use cln_factory::cln::bitcoind::Bitcoind;
 use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
@@ -11,6 +12,7 @@ use cln_factory::cln::dust::DustCap;
 use cln_factory::cln::error::{INVALID_PARAMS, RpcError};
 use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
+use cln_factory::cln::kept::Kept;
 use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::requests::{Request, Tagged};
@@ -83,9 +85,12 @@ impl Plugin {
         let known = json!({"channels": [{"channel_id": channel.to_string(), "short_channel_id": SCID,
             "peer_id": id(0).to_string(), "total_msat": 100_000_000u64}]});
         let _ = tokio.block_on(channels.refresh(&Answers::new(vec![known])));
+        let rpc = Rpc::new(PathBuf::from("/nonexistent/lightning-rpc"));
         let state = State::new(Shared {
+            bitcoind: Bitcoind::default(),
+            kept: Kept::new(rpc.clone()),
             online: cln_factory::cln::online::Habits::default(),
-            rpc: Rpc::new(PathBuf::from("/nonexistent/lightning-rpc")),
+            rpc,
             runtime: handle,
             outbox: Outbox::new().0,
             channels,

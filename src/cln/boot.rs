@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
+use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
 use super::channels::{Changes, Channels};
@@ -32,6 +33,7 @@ use super::dust::DustCap;
 use super::executor::Executor;
 use super::funding_script::Database;
 use super::holding::Holding;
+use super::kept::Kept;
 use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
@@ -80,6 +82,7 @@ pub fn rpc(configuration: &Configuration) -> Rpc {
 pub async fn prepare(
     configuration: &Configuration,
     config: Config,
+    bitcoin_rpc: String,
     outbox: Outbox,
     vital: Vital,
 ) -> Result<Prepared, CallError> {
@@ -94,6 +97,11 @@ pub async fn prepare(
     let cltv_delta = cltv_delta.and_then(|blocks| blocks.try_into().ok()).unwrap_or(config.cltv_delta);
     let config = Config { cltv_delta, ..config };
     let database = Database::locate(&configs["configs"], network_dir);
+    let home = std::env::home_dir();
+    let bitcoind =
+        Bitcoind::locate(&bitcoin_rpc, &configs["configs"], &configuration.network, home.as_deref())
+            .map_err(|error| CallError::new("configuration", error))?;
+    let kept = Kept::new(rpc.clone());
     let master = master_secret(&rpc).await?;
 
     // Statistics.
@@ -102,7 +110,7 @@ pub async fn prepare(
         online::Habits::default()
     });
     let (handle, inbox) = factory_runtime::channel();
-    let bumper = Bumper::new(rpc.clone());
+    let bumper = Bumper::new(rpc.clone(), bitcoind.clone(), kept.clone());
     let executor =
         Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
     let mut engine = Engine::new(me, master, config.clone());
@@ -126,6 +134,8 @@ pub async fn prepare(
         dust: DustCap::new(config.dust),
         holding: Holding::new(config.hold),
         online,
+        bitcoind,
+        kept,
         scan: chain::Progress::default(),
         config,
         me,
@@ -145,11 +155,13 @@ pub async fn prepare(
 /// be a factory's (S33), and commands are refused.
 pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
     let (runtime, mut inbox) = factory_runtime::channel();
-    let config = Config::default();
+    let (config, kept) = (Config::default(), Kept::new(rpc.clone()));
     let state = State::new(Shared {
         rpc,
         runtime,
         outbox,
+        bitcoind: Bitcoind::default(),
+        kept,
         changes: Changes::default(),
         mirror: Mirror::default(),
         channels: Channels::default(),
@@ -473,7 +485,7 @@ impl<C: Call> Sink for EngineSink<C> {
     async fn at_tip(&self) {
         self.runtime.caught_up();
         let mark = self.state.dust.mark();
-        let feerates = feerates::rates(&self.rpc).await;
+        let feerates = feerates::rates(&self.rpc, &self.state.bitcoind).await;
         let (known, mirror) = (&self.state.channels, &self.state.mirror);
         let look = |channels: &[Value], whole: bool| {
             self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());

@@ -79,8 +79,13 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
         Ok(config) => config,
         Err(error) => return give_up(configured, outbox, error).await,
     };
+    let bitcoin_rpc = match config::bitcoin_rpc(&configured) {
+        Ok(option) => option,
+        Err(error) => return give_up(configured, outbox, error).await,
+    };
     let (vital, mut deaths) = Vital::new();
-    let prepared = match boot::prepare(&configuration, config, outbox.clone(), vital.clone()).await {
+    let prepared = boot::prepare(&configuration, config, bitcoin_rpc, outbox.clone(), vital.clone()).await;
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return give_up(configured, outbox, error).await,
     };
@@ -114,6 +119,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
+    let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
     let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
     #[cfg(feature = "faults")]

@@ -12,6 +12,9 @@ const NO_SUCH_KEY: i32 = 1200;
 /// Code of a `must-create` where there is something: lightningd's `DATASTORE_UPDATE_ALREADY_EXISTS`.
 const KEY_EXISTS: i32 = 1202;
 
+/// Largest value that is written, bytes: 256 kB in hex.
+const MOST_BYTES: usize = 128_000;
+
 /// lightningd's datastore, by its commands.
 #[derive(Debug, Clone)]
 pub struct Datastore<C>(C);
@@ -26,6 +29,11 @@ pub fn store<C: Call>(rpc: C) -> NodeStore<C> {
 
 impl<C: Call> Datastore<C> {
     async fn write(&self, key: &Key, value: &[u8], mode: &str) -> Result<(), KeyError> {
+        // The store splits what is larger. lightningd would die of one that is much larger, at each listing.
+        if value.len() > MOST_BYTES {
+            let text = format!("{}: a value of {} bytes is too large", key.join("/"), value.len());
+            return Err(KeyError::Failed(text));
+        }
         let params = json!({"key": key, "hex": value.to_lower_hex_string(), "mode": mode});
         self.0.call("datastore", params).await.map(drop).map_err(failed)
     }

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
 use bitcoin::{ScriptBuf, Transaction, TxOut};
-use factory_engine::io::fees::{Report, Trouble};
+use factory_engine::io::fees::{Refused, Report, Trouble};
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
 use factory_runtime::{Handle, Node};
@@ -19,10 +20,13 @@ use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
-use super::{payments, sent, wallet};
+use super::raises::Raises;
+use super::{chain, payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a backend that is away.
+const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 /// lightningd's `FUNDING_PEER_NOT_CONNECTED`: the peer is gone.
 const PEER_NOT_CONNECTED: i32 = 305;
 /// lightningd's `FUNDING_UNKNOWN_PEER`: the peer isn't even known.
@@ -43,7 +47,8 @@ pub struct Executor {
     runtime: Handle,
     database: Database,
     outbox: Outbox,
-    bumper: Bumper<Rpc>,
+    raises: Raises,
+    away: Away,
     messages: Lanes,
     turns: Arc<Semaphore>,
     channels: Lanes,
@@ -52,12 +57,16 @@ pub struct Executor {
 impl Executor {
     /// An executor whose outcomes go to `runtime` as inputs.
     pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox, bumper: Bumper<Rpc>) -> Self {
+        let away = Away { rpc: rpc.clone(), runtime: runtime.clone(), waits: Arc::default() };
+        let raises = Raises::default();
+        tokio::spawn(raise_all(raises.clone(), bumper, runtime.clone(), away.clone()));
         Self {
             rpc,
             runtime,
             database,
             outbox,
-            bumper,
+            raises,
+            away,
             messages: Lanes::default(),
             turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
@@ -243,23 +252,27 @@ impl Node for Executor {
                 Input::Unspent { instance, attempt, height, result }
             }),
             Effect::SendFunding { instance, tx, prevouts } => {
+                let away = self.away.clone();
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {
-                    wallet::send(&rpc, tx, prevouts).await.map(|txid| txid.to_string())
+                    let sent = wallet::send(&rpc, tx, prevouts).await;
+                    if let Err(error) = &sent {
+                        away.note(sent::refused(&error.message).as_ref());
+                    }
+                    sent.map(|txid| txid.to_string())
                 });
             }
-            Effect::Broadcast { instance, what, tx } => self.spawn(async move {
-                let txid = tx.compute_txid();
-                let trouble = sent::send(&rpc, &tx).await.err().map(Trouble::Parent);
-                let report = Report { instance, what, target: None, child: None, trouble };
-                Input::Published { txid, report: Box::new(report) }
-            }),
-            Effect::Bump(raise) => {
-                let bumper = self.bumper.clone();
+            Effect::Broadcast { instance, what, tx } => {
+                let away = self.away.clone();
                 self.spawn(async move {
-                    let report = Box::new(bumper.raise(&raise).await);
-                    Input::Published { txid: raise.parent.compute_txid(), report }
+                    let txid = tx.compute_txid();
+                    let refused = sent::send(&rpc, &tx).await.err();
+                    away.note(refused.as_ref());
+                    let trouble = refused.map(Trouble::Parent);
+                    let report = Report { instance, what, target: None, child: None, trouble };
+                    Input::Published { txid, report: Box::new(report) }
                 });
             }
+            Effect::Bump(raise) => self.raises.push(*raise),
             Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);
@@ -318,6 +331,57 @@ impl Node for Executor {
         self.spawn_logged(format!("{peer}: disconnecting"), async move {
             let params = json!({"id": peer.to_string(), "force": true});
             rpc.call("disconnect", params).await.map(|_| "done".to_owned())
+        });
+    }
+}
+
+/// One after the other, for as long as the plugin runs.
+async fn raise_all(raises: Raises, bumper: Bumper<Rpc>, runtime: Handle, away: Away) {
+    loop {
+        let raise = raises.next().await;
+        let report = bumper.raise(&raise).await;
+        if let Some(Trouble::Parent(refused) | Trouble::Child(refused)) = &report.trouble {
+            away.note(Some(refused));
+        }
+        let txid = raise.parent.compute_txid();
+        runtime.deliver_durably(Input::Published { txid, report: Box::new(report) }).await;
+    }
+}
+
+/// S26: what could not be sent because the backend was away goes out when it is back, and not only at the
+/// next block.
+#[derive(Clone)]
+struct Away {
+    rpc: Rpc,
+    runtime: Handle,
+    /// Whether somebody waits for it already.
+    waits: Arc<AtomicBool>,
+}
+
+impl Away {
+    fn note(&self, refused: Option<&Refused>) {
+        // What isn't understood may be one more way to say that it is away: it is asked.
+        let unclear = matches!(refused, Some(Refused::Other(_)));
+        let suspect = unclear || matches!(refused, Some(Refused::Backend(_)));
+        if !suspect || self.waits.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let away = self.clone();
+        tokio::spawn(async move {
+            if unclear && chain::tip_height(&away.rpc).await.is_ok() {
+                away.waits.store(false, Ordering::Relaxed);
+                return;
+            }
+            loop {
+                tokio::time::sleep(BACKEND_PAUSE).await;
+                if chain::tip_height(&away.rpc).await.is_ok() {
+                    break;
+                }
+            }
+            log::info!("the bitcoin backend is back: sending what could not be sent");
+            // Whatever fails from now on is another outage.
+            away.waits.store(false, Ordering::Relaxed);
+            away.runtime.input(Input::BackendBack);
         });
     }
 }

@@ -6,6 +6,7 @@ use factory_engine::io::fees::{FeeNews, Feerates};
 use factory_engine::types::{Amount, ChannelId};
 use serde_json::{Value, json};
 
+use super::bitcoind::Bitcoind;
 use super::client::{Call, field};
 
 /// Vbytes of a kiloweight unit, in thousandths: 1,000 weight units are 250 vB.
@@ -15,9 +16,9 @@ const LOWEST: u32 = 253;
 
 /// Channels as `listpeerchannels` shows them, and what the engine has to know of fees.
 ///
-/// A failure of the backend leaves the last feerates in force; it is logged here.
-pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<Value>>, FeeNews) {
-    let feerates = rates(rpc).await;
+/// Without an answer from any source the last feerates stay in force; that is logged here.
+pub async fn look<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> (Option<Vec<Value>>, FeeNews) {
+    let feerates = rates(rpc, bitcoind).await;
     let channels: Result<Vec<Value>, _> = match rpc.call("listpeerchannels", json!({})).await {
         Ok(answer) => field("listpeerchannels", &answer, "channels"),
         Err(error) => Err(error),
@@ -34,15 +35,34 @@ pub async fn look<C: Call>(rpc: &C) -> (Option<Vec<Value>>, FeeNews) {
     }
 }
 
-/// The backend's feerates; nothing if it has none, which is logged.
-pub async fn rates<C: Call>(rpc: &C) -> Option<Feerates> {
-    match rpc.call("estimatefees", json!({})).await {
+/// The backend's estimates; where it has none, lightningd's own, which it remembers, and bitcoind's. The floor
+/// is the highest that anybody names.
+pub async fn rates<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> Option<Feerates> {
+    let backend = match rpc.call("estimatefees", json!({})).await {
         Ok(answer) => Some(read(&answer)),
         Err(error) => {
-            log::warn!("cannot learn feerates: {error}");
+            log::warn!("cannot learn feerates from the backend: {error}");
             None
         }
-    }
+    };
+    let known = backend.as_ref().is_some_and(|feerates| !feerates.estimates.is_empty());
+    let lightningd = if known { None } else { remembered(rpc).await };
+    let bitcoind = bitcoind.feerates(!known).await;
+    let all = [backend, lightningd, bitcoind].into_iter().flatten();
+    all.reduce(|feerates, more| feerates.and(&more))
+}
+
+/// What lightningd remembers of earlier estimates.
+async fn remembered<C: Call>(rpc: &C) -> Option<Feerates> {
+    let answer = rpc.call("feerates", json!({"style": "perkw"})).await;
+    let answer = answer.inspect_err(|error| log::debug!("nor from lightningd: {error}")).ok()?;
+    let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
+    let one = |entry: &Value| Some((number(&entry["blockcount"])?, number(&entry["feerate"])?));
+    let estimates = answer["perkw"]["estimates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Some(Feerates {
+        floor: number(&answer["perkw"]["floor"]).unwrap_or(LOWEST).max(LOWEST),
+        estimates: estimates.iter().filter_map(one).collect(),
+    })
 }
 
 /// What this node would lose with each channel.
@@ -78,6 +98,7 @@ fn stake(channel: &Value) -> Option<(ChannelId, Amount)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::CallError;
     use super::*;
 
     #[test]
@@ -92,6 +113,34 @@ mod tests {
         // A node that has seen too little: bcli then has no estimates, and perhaps no floor.
         let nothing = read(&json!({"feerates": [], "feerate_floor": null}));
         assert_eq!(nothing, Feerates { floor: 253, estimates: BTreeMap::new() });
+    }
+
+    /// A node whose backend has no estimates, or is away.
+    #[derive(Clone)]
+    struct Blind(Option<Value>);
+
+    impl Call for Blind {
+        async fn call(&self, method: &str, _: Value) -> Result<Value, CallError> {
+            match method {
+                "estimatefees" => self.0.clone().ok_or_else(|| CallError::new(method, "it is away")),
+                _ => Ok(json!({"perkw": {"floor": 300, "estimates": [
+                    {"blockcount": 2, "feerate": 9_000, "smoothed_feerate": 100},
+                ]}})),
+            }
+        }
+    }
+
+    // S26
+    #[tokio::test]
+    async fn where_the_backend_knows_nothing_lightningd_is_asked() {
+        let off = Bitcoind::default();
+        let remembered = Feerates { floor: 300, estimates: BTreeMap::from([(2, 9_000)]) };
+        assert_eq!(rates(&Blind(None), &off).await, Some(remembered.clone()));
+        let nothing = json!({"feerates": [], "feerate_floor": 4_000});
+        assert_eq!(rates(&Blind(Some(nothing)), &off).await, Some(Feerates { floor: 1_000, ..remembered }));
+        let known = json!({"feerates": [{"blocks": 2, "feerate": 8_000}], "feerate_floor": 1_000});
+        let own = Feerates { floor: 253, estimates: BTreeMap::from([(2, 2_000)]) };
+        assert_eq!(rates(&Blind(Some(known)), &off).await, Some(own));
     }
 
     #[test]

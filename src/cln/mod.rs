@@ -8,11 +8,13 @@
 //! - [`channels`] lightningd's channels, [`mirror`] its list of them, [`watch`] what it does with them by itself
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
-//! - [`bump`] children that raise fees; [`feerates`] what fees are; [`sent`] what a refusal means
+//! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
+//!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
 //! - [`payments`] what liquidity costs: invoices and payments
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+pub mod bitcoind;
 pub mod bolt12;
 pub mod boot;
 pub mod builder;
@@ -32,6 +34,7 @@ pub mod guard;
 pub mod holding;
 pub mod hooks;
 pub mod htlcs;
+pub mod kept;
 pub mod lanes;
 pub mod methods;
 pub mod mirror;
@@ -42,6 +45,8 @@ pub mod payments;
 pub mod peers;
 pub mod preimages;
 pub mod progress;
+pub mod psbt;
+pub mod raises;
 pub mod requests;
 #[cfg(test)]
 mod scratch;

@@ -29,21 +29,22 @@ impl Habits {
     }
 }
 
-/// Its key in lightningd's datastore.
-pub fn key() -> Value {
-    json!(["cln-factory", "online"])
+/// The key of one part of it in lightningd's datastore, which takes no large values.
+pub fn key(part: usize) -> Value {
+    json!(["cln-factory", "habits", format!("{part:0>4}")])
 }
 
 /// What an earlier run has kept.
 pub async fn load<C: Call>(rpc: &C) -> Result<Habits, CallError> {
-    let answer = rpc.call("listdatastore", json!({"key": key()})).await?;
+    let answer = rpc.call("listdatastore", json!({"key": ["cln-factory", "habits"]})).await?;
     let list: Vec<Value> = field("listdatastore", &answer, "datastore")?;
-    let Some(text) = list.first().and_then(|entry| entry["hex"].as_str()) else {
-        return Ok(Habits::default());
-    };
-    let online = Vec::from_hex(text).ok().and_then(|bytes| Online::from_bytes(&bytes));
-    if online.is_none() {
-        log::warn!("what was noted of clients' online times is not understood: begun anew");
+    let mut online = Online::default();
+    for entry in &list {
+        let bytes = entry["hex"].as_str().and_then(|text| Vec::from_hex(text).ok());
+        match bytes.and_then(|bytes| Online::from_bytes(&bytes)) {
+            Some(part) => online = online.and(part),
+            None => log::warn!("what was noted of clients' online times is not understood: {}", entry["key"]),
+        }
     }
-    Ok(Habits(Mutex::new(online.unwrap_or_default())))
+    Ok(Habits(Mutex::new(online)))
 }

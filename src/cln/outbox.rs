@@ -137,6 +137,20 @@ fn end_of_last(bytes: &[u8], seen: usize) -> Option<usize> {
     last.checked_add(seen)?.checked_add(END.len())
 }
 
+/// Longest line of the log, bytes.
+const LONGEST_LINE: usize = 16_384;
+
+/// A line that lightningd, and whoever reads its log, can bear.
+fn cut(mut line: String) -> String {
+    if line.len() > LONGEST_LINE {
+        let end = (0..=LONGEST_LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+        let left_out = line.len().saturating_sub(end);
+        line.truncate(end);
+        line.push_str(&format!(" … (and {left_out} bytes more)"));
+    }
+    line
+}
+
 struct Logger(Outbox);
 
 impl Log for Logger {
@@ -149,7 +163,7 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_ascii_lowercase();
-            self.0.tell("log", json!({"level": level, "message": record.args().to_string()}));
+            self.0.tell("log", json!({"level": level, "message": cut(record.args().to_string())}));
         }
     }
 
@@ -172,6 +186,14 @@ mod tests {
         assert!(!heard(std::any::type_name::<cln_rpc::ClnRpc>()));
         assert!(!heard("cln_factory_of_somebody_else::module"));
         assert!(logger.enabled(&Metadata::builder().level(log::Level::Warn).target("cln_rpc").build()));
+    }
+
+    // S28
+    #[test]
+    fn long_lines_are_cut() {
+        assert_eq!(cut("é".repeat(8_192)), "é".repeat(8_192));
+        let line = cut(format!("x{}", "é".repeat(200_000)));
+        assert!(line.len() < LONGEST_LINE + 64 && line.ends_with("bytes more)"), "{}", line.len());
     }
 
     #[tokio::test]

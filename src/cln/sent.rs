@@ -8,11 +8,14 @@ use super::client::{Call, CallError};
 
 /// Hands a transaction to lightningd's backend. One that its mempool has already is no error.
 ///
+/// bitcoind's own limit on feerates is off: what is sent was signed beforehand, or is a child that pays what
+/// we decided, at most what is at stake (S26), and in a storm that is more than a wallet's user would want.
+///
 /// # Errors
 /// Why it is not taken. lightningd reports that as a result, not as an error.
 pub async fn send<C: Call>(rpc: &C, tx: &Transaction) -> Result<(), Refused> {
     let hex = bitcoin::consensus::encode::serialize_hex(tx);
-    let params = json!({"tx": hex, "allowhighfees": false});
+    let params = json!({"tx": hex, "allowhighfees": true});
     let answer = rpc.call("sendrawtransaction", params).await;
     let answer = answer.map_err(|error| Refused::Backend(error.to_string()))?;
     if answer["success"] == true {
@@ -39,6 +42,7 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("non-final", |_| Refused::NotFinal),
     ("less fees than conflicting txs", Refused::LessThanReplaced),
     ("not enough additional fees to relay", Refused::LessThanReplaced),
+    ("<= old feerate", Refused::LowerFeerate),
     ("insufficient fee", Refused::Conflict),
     ("replacement-failed", Refused::Conflict),
     ("txn-mempool-conflict", Refused::Conflict),
@@ -51,6 +55,10 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("error code: -28\n", Refused::Backend),
     ("could not connect", Refused::Backend),
     ("connection refused", Refused::Backend),
+    // bitcoin-cli's own.
+    ("no response from server", Refused::Backend),
+    ("couldn't parse reply from server", Refused::Backend),
+    ("server returned http error", Refused::Backend),
 ];
 
 /// Whether something in the mempool or in the chain spends an output.
@@ -93,6 +101,14 @@ pub fn shortfall(text: &str) -> Option<Amount> {
     amount(need)?.checked_sub(amount(have)?)
 }
 
+/// The feerate, sat/kvB, that a replacement has to exceed that was refused as [`Refused::LowerFeerate`]:
+/// bitcoind says "new feerate 0.00012263 BTC/kvB <= old feerate 0.00012269 BTC/kvB".
+pub fn old_feerate(text: &str) -> Option<u64> {
+    let (_, old) = text.rsplit_once("<= old feerate ")?;
+    let old = old.split_whitespace().next()?;
+    Some(Amount::from_str_in(old, bitcoin::Denomination::Bitcoin).ok()?.to_sat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +132,7 @@ mod tests {
             (-26, "non-final", Refused::NotFinal),
             (-26, "non-BIP68-final", Refused::NotFinal),
             (-26, "txn-mempool-conflict", Refused::Conflict("txn-mempool-conflict".into())),
-            (-26, &feerate, Refused::Conflict(feerate.clone())),
+            (-26, &feerate, Refused::LowerFeerate(feerate.clone())),
             (-26, &relay, Refused::LessThanReplaced(relay.clone())),
             (-26, &less, Refused::LessThanReplaced(less.clone())),
             (-26, min, Refused::FeeTooLow(min.into())),
@@ -129,9 +145,13 @@ mod tests {
         assert_eq!(refused(&framed(-26, "txn-already-in-mempool")), None);
         let warming = refused(&framed(-28, "Loading block index…"));
         assert_eq!(warming, Some(Refused::Backend("Loading block index…".into())));
+        let gone = "Error broadcasting transaction: error: couldn't parse reply from server";
+        assert!(matches!(refused(gone), Some(Refused::Backend(_))));
         assert_eq!(refused(""), Some(Refused::Other("refused without a reason".into())));
         assert_eq!(shortfall(&relay), Some(Amount::from_sat(113)));
         assert_eq!(shortfall(&less), Some(Amount::from_sat(4_000)));
         assert_eq!(shortfall(&feerate), None);
+        assert_eq!(old_feerate(&feerate), Some(12_269));
+        assert_eq!(old_feerate(&less), None);
     }
 }

@@ -8,11 +8,13 @@ use factory_engine::types::{Height, Millis, NodeId};
 use factory_runtime::Handle;
 use tokio::sync::watch;
 
+use super::bitcoind::Bitcoind;
 use super::chain::Progress;
 use super::channels::{Changes, Channels};
 use super::client::Rpc;
 use super::dust::DustCap;
 use super::holding::Holding;
+use super::kept::Kept;
 use super::mirror::Mirror;
 use super::online::Habits;
 use super::outbox::Outbox;
@@ -47,6 +49,10 @@ pub struct Shared {
     pub me: NodeId,
     /// lightningd's `cltv-final`: what an invoice gets where nobody says otherwise.
     pub cltv_final: u32,
+    /// bitcoind itself, where the operator gives access.
+    pub bitcoind: Bitcoind,
+    /// Coins that are kept for fees.
+    pub kept: Kept<Rpc>,
     /// How far the chain has been read.
     pub scan: Progress,
     /// Height of lightningd's last block: wakes the chain follower.

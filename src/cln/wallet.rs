@@ -1,13 +1,17 @@
 //! The factory's funding transaction, from lightningd's wallet.
 
+use std::collections::BTreeMap;
+
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::psbt::Psbt;
 use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use factory_engine::PreparedFunding;
+use factory_engine::tx::child::Coin;
 use factory_engine::types::Txid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
+use super::psbt::{self, spending};
 
 /// How long inputs stay reserved for a ceremony, which takes minutes. A node that dies before it has
 /// stored which they are leaves them reserved, and nobody but this number gives them back.
@@ -17,6 +21,8 @@ const CEREMONY_BLOCKS: u32 = 12;
 const RESERVE_BLOCKS: u32 = 144;
 /// More than was ever reserved: reservations add up, and releasing subtracts.
 const RELEASE_BLOCKS: u32 = 100_000;
+/// Largest transaction that relays, weight units.
+const MOST_WEIGHT: u64 = 400_000;
 /// Version, lock time, counts and segwit marker of a transaction, plus one P2TR output.
 const START_WEIGHT: u32 = 4 * (4 + 4 + 1 + 1 + 43) + 2;
 
@@ -44,7 +50,16 @@ pub async fn prepare<C: Call>(
         )
         .await?;
     let reserved: String = field("fundpsbt", &funded, "psbt")?;
-    match with_output(rpc, &reserved, TxOut { value: amount, script_pubkey: script }).await {
+    let weight = funded["estimated_final_weight"].as_u64().unwrap_or(0);
+    let prepared = if weight > MOST_WEIGHT {
+        Err(malformed(format!(
+            "it would need so many small coins that it weighs {weight} units, and {MOST_WEIGHT} is the most \
+             that relays: merge some of them first (lightning-cli withdraw)"
+        )))
+    } else {
+        with_output(&reserved, TxOut { value: amount, script_pubkey: script })
+    };
+    match prepared {
         Ok(prepared) => Ok(prepared),
         Err(error) => {
             // Nothing of a failed preparation may stay behind; the first error is the one to tell.
@@ -56,12 +71,8 @@ pub async fn prepare<C: Call>(
     }
 }
 
-async fn with_output<C: Call>(rpc: &C, reserved: &str, output: TxOut) -> Result<PreparedFunding, CallError> {
-    // Version 0, the only one that the `bitcoin` crate reads, and the only one with a whole
-    // transaction in it.
-    let version0 = rpc.call("setpsbtversion", json!({"psbt": reserved, "version": 0})).await?;
-    let text: String = field("setpsbtversion", &version0, "psbt")?;
-    let psbt = parse(&text)?;
+fn with_output(reserved: &str, output: TxOut) -> Result<PreparedFunding, CallError> {
+    let psbt = psbt::read(reserved).map_err(malformed)?;
     for (index, input) in psbt.inputs.iter().enumerate() {
         let segwit = input.witness_utxo.as_ref().is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
         if !segwit {
@@ -76,7 +87,7 @@ async fn with_output<C: Call>(rpc: &C, reserved: &str, output: TxOut) -> Result<
 
 /// Gives the inputs back to the wallet.
 pub async fn release<C: Call>(rpc: &C, inputs: &[OutPoint]) -> Result<(), CallError> {
-    unreserve(rpc, &spending(inputs).map_err(unreadable)?.to_string()).await
+    unreserve(rpc, &spending(inputs).map_err(malformed)?.to_string()).await
 }
 
 async fn unreserve<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
@@ -87,7 +98,7 @@ async fn unreserve<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
 pub async fn send<C: Call>(rpc: &C, tx: Transaction, prevouts: Vec<TxOut>) -> Result<Txid, CallError> {
     let expected = tx.compute_txid();
     // Without their parents, which lightningd doesn't need for segwit inputs: those may be megabytes.
-    let mut psbt = Psbt::from_unsigned_tx(tx).map_err(unreadable)?;
+    let mut psbt = Psbt::from_unsigned_tx(tx).map_err(malformed)?;
     for (input, prevout) in psbt.inputs.iter_mut().zip(prevouts) {
         input.witness_utxo = Some(prevout);
     }
@@ -104,43 +115,42 @@ pub async fn send<C: Call>(rpc: &C, tx: Transaction, prevouts: Vec<TxOut>) -> Re
     Ok(txid)
 }
 
+/// A confirmed native segwit coin of the wallet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// Outpoint, value and script.
+    pub coin: Coin,
+    /// The block up to which somebody has reserved it, if anybody has.
+    pub reserved_to: Option<u64>,
+}
+
+/// The wallet's confirmed native segwit coins, reserved or not.
+pub async fn coins<C: Call>(rpc: &C) -> Result<BTreeMap<OutPoint, Owned>, CallError> {
+    let funds = rpc.call("listfunds", json!({})).await?;
+    let outputs: Vec<Value> = field("listfunds", &funds, "outputs")?;
+    let read = |output: &Value| {
+        let txid = output["txid"].as_str()?.parse().ok()?;
+        let outpoint = OutPoint { txid, vout: u32::try_from(output["output"].as_u64()?).ok()? };
+        let script_pubkey = ScriptBuf::from_hex(output["scriptpubkey"].as_str()?).ok()?;
+        let value = Amount::from_sat(output["amount_msat"].as_u64()? / 1000);
+        let native = script_pubkey.is_p2wpkh() || script_pubkey.is_p2tr();
+        let reserved_to = (output["reserved"] == true).then(|| output["reserved_to_block"].as_u64());
+        let coin = Coin { outpoint, output: TxOut { value, script_pubkey } };
+        (native && output["status"] == "confirmed")
+            .then_some((outpoint, Owned { coin, reserved_to: reserved_to.map(Option::unwrap_or_default) }))
+    };
+    Ok(outputs.iter().filter_map(read).collect())
+}
+
 /// What the wallet can spend now: confirmed, unreserved, native segwit.
 pub async fn spendable<C: Call>(rpc: &C) -> Result<Amount, CallError> {
-    let funds = rpc.call("listfunds", json!({})).await?;
-    let outputs: Vec<serde_json::Value> = field("listfunds", &funds, "outputs")?;
-    let msat = outputs
-        .iter()
-        .filter(|output| output["status"] == "confirmed" && output["reserved"] == false)
-        .filter(|output| output.get("redeemscript").is_none())
-        .filter_map(|output| output["amount_msat"].as_u64())
-        .fold(0u64, u64::saturating_add);
-    Ok(Amount::from_sat(msat / 1000))
+    let free = coins(rpc).await?.into_values().filter(|own| own.reserved_to.is_none());
+    let add = |sum: Amount, own: Owned| sum.checked_add(own.coin.output.value).unwrap_or(Amount::MAX_MONEY);
+    Ok(free.fold(Amount::ZERO, add))
 }
 
-fn parse(psbt: &str) -> Result<Psbt, CallError> {
-    psbt.parse().map_err(unreadable)
-}
-
-fn unreadable(error: impl std::fmt::Display) -> CallError {
-    malformed(format!("unreadable PSBT: {error}"))
-}
-
-/// A PSBT that names coins, for `unreserveinputs`.
-pub fn spending(coins: &[OutPoint]) -> Result<Psbt, bitcoin::psbt::Error> {
-    let input = |previous_output: &OutPoint| bitcoin::TxIn {
-        previous_output: *previous_output,
-        ..Default::default()
-    };
-    Psbt::from_unsigned_tx(Transaction {
-        version: bitcoin::transaction::Version::TWO,
-        lock_time: bitcoin::absolute::LockTime::ZERO,
-        input: coins.iter().map(input).collect(),
-        output: vec![],
-    })
-}
-
-fn malformed(message: String) -> CallError {
-    CallError { method: "funding".to_owned(), code: None, message }
+fn malformed(error: impl std::fmt::Display) -> CallError {
+    CallError::new("funding", error.to_string())
 }
 
 /// A fresh script of the wallet.

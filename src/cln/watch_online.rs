@@ -27,10 +27,12 @@ pub async fn record(state: State) {
         if habits.is_empty() {
             continue;
         }
-        let hex = habits.to_bytes().to_lower_hex_string();
-        let params = json!({"key": key(), "hex": hex, "mode": "create-or-replace"});
-        if let Err(error) = state.rpc.call("datastore", params).await {
-            log::warn!("cannot keep clients' online times: {error}");
+        for (part, bytes) in habits.to_parts().iter().enumerate() {
+            let params =
+                json!({"key": key(part), "hex": bytes.to_lower_hex_string(), "mode": "create-or-replace"});
+            if let Err(error) = state.rpc.call("datastore", params).await {
+                log::warn!("cannot keep clients' online times: {error}");
+            }
         }
     }
 }

@@ -121,7 +121,7 @@ impl<'h> Pending<'h> {
         near.retain(|(htlc, _)| htlc.exit_block <= height);
         let sum = near.iter().map(|(_, brings)| *brings);
         let sum = sum.fold(Amount::ZERO, |sum, sat| sum.checked_add(sat).unwrap_or(Amount::MAX_MONEY));
-        if sum <= factory.exit_costs(channel, feerate) {
+        if sum <= factory.exit_cost_of(channel, feerate) {
             return vec![];
         }
         near.into_iter().map(|(htlc, _)| htlc).collect()
@@ -157,7 +157,7 @@ fn brings(htlc: &PendingHtlc, feerate: u32) -> Option<Amount> {
 impl Factory {
     /// What it costs this node at a feerate (sat/kw) to take a channel on chain alone: a child for each
     /// transaction on its way that isn't confirmed, and one for its commitment transaction.
-    pub fn exit_costs(&self, channel: &OwnChannel, feerate: u32) -> Amount {
+    pub fn exit_cost_of(&self, channel: &OwnChannel, feerate: u32) -> Amount {
         let nodes = self.current.layout.path(channel.client);
         let nodes = nodes.into_iter().filter(|node| !self.node_confirmed(*node));
         let nodes = nodes.filter_map(|node| self.current.layout.node(node));

@@ -181,6 +181,14 @@ impl Engine {
         }
     }
 
+    /// S26: whatever could not be sent while the backend was away.
+    pub(crate) fn on_backend_back(&self, step: &mut StepBuilder<'_>) {
+        for factory in self.factories.values() {
+            self.publish(step, factory);
+            self.publish_funding(step, factory);
+        }
+    }
+
     /// S25, S26: the funding again at every block that doesn't have it. A reorganisation may have taken
     /// it out of the chain, and lightningd repeats it only until its next restart.
     fn publish_funding(&self, step: &mut StepBuilder<'_>, factory: &Factory) {

@@ -67,8 +67,8 @@ impl Engine {
     /// may take it. What is out is only replaced by what pays enough more (BIP-125 rule 4).
     fn stock_feerate(&self, factory: &Factory, stock: &OpenStock, height: Height) -> u32 {
         let by = stock.matures.saturating_add(NO_HURRY).min(factory.current.terms.timeout_height);
-        let target = self.feerates().and_then(|rates| rates.target(by.saturating_sub(height)));
-        let target = target.unwrap_or(0).max(self.config.stock_feerate);
+        let target = self.feerates().map_or(0, |rates| rates.target(by.saturating_sub(height)));
+        let target = target.max(self.config.stock_feerate);
         match self.fees.claim(stock.stock.outpoint) {
             Some(before) if target < before.saturating_add((before / 4).max(MIN_RAISE)) => before,
             _ => target,

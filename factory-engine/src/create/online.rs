@@ -18,6 +18,8 @@ const WEIGHT: f64 = 0.25;
 /// Peers that are kept track of. Whoever is new then has to wait for the next restart without the rest.
 const MAX_PEERS: usize = 2_000;
 const ID: usize = 33;
+/// So that no part exceeds 120,000 bytes.
+const PEERS_OF_A_PART: usize = 590;
 
 /// When each peer was seen online: a histogram over the hours of the week.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,17 +63,29 @@ impl Online {
         }
     }
 
-    /// As it is kept in the datastore.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.last.to_be_bytes().to_vec();
-        for (node, hours) in &self.peers {
-            bytes.extend_from_slice(&node.0);
-            bytes.extend_from_slice(hours);
-        }
-        bytes
+    /// For keeping: parts of at most 120,000 bytes, each of which [`Online::from_bytes`] reads.
+    pub fn to_parts(&self) -> Vec<Vec<u8>> {
+        let last = self.last.to_be_bytes();
+        let peers: Vec<_> = self.peers.iter().collect();
+        let part = |peers: &[(&NodeId, &[u8; HOURS])]| {
+            let mut bytes = last.to_vec();
+            for (node, hours) in peers {
+                bytes.extend_from_slice(&node.0);
+                bytes.extend_from_slice(*hours);
+            }
+            bytes
+        };
+        peers.chunks(PEERS_OF_A_PART).map(part).collect()
     }
 
-    /// What [`Online::to_bytes`] made; nothing if it is damaged.
+    /// With what another part has.
+    pub fn and(mut self, other: Self) -> Self {
+        self.last = self.last.max(other.last);
+        self.peers.extend(other.peers);
+        self
+    }
+
+    /// What [`Online::to_parts`] made; nothing if it is damaged.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (last, rest) = bytes.split_first_chunk::<8>()?;
         let mut peers = BTreeMap::new();
@@ -227,9 +241,9 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_and_is_bounded() {
         let online = weeks(1, 5);
-        let bytes = online.to_bytes();
+        let [bytes] = &online.to_parts()[..] else { panic!("more than one part") };
         assert_eq!(bytes.len(), 8 + 5 * (33 + 168));
-        assert_eq!(Online::from_bytes(&bytes), Some(online));
+        assert_eq!(Online::from_bytes(bytes), Some(online.clone()));
         assert_eq!(Online::from_bytes(&bytes[..bytes.len() - 1]), None);
         assert_eq!(Online::from_bytes(&[]), None);
         let mut many = Online::default();
@@ -240,5 +254,10 @@ mod tests {
         };
         many.note(1, &(0..5_000).map(number).collect());
         assert_eq!(many.peers.len(), MAX_PEERS);
+        // S28: lightningd bears no large values.
+        let parts = many.to_parts();
+        assert!(parts.len() > 1 && parts.iter().all(|part| part.len() <= 120_000));
+        let read = parts.iter().map(|part| Online::from_bytes(part).unwrap());
+        assert_eq!(read.fold(Online::default(), Online::and), many);
     }
 }

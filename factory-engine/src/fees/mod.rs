@@ -18,6 +18,8 @@ use crate::record::factory::{Factory, own_clients};
 use crate::step::builder::StepBuilder;
 use crate::tx::child::usual_fee;
 use crate::tx::layout::{Layout, NodeIndex, fee, weight};
+use crate::tx::scripts::DUST;
+use crate::tx::tree::Session;
 use crate::types::{Amount, Height, Transaction, Txid};
 
 impl Engine {
@@ -53,11 +55,17 @@ impl Engine {
         fees.apply(VolatileFees::News(news.clone()));
         step.volatile(Volatile::Fees(VolatileFees::News(news)));
         let mut waiting = BTreeSet::new();
+        let mut raises = Vec::new();
         for factory in self.factories.values() {
             for (what, tx) in due(factory, step.height) {
                 waiting.insert(tx.compute_txid());
-                self.raise(step, &fees, factory, what, tx);
+                raises.extend(self.raise(step, &fees, factory, what, tx));
             }
+        }
+        // The most urgent first: the wallet's coins may not do for all.
+        raises.sort_by_key(|raise| raise.deadline);
+        for raise in raises {
+            step.effect(Effect::Bump(Box::new(raise)));
         }
         step.volatile(Volatile::Fees(VolatileFees::Only(waiting)));
     }
@@ -69,22 +77,16 @@ impl Engine {
         factory: &Factory,
         what: String,
         parent: Transaction,
-    ) {
+    ) -> Option<Raise> {
         let Some((bump, deadline)) = bump(fees, factory, &parent, step.height) else {
             let txid = parent.compute_txid();
             if let Some(before) = fees.reports.get(&txid) {
                 // What it carries is enough again.
                 step.volatile(Volatile::Fees(VolatileFees::Report(txid, Box::new(before.without_need()))));
             }
-            return;
+            return None;
         };
-        step.effect(Effect::Bump(Box::new(Raise {
-            instance: factory.instance,
-            what,
-            parent,
-            bump,
-            deadline,
-        })));
+        Some(Raise { instance: factory.instance, what, parent, bump, deadline })
     }
 
     /// What became of a broadcast, or of a child.
@@ -112,30 +114,90 @@ impl Engine {
     }
 }
 
+/// Coins for the children of an exit: a child spends whole coins, and what is due at once can't share one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExitCoins {
+    /// Transactions that may be due at once.
+    pub at_once: u64,
+    /// As many coins of that size pay for all of them.
+    pub number: u64,
+    /// What the dearest child takes.
+    pub each: Amount,
+}
+
+impl ExitCoins {
+    /// For both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            at_once: self.at_once.saturating_add(other.at_once),
+            number: self.number.saturating_add(other.number),
+            each: self.each.max(other.each),
+        }
+    }
+}
+
 impl Factory {
     /// What this node would have to add to take all of its channels on chain at a feerate (sat/kw): for
     /// each transaction that isn't confirmed, a child of the usual size.
     pub fn exit_reserve(&self, feerate: u32) -> Amount {
-        let nodes: BTreeSet<NodeIndex> = own_clients(self)
-            .filter(|client| self.leaf_height(*client).is_none())
-            .flat_map(|client| self.current.layout.path(client))
-            .filter(|node| !self.node_confirmed(*node))
-            .collect();
+        sum(self.exit_costs(feerate).into_iter())
+    }
+
+    /// The same in coins.
+    pub fn exit_coins(&self, feerate: u32) -> ExitCoins {
+        let costs = self.exit_costs(feerate);
+        let Some(each) = costs.iter().copied().max().filter(|each| *each > Amount::ZERO) else {
+            return ExitCoins::default();
+        };
+        let leaves: BTreeSet<NodeIndex> =
+            self.waiting_paths().filter_map(|path| path.last().copied()).collect();
+        // Sales of one stock follow each other.
+        let stocks: BTreeSet<_> = self.waiting_sales().map(|session| session.id.coin).collect();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let at_once = count(leaves.len().max(stocks.len()).max(1));
+        let number = sum(costs.into_iter()).to_sat().div_ceil(each.to_sat()).max(at_once);
+        // Change is left of each, and it is no dust.
+        let each = each.checked_add(DUST).unwrap_or(Amount::MAX_MONEY);
+        ExitCoins { at_once, number, each }
+    }
+
+    /// The paths of own clients whose leaves are not on chain.
+    fn waiting_paths(&self) -> impl Iterator<Item = Vec<NodeIndex>> {
+        let clients = own_clients(self).filter(|client| self.leaf_height(*client).is_none());
+        clients.map(|client| self.current.layout.path(client))
+    }
+
+    /// Sales that are wanted and not on chain.
+    fn waiting_sales(&self) -> impl Iterator<Item = &Session> {
         let sales = wanted_sales(self).filter(|sold| !self.confirmed.contains_key(&sold.txid()));
-        let sales = sales.filter_map(|sold| sold.sale.sessions.first()).map(|session| {
+        sales.filter_map(|sold| sold.sale.sessions.first())
+    }
+
+    fn exit_costs(&self, feerate: u32) -> Vec<Amount> {
+        let nodes: BTreeSet<NodeIndex> =
+            self.waiting_paths().flatten().filter(|node| !self.node_confirmed(*node)).collect();
+        let sales = self.waiting_sales().map(|session| {
             // All but the anchor.
             let outputs = session.tx.output.len().saturating_sub(1);
             let weight = weight(u64::try_from(outputs).unwrap_or(u64::MAX));
             usual_fee(weight, fee(weight, self.current.terms.tree_feerate).unwrap_or(Amount::ZERO), feerate)
         });
-        sum(sales.chain([reserve(&self.current.layout, nodes.into_iter(), feerate)]))
+        sales.chain(costs(&self.current.layout, nodes.into_iter(), feerate)).collect()
     }
 }
 
 /// What children of these nodes pay together at a feerate (sat/kw).
 pub fn reserve(layout: &Layout, nodes: impl Iterator<Item = NodeIndex>, feerate: u32) -> Amount {
+    sum(costs(layout, nodes, feerate))
+}
+
+fn costs(
+    layout: &Layout,
+    nodes: impl Iterator<Item = NodeIndex>,
+    feerate: u32,
+) -> impl Iterator<Item = Amount> {
     let nodes = nodes.filter_map(|index| layout.node(index));
-    sum(nodes.map(|node| usual_fee(node.vbytes.saturating_mul(4), node.fee, feerate)))
+    nodes.map(move |node| usual_fee(node.vbytes.saturating_mul(4), node.fee, feerate))
 }
 
 fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {

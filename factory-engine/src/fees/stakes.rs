@@ -3,6 +3,7 @@
 use crate::chain::NO_HURRY;
 use crate::chain::channels::OwnChannel;
 use crate::fees::sum;
+use crate::io::fees::Feerates;
 use crate::memory::fees::Fees;
 use crate::record::attempt::Role;
 use crate::record::factory::{Factory, has_matured};
@@ -20,7 +21,9 @@ pub(crate) fn bump(
     parent: &Transaction,
     height: Height,
 ) -> Option<(Bump, Height)> {
-    let rates = fees.news.feerates.as_ref()?;
+    // Whether or not anybody has ever said what fees are.
+    let unknown = Feerates::default();
+    let rates = fees.news.feerates.as_ref().unwrap_or(&unknown);
     let txid = parent.compute_txid();
     let spends = parent.input.first()?.previous_output;
     let of_tree = factory.current.tree.as_ref()?.sessions().iter();
@@ -31,7 +34,7 @@ pub(crate) fn bump(
     let parent_fee = session.prevout.value.checked_sub(paid)?;
     let parent_weight = parent.weight().to_wu();
     let deadline = deadline(fees, factory, session, height);
-    let feerate = rates.target(deadline.saturating_sub(height))?;
+    let feerate = rates.target(deadline.saturating_sub(height));
     if parent_fee >= fee(parent_weight, feerate)? {
         return None;
     }
@@ -94,8 +97,16 @@ fn behind<'f>(
     })
 }
 
-/// By when a transaction should confirm: early enough for what comes after it and for the HTLCs that it
-/// has to settle, for L before the timeout, when clients may take everything, and a sale
+/// Blocks that settling an HTLC takes once its channel is on chain: a commitment transaction and the HTLC's
+/// own. Out of the margin, since an exit begins with that before the path has to be through.
+fn settling(factory: &Factory) -> u32 {
+    let confirm = u32::from(factory.current.terms.confirm_blocks);
+    confirm.saturating_mul(2).min(u32::from(factory.current.terms.margin_blocks))
+}
+
+/// By when a transaction should confirm: early enough for what comes after it, commitment and HTLC
+/// transaction among it, for the HTLCs that it has to settle, for L before the timeout, when clients may take
+/// everything, and a sale
 /// before L alone may take what it spends.
 fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -> Height {
     let since = due_since(factory, session).unwrap_or(height);
@@ -112,8 +123,9 @@ fn deadline(fees: &Fees, factory: &Factory, session: &Session, height: Height) -
             (factory.current.role == Role::Lsp).then_some(factory.current.terms.timeout_height)
         }
     };
+    let settling = settling(factory);
     let hard = behind(factory, session, height).filter_map(|behind| {
-        let htlcs = fees.due.get(&behind.channel.channel_id).copied();
+        let htlcs = fees.due.get(&behind.channel.channel_id).map(|due| due.saturating_sub(settling));
         let end = htlcs.into_iter().chain(end).min()?;
         Some(end.saturating_sub(behind.blocks))
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::io::{ChannelId, Height, InstanceId, Level};
-use crate::tx::child::{Bump, NoChild};
+use crate::tx::child::{Bump, Child, NoChild};
 use crate::types::{Amount, Transaction, Txid};
 
 /// What the backend says of fees, in sat/kw.
@@ -28,21 +28,39 @@ impl Feerates {
         self.estimates.values().next_back().copied()
     }
 
-    /// What a transaction should pay that has `left` blocks to confirm. Nothing if anything will do.
-    pub fn target(&self, left: u32) -> Option<u32> {
-        let estimate = self.within((left / 2).max(1));
-        let base = estimate.or_else(|| (left <= 2 * URGENT).then_some(FALLBACK.max(self.floor)))?;
-        let hurry = u64::from(URGENT.saturating_sub(left)).saturating_mul(URGENT_PERCENT);
-        let percent = hurry.saturating_add(100);
-        let raised = u64::from(base).saturating_mul(percent) / 100;
-        Some(u32::try_from(raised).unwrap_or(u32::MAX))
+    /// What a transaction should pay that has `left` blocks to confirm. Without any estimate that is the
+    /// mempool's minimum while there is time, and then more with each block: nobody says what is enough.
+    pub fn target(&self, left: u32) -> u32 {
+        let known = self.within((left / 2).max(1));
+        let (base, each) = match known {
+            Some(estimate) => (estimate, URGENT_PERCENT),
+            None if left > 2 * URGENT => return self.floor,
+            None => (FALLBACK.max(self.floor), BLIND_PERCENT),
+        };
+        let hurry = u64::from(URGENT.saturating_sub(left)).saturating_mul(each);
+        let raised = u64::from(base).saturating_mul(hurry.saturating_add(100)) / 100;
+        u32::try_from(raised).unwrap_or(u32::MAX)
+    }
+
+    /// What two sources say, together: of each the higher, since a child that is too dear costs less than
+    /// one that comes too late.
+    pub fn and(mut self, other: &Self) -> Self {
+        self.floor = self.floor.max(other.floor);
+        for (blocks, feerate) in &other.estimates {
+            let known = self.estimates.entry(*blocks).or_insert(*feerate);
+            *known = (*known).max(*feerate);
+        }
+        self
     }
 }
 
 /// What an exit of so many blocks is reckoned with, sat/kw: also where nothing is known of fees.
 pub(crate) fn exit_feerate(known: Option<&Feerates>, blocks: u32) -> u32 {
-    let floor = known.map_or(0, |rates| rates.floor);
-    known.and_then(|rates| rates.target(blocks)).unwrap_or(FALLBACK.max(floor))
+    match known {
+        Some(rates) if !rates.estimates.is_empty() => rates.target(blocks),
+        Some(rates) => FALLBACK.max(rates.floor),
+        None => FALLBACK,
+    }
 }
 
 /// What the node said after a block, for deciding about fees.
@@ -82,6 +100,8 @@ pub enum Refused {
     FeeTooLow(String),
     /// A replacement that pays a higher feerate, and less in all than what it replaces.
     LessThanReplaced(String),
+    /// A replacement whose feerate is no higher than that of what it replaces.
+    LowerFeerate(String),
     /// A timelock is still on.
     NotFinal,
     /// lightningd or its backend could not be asked.
@@ -99,10 +119,11 @@ impl fmt::Display for Refused {
             Self::FeeTooLow(text) => {
                 write!(
                     f,
-                    "it pays less than the mempool's minimum by itself ({text}), and the backend takes no packages; it is sent again at each block, as fees fall"
+                    "it pays less than the mempool's minimum ({text}), and is taken only together with a child that pays for both (factory-bitcoin-rpc), or once fees fall: it is sent again at each block"
                 )
             }
             Self::LessThanReplaced(text) => write!(f, "a larger child is in its way ({text})"),
+            Self::LowerFeerate(text) => write!(f, "a child with a higher feerate is in its way ({text})"),
             Self::NotFinal => f.write_str("its timelock is still on"),
             Self::Backend(text) => write!(f, "the node's backend fails: {text}"),
             Self::Other(text) => f.write_str(text),
@@ -121,6 +142,8 @@ pub enum Trouble {
     NoChild(NoChild),
     /// The child pays all that is at stake, and the target would take this much.
     Capped(Amount),
+    /// The child pays all that the wallet has, and the target would take this much more.
+    Short(Amount),
     /// The wallet could not be asked, or could not sign.
     Wallet(String),
 }
@@ -133,9 +156,12 @@ impl Trouble {
             Self::Parent(Refused::Confirmed) => Level::Debug,
             // Somebody's child is better than ours would be.
             Self::Child(Refused::Conflict(_)) => Level::Info,
-            Self::Parent(_) | Self::Child(_) | Self::NoChild(_) | Self::Capped(_) | Self::Wallet(_) => {
-                Level::Unusual
-            }
+            Self::Parent(_)
+            | Self::Child(_)
+            | Self::NoChild(_)
+            | Self::Capped(_)
+            | Self::Short(_)
+            | Self::Wallet(_) => Level::Unusual,
         }
     }
 
@@ -152,6 +178,7 @@ impl Trouble {
             Self::NoChild(why) => (2, None, Some(std::mem::discriminant(why))),
             Self::Capped(_) => (3, None, None),
             Self::Wallet(_) => (4, None, None),
+            Self::Short(_) => (5, None, None),
         };
         kind(self) == kind(other)
     }
@@ -170,9 +197,23 @@ impl fmt::Display for Trouble {
                     needed.to_sat()
                 )
             }
+            Self::Short(missing) => {
+                write!(
+                    f,
+                    "its child pays all that the wallet has that is confirmed and free; to confirm in time takes {} sat more",
+                    missing.to_sat()
+                )
+            }
             Self::Wallet(text) => write!(f, "its fee can't be raised: {text}"),
         }
     }
+}
+
+/// What keeps a child below its target, if anything does: what is at stake, or the wallet.
+pub fn shortcoming(bump: &Bump, child: &Child) -> Option<Trouble> {
+    // One that is nearly good enough is.
+    let short = || bump.short_by(child).filter(|_| !bump.is_served_by(child)).map(Trouble::Short);
+    bump.beyond_cap(child).map(Trouble::Capped).or_else(short)
 }
 
 /// A child that is out.
@@ -228,6 +269,9 @@ const URGENT_PERCENT: u64 = 25;
 /// Without any estimate: what is paid once a deadline is as near as [`URGENT`] twice, sat/kw.
 const FALLBACK: u32 = 2_500;
 
+/// By so much of that for each block from [`URGENT`] on, percent: at the deadline ten times, 100 sat/vB.
+const BLIND_PERCENT: u64 = 150;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,22 +290,37 @@ mod tests {
     // S26
     #[test]
     fn fees_rise_towards_the_deadline() {
-        let targets: Vec<u32> = (0..=300).rev().map(|left| rates().target(left).unwrap()).collect();
+        let targets: Vec<u32> = (0..=300).rev().map(|left| rates().target(left)).collect();
         assert!(targets.windows(2).all(|pair| pair[0] <= pair[1]), "{targets:?}");
-        assert_eq!(rates().target(300), Some(3_750));
-        assert_eq!(rates().target(24), Some(7_500));
-        assert_eq!(rates().target(6), Some(15_000));
-        assert_eq!(rates().target(0), Some(37_500));
+        assert_eq!(rates().target(300), 3_750);
+        assert_eq!(rates().target(24), 7_500);
+        assert_eq!(rates().target(6), 15_000);
+        assert_eq!(rates().target(0), 37_500);
     }
 
+    // S26
     #[test]
-    fn never_below_the_floor_and_nothing_without_estimates() {
+    fn never_below_the_floor_and_more_and_more_without_estimates() {
         let high = Feerates { floor: 9_000, ..rates() };
-        assert_eq!(high.target(300), Some(9_000));
+        assert_eq!(high.target(300), 9_000);
         let none = Feerates { floor: 253, estimates: BTreeMap::new() };
-        assert_eq!(none.target(100), None);
-        assert_eq!(none.target(12), Some(2_500));
-        assert_eq!(none.target(0), Some(6_250));
+        assert_eq!(none.target(100), 253, "anything will do");
+        assert_eq!(none.target(12), 2_500);
+        assert_eq!(none.target(6), 2_500);
+        assert_eq!(none.target(3), 13_750);
+        assert_eq!(none.target(0), 25_000);
+        let storm = Feerates { floor: 12_500, estimates: BTreeMap::new() };
+        assert_eq!((storm.target(100), storm.target(12), storm.target(0)), (12_500, 12_500, 125_000));
+    }
+
+    // S26
+    #[test]
+    fn of_two_sources_the_higher_counts() {
+        let other = Feerates { floor: 300, estimates: BTreeMap::from([(2, 9_000), (12, 8_000), (20, 1)]) };
+        let both = rates().and(&other);
+        let expected = BTreeMap::from([(2, 15_000), (6, 11_000), (12, 8_000), (20, 1), (100, 3_750)]);
+        assert_eq!(both, Feerates { floor: 300, estimates: expected });
+        assert_eq!(Feerates::default().and(&other), other);
     }
 
     /// S26: what somebody should look at is told, and nothing else.

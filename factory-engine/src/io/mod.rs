@@ -189,6 +189,9 @@ pub enum Input {
     },
     /// What the node knows about fees, after the last block (S26).
     Fees(FeeNews),
+    /// The node's backend answers again: what couldn't be sent meanwhile should go out now, and not at the
+    /// next block (S26).
+    BackendBack,
     /// [`Effect::Broadcast`] or [`Effect::Bump`] ended.
     Published {
         /// Id of the factory's transaction, not of its child.

@@ -1,13 +1,14 @@
 //! The child that raises a transaction's fee: it spends the P2A anchor and coins of a wallet, so that
 //! parent and child together pay the feerate that is wanted. No wallet here, no keys: amounts and sizes.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod children;
+
 use std::fmt;
 
 use bitcoin::transaction::Version;
-use bitcoin::{
-    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute::LockTime,
-};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
+
+pub use children::{Children, Draft, Own};
 
 use super::layout::{fee, vbytes};
 use super::scripts::{ANCHOR_VALUE, DUST, anchor_script};
@@ -19,6 +20,8 @@ pub const MAX_CHILD_WEIGHT: u64 = 4_000;
 pub const INCREMENT: u64 = 1;
 /// Lowest feerate of the child by itself, sat/kw: 1 sat/vB.
 const MIN_FEERATE: u32 = 253;
+/// Smallest transaction that relays, weight units (65 bytes without witness).
+const SMALLEST_WEIGHT: u64 = 4 * 65;
 
 /// Version, lock time, input and output counts (bytes), segwit marker and flag.
 const START_WEIGHT: u64 = 4 * (4 + 4 + 1 + 1) + 2;
@@ -106,26 +109,46 @@ impl std::error::Error for NoChild {}
 impl Bump {
     /// What a child of this weight has to pay for both to reach the feerate; nothing beyond u64.
     fn needed(&self, weight: u64) -> Option<Amount> {
-        let both = fee(self.parent_weight.checked_add(weight)?, self.feerate)?;
+        // Nodes reckon each of the two in whole vbytes: at the mempool's minimum that counts.
+        let both = whole(self.parent_weight).checked_add(whole(weight))?;
+        let both = fee(both, self.feerate)?;
         let own = fee(weight, MIN_FEERATE)?;
         Some(both.checked_sub(self.parent_fee).unwrap_or(Amount::ZERO).max(own))
     }
 
     /// What a child of this weight pays: what is needed, the cap at most, and never less than `least`.
-    fn pays(&self, weight: u64, least: Least) -> Result<Amount, NoChild> {
+    fn pays(&self, weight: u64, least: Least) -> Result<Pays, NoChild> {
         let least = least.of(weight);
         let needed = self.needed(weight).unwrap_or(Amount::MAX_MONEY).max(least);
         let least = least.max(fee(weight, MIN_FEERATE).unwrap_or(Amount::MAX_MONEY));
         if least > self.max_fee {
             return Err(NoChild::NotWorth { fee: least, max: self.max_fee });
         }
-        Ok(needed.min(self.max_fee))
+        Ok(Pays { fee: needed.min(self.max_fee), least })
     }
 
     /// What the target would take beyond the cap, if this child stays below it for that reason.
     pub fn beyond_cap(&self, child: &Child) -> Option<Amount> {
         let needed = self.needed(child.weight)?;
         (needed > self.max_fee && child.fee < needed).then_some(needed)
+    }
+
+    /// What a child lacks to pay what is wanted, because the wallet has no more.
+    pub fn short_by(&self, child: &Child) -> Option<Amount> {
+        let wanted = self.needed(child.weight).unwrap_or(Amount::MAX_MONEY).min(self.max_fee);
+        wanted.checked_sub(child.fee).filter(|lacks| *lacks > Amount::ZERO)
+    }
+
+    /// The least that takes the place of somebody's child whose feerate is higher than ours (`theirs`,
+    /// sat/kvB). Nothing if theirs carries the parent as far as ours is to, however small it is: then it
+    /// does our work, and to outbid it would let strangers spend our money.
+    pub fn over(&self, theirs: u64) -> Option<Least> {
+        let smallest = SMALLEST_WEIGHT / 4;
+        let pays = Amount::from_sat(theirs.saturating_mul(smallest) / 1_000).checked_add(self.parent_fee)?;
+        let wanted = fee(self.parent_weight.checked_add(SMALLEST_WEIGHT)?, self.feerate)?;
+        // What is printed is rounded.
+        let rate = (Amount::from_sat(theirs.saturating_add(1)), 4_000);
+        (pays < wanted).then_some(Least { fee: Amount::ZERO, over: Some(rate) })
     }
 
     /// Whether a child that is out already is good enough: one that pays more has to pay for its own
@@ -136,12 +159,13 @@ impl Bump {
     }
 
     /// Makes the child. It spends all of `first` and as few of `more` as it takes: the smallest single
-    /// coin that is enough, or else the largest ones.
+    /// coin that is enough, or else the largest ones. If all of them together are not enough, it pays what
+    /// they allow ([`Bump::short_by`]): more than nothing, and the next one may come too late.
     ///
     /// `least`: it pays at least so much ([`Child::beaten_by`] for a replacement of our own).
     ///
     /// # Errors
-    /// When the coins don't suffice, or it isn't worth its fee.
+    /// When the coins don't suffice for the least that is taken, or it isn't worth its fee.
     pub fn child(
         &self,
         first: &[Coin],
@@ -158,32 +182,49 @@ impl Bump {
             if weight > MAX_CHILD_WEIGHT {
                 return Err(NoChild::TooManyCoins);
             }
-            let fee = self.pays(weight, least)?;
+            let Pays { fee, least: at_least } = self.pays(weight, least)?;
             let add = |sum: Amount, coin: &Coin| sum.checked_add(coin.output.value);
             // More money than there is doesn't come from a wallet.
             let have = coins.iter().try_fold(ANCHOR_VALUE, add).unwrap_or(Amount::MAX_MONEY);
-            let need = fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY);
-            let Some(lacks) = need.checked_sub(have).filter(|lacks| *lacks > Amount::ZERO) else {
-                let value = have.checked_sub(fee).unwrap_or(Amount::ZERO);
-                let tx = self.transaction(&coins, TxOut { value, script_pubkey: change });
-                return Ok(Child { tx, coins, fee, weight });
+            let lacks = |fee: Amount| {
+                let need = fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY);
+                need.checked_sub(have).filter(|lacks| *lacks > Amount::ZERO)
             };
+            let Some(missing) = lacks(fee) else { return Ok(self.paying(coins, change, have, fee, weight)) };
             // One that also pays for its own input, or else the largest.
             let enough = |coin: &&Coin| {
-                let with = weight.saturating_add(INPUT_WEIGHT).saturating_add(witness(coin));
-                let fee = self.pays(with, least).unwrap_or(Amount::MAX_MONEY);
+                let with = weight.saturating_add(input_weight(coin));
+                let fee = self.pays(with, least).map_or(Amount::MAX_MONEY, |pays| pays.fee);
                 have.checked_add(coin.output.value)
                     .is_some_and(|have| have >= fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY))
             };
             let place = rest.iter().position(enough).or_else(|| rest.len().checked_sub(1));
-            let Some(place) = place else { return Err(NoChild::Short { missing: lacks }) };
-            coins.push(rest.remove(place).clone());
+            let fits = |place: &usize| {
+                let coin = rest.get(*place);
+                coin.is_some_and(|coin| weight.saturating_add(input_weight(coin)) <= MAX_CHILD_WEIGHT)
+            };
+            match place.filter(fits) {
+                Some(place) => coins.push(rest.remove(place).clone()),
+                // S26: whatever there is, as long as nodes take it.
+                None if lacks(at_least).is_none() => {
+                    let fee = have.checked_sub(DUST).unwrap_or(Amount::ZERO);
+                    return Ok(self.paying(coins, change, have, fee, weight));
+                }
+                None if rest.is_empty() => return Err(NoChild::Short { missing }),
+                None => return Err(NoChild::TooManyCoins),
+            }
         }
+    }
+
+    fn paying(&self, coins: Vec<Coin>, change: ScriptBuf, have: Amount, fee: Amount, weight: u64) -> Child {
+        let value = have.checked_sub(fee).unwrap_or(Amount::ZERO);
+        let tx = self.transaction(&coins, TxOut { value, script_pubkey: change });
+        Child { tx, coins, fee, weight }
     }
 
     /// Whether a coin brings more than its input costs.
     fn is_worth(&self, coin: &Coin) -> bool {
-        let cost = fee(INPUT_WEIGHT.saturating_add(witness(coin)), self.feerate);
+        let cost = fee(input_weight(coin), self.feerate);
         cost.is_some_and(|cost| coin.output.value > cost)
     }
 
@@ -233,6 +274,20 @@ impl Least {
         Self { fee: self.fee.max(fee), ..self }
     }
 
+    /// What replaces both that this and `other` replace: it pays for the two of them, and more than either
+    /// for each of its weight units.
+    pub fn with(self, other: Self) -> Self {
+        let rate =
+            |(fee, weight): &(Amount, u64)| u128::from(fee.to_sat()) * 1_000_000 / u128::from(*weight).max(1);
+        let over = [self.over, other.over].into_iter().flatten().max_by_key(rate);
+        Self { fee: self.fee.checked_add(other.fee).unwrap_or(Amount::MAX_MONEY), over }
+    }
+
+    /// What satisfies either of two, which stand in each other's place.
+    pub fn or(self, other: Self) -> Self {
+        Self { fee: self.fee.max(other.fee), ..self.with(other) }
+    }
+
     /// For a child of this weight.
     fn of(self, weight: u64) -> Amount {
         let Some((fee, replaced)) = self.over else { return self.fee };
@@ -242,9 +297,24 @@ impl Least {
     }
 }
 
+/// A weight in whole vbytes, weight units.
+fn whole(weight: u64) -> u64 {
+    vbytes(weight).saturating_mul(4)
+}
+
 fn beat(fee: Amount, weight: u64) -> Amount {
     let increment = Amount::from_sat(vbytes(weight).saturating_mul(INCREMENT));
     fee.checked_add(increment).unwrap_or(Amount::MAX_MONEY)
+}
+
+/// What a child of some weight pays, and the least that is taken.
+struct Pays {
+    fee: Amount,
+    least: Amount,
+}
+
+fn input_weight(coin: &Coin) -> u64 {
+    INPUT_WEIGHT.saturating_add(witness(coin))
 }
 
 fn witness(coin: &Coin) -> u64 {
@@ -257,13 +327,13 @@ fn weight(coins: &[Coin], change: &ScriptBuf) -> u64 {
     let script = u64::try_from(change.len()).unwrap_or(u64::MAX);
     let output = script.saturating_add(8 + 1).saturating_mul(4);
     coins.iter().fold(START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + output, |sum, coin| {
-        sum.saturating_add(INPUT_WEIGHT).saturating_add(witness(coin))
+        sum.saturating_add(input_weight(coin))
     })
 }
 
-/// Weight of the usual child: one P2TR coin, P2TR change. For estimates.
+/// Weight of the usual child: one P2TR coin, P2TR change. For estimates; in whole vbytes.
 pub fn usual_weight() -> u64 {
-    START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + INPUT_WEIGHT + P2TR_WITNESS + 4 * (8 + 1 + 34)
+    whole(START_WEIGHT + INPUT_WEIGHT + EMPTY_WITNESS + INPUT_WEIGHT + P2TR_WITNESS + 4 * (8 + 1 + 34))
 }
 
 /// What the usual child of a transaction of this weight pays, for both together to reach a feerate (sat/kw).
@@ -273,46 +343,13 @@ pub fn usual_fee(weight: u64, pays: Amount, feerate: u32) -> Amount {
     both.and_then(|both| both.checked_sub(pays)).unwrap_or(Amount::ZERO)
 }
 
-/// The children that are out, by their parents. Whoever holds it reserves their coins.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Children {
-    out: BTreeMap<Txid, Child>,
-}
-
-impl Children {
-    /// The child that is out for this parent, if any.
-    pub fn of(&self, parent: Txid) -> Option<&Child> {
-        self.out.get(&parent)
-    }
-
-    /// Takes note of a child; gives the one that it replaces.
-    pub fn replace(&mut self, parent: Txid, child: Child) -> Option<Child> {
-        self.out.insert(parent, child)
-    }
-
-    /// Forgets the child of this parent, and gives it back.
-    pub fn remove(&mut self, parent: Txid) -> Option<Child> {
-        self.out.remove(&parent)
-    }
-
-    /// Children whose parents no longer wait: their coins are to be given back, unless the child spends
-    /// them.
-    pub fn ended(&self, waiting: &BTreeSet<Txid>) -> Vec<Txid> {
-        self.out.keys().copied().filter(|parent| !waiting.contains(parent)).collect()
-    }
-
-    /// Every child with its parent.
-    pub fn iter(&self) -> impl Iterator<Item = (&Txid, &Child)> {
-        self.out.iter()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitcoin::Txid;
     use bitcoin::hashes::Hash;
 
-    fn bump(feerate: u32, max_fee: u64) -> Bump {
+    pub(super) fn bump(feerate: u32, max_fee: u64) -> Bump {
         Bump {
             anchor: OutPoint { txid: Txid::all_zeros(), vout: 2 },
             version: Version(3),
@@ -323,17 +360,17 @@ mod tests {
         }
     }
 
-    fn coin(number: u32, sat: u64) -> Coin {
+    pub(super) fn coin(number: u32, sat: u64) -> Coin {
         let script_pubkey = ScriptBuf::from_bytes([vec![0x51, 0x20], vec![7; 32]].concat());
         let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 100 + number };
         Coin { outpoint, output: TxOut { value: Amount::from_sat(sat), script_pubkey } }
     }
 
-    fn change() -> ScriptBuf {
+    pub(super) fn change() -> ScriptBuf {
         ScriptBuf::from_bytes([vec![0x51, 0x20], vec![8; 32]].concat())
     }
 
-    fn made(bump: &Bump, coins: &[Coin]) -> Result<Child, NoChild> {
+    pub(super) fn made(bump: &Bump, coins: &[Coin]) -> Result<Child, NoChild> {
         bump.child(&[], coins, change(), Least::default())
     }
 
@@ -341,8 +378,8 @@ mod tests {
     #[test]
     fn both_together_pay_the_feerate() {
         let child = made(&bump(5_000, 100_000), &[coin(0, 50_000)]).unwrap();
-        assert_eq!(child.weight, usual_weight());
-        let both = (child.weight + 1_000) * 5;
+        assert_eq!(whole(child.weight), usual_weight());
+        let both = (usual_weight() + 1_000) * 5;
         assert_eq!(child.fee.to_sat(), both - 300);
         assert_eq!(child.tx.output[0].value.to_sat(), 50_000 + 240 - child.fee.to_sat());
         assert_eq!(child.tx.input[0].previous_output.vout, 2);
@@ -359,7 +396,7 @@ mod tests {
         assert_eq!(child.fee.to_sat(), 2_000);
         assert_eq!(
             bump(50_000, 2_000).beyond_cap(&child).unwrap().to_sat(),
-            50 * (1_000 + child.weight) - 300
+            50 * (1_000 + whole(child.weight)) - 300
         );
         let error = made(&bump(50_000, 100), &[coin(0, 90_000)]).unwrap_err();
         assert!(matches!(error, NoChild::NotWorth { max, .. } if max.to_sat() == 100), "{error}");
@@ -381,11 +418,53 @@ mod tests {
         let error = made(&bump(5_000, 100_000), &[]).unwrap_err();
         let NoChild::Short { missing } = error else { panic!("{error}") };
         // With just that much, plus what its own input costs, there is a child.
-        let own = 5 * (INPUT_WEIGHT + P2TR_WITNESS);
+        let own = 5 * whole(INPUT_WEIGHT + P2TR_WITNESS);
         made(&bump(5_000, 100_000), &[coin(0, missing.to_sat() + own)]).unwrap();
-        made(&bump(5_000, 100_000), &[coin(0, missing.to_sat() + own - 1)]).unwrap_err();
+        let child = made(&bump(5_000, 100_000), &[coin(0, missing.to_sat() + own - 1)]).unwrap();
+        assert_eq!(bump(5_000, 100_000).short_by(&child), Some(Amount::from_sat(1)));
         let dust: Vec<Coin> = (0..40).map(|number| coin(number, 1_300)).collect();
-        assert_eq!(made(&bump(5_000, 100_000), &dust).unwrap_err(), NoChild::TooManyCoins);
+        let least = Least::default().and(Amount::from_sat(90_000));
+        let error = bump(5_000, 100_000).child(&[], &dust, change(), least).unwrap_err();
+        assert_eq!(error, NoChild::TooManyCoins);
+    }
+
+    // S26: a wallet that has too little pays what it has, instead of nothing.
+    #[test]
+    fn whatever_there_is_is_paid() {
+        let wanted = bump(50_000, 1_000_000);
+        let coins = [coin(0, 12_000), coin(1, 14_000)];
+        let child = made(&wanted, &coins).unwrap();
+        assert_eq!((child.coins.len(), child.fee.to_sat()), (2, 26_000 + 240 - 330));
+        let lacks = wanted.short_by(&child).unwrap();
+        assert_eq!(child.fee + lacks, wanted.needed(child.weight).unwrap());
+        assert!(!wanted.is_served_by(&child), "more is wanted as soon as there is more");
+        // As many small ones as a child may have, and no more.
+        let dust: Vec<Coin> = (0..40).map(|number| coin(number, 13_000)).collect();
+        let child = made(&wanted, &dust).unwrap();
+        assert!(child.weight <= MAX_CHILD_WEIGHT && child.coins.len() > 10, "{}", child.weight);
+        // What nodes would not even take in place of another is none.
+        let nothing = wanted.child(&[], &[coin(0, 12_000)], change(), child.beaten_by()).unwrap_err();
+        assert!(matches!(nothing, NoChild::Short { .. }), "{nothing}");
+        assert_eq!(
+            bump(5_000, 100_000).short_by(&made(&bump(5_000, 100_000), &[coin(0, 50_000)]).unwrap()),
+            None
+        );
+    }
+
+    // S26: a stranger's small child with a higher feerate than ours would have, that is not enough for both.
+    #[test]
+    fn a_small_child_of_a_strangers_is_outbid_if_it_is_too_little() {
+        let wanted = bump(500, 100_000);
+        let ours = made(&wanted, &[coin(0, 50_000)]).unwrap();
+        let rate = |child: &Child| child.fee.to_sat() * 4_000 / child.weight;
+        // 0.2 sat/vB more than ours pays: 65 vB of that make no package of 2 sat/vB.
+        let theirs = rate(&ours) + 200;
+        let least = wanted.over(theirs).expect("too little for both");
+        let new = wanted.child(&[], &[coin(0, 50_000)], change(), least).unwrap();
+        assert!(rate(&new) > theirs, "{} of {theirs}", rate(&new));
+        assert!(new.fee.to_sat() < ours.fee.to_sat() * 3, "and not much more than that: {}", new.fee);
+        // One that carries both is left alone: else whoever placed it would have us pay what he offers.
+        assert_eq!(wanted.over(20_000), None);
     }
 
     // S26: BIP-125 rule 4, and the same coins again.
@@ -415,17 +494,5 @@ mod tests {
         let large = bump(60_000, 1_000_000);
         let new = large.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
         assert_eq!(new.coins.len(), 2);
-    }
-
-    // S27
-    #[test]
-    fn whatever_ended_is_given_back() {
-        let mut children = Children::default();
-        let child = made(&bump(5_000, 100_000), &[coin(0, 30_000)]).unwrap();
-        let parent = Txid::all_zeros();
-        assert_eq!(children.replace(parent, child.clone()), None);
-        assert!(children.ended(&BTreeSet::from([parent])).is_empty());
-        assert_eq!(children.ended(&BTreeSet::new()), [parent]);
-        assert_eq!(children.remove(parent), Some(child));
     }
 }

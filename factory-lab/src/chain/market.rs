@@ -51,6 +51,27 @@ impl Chain {
         Some((fee, own.1.saturating_add(child.weight().to_wu())))
     }
 
+    /// Takes a parent that is too cheap by itself together with the child that pays for both (bitcoind's
+    /// `submitpackage`). Both or none.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`]; of fees, what both together pay.
+    pub fn submit_package(&mut self, parent: &Transaction, child: &Transaction) -> Result<Txid, Reject> {
+        let floor = std::mem::take(&mut self.market.floor);
+        let before = self.mempool.clone();
+        let both = self.submit(parent).and_then(|_| self.submit(child));
+        self.market.floor = floor;
+        let paid = both.and_then(|txid| {
+            let (paid, weight) = self.package(parent).ok_or(Reject::Amounts)?;
+            let enough = fee(weight, floor).is_some_and(|needed| paid >= needed);
+            if enough { Ok(txid) } else { Err(Reject::Fee { fee: paid, vbytes: weight.div_ceil(4) }) }
+        });
+        if paid.is_err() {
+            self.mempool = before;
+        }
+        paid
+    }
+
     /// Whether the mempool's minimum lets a transaction in.
     pub(super) fn check_floor(&self, tx: &Transaction, prevouts: &[TxOut]) -> Result<(), Reject> {
         let paid = fee_of(tx, prevouts).ok_or(Reject::Amounts)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bitcoin::{Amount, OutPoint, Transaction, Txid};
 use factory_engine::io::fees::{Raise, Refused, Trouble};
-use factory_engine::tx::child::{Child, Coin};
+use factory_engine::tx::child::{Bump, Child, Coin, Draft, Least, Own};
 use factory_engine::tx::scripts::ANCHOR_VALUE;
 
 use crate::chain::{Chain, Reject};
@@ -26,48 +26,66 @@ pub fn refused(reject: &Reject) -> Refused {
 }
 
 impl Lightningd {
-    /// The child that is out if it will do, or a new one; what was broadcast for it.
+    /// Sends a transaction, and the child that raises its fee: one that is out if it will do, or a new one.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is none. A child may be out all the same.
     pub fn raise(&mut self, chain: &mut Chain, raise: &Raise) -> Result<Child, Trouble> {
+        let sent = match chain.submit(&raise.parent) {
+            Ok(_) => Ok(()),
+            // Together with its child it may be enough.
+            Err(Reject::Fee { .. }) if self.packages => Err(&raise.parent),
+            Err(reject) => return Err(Trouble::Parent(refused(&reject))),
+        };
         if self.locked {
             return Err(Trouble::Wallet("the wallet is locked".to_owned()));
         }
         let parent = raise.parent.compute_txid();
-        let here = |coin: &Coin| chain.coin(coin.outpoint).is_some();
-        let old = self.children.of(parent).filter(|old| old.coins.iter().all(here)).cloned();
+        self.children.note(parent, raise.deadline);
+        let here = |chain: &Chain, coin: &Coin| chain.coin(coin.outpoint).is_some();
+        let all = |child: &&Child| child.coins.iter().all(|coin| here(chain, coin));
+        let old = self.children.of(parent).filter(all).cloned();
         let mut is_out = false;
         if let Some(old) = &old {
-            is_out = chain.submit(&old.tx).is_ok();
+            is_out = send(chain, sent, &old.tx).is_ok();
             if is_out && raise.bump.is_served_by(old) {
                 return Ok(old.clone());
             }
         }
-        let first = old.as_ref().map(|old| old.coins.clone()).unwrap_or_default();
-        let free = self.free(chain);
         let change = match old.as_ref().and_then(|old| old.tx.output.first()) {
             Some(output) => output.script_pubkey.clone(),
             None => self.new_taproot_script(),
         };
-        let mut least = old.as_ref().filter(|_| is_out).map(Child::beaten_by).unwrap_or_default();
+        let own = Own { old, stays: is_out, free: self.free(chain), change };
+        let mut draft =
+            Draft::new(&raise.bump, &self.children, raise.deadline, own, |coin| here(chain, coin));
         for _ in 0..RAISES {
-            let new = raise.bump.child(&first, &free, change.clone(), least).map_err(Trouble::NoChild)?;
-            let tx = self.sign(chain, new.tx.clone()).map_err(|error| Trouble::Wallet(error.to_string()))?;
-            match chain.submit(&tx) {
+            let (new, taken) = draft.child(&raise.bump).map_err(Trouble::NoChild)?;
+            let tx = self.sign_child(chain, &raise.parent, new.tx.clone());
+            let tx = tx.map_err(|error| Trouble::Wallet(error.to_string()))?;
+            match send(chain, sent, &tx) {
                 Ok(txid) => {
                     let child = Child { tx, ..new };
                     let cost = child.fee.checked_sub(ANCHOR_VALUE).unwrap_or(Amount::ZERO);
                     self.costs.insert(txid, cost);
+                    for gone in taken.iter().filter_map(|of| self.children.remove(*of)) {
+                        for coin in &gone.coins {
+                            self.reserved.remove(&coin.outpoint);
+                        }
+                    }
                     self.reserved.extend(child.coins.iter().map(|coin| coin.outpoint));
                     self.children.replace(parent, child.clone());
                     return Ok(child);
                 }
                 Err(Reject::Conflict { other, .. }) => {
-                    let theirs = outbid(chain, other, &tx, new.fee).ok_or_else(|| {
+                    let theirs = outbid(chain, other, &tx, new.fee, &raise.bump).ok_or_else(|| {
                         Trouble::Child(Refused::Conflict("somebody else's child".to_owned()))
                     })?;
-                    least = least.and(theirs);
+                    draft.outbid(theirs);
+                }
+                // The package pays too little as a whole.
+                Err(reject @ Reject::Fee { .. }) if sent.is_err() => {
+                    return Err(Trouble::Parent(refused(&reject)));
                 }
                 Err(reject) => return Err(Trouble::Child(refused(&reject))),
             }
@@ -133,13 +151,24 @@ fn is_over(chain: &Chain, child: &Child) -> bool {
     child.coins.iter().all(|coin| chain.waiting_spender(coin.outpoint).is_none())
 }
 
-/// What it takes to replace somebody's child that pays more in all and a lower feerate; nothing if its
-/// feerate is no lower.
-fn outbid(chain: &Chain, other: Txid, tx: &Transaction, fee: Amount) -> Option<Amount> {
+/// A child alone, or together with the parent that the mempool does not take by itself.
+fn send(chain: &mut Chain, parent: Result<(), &Transaction>, child: &Transaction) -> Result<Txid, Reject> {
+    match parent {
+        Ok(()) => chain.submit(child),
+        Err(parent) => chain.submit_package(parent, child),
+    }
+}
+
+/// What it takes to replace somebody's child: one that pays more in all and a lower feerate, or one with a
+/// higher feerate that is too small to carry its parent. Nothing if it carries it.
+fn outbid(chain: &Chain, other: Txid, tx: &Transaction, fee: Amount, bump: &Bump) -> Option<Least> {
     let other = chain.waiting(other)?;
     let theirs = chain.fee_in_mempool(other)?;
     let lower = u128::from(theirs.to_sat()) * u128::from(tx.weight().to_wu())
         < u128::from(fee.to_sat()) * u128::from(other.weight().to_wu());
+    if !lower {
+        return bump.over(theirs.to_sat().saturating_mul(4_000).checked_div(other.weight().to_wu())?);
+    }
     let relay = Amount::from_sat(u64::try_from(tx.vsize()).unwrap_or(u64::MAX));
-    lower.then(|| theirs.checked_add(relay)).flatten()
+    Some(Least::default().and(theirs.checked_add(relay)?))
 }

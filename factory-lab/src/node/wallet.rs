@@ -109,10 +109,36 @@ impl Lightningd {
     ///
     /// # Errors
     /// When an input is neither the wallet's nor an anchor.
-    pub fn sign(&self, chain: &Chain, mut tx: Transaction) -> Result<Transaction, LabError> {
+    pub fn sign(&self, chain: &Chain, tx: Transaction) -> Result<Transaction, LabError> {
+        self.sign_spending(tx, |outpoint| Some(chain.available(outpoint)?.output))
+    }
+
+    /// The same for a child, whose parent the mempool may not have.
+    ///
+    /// # Errors
+    /// As [`Lightningd::sign`].
+    pub(super) fn sign_child(
+        &self,
+        chain: &Chain,
+        parent: &Transaction,
+        tx: Transaction,
+    ) -> Result<Transaction, LabError> {
+        let txid = parent.compute_txid();
+        self.sign_spending(tx, |outpoint| {
+            if outpoint.txid == txid {
+                return parent.output.get(usize::try_from(outpoint.vout).ok()?).cloned();
+            }
+            Some(chain.available(outpoint)?.output)
+        })
+    }
+
+    fn sign_spending(
+        &self,
+        mut tx: Transaction,
+        output: impl Fn(OutPoint) -> Option<TxOut>,
+    ) -> Result<Transaction, LabError> {
         let coin = |input: &TxIn| {
-            let coin = chain.available(input.previous_output);
-            coin.map(|coin| coin.output)
+            output(input.previous_output)
                 .ok_or_else(|| error(format!("{} is not in the chain", input.previous_output)))
         };
         let anchor = anchor_script();

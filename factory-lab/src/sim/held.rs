@@ -94,7 +94,11 @@ impl Run {
             if !funded || self.is_out(&place) {
                 continue;
             }
-            let feerate = rates.and_then(|rates| rates.target(place.early)).unwrap_or(2_500);
+            let feerate = match rates {
+                Some(rates) if !rates.estimates.is_empty() => rates.target(place.early),
+                Some(rates) => rates.floor.max(2_500),
+                None => 2_500,
+            };
             let costs = self.exit_costs(&place, feerate);
             let lost = self.at_risk(engine, shown, channel, &place, height, feerate);
             if lost <= costs {

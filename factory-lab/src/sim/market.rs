@@ -3,6 +3,7 @@
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
 use bitcoin::{OutPoint, Sequence, Transaction, TxIn, TxOut};
+use factory_engine::tx::layout::fee;
 use factory_engine::tx::scripts::ANCHOR_VALUE;
 use factory_engine::types::Amount;
 
@@ -23,10 +24,24 @@ const STRANGER_COINS: (usize, Amount) = (12, Amount::from_sat(50_000));
 const PIN_OUTPUTS: usize = 17;
 /// What a pin pays, sat/vB.
 const PIN_FEERATE: u64 = 2;
+/// A storm: the mempool's minimum (50 sat/vB), what miners take at its beginning and how much more at each
+/// block, until it is twenty times that, sat/kw; and how long it lasts.
+const STORM_FLOOR: u32 = 12_500;
+const STORM_BEGINS: u32 = 750;
+const STORM_RISES: u32 = 1_188;
+const STORM_BLOCKS: u32 = 20;
+/// What miners take at most, sat/kw.
+const MOST_INCLUSION: u32 = 15_000;
+/// Weight between that of the smallest child and that of ours, in which a child's feerate is higher than ours
+/// and its fee is too little for the parent.
+const SMALL_WEIGHT: u64 = 500;
 
 impl Run {
     /// Coins for fees, before anything begins.
     pub(super) fn give_coins(&mut self) {
+        for at in 0..self.world.members.len() {
+            self.world.members[at].lightningd.packages = self.dice.one_in(2);
+        }
         for client in 1..self.world.members.len() {
             let lightningd = &mut self.world.members[client].lightningd;
             for script in [lightningd.new_script(), lightningd.new_taproot_script()] {
@@ -67,16 +82,20 @@ impl Run {
             let rises = dice.below_u32(400);
             self.fees.spike = Some((height + 2 + dice.below_u32(10), rises));
         }
+        if self.roll(Kind::FeeStorm, text).is_some() {
+            self.world.chain.market = Market { floor: STORM_FLOOR, inclusion: STORM_BEGINS };
+            self.fees.spike = Some((height + STORM_BLOCKS, STORM_RISES));
+        }
         match self.fees.spike {
             Some((until, _)) if height >= until => self.calm(),
             Some((_, rises)) => {
                 let inclusion = self.world.chain.market.inclusion.saturating_add(rises);
-                self.world.chain.market.inclusion = inclusion;
+                self.world.chain.market.inclusion = inclusion.min(MOST_INCLUSION);
             }
             None => {}
         }
-        if self.roll(Kind::Pin, text).is_some() {
-            self.pin();
+        if let Some(mut dice) = self.roll(Kind::Pin, text) {
+            if dice.one_in(3) { self.pin_small() } else { self.pin() }
         }
         let members = self.world.members.len();
         if let Some(mut dice) = self.roll(Kind::WalletLocked, text) {
@@ -89,7 +108,7 @@ impl Run {
         }
         if self.world.chain.market.floor > 0 || self.world.members[LSP].lightningd.locked {
             self.fees.hindered = self.fees.hindered.saturating_add(1);
-            // Without packages nobody can get under the mempool's minimum.
+            // Without packages, which half of the members have, nobody gets under the mempool's minimum.
             self.lose(1);
         }
     }
@@ -119,6 +138,32 @@ impl Run {
         let Some(coin) = self.fees.stranger.any_coin(chain) else { return };
         let script = self.fees.stranger.new_script();
         let tx = pin(anchor, coin, |value| TxOut { value, script_pubkey: script.clone() });
+        if let Ok(signed) = self.fees.stranger.sign(&self.world.chain, tx) {
+            // Where it isn't taken there is no pin.
+            let _ = self.world.chain.submit(&signed);
+        }
+    }
+}
+
+impl Run {
+    /// Somebody's small child whose feerate is higher than that of ours would be, and that is too little for
+    /// what miners take of both.
+    fn pin_small(&mut self) {
+        let chain = &self.world.chain;
+        let wanted = chain.market.inclusion;
+        let lacks = |tx: &Transaction| {
+            let anchor = anchor_of(tx).filter(|anchor| chain.waiting_spender(*anchor).is_none())?;
+            let both = fee(tx.weight().to_wu().saturating_add(SMALL_WEIGHT), wanted)?;
+            let more = both.checked_sub(chain.fee_in_mempool(tx)?)?;
+            // So much for 500 weight units; it has some 440.
+            Some((anchor, more * 440 / SMALL_WEIGHT)).filter(|_| tx.version.0 == 3)
+        };
+        let Some((anchor, pays)) = chain.mempool().iter().find_map(lacks) else { return };
+        let Some(coin) = self.fees.stranger.any_coin(chain) else { return };
+        let Some(rest) = (STRANGER_COINS.1 + ANCHOR_VALUE).checked_sub(pays) else { return };
+        let script_pubkey = self.fees.stranger.new_script();
+        let mut tx = pin(anchor, coin, |value| TxOut { value, script_pubkey: script_pubkey.clone() });
+        tx.output = vec![TxOut { value: rest, script_pubkey }];
         if let Ok(signed) = self.fees.stranger.sign(&self.world.chain, tx) {
             // Where it isn't taken there is no pin.
             let _ = self.world.chain.submit(&signed);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitcoin::Transaction;
-use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble};
+use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, shortcoming};
 use factory_engine::tx::child::usual_weight;
 use factory_engine::tx::layout::{SpendRole, fee};
 use factory_engine::tx::scripts::DUST;
@@ -53,10 +53,7 @@ impl World {
     pub(super) fn raise(&mut self, at: usize, raise: &Raise) -> Input {
         self.broadcast(at, raise.what.clone(), &raise.parent);
         let parent = raise.parent.compute_txid();
-        let outcome = match self.chain.submit(&raise.parent) {
-            Err(reject) => Err(Trouble::Parent(crate::node::refused(&reject))),
-            Ok(_) => self.members[at].lightningd.raise(&mut self.chain, raise),
-        };
+        let outcome = self.members[at].lightningd.raise(&mut self.chain, raise);
         if let Some(chaos) = &mut self.chaos {
             let fee = outcome.as_ref().map_or(0, |child| child.fee.to_sat());
             chaos.trace.note("bump", at, &fee.to_be_bytes());
@@ -81,7 +78,10 @@ impl World {
             what: raise.what.clone(),
             target: Some((raise.bump.feerate, raise.deadline)),
             child,
-            trouble: outcome.err(),
+            trouble: match outcome {
+                Ok(child) => shortcoming(&raise.bump, &child),
+                Err(trouble) => Some(trouble),
+            },
         };
         Input::Published { txid: parent, report: Box::new(report) }
     }
@@ -126,6 +126,26 @@ impl World {
             return Ok(());
         }
         Err(format!("S26: {} pays {paid} for {weight} WU, at {feerate} sat/kw and more", tx.compute_txid()))
+    }
+
+    /// S26: whether a member could pay for a transaction that the mempool takes only together with a child.
+    pub(super) fn could_be_packaged(
+        &self,
+        at: usize,
+        factory: &Factory,
+        tx: &Transaction,
+        role: SpendRole,
+    ) -> bool {
+        let lightningd = &self.members[at].lightningd;
+        let market = self.chain.market;
+        // As in `is_raised`; what is out already has to be outbid.
+        let both = tx.weight().to_wu().saturating_add(usual_weight()).saturating_mul(3);
+        let cost = fee(both, market.inclusion.max(market.floor)).and_then(|cost| cost.checked_add(PINNED));
+        let Some(cost) = cost else { return false };
+        lightningd.packages
+            && !lightningd.locked
+            && self.wallet_of(at, tx) >= cost
+            && self.least_stake(at, factory, tx, role) >= cost
     }
 
     /// What a member's wallet could use for the child of a transaction.

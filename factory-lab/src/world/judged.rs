@@ -11,7 +11,7 @@ use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{ChannelId, Height, InstanceId};
 use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 
-use crate::chain::fee_of;
+use crate::chain::{Reject, fee_of};
 
 use super::World;
 
@@ -276,8 +276,12 @@ impl World {
                 continue;
             }
             let Some(tx) = tree.signed(session.id, signature) else { continue };
-            if self.chain.check(&tx).is_ok() {
-                return Err(format!("S26: {:?} could be published, and is not", session.id));
+            match self.chain.check(&tx) {
+                Ok(_) => return Err(format!("S26: {:?} could be published, and is not", session.id)),
+                Err(Reject::Fee { .. }) if self.could_be_packaged(at, factory, &tx, role) => {
+                    return Err(format!("S26: {:?} could be published with a child, and is not", session.id));
+                }
+                Err(_) => {}
             }
         }
         Ok(())

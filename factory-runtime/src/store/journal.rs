@@ -7,7 +7,7 @@
 use factory_engine::types::InstanceId;
 
 /// Of a part's bytes. In hex, as it is written, this is less than 256 kB with its key.
-const PART: usize = 120_000;
+pub(super) const PART: usize = 120_000;
 const VERSION: u8 = 1;
 const MORE: u8 = 0;
 const LAST: u8 = 1;

@@ -4,7 +4,10 @@
 //! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
 //! `["cln-factory", "archived", <instance>]` is left alone at a start.
 //!
-//! A step of one record is one write. One of several records is written as a whole to `["cln-factory",
+//! A record that is too large for one value (lightningd dies of one of 4 MB) has several, `[…, <sequence>,
+//! <piece, 4 digits>]`.
+//!
+//! A step of one record that isn't is one write. Any other is written as a whole to `["cln-factory",
 //! "journal", <part, 4 digits>]` first: with its last part it has happened. Then it is *folded*, its records
 //! go to their own keys, and its parts are deleted, the last one first. A start folds a whole journal (what
 //! is there already must be the same), and deletes parts without a last one: they never happened. What can't
@@ -103,15 +106,40 @@ impl<K: KeyValue> Keyed<K> {
     /// Brings a record of the journal to its place, if it isn't there.
     async fn fold(&self, entry: &Entry) -> Result<(), StoreError> {
         let key = record_key(entry.instance, entry.sequence);
-        match self.keys.create(&key, &entry.record).await {
+        if is_small(&entry.record) {
+            return self.fold_value(entry, key, &entry.record).await;
+        }
+        for (piece, bytes) in entry.record.chunks(journal::PART).enumerate() {
+            self.fold_value(entry, piece_key(key.clone(), piece), bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn fold_value(&self, entry: &Entry, key: Key, value: &[u8]) -> Result<(), StoreError> {
+        match self.keys.create(&key, value).await {
             Ok(()) => Ok(()),
             Err(KeyError::Exists) => {
                 let there = self.list(&key).await?;
-                let same = there.first().and_then(|there| there.value.as_ref());
-                if same == Some(&entry.record) { Ok(()) } else { Err(differs(entry)) }
+                let same = there.first().and_then(|there| there.value.as_deref());
+                if same == Some(value) { Ok(()) } else { Err(differs(entry)) }
             }
             Err(error) => Err(failed("writing", error)),
         }
+    }
+
+    /// What is under a record's key: its value, or its pieces together, up to the first that is missing.
+    async fn whole(&self, key: &Key, value: Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> {
+        if let Some(value) = value {
+            return Ok(value);
+        }
+        let mut whole = Vec::new();
+        for (piece, listed) in self.list(key).await?.into_iter().enumerate() {
+            match listed.value.filter(|_| listed.key == piece_key(key.clone(), piece)) {
+                Some(bytes) => whole.extend(bytes),
+                None => break,
+            }
+        }
+        Ok(whole)
     }
 
     /// What is in the journal.
@@ -146,7 +174,7 @@ impl<K: KeyValue> Keyed<K> {
             match text.parse().ok().filter(is_next) {
                 Some(place) => {
                     records.resize(place, Vec::new());
-                    records.push(value.unwrap_or_default());
+                    records.push(self.whole(&key, value).await?);
                 }
                 None => foreign = Some(text.to_owned()),
             }
@@ -154,9 +182,14 @@ impl<K: KeyValue> Keyed<K> {
         let mut conflict = None;
         for entry in journal.iter().filter(|entry| entry.instance == instance) {
             let at = usize::try_from(entry.sequence).unwrap_or(usize::MAX);
-            match records.get(at) {
+            let count = records.len();
+            match records.get_mut(at) {
                 Some(there) if *there == entry.record => {}
-                None if at == records.len() => records.push(entry.record.clone()),
+                // Its first pieces are in their place.
+                Some(there) if !is_small(&entry.record) && entry.record.starts_with(there) => {
+                    there.clone_from(&entry.record);
+                }
+                None if at == count => records.push(entry.record.clone()),
                 _ => conflict = Some(differs(entry)),
             }
         }
@@ -276,7 +309,11 @@ impl<K: KeyValue> Store for Keyed<K> {
         self.settle().await?;
         for instance in instances {
             let next = self.next.as_mut().and_then(|next| next.remove(instance)).unwrap_or(0);
-            self.doubtful.extend((0..next).map(|sequence| record_key(*instance, sequence)));
+            for sequence in 0..next {
+                // It, or its pieces.
+                let listed = self.list(&record_key(*instance, sequence)).await?;
+                self.doubtful.extend(listed.into_iter().map(|listed| listed.key));
+            }
         }
         self.clear_doubtful().await
     }
@@ -326,7 +363,7 @@ impl<K: KeyValue> Store for Keyed<K> {
         let entries = self.place(records)?;
         let parts = match entries.as_slice() {
             [] => return Ok(()),
-            [entry] => {
+            [entry] if is_small(&entry.record) => {
                 let key = record_key(entry.instance, entry.sequence);
                 self.write_all(vec![(key, &entry.record)]).await?;
                 None
@@ -355,6 +392,9 @@ impl<K: KeyValue> Store for Keyed<K> {
     }
 
     async fn put(&mut self, name: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        if value.len() > journal::PART {
+            return Err(StoreError(format!("{name}: {} bytes are too many for one value", value.len())));
+        }
         self.keys.replace(&below(name), &value).await.map_err(|error| failed("writing", error))
     }
 
@@ -381,6 +421,16 @@ fn record_key(instance: InstanceId, sequence: u32) -> Key {
     let mut key = factory_key(instance);
     key.push(sequence_text(sequence));
     key
+}
+
+/// Whether a record has a value of its own.
+fn is_small(record: &[u8]) -> bool {
+    record.len() <= journal::PART
+}
+
+fn piece_key(mut record: Key, piece: usize) -> Key {
+    record.push(format!("{piece:0>4}"));
+    record
 }
 
 fn part_key(part: usize) -> Key {

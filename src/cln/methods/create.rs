@@ -66,10 +66,10 @@ pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
     if dry_run {
         let mut answer = plan.json();
         answer["wallet_sat"] = wallet.to_sat().into();
-        answer["reserve"] = reserve.json();
+        answer["reserve"] = reserve.sums();
         return Ok(answer);
     }
-    if !ignore_reserve && !reserve.is_covered() {
+    if !ignore_reserve && !reserve.is_paid_for() {
         return Err(beyond_reserve(&reserve));
     }
 

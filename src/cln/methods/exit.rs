@@ -30,7 +30,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if !dry_run {
         state.runtime.ask(Input::Command(EngineCommand::Exit { instance })).await?;
         // What is at stake is what is in the channels now, not at the last block.
-        let (_, fees) = feerates::look(&state.rpc).await;
+        let (_, fees) = feerates::look(&state.rpc, &state.bitcoind).await;
         state.runtime.input(Input::Fees(fees));
     }
     let (factory, height) = factory(&state, instance).await?;

@@ -1,6 +1,8 @@
 //! What `factory-status`, `factory-list` and `factory-create` say of fees: what is being published, what
 //! is wrong with it, and what an exit of everything would cost.
 
+use bitcoin::ScriptBuf;
+use factory_engine::fees::ExitCoins;
 use factory_engine::io::fees::{Report, Trouble};
 use factory_engine::tx::child::NoChild;
 use factory_engine::types::{Amount, Height, Txid};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::error::RpcError;
 use super::super::state::State;
-use super::super::wallet;
+use super::super::wallet::{self, Owned};
 use super::warning::Warning;
 
 /// Every transaction that is due.
@@ -34,7 +36,7 @@ fn one(txid: Txid, report: &Report) -> Value {
     if let Some(trouble) = &report.trouble {
         object["trouble"] = trouble.to_string().into();
     }
-    if let Some(Trouble::NoChild(NoChild::Short { missing })) = report.trouble {
+    if let Some(Trouble::NoChild(NoChild::Short { missing }) | Trouble::Short(missing)) = report.trouble {
         object["missing_sat"] = missing.to_sat().into();
     }
     object
@@ -53,7 +55,7 @@ fn warning(engine: &Engine, txid: Txid, report: &Report) -> Option<Warning> {
     let message = format!("{} {txid}{by}: {trouble}", report.what);
     let (code, action) = match trouble {
         Trouble::Parent(_) => ("not_published", "nothing: it is sent again at each block; see the log"),
-        Trouble::NoChild(NoChild::Short { .. } | NoChild::TooManyCoins) => (
+        Trouble::NoChild(NoChild::Short { .. } | NoChild::TooManyCoins) | Trouble::Short(_) => (
             "fee_not_raised",
             "send so much to this node's wallet (lightning-cli newaddr); once that is confirmed the fee is raised by itself",
         ),
@@ -86,8 +88,12 @@ pub struct Reserve {
     pub feerate: u32,
     /// Fees of an exit of every factory, through their anchors.
     pub needed: Amount,
-    /// What the wallet has that is confirmed and not reserved.
+    /// The coins that this takes.
+    pub coins: ExitCoins,
+    /// What the wallet has that is confirmed and not reserved, or kept for fees.
     pub wallet: Amount,
+    /// How many of its coins are large enough.
+    pub ready: u64,
 }
 
 impl Reserve {
@@ -104,29 +110,46 @@ impl Reserve {
     async fn of(state: &State, counts: fn(&Factory) -> bool) -> Result<Self, RpcError> {
         let feerate = state.config.reserve_feerate;
         let look = move |engine: &Engine, height| needed(engine, height, feerate, counts);
-        let needed = state.runtime.read(look).await?;
-        let wallet = wallet::spendable(&state.rpc).await?;
-        Ok(Self { feerate, needed, wallet })
+        let (needed, coins) = state.runtime.read(look).await?;
+        let kept = state.kept.script().await?;
+        let own = wallet::coins(&state.rpc).await?.into_values();
+        let usable = own.filter(|own| own.reserved_to.is_none() || is_kept(own, kept.as_ref()));
+        let values: Vec<Amount> = usable.map(|own| own.coin.output.value).collect();
+        let ready = values.iter().filter(|value| **value >= coins.each).count();
+        let ready = u64::try_from(ready).unwrap_or(u64::MAX);
+        Ok(Self { feerate, needed, coins, wallet: sum(values.into_iter()), ready })
     }
 
-    /// Whether the wallet could pay for that exit.
-    pub fn is_covered(&self) -> bool {
+    /// Whether the wallet has the money for that exit.
+    pub fn is_paid_for(&self) -> bool {
         self.wallet >= self.needed
     }
 
-    /// The object `reserve` of RPC answers.
-    pub fn json(&self) -> Value {
+    /// The money alone, for what is still to be created.
+    pub fn sums(&self) -> Value {
         json!({
             "feerate_perkw": self.feerate,
             "exit_sat": self.needed.to_sat(),
             "wallet_sat": self.wallet.to_sat(),
-            "covered": self.is_covered(),
+            "covered": self.is_paid_for(),
         })
     }
 
-    /// The warning `reserve`, if it is not covered.
+    /// The object `reserve` of RPC answers.
+    pub fn json(&self) -> Value {
+        let mut object = self.sums();
+        object["coins"] = self.coins.number.into();
+        object["coin_sat"] = self.coins.each.to_sat().into();
+        object["coins_at_once"] = self.coins.at_once.into();
+        object["coins_ready"] = self.ready.into();
+        object["covered"] = (self.is_paid_for() && self.ready >= self.coins.at_once).into();
+        object
+    }
+
+    /// The warning `reserve`, if there is too little, or `reserve_coins`, if it is in too few coins.
     pub fn warning(&self) -> Option<Warning> {
-        let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO)?;
+        let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO);
+        let Some(missing) = missing else { return self.coins_warning() };
         Some(Warning::new(
             "reserve",
             format!(
@@ -141,10 +164,34 @@ impl Reserve {
             ),
         ))
     }
+
+    fn coins_warning(&self) -> Option<Warning> {
+        let ExitCoins { at_once, each, .. } = self.coins;
+        (self.ready < at_once).then(|| {
+            Warning::new(
+                "reserve_coins",
+                format!(
+                    "{at_once} transactions may have to be paid for at once, each with coins of its own; the wallet has {} coins of {} sat and more",
+                    self.ready,
+                    each.to_sat()
+                ),
+                "lightning-cli factory-reserve shows how to split them, and with dry_run=false does it",
+            )
+        })
+    }
+}
+
+fn is_kept(own: &Owned, kept: Option<&ScriptBuf>) -> bool {
+    kept == Some(&own.coin.output.script_pubkey)
 }
 
 /// Of every factory that there is something to leave.
-fn needed(engine: &Engine, height: Height, feerate: u32, counts: fn(&Factory) -> bool) -> Amount {
+fn needed(
+    engine: &Engine,
+    height: Height,
+    feerate: u32,
+    counts: fn(&Factory) -> bool,
+) -> (Amount, ExitCoins) {
     let at_risk = |factory: &&Factory| {
         let state = factory.state(height);
         let over = matches!(
@@ -157,10 +204,12 @@ fn needed(engine: &Engine, height: Height, feerate: u32, counts: fn(&Factory) ->
         );
         !over
     };
-    let costs = engine
-        .factories()
-        .filter(at_risk)
-        .filter(|factory| counts(factory))
-        .map(|factory| factory.exit_reserve(feerate));
-    costs.fold(Amount::ZERO, |sum, cost| sum.checked_add(cost).unwrap_or(Amount::MAX_MONEY))
+    let factories = || engine.factories().filter(at_risk).filter(|factory| counts(factory));
+    let coins =
+        factories().map(|factory| factory.exit_coins(feerate)).fold(ExitCoins::default(), ExitCoins::and);
+    (sum(factories().map(|factory| factory.exit_reserve(feerate))), coins)
+}
+
+fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+    amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(Amount::MAX_MONEY))
 }

@@ -25,6 +25,7 @@ pub mod misbehave;
 pub mod plan;
 pub mod planning;
 pub mod price;
+pub mod reserve;
 pub mod show;
 pub mod status;
 mod urgent;

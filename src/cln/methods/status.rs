@@ -74,6 +74,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         let reserve = Reserve::now(&state).await?;
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();
+        let (bitcoin_rpc, problem) = state.bitcoind.look().await;
+        answer["bitcoin_rpc"] = bitcoin_rpc;
+        warnings.extend(problem.map(|problem| {
+            let action = "correct factory-bitcoin-rpc; until then a transaction below the mempool's minimum waits \
+                          until fees fall";
+            Warning::new("bitcoin_rpc", format!("bitcoind can't be asked: {problem}"), action)
+        }));
     }
     if let Some(missing) = scan.missing {
         warnings.push(Warning::new(

@@ -38,6 +38,8 @@ fn steps() -> Vec<Records> {
         vec![(A, vec![5]), (id(3), vec![6]), (A, vec![7])],
         (1..8).map(|number| (id(number), vec![number; usize::from(number)])).collect(),
         (1..4).map(large).collect(),
+        vec![(A, vec![9; 300_000])],
+        vec![(id(2), vec![8; 250_000]), (A, vec![5]), (id(2), vec![7; 120_001])],
     ]
 }
 
@@ -54,6 +56,20 @@ fn with(mut histories: Vec<History>, records: &Records) -> Vec<History> {
 
 fn fault(call: u32, takes_effect: bool, for_good: bool) -> Option<Fault> {
     Some(Fault { call, takes_effect, for_good })
+}
+
+/// S28: lightningd dies of a value of some 4 MB; 256 kB in hex is the most that it gets.
+#[tokio::test]
+async fn no_value_is_large() {
+    let node = begun().await;
+    let mut store = opened(&node).await;
+    for step in steps() {
+        store.append(&step).await.unwrap();
+    }
+    store.put("tip", vec![0; 120_001]).await.unwrap_err();
+    assert!(node.longest() * 2 <= 256_000, "{}", node.longest());
+    let records: Vec<Vec<u8>> = read(&node).await.into_iter().flat_map(|(_, records)| records).collect();
+    assert!(records.contains(&vec![9; 300_000]) && records.contains(&vec![8; 250_000]));
 }
 
 #[tokio::test]

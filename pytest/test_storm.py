@@ -1,0 +1,162 @@
+"""Fees in a storm: a mempool that takes nothing cheap, and wallets with too few coins."""
+
+import pytest
+from pyln.testing.utils import TailableProc
+
+from harness import (
+    empty_block,
+    factory_with,
+    fund,
+    mine,
+    pay,
+    reserved,
+    status,
+    transaction,
+    wait_for,
+    wait_for_factory,
+    wait_for_synced,
+)
+from test_fees import LOW, child_of, warnings
+
+# sat/kw: 50 sat/vB, far above what any transaction of the tree pays by itself.
+FLOOR = 12_500
+STORM = (20_000, 15_000, 15_000, 13_000)
+COIN = 400_000
+
+
+def restart_with(bitcoind, *options):
+    bitcoind.rpc.stop()
+    TailableProc.stop(bitcoind)
+    bitcoind.cmd_line += options
+    bitcoind.start()
+
+
+def raise_minimum(bitcoind):
+    """The relay minimum is high: what pays less comes in only with a child that pays for both."""
+    restart_with(bitcoind, f"-minrelaytxfee={FLOOR * 4 / 10**8:.8f}")
+
+
+def fill_mempool(bitcoind):
+    """The smallest mempool that bitcoind has, filled until it throws out what pays less than 50 sat/vB: one
+    transaction of 99,000 vB after the other, each with a higher feerate."""
+    restart_with(bitcoind, "-maxmempool=5", "-persistmempool=0")
+    outputs = 2_200
+    bitcoind.rpc.sendmany("", {bitcoind.rpc.getnewaddress(): 0.3 for _ in range(70)})
+    bitcoind.generate_block(1, wait_for_mempool=1)
+    coins = [coin for coin in bitcoind.rpc.listunspent() if round(coin["amount"] * 10**8) == 30_000_000]
+    # Nobody's: bitcoind's wallet would take a minute for so many coins of its own.
+    script = "5120" + "02" * 32
+    floor = 0
+    for number, coin in enumerate(coins):
+        # As raw bytes: createrawtransaction takes each address once.
+        spends = bytes.fromhex(coin["txid"])[::-1].hex() + coin["vout"].to_bytes(4, "little").hex() + "00fdffffff"
+        fee = (60 + number) * (43 * outputs + 200)
+        rest = round(coin["amount"] * 10**8) - fee - (outputs - 1) * 1_000
+        values = [1_000] * (outputs - 1) + [rest]
+        output = "".join(value.to_bytes(8, "little").hex() + "22" + script for value in values)
+        raw = "02000000" + "01" + spends + "fd" + outputs.to_bytes(2, "little").hex() + output + "00000000"
+        signed = bitcoind.rpc.signrawtransactionwithwallet(raw)["hex"]
+        bitcoind.rpc.sendrawtransaction(signed, 0)
+        floor = bitcoind.rpc.getmempoolinfo()["mempoolminfee"]
+        if floor * 10**8 >= FLOOR * 4:
+            return
+    raise AssertionError(f"{len(coins)} transactions fill nothing: {floor}")
+
+
+# S26
+@pytest.mark.parametrize("storm", [raise_minimum, fill_mempool])
+def test_a_transaction_below_the_minimum_goes_with_its_child(node_factory, bitcoind, storm):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
+    alice = clients[0]
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 100_000_000, "at stake")
+    fund(bitcoind, alice, COIN)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    storm(bitcoind)
+    alice.set_feerates(STORM)
+    mine(bitcoind, 0, [alice])
+    assert status(alice)["bitcoin_rpc"]["packages"]
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    (path,) = alice.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
+    wait_for(lambda: path["txid"] in bitcoind.rpc.getrawmempool())
+    parent, child = transaction(bitcoind, path["txid"]), child_of(bitcoind, path["txid"])
+    weight = parent["weight"] + child["weight"]
+    assert path["fee_sat"] * 1000 < parent["weight"] * FLOOR <= weight * FLOOR <= child["package_sat"] * 1000
+    wait_for(lambda: warnings(alice, "not_published") == [])
+    bitcoind.rpc.generateblock(bitcoind.rpc.getnewaddress(), [path["txid"], child["txid"]])
+    mine(bitcoind, 0, [alice])
+    wait_for_factory(alice, instance, "exited")
+
+
+# S26
+def test_without_access_to_bitcoind_it_waits_and_says_so(node_factory, bitcoind):
+    options = {"factory-bitcoin-rpc": "off"}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW, client=options)
+    alice = clients[0]
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 100_000_000, "at stake")
+    fund(bitcoind, alice, COIN)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    raise_minimum(bitcoind)
+    alice.set_feerates(STORM)
+    mine(bitcoind, 0, [alice])
+    assert status(alice)["bitcoin_rpc"] == {"packages": False}
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    wait_for(lambda: warnings(alice, "not_published"))
+    (warning,) = warnings(alice, "not_published")
+    assert "factory-bitcoin-rpc" in warning["message"]
+    # It is no worse than before: once fees fall it goes out by itself.
+    (path,) = alice.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
+    restart_with(bitcoind, "-minrelaytxfee=0.00001")
+    empty_block(bitcoind, [alice])
+    wait_for(lambda: path["txid"] in bitcoind.rpc.getrawmempool())
+
+
+# S26
+def test_coins_are_made_and_kept_for_fees(node_factory, bitcoind):
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
+    alice = clients[0]
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 100_000_000, "at stake")
+    fund(bitcoind, alice, COIN)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    before = status(alice)["reserve"]
+    assert before["covered"] and before["coins_ready"] == before["coins_at_once"] == 1
+    shown = alice.rpc.call("factory-reserve", {"coins": 3, "coin_sat": 20_000})
+    assert shown["dry_run"] and shown["missing"] == 3 and shown["made"] == 0 and shown["total_sat"] == 60_000
+    assert len(alice.rpc.listfunds()["outputs"]) == 1
+    made = alice.rpc.call("factory-reserve", {"coins": 3, "coin_sat": 20_000, "dry_run": False})
+    assert made["made"] == 3
+    mine(bitcoind, 1, [alice], wait_for_mempool=made["txid"])
+
+    def kept():
+        return [out for out in reserved(alice) if out["amount_msat"] == 20_000_000]
+
+    # They stay apart, and count all the same.
+    wait_for(lambda: len(kept()) == 3)
+    scripts = {out["scriptpubkey"] for out in kept()}
+    assert len(scripts) == 1
+    assert alice.rpc.call("factory-reserve", {"coins": 3, "coin_sat": 20_000})["missing"] == 0
+    assert status(alice)["reserve"]["coins_ready"] == 4
+
+    # A child spends one of them, and its change comes back to them.
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    (path,) = alice.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
+    wait_for(lambda: child_of(bitcoind, path["txid"]))
+    child = child_of(bitcoind, path["txid"])
+    assert {out["scriptPubKey"]["hex"] for out in child["vout"]} == scripts
+    assert (child["vin"][1]["txid"], len(child["vin"])) == (made["txid"], 2)
+    mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=[path["txid"], child["txid"]])
+    wait_for_factory(alice, instance, "exited")
+
+    def on_script():
+        outputs = [out for out in alice.rpc.listfunds()["outputs"] if out["scriptpubkey"] in scripts]
+        return [out for out in outputs if out["status"] == "confirmed"]
+
+    wait_for(lambda: len(on_script()) == 3)
+    empty_block(bitcoind, [alice])
+    wait_for(lambda: all(out["reserved"] for out in on_script()))
+    given = alice.rpc.call("factory-reserve", {"coins": 0, "dry_run": False})
+    assert given["given_back"] == 3 and not any(out["reserved"] for out in on_script())
+    empty_block(bitcoind, [alice])
+    assert not any(out["reserved"] for out in on_script())
