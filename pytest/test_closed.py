@@ -98,7 +98,7 @@ def test_a_damaged_record_takes_one_factory_out_of_use(node_factory, bitcoind, d
     assert why in factory_of(alice, instance)["damaged"]
     assert "damaged" not in factory_of(alice, good["factory_instance"])
     with pytest.raises(RpcError, match="out of use") as error:
-        alice.rpc.call("factory-accept", {"factory_instance": instance})
+        alice.rpc.call("factory-accept", {"factory_instance": instance, "terms_hash": "00" * 32})
     assert error.value.error["code"] == UNAVAILABLE
 
     refused_over(lsp, alice, channels[0], "damaged", "TEMPORARY_NODE_FAILURE", "TEMPORARY_CHANNEL_FAILURE")
