@@ -115,7 +115,7 @@ message_struct! {
     pub struct SaleAbort {
         /// Which sale; 0 for a `buy` that came to none.
         pub number: u32 => 4,
-        /// Why, for people. At most [`MAX_REASON_BYTES`].
+        /// Why, for people.
         pub reason: Words => 6,
     }
 }
