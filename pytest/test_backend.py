@@ -96,7 +96,8 @@ def test_bitcoind_goes_away_and_comes_back(node_factory, bitcoind):
     txid = exit["path"][0]["txid"]
     alice.daemon.wait_for_log(f"{instance}: .* {txid}: the node's backend fails: ")
     assert factory_of(alice, instance)["state"] == "exiting"
-    come_back(bitcoind, nodes, blocks=1)
+    # Sent again as soon as bitcoind answers, for the next block.
+    bitcoind.start()
     mine(bitcoind, 1, nodes, wait_for_mempool=txid)
     wait_for_factory(alice, instance, "exited")
     mine_until(bitcoind, nodes, lambda: onchain_msat(alice) > 40_000_000)

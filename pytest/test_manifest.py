@@ -14,7 +14,7 @@ from promises import MANIFEST, Request, Response, hold, load, notifications, sch
 UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
 # Counts and places: numbers without a unit.
 BARE = {
-    "arity", "attempt", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
+    "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
     "coins_ready", "depth", "distributions", "factories", "funding_outnum", "given_back", "index", "kept", "made",
     "missing", "outnum", "partial_signatures", "sale", "sale_members", "state_count", "sub_factories", "transactions",
 }  # fmt: skip

@@ -231,7 +231,9 @@ impl fmt::Display for Refusal {
             Self::OperatorSells => f.write_str("this node is the factory's operator: its clients buy"),
             Self::NoStock => f.write_str("this factory has no stock to sell"),
             Self::NotCooperative(why) => why.fmt(f),
-            Self::SaleUnderWay => f.write_str("another sale of this sub-factory is under way"),
+            Self::SaleUnderWay => {
+                f.write_str("another sale of this sub-factory is under way: try again when it is done")
+            }
             Self::PaymentUnderWay => f.write_str(
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
             ),
