@@ -6,7 +6,6 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import TailableProc
 
-import flood
 from harness import (
     FAST,
     PLUGINS,
@@ -18,6 +17,7 @@ from harness import (
     factories,
     factory_of,
     factory_with,
+    faulty,
     fund,
     lsp_options,
     mine,
@@ -25,6 +25,7 @@ from harness import (
     onchain_msat,
     pay,
     plugin_options,
+    read_records,
     reserved,
     send_over,
     spender,
@@ -211,3 +212,84 @@ def test_another_plugin_that_holds_htlcs_or_changes_them_starts_no_exit(node_fac
 
     send_over(stranger, lsp, alice, changed, channel)
     fails(changed)
+
+
+# S25
+def test_a_rescan_with_a_channel_on_chain_changes_nothing(node_factory, bitcoind):
+    """lightningd tells of old blocks again: they are no reorganisation, and what was seen is seen once."""
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2)
+    alice, bob = clients
+    nodes, instance = [lsp, alice, bob], factory["factory_instance"]
+    for client in clients:
+        pay(lsp, client, 100_000_000, "to " + client.info["id"])
+    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    place = factory["clients"][[entry["id"] for entry in factory["clients"]].index(alice.info["id"])]
+    mine_until(bitcoind, nodes, lambda: spender(bitcoind, place["funding_txid"], place["funding_outnum"]))
+    # Not all of it is swept yet.
+    mine(bitcoind, 1, nodes)
+
+    def seen(node):
+        shown = node.rpc.call("factory-show", {"factory_instance": instance})
+        return shown["on_chain"], shown["statement"], factory_of(node, instance)["state"]
+
+    before = [seen(node) for node in nodes]
+    for node in nodes:
+        node.stop()
+        node.daemon.opts["rescan"] = 15
+        node.start()
+    connect_all(lsp, clients)
+    wait_for_synced(bitcoind, nodes)
+    assert [seen(node) for node in nodes] == before
+    mine_until(bitcoind, nodes, lambda: onchain_msat(alice) > 99_000_000)
+    pay(lsp, bob, 10_000_000, "goes on")
+
+
+# S34
+@pytest.mark.faults
+def test_a_thief_with_the_operators_credentials_closes_all_channels_and_nobody_loses(node_factory, bitcoind):
+    """The operator's own guard is off. With half of the clients lightningd agrees on a closing transaction that
+    can't confirm, with those that are away it fails the channel: all come on chain."""
+    lax = faulty("lax-htlcs", **{"factory-policy": "never"})
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 4, lsp=lax)
+    nodes = [lsp, *clients]
+    for client in clients:
+        pay(lsp, client, 100_000_000, "to " + client.info["id"])
+    here, away = clients[:2], clients[2:]
+    for client in away:
+        client.stop()
+        wait_for(lambda: not channel_by_peer(lsp, client)["peer_connected"])
+    kinds = {client: lsp.rpc.close(client.info["id"], 1)["type"] for client in clients}
+    assert [kinds[client] for client in clients] == ["mutual", "mutual", "unilateral", "unilateral"]
+    for client in here:
+        wait_for_factory(client, factory["factory_instance"], "exiting", "exited")
+    for client in away:
+        client.start()
+        client.connect(lsp)
+    mine_until(bitcoind, nodes, lambda: all(onchain_msat(client) > 99_000_000 for client in clients), limit=60)
+    for client in clients:
+        (place,) = [c for c in factory_of(client, factory["factory_instance"])["clients"] if "channel_state" in c]
+        assert place["state"] == "on_chain"
+
+
+def channel_by_peer(node, peer):
+    (channel,) = node.rpc.listpeerchannels(peer.info["id"])["channels"]
+    return channel
+
+
+# S28
+def test_200_clients_that_reconnect_at_once_hold_nobody_up(node_factory, bitcoind):
+    """As after a restart of the operator's network: payments run meanwhile, and nothing is left of those that go."""
+    lsp, (alice, bob), _ = factory_with(node_factory, bitcoind, 2)
+    members = {alice.info["id"], bob.info["id"]}
+    pay(lsp, alice, 100_000_000, "first")
+    process, records = plugin_process(lsp), read_records(lsp)
+    at_rest = process.memory_info().rss
+    for number in range(3):
+        paid = node_factory.executor.submit(pay, alice, bob, 1_000_000, f"meanwhile {number}", dead_end=True)
+        with Crowd(lsp, 200, 1):
+            paid.result(60)
+            assert len(status(lsp)["peers"]) == 202
+        wait_for(lambda: {peer["id"] for peer in status(lsp)["peers"]} == members)
+    assert process.memory_info().rss - at_rest < 32 << 20
+    assert read_records(lsp) == records
+    pay(alice, bob, 1_000_000, "afterwards", dead_end=True)
