@@ -1,17 +1,16 @@
 """Incidents of other people's nodes, re-enacted. Others of them are where they belong: a peer's error and an old
-copy of a directory in test_watch.py, coins too small to count in test_records.py, a full mempool in test_storm.py,
-control characters in what a peer says in test_bad_input.py."""
+copy of a directory in test_watch.py, 300 blocks away in test_chain.py, control characters in what a peer says in
+test_bad_input.py."""
 
 import pytest
 from pyln.client import RpcError
-from pyln.testing.utils import TailableProc
 
 from harness import (
     FAST,
     PLUGINS,
     activate,
     channel_by_id,
-    channel_in,
+    channel_with,
     connect_all,
     create,
     factories,
@@ -223,7 +222,7 @@ def test_a_rescan_with_a_channel_on_chain_changes_nothing(node_factory, bitcoind
     for client in clients:
         pay(lsp, client, 100_000_000, "to " + client.info["id"])
     alice.rpc.call("factory-exit", {"factory_instance": instance})
-    place = factory["clients"][[entry["id"] for entry in factory["clients"]].index(alice.info["id"])]
+    (place,) = [entry for entry in factory["clients"] if entry["id"] == alice.info["id"]]
     mine_until(bitcoind, nodes, lambda: spender(bitcoind, place["funding_txid"], place["funding_outnum"]))
     # Not all of it is swept yet.
     mine(bitcoind, 1, nodes)
@@ -257,7 +256,7 @@ def test_a_thief_with_the_operators_credentials_closes_all_channels_and_nobody_l
     here, away = clients[:2], clients[2:]
     for client in away:
         client.stop()
-        wait_for(lambda: not channel_by_peer(lsp, client)["peer_connected"])
+        wait_for(lambda: not channel_with(lsp, client)["peer_connected"])
     kinds = {client: lsp.rpc.close(client.info["id"], 1)["type"] for client in clients}
     assert [kinds[client] for client in clients] == ["mutual", "mutual", "unilateral", "unilateral"]
     for client in here:
@@ -269,11 +268,6 @@ def test_a_thief_with_the_operators_credentials_closes_all_channels_and_nobody_l
     for client in clients:
         (place,) = [c for c in factory_of(client, factory["factory_instance"])["clients"] if "channel_state" in c]
         assert place["state"] == "on_chain"
-
-
-def channel_by_peer(node, peer):
-    (channel,) = node.rpc.listpeerchannels(peer.info["id"])["channels"]
-    return channel
 
 
 # S28
