@@ -21,14 +21,9 @@ use std::time::{Duration, Instant};
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
-use cln_factory::cln::bitcoind::Bitcoind;
-use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError, Rpc};
-use cln_factory::cln::dust::DustCap;
-use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::htlc_accepted;
-use cln_factory::cln::kept::Kept;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::state::{Shared, State};
 use common::{HEIGHT, engine, hash, node};
@@ -87,32 +82,11 @@ async fn plugin(factories: u32) -> (State, Vec<ChannelId>) {
     let listing = json!({"channels": ids.iter().enumerate().map(one).collect::<Vec<_>>()});
     let channels = Channels::default();
     channels.refresh(&Listing(Arc::new(listing))).await.unwrap();
-    let config = Config::default();
     let rpc = Rpc::new(PathBuf::from("/nonexistent/lightning-rpc"));
-    let state = State::new(Shared {
-        bitcoind: Bitcoind::default(),
-        kept: Kept::new(rpc.clone()),
-        online: cln_factory::cln::online::Habits::default(),
-        rpc,
-        runtime: handle,
-        outbox: Outbox::new().0,
-        channels,
-        dust: DustCap::new(config.dust),
-        mirror: Default::default(),
-        changes: Default::default(),
-        holding: Holding::new(config.hold),
-        config,
-        me: node(u32::MAX),
-        cltv_final: 18,
-        news: tokio::sync::watch::Sender::new(HEIGHT + 1),
-        chain_problem: tokio::sync::watch::Sender::new(None),
-        unavailable: tokio::sync::watch::Sender::new(None),
-        scan: Progress::default(),
-        important: true,
-        vital: cln_factory::cln::vital::Vital::new().0,
-        started: factory_runtime::now(),
-        sighted: std::sync::atomic::AtomicBool::new(false),
-    });
+    let shared = Shared::new(rpc, handle, Outbox::new().0, Config::default());
+    let news = tokio::sync::watch::Sender::new(HEIGHT + 1);
+    let me = node(u32::MAX);
+    let state = State::new(Shared { channels, me, cltv_final: 18, news, important: true, ..shared });
     (state, ids)
 }
 

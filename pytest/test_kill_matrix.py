@@ -328,8 +328,8 @@ def killed_in_a_step_of_two(world, step, side, what):
 
 def leave(node, instance):
     """Has a node leave a factory. Gives the transaction that brings it there."""
-    (path,) = node.rpc.call("factory-exit", {"factory_instance": instance})["path"]
-    return path["txid"]
+    leaf, *_sales = node.rpc.call("factory-exit", {"factory_instance": instance})["path"]
+    return leaf["txid"]
 
 
 def kill_in_start(node, stop, what):

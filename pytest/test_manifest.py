@@ -4,6 +4,7 @@
 """
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.
 BARE = {
     "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
     "coins_ready", "depth", "distributions", "factories", "funding_outnum", "given_back", "index", "kept", "made",
-    "missing", "outnum", "partial_signatures", "sale", "sale_members", "state_count", "sub_factories", "transactions",
+    "missing", "outnum", "partial_signatures", "sale", "sale_members", "sales", "state_count", "sub_factories",
+    "transactions",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 
@@ -50,6 +52,22 @@ def test_every_option_says_its_unit(manifest):
             assert "default" in option, option
             text = option["description"]
             assert UNITS.search(text) or text.startswith("Number of"), option
+
+
+def test_the_readme_names_every_option_with_its_default(manifest):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    defaults = {option["name"]: option.get("default") for option in manifest["options"]}
+    missing = [name for name in defaults if f"`{name}" not in text and name != "factory-fault"]
+    assert not missing, missing
+    rows = re.findall(r"^\| (`factory-[^|]*`) \| ([^|]*) \|", text, re.MULTILINE)
+    shown = {}
+    for names, values in rows:
+        names = re.findall(r"`([^`]*)`", names)
+        shown |= dict(zip(names, [values] if len(names) == 1 else values.split(", ")))
+    for name in shown.keys() & defaults.keys():
+        default = defaults[name]
+        said = "off" if default is False else "none" if default is None else str(default)
+        assert shown[name].replace(",", "") == said, name
 
 
 def test_every_command_and_notification_has_a_schema(manifest):

@@ -70,7 +70,12 @@ def test_two_purchases_and_a_neighbours(node_factory, bitcoind):
     assert len(channels) == 3
     balance = sum(int(channel["to_us_msat"]) // 1000 for channel in channels)
     lsp.stop()
-    alice.rpc.call("factory-exit", {"factory_instance": instance})
+    verified = alice.rpc.call("factory-verify", {"factory_instance": instance})
+    assert verified["valid"] and 0 <= verified["exit"]["brings_msat"] // 1000 - balance < len(channels)
+    assert (verified["checked"]["sales"], verified["checked"]["channels"]) == (3, 3)
+    left = alice.rpc.call("factory-exit", {"factory_instance": instance})
+    assert [step["sale"] for step in left["path"] if step["kind"] == "sale"] == [1, 2, 3]
+    assert left["exit"]["transactions"] == len(left["path"])
     for _ in range(12):
         mine(bitcoind, 1, clients)
     wait_for_factory(alice, instance, "exited")

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
@@ -27,14 +26,10 @@ use zeroize::Zeroizing;
 use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
 use super::chain::{self, Follower, Sink};
-use super::channels::{Changes, Channels};
 use super::client::{Call, CallError, Rpc, field};
-use super::dust::DustCap;
 use super::executor::Executor;
 use super::funding_script::Database;
-use super::holding::Holding;
 use super::kept::Kept;
-use super::mirror::Mirror;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
@@ -43,8 +38,6 @@ use super::{datastore, feerates, guard, htlcs, online, peers, preimages, watch_o
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
-/// lightningd's default `cltv-final`, should `listconfigs` not say.
-const CLTV_FINAL: u32 = 18;
 /// Between attempts to reach lightningd's backend.
 const RETRY: Duration = Duration::from_secs(1);
 /// Between attempts to read what is stored.
@@ -124,30 +117,21 @@ pub async fn prepare(
         owner.refuse_everything(reason);
     }
     vital.spawn("owns the engine", owner.run(first, begin.0));
-    let state = State::new(Shared {
-        rpc,
-        runtime: handle,
-        outbox,
-        channels: Channels::default(),
-        changes: Changes::default(),
-        mirror: Mirror::default(),
-        dust: DustCap::new(config.dust),
-        holding: Holding::new(config.hold),
+    let mut shared = Shared {
         online,
         bitcoind,
         kept,
-        scan: chain::Progress::default(),
-        config,
         me,
-        cltv_final: cltv_final.and_then(|value| value.try_into().ok()).unwrap_or(CLTV_FINAL),
         news,
-        chain_problem: watch::channel(None).0,
         unavailable,
         important: guard::is_important(&configs["configs"], &guard::own_path()),
         vital,
-        started: factory_runtime::now(),
-        sighted: AtomicBool::new(false),
-    });
+        ..Shared::new(rpc, handle, outbox, config)
+    };
+    if let Some(blocks) = cltv_final.and_then(|value| value.try_into().ok()) {
+        shared.cltv_final = blocks;
+    }
+    let state = State::new(shared);
     Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper, database })
 }
 
@@ -155,32 +139,9 @@ pub async fn prepare(
 /// be a factory's (S33), and commands are refused.
 pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
     let (runtime, mut inbox) = factory_runtime::channel();
-    let (config, kept) = (Config::default(), Kept::new(rpc.clone()));
-    let state = State::new(Shared {
-        rpc,
-        runtime,
-        outbox,
-        bitcoind: Bitcoind::default(),
-        kept,
-        changes: Changes::default(),
-        mirror: Mirror::default(),
-        channels: Channels::default(),
-        dust: DustCap::new(config.dust),
-        holding: Holding::new(config.hold),
-        online: online::Habits::default(),
-        scan: chain::Progress::default(),
-        config,
-        // Nothing that is known by it is done.
-        me: NodeId([0; 33]),
-        cltv_final: CLTV_FINAL,
-        news: watch::Sender::new(0),
-        chain_problem: watch::Sender::new(None),
-        unavailable: watch::Sender::new(Some(reason.clone())),
-        important: false,
-        vital: Vital::new().0,
-        started: factory_runtime::now(),
-        sighted: AtomicBool::new(false),
-    });
+    let unavailable = watch::Sender::new(Some(reason.clone()));
+    // Nothing that is known by the node's id is done.
+    let state = State::new(Shared { unavailable, ..Shared::new(rpc, runtime, outbox, Config::default()) });
     tokio::spawn(async move { factory_runtime::run_unavailable(&mut inbox, &reason).await });
     state
 }

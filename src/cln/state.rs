@@ -20,6 +20,9 @@ use super::online::Habits;
 use super::outbox::Outbox;
 use super::vital::Vital;
 
+/// lightningd's default `cltv-final`, should `listconfigs` not say.
+const CLTV_FINAL: u32 = 18;
+
 /// A cheap clone, as cln-plugin makes one for every call.
 pub type State = Arc<Shared>;
 
@@ -69,4 +72,34 @@ pub struct Shared {
     pub started: Millis,
     /// Whether an HTLC has met a view that was up to date since.
     pub sighted: AtomicBool,
+}
+
+impl Shared {
+    /// Of a plugin that knows nothing of its node yet.
+    pub fn new(rpc: Rpc, runtime: Handle, outbox: Outbox, config: Config) -> Self {
+        Self {
+            kept: Kept::new(rpc.clone()),
+            rpc,
+            runtime,
+            outbox,
+            channels: Channels::default(),
+            mirror: Mirror::default(),
+            changes: Changes::default(),
+            dust: DustCap::new(config.dust),
+            holding: Holding::new(config.hold),
+            online: Habits::default(),
+            config,
+            me: NodeId([0; 33]),
+            cltv_final: CLTV_FINAL,
+            bitcoind: Bitcoind::default(),
+            scan: Progress::default(),
+            news: watch::Sender::new(0),
+            chain_problem: watch::Sender::new(None),
+            unavailable: watch::Sender::new(None),
+            important: false,
+            vital: Vital::new().0,
+            started: factory_runtime::now(),
+            sighted: AtomicBool::new(false),
+        }
+    }
 }

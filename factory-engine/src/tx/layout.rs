@@ -177,7 +177,7 @@ pub struct Coin {
 }
 
 /// What one client's unilateral exit costs, to the confirmation of its channel's output.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct ExitCost {
     /// Transactions that the client publishes, from the root to its leaf.
     pub transactions: u32,

@@ -85,15 +85,17 @@ impl fmt::Display for SaleError {
                 write!(f, "client {client} is not of the sub-factory whose stock this is")
             }
             Self::Amount { asked, limits: SaleLimits { with_rest, everything } } => {
-                match (with_rest, everything) {
+                let (asked, least) = (asked.to_sat(), MIN_CHANNEL.to_sat());
+                let sat = |amount: &Option<Amount>| amount.map(Amount::to_sat);
+                match (sat(with_rest), sat(everything)) {
                     (Some(most), Some(all)) => {
                         write!(
                             f,
-                            "{asked} can't be sold: ask for {MIN_CHANNEL} to {most}, or for all of it, {all}"
+                            "{asked} sat can't be sold: ask for {least} to {most} sat, or for all of it, {all} sat"
                         )
                     }
-                    (None, Some(all)) => write!(f, "{asked} can't be sold: only all of it, {all}"),
-                    _ => write!(f, "{asked} can't be sold: the stock is gone"),
+                    (None, Some(all)) => write!(f, "{asked} sat can't be sold: only all of it, {all} sat"),
+                    _ => write!(f, "{asked} sat can't be sold: the stock is gone"),
                 }
             }
             Self::Tree(error) => error.fmt(f),

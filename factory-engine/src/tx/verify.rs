@@ -17,6 +17,7 @@ use bitcoin::{OutPoint, Transaction, TxOut};
 use crate::terms::ClientIndex;
 
 use super::layout::{CoinIndex, Layout, NodeKind, Output, SessionId, SpendRole};
+use super::sale::Sale;
 use super::scripts::{ANCHOR_VALUE, anchor_script};
 use super::tree::{Scope, Tree};
 
@@ -52,6 +53,8 @@ pub enum Problem {
     Wrong(SessionId, Rule),
     /// No transaction funds this client's channel with its capacity.
     Channel(ClientIndex),
+    /// A sale of this number is no good.
+    Sale(u32, Box<Problem>),
 }
 
 /// Which rule a transaction breaks.
@@ -97,6 +100,7 @@ impl fmt::Display for Problem {
             Self::Channel(client) => {
                 write!(f, "no transaction funds client {client}'s channel with its capacity")
             }
+            Self::Sale(number, problem) => write!(f, "sale {number}: {problem}"),
         }
     }
 }
@@ -130,6 +134,47 @@ pub fn verify_holdings(
         }
     }
     if problems.is_empty() { Ok(report) } else { Err(problems) }
+}
+
+/// Checks sales of stock that a party's channels rest on, with their signatures, those of one stock in their
+/// order: each spends what the one before it has left, the first what the leaf has, and consensus code takes them
+/// (S19). Their number; or all problems.
+pub fn verify_sales<'s>(
+    layout: &Layout,
+    tree: &Tree,
+    sales: impl IntoIterator<Item = (&'s Sale, &'s [[u8; 64]])>,
+) -> Result<u32, Vec<Problem>> {
+    let mut stocks: BTreeMap<CoinIndex, Option<OutPoint>> = BTreeMap::new();
+    let (mut good, mut problems) = (0u32, Vec::new());
+    for (sale, signatures) in sales {
+        let Some(first) = sale.sessions.first() else { continue };
+        let stock = stocks
+            .entry(first.id.coin)
+            .or_insert_with(|| source(layout, tree, first.id.coin).map(|(outpoint, _)| outpoint));
+        let found = check_sale(sale, signatures, *stock);
+        *stock = sale.rest.map(|rest| rest.outpoint);
+        match found {
+            Ok(()) => good = good.saturating_add(1),
+            Err(problem) => problems.push(Problem::Sale(sale.number, Box::new(problem))),
+        }
+    }
+    if problems.is_empty() { Ok(good) } else { Err(problems) }
+}
+
+fn check_sale(sale: &Sale, signatures: &[[u8; 64]], stock: Option<OutPoint>) -> Result<(), Problem> {
+    let mut spends = stock;
+    for (place, session) in sale.sessions.iter().enumerate() {
+        let id = session.id;
+        let mut tx = session.tx.clone();
+        let [input] = tx.input.as_mut_slice() else { return Err(Problem::Wrong(id, Rule::Input)) };
+        if spends != Some(input.previous_output) {
+            return Err(Problem::Wrong(id, Rule::Input));
+        }
+        input.witness.push(signatures.get(place).ok_or(Problem::NoSignature(id))?);
+        verify_input(&tx, &session.prevout).map_err(|error| Problem::Invalid(id, error))?;
+        spends = sale.rest.map(|rest| rest.outpoint);
+    }
+    Ok(())
 }
 
 fn check_session(

@@ -47,9 +47,9 @@ fn words(method: &str, channel: ChannelId, instance: InstanceId) -> String {
     stands
         + &match method {
             "close" => format!(
-                "lightningd can't close it there. Leave the factory with factory-exit {instance}, which closes it \
-                 too; an operator takes one client's channel on chain with factory-evict {instance}, where \
-                 close works"
+                "lightningd can't close it there. A client leaves with factory-exit {instance}, which closes it \
+                 too; an operator takes one client's channel on chain, where close works, with factory-evict \
+                 {instance} '[\"<client>\"]', and without the client's node id all of them"
             ),
             "dev-forget-channel" => format!(
                 "with lightningd's record of it the money would be out of reach. Leave the factory with \
@@ -161,7 +161,9 @@ mod tests {
             assert!(text.contains(&format!("factory-exit {instance}")), "{text}");
             assert!(text.contains(&channel.to_string()), "{text}");
         }
-        assert!(words("close", channel, instance).contains("factory-evict"));
+        // Whoever copies it must not evict everybody.
+        let evict = format!("factory-evict {instance} '[\"<client>\"]'");
+        assert!(words("close", channel, instance).contains(&evict));
         assert!(words("splicein", channel, instance).contains("factory-buy"));
     }
 }

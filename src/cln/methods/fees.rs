@@ -150,6 +150,9 @@ impl Reserve {
     pub fn warning(&self) -> Option<Warning> {
         let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO);
         let Some(missing) = missing else { return self.coins_warning() };
+        // A coin has to be large enough, too: no second warning after the first has been followed.
+        let small = self.coins.at_once.saturating_sub(self.ready);
+        let missing_sat = missing.to_sat().max(self.coins.each.to_sat().saturating_mul(small));
         Some(Warning::new(
             "reserve",
             format!(
@@ -159,8 +162,7 @@ impl Reserve {
                 self.wallet.to_sat()
             ),
             format!(
-                "send {} sat to this node's wallet (lightning-cli newaddr), or lower factory-reserve-feerate",
-                missing.to_sat()
+                "send {missing_sat} sat to this node's wallet (lightning-cli newaddr), or lower factory-reserve-feerate"
             ),
         ))
     }
@@ -212,4 +214,26 @@ fn needed(
 
 fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
     amounts.fold(Amount::ZERO, |sum, amount| sum.checked_add(amount).unwrap_or(Amount::MAX_MONEY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever sends what the warning asks for is warned of nothing more.
+    #[test]
+    fn what_the_warning_asks_for_is_enough() {
+        let coins = ExitCoins { at_once: 1, number: 1, each: Amount::from_sat(3_196) };
+        let empty = Reserve {
+            feerate: 2_500,
+            needed: Amount::from_sat(2_866),
+            coins,
+            wallet: Amount::ZERO,
+            ready: 0,
+        };
+        let action = empty.warning().map(|warning| warning.action).unwrap_or_default();
+        assert!(action.starts_with("send 3196 sat "), "{action}");
+        let sent = Reserve { wallet: Amount::from_sat(3_196), ready: 1, ..empty };
+        assert!(sent.warning().is_none());
+    }
 }

@@ -31,14 +31,20 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let wanted: Option<u32> = params.optional("coins")?;
     let size: Option<Amount> = params.optional("coin_sat")?;
     let dry_run = params.optional("dry_run")?.unwrap_or(true);
-    if wanted.is_some_and(|wanted| wanted > MOST) {
-        return Err(RpcError::parameter(format!("coins: at most {MOST}")));
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > MOST) {
+        let text = format!("coins: should be an integer from 0 to {MOST}: invalid token '{wanted}'");
+        return Err(RpcError::parameter(text));
     }
     let reserve = Reserve::now(&state).await?;
     let coins = wanted.map_or(reserve.coins.number, u64::from);
     let coin_sat = size.unwrap_or(reserve.coins.each);
-    if coins > 0 && size.is_some_and(|size| size < LEAST) {
-        return Err(RpcError::parameter(format!("coin_sat: at least {} sat", LEAST.to_sat())));
+    if let Some(size) = size.filter(|size| coins > 0 && *size < LEAST) {
+        return Err(RpcError::parameter(format!(
+            "coin_sat: should be a satoshi amount from {} to {}: invalid token '{}'",
+            LEAST.to_sat(),
+            Amount::MAX_MONEY.to_sat(),
+            size.to_sat()
+        )));
     }
     if wanted == Some(0) {
         let given_back = if dry_run { state.kept.coins().await?.len() } else { state.kept.end().await? };
@@ -48,6 +54,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let ready = kept.iter().filter(|own| own.coin.output.value >= coin_sat).count();
     let missing = coins.saturating_sub(u64::try_from(ready).unwrap_or(u64::MAX));
     let now = missing.min(AT_ONCE);
+    let total = coin_sat.to_sat().saturating_mul(missing);
+    let kept_sat = kept.iter().map(|own| own.coin.output.value.to_sat()).fold(0, u64::saturating_add);
+    let short = total.saturating_sub(reserve.wallet.to_sat().saturating_sub(kept_sat));
     let mut answer = json!({
         "dry_run": dry_run,
         "coins": coins,
@@ -55,7 +64,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         "kept": kept.len(),
         "missing": missing,
         "made": if dry_run { 0 } else { now },
-        "total_sat": coin_sat.to_sat().saturating_mul(missing),
+        "total_sat": total,
         "reserve": reserve.json(),
     });
     if !dry_run && now > 0 {
@@ -63,6 +72,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     }
     answer["next_action"] = if missing == 0 {
         "nothing: as many coins are kept".into()
+    } else if dry_run && short > 0 {
+        format!("send {short} sat and what fees take to this node's wallet first (lightning-cli newaddr)")
+            .into()
     } else if dry_run {
         "say dry_run=false to make them, out of the wallet".into()
     } else if missing > now {

@@ -5,7 +5,6 @@ use factory_engine::{Engine, Progress, Role};
 use factory_runtime::clock;
 use serde_json::{Value, json};
 
-use super::super::client::{Call, field};
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
@@ -47,7 +46,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     }
     let node = Node {
         peers: peers::connected(&state.rpc, None).await?,
-        unconfirmed: unconfirmed(&state).await?,
+        unconfirmed: state.mirror.last(unconfirmed).await,
         height: *state.news.borrow(),
     };
     let supporting: Vec<NodeId> =
@@ -113,10 +112,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Ok(answer)
 }
 
-/// Channels in use that have no place on chain yet.
-async fn unconfirmed(state: &State) -> Result<Vec<(NodeId, Amount, String)>, RpcError> {
-    let answer = state.rpc.call("listpeerchannels", json!({})).await?;
-    let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
+/// Channels in use that have no place on chain yet, as of the last block.
+fn unconfirmed(channels: &[Value]) -> Vec<(NodeId, Amount, String)> {
     let in_use = channels
         .iter()
         .filter(|channel| channel["state"] == "CHANNELD_NORMAL" && channel.get("short_channel_id").is_none());
@@ -125,7 +122,7 @@ async fn unconfirmed(state: &State) -> Result<Vec<(NodeId, Amount, String)>, Rpc
         let capacity = Amount::from_sat(channel["total_msat"].as_u64()? / 1000);
         Some((peer, capacity, channel["channel_id"].as_str()?.to_owned()))
     };
-    Ok(in_use.filter_map(read).collect())
+    in_use.filter_map(read).collect()
 }
 
 struct Seen {

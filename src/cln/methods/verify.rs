@@ -1,15 +1,16 @@
 //! `factory-verify`.
 
-use factory_engine::Factory;
-use factory_engine::tx::verify::verify_holdings;
+use factory_engine::chain::sales::wanted_sales;
+use factory_engine::tx::verify::{verify_holdings, verify_sales};
 use factory_engine::types::{ChannelId, InstanceId};
+use factory_engine::{Factory, Role};
 use serde_json::{Value, json};
 
 use super::super::client::{Call, field};
 use super::super::error::{RpcError, WRONG_STATE};
 use super::super::params::Params;
 use super::super::state::State;
-use super::{Command, exit, factory, factory_json};
+use super::{Command, exit, factory};
 
 /// Name, usage and description of `factory-verify`.
 pub const COMMAND: Command = Command {
@@ -44,19 +45,35 @@ async fn check(factory: Factory) -> Result<(Value, Vec<String>), RpcError> {
         let text = format!("factory {} has no transactions yet: nothing to verify", factory.instance);
         return Err(RpcError::new(WRONG_STATE, text));
     };
-    let verify = move || verify_holdings(&factory.current.layout, &tree, &factory.current.signatures);
+    let bought = factory.own_channels().filter(|channel| channel.sale.is_some()).count();
+    let bought = u32::try_from(bought).unwrap_or(u32::MAX);
+    let verify = move || {
+        let layout = &factory.current.layout;
+        // L's last may not be signed yet, or never (S36); what a client has bought rests on all before it.
+        let is_client = factory.current.role != Role::Lsp;
+        let sold = wanted_sales(&factory).filter(|sold| is_client || sold.is_signed());
+        let holdings = verify_holdings(layout, &tree, &factory.current.signatures);
+        let sales = verify_sales(layout, &tree, sold.map(|sold| (&*sold.sale, &*sold.signatures)));
+        match (holdings, sales) {
+            (Ok(report), Ok(sales)) => Ok((report, sales)),
+            (holdings, sales) => {
+                Err(holdings.err().into_iter().chain(sales.err()).flatten().collect::<Vec<_>>())
+            }
+        }
+    };
     let result = tokio::task::spawn_blocking(verify).await.map_err(|_| RpcError::internal(COMMAND.name))?;
     Ok(match result {
-        Ok(report) => {
+        Ok((report, sales)) => {
             let checked = json!({
                 "transactions": report.nodes,
                 "distributions": report.distributions,
-                "channels": report.channels,
+                "sales": sales,
+                "channels": bought.saturating_add(report.channels),
             });
             (checked, vec![])
         }
         Err(problems) => {
-            let none = json!({"transactions": 0, "distributions": 0, "channels": 0});
+            let none = json!({"transactions": 0, "distributions": 0, "sales": 0, "channels": 0});
             (none, problems.iter().map(ToString::to_string).collect())
         }
     })
@@ -66,9 +83,7 @@ async fn check(factory: Factory) -> Result<(Value, Vec<String>), RpcError> {
 async fn our_balance(state: &State, factory: &Factory) -> Result<u64, RpcError> {
     let answer = state.rpc.call("listpeerchannels", json!({})).await?;
     let channels: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
-    let ours: Vec<ChannelId> = factory_json::own_clients(factory)
-        .filter_map(|client| factory.current.channels.get(&client).copied())
-        .collect();
+    let ours: Vec<ChannelId> = factory.own_channels().map(|channel| channel.channel_id).collect();
     let in_factory = channels.iter().filter(|channel| {
         let id = channel["channel_id"].as_str().and_then(|text| text.parse().ok());
         id.is_some_and(|id| ours.contains(&id))
