@@ -41,6 +41,7 @@ impl World {
         });
         let news = FeeNews { feerates: Some(self.feerates()), stakes: stakes.collect() };
         self.feed(at, Input::Fees(news))?;
+        self.members[at].weighed = self.chain.mempool().iter().map(Transaction::compute_txid).collect();
         let height = self.chain.height();
         if let Some(engine) = &self.members[at].engine {
             let waiting = engine.waiting(height);
@@ -107,6 +108,10 @@ impl World {
         tx: &Transaction,
         role: SpendRole,
     ) -> Result<(), String> {
+        if !self.members[at].weighed.contains(&tx.compute_txid()) {
+            // Somebody else's package brought it since; before there was nothing that a child could spend.
+            return Ok(());
+        }
         let lightningd = &self.members[at].lightningd;
         let Some((paid, weight)) = self.chain.package(tx).filter(|_| !lightningd.locked) else {
             return Ok(());
