@@ -194,6 +194,18 @@ impl Chain {
     /// # Errors
     /// As [`Chain::submit`].
     pub fn check(&self, tx: &Transaction) -> Result<u64, Reject> {
+        self.check_above(self.market.floor, tx)
+    }
+
+    /// The same of a transaction that comes with a child that pays for both: only its fee is no obstacle.
+    ///
+    /// # Errors
+    /// As [`Chain::submit`], fees excepted.
+    pub fn check_with_child(&self, tx: &Transaction) -> Result<u64, Reject> {
+        self.check_above(0, tx)
+    }
+
+    fn check_above(&self, floor: u32, tx: &Transaction) -> Result<u64, Reject> {
         let mut prevouts = Vec::with_capacity(tx.input.len());
         let mut parents = BTreeSet::new();
         for input in &tx.input {
@@ -207,7 +219,7 @@ impl Chain {
         }
         policy::check_lock_time(tx, self.height())?;
         policy::check_standard(tx, &prevouts)?;
-        self.check_floor(tx, &prevouts)?;
+        market::check_floor(floor, tx, &prevouts)?;
         let replaced = self.replaced(tx)?;
         self.check_topology(tx, &parents, &replaced)?;
         check_scripts(tx, &prevouts)

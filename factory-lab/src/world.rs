@@ -17,7 +17,7 @@ mod pay;
 pub mod restore;
 mod sold;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
@@ -70,6 +70,8 @@ pub struct Member {
     restored: bool,
     /// Whether a record of its store was damaged.
     damaged: bool,
+    /// What the mempool had when it last had weighed its fees.
+    weighed: BTreeSet<Txid>,
     /// How often it was started.
     pub starts: u32,
     /// What a restart would make of the store, kept up to date record by record.
@@ -183,6 +185,7 @@ impl World {
                 crash: None,
                 restored: false,
                 damaged: false,
+                weighed: BTreeSet::new(),
                 starts: 0,
                 shadow: None,
             });

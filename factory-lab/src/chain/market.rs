@@ -72,17 +72,6 @@ impl Chain {
         paid
     }
 
-    /// Whether the mempool's minimum lets a transaction in.
-    pub(super) fn check_floor(&self, tx: &Transaction, prevouts: &[TxOut]) -> Result<(), Reject> {
-        let paid = fee_of(tx, prevouts).ok_or(Reject::Amounts)?;
-        let needed = fee(tx.weight().to_wu(), self.market.floor).ok_or(Reject::Amounts)?;
-        if anchor_of(tx).is_some() && paid < needed {
-            let vbytes = u64::try_from(tx.vsize()).unwrap_or(u64::MAX);
-            return Err(Reject::Fee { fee: paid, vbytes });
-        }
-        Ok(())
-    }
-
     /// What a transaction would replace: children of anchors that it outbids (BIP-125: a higher feerate,
     /// all that they pay, and its own relay).
     pub(super) fn replaced(&self, tx: &Transaction) -> Result<BTreeSet<Txid>, Reject> {
@@ -152,6 +141,17 @@ impl Chain {
         let parents = tx.input.iter().filter_map(|input| self.waiting(input.previous_output.txid));
         parents.into_iter().any(|parent| self.pays(self.package(parent)))
     }
+}
+
+/// Whether a minimum of the mempool (sat/kw) lets a transaction in.
+pub(super) fn check_floor(floor: u32, tx: &Transaction, prevouts: &[TxOut]) -> Result<(), Reject> {
+    let paid = fee_of(tx, prevouts).ok_or(Reject::Amounts)?;
+    let needed = fee(tx.weight().to_wu(), floor).ok_or(Reject::Amounts)?;
+    if anchor_of(tx).is_some() && paid < needed {
+        let vbytes = u64::try_from(tx.vsize()).unwrap_or(u64::MAX);
+        return Err(Reject::Fee { fee: paid, vbytes });
+    }
+    Ok(())
 }
 
 /// Where a transaction's anchor is.

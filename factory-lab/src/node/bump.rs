@@ -37,6 +37,10 @@ impl Lightningd {
             Err(Reject::Fee { .. }) if self.packages => Err(&raise.parent),
             Err(reject) => return Err(Trouble::Parent(refused(&reject))),
         };
+        if let Err(parent) = sent {
+            // Past something else that spends its input no child helps it.
+            chain.check_with_child(parent).map_err(|reject| Trouble::Parent(refused(&reject)))?;
+        }
         if self.locked {
             return Err(Trouble::Wallet("the wallet is locked".to_owned()));
         }

@@ -2,8 +2,8 @@
 
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
-use bitcoin::{OutPoint, Sequence, Transaction, TxIn, TxOut};
-use factory_engine::tx::layout::fee;
+use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut};
+use factory_engine::tx::child::{usual_fee, usual_weight};
 use factory_engine::tx::scripts::ANCHOR_VALUE;
 use factory_engine::types::Amount;
 
@@ -32,9 +32,8 @@ const STORM_RISES: u32 = 1_188;
 const STORM_BLOCKS: u32 = 20;
 /// What miners take at most, sat/kw.
 const MOST_INCLUSION: u32 = 15_000;
-/// Weight between that of the smallest child and that of ours, in which a child's feerate is higher than ours
-/// and its fee is too little for the parent.
-const SMALL_WEIGHT: u64 = 500;
+/// What a small pin weighs: a P2TR coin beside the anchor, and an output that is an empty OP_RETURN.
+const SMALL_WEIGHT: u64 = 477;
 
 impl Run {
     /// Coins for fees, before anything begins.
@@ -53,7 +52,7 @@ impl Run {
             self.world.chain.mint(script, LSP_COINS.1);
         }
         for _ in 0..STRANGER_COINS.0 {
-            let script = self.fees.stranger.new_script();
+            let script = self.fees.stranger.new_taproot_script();
             self.world.chain.mint(script, STRANGER_COINS.1);
         }
     }
@@ -95,7 +94,7 @@ impl Run {
             None => {}
         }
         if let Some(mut dice) = self.roll(Kind::Pin, text) {
-            if dice.one_in(3) { self.pin_small() } else { self.pin() }
+            if dice.one_in(2) { self.pin_small() } else { self.pin() }
         }
         let members = self.world.members.len();
         if let Some(mut dice) = self.roll(Kind::WalletLocked, text) {
@@ -153,17 +152,16 @@ impl Run {
         let wanted = chain.market.inclusion;
         let lacks = |tx: &Transaction| {
             let anchor = anchor_of(tx).filter(|anchor| chain.waiting_spender(*anchor).is_none())?;
-            let both = fee(tx.weight().to_wu().saturating_add(SMALL_WEIGHT), wanted)?;
-            let more = both.checked_sub(chain.fee_in_mempool(tx)?)?;
-            // So much for 500 weight units; it has some 440.
-            Some((anchor, more * 440 / SMALL_WEIGHT)).filter(|_| tx.version.0 == 3)
+            // A little more than the feerate of a usual child, which carries both.
+            let ours = usual_fee(tx.weight().to_wu(), chain.fee_in_mempool(tx)?, wanted);
+            let pays = ours * SMALL_WEIGHT / usual_weight() + Amount::from_sat(50);
+            Some((anchor, pays)).filter(|_| tx.version.0 == 3 && ours > Amount::ZERO)
         };
         let Some((anchor, pays)) = chain.mempool().iter().find_map(lacks) else { return };
         let Some(coin) = self.fees.stranger.any_coin(chain) else { return };
         let Some(rest) = (STRANGER_COINS.1 + ANCHOR_VALUE).checked_sub(pays) else { return };
-        let script_pubkey = self.fees.stranger.new_script();
-        let mut tx = pin(anchor, coin, |value| TxOut { value, script_pubkey: script_pubkey.clone() });
-        tx.output = vec![TxOut { value: rest, script_pubkey }];
+        let mut tx = pin(anchor, coin, |value| TxOut { value, script_pubkey: ScriptBuf::new() });
+        tx.output = vec![TxOut { value: rest, script_pubkey: ScriptBuf::new_op_return([]) }];
         if let Ok(signed) = self.fees.stranger.sign(&self.world.chain, tx) {
             // Where it isn't taken there is no pin.
             let _ = self.world.chain.submit(&signed);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bitcoin::Transaction;
 use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, shortcoming};
-use factory_engine::tx::child::usual_weight;
+use factory_engine::tx::child::{Coin, usual_weight};
 use factory_engine::tx::layout::{SpendRole, fee};
 use factory_engine::tx::scripts::DUST;
 use factory_engine::types::{Amount, ChannelId};
@@ -41,6 +41,7 @@ impl World {
         });
         let news = FeeNews { feerates: Some(self.feerates()), stakes: stakes.collect() };
         self.feed(at, Input::Fees(news))?;
+        self.members[at].weighed = self.chain.mempool().iter().map(Transaction::compute_txid).collect();
         let height = self.chain.height();
         if let Some(engine) = &self.members[at].engine {
             let waiting = engine.waiting(height);
@@ -107,6 +108,10 @@ impl World {
         tx: &Transaction,
         role: SpendRole,
     ) -> Result<(), String> {
+        if !self.members[at].weighed.contains(&tx.compute_txid()) {
+            // Somebody else's package brought it since; before there was nothing that a child could spend.
+            return Ok(());
+        }
         let lightningd = &self.members[at].lightningd;
         let Some((paid, weight)) = self.chain.package(tx).filter(|_| !lightningd.locked) else {
             return Ok(());
@@ -142,7 +147,9 @@ impl World {
         let both = tx.weight().to_wu().saturating_add(usual_weight()).saturating_mul(3);
         let cost = fee(both, market.inclusion.max(market.floor)).and_then(|cost| cost.checked_add(PINNED));
         let Some(cost) = cost else { return false };
-        lightningd.packages
+        // Something else that spends its input stays in its way: a node's path and a distribution, at the timeout.
+        self.chain.check_with_child(tx).is_ok()
+            && lightningd.packages
             && !lightningd.locked
             && self.wallet_of(at, tx) >= cost
             && self.least_stake(at, factory, tx, role) >= cost
@@ -151,7 +158,9 @@ impl World {
     /// What a member's wallet could use for the child of a transaction.
     fn wallet_of(&self, at: usize, parent: &Transaction) -> Amount {
         let lightningd = &self.members[at].lightningd;
+        let here = |coin: &Coin| self.chain.coin(coin.outpoint).is_some();
         let child = lightningd.children.of(parent.compute_txid());
+        let child = child.filter(|child| child.coins.iter().all(here));
         let own =
             child.map(|child| child.coins.iter().map(|coin| coin.output.value).sum()).unwrap_or(Amount::ZERO);
         own.max(lightningd.largest_free(&self.chain))
