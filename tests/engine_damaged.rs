@@ -10,7 +10,7 @@ use common::factory;
 use factory_engine::record::event::Event;
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::types::{InstanceId, TermsHash};
-use factory_engine::{Command, Direction, Doubt, Engine, Input, Refusal, State, Unusable};
+use factory_engine::{ChannelNow, Command, Direction, Doubt, Ended, Engine, Input, Refusal, State, Unusable};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
@@ -121,6 +121,33 @@ fn a_damaged_factory_can_be_left_and_another_goes_on() {
         restart(&mut world, at);
         assert_eq!(factory(&world, at, bad).damage(), None);
         assert_eq!(world.state(at, bad), Some(State::Exited));
+    }
+}
+
+// S33, S34
+#[test]
+fn a_channel_that_ends_in_a_damaged_factory_begins_no_other_attempt() {
+    for chain_is_known in [true, false] {
+        let (mut world, instance) = Scenario::new(87).clients(3).unchecked().active().unwrap();
+        let channel_id = factory(&world, LSP, instance).current.channels[&0];
+        // That its funding left isn't known any more: as if its channels were still being opened.
+        let mut lost = vec![place(&world, LSP, instance, |event| matches!(event, Event::FundingReleased(_)))];
+        if !chain_is_known {
+            lost.push(place(&world, LSP, instance, |event| matches!(event, Event::Confirmed(_))));
+        }
+        for record in lost {
+            world.damage(LSP, instance, record, vec![]);
+        }
+        restart(&mut world, LSP);
+        let before = factory(&world, LSP, instance).clone();
+        assert_eq!(before.funding_height().is_some(), chain_is_known);
+        let list = vec![ChannelNow { channel_id, ended: Some(Ended::Failed) }];
+        world.feed(LSP, Input::Channels { list, whole: false }).unwrap();
+        world.settle().unwrap();
+        let after = factory(&world, LSP, instance);
+        assert_eq!(after.current.number, before.current.number, "nobody is asked to sign again");
+        assert_eq!(after.current.ended.get(&channel_id), Some(&Ended::Failed));
+        assert_eq!(after.current.exiting.contains(&0), chain_is_known);
     }
 }
 

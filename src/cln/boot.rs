@@ -450,11 +450,12 @@ impl<C: Call> Sink for EngineSink<C> {
         let (known, mirror) = (&self.state.channels, &self.state.mirror);
         let look = |channels: &[Value], whole: bool| {
             self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
-            (feerates::stakes(channels), htlcs::removing(channels), whole)
+            // Of one moment: an HTLC that fails while the database is asked must not look fulfilled.
+            (feerates::stakes(channels), htlcs::with_htlcs(channels), whole)
         };
         let seen = mirror.look(&self.rpc, known, look).await;
         let looked = seen.is_ok();
-        let (stakes, removing, whole) = seen.unwrap_or_else(|error| {
+        let (stakes, pending, whole) = seen.unwrap_or_else(|error| {
             log::warn!("cannot look at channels and their HTLCs: {error}");
             (BTreeMap::new(), vec![], false)
         });
@@ -464,8 +465,8 @@ impl<C: Call> Sink for EngineSink<C> {
             if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
                 self.runtime.input(Input::Fees(fees.clone()));
             }
-            let failed = preimages::failed(self.database.clone(), removing).await;
-            self.runtime.input(Input::Htlcs(mirror.last(|all| htlcs::of_channels(all, &failed)).await));
+            let failed = preimages::failed(self.database.clone(), htlcs::removing(&pending)).await;
+            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &failed)));
         }
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {

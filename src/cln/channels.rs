@@ -145,12 +145,16 @@ impl Channels {
 
     /// Reads the channels with one peer.
     pub async fn refresh_peer<C: Call>(&self, rpc: &C, peer: NodeId) -> Result<(), CallError> {
-        let list = list(rpc, json!({"id": peer.to_string()})).await?;
+        self.take_some(&list(rpc, json!({"id": peer.to_string()})).await?);
+        Ok(())
+    }
+
+    /// Takes over some channels as `listpeerchannels` has just shown them.
+    pub fn take_some(&self, list: &[Value]) {
         let mut maps = self.write();
-        for channel in &list {
+        for channel in list {
             maps.add(channel);
         }
-        Ok(())
     }
 
     /// Takes over all channels as `listpeerchannels` has just shown them, and gives those that are committed.

@@ -17,6 +17,11 @@ pub fn of_channels(channels: &[Value], failed: &HashSet<Incoming>) -> Vec<Pendin
     channels.iter().flat_map(|channel| of_channel(channel, failed)).collect()
 }
 
+/// Those of `listpeerchannels` that have HTLCs.
+pub fn with_htlcs(channels: &[Value]) -> Vec<Value> {
+    channels.iter().filter(|channel| !list(channel).is_empty()).cloned().collect()
+}
+
 /// Received HTLCs that this node's lightningd has decided about: fulfilled or failed, `listpeerchannels`
 /// doesn't say which.
 pub fn removing(channels: &[Value]) -> Vec<Incoming> {
@@ -50,6 +55,12 @@ fn is_over(htlc: &Value) -> bool {
     htlc["state"].as_str().is_some_and(|state| state.ends_with("_REMOVE_ACK_REVOCATION"))
 }
 
+/// Whether lightningd is only about to offer it. It has no number yet (`HTLC_INVALID_ID`), and if it comes to nothing
+/// no index of `listhtlcs` says so.
+fn is_planned(htlc: &Value) -> bool {
+    htlc["id"] == u64::MAX
+}
+
 fn of_channel(channel: &Value, failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
     let Some(channel_id) = id(channel) else { return vec![] };
     let one = |htlc: &Value| {
@@ -69,7 +80,7 @@ fn of_channel(channel: &Value, failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
             payment_hash: hash(htlc)?,
         })
     };
-    list(channel).iter().filter(|htlc| !is_over(htlc)).filter_map(one).collect()
+    list(channel).iter().filter(|htlc| !is_over(htlc) && !is_planned(htlc)).filter_map(one).collect()
 }
 
 fn hash(htlc: &Value) -> Option<[u8; 32]> {
@@ -127,6 +138,8 @@ mod tests {
                 htlc("out", 3, "SENT_ADD_HTLC"),
                 htlc("out", 5, "RCVD_REMOVE_COMMIT"),
                 htlc("out", 6, "RCVD_REMOVE_ACK_REVOCATION"),
+                {"direction": "out", "id": u64::MAX, "expiry": 150, "amount_msat": 5_000,
+                    "payment_hash": hash, "state": "SENT_ADD_HTLC"},
             ],
         });
         let channels = [channel];

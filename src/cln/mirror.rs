@@ -65,7 +65,7 @@ impl Mirror {
         match &changed {
             Some(changed) => {
                 for channel in changed {
-                    kept.read_one(rpc, *channel).await?;
+                    kept.read_one(rpc, known, *channel).await?;
                 }
                 kept.left = left.saturating_sub(1);
             }
@@ -118,9 +118,16 @@ impl Kept {
         Ok((touched.len() <= SEVERAL).then_some(touched))
     }
 
-    async fn read_one<C: Call>(&mut self, rpc: &C, channel: ChannelId) -> Result<(), CallError> {
+    async fn read_one<C: Call>(
+        &mut self,
+        rpc: &C,
+        known: &Channels,
+        channel: ChannelId,
+    ) -> Result<(), CallError> {
         let answer = rpc.call("listpeerchannels", json!({"channel_id": channel.to_string()})).await?;
         let list: Vec<Value> = field("listpeerchannels", &answer, "channels")?;
+        // Its state, too: what was said while all were read may have been overwritten.
+        known.take_some(&list);
         match (list.into_iter().next(), self.places.get(&channel).copied()) {
             (Some(value), Some(place)) => {
                 if let Some(old) = self.channels.get_mut(place) {
@@ -253,8 +260,11 @@ mod tests {
         node.pay(100, 3);
         assert_eq!(look().await, ((43, true), all.clone()));
         // A channel of which lightningd says something, and one that is gone.
+        known.changed(id(3), crate::cln::channel_state::ChannelState::AwaitingUnilateral);
+        assert!(!known.is_live(id(3)));
         mirror.touch(id(3));
         assert_eq!(look().await, ((43, false), vec![id(3).to_string()]));
+        assert!(known.is_live(id(3)), "what it shows now counts");
         node.with(|world| world.channels.remove(100));
         known.changed(id(100), crate::cln::channel_state::ChannelState::Closed);
         assert_eq!(look().await, ((40, false), vec![id(100).to_string()]));

@@ -55,7 +55,9 @@ impl Engine {
             .filter_map(|channel| Some((channel, how_ended(factory, &channel, listed, whole)?)))
             .collect();
         let Some((first, how)) = news.first() else { return };
-        if factory.current.role == Role::Lsp && factory.current.creation == Creation::Opening {
+        // S33: that it was funded may be in a record that isn't understood.
+        let unfunded = factory.damage().is_none() && factory.funding_height().is_none();
+        if unfunded && factory.current.role == Role::Lsp && factory.current.creation == Creation::Opening {
             // Nothing is funded yet: better another attempt than a factory with a channel that is over.
             let reason = format!("client {}'s channel is over before it was funded: {how}", first.client);
             return self.restart(step, factory, &[], &reason);

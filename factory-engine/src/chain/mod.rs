@@ -185,7 +185,10 @@ impl Engine {
     pub(crate) fn on_backend_back(&self, step: &mut StepBuilder<'_>) {
         for factory in self.factories.values() {
             self.publish(step, factory);
-            self.publish_funding(step, factory);
+            // S33: that it was given up may be in a record that isn't understood.
+            if factory.damage().is_none() {
+                self.publish_funding(step, factory);
+            }
         }
     }
 

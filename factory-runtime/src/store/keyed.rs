@@ -7,6 +7,9 @@
 //! A record that is too large for one value (lightningd dies of one of 4 MB) has several, `[…, <sequence>,
 //! <piece, 4 digits>]`.
 //!
+//! Whoever is removed has a key `["cln-factory", "removed", <instance>]` first, which goes last: a start goes on
+//! with what it finds there.
+//!
 //! A step of one record that isn't is one write. Any other is written as a whole to `["cln-factory",
 //! "journal", <part, 4 digits>]` first: with its last part it has happened. Then it is *folded*, its records
 //! go to their own keys, and its parts are deleted, the last one first. A start folds a whole journal (what
@@ -29,6 +32,7 @@ use super::{History, Store, StoreError};
 const ROOT: &str = "cln-factory";
 const FACTORY: &str = "factory";
 const ARCHIVED: &str = "archived";
+const REMOVED: &str = "removed";
 const JOURNAL: &str = "journal";
 const DAMAGED_JOURNAL: &str = "damaged-journal";
 /// Most records in a row that may be missing; what is further off is no record's key.
@@ -217,6 +221,18 @@ impl<K: KeyValue> Keyed<K> {
         self.keys.list(key).await.map_err(|error| failed("reading", error))
     }
 
+    /// The keys of a factory that goes; last, so that it is deleted first, its last record.
+    async fn removal(&self, instance: InstanceId) -> Result<Vec<Key>, StoreError> {
+        let mut keys = vec![removed_key(instance)];
+        for Listed { key, value } in self.list(&factory_key(instance)).await? {
+            match value {
+                Some(_) => keys.push(key),
+                None => keys.extend(self.list(&key).await?.into_iter().map(|piece| piece.key)),
+            }
+        }
+        Ok(keys)
+    }
+
     /// Where each of these records goes.
     fn place(&self, records: &[(InstanceId, Vec<u8>)]) -> Result<Vec<Entry>, StoreError> {
         let known = self.next.as_ref();
@@ -260,6 +276,7 @@ impl<K: KeyValue> Store for Keyed<K> {
         self.archived = self.archived().await?.into_iter().collect();
         let left = self.read_journal().await?;
         let entries: &[Entry] = if let Left::Step(entries, _) = &left { entries } else { &[] };
+        let removed = self.instances(REMOVED).await?;
         let stored = self.instances(FACTORY).await?;
         // In order, as they are listed.
         let all: std::collections::BTreeSet<InstanceId> =
@@ -268,7 +285,7 @@ impl<K: KeyValue> Store for Keyed<K> {
         let mut histories = Vec::new();
         self.lost = None;
         for instance in all {
-            if self.archived.contains(&instance) {
+            if self.archived.contains(&instance) || removed.contains(&instance) {
                 continue;
             }
             let found = self.read(instance, entries).await?;
@@ -278,6 +295,9 @@ impl<K: KeyValue> Store for Keyed<K> {
             // The list was read entry by entry: it can't exceed 8 digits.
             next.insert(instance, u32::try_from(found.next).unwrap_or(MAX_SEQUENCE));
             histories.push((instance, found.records));
+        }
+        for instance in removed {
+            self.doubtful.extend(self.removal(instance).await?);
         }
         match left {
             Left::Step(..) if self.lost.is_some() => {}
@@ -308,14 +328,16 @@ impl<K: KeyValue> Store for Keyed<K> {
     async fn remove(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
         self.settle().await?;
         for instance in instances {
-            let next = self.next.as_mut().and_then(|next| next.remove(instance)).unwrap_or(0);
-            for sequence in 0..next {
-                // It, or its pieces.
-                let listed = self.list(&record_key(*instance, sequence)).await?;
-                self.doubtful.extend(listed.into_iter().map(|listed| listed.key));
+            let mark = removed_key(*instance);
+            self.doubtful.push(mark.clone());
+            self.keys.replace(&mark, &[1]).await.map_err(|error| failed("writing", error))?;
+            self.doubtful = self.removal(*instance).await?;
+            if let Some(next) = &mut self.next {
+                next.remove(instance);
             }
+            self.clear_doubtful().await?;
         }
-        self.clear_doubtful().await
+        Ok(())
     }
 
     async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
@@ -413,6 +435,12 @@ fn below(name: &str) -> Key {
 
 fn factory_key(instance: InstanceId) -> Key {
     let mut key = below(FACTORY);
+    key.push(instance.to_string());
+    key
+}
+
+fn removed_key(instance: InstanceId) -> Key {
+    let mut key = below(REMOVED);
     key.push(instance.to_string());
     key
 }

@@ -40,7 +40,8 @@ pub trait Store: Send + 'static {
     fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Deletes the records of factories of which nothing may be needed any more: nothing was signed for them.
-    /// A crash in between leaves their first records; no failure is worth more than a line in the log.
+    /// A crash in between leaves all of them or none, as the next start sees it; no failure is worth more than a
+    /// line in the log.
     fn remove(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Instances of the factories that were archived.

@@ -196,6 +196,44 @@ async fn recovery_crashes(dead: &FakeKeys, found: &[History], step: &Records) {
     }
 }
 
+/// S28: a failed factory of which a crash left the first records only would begin anew at the next start.
+#[tokio::test]
+async fn a_crash_while_records_are_deleted_leaves_all_of_them_or_none() {
+    let b = InstanceId([2; 32]);
+    let whole = begun().await;
+    opened(&whole).await.append(&[(A, vec![5; 130_000])]).await.unwrap();
+    opened(&whole).await.append(&[(A, vec![6])]).await.unwrap();
+    let all = read(&whole).await;
+    let mut outcomes = std::collections::BTreeSet::new();
+    for call in 0.. {
+        for takes_effect in [false, true] {
+            let node = whole.copied();
+            let mut store = opened(&node).await;
+            node.set_fault(fault(call, takes_effect, true));
+            let removed = store.remove(&[A]).await.is_ok();
+            if !node.is_dead() {
+                assert!(removed && call > 4);
+                assert_eq!(node.entries().len(), 1, "nothing is left of it");
+                assert_eq!(outcomes.len(), 2);
+                return;
+            }
+            let node = node.copied();
+            let found = read(&node).await;
+            outcomes.insert(found == all);
+            if found != all {
+                assert_eq!(found, [(b, vec![vec![2]])], "{call}");
+                assert_eq!(node.entries().len(), 1, "a start finishes it");
+            }
+            // It may come again.
+            let mut again = opened(&node).await;
+            again.append(&[(A, vec![7])]).await.unwrap();
+            let records = read(&node).await.into_iter().find(|(instance, _)| *instance == A).unwrap().1;
+            assert_eq!(records.last(), Some(&vec![7]));
+            assert_eq!(records.len(), if found == all { 4 } else { 1 });
+        }
+    }
+}
+
 // S33
 #[tokio::test]
 async fn a_missing_or_foreign_record_is_an_empty_one_of_its_own_factory() {
