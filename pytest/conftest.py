@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 # pyln-testing reads these when it is imported. RUST=0: don't expect the plugins that lightningd has
 # only where it was built with Rust.
@@ -167,6 +168,14 @@ class StrictBitcoinD(BitcoinD):
         version = subprocess.run(["bitcoind", "-version"], capture_output=True, text=True, check=True)
         if "Knots" in version.stdout:
             self.cmd_line += ["-mempooltruc=enforce", "-rejectparasites=0"]
+        self.one_proxy = threading.Lock()
+
+    def get_proxy(self):
+        """Nodes start in threads, and each has its own proxy, a Flask application. Its routes are parsed by `ast`,
+        and Python 3.11's fails now and then when two threads parse at once (SystemError: AST constructor
+        recursion depth mismatch)."""
+        with self.one_proxy:
+            return super().get_proxy()
 
 
 pyln_fixtures.network_daemons["regtest"] = StrictBitcoinD
