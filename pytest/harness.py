@@ -132,6 +132,8 @@ def connect_all(lsp, clients):
     for client in clients:
         client.connect(lsp)
     wait_until_ready(lsp, clients)
+    for client in clients:
+        wait_until_ready(client, [lsp])
 
 
 def factory_with(node_factory, bitcoind, count, feerates=None, lsp=None, client=None, **more):

@@ -304,7 +304,9 @@ fn judge_unchecked(view: &HtlcView, [incoming, outgoing]: [Option<KnownChannel>;
 async fn wait_until_seeing(state: &State, tip: impl Fn() -> Height) {
     let running = Duration::from_millis(clock::now().saturating_sub(state.started));
     let wait = async {
-        while blind(state, tip()).is_some() {
+        // To the tip: what confirmed in the blocks between may decide.
+        let behind = || state.runtime.view().htlc(|view| view.height.is_none_or(|height| height < tip()));
+        while blind(state, tip()).is_some() || behind() {
             if state.sighted.load(Ordering::Relaxed) {
                 return;
             }
