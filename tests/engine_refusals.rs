@@ -286,22 +286,7 @@ fn invitations_out_of_bounds() {
         ("dust", |m| m.terms.capacities[0] = Amount::from_sat(1)),
     ];
     for (seed, (what, change)) in (10..).zip(changes) {
-        let change = *change;
-        let (mut world, instance) = Scenario::new(seed)
-            .clients(3)
-            .tamper(move |out| match &out.message {
-                Message::Invite(invite) if out.to == 2 => {
-                    let mut invite = invite.clone();
-                    change(&mut invite);
-                    Fate::replace(invite)
-                }
-                _ => Fate::Deliver,
-            })
-            .begun()
-            .unwrap();
-        assert_eq!(world.finish(instance).unwrap(), State::Active, "{what}");
-        assert_eq!(common::left_out(&world, instance), [2], "{what}");
-        assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
+        common::declines(seed, 3, what, *change);
     }
 }
 

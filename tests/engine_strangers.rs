@@ -9,7 +9,7 @@ use common::{factory, left_out};
 use factory_engine::policy::Policy;
 use factory_engine::terms::Terms;
 use factory_engine::types::{InstanceId, NodeId};
-use factory_engine::wire::message::{Abort, Message};
+use factory_engine::wire::message::{Abort, Expecting, Message};
 use factory_engine::{Command, Input, State};
 use factory_lab::offer::{Offer, invitation, shape};
 use factory_lab::scenario::Scenario;
@@ -112,6 +112,18 @@ fn what_failed_is_deleted() {
     }
 }
 
+/// In place of an answer, an abort.
+fn abort(expecting: &Expecting, reason: &str, retry: u8) -> Abort {
+    Abort {
+        instance: expecting.instance,
+        attempt: expecting.attempt,
+        phase: 2,
+        reason: reason.into(),
+        blames: None,
+        retry,
+    }
+}
+
 /// S30: one client that aborts each attempt and asks for another, or hangs up in the middle of each, is left out
 /// the second time; the factory of the others comes to be.
 #[test]
@@ -119,14 +131,7 @@ fn one_client_cannot_keep_a_factory_from_coming_to_be() {
     let (mut world, instance) = Scenario::new(4)
         .clients(3)
         .tamper(|out| match &out.message {
-            Message::Expecting(expecting) if out.from == 2 => Fate::replace(Abort {
-                instance: expecting.instance,
-                attempt: expecting.attempt,
-                phase: 2,
-                reason: "later".into(),
-                blames: None,
-                retry: 1,
-            }),
+            Message::Expecting(expecting) if out.from == 2 => Fate::replace(abort(expecting, "later", 1)),
             _ => Fate::Deliver,
         })
         .begun()
@@ -143,14 +148,7 @@ fn many_clients_cannot_either() {
     let (mut world, instance) = Scenario::new(5)
         .clients(9)
         .tamper(|out| match &out.message {
-            Message::Expecting(expecting) if out.from > 2 => Fate::replace(Abort {
-                instance: expecting.instance,
-                attempt: expecting.attempt,
-                phase: 2,
-                reason: "later".into(),
-                blames: None,
-                retry: 1,
-            }),
+            Message::Expecting(expecting) if out.from > 2 => Fate::replace(abort(expecting, "later", 1)),
             _ => Fate::Deliver,
         })
         .begun()
@@ -168,14 +166,7 @@ fn who_ended_an_attempt_is_told_to_nobody_else() {
     let told = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let list = told.clone();
     world.tamper(move |out| match &out.message {
-        Message::Expecting(expecting) if out.from == 2 => Fate::replace(Abort {
-            instance: expecting.instance,
-            attempt: expecting.attempt,
-            phase: 2,
-            reason: "secret words".into(),
-            blames: None,
-            retry: 0,
-        }),
+        Message::Expecting(expecting) if out.from == 2 => Fate::replace(abort(expecting, "secret words", 0)),
         Message::Abort(abort) if out.from == LSP && out.to != 2 => {
             list.borrow_mut().push(abort.reason.clone());
             Fate::Deliver

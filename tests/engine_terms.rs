@@ -243,21 +243,7 @@ fn numbers_at_the_ends_of_their_range() {
         ("place", |m| m.client = u32::MAX),
     ];
     for (seed, (what, change)) in (60..).zip(changes) {
-        let (mut world, instance) = Scenario::new(seed)
-            .clients(2)
-            .tamper(move |out| match &out.message {
-                Message::Invite(invite) if out.to == 2 => {
-                    let mut invite = invite.clone();
-                    change(&mut invite);
-                    Fate::replace(invite)
-                }
-                _ => Fate::Deliver,
-            })
-            .begun()
-            .unwrap();
-        assert_eq!(world.finish(instance).unwrap(), State::Active, "{what}");
-        assert_eq!(common::left_out(&world, instance), [2], "{what}");
-        assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
+        common::declines(seed, 2, what, change);
     }
 }
 

@@ -5,8 +5,10 @@
 
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{ChannelId, InstanceId};
-use factory_engine::{ChannelNow, Direction, PendingHtlc, Sold};
-use factory_lab::world::{LSP, World};
+use factory_engine::wire::message::{Invite, Message};
+use factory_engine::{ChannelNow, Direction, PendingHtlc, Sold, State};
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP, World};
 
 pub fn factory(world: &World, at: usize, instance: InstanceId) -> &Factory {
     world.factory(at, instance).unwrap()
@@ -38,4 +40,23 @@ pub fn purse(world: &World, instance: InstanceId) -> u64 {
 /// A pending HTLC of 100,000 sat: as lightningd shows it, with a payment_hash of its own.
 pub fn htlc(channel_id: ChannelId, direction: Direction, cltv_expiry: u32) -> PendingHtlc {
     PendingHtlc { channel_id, direction, amount_msat: 100_000_000, cltv_expiry, payment_hash: channel_id.0 }
+}
+
+/// Client 2 is sent an invitation with this change: it declines and stores nothing, and the others go on.
+pub fn declines(seed: u64, clients: usize, what: &str, change: fn(&mut Invite)) {
+    let (mut world, instance) = Scenario::new(seed)
+        .clients(clients)
+        .tamper(move |out| match &out.message {
+            Message::Invite(invite) if out.to == 2 => {
+                let mut invite = invite.clone();
+                change(&mut invite);
+                Fate::replace(invite)
+            }
+            _ => Fate::Deliver,
+        })
+        .begun()
+        .unwrap();
+    assert_eq!(world.finish(instance).unwrap(), State::Active, "{what}");
+    assert_eq!(left_out(&world, instance), [2], "{what}");
+    assert_eq!(world.members[2].store.instances().count(), 0, "{what}: something was stored");
 }
