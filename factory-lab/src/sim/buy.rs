@@ -103,8 +103,9 @@ impl Run {
             if !sells || !usual {
                 continue;
             }
-            let unfinished =
-                factory.current.sales.all().find(|sold| !sold.is_signed() || (at == LSP && !sold.stored));
+            // A sale that was given up has ended too (S36); `run.rs` says when one has to be.
+            let mut open = factory.current.sales.all().filter(|sold| sold.void.is_none());
+            let unfinished = open.find(|sold| !sold.is_signed() || (at == LSP && !sold.stored));
             if let Some(sold) = unfinished {
                 let number = sold.sale.number;
                 return Err(error(format!("S29: sale {number} never ends at member {at}")));
