@@ -222,6 +222,24 @@ fn a_withheld_stored_keeps_nobody() {
     in_order(&world);
 }
 
+/// S29, S36: the signatures of a paid sale get lost on connections that last, for longer than `sale_blocks`: the
+/// buyer has them all the same, without anybody's connecting again.
+#[test]
+fn signatures_that_were_lost_come_again() {
+    let (mut world, instance) = active(6, true);
+    world.tamper(losing("sale_ready", LSP));
+    world.ask(1, instance, AMOUNT, PRICE).unwrap().unwrap();
+    world.run_out().unwrap();
+    blocks(&mut world, SALE_BLOCKS + 1);
+    assert!(sales(&world, LSP, instance)[0].is_signed());
+    assert!(!sales(&world, 1, instance)[0].is_signed(), "the message was not lost");
+    world.heal();
+    blocks(&mut world, SALE_BLOCKS);
+    assert!(sales(&world, LSP, instance)[0].stored);
+    assert!(sales(&world, 1, instance)[0].is_signed());
+    in_order(&world);
+}
+
 /// S36: L may give a sale up and finish it all the same: then its client has both.
 #[test]
 fn what_was_given_up_costs_nothing_whatever_comes_after() {

@@ -295,9 +295,9 @@ impl Engine {
         }
         for sold in factory.current.sales.all().filter(|sold| !sold.stored && sold.void.is_none()) {
             let Some(coin) = sold.coin() else { continue };
-            // Not for ever at each block; whoever comes back still gets it (S36).
-            let finished = sold.is_signed() && self.is_late(sold, step.height);
-            if newcomer.is_none() && (finished || self.is_given_up(sold, step.height)) {
+            // Not for ever at each block: seldom, and to whoever comes back (S36).
+            let rests = sold.is_signed() && !self.is_repeated(sold, step.height);
+            if newcomer.is_none() && (rests || self.is_given_up(sold, step.height)) {
                 continue;
             }
             let away = self.away(factory, coin);

@@ -33,6 +33,13 @@ impl Engine {
         height >= sold.begun.saturating_add(self.config.sale_blocks)
     }
 
+    /// L: whether a block is one for a signed sale that not everybody has stored: each at first, and one in
+    /// `sale_blocks` when it is late. A connection that lasts may have lost what was sent over it.
+    pub(crate) fn is_repeated(&self, sold: &Sold, height: Height) -> bool {
+        let age = height.saturating_sub(sold.begun);
+        !self.is_late(sold, height) || age.checked_rem(self.config.sale_blocks).is_none_or(|rest| rest == 0)
+    }
+
     /// L: whether a sale ends unsigned. Whoever was kept waiting by this node's own absence is waited for.
     pub(crate) fn is_given_up(&self, sold: &Sold, height: Height) -> bool {
         let waited = self.open_since.is_some_and(|since| height >= since.saturating_add(GRACE));

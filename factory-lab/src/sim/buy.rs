@@ -3,7 +3,7 @@
 use bitcoin::OutPoint;
 use factory_engine::tx::layout::MIN_CHANNEL;
 use factory_engine::tx::sale::limits;
-use factory_engine::types::{Amount, ChannelId, Height};
+use factory_engine::types::{Amount, ChannelId, Height, InstanceId};
 use factory_engine::{Command, Engine, Factory, Input, Purchase, Role, State};
 
 use crate::world::{Fed, LSP};
@@ -11,7 +11,7 @@ use crate::{LabError, error};
 
 use super::find::find_sold;
 use super::parts::{Loss, Used};
-use super::run::Run;
+use super::run::{Run, SALE_BLOCKS};
 
 /// Blocks that faults may take from a buyer's way out, and it is still in time: fewer than the stock's CSV
 /// and an exit's margin leave.
@@ -83,9 +83,17 @@ impl Run {
             self.quiet(4)?;
         }
         self.quiet(20_000)?;
-        // What went wrong once may have left somebody with nonces of another try.
+        // What went wrong once may have left somebody with nonces of another try, and what is late is taken up
+        // again once in `SALE_BLOCKS`.
         self.block()?;
         self.quiet(20_000)?;
+        for _ in 1..SALE_BLOCKS {
+            if !self.is_late(instance) {
+                break;
+            }
+            self.block()?;
+            self.quiet(20_000)?;
+        }
         // The operator may have gone meanwhile; who lies has to live with it; and where somebody leaves
         // nothing is signed any more (S24).
         let usual = !self.gone
@@ -116,6 +124,16 @@ impl Run {
         }
         self.set_chances(true);
         Ok(())
+    }
+
+    /// Whether the operator has a signed sale that isn't stored by everybody, and isn't repeated at each block.
+    fn is_late(&self, instance: InstanceId) -> bool {
+        let engine = self.world.members[LSP].engine.as_ref();
+        let factory = engine.and_then(|engine| engine.factory(instance));
+        let height = self.world.chain.height();
+        factory.into_iter().flat_map(|factory| factory.current.sales.all()).any(|sold| {
+            sold.is_signed() && !sold.stored && height >= sold.begun.saturating_add(SALE_BLOCKS)
+        })
     }
 
     fn set_chances(&mut self, on: bool) {
