@@ -232,6 +232,8 @@ def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
 def send_over(payer, lsp, payee, invoice, channel_id, more=0, delay=None):
     """Begins to pay an invoice of a client over the operator, on one channel of the client's. The last HTLC
     gets as many blocks as the invoice asks for and `more`, or `delay`."""
+    # Its delays count from the payer's own height.
+    wait_for(lambda: payer.rpc.getinfo()["blockheight"] >= lsp.rpc.getinfo()["blockheight"])
     decoded = payer.rpc.decode(invoice["bolt11"])
     amount, delay = int(decoded["amount_msat"]), delay or decoded["min_final_cltv_expiry"] + 1 + more
     (first,) = [c for c in payer.rpc.listpeerchannels(lsp.info["id"])["channels"] if c["state"] == "CHANNELD_NORMAL"]
