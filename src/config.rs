@@ -241,6 +241,14 @@ const CREDIT_BLOCKS: Number = Number {
     least: 1,
     most: U32,
 };
+const KEEP_FINISHED: Number = Number {
+    name: "factory-keep-finished-blocks",
+    description: "How long the records of a factory in which everything is settled for good are kept, in blocks; \
+                  then they are deleted, and factory-list doesn't find it any more. 0 keeps them for ever",
+    default: |config| config.keep_finished_blocks.into(),
+    least: 0,
+    most: U32,
+};
 const MAX_ATTEMPTS: Number = Number {
     name: "factory-max-attempts",
     description: "Number of times that this node tries to create a factory, not counting those after which it \
@@ -305,7 +313,7 @@ const MAX_DUST_TOTAL: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 31] = [
+const NUMBERS: [&Number; 32] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -329,6 +337,7 @@ const NUMBERS: [&Number; 31] = [
     &SALE_WAIT,
     &SALE_BLOCKS,
     &CREDIT_BLOCKS,
+    &KEEP_FINISHED,
     &MAX_ATTEMPTS,
     &RESERVE_FEERATE,
     &MAX_CEREMONIES,
@@ -444,6 +453,7 @@ where
         sale_wait: seconds(&SALE_WAIT, set(&SALE_WAIT)?)?,
         sale_blocks: within(&SALE_BLOCKS, set(&SALE_BLOCKS)?)?,
         credit_blocks: within(&CREDIT_BLOCKS, set(&CREDIT_BLOCKS)?)?,
+        keep_finished_blocks: within(&KEEP_FINISHED, set(&KEEP_FINISHED)?)?,
         jit: plugin.option(&JIT)?,
         // The datastore knows.
         prices: Config::default().prices,
