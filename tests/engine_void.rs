@@ -173,7 +173,7 @@ fn asking_for_credit_without_end_fills_no_disk() {
     assert_eq!(records(&world) - at_first, 2);
     assert_eq!(books(&world, instance)[0], (true, 0, PRICE));
     // Its own node asks when it is time, and is not refused for longer than that.
-    blocks(&mut world, CREDIT_BLOCKS + 36);
+    blocks(&mut world, CREDIT_BLOCKS + 37);
     assert_eq!(books(&world, instance), [(true, 0, 0); 2]);
     assert_eq!(purse(&world, instance), before);
 }
