@@ -10,9 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use factory_engine::types::{InstanceId, ProtocolId};
 use factory_engine::wire::codec::{BigSize, Codec};
 use factory_engine::wire::envelope::{Envelope, FEATURE_BIT, MESSAGE_TYPE};
-use factory_engine::wire::message::{
-    ChannelInFactory, Message, PROTOCOL_ID, PROTOCOL_NAME, protocol_id, protocol_name,
-};
+use factory_engine::wire::message::{ChannelInFactory, Message, PROTOCOL_ID, PROTOCOL_NAME, protocol_id};
+use factory_engine::wire::protocol::protocol_name;
 use serde_json::Value;
 use wire_samples::{channel_in_factory, envelopes, messages, terms};
 

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use factory_engine::Input;
 use factory_engine::types::{Millis, NodeId};
 use factory_engine::wire::link::{Incoming, Link, LinkError, LinkLimits};
-use factory_engine::wire::message::{Message, PROTOCOL_ID, PROTOCOL_NAME, protocol_name};
+use factory_engine::wire::message::{Message, PROTOCOL_ID, PROTOCOL_NAME};
+use factory_engine::wire::protocol::protocol_name;
 
 use super::Node;
 

@@ -15,8 +15,8 @@ const ALWAYS: u8 = 200;
 const UNKNOWN: u8 = 255;
 /// Each week counts for so much less than the one after: old habits are forgotten in some months.
 const WEIGHT: f64 = 0.25;
-/// Peers that are kept track of. Whoever is new then takes the place of whoever was seen least and is away: strangers
-/// that come once don't keep clients out (S28).
+/// Peers that are kept track of. Whoever is new then takes the place of somebody who is away and was seen no more
+/// than an hour altogether: strangers that come once don't keep clients out (S28).
 const MAX_PEERS: usize = 2_000;
 const ID: usize = 33;
 /// So that no part exceeds 120,000 bytes.
@@ -51,9 +51,9 @@ impl Online {
         for node in online {
             if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(node) {
                 let away = self.peers.iter().filter(|(node, _)| !online.contains(node));
-                let Some(least) = away.min_by_key(|(_, hours)| seen(hours)).map(|(node, _)| *node) else {
-                    break;
-                };
+                let least = away.min_by_key(|(_, hours)| seen(hours));
+                let Some((least, _)) = least.filter(|(_, hours)| seen(hours) <= ALWAYS.into()) else { break };
+                let least = *least;
                 self.peers.remove(&least);
             }
             self.peers.entry(*node).or_insert([UNKNOWN; HOURS]);

@@ -3,8 +3,6 @@
 //! Every message names its factory instance and the attempt at creating it. Lists of nonces and
 //! signatures follow the order of the layout's signing sessions for whoever they are from or for.
 
-use bitcoin::hashes::{Hash, sha256};
-
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{
@@ -24,20 +22,6 @@ pub use crate::types::PROTOCOL_ID;
 pub const fn protocol_id() -> ProtocolId {
     PROTOCOL_ID
 }
-
-/// A protocol for people: another major version of ours by its name, anything else by its id.
-pub fn protocol_name(protocol: ProtocolId) -> String {
-    let ours = |major: &u8| {
-        ProtocolId(sha256::Hash::hash(format!("superscalar/{major}").as_bytes()).to_byte_array())
-    };
-    match (1..=LATEST_NAMED).find(|major| ours(major) == protocol) {
-        Some(major) => format!("superscalar/{major}"),
-        None => protocol.to_string(),
-    }
-}
-
-/// Major versions that a later plugin may have, and that are called by their names.
-const LATEST_NAMED: u8 = 16;
 
 /// `channel_in_factory`, TLV 65600 of `open_channel` (bLIP-56): which factory a channel stands in.
 /// `superscalar/1` sends the same record, byte for byte, ahead of the open.

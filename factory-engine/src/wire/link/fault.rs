@@ -5,7 +5,8 @@ use std::fmt;
 use crate::types::ProtocolId;
 use crate::wire::codec::DecodeError;
 use crate::wire::envelope::{Ack, Frame};
-use crate::wire::message::{PROTOCOL_NAME, protocol_name};
+use crate::wire::message::PROTOCOL_NAME;
+use crate::wire::protocol::protocol_name;
 
 /// Why a message of ours was not queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
