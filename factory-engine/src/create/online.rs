@@ -52,7 +52,9 @@ impl Online {
             if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(node) {
                 let away = self.peers.iter().filter(|(node, _)| !online.contains(node));
                 let least = away.min_by_key(|(_, hours)| seen(hours));
-                let Some((least, _)) = least.filter(|(_, hours)| seen(hours) <= ALWAYS.into()) else { break };
+                let Some((least, _)) = least.filter(|(_, hours)| seen(hours) <= u32::from(ALWAYS)) else {
+                    break;
+                };
                 let least = *least;
                 self.peers.remove(&least);
             }
