@@ -67,7 +67,9 @@ impl Folded {
             }
         }
         if let Some(factory) = &mut folded.factory {
-            factory.set_damage(folded.damage.clone());
+            if let Some(why) = &folded.damage {
+                factory.set_damage(why.clone());
+            }
         }
         folded
     }
