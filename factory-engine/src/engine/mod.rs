@@ -66,10 +66,8 @@ impl Folded {
                 folded.damage.get_or_insert_with(|| format!("record {index}: {error}"));
             }
         }
-        if let Some(factory) = &mut folded.factory {
-            if let Some(why) = &folded.damage {
-                factory.set_damage(why.clone());
-            }
+        if let (Some(factory), Some(why)) = (&mut folded.factory, &folded.damage) {
+            factory.set_damage(why.clone());
         }
         folded
     }

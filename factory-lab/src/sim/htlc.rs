@@ -183,16 +183,23 @@ impl Run {
             let place = place(engine, channel);
             place.is_some_and(|place| engine.damage(place.attempt.terms.instance).is_none())
         });
-        if whole { Ok(()) } else { Err(format!("S33: member {at} admits an HTLC although records are damaged")) }
+        if whole {
+            Ok(())
+        } else {
+            Err(format!("S33: member {at} admits an HTLC although records are damaged"))
+        }
     }
 
     /// S15, S18: what an honest member that knows the chain's tip has just admitted.
     fn judge_htlc(&self, at: usize, channel: ChannelId, expiry: Height) -> Result<(), String> {
         let (world, chain) = (&self.world, &self.world.chain);
+        if world.seen(at) != Some(chain.height()) {
+            return Ok(());
+        }
         if world.is_damaged(at) {
             return self.judge_damaged(at, channel);
         }
-        if !world.is_owed(at) || world.seen(at) != Some(chain.height()) {
+        if !world.is_owed(at) {
             return Ok(());
         }
         let member = &world.members[at];

@@ -42,7 +42,9 @@ impl World {
         let of_damaged = events
             .iter()
             .filter(|(instance, events)| events.iter().any(signs) && damage(*instance).is_some());
-        of_damaged.map(|(instance, _)| format!("S33: member {at} signs in {instance}, which is damaged")).collect()
+        of_damaged
+            .map(|(instance, _)| format!("S33: member {at} signs in {instance}, which is damaged"))
+            .collect()
     }
 
     /// Events of a member that have just become durable.
