@@ -465,8 +465,9 @@ impl<C: Call> Sink for EngineSink<C> {
             if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
                 self.runtime.input(Input::Fees(fees.clone()));
             }
-            let failed = preimages::failed(self.database.clone(), htlcs::removing(&pending)).await;
-            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &failed)));
+            let removing = htlcs::removing(&pending);
+            let nothing = preimages::nothing_to_claim(self.database.clone(), removing).await;
+            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &nothing)));
         }
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {
