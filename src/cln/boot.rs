@@ -374,9 +374,10 @@ pub async fn follow(prepared: Prepared) {
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
     // What a stop interrupted goes on from here.
     state.runtime.deliver_durably(Input::Started { channels }).await;
+    let known = retry("channels", || peers::with_channels(&state.rpc, None)).await;
     for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
         let number = state.runtime.listed(peer.id);
-        state.runtime.features(peer.id, number, peer.supports, peer.channels);
+        state.runtime.features(peer.id, number, peer.supports, known.contains(&peer.id));
     }
     let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
     state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
