@@ -12,7 +12,7 @@ use crate::record::event::{SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
 use crate::sale::proof::ask_for_sale;
-use crate::sale::{cooperative, session_count};
+use crate::sale::{cooperative, place, session_count};
 use crate::signing::{Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
@@ -548,11 +548,6 @@ impl Engine {
         }
         Ok((factory, coin, sale))
     }
-}
-
-/// A sale's place in its chain.
-pub(crate) fn place(number: u32) -> Option<usize> {
-    usize::try_from(number).ok()?.checked_sub(1)
 }
 
 fn stored(factory: &Factory, number: u32) -> StoredMessage {

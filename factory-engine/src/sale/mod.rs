@@ -45,6 +45,7 @@ pub mod lsp_signing;
 pub mod payment;
 pub mod price;
 pub mod proof;
+pub mod selling;
 pub mod void;
 
 /// What a purchase would be.
@@ -89,6 +90,11 @@ fn check_amount(factory: &Factory, coin: CoinIndex, amount: Amount) -> Result<()
         return Err(SaleError::Amount { asked: amount, limits });
     }
     Ok(())
+}
+
+/// A sale's place in its chain.
+fn place(number: u32) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
 }
 
 /// Whether anything may be signed for this sub-factory (S9, S24, S33), and otherwise why not.
