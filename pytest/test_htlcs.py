@@ -275,7 +275,10 @@ def test_an_htlc_that_ends_after_it_was_listed(node_factory, bitcoind):
     alice.rpc.call("old-listing", {"channels": listed})
     # So that her plugin looks at this channel again.
     pay_in_vain("cc" * 32)
-    mine(bitcoind, ended["expiry"] - bitcoind.rpc.getblockcount(), nodes)
+    mine(bitcoind, ended["expiry"] - early - bitcoind.rpc.getblockcount(), nodes)
+    # Whatever she made of it is done before she handles the next block.
+    for _ in range(2):
+        mine(bitcoind, 1, nodes)
     assert alice.rpc.call("old-listing")["asked"] > 0, "her plugin hasn't looked"
     assert state(alice) == "active"
     assert bitcoind.rpc.getrawmempool() == []
