@@ -304,7 +304,7 @@ def test_a_datastore_that_cannot_be_read(node_factory, bitcoind):
     alice.rpc.call("break-rpc", {"methods": []})
     alice.daemon.wait_for_log("what is stored can be read now: factories are guarded")
     wait_for(lambda: status(alice)["available"] and factory_of(alice, factory["factory_instance"])["state"] == "active")
-    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, [alice])
     pay_over(lsp, alice, channel, "known again")
     pay_over(alice, lsp, channel, "known again, the other way")
     assert "factory-exit" in stopped(alice, "close", [channel])
