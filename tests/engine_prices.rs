@@ -116,7 +116,7 @@ fn a_payment_that_fails_ends_its_own_purchase_alone() {
             Message::SaleJoin(join) if out.from == 2 && join.instance == waits => Fate::Drop,
             _ => Fate::Deliver,
         });
-        world.ask(1, waits, 50_000, PRICE).unwrap().unwrap();
+        world.ask(1, waits, 40_000, PRICE).unwrap().unwrap();
         world.settle().unwrap();
         world.members[LSP].engine.as_mut().unwrap().set_prices(PriceList { base_msat: PURSE * 2, ppm: 0 });
         world.ask(1, dear, 50_000, PURSE * 2).unwrap().unwrap();
