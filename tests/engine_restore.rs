@@ -99,27 +99,3 @@ fn no_other_attempt_wipes_what_says_exit_only() {
         assert_eq!(folded.restored(), Some("older"), "history {number}");
     }
 }
-
-/// S9: an operator whose database is older than a sale hears of it when it sells the same again. It signs no more in
-/// this factory, from then on and after a restart.
-#[test]
-fn an_operator_that_forgot_a_sale_is_shown_it() {
-    let (mut world, instance) = Scenario::new(61).clients(4).stock(300_000).active().unwrap();
-    let older = world.backup(LSP);
-    world.buy(1, instance, 30_000, 0).unwrap();
-    world.check_recovery = false;
-    world.restore(LSP, older).unwrap();
-    world.reconnect().unwrap();
-    world.run_out().unwrap();
-    assert_eq!(factory(&world, LSP, instance).restored(), None, "nothing told it");
-    for _ in 0..2 {
-        let asked = world.ask(1, instance, 30_000, 0).unwrap();
-        world.run_out().unwrap();
-        let why = factory(&world, LSP, instance).restored();
-        let why = why.unwrap_or_else(|| panic!("{asked:?}, {:?}", world.refused(1, instance)));
-        assert!(why.contains("sale 1 has this node's signature"), "{why}");
-        assert_eq!(factory(&world, LSP, instance).current.sales.all().count(), 0);
-        world.restart(LSP).unwrap();
-        world.run_out().unwrap();
-    }
-}
