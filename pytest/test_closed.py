@@ -1,11 +1,14 @@
 """S33: what the plugin can't tell is not taken. A damaged record takes its own factory out of use, a task that
 dies takes the process with it, and lightningd doesn't run where nobody guards its factories."""
 
+import re
+
 import pytest
 from pyln.client import RpcError
 
 from harness import (
     FAST,
+    PLUGINS,
     activate,
     channel_in,
     connect_all,
@@ -17,6 +20,7 @@ from harness import (
     lsp_options,
     mine_until,
     only_factory,
+    pay,
     pay_over,
     plugin_options,
     read_records,
@@ -225,3 +229,123 @@ def test_a_bad_option_does_not_leave_factories_without_a_guard(node_factory, bit
     wait_for_factory(alice, factory["factory_instance"], "active")
     assert (warning(alice, "not_important") is None) == (option == "important-plugin")
     assert only_factory(alice)["state"] == "active"
+
+
+def with_a_broken_node(node_factory, bitcoind):
+    """An operator, and a client in an active factory and with an ordinary channel, both with money on its side. Its
+    lightningd can be made to fail the plugin."""
+    broken = "factories are left alone|listdatastore|is tried again"
+    client = plugin_options(broken_log=broken, **FAST)
+    client["plugin"] = [client["plugin"], str(PLUGINS / "broken_rpc.py")]
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), client])
+    fund(bitcoind, lsp, 3_000_000, 3_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, nodes)
+    ordinary = ordinary_channel(bitcoind, lsp, alice)
+    factory = activate(bitcoind, create(lsp, [alice]), lsp, [alice])
+    channel = channel_in(factory, alice)["channel_id"]
+    pay_over(lsp, alice, channel, "so that she has something", amount_msat=50_000_000)
+    return lsp, alice, factory, channel, ordinary
+
+
+def start_broken(alice, *methods):
+    """What the plugin asks for fails from before its start. Notes the log from here on."""
+    alice.daemon.env["BROKEN_RPC"] = " ".join(methods)
+    alice.daemon.logs_catchup()
+    alice.daemon.logsearch_start = len(alice.daemon.logs)
+    alice.start()
+    del alice.daemon.env["BROKEN_RPC"]
+
+
+def stopped(node, command, *params):
+    with pytest.raises(RpcError) as error:
+        node.rpc.call(command, *params)
+    return error.value.error["message"]
+
+
+def test_a_datastore_that_cannot_be_read(node_factory, bitcoind):
+    """S33, S34: while nothing is known of any factory nothing moves on a channel that may be one's, in either
+    direction, and none is ended; others go on. It is read again until it can be."""
+    lsp, alice, factory, channel, ordinary = with_a_broken_node(node_factory, bitcoind)
+    alice.stop()
+    start_broken(alice, "listdatastore")
+    connect_all_at_once(lsp, alice)
+    wait_for(lambda: all_reestablished(lsp) and all_reestablished(alice))
+    wait_for(lambda: alice.rpc.getinfo()["blockheight"] == bitcoind.rpc.getblockcount())
+    assert not status(alice)["available"]
+    assert "broken on request" in warning(alice, "unavailable")["message"]
+
+    refused_over(lsp, alice, channel, "nothing is known", "TEMPORARY_NODE_FAILURE")
+    pay_over(lsp, alice, ordinary, "ordinary")
+    unknown = "whether it is in a factory can't be told now: .*broken on request"
+    with pytest.raises(RpcError, match=unknown):
+        pay_over(alice, lsp, channel, "her own payment")
+    first_hop = {"id": lsp.info["id"], "amount_msat": 1_000_000, "delay": 40,
+                 "channel": of(alice, channel)["alias"]["local"]}
+    for hop in (first_hop, {key: value for key, value in first_hop.items() if key != "channel"}):
+        params = {"onion": "00" * 1366, "first_hop": hop, "payment_hash": "11" * 32}
+        assert re.search(unknown, stopped(alice, "sendonion", params))
+    pay_over(alice, lsp, ordinary, "her own, over the other channel")
+    # Which of her channels it takes can't be seen: it can cost no more than is paid.
+    pay(alice, lsp, 1_000_000, "by xpay")
+    for command, params in [
+        ("close", [channel]),
+        ("close", [of(alice, channel)["alias"]["local"]]),
+        ("splicein", {"channel": channel, "amount": 10_000}),
+        ("dev-forget-channel", {"id": lsp.info["id"], "channel_id": channel, "force": True}),
+    ]:
+        assert re.search(unknown, stopped(alice, command, params)), command
+    assert of(alice, channel)["state"] == "CHANNELD_NORMAL"
+
+    failed = alice.rpc.call("break-rpc", {"methods": ["listdatastore"]})["asked"]
+    assert failed > 0
+    wait_for(lambda: alice.rpc.call("break-rpc", {"methods": ["listdatastore"]})["asked"] > 0)
+    assert not status(alice)["available"]
+    alice.rpc.call("break-rpc", {"methods": []})
+    alice.daemon.wait_for_log("what is stored can be read now: factories are guarded")
+    wait_for(lambda: status(alice)["available"] and factory_of(alice, factory["factory_instance"])["state"] == "active")
+    wait_for_synced(bitcoind, [alice])
+    pay_over(lsp, alice, channel, "known again")
+    pay_over(alice, lsp, channel, "known again, the other way")
+    assert "factory-exit" in stopped(alice, "close", [channel])
+    assert warning(alice, "unavailable") is None
+
+
+@pytest.mark.parametrize("ends", ["in time", "too late"])
+def test_a_chain_that_cannot_be_read_at_the_start(node_factory, bitcoind, ends):
+    """S33: an HTLC that comes before every block is handled waits for that, or is failed; afterwards all goes on,
+    with the block that was missed."""
+    lsp, alice, factory, channel, ordinary = with_a_broken_node(node_factory, bitcoind)
+    alice.stop()
+    bitcoind.generate_block(1)
+    wait_for_synced(bitcoind, [lsp])
+    start_broken(alice, "getrawblockbyheight")
+    connect_all_at_once(lsp, alice)
+    wait_for(lambda: all_reestablished(lsp) and all_reestablished(alice))
+    invoice = alice.rpc.invoice(1_000_000, "early", "early")
+    secret = lsp.rpc.decode(invoice["bolt11"])["payment_secret"]
+    route = [{"id": alice.info["id"], "channel": of(lsp, channel)["alias"]["local"], "delay": 100,
+              "amount_msat": 1_000_000}]
+    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
+    wait_for(lambda: [htlc["state"] for htlc in of(alice, channel)["htlcs"]] == ["RCVD_ADD_ACK_REVOCATION"])
+    pay_over(lsp, alice, ordinary, "ordinary")
+    assert alice.rpc.call("break-rpc", {"methods": ["getrawblockbyheight"]})["asked"] > 0
+    assert alice.rpc.listinvoices("early")["invoices"][0]["status"] == "unpaid"
+    if ends == "too late":
+        with pytest.raises(RpcError, match="TEMPORARY_NODE_FAILURE"):
+            lsp.rpc.waitsendpay(invoice["payment_hash"], 90)
+        refused_over(lsp, alice, channel, "nobody waits any more", "TEMPORARY_NODE_FAILURE")
+    alice.rpc.call("break-rpc", {"methods": []})
+    if ends == "in time":
+        lsp.rpc.waitsendpay(invoice["payment_hash"], 60)
+    height = bitcoind.rpc.getblockcount()
+    wait_for(lambda: status(alice).get("blockheight") == height)
+    connect_all(lsp, [alice])
+    pay_over(lsp, alice, channel, "seen again")
+    assert factory_of(alice, factory["factory_instance"])["state"] == "active"
+
+
+def connect_all_at_once(lsp, alice):
+    """Connects lightningd of both, whatever alice's plugin can say to that."""
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    wait_for(lambda: lsp.rpc.listpeers(alice.info["id"])["peers"][0]["connected"])

@@ -1,5 +1,8 @@
 """HTLCs that are not settled in time take their channel on chain by themselves."""
 
+import pytest
+from pyln.client import RpcError
+
 from harness import (
     PLUGINS,
     channel_with,
@@ -236,3 +239,46 @@ def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     assert bitcoind.rpc.getblockcount() < htlc["expiry"] - early
     assert (state(alice), state(lsp)) == ("active", "active")
     assert channel_with(alice, lsp)["state"] == "CHANNELD_NORMAL"
+
+
+# S35
+def test_an_htlc_that_ends_after_it_was_listed(node_factory, bitcoind):
+    """Alice fails an HTLC, and it ends between her plugin's look at the channels and that at lightningd's
+    database, which then says nothing of how: she doesn't leave for it."""
+    listing = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "old_listing.py")]})
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), listing])
+    for node in nodes:
+        fund(bitcoind, node, 2_000_000)
+    connect_all(lsp, [alice])
+    mine(bitcoind, 0, nodes)
+    create_active(bitcoind, lsp, [alice])
+    early = only_factory(alice)["blocks_early"]
+
+    def pay_in_vain(payment_hash):
+        """Something that alice fails."""
+        route = [{"id": alice.info["id"], "channel": channel_with(lsp, alice)["alias"]["local"],
+                  "amount_msat": 50_000_000, "delay": early + 5}]
+        lsp.rpc.sendpay(route, payment_hash, payment_secret="dd" * 32)
+        with pytest.raises(RpcError):
+            lsp.rpc.waitsendpay(payment_hash)
+
+    payment_hash = "ee" * 32
+    pay_in_vain(payment_hash)
+    (ended,) = alice.rpc.listhtlcs()["htlcs"]
+    wait_for(lambda: alice.rpc.listhtlcs()["htlcs"][0]["state"] == "SENT_REMOVE_ACK_REVOCATION")
+    # As it was a moment before.
+    listed = alice.rpc.listpeerchannels()["channels"]
+    listed[0]["htlcs"] = [
+        {"direction": "in", "id": ended["id"], "amount_msat": 50_000_000, "expiry": ended["expiry"],
+         "payment_hash": payment_hash, "state": "RCVD_REMOVE_ACK_COMMIT"}
+    ]
+    alice.rpc.call("old-listing", {"channels": listed})
+    # So that her plugin looks at this channel again.
+    pay_in_vain("cc" * 32)
+    mine(bitcoind, ended["expiry"] - early - bitcoind.rpc.getblockcount(), nodes)
+    # Whatever she made of it is done before she handles the next block.
+    for _ in range(2):
+        mine(bitcoind, 1, nodes)
+    assert alice.rpc.call("old-listing")["asked"] > 0, "her plugin hasn't looked"
+    assert state(alice) == "active"
+    assert bitcoind.rpc.getrawmempool() == []

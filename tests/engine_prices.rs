@@ -9,6 +9,7 @@ use common::{factory, purse, sales};
 use factory_engine::types::{Amount, InstanceId};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Input, PriceList};
+use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, LSP, World};
 
@@ -99,6 +100,33 @@ fn whoever_cannot_pay_gets_nothing_and_loses_nothing() {
     world.run_out().unwrap();
     assert_eq!((world.refused(1, instance), sales(&world, LSP, instance).len()), (None, 1));
     assert_eq!(before - purse(&world, instance), PRICE);
+}
+
+/// S30: a payment that fails ends the purchase that it was for, and not one in another factory, whichever of the two
+/// comes first.
+#[test]
+fn a_payment_that_fails_ends_its_own_purchase_alone() {
+    for swapped in [false, true] {
+        let (mut world, one) = active(8, flat());
+        let other =
+            world.make_factory(&Offer { stock: Amount::from_sat(300_000), ..Offer::default() }).unwrap();
+        let (dear, waits) = if swapped { (other, one) } else { (one, other) };
+        // One that waits for a neighbour's nonces.
+        world.tamper(move |out| match &out.message {
+            Message::SaleJoin(join) if out.from == 2 && join.instance == waits => Fate::Drop,
+            _ => Fate::Deliver,
+        });
+        world.ask(1, waits, 40_000, PRICE).unwrap().unwrap();
+        world.settle().unwrap();
+        world.members[LSP].engine.as_mut().unwrap().set_prices(PriceList { base_msat: PURSE * 2, ppm: 0 });
+        world.ask(1, dear, 50_000, PURSE * 2).unwrap().unwrap();
+        world.settle().unwrap();
+        let why = world.refused(1, dear).unwrap();
+        assert!(why.contains("its price was not paid"), "{why}");
+        let purchase = world.members[1].engine.as_ref().unwrap().purchase(waits);
+        assert!(purchase.is_some_and(|purchase| purchase.refused.is_none()), "the other one has ended, too");
+        assert_eq!([one, other].map(|at| sales(&world, LSP, at).len()), [0, 0]);
+    }
 }
 
 /// A lying operator asks for more than was agreed, or for the same again.

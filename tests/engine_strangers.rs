@@ -9,7 +9,7 @@ use common::{factory, left_out};
 use factory_engine::policy::Policy;
 use factory_engine::terms::Terms;
 use factory_engine::types::{InstanceId, NodeId};
-use factory_engine::wire::message::{Abort, Expecting, Message};
+use factory_engine::wire::message::{Abort, Expecting, Invite, Message};
 use factory_engine::{Command, Input, State};
 use factory_lab::offer::{Offer, invitation, shape};
 use factory_lab::scenario::Scenario;
@@ -181,4 +181,42 @@ fn who_ended_an_attempt_is_told_to_nobody_else() {
     assert!(told.iter().all(|why| why.contains("another client aborts")), "{told:?}");
     let log = &world.members[LSP].log;
     assert!(log.iter().any(|(_, line)| line.contains(&id) && line.contains("secret words")));
+}
+
+/// S28: a stranger's one invitation, changed again and again, is looked at a few times, and isn't written anew for
+/// each.
+#[test]
+fn a_strangers_invitation_does_not_change_without_end() {
+    let mut world = Scenario::new(9).clients(1).world().unwrap();
+    let peer = stranger(0);
+    world.feed(1, Input::PeerUp { peer, channels: false }).unwrap();
+    let appends = world.members[1].store.appends;
+    for attempt in 1..=100 {
+        let Message::Invite(invite) = invited_by(&world, peer, 0) else { panic!("an invitation") };
+        let payload = Message::Invite(Invite { attempt, ..invite }).encode();
+        world.feed(1, Input::Message { peer, payload }).unwrap();
+    }
+    let written = world.members[1].store.appends - appends;
+    assert!((2..=10).contains(&written), "{written}");
+    assert_eq!(known(&world), 1);
+}
+
+/// S28: whose factory this node is in is no stranger, although nothing else on chain is known of it; and it is one
+/// again when that has never been funded.
+#[test]
+fn the_operator_of_a_funded_factory_is_known() {
+    for funded in [true, false] {
+        let scenario = Scenario::new(10).clients(1);
+        let (mut world, instance) = if funded { scenario.active() } else { scenario.begun() }.unwrap();
+        let peer = world.members[LSP].id;
+        // As lightningd says of a factory's channel: its funding isn't on chain.
+        world.feed(1, Input::PeerDown { peer }).unwrap();
+        world.feed(1, Input::PeerUp { peer, channels: false }).unwrap();
+        let payload = invited_by(&world, peer, 7).encode();
+        world.feed(1, Input::Message { peer, payload }).unwrap();
+        let engine = world.members[1].engine.as_ref().unwrap();
+        let second = engine.factories().find(|factory| factory.instance != instance);
+        let accepted = second.is_some_and(|factory| factory.state(0) != State::Invited);
+        assert_eq!(accepted, funded, "{:?}", second.map(|factory| factory.state(0)));
+    }
 }

@@ -5,8 +5,9 @@
 mod common;
 
 use common::{factory, purse, sales};
+use factory_engine::record::event::{Restored, encode_record};
 use factory_engine::types::{InstanceId, PaymentHash, PaymentSecret};
-use factory_engine::wire::message::{CreditBack, JitOpened, Message};
+use factory_engine::wire::message::{CreditBack, JitOpened, Message, SaleShown};
 use factory_engine::{Command, Input, PriceList, Sold};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World, losing};
@@ -313,4 +314,125 @@ fn an_invented_channel_uses_up_no_credit() {
         world.run_out().unwrap();
         assert_eq!(books(&world, instance)[1], (true, 0, PRICE));
     }
+}
+
+/// Client 1 has paid for a sale that is finished, and the operator is back with a copy from before that. Nobody
+/// is connected to it.
+fn forgotten(seed: u64) -> (World, InstanceId, u64) {
+    let (mut world, instance, before) = withheld(seed, false, "sale_partial_signatures");
+    let older = world.backup(LSP);
+    world.heal();
+    blocks(&mut world, 1);
+    assert!(sales(&world, LSP, instance)[0].stored && sales(&world, 1, instance)[0].is_signed());
+    world.check_recovery = false;
+    world.restore(LSP, older).unwrap();
+    world.settle().unwrap();
+    assert!(!sales(&world, LSP, instance)[0].is_signed());
+    (world, instance, before)
+}
+
+fn exit_only(world: &World, instance: InstanceId) -> bool {
+    factory(world, LSP, instance).restored().is_some()
+}
+
+/// S9, S36: an operator that has forgotten that a paid sale was finished hears of it from whichever of its clients
+/// comes first. It gives nothing up and pays nothing back, and the factory is only for leaving.
+#[test]
+fn an_operator_that_forgot_the_end_of_a_sale_is_shown_it() {
+    for (seed, first) in (20..).zip([vec![1, 2, 3, 4], vec![1], vec![2]]) {
+        let at = format!("{first:?} first");
+        let (mut world, instance, before) = forgotten(seed);
+        for client in first {
+            world.connect(LSP, client).unwrap();
+        }
+        world.run_out().unwrap();
+        blocks(&mut world, SALE_BLOCKS + CREDIT_BLOCKS + 5);
+        world.reconnect().unwrap();
+        world.run_out().unwrap();
+        blocks(&mut world, CREDIT_BLOCKS + 40);
+        assert_eq!(books(&world, instance), [(false, 0, 0); 2], "{at}");
+        assert_eq!(before - purse(&world, instance), PRICE, "{at}");
+        let sold = &sales(&world, LSP, instance)[0];
+        assert_eq!(sold.signatures, sales(&world, 1, instance)[0].signatures, "{at}");
+        for side in [LSP, 1] {
+            let channel = &world.members[side].lightningd.channels[&sold.channel_id()];
+            assert!(!channel.closing, "{at}: member {side} closes the channel that was bought");
+        }
+        assert!(exit_only(&world, instance), "{at}");
+        world.ask(2, instance, AMOUNT, PRICE).unwrap().unwrap();
+        world.run_out().unwrap();
+        assert!(world.refused(2, instance).is_some(), "{at}");
+        in_order(&world);
+    }
+}
+
+/// S9, S36: nobody who could show it came in time. The price is the operator's loss; its client keeps the channel
+/// that it has paid for, and its books say nothing of a credit.
+#[test]
+fn a_finished_sale_that_was_given_up_costs_its_buyer_nothing() {
+    let (mut world, instance, before) = forgotten(24);
+    world.connect(LSP, 3).unwrap();
+    world.run_out().unwrap();
+    blocks(&mut world, SALE_BLOCKS + 3);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE), (false, 0, 0)]);
+    world.reconnect().unwrap();
+    world.run_out().unwrap();
+    blocks(&mut world, CREDIT_BLOCKS + 40);
+    assert!(exit_only(&world, instance));
+    assert_eq!(before - purse(&world, instance), PRICE);
+    let sold = &sales(&world, LSP, instance)[0];
+    assert!(sold.is_signed(), "the operator can't follow it on chain");
+    for side in [LSP, 1] {
+        let channel = &world.members[side].lightningd.channels[&sold.channel_id()];
+        assert!(!channel.closing, "member {side} closes the channel that was bought");
+    }
+    in_order(&world);
+}
+
+/// S9, S36: what a restored operator's records say that it owes it pays, once its client has had its say.
+#[test]
+fn a_restored_operator_ends_what_nobody_has_finished() {
+    let (mut world, instance, before) = withheld(25, false, "sale_partial_signatures");
+    let restored = Restored { reason: "older".into() };
+    world.members[LSP].store.records_mut(instance).push(encode_record(&[restored.into()]));
+    world.stop(LSP);
+    world.start(LSP).unwrap();
+    world.connect(LSP, 3).unwrap();
+    world.run_out().unwrap();
+    assert!(exit_only(&world, instance));
+    // Its buyer may have what the operator has forgotten.
+    blocks(&mut world, 2 * SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(false, 0, 0); 2]);
+    world.connect(LSP, 1).unwrap();
+    world.run_out().unwrap();
+    blocks(&mut world, 1);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    blocks(&mut world, CREDIT_BLOCKS);
+    assert_eq!(books(&world, instance), [(true, 0, 0); 2]);
+    assert_eq!(purse(&world, instance), before);
+    in_order(&world);
+}
+
+/// S9: a client that shows what isn't so makes no operator exit-only, and ends no sale.
+#[test]
+fn a_clients_word_alone_makes_no_operator_exit_only() {
+    let (mut world, instance, _) = withheld(26, false, "sale_partial_signatures");
+    let (peer, sold) = (world.members[1].id, sales(&world, LSP, instance)[0].clone());
+    for number in 1..=3 {
+        let shown = SaleShown {
+            instance,
+            attempt: 1,
+            number,
+            buyer: 0,
+            amount: sold.sale.amount(),
+            channel_script: sold.sale.channel_output.script_pubkey.clone(),
+            signatures: vec![[0x11; 64]; sold.sale.sessions.len()],
+        };
+        world.feed(LSP, Input::Message { peer, payload: Message::SaleShown(shown).encode() }).unwrap();
+        world.run_out().unwrap();
+    }
+    assert!(!exit_only(&world, instance) && !sales(&world, LSP, instance)[0].is_signed());
+    blocks(&mut world, SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    in_order(&world);
 }

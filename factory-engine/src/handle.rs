@@ -78,6 +78,7 @@ impl Engine {
                 self.client_peer_up(step, peer);
                 for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
+                        self.ask_for_unfinished(step, factory, peer);
                         self.resume_sales(step, factory, Some(peer));
                         self.resume_waiting(step, factory, peer);
                         self.repeat_jit(step, factory, peer);

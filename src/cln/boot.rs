@@ -380,9 +380,10 @@ pub async fn follow(prepared: Prepared) {
     let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
     // What a stop interrupted goes on from here.
     state.runtime.deliver_durably(Input::Started { channels }).await;
+    let known = retry("channels", || peers::with_channels(&state.rpc, None)).await;
     for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
         let number = state.runtime.listed(peer.id);
-        state.runtime.features(peer.id, number, peer.supports, peer.channels);
+        state.runtime.features(peer.id, number, peer.supports, known.contains(&peer.id));
     }
     let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
     state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
@@ -472,8 +473,9 @@ impl<C: Call> Sink for EngineSink<C> {
             if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
                 self.runtime.input(Input::Fees(fees.clone()));
             }
-            let failed = preimages::failed(self.database.clone(), htlcs::removing(&pending)).await;
-            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &failed)));
+            let removing = htlcs::removing(&pending);
+            let nothing = preimages::nothing_to_claim(self.database.clone(), removing).await;
+            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &nothing)));
         }
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {

@@ -92,6 +92,14 @@ impl Channels {
         self.read().known.get(&id).filter(|known| known.scid.is_none())?.about
     }
 
+    /// Every channel whose funding isn't on chain as far as we have heard, with its description, if lightningd has
+    /// given one.
+    pub fn all_unconfirmed(&self) -> Vec<(ChannelId, Option<KnownChannel>)> {
+        let maps = self.read();
+        let off_chain = maps.known.iter().filter(|(_, known)| known.scid.is_none());
+        off_chain.map(|(id, known)| (*id, known.about)).collect()
+    }
+
     /// Channels that have ended, as far as we have heard (S34).
     pub fn ended(&self) -> Vec<ChannelNow> {
         let maps = self.read();

@@ -11,10 +11,10 @@ use serde_json::Value;
 /// A received HTLC: its channel, and its number there.
 pub type Incoming = (ChannelId, u64);
 
-/// Every HTLC that lightningd hasn't done with. `channels`: of `listpeerchannels`; `failed`: of those that
-/// lightningd [removes](removing), which it has failed.
-pub fn of_channels(channels: &[Value], failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
-    channels.iter().flat_map(|channel| of_channel(channel, failed)).collect()
+/// Every HTLC that lightningd hasn't done with. `channels`: of `listpeerchannels`; `nothing`: of those that
+/// lightningd [removes](removing), of which [nothing is to be claimed](super::preimages::nothing_to_claim).
+pub fn of_channels(channels: &[Value], nothing: &HashSet<Incoming>) -> Vec<PendingHtlc> {
+    channels.iter().flat_map(|channel| of_channel(channel, nothing)).collect()
 }
 
 /// Those of `listpeerchannels` that have HTLCs.
@@ -61,13 +61,13 @@ fn is_planned(htlc: &Value) -> bool {
     htlc["id"] == u64::MAX
 }
 
-fn of_channel(channel: &Value, failed: &HashSet<Incoming>) -> Vec<PendingHtlc> {
+fn of_channel(channel: &Value, nothing: &HashSet<Incoming>) -> Vec<PendingHtlc> {
     let Some(channel_id) = id(channel) else { return vec![] };
     let one = |htlc: &Value| {
         let number = htlc["id"].as_u64();
         let direction = match (is_incoming(htlc), is_removed(htlc)) {
             (false, _) => Direction::Offered,
-            (true, true) if !number.is_some_and(|id| failed.contains(&(channel_id, id))) => {
+            (true, true) if !number.is_some_and(|id| nothing.contains(&(channel_id, id))) => {
                 Direction::Fulfilled
             }
             (true, _) => Direction::Received,

@@ -63,10 +63,10 @@ impl Engine {
         if invite.attempt > MAX_ATTEMPT {
             return Err(Fault::peer(format!("attempt {} is beyond {MAX_ATTEMPT}", invite.attempt)));
         }
-        if let Some(wait) = self.offences.wait(peer, step.now).filter(|_| known.is_none()) {
+        let accepted = known.is_some_and(|factory| factory.accepted);
+        if let Some(wait) = self.offences.wait(peer, step.now).filter(|_| !accepted) {
             return Err(Fault::stale(format!("its invitations are not looked at for {} s", wait / 1000)));
         }
-        let accepted = known.is_some_and(|factory| factory.accepted);
         // S28: what costs nothing first; a layout of many clients does.
         let checked = self.config.check_inviter(peer, &invite).and_then(|()| match known {
             Some(factory) if accepted => same_offer(factory, &invite),
@@ -99,6 +99,10 @@ impl Engine {
             },
         );
         step.volatile(Volatile::End(instance));
+        if known.is_some() && !accepted && self.is_stranger(peer) {
+            // S28: a stranger's one invitation isn't written anew without end.
+            step.volatile(Volatile::Offence(peer, step.now));
+        }
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
         } else if self.config.policy == Policy::Auto && !self.is_stranger(peer) {
@@ -164,9 +168,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether nothing is known of a peer: no channel, and no list that names it.
+    /// Whether nothing is known of a peer: no channel on chain or in a factory, and no list that names it.
     fn is_stranger(&self, peer: NodeId) -> bool {
-        !self.config.anybody_invites && self.config.allowed_lsps.is_none() && !self.friends.contains(&peer)
+        let funded = |factory: &Factory| factory.funding_height().is_some();
+        let operates =
+            |factory: &Factory| matches!(factory.current.role, Role::Client { lsp, .. } if lsp == peer);
+        !self.config.anybody_invites
+            && self.config.allowed_lsps.is_none()
+            && !self.friends.contains(&peer)
+            && !self.factories.values().any(|factory| funded(factory) && operates(factory))
     }
 
     /// S28: what ended before anything was signed is not kept for long.

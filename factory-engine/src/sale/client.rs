@@ -11,7 +11,8 @@ use crate::record::attempt::Role;
 use crate::record::event::{SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
-use crate::sale::{cooperative, session_count};
+use crate::sale::proof::ask_for_sale;
+use crate::sale::{cooperative, place, session_count};
 use crate::signing::{Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
@@ -21,7 +22,7 @@ use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, transcript};
 use crate::types::{ChannelId, InstanceId, NodeId, ScriptBuf};
 use crate::wire::message::{
-    SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleMissing, SaleOffer, SalePropose, SaleReady,
+    SaleAbort, SaleChecked, SaleCommitted, SaleJoin, SaleOffer, SalePropose, SaleReady,
     SaleStored as StoredMessage,
 };
 use crate::wire::words::Words;
@@ -150,8 +151,7 @@ impl Engine {
         let next = factory.next_sale(coin);
         if offer.number > next {
             let (made, known) = (offer.number.saturating_sub(1), next.saturating_sub(1));
-            let (instance, attempt) = (factory.instance, factory.current.number);
-            step.send(factory.lsp(), SaleMissing { instance, attempt, number: next });
+            ask_for_sale(step, factory, factory.lsp(), next);
             return Err(BadOffer::Ahead { made, known });
         }
         cooperative(factory, coin, step.height)?;
@@ -548,11 +548,6 @@ impl Engine {
         }
         Ok((factory, coin, sale))
     }
-}
-
-/// A sale's place in its chain.
-pub(crate) fn place(number: u32) -> Option<usize> {
-    usize::try_from(number).ok()?.checked_sub(1)
 }
 
 fn stored(factory: &Factory, number: u32) -> StoredMessage {

@@ -272,14 +272,18 @@ impl Engine {
         factory: &Factory,
         newcomer: Option<NodeId>,
     ) {
-        if factory.current.role != Role::Lsp || factory.restored().is_some() {
+        if factory.current.role != Role::Lsp {
             return;
+        }
+        if factory.restored().is_some() {
+            // S9: nothing is signed any more. Who has come gets what was finished.
+            return newcomer.into_iter().for_each(|peer| repeat_ready(step, factory, peer));
         }
         for sold in factory.current.sales.all().filter(|sold| !sold.stored && sold.void.is_none()) {
             let Some(coin) = sold.coin() else { continue };
             // Not for ever at each block: seldom, and to whoever comes back (S36).
             let rests = sold.is_signed() && !self.is_repeated(sold, step.height);
-            if newcomer.is_none() && (rests || self.is_given_up(sold, step.height)) {
+            if newcomer.is_none() && (rests || self.is_given_up(factory, sold, step.height)) {
                 continue;
             }
             let away = self.away(factory, coin);
@@ -372,14 +376,25 @@ pub(crate) fn send_ready(
     signatures: &[[u8; 64]],
 ) {
     for (_, node) in sub_clients(factory, coin) {
-        step.send(
-            node,
-            SaleReady {
-                instance: factory.instance,
-                attempt: factory.current.number,
-                number,
-                signatures: signatures.to_vec(),
-            },
-        );
+        step.send(node, ready(factory, number, signatures));
+    }
+}
+
+/// One client gets the signatures of what not everybody has stored.
+fn repeat_ready(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
+    let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
+    for sold in coin.map_or(&[][..], |coin| factory.current.sales.of(coin)) {
+        if sold.is_signed() && !sold.stored {
+            step.send(peer, ready(factory, sold.sale.number, &sold.signatures));
+        }
+    }
+}
+
+fn ready(factory: &Factory, number: u32, signatures: &[[u8; 64]]) -> SaleReady {
+    SaleReady {
+        instance: factory.instance,
+        attempt: factory.current.number,
+        number,
+        signatures: signatures.to_vec(),
     }
 }

@@ -9,6 +9,7 @@ use crate::record::factory::{Factory, member_key};
 use crate::record::sales::Sold;
 use crate::sale::cooperative;
 use crate::sale::lsp::{send_ready, sub_clients, volatile};
+use crate::sale::proof::ask_for_sale;
 use crate::sale::selling::Selling;
 use crate::signing::{Failure, Plan, Refused, SignAs, SignJob};
 use crate::step::builder::StepBuilder;
@@ -146,15 +147,18 @@ impl Engine {
             return Err(Fault::stale("nothing is being stored now"));
         }
         let number = sale.deal.number;
-        if factory.next_sale(coin) == number {
-            // S9: it holds signatures that we don't know of. Its word alone changes nothing but this sale.
+        let sold = factory.current.sales.of(coin).iter().find(|sold| sold.sale.number == number);
+        if !sold.is_some_and(Sold::is_signed) {
+            // S9: it holds signatures that we don't know of, or says so. Its word alone changes nothing but this sale.
+            ask_for_sale(step, factory, peer, number);
+        }
+        if sold.is_none() {
             let text =
                 format!("{{}} has finished sale {number} already: was this node restored from a backup?");
             let reason = Reason::about(text, [peer]);
             self.end_sale(step, selling, &reason);
             return Ok(());
         }
-        let sold = factory.current.sales.of(coin).iter().find(|sold| sold.sale.number == number);
         if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }

@@ -92,6 +92,11 @@ fn check_amount(factory: &Factory, coin: CoinIndex, amount: Amount) -> Result<()
     Ok(())
 }
 
+/// A sale's place in its chain.
+fn place(number: u32) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
 /// Whether anything may be signed for this sub-factory (S9, S24, S33), and otherwise why not.
 fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(), NotCooperative> {
     if let Some(why) = factory.damage() {

@@ -5,6 +5,11 @@
 //! Partial signatures go to L alone: a sale that L has given up nobody can finish. From then on this
 //! sub-factory's clients get ordinary channels, if both sides allow that.
 //!
+//! A node that was restored from an older copy (S9) may have forgotten that a sale was finished. So L asks each client
+//! of the sub-factory that comes for the signatures of what it takes for unfinished ([`crate::sale::proof`]). Once it
+//! knows that it was restored it gives nothing up whose buyer isn't there to be asked, and the channel stays in
+//! lightningd: if somebody has the signatures after all, it is funded. What it then has lost is the price.
+//!
 //! Where everybody has signed and somebody won't say that it has stored, the buyer has what it paid for. Others
 //! don't wait for that longer than `sale_blocks` either.
 
@@ -40,10 +45,18 @@ impl Engine {
         !self.is_late(sold, height) || age.checked_rem(self.config.sale_blocks).is_none_or(|rest| rest == 0)
     }
 
-    /// L: whether a sale ends unsigned. Whoever was kept waiting by this node's own absence is waited for.
-    pub(crate) fn is_given_up(&self, sold: &Sold, height: Height) -> bool {
+    /// L: whether a sale ends unsigned. Whoever was kept waiting by this node's own absence is waited for, and the
+    /// buyer by a node that may have forgotten the end (S9).
+    pub(crate) fn is_given_up(&self, factory: &Factory, sold: &Sold, height: Height) -> bool {
+        if factory.restored().is_some() && !self.is_buyer_here(factory, sold) {
+            return false;
+        }
         let waited = self.open_since.is_some_and(|since| height >= since.saturating_add(GRACE));
         !sold.is_signed() && sold.void.is_none() && waited && self.is_late(sold, height)
+    }
+
+    fn is_buyer_here(&self, factory: &Factory, sold: &Sold) -> bool {
+        factory.node_of(sold.sale.buyer).is_some_and(|buyer| self.peers.contains(&buyer))
     }
 
     /// L: whether nothing is sold out of this coin: its last sale never ends, or somebody keeps the next.
@@ -70,12 +83,13 @@ impl Engine {
         }
         for sold in factory.current.sales.all() {
             let Some(coin) = sold.coin() else { continue };
-            if self.is_given_up(sold, step.height) {
+            if self.is_given_up(factory, sold, step.height) {
                 self.void_sale(step, factory, coin, sold);
-            } else if sold
-                .void
-                .as_ref()
-                .is_some_and(|void| step.height <= void.height.saturating_add(self.config.sale_blocks))
+            } else if !sold.is_signed()
+                && sold
+                    .void
+                    .as_ref()
+                    .is_some_and(|void| step.height <= void.height.saturating_add(self.config.sale_blocks))
             {
                 for (_, node) in sub_clients(factory, coin) {
                     tell_void(step, factory, sold.sale.number, node);
@@ -102,7 +116,10 @@ impl Engine {
         );
         step.event(factory.instance, SaleVoid { coin, number, blamed, height });
         step.volatile(volatile(factory, coin, VolatileSale::End));
-        step.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
+        // S9: a buyer that isn't here may have what this node has forgotten. Else it closes the channel once it hears.
+        if factory.restored().is_none() && self.is_buyer_here(factory, sold) {
+            step.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
+        }
         for (_, node) in sub_clients(factory, coin) {
             tell_void(step, factory, number, node);
         }
@@ -112,7 +129,7 @@ impl Engine {
     pub(crate) fn repeat_void(&self, step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId) {
         let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
         let last = coin.and_then(|coin| factory.current.sales.of(coin).last());
-        if let Some(last) = last.filter(|last| last.void.is_some()) {
+        if let Some(last) = last.filter(|last| last.void.is_some() && !last.is_signed()) {
             tell_void(step, factory, last.sale.number, peer);
         }
     }

@@ -1,8 +1,13 @@
 //! Commands of lightningd's that would end a factory's channel while its funding output is off chain (S34): they
 //! are stopped, and the error names the right command. What isn't about such a channel passes as it is.
+//!
+//! As long as it isn't known which channels are factories' (S33), every one that isn't on chain and may be one counts
+//! as such.
 
+use std::collections::BTreeMap;
+
+use factory_engine::KnownChannel;
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
-use factory_runtime::HtlcView;
 use serde_json::{Value, json};
 
 use super::super::channel_state::ChannelState;
@@ -21,23 +26,77 @@ pub const COMMANDS: [&str; 8] = [
     "dev-forget-channel",
 ];
 
+/// Why a channel is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    /// It is in this factory.
+    Factory(InstanceId),
+    /// It may be in one: why that isn't known.
+    Unknown(String),
+}
+
+/// Channels that stand off chain, and why they are left as they are.
+type Guarded = BTreeMap<ChannelId, Why>;
+
+/// Channels that aren't on chain and of which it isn't known whether they are in a factory, with the reason (S33).
+/// lightningd is asked anew: while nothing is known nobody follows its channels.
+pub async fn doubtful(state: &State) -> Vec<(ChannelId, Option<NodeId>, String)> {
+    let view = state.runtime.view();
+    if view.is_certain() {
+        return vec![];
+    }
+    if let Err(error) = state.channels.refresh(&state.rpc).await {
+        log::warn!("which channels may be factories': {error}");
+    }
+    let all = state.channels.all_unconfirmed().into_iter();
+    let all = all.filter(|(channel, _)| view.htlc(|view| !view.policies.contains_key(channel)));
+    let doubt = |(channel, about): (ChannelId, Option<KnownChannel>)| {
+        let peer = about.map(|about| about.peer);
+        Some((channel, peer, view.doubt(peer)?))
+    };
+    all.filter_map(doubt).collect()
+}
+
+async fn guarded(state: &State) -> Guarded {
+    let doubtful = doubtful(state).await.into_iter().map(|(channel, _, why)| (channel, Why::Unknown(why)));
+    let mut all: Guarded = doubtful.collect();
+    state.runtime.view().htlc(|view| {
+        all.extend(view.guarded.iter().map(|(channel, instance)| (*channel, Why::Factory(*instance))));
+    });
+    all
+}
+
 /// Why a command is stopped, if it is one of [`COMMANDS`] and about a channel that stands off chain.
 pub async fn stops(state: &State, method: &str, params: &Value) -> Option<String> {
-    let guards = |view: &HtlcView| !view.guarded.is_empty();
-    if !COMMANDS.contains(&method) || !state.runtime.view().htlc(guards) {
+    if !COMMANDS.contains(&method) {
         return None;
     }
-    let (channel, instance) = match method {
-        "dev-splice" => in_script(state, &param(params, 0, "script_or_json").to_string())?,
-        "splicein" | "spliceout" => named(state, &text(params, 0, "channel")?).await?,
-        "close" => named(state, &text(params, 0, "id")?).await?,
+    let guarded = guarded(state).await;
+    if guarded.is_empty() {
+        return None;
+    }
+    let channel = match method {
+        "dev-splice" => in_script(&guarded, &param(params, 0, "script_or_json").to_string())?,
+        "splicein" | "spliceout" => named(state, &guarded, &text(params, 0, "channel")?).await?,
+        "close" => named(state, &guarded, &text(params, 0, "id")?).await?,
         "dev-forget-channel" => {
             let exact = text(params, 2, "channel_id").or_else(|| text(params, 1, "short_channel_id"));
-            named(state, &exact.or_else(|| text(params, 0, "id"))?).await?
+            named(state, &guarded, &exact.or_else(|| text(params, 0, "id"))?).await?
         }
-        _ => named(state, &text(params, 0, "channel_id")?).await?,
+        _ => named(state, &guarded, &text(params, 0, "channel_id")?).await?,
     };
-    Some(words(method, channel, instance))
+    Some(match guarded.get(&channel)? {
+        Why::Factory(instance) => words(method, channel, *instance),
+        Why::Unknown(why) => unknown(channel, why),
+    })
+}
+
+/// Of a channel that may be a factory's.
+pub fn unknown(channel: ChannelId, why: &str) -> String {
+    format!(
+        "channel {channel} is not on chain, and whether it is in a factory can't be told now: {why}. Till then it is \
+         neither used nor ended: see factory-status"
+    )
 }
 
 fn words(method: &str, channel: ChannelId, instance: InstanceId) -> String {
@@ -74,23 +133,19 @@ fn text(params: &Value, place: usize, name: &str) -> Option<String> {
     param(params, place, name).as_str().map(str::to_owned)
 }
 
-/// The guarded channel that somebody means: by its id or the beginning of it, its short channel id or alias, or
-/// as the only one with a peer.
-async fn named(state: &State, name: &str) -> Option<(ChannelId, InstanceId)> {
-    let guarded = |channel: ChannelId| {
-        let instance = state.runtime.view().htlc(|view| view.guarded.get(&channel).copied());
-        Some((channel, instance?))
-    };
+/// The channel that somebody means: by its id or the beginning of it, its short channel id or alias, or as the only
+/// one with a peer.
+async fn named(state: &State, guarded: &Guarded, name: &str) -> Option<ChannelId> {
     if let Ok(channel) = name.parse::<ChannelId>() {
-        return guarded(channel);
+        return Some(channel);
     }
     if let Ok(peer) = name.parse::<NodeId>() {
-        return guarded(only_with(state, peer).await?);
+        return only_with(state, peer).await;
     }
     if name.contains('x') {
-        return guarded(state.channels.find(&state.rpc, name).await?);
+        return state.channels.find(&state.rpc, name).await;
     }
-    in_script(state, name)
+    in_script(guarded, name)
 }
 
 /// The channel with a peer, if there is one that could be closed, and no other: of several lightningd itself asks
@@ -111,13 +166,8 @@ async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
 
 /// The first guarded channel that a splice script is about: it names channels by their ids, or beginnings of
 /// them, or by wildcards.
-fn in_script(state: &State, script: &str) -> Option<(ChannelId, InstanceId)> {
-    state.runtime.view().htlc(|view| {
-        let mut guarded: Vec<_> =
-            view.guarded.iter().map(|(channel, instance)| (*channel, *instance)).collect();
-        guarded.sort_unstable();
-        guarded.into_iter().find(|(channel, _)| mentions(script, &channel.to_string()))
-    })
+fn in_script(guarded: &Guarded, script: &str) -> Option<ChannelId> {
+    guarded.keys().copied().find(|channel| mentions(script, &channel.to_string()))
 }
 
 /// Whether a script names a channel, or might. Beginnings shorter than this are none.

@@ -8,12 +8,20 @@
 //!
 //! - `close`, splices and `dev-forget-channel` of a channel that stands off chain are stopped.
 //!
+//! - As long as it isn't known which channels are factories' (S33), none of that is done for one that isn't on chain
+//!   and may be one: `sendpay` and `sendonion` over it are refused. So is `injectpaymentonion` (`xpay`), whose first
+//!   channel is inside the onion, where no other channel could be meant. Where one could, it goes on: an own payment
+//!   that nobody watches can cost no more than what is paid. It is the payer's to give; its peer, if it forwards,
+//!   asks for the time that it needs itself (S16); and one that is held until it expires lightningd closes the channel
+//!   for, which the next look finds (S34). Invoices go on, too: what is paid to them meets `htlc_accepted`.
+//!   `withdraw` and the like spend the wallet's coins, none of which is a factory's: those for a funding are reserved.
+//!
 //! A larger value that somebody gave stays. What can't be made safe, because the channel isn't usable yet
 //! or the payment would outlive the factory, is refused.
 
 use factory_engine::ChannelPolicy;
 use factory_engine::admission::htlc::SLACK;
-use factory_engine::types::Height;
+use factory_engine::types::{ChannelId, Height, NodeId};
 use serde_json::{Map, Value, json};
 
 use super::super::bolt12;
@@ -84,7 +92,8 @@ const INJECT: &[&str] = &[
 
 /// Answers `rpc_command`: carries on, changes the parameters, or refuses a payment of this node's own.
 pub async fn answer(state: &State, request: &Value) -> Value {
-    if state.runtime.view().htlc(|view| view.policies.is_empty()) {
+    let view = state.runtime.view();
+    if view.is_certain() && view.htlc(|view| view.policies.is_empty()) {
         return carry_on();
     }
     #[cfg(feature = "faults")]
@@ -102,7 +111,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         "createinvoice" => Ok(createinvoice(state, &command["params"])),
         "sendpay" => sendpay(state, &command["params"]).await,
         "sendonion" => sendonion(state, &command["params"]).await,
-        "injectpaymentonion" => injectpaymentonion(state, &command["params"]),
+        "injectpaymentonion" => injectpaymentonion(state, &command["params"]).await,
         _ => Ok(None),
     };
     match changed {
@@ -174,7 +183,7 @@ async fn sendonion(state: &State, params: &Value) -> Changed {
     Ok(raise_hop(state, first, true).await?.then_some(params))
 }
 
-fn injectpaymentonion(state: &State, params: &Value) -> Changed {
+async fn injectpaymentonion(state: &State, params: &Value) -> Changed {
     let Some(mut params) = named(INJECT, params) else { return Ok(None) };
     // The first channel is inside the onion, where we can't see it: so whichever it is.
     let pays_as_client =
@@ -183,6 +192,15 @@ fn injectpaymentonion(state: &State, params: &Value) -> Changed {
         let least = height(state).saturating_add(early).saturating_add(SLACK);
         lengthen(&mut params, "cltv_expiry", if pays_as_client { early } else { 0 }, least)
     });
+    let doubtful = guard::doubtful(state).await;
+    if let Some((channel, _, why)) = doubtful.first()
+        && state.channels.all(|channel| {
+            doubtful.iter().any(|(doubted, ..)| *doubted == channel)
+                || state.runtime.view().htlc(|view| view.policies.contains_key(&channel))
+        })
+    {
+        return Err(Unsafe(guard::unknown(*channel, why)));
+    }
     // With an ordinary channel lightningd may have chosen that.
     let only_ours = state.runtime.view().htlc(|view| {
         let policies = || view.policies.values();
@@ -230,13 +248,22 @@ fn leaves_time(policy: &ChannelPolicy, expiry: Option<u64>) -> Result<(), Unsafe
 /// delta and, behind that, time for an exit from the first channel (S16).
 async fn raise_hop(state: &State, hop: &mut Map<String, Value>, goes_on: bool) -> Result<bool, Unsafe> {
     let scid = hop.get("channel").and_then(Value::as_str);
-    let policy = match scid {
-        Some(scid) => match state.channels.find(&state.rpc, scid).await {
-            Some(channel) => state.runtime.view().htlc(|view| view.policies.get(&channel).cloned()),
-            None => None,
-        },
+    let doubtful = guard::doubtful(state).await;
+    let channel = match scid {
+        Some(scid) => state.channels.find(&state.rpc, scid).await,
         None => None,
     };
+    // lightningd may choose any with the peer.
+    let peer = hop.get("id").and_then(Value::as_str).and_then(|id| id.parse::<NodeId>().ok());
+    let meant = |doubted: ChannelId, with: Option<NodeId>| match scid {
+        Some(_) => Some(doubted) == channel,
+        None => with.is_none() || with == peer,
+    };
+    if let Some((channel, _, why)) = doubtful.iter().find(|(doubted, with, _)| meant(*doubted, *with)) {
+        return Err(Unsafe(guard::unknown(*channel, why)));
+    }
+    let policy =
+        channel.and_then(|channel| state.runtime.view().htlc(|view| view.policies.get(&channel).cloned()));
     let early = match (&policy, scid) {
         (Some(policy), _) => {
             usable_now(policy)?;

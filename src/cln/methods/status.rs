@@ -62,8 +62,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         }
         Err(refusal) => {
             let action = "see what lightningd's datastore says; it is read again every few seconds, and until \
-                          then no deadline of any factory is seen, and no channel that isn't on chain takes an \
-                          HTLC: keep this node online";
+                          then no deadline of any factory is seen, no channel that isn't on chain takes an HTLC, and \
+                          none is closed or pays: keep this node online";
             (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };

@@ -221,15 +221,17 @@ message_struct! {
 }
 
 message_struct! {
-    /// Client → L: your offer counts a sale that I don't know: show me that I have signed it (S9).
+    /// Either way: you know a sale that I don't, or that I don't know to be finished: show me that I have signed
+    /// it (S9). A client asks when an offer counts one; L when a client says that it has stored one, and whoever
+    /// comes while one isn't finished.
     pub struct SaleMissing {
-        /// The first sale that the client doesn't know: its place in the chain, from 1.
+        /// The first sale that the sender doesn't know: its place in the chain, from 1.
         pub number: u32 => 4,
     }
 }
 
 message_struct! {
-    /// L → client: this one you have signed.
+    /// Either way: this one you have signed.
     pub struct SaleShown {
         /// The sale's place in the chain, from 1.
         pub number: u32 => 4,
@@ -239,7 +241,7 @@ message_struct! {
         pub amount: Amount => 8,
         /// Funding script of that channel: P2WSH.
         pub channel_script: ScriptBuf => 10,
-        /// BIP-340, one for each session: no one can make them without the client's key.
+        /// BIP-340, one for each session: no one can make them without the receiver's key.
         pub signatures: Vec<[u8; 64]> => 12,
     }
 }
