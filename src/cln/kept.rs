@@ -19,8 +19,6 @@ use super::wallet::{self, Owned, coins, payout};
 const BLOCKS: u32 = 144;
 /// Renewed when fewer are left.
 const RENEW_BLOCKS: u32 = 36;
-/// More than was ever reserved: reservations add up, and releasing subtracts.
-const RELEASE_BLOCKS: u32 = 100_000;
 /// Coins that are reserved with one call.
 const AT_ONCE: usize = 500;
 /// lightningd's code for a key that isn't there.
@@ -97,7 +95,7 @@ impl<C: Call> Kept<C> {
         let free = kept.iter().filter(|own| !is_used(own, &children));
         let outpoints: Vec<OutPoint> = free.map(|own| own.coin.outpoint).collect();
         // In this order: should the second fail, the next block keeps them as before.
-        self.each("unreserveinputs", &outpoints, json!({"reserve": RELEASE_BLOCKS})).await?;
+        wallet::release(&self.rpc, &outpoints).await?;
         match self.rpc.call("deldatastore", json!({"key": key()})).await {
             Err(error) if error.code != Some(NO_SUCH_KEY) => return Err(error),
             _ => *self.script.lock().await = Some(None),
@@ -190,15 +188,10 @@ impl<C: Call> Kept<C> {
         let enough = u64::from(tip_height(&self.rpc).await?.saturating_add(RENEW_BLOCKS));
         let ends = kept.iter().filter(|own| own.reserved_to.is_none_or(|to| to < enough));
         let outpoints: Vec<OutPoint> = ends.map(|own| own.coin.outpoint).collect();
-        self.each("reserveinputs", &outpoints, json!({"exclusive": false, "reserve": BLOCKS})).await
-    }
-
-    async fn each(&self, method: &str, coins: &[OutPoint], params: Value) -> Result<(), CallError> {
-        for coins in coins.chunks(AT_ONCE) {
-            let psbt = spending(coins).map_err(|error| CallError::new(method, error.to_string()))?;
-            let mut params = params.clone();
-            params["psbt"] = psbt.to_string().into();
-            self.rpc.call(method, params).await?;
+        for some in outpoints.chunks(AT_ONCE) {
+            let psbt = spending(some).map_err(|error| CallError::new("reserveinputs", error.to_string()))?;
+            let params = json!({"psbt": psbt.to_string(), "exclusive": false, "reserve": BLOCKS});
+            self.rpc.call("reserveinputs", params).await?;
         }
         Ok(())
     }
