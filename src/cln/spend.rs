@@ -85,7 +85,7 @@ pub async fn for_channel<C: Call>(rpc: &C, apart: Option<&ScriptBuf>, amount: Am
 
 async fn payment<C: Call>(rpc: &C, amount: Amount) -> Result<Payment, CallError> {
     let method = "parsefeerate";
-    let feerate = rpc.call(method, json!({"feerate_str": "normal"})).await?;
+    let feerate = rpc.call(method, json!(["normal"])).await?;
     let feerate = field::<Option<u32>>(method, &feerate, "perkw")?;
     let feerate = feerate.ok_or_else(|| failed("lightningd has no estimate of fees yet: try again later"))?;
     let name = "min-emergency-msat";
