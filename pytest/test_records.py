@@ -87,7 +87,8 @@ def test_an_operator_with_three_hundred_small_coins(node_factory, bitcoind, meas
         factory = create_active(bitcoind, lsp, clients, capacity_sat=1_000_000, ignore_reserve=True)
     measured(f"300 small coins: lightningd's main loop was held up for {watch.longest * 1e3:.0f} ms at most")
     funding = transaction(bitcoind, factory["funding_txid"])
-    assert 200 < len(funding["vin"]) < 230, len(funding["vin"])
+    # Nearly all of them, and not all.
+    assert 200 < len(funding["vin"]) < 280, len(funding["vin"])
     # lightningd neither chooses coins nor converts PSBTs for us: with so many parents that holds it up.
     assert not lsp.daemon.is_in_log("fundpsbt|setpsbtversion")
     no_long_values(lsp, *clients)
