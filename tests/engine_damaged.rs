@@ -83,6 +83,8 @@ fn a_damaged_factory_can_be_left_and_another_goes_on() {
         let mut world = Scenario::new(82).clients(1).unchecked().world().unwrap();
         let [bad, good] = [(); 2].map(|()| world.make_factory(&Offer::default()).unwrap());
         let at = 1;
+        let funded = factory(&world, at, bad).funding_height();
+        assert!(funded.is_some());
         let record = place(&world, at, bad, |event| matches!(event, Event::Confirmed(_)));
         let bytes = world.members[at].store.records(bad)[record].clone();
         world.damage(at, bad, record, damages(&bytes)[if newer { 2 } else { 1 }].clone());
@@ -96,16 +98,8 @@ fn a_damaged_factory_can_be_left_and_another_goes_on() {
         assert_eq!(doubt, Doubt::Peers([world.members[LSP].id].into()));
         assert!(doubt.of(Some(world.members[LSP].id)).is_some() && doubt.of(None).is_none());
 
-        // That it was funded is in no record any more: the chain says it again.
-        let birth = factory(&world, at, bad).birth.unwrap();
-        assert!(factory(&world, at, bad).funding_height().is_none());
-        for height in birth..=world.chain.height() {
-            let block = world.chain.block(height).unwrap().clone();
-            let watched = world.engine(at).unwrap().watched();
-            let txs = block.txs.iter().filter(|tx| watched.concerns(tx)).cloned().collect();
-            let block = factory_engine::Block { height, hash: block.hash, txs };
-            world.feed(at, Input::Block(block)).unwrap();
-        }
+        // That it was funded is in no record any more: the chain has said it again.
+        assert_eq!(factory(&world, at, bad).funding_height(), funded);
         world.command(at, Command::Exit { instance: bad }).unwrap();
         world.mine(1).unwrap();
         // That it leaves is stored, after what isn't understood.
@@ -122,6 +116,35 @@ fn a_damaged_factory_can_be_left_and_another_goes_on() {
         assert_eq!(factory(&world, at, bad).damage(), None);
         assert_eq!(world.state(at, bad), Some(State::Exited));
     }
+}
+
+// S25, S33
+#[test]
+fn what_a_damaged_record_may_have_taken_back_is_not_believed() {
+    let (mut world, instance) = Scenario::new(88).clients(2).unchecked().active().unwrap();
+    let before = factory(&world, 1, instance).funding_height();
+    let depth = world.chain.height() - before.unwrap() + 1;
+    world.chain.reorg_and_drop(depth);
+    world.mine_quietly(depth + 1);
+    world.sync_all().unwrap();
+    assert_eq!(factory(&world, 1, instance).funding_height(), None);
+    let record = place(&world, 1, instance, |event| matches!(event, Event::Reorged(_)));
+    world.damage(1, instance, record, vec![]);
+    restart(&mut world, 1);
+    assert!(factory(&world, 1, instance).damage().is_some());
+    assert_eq!(factory(&world, 1, instance).funding_height(), None, "it left the chain");
+}
+
+// S33
+#[test]
+fn an_operator_knows_no_more_who_may_have_a_channel_of_an_attempt_that_is_damaged() {
+    let (mut world, instance) = Scenario::new(89).clients(2).unchecked().active().unwrap();
+    world.damage(LSP, instance, 1, vec![]);
+    restart(&mut world, LSP);
+    let doubt = world.engine(LSP).unwrap().doubt();
+    let stranger = world.members[2].id;
+    assert!(matches!(doubt, Doubt::All(_)), "{doubt:?}");
+    assert!(doubt.of(Some(stranger)).is_some() && doubt.of(None).is_some());
 }
 
 // S33, S34

@@ -47,6 +47,7 @@ kinds! {
     CrashSeveral "crash-several" 600_000 "The same at a commit of several events that few runs come to (each such commit).";
     StoreFails "store-fails" 2_000 "The store refuses a step (each commit).";
     Restore "restore" 40_000 "A node comes back with an older copy of its database (each run).";
+    Damage "damage" 30_000 "A record of a node's comes back as garbage: shorter, changed, or of a later version (each run).";
     LspGone "lsp-gone" 40_000 "The operator is gone for good, from some height on (each run).";
     Withhold "withhold" 60_000 "A client never sends its signatures of sales, or never says that it has stored one (each run).";
     Strangers "strangers" 15_000 "A thousand strangers invite a client (each run).";

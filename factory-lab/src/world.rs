@@ -236,7 +236,7 @@ impl World {
     /// # Errors
     /// When a property is violated.
     pub(crate) fn start_with(&mut self, at: usize, engine: Engine) -> Result<(), LabError> {
-        let check = self.check_recovery;
+        let check = self.follows(at);
         let mut shadow = self.blank(at);
         shadow.load_from(&engine);
         let member = &mut self.members[at];
@@ -253,6 +253,10 @@ impl World {
             self.members[at].view.pop();
             self.doubt_above(at, kept)?;
         }
+        // S33: what the chain has said may be in a record that isn't understood, so that it is read again.
+        let damaged = |engine: &&Engine| engine.factories().any(|factory| factory.damage().is_some());
+        let birth = self.members[at].engine.as_ref().filter(damaged).and_then(Engine::scan_from);
+        self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
         self.sync(at)?;
         self.feed_until_stored(at, &Input::Started { channels })
     }
@@ -300,11 +304,16 @@ impl World {
     /// Replaces a record of a member's store by something that it can't read; it finds out at its next start.
     /// From then on what it has isn't what it stored.
     pub fn damage(&mut self, at: usize, instance: InstanceId, record: usize, bytes: Vec<u8>) {
-        self.check_recovery = false;
         self.members[at].damaged = true;
+        self.members[at].shadow = None;
         if let Some(record) = self.members[at].store.records_mut(instance).get_mut(record) {
             *record = bytes;
         }
+    }
+
+    /// Whether a member's store is compared with its engine after every step.
+    fn follows(&self, at: usize) -> bool {
+        self.check_recovery && !self.members[at].damaged
     }
 
     /// What a member's store holds: followed record by record, or read again.
@@ -314,7 +323,7 @@ impl World {
     pub(crate) fn stored(&self, at: usize) -> Result<MaybeOwned<'_>, LabError> {
         match &self.members[at].shadow {
             // Without the check after every step it is not kept up to date.
-            Some(shadow) if self.check_recovery => Ok(MaybeOwned::Borrowed(shadow)),
+            Some(shadow) if self.follows(at) => Ok(MaybeOwned::Borrowed(shadow)),
             _ => Ok(MaybeOwned::Owned(Box::new(self.rebuild(at)?))),
         }
     }

@@ -409,7 +409,8 @@ async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height
             (if begin.read_again { birth } else { height }, height)
         }
         Some((height, _)) => {
-            let start = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
+            let reorged = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
+            let start = if begin.read_again { birth } else { reorged };
             log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
             (start, start.saturating_sub(1))
         }

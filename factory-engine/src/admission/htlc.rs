@@ -268,23 +268,18 @@ impl Doubt {
     }
 }
 
-/// Peers that this node has channels with in a factory, whichever attempt it is.
-fn channel_peers(factory: &Factory) -> impl Iterator<Item = NodeId> {
-    let of_attempt = |attempt: &Attempt| match attempt.role {
-        Role::Lsp => attempt.clients.clone(),
-        Role::Client { lsp, .. } => vec![lsp],
-    };
-    factory.attempts().flat_map(of_attempt)
-}
-
 impl Engine {
     /// Which channels may be a factory's although [`Engine::channel_policies`] doesn't have them (S33).
     pub fn doubt(&self) -> Doubt {
         if let Some((instance, why)) = self.unreadable().next() {
             return Doubt::All(format!("factory {instance}: {why}"));
         }
-        let damaged = self.factories().filter(|factory| factory.damage().is_some());
-        Doubt::Peers(damaged.flat_map(channel_peers).collect())
+        let damaged = || self.factories().filter_map(|factory| Some((factory, factory.damage()?)));
+        // L's: an attempt that isn't known had clients that aren't, and they may have a channel yet.
+        if let Some((factory, why)) = damaged().find(|(factory, _)| factory.current.role == Role::Lsp) {
+            return Doubt::All(format!("factory {}: {why}", factory.instance));
+        }
+        Doubt::Peers(damaged().map(|(factory, _)| factory.lsp()).collect())
     }
 
     /// The policy of every channel of every factory whose leaf isn't on chain, settled: from then on it

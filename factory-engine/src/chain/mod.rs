@@ -62,9 +62,7 @@ impl Engine {
 
     /// The lowest height that a scan after a restart must begin at; nothing if nothing is watched.
     pub fn scan_from(&self) -> Option<Height> {
-        // Of a factory with a record that isn't understood its birth may be in there.
-        let seen = |factory: &Factory| factory.confirmed.values().copied().min();
-        self.factories.values().filter_map(|factory| factory.birth.or_else(|| seen(factory))).min()
+        self.factories.values().filter_map(|factory| factory.birth).min()
     }
 
     /// The highest block that something of a factory confirmed in.

@@ -66,8 +66,8 @@ impl Folded {
                 folded.damage.get_or_insert_with(|| format!("record {index}: {error}"));
             }
         }
-        if let Some(factory) = &mut folded.factory {
-            factory.set_damage(folded.damage.clone());
+        if let (Some(factory), Some(why)) = (&mut folded.factory, &folded.damage) {
+            factory.set_damage(why.clone());
         }
         folded
     }

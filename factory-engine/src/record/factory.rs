@@ -233,8 +233,16 @@ impl Factory {
         self.damage.as_deref()
     }
 
-    pub(crate) fn set_damage(&mut self, damage: Option<String>) {
-        self.damage = damage;
+    /// Some of its records are not understood. One of them may say that blocks left the chain: so what the chain
+    /// has is forgotten, and read again from where the factory began.
+    pub(crate) fn set_damage(&mut self, why: String) {
+        self.damage = Some(why);
+        // A reorganisation may have let it confirm in a lower block than was the last when it was released.
+        let seen = self.confirmed.values().copied().min();
+        self.birth = self.birth.or(seen).map(|birth| birth.saturating_sub(BURIED));
+        self.confirmed.clear();
+        self.spent.clear();
+        self.pays.clear();
     }
 
     /// Capacities of zero-conf opens of the operator that were accepted for this factory.

@@ -153,7 +153,8 @@ impl Run {
             let looks = known.is_some_and(|known| engine.suspects().contains(&(known.peer, known.capacity)));
             let settled =
                 known.is_some_and(|known| self.world.chain.confirmed(known.outpoint.txid).is_some());
-            if looks && !settled {
+            let doubtful = known.is_some_and(|known| engine.doubt().of(Some(known.peer)).is_some());
+            if (looks || doubtful) && !settled {
                 return false;
             }
         }
@@ -169,10 +170,36 @@ impl Run {
         admit(&htlc, self.world.chain.height()) == Verdict::Continue
     }
 
+    /// S33: what a member has just admitted whose records are not all understood: nothing on a channel that may
+    /// be a damaged factory's, unless its funding is on chain.
+    fn judge_damaged(&self, at: usize, channel: ChannelId) -> Result<(), String> {
+        let member = &self.world.members[at];
+        let known = member.lightningd.channels.get(&channel);
+        // One that an older copy doesn't have is nobody's any more.
+        if known.is_none_or(|known| self.world.chain.confirmed(known.outpoint.txid).is_some()) {
+            return Ok(());
+        }
+        let whole = member.engine.as_ref().is_some_and(|engine| {
+            let place = place(engine, channel);
+            place.is_some_and(|place| engine.damage(place.attempt.terms.instance).is_none())
+        });
+        if whole {
+            Ok(())
+        } else {
+            Err(format!("S33: member {at} admits an HTLC although records are damaged"))
+        }
+    }
+
     /// S15, S18: what an honest member that knows the chain's tip has just admitted.
     fn judge_htlc(&self, at: usize, channel: ChannelId, expiry: Height) -> Result<(), String> {
         let (world, chain) = (&self.world, &self.world.chain);
-        if !world.is_owed(at) || world.seen(at) != Some(chain.height()) {
+        if world.seen(at) != Some(chain.height()) {
+            return Ok(());
+        }
+        if world.is_damaged(at) {
+            return self.judge_damaged(at, channel);
+        }
+        if !world.is_owed(at) {
             return Ok(());
         }
         let member = &world.members[at];

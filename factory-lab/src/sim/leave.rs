@@ -159,7 +159,9 @@ impl Run {
                 continue;
             }
             let rebuilt = self.world.rebuild(at)?;
-            if let Some(live) = &self.world.members[at].engine {
+            // What a damaged store has to say the chain says again (S33).
+            let live = self.world.members[at].engine.as_ref().filter(|_| !self.world.is_damaged(at));
+            if let Some(live) = live {
                 self.world.judge.recovered(at, live, &rebuilt);
             }
             self.world.stop(at);

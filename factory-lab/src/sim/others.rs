@@ -5,12 +5,22 @@ use factory_engine::terms::Terms;
 use factory_engine::types::{InstanceId, NodeId};
 use factory_engine::{Command, Input, Policy, State};
 
-use crate::fault::Kind;
+use crate::fault::{Dice, Kind};
 use crate::offer::invitation;
 use crate::world::LSP;
 use crate::{LabError, error};
 
 use super::run::Run;
+
+/// What a disk makes of a record, or a newer version would have written: none of it can be read.
+fn garbage(record: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let (first, rest) = record.split_first().unwrap_or((&0, &[]));
+    match dice.below(3) {
+        0 => vec![],
+        1 => record[..record.len().saturating_sub(1)].to_vec(),
+        _ => [&[first.wrapping_add(1)], rest].concat(),
+    }
+}
 
 impl Run {
     /// Makes the copy once it is due, and brings it back once that is.
@@ -37,6 +47,28 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Damages a record once that is due. Its node stops, and finds out when it comes back (S33).
+    pub(super) fn damage(&mut self) {
+        for mut plan in std::mem::take(&mut self.damages) {
+            let (at, store) = (plan.at, &self.world.members[plan.at].store);
+            let instances: Vec<InstanceId> = store.instances().collect();
+            if store.appends < plan.commits || instances.is_empty() {
+                self.damages.push(plan);
+                continue;
+            }
+            let instance = instances[plan.dice.below(instances.len())];
+            let records = store.records(instance);
+            let index = plan.dice.below(records.len().max(1));
+            let Some(record) = records.get(index) else { continue };
+            let bytes = garbage(record, &mut plan.dice);
+            if let Some(chaos) = &mut self.world.chaos {
+                chaos.trace.line(|| format!("{at}    has record {index} damaged"));
+            }
+            self.world.damage(at, instance, index, bytes);
+            self.world.stop(at);
+        }
     }
 
     /// Whoever is asked answers, sooner or later.

@@ -45,6 +45,21 @@ impl Restore {
     }
 }
 
+/// A record of a node's that becomes garbage.
+pub(super) struct Damage {
+    pub(super) at: usize,
+    /// Commits of this node before that.
+    pub(super) commits: u32,
+    /// Which of its records, and what becomes of it.
+    pub(super) dice: Dice,
+}
+
+impl Damage {
+    pub(super) fn new(at: usize, mut dice: Dice) -> Self {
+        Self { at, commits: dice.below_u32(24).saturating_add(1), dice }
+    }
+}
+
 /// What is going on with fees.
 pub(super) struct Fees {
     /// Until when a spike lasts, and by how much it rises at each block, sat/kw.

@@ -7,7 +7,7 @@ use crate::world::LSP;
 use crate::world::chaos::Commit;
 use crate::world::chaos::lie::Lie;
 
-use super::parts::Restore;
+use super::parts::{Damage, Restore};
 use super::run::Run;
 
 /// What an operator may do when it does not lie alone.
@@ -93,6 +93,7 @@ impl Run {
                 Kind::LspGone
                 | Kind::CrashAt
                 | Kind::Restore
+                | Kind::Damage
                 | Kind::Collusion
                 | Kind::StockTaken
                 | Kind::ForeignScript
@@ -120,6 +121,10 @@ impl Run {
                     if who != LSP && dice.one_in(2) {
                         self.restores.push(Restore::new(LSP, &mut dice));
                     }
+                }
+                Kind::Damage => {
+                    let who = dice.below(clients.saturating_add(1));
+                    self.damages.push(Damage::new(who, dice));
                 }
                 Kind::Collusion => {
                     let first = LSP_LIES[dice.below(LSP_LIES.len())];

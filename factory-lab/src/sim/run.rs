@@ -16,7 +16,7 @@ use crate::world::{LSP, World};
 use crate::{LabError, error};
 
 use super::find::find_sold;
-use super::parts::{Loss, Restore, Used};
+use super::parts::{Damage, Loss, Restore, Used};
 use super::settings::own_config;
 
 /// Steps after which a phase of a run is given up as endless.
@@ -61,6 +61,7 @@ pub struct Run {
     pub(super) dies_at: Option<u64>,
     pub(super) acts_at: Option<(Kind, u64)>,
     pub(super) restores: Vec<Restore>,
+    pub(super) damages: Vec<Damage>,
     pub(super) takes_stock: bool,
     /// The client that strangers will invite.
     pub(super) strangers: Option<usize>,
@@ -110,6 +111,7 @@ impl Run {
             dies_at: None,
             acts_at: None,
             restores: vec![],
+            damages: vec![],
             takes_stock: false,
             strangers: None,
             sells: (0, 0),
@@ -180,6 +182,7 @@ impl Run {
             self.acts_at = None;
         }
         self.restore()?;
+        self.damage();
         self.answer_invitations()?;
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);

@@ -14,7 +14,7 @@ use super::{CrashAt, Fed, World};
 impl World {
     /// Takes one more record into the engine that stands for the store.
     fn follow(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<(), LabError> {
-        if !self.check_recovery {
+        if !self.follows(at) {
             self.members[at].shadow = None;
             return Ok(());
         }
@@ -64,7 +64,7 @@ impl World {
             return Ok(Fed::Down);
         };
         let effects = engine.apply(step).map_err(error)?;
-        if durable && self.check_recovery {
+        if durable && self.follows(at) {
             self.judge_recovery(at);
         }
         for effect in effects {

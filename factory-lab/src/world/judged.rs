@@ -35,12 +35,25 @@ impl World {
         }
     }
 
-    /// Events of an honest member that have just become durable.
+    /// S33: nothing is signed in a factory that this member knows to be damaged.
+    fn signs_damaged(&self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Vec<String> {
+        let damage = |instance| self.members[at].engine.as_ref().and_then(|engine| engine.damage(instance));
+        let signs = |event: &Event| matches!(event, Event::Signing(_) | Event::SaleSigning(_));
+        let of_damaged = events
+            .iter()
+            .filter(|(instance, events)| events.iter().any(signs) && damage(*instance).is_some());
+        of_damaged
+            .map(|(instance, _)| format!("S33: member {at} signs in {instance}, which is damaged"))
+            .collect()
+    }
+
+    /// Events of a member that have just become durable.
     pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
+        let mut found = self.signs_damaged(at, events);
         if !self.is_owed(at) {
+            self.judge.violations.extend(found);
             return;
         }
-        let mut found = Vec::new();
         for (instance, event) in events.iter().flat_map(|(i, events)| events.iter().map(move |e| (*i, e))) {
             let verdict = match event {
                 Event::Signing(signing) => self.may_sign(at, instance, signing),
@@ -208,6 +221,10 @@ impl World {
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
+                if factory.damage().is_some() {
+                    // S33: of what can be read its exit goes on; what was sold, and to whom, may be unknown.
+                    continue;
+                }
                 found.extend(
                     self.sales_published(at, factory).err().map(|why| format!("{why} (member {at})")),
                 );

@@ -97,8 +97,13 @@ impl World {
         self.members[at].restored
     }
 
+    /// Whether a record of a node's was damaged.
+    pub fn is_damaged(&self, at: usize) -> bool {
+        self.members[at].damaged
+    }
+
     /// Whether something is owed to a member: it is what its engine is, and has kept its memory.
     pub fn is_owed(&self, at: usize) -> bool {
-        !self.is_dishonest(at) && !self.is_restored(at)
+        !self.is_dishonest(at) && !self.is_restored(at) && !self.is_damaged(at)
     }
 }
