@@ -6,6 +6,7 @@
 //! cargo bench --bench scale              # 1000 factories, 64 members
 //! cargo bench --bench scale -- 200 64
 //! cargo bench --bench scale -- 1000 64 dump FILE   # the operator's records, for pytest/test_speed.py
+//! cargo bench --bench scale -- 1 4096 write SOCKET # the same into a running lightningd, for pytest/test_records.py
 //! ```
 //!
 //! Memory is what the process grows by (`/proc/self/statm`), so each number is taken in a process of its
@@ -133,6 +134,7 @@ fn main() {
             restart::measure(factories, clients, words.get(3).is_some_and(|role| role == "operator"))
         }
         Some("dump") => dump(factories, clients, words.get(3).expect("a file")),
+        Some("write") => restart::write(factories, clients, words.get(3).expect("lightningd's socket")),
         _ => {
             scan();
             let mut failed = false;

@@ -18,7 +18,7 @@ BARE = {
     "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
     "coins_ready", "depth", "distributions", "factories", "funding_outnum", "given_back", "index", "kept", "made",
     "missing", "outnum", "partial_signatures", "sale", "sale_members", "sales", "state_count", "sub_factories",
-    "transactions",
+    "transactions", "unconfirmed",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 

@@ -7,6 +7,7 @@ from harness import (
     empty_block,
     factory_with,
     fund,
+    lsp_options,
     mine,
     pay,
     reserved,
@@ -156,3 +157,23 @@ def test_coins_are_made_and_kept_for_fees(node_factory, bitcoind):
     assert given["given_back"] == 3 and not any(out["reserved"] for out in on_script())
     empty_block(bitcoind, [alice])
     assert not any(out["reserved"] for out in on_script())
+
+
+# S27
+def test_two_that_reserve_at_once_make_the_coins_once(node_factory, bitcoind, executor):
+    (node,) = node_factory.get_nodes(1, opts=[lsp_options()])
+    fund(bitcoind, node, COIN)
+    wait_for_synced(bitcoind, [node])
+    params = {"coins": 3, "coin_sat": 20_000, "dry_run": False}
+    both = [executor.submit(node.rpc.call, "factory-reserve", params) for _ in range(2)]
+    answers = [one.result() for one in both]
+    assert sorted(answer["made"] for answer in answers) == [0, 3]
+    (txid,) = [answer["txid"] for answer in answers if "txid" in answer]
+    # Nor does the next one, as long as they wait for their block, nor after it.
+    again = node.rpc.call("factory-reserve", params)
+    assert (again["made"], again["missing"], again["unconfirmed"], again["kept"]) == (0, 0, 3, 0)
+    assert "wait" in again["next_action"]
+    mine(bitcoind, 1, [node], wait_for_mempool=txid)
+    again = node.rpc.call("factory-reserve", params)
+    assert (again["made"], again["missing"], again["unconfirmed"], again["kept"]) == (0, 0, 0, 3)
+    wait_for(lambda: len(reserved(node)) == 3)

@@ -47,6 +47,25 @@ pub fn histories(factories: u32, clients: u32, lsp: bool) -> Vec<History> {
     (0..factories).map(history).collect()
 }
 
+/// Writes an operator's records into the datastore of the node behind a socket, by the plugin's own code, and
+/// prints how long the longest record is, bytes.
+pub fn write(factories: u32, clients: u32, socket: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let longest = runtime.block_on(async {
+        let mut store = datastore::store(Rpc::new(socket.into()));
+        drop(store.load_all().await.unwrap());
+        let mut longest = 0;
+        for (instance, records) in histories(factories, clients, true) {
+            for record in records {
+                longest = longest.max(record.len());
+                store.append(&[(instance, record)]).await.unwrap();
+            }
+        }
+        longest
+    });
+    println!("{longest}");
+}
+
 /// Prints how long a start takes and what of it; fails if it is too long.
 pub fn measure(factories: u32, clients: u32, lsp: bool) {
     let histories = histories(factories, clients, lsp);

@@ -104,8 +104,14 @@ pub async fn prepare(
     });
     let (handle, inbox) = factory_runtime::channel();
     let bumper = Bumper::new(rpc.clone(), bitcoind.clone(), kept.clone());
-    let executor =
-        Executor::new(rpc.clone(), handle.clone(), database.clone(), outbox.clone(), bumper.clone());
+    let executor = Executor::new(
+        rpc.clone(),
+        handle.clone(),
+        database.clone(),
+        outbox.clone(),
+        kept.clone(),
+        bumper.clone(),
+    );
     let mut engine = Engine::new(me, master, config.clone());
     let mut store = datastore::store(rpc.clone());
     let (news, news_receiver) = watch::channel(0);

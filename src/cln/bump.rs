@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bitcoin::psbt::Psbt;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, Witness};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use factory_engine::io::fees::{ChildOut, Raise, Refused, Report, Trouble, shortcoming};
 use factory_engine::tx::child::{Child, Children, Coin, Draft, Least, Own};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::bitcoind::Bitcoind;
@@ -88,6 +88,7 @@ impl<C: Call> Bumper<C> {
             }
         };
         let mut pocket = self.state.lock().await;
+        let turn = self.kept.turn().await;
         let outcome = match self.load(&mut pocket).await {
             Ok(()) => self.child(raise, parent, way, &mut pocket).await,
             Err(error) => Err(Trouble::Wallet(error.to_string())),
@@ -96,6 +97,7 @@ impl<C: Call> Bumper<C> {
             Ok(child) => report.trouble = shortcoming(&raise.bump, &child),
             Err(trouble) => report.trouble = Some(trouble),
         }
+        drop(turn);
         report.child = pocket
             .children
             .as_ref()
@@ -148,12 +150,15 @@ impl<C: Call> Bumper<C> {
         let mut stays = false;
         if let Some(old) = &old {
             stays = self.send(way, &old.tx).await.is_ok();
+            self.renew(old, &owned).await.map_err(wallet)?;
             if stays && raise.bump.is_served_by(old) {
-                self.renew(old, &owned).await.map_err(wallet)?;
                 return Ok(old.clone());
             }
         }
-        let first = old.as_ref().map(|old| old.coins.clone()).unwrap_or_default();
+        let held = old.as_ref().map(|old| old.coins.clone()).unwrap_or_default();
+        let is_free = |coin: &Coin| {
+            owned.get(&coin.outpoint).is_none_or(|own| own.reserved_to.is_none()) && !held.contains(coin)
+        };
         let kept = self.kept.script().await.map_err(wallet)?;
         let own = Own {
             change: match (old.as_ref().and_then(|old| old.tx.output.first()), &kept, &change) {
@@ -172,7 +177,7 @@ impl<C: Call> Bumper<C> {
         let mut draft = Draft::new(&raise.bump, children, raise.deadline, own, ours);
         for _ in 0..RAISES {
             let (new, taken) = draft.child(&raise.bump).map_err(Trouble::NoChild)?;
-            match self.publish(way, &new, &first).await? {
+            match self.publish(way, &new, &is_free).await? {
                 Ok(child) => {
                     children.replace(parent, child.clone());
                     *change = None;
@@ -192,21 +197,23 @@ impl<C: Call> Bumper<C> {
     async fn give_up(&self, children: &mut Children, parent: Txid, by: &Child) -> Result<(), CallError> {
         let Some(gone) = children.of(parent) else { return Ok(()) };
         let rest = gone.coins.iter().filter(|coin| !by.coins.contains(coin));
-        self.release(&rest.map(|coin| coin.outpoint).collect::<Vec<_>>()).await?;
+        self.release(&rest.collect::<Vec<_>>()).await?;
         self.records().remove(parent).await?;
         children.remove(parent);
         Ok(())
     }
 
-    /// Reserves, signs and broadcasts. What it alone reserved is given back if it isn't taken.
+    /// Reserves, signs and broadcasts. What it alone reserved is given back if it isn't taken: neither what is
+    /// kept, nor what another child spends that is out.
     async fn publish(
         &self,
         way: Way<'_>,
         new: &Child,
-        held: &[Coin],
+        is_free: impl Fn(&Coin) -> bool,
     ) -> Result<Result<Child, Refused>, Trouble> {
         let unsigned = unsigned(new).map_err(Trouble::Wallet)?;
-        let result = match self.reserve(&new.tx, RESERVE_BLOCKS).await {
+        let fresh: Vec<&Coin> = new.coins.iter().filter(|coin| is_free(coin)).collect();
+        let result = match self.reserve(&fresh).await {
             Ok(()) => self.sign(new, &unsigned).await,
             Err(error) => Err(error),
         };
@@ -214,18 +221,12 @@ impl<C: Call> Bumper<C> {
             Ok(tx) => self.send(way, tx).await,
             Err(_) => Err(Refused::Other("unsigned".to_owned())),
         };
-        if sent.is_err() {
-            let fresh: Vec<OutPoint> = new
-                .coins
-                .iter()
-                .map(|coin| coin.outpoint)
-                .filter(|o| held.iter().all(|h| h.outpoint != *o))
-                .collect();
-            if let Err(error) = self.release(&fresh).await {
-                log::warn!(
-                    "coins of a child that was not taken stay reserved for {RESERVE_BLOCKS} blocks: {error}"
-                );
-            }
+        if sent.is_err()
+            && let Err(error) = self.release(&fresh).await
+        {
+            log::warn!(
+                "coins of a child that was not taken stay reserved for {RESERVE_BLOCKS} blocks: {error}"
+            );
         }
         let tx = result.map_err(|error| Trouble::Wallet(error.to_string()))?;
         Ok(sent.map(|()| Child { tx, ..new.clone() }))
@@ -252,40 +253,54 @@ impl<C: Call> Bumper<C> {
         Ok(tx)
     }
 
-    /// A child may wait for longer than its coins were reserved.
+    /// A child may wait for longer than its coins were reserved. What is kept is kept without it.
     async fn renew(&self, child: &Child, owned: &BTreeMap<OutPoint, Owned>) -> Result<(), CallError> {
-        let ends = child.coins.iter().filter_map(|coin| owned.get(&coin.outpoint));
-        let ends = ends.map(|own| own.reserved_to.unwrap_or(0)).min().unwrap_or(u64::MAX);
+        let kept = self.kept.script().await?;
+        let is_kept = |coin: &Coin| kept.as_ref() == Some(&coin.output.script_pubkey);
         let height = u64::from(super::chain::tip_height(&self.rpc).await?);
-        if ends >= height.saturating_add(u64::from(RENEW_BLOCKS)) {
-            return Ok(());
-        }
-        self.reserve(&child.tx, RESERVE_BLOCKS).await
+        let enough = height.saturating_add(u64::from(RENEW_BLOCKS));
+        let ends = |coin: &&Coin| {
+            let own = owned.get(&coin.outpoint);
+            own.is_some_and(|own| own.reserved_to.unwrap_or(0) < enough) && !is_kept(coin)
+        };
+        self.reserve(&child.coins.iter().filter(ends).collect::<Vec<_>>()).await
     }
 
-    async fn reserve(&self, tx: &Transaction, blocks: u32) -> Result<(), CallError> {
-        let mut unsigned = tx.clone();
-        unsigned.input.iter_mut().for_each(|input| input.witness = Witness::new());
-        let psbt = Psbt::from_unsigned_tx(unsigned).map_err(malformed)?;
-        let params = json!({"psbt": psbt.to_string(), "exclusive": false, "reserve": blocks});
-        self.rpc.call("reserveinputs", params).await.map(drop)
+    async fn reserve(&self, coins: &[&Coin]) -> Result<(), CallError> {
+        self.each(
+            "reserveinputs",
+            coins.iter().copied(),
+            json!({"exclusive": false, "reserve": RESERVE_BLOCKS}),
+        )
+        .await
     }
 
-    async fn release(&self, coins: &[OutPoint]) -> Result<(), CallError> {
-        if coins.is_empty() {
+    /// Gives coins back to the wallet, but for those that are kept for fees.
+    async fn release(&self, coins: &[&Coin]) -> Result<(), CallError> {
+        let kept = self.kept.script().await?;
+        let free = coins.iter().copied().filter(|coin| kept.as_ref() != Some(&coin.output.script_pubkey));
+        self.each("unreserveinputs", free, json!({"reserve": RELEASE_BLOCKS})).await
+    }
+
+    async fn each<'c>(
+        &self,
+        method: &str,
+        coins: impl Iterator<Item = &'c Coin>,
+        mut params: Value,
+    ) -> Result<(), CallError> {
+        let outpoints: Vec<OutPoint> = coins.map(|coin| coin.outpoint).collect();
+        if outpoints.is_empty() {
             return Ok(());
         }
-        let psbt = spending(coins).map_err(malformed)?;
-        self.rpc
-            .call("unreserveinputs", json!({"psbt": psbt.to_string(), "reserve": RELEASE_BLOCKS}))
-            .await
-            .map(drop)
+        params["psbt"] = spending(&outpoints).map_err(malformed)?.to_string().into();
+        self.rpc.call(method, params).await.map(drop)
     }
 
     /// S27: coins of children whose parents no longer wait are given back, unless the child still spends
     /// them. After each block; and coins that are kept for fees stay apart.
     pub async fn settle(&self, waiting: &BTreeSet<Txid>) -> Result<(), CallError> {
         let mut pocket = self.state.lock().await;
+        let turn = self.kept.turn().await;
         self.load(&mut pocket).await?;
         let children = pocket.children.get_or_insert_default();
         let ended = children.ended(waiting);
@@ -295,7 +310,7 @@ impl<C: Call> Bumper<C> {
                 self.end(children, parent, &owned).await?;
             }
         }
-        self.kept.keep(children).await
+        self.kept.keep(&turn).await
     }
 
     async fn end(
@@ -305,10 +320,9 @@ impl<C: Call> Bumper<C> {
         owned: &BTreeMap<OutPoint, Owned>,
     ) -> Result<(), CallError> {
         let Some(child) = children.of(parent) else { return Ok(()) };
-        let here = child.coins.iter().map(|coin| coin.outpoint).filter(|coin| owned.contains_key(coin));
-        let here: Vec<OutPoint> = here.collect();
+        let here: Vec<&Coin> = child.coins.iter().filter(|coin| owned.contains_key(&coin.outpoint)).collect();
         if let Some(first) = here.first()
-            && is_spent(&self.rpc, *first).await?
+            && is_spent(&self.rpc, first.outpoint).await?
         {
             // The child waits for its block.
             return Ok(());
@@ -320,14 +334,12 @@ impl<C: Call> Bumper<C> {
     }
 }
 
-/// Coins that a child may use: those that nobody has reserved, and those that are kept for fees and that no
-/// child uses.
+/// Coins that a child may use: those that no child uses, and that nobody has reserved or that are kept for
+/// fees.
 fn free(owned: &BTreeMap<OutPoint, Owned>, kept: Option<&ScriptBuf>, children: &Children) -> Vec<Coin> {
     let used = |coin: &Coin| children.iter().any(|(_, child)| child.coins.contains(coin));
-    let free = owned.values().filter(|own| match own.reserved_to {
-        None => true,
-        Some(_) => kept == Some(&own.coin.output.script_pubkey) && !used(&own.coin),
-    });
+    let is_kept = |own: &&Owned| kept == Some(&own.coin.output.script_pubkey);
+    let free = owned.values().filter(|own| (own.reserved_to.is_none() || is_kept(own)) && !used(&own.coin));
     free.map(|own| own.coin.clone()).collect()
 }
 
@@ -373,4 +385,119 @@ fn unsigned(child: &Child) -> Result<Psbt, String> {
         input.witness_utxo = Some(prevout);
     }
     Ok(psbt)
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::transaction::Version;
+    use bitcoin::{TxOut, absolute::LockTime};
+    use factory_engine::tx::child::Bump;
+    use factory_engine::types::InstanceId;
+
+    use super::super::toy::{HEIGHT, Toy, outpoint, script};
+    use super::*;
+
+    const DAY: u64 = HEIGHT + 144;
+
+    /// A transaction that needs a child by some height; `number` tells it from others.
+    fn raise(number: u32, deadline: u32) -> Raise {
+        let output = TxOut { value: Amount::from_sat(240), script_pubkey: script(1) };
+        let parent = Transaction {
+            version: Version(3),
+            lock_time: LockTime::from_consensus(number),
+            input: vec![bitcoin::TxIn::default()],
+            output: vec![output],
+        };
+        let bump = Bump {
+            anchor: OutPoint { txid: parent.compute_txid(), vout: 0 },
+            version: Version(3),
+            parent_fee: Amount::ZERO,
+            parent_weight: 600,
+            feerate: 2_000,
+            max_fee: Amount::from_sat(90_000),
+        };
+        Raise { instance: InstanceId([1; 32]), what: number.to_string(), parent, bump, deadline }
+    }
+
+    /// A node that keeps these coins, all reserved for a day.
+    async fn keeping(coins: u32) -> (Toy, Kept<Toy>, Bumper<Toy>) {
+        let toy = Toy::default();
+        for number in 0..coins {
+            toy.add(number, 50_000, script(7), DAY);
+        }
+        let kept = Kept::new(toy.clone());
+        kept.begin(script(7)).await.unwrap();
+        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), kept.clone());
+        (toy, kept, bumper)
+    }
+
+    // S27: its coin is kept as before, neither free nor longer.
+    #[tokio::test]
+    async fn a_refused_child_leaves_its_kept_coin_kept() {
+        let (toy, _, bumper) = keeping(1).await;
+        toy.refuse_children("bad-txns");
+        let report = bumper.raise(&raise(1, 1_100)).await;
+        assert!(matches!(report.trouble, Some(Trouble::Child(_))), "{:?}", report.trouble);
+        assert_eq!(toy.reserved()[&outpoint(0)], DAY);
+    }
+
+    // S27: one that isn't kept is the wallet's again.
+    #[tokio::test]
+    async fn a_refused_child_gives_its_coin_back() {
+        let toy = Toy::default();
+        toy.add(0, 50_000, script(8), 0);
+        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
+        toy.refuse_children("bad-txns");
+        bumper.raise(&raise(1, 1_100)).await;
+        assert_eq!((toy.called("signpsbt"), toy.reserved()[&outpoint(0)]), (1, 0));
+    }
+
+    // S26: an urgent child that is refused doesn't free the coin of another that is still out.
+    #[tokio::test]
+    async fn a_refused_child_leaves_anothers_coin_reserved() {
+        let toy = Toy::default();
+        toy.add(0, 50_000, script(8), 0);
+        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
+        let first = bumper.raise(&raise(1, 1_100)).await;
+        assert!(first.child.is_some(), "{:?}", first.trouble);
+        toy.refuse_children("bad-txns");
+        let second = bumper.raise(&raise(2, 1_010)).await;
+        assert!(matches!(second.trouble, Some(Trouble::Child(_))), "{:?}", second.trouble);
+        assert!(toy.reserved()[&outpoint(0)] > 0);
+    }
+
+    // S27: whoever gives the coins back has them back, whatever a block reserves at the same moment.
+    #[tokio::test]
+    async fn keeping_and_giving_back_at_once() {
+        for method in ["listfunds", "getchaininfo"] {
+            let (toy, kept, bumper) = keeping(0).await;
+            toy.add(0, 50_000, script(7), 0);
+            let end = kept.clone();
+            toy.meanwhile(method, async move { assert!(end.end().await.is_ok()) });
+            bumper.settle(&BTreeSet::new()).await.unwrap();
+            while kept.script().await.unwrap().is_some() {
+                tokio::task::yield_now().await;
+            }
+            // Whatever waited for the other is through as well.
+            bumper.settle(&BTreeSet::new()).await.unwrap();
+            assert_eq!(toy.reserved()[&outpoint(0)], 0, "at {method}");
+        }
+    }
+
+    // S26: what a child that is just being made spends is not given back under it.
+    #[tokio::test]
+    async fn a_child_on_its_way_keeps_its_coin() {
+        let (toy, kept, bumper) = keeping(1).await;
+        let end = kept.clone();
+        toy.meanwhile("signpsbt", async move { assert!(end.end().await.is_ok()) });
+        let report = bumper.raise(&raise(1, 1_100)).await;
+        assert!(report.child.is_some(), "{:?}", report.trouble);
+        while kept.script().await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert!(toy.reserved()[&outpoint(0)] > 0);
+        // And once it is over, it is the wallet's.
+        bumper.settle(&BTreeSet::new()).await.unwrap();
+        assert_eq!(toy.reserved()[&outpoint(0)], 0);
+    }
 }

@@ -18,10 +18,11 @@ use tokio::sync::Semaphore;
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::funding_script::Database;
+use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{chain, payments, sent, wallet};
+use super::{chain, funding, payments, sent, spend, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +32,8 @@ const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 const PEER_NOT_CONNECTED: i32 = 305;
 /// lightningd's `FUNDING_UNKNOWN_PEER`: the peer isn't even known.
 const UNKNOWN_PEER: i32 = 306;
+/// lightningd's `FUND_CANNOT_AFFORD`.
+const CANNOT_AFFORD: i32 = 301;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// static_remotekey, anchors, scid_alias and zeroconf.
@@ -47,6 +50,7 @@ pub struct Executor {
     runtime: Handle,
     database: Database,
     outbox: Outbox,
+    kept: Kept<Rpc>,
     raises: Raises,
     away: Away,
     messages: Lanes,
@@ -56,7 +60,14 @@ pub struct Executor {
 
 impl Executor {
     /// An executor whose outcomes go to `runtime` as inputs.
-    pub fn new(rpc: Rpc, runtime: Handle, database: Database, outbox: Outbox, bumper: Bumper<Rpc>) -> Self {
+    pub fn new(
+        rpc: Rpc,
+        runtime: Handle,
+        database: Database,
+        outbox: Outbox,
+        kept: Kept<Rpc>,
+        bumper: Bumper<Rpc>,
+    ) -> Self {
         let away = Away { rpc: rpc.clone(), runtime: runtime.clone(), waits: Arc::default() };
         let raises = Raises::default();
         tokio::spawn(raise_all(raises.clone(), bumper, runtime.clone(), away.clone()));
@@ -65,6 +76,7 @@ impl Executor {
             runtime,
             database,
             outbox,
+            kept,
             raises,
             away,
             messages: Lanes::default(),
@@ -101,9 +113,9 @@ impl Executor {
     }
 
     fn prepare_funding(&self, instance: InstanceId, attempt: u32, script: ScriptBuf, amount: Amount) {
-        let rpc = self.rpc.clone();
+        let (rpc, kept) = (self.rpc.clone(), self.kept.clone());
         self.spawn(async move {
-            let result = wallet::prepare(&rpc, script, amount).await;
+            let result = funding::prepare(&rpc, &kept, script, amount).await;
             Input::FundingPrepared {
                 instance,
                 attempt,
@@ -278,10 +290,13 @@ impl Node for Executor {
                 let result = payments::look(&rpc, payment_hash).await.map_err(NodeError::from);
                 Input::PaymentEnded { instance, payment_hash, result }
             }),
-            Effect::FundChannel { instance, buyer, peer, amount } => self.spawn(async move {
-                let result = fund(&rpc, peer, amount).await.map_err(NodeError::from);
-                Input::ChannelFunded { instance, buyer, result }
-            }),
+            Effect::FundChannel { instance, buyer, peer, amount } => {
+                let kept = self.kept.clone();
+                self.spawn(async move {
+                    let result = fund(&rpc, &kept, peer, amount).await.map_err(NodeError::from);
+                    Input::ChannelFunded { instance, buyer, result }
+                });
+            }
             Effect::FindOrdinary { instance, peer, opened } => self.spawn(async move {
                 let found = find_ordinary(&rpc, peer, opened.channel_id, opened.amount).await;
                 Input::OrdinaryFound { instance, opened, result: found.map_err(NodeError::from) }
@@ -380,10 +395,32 @@ async fn start(rpc: &Rpc, params: Value) -> Result<ScriptBuf, CallError> {
 }
 
 /// An ordinary channel. Waits as long as lightningd does: else nobody would know what became of it.
-async fn fund<C: Call>(rpc: &C, peer: NodeId, amount: Amount) -> Result<(ChannelId, OutPoint), CallError> {
+async fn fund<C: Call>(
+    rpc: &C,
+    kept: &Kept<C>,
+    peer: NodeId,
+    amount: Amount,
+) -> Result<(ChannelId, OutPoint), CallError> {
     let method = "fundchannel";
     let params = json!({"id": peer.to_string(), "amount": amount.to_sat(), "announce": false});
-    let funded = rpc.call(method, params).await?;
+    let apart = kept.script().await?;
+    let funded = match spend::for_channel(rpc, apart.as_ref(), amount).await {
+        None => rpc.call(method, params).await?,
+        Some(utxos) => {
+            let mut with = params.clone();
+            with["utxos"] = utxos.into();
+            match rpc.call(method, with).await {
+                // lightningd has taken one of them meanwhile, or reckons otherwise: it chooses, and nothing has
+                // been said to the peer yet.
+                Err(error)
+                    if error.code == Some(CANNOT_AFFORD) || error.message.contains("already reserved") =>
+                {
+                    rpc.call(method, params).await?
+                }
+                funded => funded?,
+            }
+        }
+    };
     let channel_id = channel_id(method, &funded)?;
     let outpoint =
         OutPoint { txid: field(method, &funded, "txid")?, vout: field(method, &funded, "outnum")? };

@@ -10,6 +10,7 @@
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
 //!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
+//! - [`spend`] what the wallet pays for, and with which coins; [`funding`] a factory's funding
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
 //! - [`payments`] what liquidity costs: invoices and payments
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
@@ -29,6 +30,7 @@ pub mod dust;
 pub mod error;
 pub mod executor;
 pub mod feerates;
+pub mod funding;
 pub mod funding_script;
 pub mod guard;
 pub mod holding;
@@ -51,7 +53,10 @@ pub mod requests;
 #[cfg(test)]
 mod scratch;
 pub mod sent;
+pub mod spend;
 pub mod state;
+#[cfg(test)]
+mod toy;
 pub mod vital;
 pub mod wallet;
 pub mod watch;

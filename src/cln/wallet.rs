@@ -1,97 +1,39 @@
-//! The factory's funding transaction, from lightningd's wallet.
+//! lightningd's wallet: its coins, and what is spent of them.
 
 use std::collections::BTreeMap;
 
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::psbt::Psbt;
 use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut};
-use factory_engine::PreparedFunding;
 use factory_engine::tx::child::Coin;
 use factory_engine::types::Txid;
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
-use super::psbt::{self, spending};
+use super::psbt::spending;
 
-/// How long inputs stay reserved for a ceremony, which takes minutes. A node that dies before it has
-/// stored which they are leaves them reserved, and nobody but this number gives them back.
-const CEREMONY_BLOCKS: u32 = 12;
 /// Once the funding is sent, inputs stay reserved for a day at a time; whoever sends it again reserves
 /// anew.
 const RESERVE_BLOCKS: u32 = 144;
 /// More than was ever reserved: reservations add up, and releasing subtracts.
 const RELEASE_BLOCKS: u32 = 100_000;
-/// Largest transaction that relays, weight units.
-const MOST_WEIGHT: u64 = 400_000;
-/// Version, lock time, counts and segwit marker of a transaction, plus one P2TR output.
-const START_WEIGHT: u32 = 4 * (4 + 4 + 1 + 1 + 43) + 2;
+/// lightningd loads the whole parent transaction of each coin that is given back, which holds up everything else
+/// that it does: so many coins with one call.
+const RELEASED_AT_ONCE: usize = 25;
 
-/// Reserves inputs and makes the unsigned transaction that pays `amount` to `script`.
-///
-/// Inputs are native segwit only, so that the txid is final before anybody signs.
-pub async fn prepare<C: Call>(
-    rpc: &C,
-    script: ScriptBuf,
-    amount: Amount,
-) -> Result<PreparedFunding, CallError> {
-    let funded = rpc
-        .call(
-            "fundpsbt",
-            json!({
-                "satoshi": format!("{}sat", amount.to_sat()),
-                "feerate": "normal",
-                "startweight": START_WEIGHT,
-                "nonwrapped": true,
-                "excess_as_change": true,
-                // Keeps back what lightningd wants for the anchors of its channels.
-                "opening_anchor_channel": true,
-                "reserve": CEREMONY_BLOCKS,
-            }),
-        )
-        .await?;
-    let reserved: String = field("fundpsbt", &funded, "psbt")?;
-    let weight = funded["estimated_final_weight"].as_u64().unwrap_or(0);
-    let prepared = if weight > MOST_WEIGHT {
-        Err(malformed(format!(
-            "it would need so many small coins that it weighs {weight} units, and {MOST_WEIGHT} is the most \
-             that relays: merge some of them first (lightning-cli withdraw)"
-        )))
-    } else {
-        with_output(&reserved, TxOut { value: amount, script_pubkey: script })
-    };
-    match prepared {
-        Ok(prepared) => Ok(prepared),
-        Err(error) => {
-            // Nothing of a failed preparation may stay behind; the first error is the one to tell.
-            if let Err(second) = unreserve(rpc, &reserved).await {
-                log::warn!("inputs of an unfinished funding transaction stay reserved: {second}");
-            }
-            Err(error)
-        }
-    }
-}
-
-fn with_output(reserved: &str, output: TxOut) -> Result<PreparedFunding, CallError> {
-    let psbt = psbt::read(reserved).map_err(malformed)?;
-    for (index, input) in psbt.inputs.iter().enumerate() {
-        let segwit = input.witness_utxo.as_ref().is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
-        if !segwit {
-            return Err(malformed(format!("input {index} is not native segwit: its txid may change")));
-        }
-    }
-    let prevouts = psbt.inputs.into_iter().filter_map(|input| input.witness_utxo).collect();
-    let mut tx = psbt.unsigned_tx;
-    tx.output.insert(0, output);
-    Ok(PreparedFunding { tx, prevouts, vout: 0 })
+/// What can be spent now, but for what is on the script `apart`.
+pub async fn free<C: Call>(rpc: &C, apart: Option<&ScriptBuf>) -> Result<Vec<Coin>, CallError> {
+    let is_free = |own: &Owned| own.reserved_to.is_none() && apart != Some(&own.coin.output.script_pubkey);
+    Ok(coins(rpc).await?.into_values().filter(is_free).map(|own| own.coin).collect())
 }
 
 /// Gives the inputs back to the wallet.
 pub async fn release<C: Call>(rpc: &C, inputs: &[OutPoint]) -> Result<(), CallError> {
-    unreserve(rpc, &spending(inputs).map_err(malformed)?.to_string()).await
-}
-
-async fn unreserve<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
-    rpc.call("unreserveinputs", json!({"psbt": psbt, "reserve": RELEASE_BLOCKS})).await.map(drop)
+    for some in inputs.chunks(RELEASED_AT_ONCE) {
+        let psbt = spending(some).map_err(malformed)?.to_string();
+        rpc.call("unreserveinputs", json!({"psbt": psbt, "reserve": RELEASE_BLOCKS})).await?;
+    }
+    Ok(())
 }
 
 /// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction.
@@ -124,8 +66,17 @@ pub struct Owned {
     pub reserved_to: Option<u64>,
 }
 
-/// The wallet's confirmed native segwit coins, reserved or not.
-pub async fn coins<C: Call>(rpc: &C) -> Result<BTreeMap<OutPoint, Owned>, CallError> {
+/// A native segwit output of the wallet that nothing has spent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The coin.
+    pub own: Owned,
+    /// Whether its transaction is in a block.
+    pub confirmed: bool,
+}
+
+/// The wallet's native segwit outputs, reserved or not.
+pub async fn outputs<C: Call>(rpc: &C) -> Result<Vec<Output>, CallError> {
     let funds = rpc.call("listfunds", json!({})).await?;
     let outputs: Vec<Value> = field("listfunds", &funds, "outputs")?;
     let read = |output: &Value| {
@@ -134,19 +85,26 @@ pub async fn coins<C: Call>(rpc: &C) -> Result<BTreeMap<OutPoint, Owned>, CallEr
         let script_pubkey = ScriptBuf::from_hex(output["scriptpubkey"].as_str()?).ok()?;
         let value = Amount::from_sat(output["amount_msat"].as_u64()? / 1000);
         let native = script_pubkey.is_p2wpkh() || script_pubkey.is_p2tr();
+        let confirmed = output["status"] == "confirmed";
         let reserved_to = (output["reserved"] == true).then(|| output["reserved_to_block"].as_u64());
-        let coin = Coin { outpoint, output: TxOut { value, script_pubkey } };
-        (native && output["status"] == "confirmed")
-            .then_some((outpoint, Owned { coin, reserved_to: reserved_to.map(Option::unwrap_or_default) }))
+        let reserved_to = reserved_to.map(Option::unwrap_or_default);
+        let own = Owned { coin: Coin { outpoint, output: TxOut { value, script_pubkey } }, reserved_to };
+        let is_there = confirmed || output["status"] == "unconfirmed";
+        (native && is_there).then_some(Output { own, confirmed })
     };
     Ok(outputs.iter().filter_map(read).collect())
 }
 
-/// What the wallet can spend now: confirmed, unreserved, native segwit.
-pub async fn spendable<C: Call>(rpc: &C) -> Result<Amount, CallError> {
-    let free = coins(rpc).await?.into_values().filter(|own| own.reserved_to.is_none());
-    let add = |sum: Amount, own: Owned| sum.checked_add(own.coin.output.value).unwrap_or(Amount::MAX_MONEY);
-    Ok(free.fold(Amount::ZERO, add))
+/// The wallet's confirmed native segwit coins, reserved or not.
+pub async fn coins<C: Call>(rpc: &C) -> Result<BTreeMap<OutPoint, Owned>, CallError> {
+    let confirmed = outputs(rpc).await?.into_iter().filter(|output| output.confirmed);
+    Ok(confirmed.map(|output| (output.own.coin.outpoint, output.own)).collect())
+}
+
+/// What the wallet can spend now: confirmed, unreserved, native segwit, and not on the script `apart`.
+pub async fn spendable<C: Call>(rpc: &C, apart: Option<&ScriptBuf>) -> Result<Amount, CallError> {
+    let add = |sum: Amount, coin: Coin| sum.checked_add(coin.output.value).unwrap_or(Amount::MAX_MONEY);
+    Ok(free(rpc, apart).await?.into_iter().fold(Amount::ZERO, add))
 }
 
 fn malformed(error: impl std::fmt::Display) -> CallError {

@@ -313,7 +313,8 @@ struct Pays {
     least: Amount,
 }
 
-fn input_weight(coin: &Coin) -> u64 {
+/// What an input that spends it weighs with its signature at its largest, weight units.
+pub(super) fn input_weight(coin: &Coin) -> u64 {
     INPUT_WEIGHT.saturating_add(witness(coin))
 }
 

@@ -8,10 +8,12 @@
 //! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
 //! - [`child`] the child that raises a transaction's fee
+//! - [`coins`] which coins of a wallet pay for something
 //! - [`sale`] sales out of a sub-factory's stock
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod child;
+pub mod coins;
 pub mod layout;
 #[cfg(modelled_signatures)]
 #[path = "modelled/mod.rs"]

@@ -107,7 +107,8 @@ async fn check_clients(state: &State, create: &Create) -> Result<(), RpcError> {
 }
 
 async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, RpcError> {
-    let have = wallet::spendable(&state.rpc).await?;
+    let kept = state.kept.script().await?;
+    let have = wallet::spendable(&state.rpc, kept.as_ref()).await?;
     let need = plan.layout.funding_value();
     if have <= need {
         return Err(RpcError::new(

@@ -1,14 +1,11 @@
 //! `factory-reserve`.
 
-use bitcoin::{Address, Network};
 use factory_engine::types::Amount;
 use serde_json::{Value, json};
 
-use super::super::client::{Call, field};
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
-use super::super::wallet;
 use super::Command;
 use super::fees::Reserve;
 
@@ -50,34 +47,42 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         let given_back = if dry_run { state.kept.coins().await?.len() } else { state.kept.end().await? };
         return Ok(json!({"dry_run": dry_run, "given_back": given_back, "reserve": reserve.json()}));
     }
-    let kept = state.kept.coins().await?;
-    let ready = kept.iter().filter(|own| own.coin.output.value >= coin_sat).count();
-    let missing = coins.saturating_sub(u64::try_from(ready).unwrap_or(u64::MAX));
-    let now = missing.min(AT_ONCE);
+    let (count, made, txid) = if dry_run {
+        (state.kept.count(coins, coin_sat).await?, 0, None)
+    } else {
+        state.kept.make(coins, coin_sat, AT_ONCE).await?
+    };
+    let (missing, (kept, kept_sat)) = (count.missing, count.kept);
     let total = coin_sat.to_sat().saturating_mul(missing);
-    let kept_sat = kept.iter().map(|own| own.coin.output.value.to_sat()).fold(0, u64::saturating_add);
-    let short = total.saturating_sub(reserve.wallet.to_sat().saturating_sub(kept_sat));
+    let short = total.saturating_sub(reserve.wallet.to_sat().saturating_sub(kept_sat.to_sat()));
     let mut answer = json!({
         "dry_run": dry_run,
         "coins": coins,
         "coin_sat": coin_sat.to_sat(),
-        "kept": kept.len(),
+        "kept": kept,
+        "unconfirmed": count.unconfirmed,
         "missing": missing,
-        "made": if dry_run { 0 } else { now },
+        "made": made,
         "total_sat": total,
         "reserve": reserve.json(),
     });
-    if !dry_run && now > 0 {
-        answer["txid"] = make(&state, now, coin_sat).await?.into();
+    if let Some(txid) = txid {
+        answer["txid"] = txid.into();
     }
-    answer["next_action"] = if missing == 0 {
+    answer["next_action"] = if missing == 0 && count.unconfirmed == 0 {
         "nothing: as many coins are kept".into()
+    } else if missing == 0 {
+        format!(
+            "nothing: {} coins wait for their transaction to be confirmed, then they are kept",
+            count.unconfirmed
+        )
+        .into()
     } else if dry_run && short > 0 {
         format!("send {short} sat and what fees take to this node's wallet first (lightning-cli newaddr)")
             .into()
     } else if dry_run {
         "say dry_run=false to make them, out of the wallet".into()
-    } else if missing > now {
+    } else if missing > made {
         "once the transaction is confirmed, call it again for the rest".into()
     } else {
         "nothing: once the transaction is confirmed the coins are kept".into()
@@ -87,33 +92,3 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
 
 /// Less pays for nothing.
 const LEAST: Amount = Amount::from_sat(1_000);
-
-/// Sends coins of one size to the script on which they are kept.
-async fn make(state: &State, number: u64, size: Amount) -> Result<String, RpcError> {
-    let info = state.rpc.call("getinfo", json!({})).await?;
-    let network: String = field("getinfo", &info, "network")?;
-    let network: Network = network.parse().map_err(|_| RpcError::internal(COMMAND.name))?;
-    let script = match state.kept.script().await? {
-        Some(script) => script,
-        None => {
-            let script = wallet::payout(&state.rpc).await?;
-            state.kept.begin(script.clone()).await?;
-            script
-        }
-    };
-    let address = Address::from_script(&script, network).map_err(|_| RpcError::internal(COMMAND.name))?;
-    let output = json!({address.to_string(): format!("{}sat", size.to_sat())});
-    let outputs: Vec<Value> = (0..number).map(|_| output.clone()).collect();
-    let prepared = state.rpc.call("txprepare", json!({"outputs": outputs})).await?;
-    let txid: String = field("txprepare", &prepared, "txid")?;
-    match state.rpc.call("txsend", json!({"txid": txid})).await {
-        Ok(_) => Ok(txid),
-        Err(error) => {
-            // Its inputs are the wallet's again; the first error is the one to tell.
-            if let Err(second) = state.rpc.call("txdiscard", json!({"txid": txid})).await {
-                log::warn!("inputs of {txid}, which was not sent, stay reserved: {second}");
-            }
-            Err(error.into())
-        }
-    }
-}
