@@ -4,6 +4,7 @@ test_bad_input.py."""
 
 import os
 import pathlib
+import shutil
 
 import pytest
 from pyln.client import RpcError
@@ -40,7 +41,7 @@ from speed import Crowd
 from test_fees import LOW, child_of, warnings
 from test_sales import STOCK, buy, wait_until_usable
 from test_storm import COIN, restart_with
-from test_watch import is_out
+from test_watch import is_out, leaves, place_of
 from world import plugin_process
 
 REFUSAL = "min relay fee not met, 10 < 1000"
@@ -300,6 +301,53 @@ def test_a_rescan_with_a_channel_on_chain_changes_nothing(node_factory, bitcoind
     assert [seen(node) for node in nodes] == before
     mine_until(bitcoind, nodes, lambda: onchain_msat(alice) > 99_000_000)
     pay(lsp, bob, 10_000_000, "goes on")
+
+
+# S34
+@pytest.mark.parametrize("who", ["client", "operator"])
+def test_a_node_with_its_seed_and_emergency_recover_gets_its_money(node_factory, bitcoind, who):
+    """All else is lost, the plugin's records too. Its peers' lightningd only notes that it begins at nothing (it was
+    paid before); the plugin sees that, closes the channel, and takes it on chain."""
+    # lightningd's own, of a channel that is known by its backup alone.
+    recovers = {"broken_log": "ERROR: Unknown commitment #.*, recovering our funds|Cannot find the open_event for"}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, **{"lsp" if who == "operator" else "client": recovers})
+    alice, bob = clients
+    nodes, instance = [lsp, *clients], factory["factory_instance"]
+    lost, others = (alice, [lsp]) if who == "client" else (lsp, clients)
+    known = [channel["channel_id"] for channel in lost.rpc.listpeerchannels()["channels"]]
+    directory = pathlib.Path(lost.daemon.lightning_dir) / "regtest"
+    gone = directory.with_name("gone")
+    # As of the day when the channels were opened. With a newer one lightningd v26.06 takes the peer's commitment for
+    # one that it knows, and stumbles over it.
+    static = (directory / "emergency.recover").read_bytes()
+    for client in clients:
+        pay(lsp, client, 100_000_000, "to " + client.info["id"])
+    lost.stop()
+    directory.rename(gone)
+    directory.mkdir()
+    shutil.copy(gone / "hsm_secret", directory)
+    (directory / "emergency.recover").write_bytes(static)
+    lost.start()
+    before = onchain_msat(lost)
+    assert factories(lost) == []
+    assert sorted(lost.rpc.emergencyrecover()["stubs"]) == sorted(known)
+    if who == "operator":
+        # It isn't known where clients are: they come back to it.
+        for client in clients:
+            client.connect(lsp)
+    for other in others:
+        wait_for(lambda: channel_with(other, lost)["state"] == "AWAITING_UNILATERAL")
+    first = others[0]
+    leaves(bitcoind, [first], [node for node in nodes if node is not first], factory, place_of(first, factory))
+    for place in factory["clients"] if who == "operator" else factory["clients"][:1]:
+        mine_until(bitcoind, nodes, lambda: is_out(bitcoind, place))
+    for other in others:
+        assert "lightningd" in factory_of(other, instance)["exit"]["reason"]
+    # Its own commitments it doesn't have any more: the others' pay it.
+    share = 99_000_000 if who == "client" else 790_000_000
+    mine_until(bitcoind, nodes, lambda: onchain_msat(lost) - before > share)
+    if who == "client":
+        pay(lsp, bob, 10_000_000, "goes on")
 
 
 # S34

@@ -33,7 +33,7 @@ use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
-use super::watch::tell;
+use super::watch::{close_lost, tell};
 use super::{datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -490,6 +490,9 @@ impl<C: Call> Sink for EngineSink<C> {
             let failed = preimages::failed(self.database.clone(), htlcs::removing(&pending)).await;
             self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &failed)));
         }
+        // Each takes a second and more.
+        let state = State::clone(&self.state);
+        tokio::spawn(async move { close_lost(&state).await });
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {
             self.runtime.input(Input::Channels { list: known.list(), whole });

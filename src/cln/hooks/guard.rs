@@ -30,7 +30,14 @@ pub async fn stops(state: &State, method: &str, params: &Value) -> Option<String
     let (channel, instance) = match method {
         "dev-splice" => in_script(state, &param(params, 0, "script_or_json").to_string())?,
         "splicein" | "spliceout" => named(state, &text(params, 0, "channel")?).await?,
-        "close" => named(state, &text(params, 0, "id")?).await?,
+        "close" => {
+            let closed = named(state, &text(params, 0, "id")?).await?;
+            // Nothing else can become of it.
+            if state.channels.lost().contains(&closed.0) {
+                return None;
+            }
+            closed
+        }
         "dev-forget-channel" => {
             let exact = text(params, 2, "channel_id").or_else(|| text(params, 1, "short_channel_id"));
             named(state, &exact.or_else(|| text(params, 0, "id"))?).await?
