@@ -90,6 +90,18 @@ def faulty(fault, **more):
     return plugin_options(**{"plugin": find_plugin(faults=True), "factory-fault": fault, **more})
 
 
+def holding(**more):
+    """Options of a node that runs the plugin, and holds each HTLC that it is to receive until it stops."""
+    return plugin_options(**{"plugin": [find_plugin(), str(PLUGINS / "hold_htlcs.py")], **more})
+
+
+def restart_holding_nothing(node):
+    """Asked again after a restart, a node that held HTLCs knows that they are its own, and takes them."""
+    node.stop()
+    node.daemon.opts["plugin"] = find_plugin()
+    node.start()
+
+
 def cli(node, *words):
     """lightning-cli, as a person would call it."""
     command = ["lightning-cli", "--network=regtest", f"--lightning-dir={node.daemon.lightning_dir}", *words]
@@ -215,15 +227,32 @@ def pay(payer, payee, amount_msat, label, dead_end=False):
     return result
 
 
+def send(payer, hops, invoice):
+    """Begins to pay an invoice. Hops: of each the node, the short_channel_id that leads to it, what it gets in
+    msat, and within how many blocks."""
+    # Delays count from the payer's own height.
+    wait_for(lambda: payer.rpc.getinfo()["blockheight"] >= hops[0][0].rpc.getinfo()["blockheight"])
+    route = [
+        {"id": node.info["id"], "channel": scid, "amount_msat": amount, "delay": delay}
+        for node, scid, amount, delay in hops
+    ]
+    secret = payer.rpc.decode(invoice["bolt11"])["payment_secret"]
+    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret, bolt11=invoice["bolt11"])
+
+
+def send_direct(payer, payee, invoice, channel_id, more=1):
+    """Begins to pay an invoice over one channel with its payee. The HTLC gets as many blocks as the invoice asks
+    for and `more`."""
+    decoded = payer.rpc.decode(invoice["bolt11"])
+    scid = scid_of(channel_by_id(payer, channel_id))
+    hop = (payee, scid, int(decoded["amount_msat"]), decoded["min_final_cltv_expiry"] + more)
+    send(payer, [hop], invoice)
+
+
 def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
     """Pays over one channel and no other."""
-    channel = channel_by_id(payer, channel_id)
-    scid = channel.get("short_channel_id", channel["alias"]["local"])
     invoice = payee.rpc.invoice(amount_msat, label, label)
-    decoded = payer.rpc.decode(invoice["bolt11"])
-    delay = decoded["min_final_cltv_expiry"] + 1
-    route = [{"id": payee.info["id"], "channel": scid, "delay": delay, "amount_msat": amount_msat}]
-    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
+    send_direct(payer, payee, invoice, channel_id)
     payer.rpc.waitsendpay(invoice["payment_hash"], 30)
     for node in (payer, payee):
         wait_for(lambda: not channel_by_id(node, channel_id)["htlcs"])
@@ -232,22 +261,18 @@ def pay_over(payer, payee, channel_id, label, amount_msat=1_000_000):
 def send_over(payer, lsp, payee, invoice, channel_id, more=0, delay=None):
     """Begins to pay an invoice of a client over the operator, on one channel of the client's. The last HTLC
     gets as many blocks as the invoice asks for and `more`, or `delay`."""
-    # Its delays count from the payer's own height.
-    wait_for(lambda: payer.rpc.getinfo()["blockheight"] >= lsp.rpc.getinfo()["blockheight"])
     decoded = payer.rpc.decode(invoice["bolt11"])
     amount, delay = int(decoded["amount_msat"]), delay or decoded["min_final_cltv_expiry"] + 1 + more
     (first,) = [c for c in payer.rpc.listpeerchannels(lsp.info["id"])["channels"] if c["state"] == "CHANNELD_NORMAL"]
-    second = channel_by_id(lsp, channel_id)
-    route = [
-        {
-            "id": lsp.info["id"],
-            "channel": first.get("short_channel_id", first["alias"]["local"]),
-            "delay": delay + 6,
-            "amount_msat": amount + amount // 100 + 1000,
-        },
-        {"id": payee.info["id"], "channel": second["alias"]["local"], "delay": delay, "amount_msat": amount},
-    ]
-    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"], bolt11=invoice["bolt11"])
+    # Of a channel that isn't announced, lightningd forwards by its alias alone.
+    second = channel_by_id(lsp, channel_id)["alias"]["local"]
+    hops = [(lsp, scid_of(first), amount + amount // 100 + 1000, delay + 6), (payee, second, amount, delay)]
+    send(payer, hops, invoice)
+
+
+def scid_of(channel):
+    """How its node names a channel when it pays; one that is off chain has an alias alone."""
+    return channel.get("short_channel_id", channel["alias"]["local"])
 
 
 def onchain_msat(node):

@@ -5,7 +5,6 @@ import pytest
 from pyln.client import RpcError
 
 from harness import (
-    PLUGINS,
     activate,
     channel_by_id,
     connect_all,
@@ -13,10 +12,13 @@ from harness import (
     factory_of,
     faulty,
     fund,
+    holding,
     lsp_options,
     mine,
     pay,
     plugin_options,
+    restart_holding_nothing,
+    send,
     send_over,
     wait_for,
 )
@@ -44,13 +46,7 @@ def world(node_factory, bitcoind, lsp, alice, public=False, **stranger):
 
 def hop(node, channel, delay, amount_msat):
     # Of a channel that isn't announced, lightningd forwards by its alias alone.
-    scid = channel["alias"]["local"]
-    return {"id": node.info["id"], "channel": scid, "delay": delay, "amount_msat": amount_msat}
-
-
-def send(payer, route, invoice):
-    secret = payer.rpc.decode(invoice["bolt11"])["payment_secret"]
-    payer.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
+    return node, channel["alias"]["local"], amount_msat, delay
 
 
 def failed(payer, invoice):
@@ -188,8 +184,7 @@ def test_dust(node_factory, bitcoind):
     # lightningd's own, where it settles what it forwarded before a restart.
     broken = "Unable to calculate fees collected. Not logging an inbound HTLC"
     options = lsp_options(**{"factory-max-dust-htlcs-msat": 1_000_000, "broken_log": broken})
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    (lsp, alice, stranger), factory, channel_id = world(node_factory, bitcoind, options, holding)
+    (lsp, alice, stranger), factory, channel_id = world(node_factory, bitcoind, options, holding())
 
     def attempt(label, amount_msat):
         invoice = alice.rpc.invoice(amount_msat, label, label)
@@ -212,9 +207,7 @@ def test_dust(node_factory, bitcoind):
     mine(bitcoind, 1, [lsp, alice])
     assert failed(stranger, attempt("after a restart", 300_000)) == (1, TEMPORARY_CHANNEL_FAILURE)
     # Held no longer, it makes room.
-    alice.stop()
-    alice.daemon.opts["plugin"] = plugin_options()["plugin"]
-    alice.start()
+    restart_holding_nothing(alice)
     connect_all(lsp, [alice])
     for invoice in pending:
         assert stranger.rpc.waitsendpay(invoice["payment_hash"], 60)["status"] == "complete"

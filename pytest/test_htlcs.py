@@ -6,12 +6,16 @@ from harness import (
     connect_all,
     create_active,
     fund,
+    holding,
     lsp_options,
     mine,
     mine_until,
     only_factory,
     pay,
     plugin_options,
+    restart_holding_nothing,
+    send,
+    send_direct,
     send_over,
     spender,
     state,
@@ -39,8 +43,7 @@ def settled_at(bitcoind, place, htlc_sat):
 
 def held_for(node_factory, bitcoind, amounts_msat):
     """A factory of alice, who holds what she is to receive, and bob; a stranger pays alice over the operator."""
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    options = [lsp_options(), holding, plugin_options(), {"may_reconnect": True}]
+    options = [lsp_options(), holding(), plugin_options(), {"may_reconnect": True}]
     lsp, alice, bob, stranger = nodes = node_factory.get_nodes(4, opts=options)
     lsp.fundwallet(10_000_000)
     stranger.fundwallet(2_000_000)
@@ -56,6 +59,28 @@ def held_for(node_factory, bitcoind, amounts_msat):
         send_over(stranger, lsp, alice, invoice, channel_id, more=5)
         alice.daemon.wait_for_log("holding an HTLC that expires at")
     return nodes
+
+
+def held_own_payment(node_factory, bitcoind, more):
+    """A factory of alice alone, who holds a payment of the operator's own: the nodes, and her HTLC."""
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding()])
+    for node in nodes:
+        fund(bitcoind, node, 2_000_000)
+    connect_all(lsp, [alice])
+    mine(bitcoind, 0, nodes)
+    create_active(bitcoind, lsp, [alice])
+    invoice = alice.rpc.invoice(50_000_000, "held", "held")
+    send_direct(lsp, alice, invoice, channel_with(alice, lsp)["channel_id"], more)
+    alice.daemon.wait_for_log("holding an HTLC that expires at")
+    (htlc,) = channel_with(alice, lsp)["htlcs"]
+    return lsp, alice, htlc
+
+
+def settle_without(lsp, alice):
+    """The operator is away. Alice knows the preimage from a restart on, and nobody takes it."""
+    lsp.stop()
+    restart_holding_nothing(alice)
+    wait_for(lambda: alice.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
 
 
 # S16
@@ -124,26 +149,9 @@ def test_held_dust_starts_no_exit(node_factory, bitcoind):
 def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
     """A client that knows a preimage which its operator didn't take, and that was away when the deadline came
     and went, begins to leave as soon as it is back."""
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
-    lsp.fundwallet(10_000_000)
-    connect_all(lsp, [alice])
-    mine(bitcoind, 1, nodes)
-    create_active(bitcoind, lsp, [alice])
-    invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    decoded = lsp.rpc.decode(invoice["bolt11"])
-    route = [{"id": alice.info["id"], "channel": channel_with(alice, lsp)["alias"]["remote"],
-              "amount_msat": 50_000_000, "delay": decoded["min_final_cltv_expiry"] + 5}]
-    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
-    alice.daemon.wait_for_log("holding an HTLC that expires at")
-    htlc = channel_with(alice, lsp)["htlcs"][0]
+    lsp, alice, htlc = held_own_payment(node_factory, bitcoind, more=5)
     early = only_factory(alice)["blocks_early"]
-    lsp.stop()
-    # Asked again after a restart, alice knows that it is hers.
-    alice.stop()
-    alice.daemon.opts["plugin"] = plugin_options()["plugin"]
-    alice.start()
-    wait_for(lambda: alice.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
+    settle_without(lsp, alice)
     # Both are away: nobody has begun.
     alice.stop()
     bitcoind.generate_block(htlc["expiry"] - early - bitcoind.rpc.getblockcount() + 2)
@@ -161,27 +169,9 @@ def test_a_long_pause_ends_with_the_exit(node_factory, bitcoind):
 def test_known_preimage_is_claimed_in_time(node_factory, bitcoind):
     """The operator vanishes before it takes the preimage: alice leaves and claims the HTLC on chain before
     it expires."""
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
-    for node in nodes:
-        fund(bitcoind, node, 2_000_000)
-    connect_all(lsp, [alice])
-    mine(bitcoind, 0, nodes)
-    create_active(bitcoind, lsp, [alice])
-    invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    channel = channel_with(lsp, alice)
-    decoded = lsp.rpc.decode(invoice["bolt11"])
-    route = [{"id": alice.info["id"], "channel": channel["alias"]["local"], "amount_msat": 50_000_000,
-              "delay": decoded["min_final_cltv_expiry"] + 5}]
-    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
-    alice.daemon.wait_for_log("holding an HTLC that expires at")
-    expiry = channel_with(alice, lsp)["htlcs"][0]["expiry"]
-    lsp.stop()
-    # Asked again after a restart, alice knows that it is hers.
-    alice.stop()
-    alice.daemon.opts["plugin"] = plugin_options()["plugin"]
-    alice.start()
-    wait_for(lambda: alice.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
+    lsp, alice, htlc = held_own_payment(node_factory, bitcoind, more=5)
+    expiry = htlc["expiry"]
+    settle_without(lsp, alice)
     mine(bitcoind, 0, [alice])
 
     factory = only_factory(alice)
@@ -198,20 +188,8 @@ def test_known_preimage_is_claimed_in_time(node_factory, bitcoind):
 # S16
 def test_own_payment_that_is_not_settled(node_factory, bitcoind):
     """Alice holds a payment of the operator's own: it leaves when that has timed out, and gets it back."""
-    holding = plugin_options(**{"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]})
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(), holding])
-    for node in nodes:
-        fund(bitcoind, node, 2_000_000)
-    connect_all(lsp, [alice])
-    mine(bitcoind, 0, nodes)
-    create_active(bitcoind, lsp, [alice])
-    invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    decoded = lsp.rpc.decode(invoice["bolt11"])
-    route = [{"id": alice.info["id"], "channel": channel_with(lsp, alice)["alias"]["local"],
-              "amount_msat": 50_000_000, "delay": decoded["min_final_cltv_expiry"]}]
-    lsp.rpc.sendpay(route, invoice["payment_hash"], payment_secret=decoded["payment_secret"])
-    alice.daemon.wait_for_log("holding an HTLC that expires at")
-    (htlc,) = channel_with(lsp, alice)["htlcs"]
+    lsp, alice, htlc = held_own_payment(node_factory, bitcoind, more=0)
+    nodes = [lsp, alice]
     early = only_factory(alice)["blocks_early"]
     mine(bitcoind, htlc["expiry"] - 1 - bitcoind.rpc.getblockcount(), nodes)
     assert (state(alice), state(lsp)) == ("active", "active")
@@ -227,10 +205,10 @@ def test_own_payment_that_is_not_settled(node_factory, bitcoind):
 def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     """The payee of alice's payment holds it on its ordinary channel: the operator closes that, and alice has
     her HTLC back before hers is due. Nobody leaves the factory."""
-    holding = {"plugin": str(PLUGINS / "hold_htlcs.py"), "may_reconnect": True}
+    payee = {"plugin": str(PLUGINS / "hold_htlcs.py"), "may_reconnect": True}
     # Six blocks, as pyln-testing has it, are less than it takes on chain.
     operator = lsp_options(**{"cltv-delta": 20})
-    nodes = node_factory.get_nodes(3, opts=[operator, plugin_options(), holding])
+    nodes = node_factory.get_nodes(3, opts=[operator, plugin_options(), payee])
     lsp, alice, stranger = nodes
     members = [lsp, alice]
     for node in nodes:
@@ -244,15 +222,12 @@ def test_a_stranger_that_holds_a_clients_payment(node_factory, bitcoind):
     pay(lsp, alice, 100_000_000, "so that she has something")
     early = only_factory(alice)["blocks_early"]
     invoice = stranger.rpc.invoice(20_000_000, "held", "held")
-    secret = alice.rpc.decode(invoice["bolt11"])["payment_secret"]
     # As far from each other as the operator's cltv-delta: what an exit takes comes on top.
-    route = [
-        {"id": lsp.info["id"], "channel": channel_with(alice, lsp)["alias"]["local"], "amount_msat": 21_000_000,
-         "delay": 28},
-        {"id": stranger.info["id"], "channel": channel_with(lsp, stranger)["short_channel_id"],
-         "amount_msat": 20_000_000, "delay": 8},
+    hops = [
+        (lsp, channel_with(alice, lsp)["alias"]["local"], 21_000_000, 28),
+        (stranger, channel_with(lsp, stranger)["short_channel_id"], 20_000_000, 8),
     ]
-    alice.rpc.sendpay(route, invoice["payment_hash"], payment_secret=secret)
+    send(alice, hops, invoice)
     stranger.daemon.wait_for_log("holding an HTLC that expires at")
     (htlc,) = channel_with(alice, lsp)["htlcs"]
     (forwarded,) = channel_with(lsp, stranger)["htlcs"]

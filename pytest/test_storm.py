@@ -63,21 +63,31 @@ def fill_mempool(bitcoind):
     raise AssertionError(f"{len(coins)} transactions fill nothing: {floor}")
 
 
+def something_at_stake(node_factory, bitcoind, **more):
+    """A factory of two clients, the first with something to lose and a coin for fees."""
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW, **more)
+    pay(lsp, clients[0], 100_000_000, "at stake")
+    fund(bitcoind, clients[0], COIN)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    return lsp, clients, factory["factory_instance"]
+
+
+def exit_in(storm, bitcoind, client, instance):
+    """A client begins to leave in a storm: the one transaction of its path."""
+    storm(bitcoind)
+    client.set_feerates(STORM)
+    mine(bitcoind, 0, [client])
+    client.rpc.call("factory-exit", {"factory_instance": instance})
+    (path,) = client.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
+    return path
+
+
 # S26
 @pytest.mark.parametrize("storm", [raise_minimum, fill_mempool])
 def test_a_transaction_below_the_minimum_goes_with_its_child(node_factory, bitcoind, storm):
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
-    alice = clients[0]
-    instance = factory["factory_instance"]
-    pay(lsp, alice, 100_000_000, "at stake")
-    fund(bitcoind, alice, COIN)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    storm(bitcoind)
-    alice.set_feerates(STORM)
-    mine(bitcoind, 0, [alice])
+    _, (alice, _), instance = something_at_stake(node_factory, bitcoind)
+    path = exit_in(storm, bitcoind, alice, instance)
     assert status(alice)["bitcoin_rpc"]["packages"]
-    alice.rpc.call("factory-exit", {"factory_instance": instance})
-    (path,) = alice.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
     wait_for(lambda: path["txid"] in bitcoind.rpc.getrawmempool())
     parent, child = transaction(bitcoind, path["txid"]), child_of(bitcoind, path["txid"])
     weight = parent["weight"] + child["weight"]
@@ -90,23 +100,13 @@ def test_a_transaction_below_the_minimum_goes_with_its_child(node_factory, bitco
 
 # S26
 def test_without_access_to_bitcoind_it_waits_and_says_so(node_factory, bitcoind):
-    options = {"factory-bitcoin-rpc": "off"}
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW, client=options)
-    alice = clients[0]
-    instance = factory["factory_instance"]
-    pay(lsp, alice, 100_000_000, "at stake")
-    fund(bitcoind, alice, COIN)
-    wait_for_synced(bitcoind, [lsp, *clients])
-    raise_minimum(bitcoind)
-    alice.set_feerates(STORM)
-    mine(bitcoind, 0, [alice])
+    _, (alice, _), instance = something_at_stake(node_factory, bitcoind, client={"factory-bitcoin-rpc": "off"})
+    path = exit_in(raise_minimum, bitcoind, alice, instance)
     assert status(alice)["bitcoin_rpc"] == {"packages": False}
-    alice.rpc.call("factory-exit", {"factory_instance": instance})
     wait_for(lambda: warnings(alice, "not_published"))
     (warning,) = warnings(alice, "not_published")
     assert "factory-bitcoin-rpc" in warning["message"]
     # It is no worse than before: once fees fall it goes out by itself.
-    (path,) = alice.rpc.call("factory-show", {"factory_instance": instance})["transactions"]
     restart_with(bitcoind, "-minrelaytxfee=0.00001")
     empty_block(bitcoind, [alice])
     wait_for(lambda: path["txid"] in bitcoind.rpc.getrawmempool())
@@ -114,12 +114,8 @@ def test_without_access_to_bitcoind_it_waits_and_says_so(node_factory, bitcoind)
 
 # S26
 def test_coins_are_made_and_kept_for_fees(node_factory, bitcoind):
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
+    lsp, clients, instance = something_at_stake(node_factory, bitcoind)
     alice = clients[0]
-    instance = factory["factory_instance"]
-    pay(lsp, alice, 100_000_000, "at stake")
-    fund(bitcoind, alice, COIN)
-    wait_for_synced(bitcoind, [lsp, *clients])
     before = status(alice)["reserve"]
     assert before["covered"] and before["coins_ready"] == before["coins_at_once"] == 1
     shown = alice.rpc.call("factory-reserve", {"coins": 3, "coin_sat": 20_000})

@@ -10,7 +10,6 @@ import pytest
 from pyln.client import RpcError
 
 from harness import (
-    PLUGINS,
     channel_by_id,
     channel_in,
     channel_with,
@@ -19,11 +18,12 @@ from harness import (
     factory_with,
     faulty,
     fund,
+    holding,
     mine,
     mine_until,
     onchain_msat,
     pay,
-    plugin_options,
+    send_direct,
     spender,
     status,
     wait_for,
@@ -190,18 +190,10 @@ def quietly(node, method, params):
 # S34
 def test_with_a_held_htlc(node_factory, bitcoind):
     """The channel fails while an HTLC hangs on it: the commitment is on chain before that expires, and it comes back."""
-    holding = {"plugin": [plugin_options()["plugin"], str(PLUGINS / "hold_htlcs.py")]}
-    lsp, (alice,), factory = factory_with(node_factory, bitcoind, 1, client=holding)
+    lsp, (alice,), factory = factory_with(node_factory, bitcoind, 1, client=holding())
     place = place_of(alice, factory)
     invoice = alice.rpc.invoice(50_000_000, "held", "held")
-    decoded = lsp.rpc.decode(invoice["bolt11"])
-    hop = {
-        "id": alice.info["id"],
-        "channel": channel_in(factory, alice)["alias"]["remote"],
-        "amount_msat": 50_000_000,
-        "delay": decoded["min_final_cltv_expiry"] + 5,
-    }
-    lsp.rpc.sendpay([hop], invoice["payment_hash"], payment_secret=decoded["payment_secret"], bolt11=invoice["bolt11"])
+    send_direct(lsp, alice, invoice, place["channel_id"], more=5)
     alice.daemon.wait_for_log("holding an HTLC that expires at")
     expiry = channel_in(factory, alice)["htlcs"][0]["expiry"]
     lsp.rpc.call("dev-fail", [alice.info["id"]])

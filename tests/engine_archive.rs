@@ -165,9 +165,7 @@ fn while_an_open_of_an_earlier_attempt_may_be_there_it_stays() {
     // The second client's first signatures are bad: the first one has accepted two opens by the end.
     let scenario = short(6).tamper(|out| match &out.message {
         Message::PartialSignatures(m) if out.from == 2 && m.attempt == 1 => {
-            let mut bad = m.clone();
-            bad.signatures[0].0[31] ^= 1;
-            Fate::replace(bad)
+            Fate::changed(m, |bad| bad.signatures[0].0[31] ^= 1)
         }
         _ => Fate::Deliver,
     });

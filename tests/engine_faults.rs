@@ -127,11 +127,7 @@ fn of_client_two<T: Clone + Into<Message>>(
     mut change: impl FnMut(&mut T) + 'static,
 ) -> impl FnMut(&Outgoing) -> Fate {
     move |out| match pick(&out.message) {
-        Some(message) if out.from == 2 => {
-            let mut message = message.clone();
-            change(&mut message);
-            Fate::replace(message)
-        }
+        Some(message) if out.from == 2 => Fate::changed(message, &mut change),
         _ => Fate::Deliver,
     }
 }
@@ -331,11 +327,7 @@ fn every_tampering_of_a_proposal() {
         let (mut world, instance) = Scenario::new(seed)
             .clients(5)
             .tamper(move |out| match &out.message {
-                Message::Propose(propose) if out.to == 2 => {
-                    let mut propose = propose.clone();
-                    change(&mut propose);
-                    Fate::replace(propose)
-                }
+                Message::Propose(propose) if out.to == 2 => Fate::changed(propose, change),
                 Message::PartialSignatures(_) if out.from == 2 => {
                     *count.borrow_mut() += 1;
                     Fate::Deliver
@@ -357,9 +349,7 @@ fn every_tampering_of_a_proposal() {
 fn a_lie_that_only_the_transcript_shows() {
     without(100, &[2], |out| match &out.message {
         Message::Propose(propose) if out.to == 2 => {
-            let mut propose = propose.clone();
-            members(&mut propose, |all| all[0].1 = all[2].1.clone());
-            Fate::replace(propose)
+            Fate::changed(propose, |m| members(m, |all| all[0].1 = all[2].1.clone()))
         }
         _ => Fate::Deliver,
     });

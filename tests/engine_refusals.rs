@@ -297,12 +297,10 @@ fn terms_that_change_between_attempts() {
         .clients(3)
         .tamper(|out| match &out.message {
             Message::Join(_) if out.from == 3 => Fate::Drop,
-            Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => {
-                let mut invite = invite.clone();
-                invite.terms.margin_blocks += 1;
-                invite.channel_in_factory.blocks_early += 1;
-                Fate::replace(invite)
-            }
+            Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => Fate::changed(invite, |m| {
+                m.terms.margin_blocks += 1;
+                m.channel_in_factory.blocks_early += 1;
+            }),
             _ => Fate::Deliver,
         })
         .begun()

@@ -23,9 +23,7 @@ fn a_finished_signature_that_does_not_verify() {
         .clients(2)
         .tamper(|out| match &out.message {
             Message::Ready(ready) if out.to == 1 => {
-                let mut ready = ready.clone();
-                ready.signatures.last_mut().unwrap()[40] ^= 1;
-                Fate::replace(ready)
+                Fate::changed(ready, |m| m.signatures.last_mut().unwrap()[40] ^= 1)
             }
             _ => Fate::Deliver,
         })
@@ -42,13 +40,10 @@ fn a_neighbour_whose_channel_is_no_channel() {
     let (mut world, instance) = Scenario::new(81)
         .clients(2)
         .tamper(|out| match &out.message {
-            Message::Propose(propose) if out.to == 1 => {
-                let mut propose = propose.clone();
-                let (_, script) =
-                    propose.channel_scripts.iter_mut().find(|(client, _)| *client == 1).unwrap();
+            Message::Propose(propose) if out.to == 1 => Fate::changed(propose, |m| {
+                let (_, script) = m.channel_scripts.iter_mut().find(|(client, _)| *client == 1).unwrap();
                 *script = ScriptBuf::from_bytes([&[0x00, 0x14][..], &[7; 20]].concat());
-                Fate::replace(propose)
-            }
+            }),
             _ => Fate::Deliver,
         })
         .begun()
@@ -154,9 +149,7 @@ fn other_terms_are_another_transcript() {
         .clients(2)
         .tamper(|out| match &out.message {
             Message::Invite(invite) if out.to == 2 && invite.attempt == 1 => {
-                let mut invite = invite.clone();
-                invite.terms.funding_confirmations += 1;
-                Fate::replace(invite)
+                Fate::changed(invite, |m| m.terms.funding_confirmations += 1)
             }
             _ => Fate::Deliver,
         })

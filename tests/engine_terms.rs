@@ -183,11 +183,7 @@ fn second_attempt(seed: u64, change: impl Fn(&mut Invite) + 'static) -> World {
         .clients(4)
         .tamper(move |out| match &out.message {
             Message::Join(_) if out.from == 3 => Fate::Drop,
-            Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => {
-                let mut invite = invite.clone();
-                change(&mut invite);
-                Fate::replace(invite)
-            }
+            Message::Invite(invite) if out.to == 2 && invite.attempt == 2 => Fate::changed(invite, &change),
             _ => Fate::Deliver,
         })
         .begun()

@@ -11,7 +11,7 @@ use factory_engine::wire::envelope::MESSAGE_TYPE;
 use serde_json::Value;
 use tokio::io::{DuplexStream, Stdin};
 
-use crate::config;
+use crate::config::{self, Settings};
 
 use super::error::RpcError;
 use super::executor::STATE_TOPIC;
@@ -75,12 +75,8 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let configuration = configured.configuration();
-    let config = match config::read(&configured) {
-        Ok(config) => config,
-        Err(error) => return give_up(configured, outbox, error).await,
-    };
-    let bitcoin_rpc = match config::bitcoin_rpc(&configured) {
-        Ok(option) => option,
+    let Settings { config, bitcoin_rpc } = match config::read(&configured) {
+        Ok(settings) => settings,
         Err(error) => return give_up(configured, outbox, error).await,
     };
     let (vital, mut deaths) = Vital::new();

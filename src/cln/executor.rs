@@ -112,30 +112,16 @@ impl Executor {
         });
     }
 
-    /// `answer` makes an input of what comes of it; so below.
-    fn start_channel(
+    /// A step of opening a channel; after one another with each peer. `answer` makes an input of what comes of
+    /// it.
+    fn open<T: Send + 'static>(
         &self,
         peer: NodeId,
-        params: Value,
-        answer: impl FnOnce(Result<ScriptBuf, OpenFailure>) -> Input + Send + 'static,
+        call: impl Future<Output = Result<T, CallError>> + Send + 'static,
+        answer: impl FnOnce(Result<T, OpenFailure>) -> Input + Send + 'static,
     ) {
-        let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
-        self.channels.push(peer, async move {
-            runtime.input(answer(start(&rpc, params).await.map_err(open_failure)));
-        });
-    }
-
-    fn complete_channel(
-        &self,
-        peer: NodeId,
-        leaf: Transaction,
-        prevout: TxOut,
-        answer: impl FnOnce(Result<ChannelId, OpenFailure>) -> Input + Send + 'static,
-    ) {
-        let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
-        self.channels.push(peer, async move {
-            runtime.input(answer(complete(&rpc, peer, leaf, prevout).await.map_err(open_failure)));
-        });
+        let runtime = self.runtime.clone();
+        self.channels.push(peer, async move { runtime.input(answer(call.await.map_err(open_failure))) });
     }
 
     fn cancel_channel(&self, peer: NodeId) {
@@ -220,7 +206,8 @@ impl Node for Executor {
                     "reserve": 0,
                     "channel_type": CHANNEL_TYPE,
                 });
-                self.start_channel(peer, params, move |result| Input::ChannelStarted {
+                let call = async move { start(&rpc, params).await };
+                self.open(peer, call, move |result| Input::ChannelStarted {
                     instance,
                     attempt,
                     client,
@@ -230,7 +217,8 @@ impl Node for Executor {
             }
             Effect::CancelChannel { peer } => self.cancel_channel(peer),
             Effect::CompleteChannel { instance, attempt, client, sale, peer, leaf, prevout } => {
-                self.complete_channel(peer, leaf, prevout, move |result| Input::ChannelCompleted {
+                let call = async move { complete(&rpc, peer, leaf, prevout).await };
+                self.open(peer, call, move |result| Input::ChannelCompleted {
                     instance,
                     attempt,
                     client,
@@ -396,9 +384,7 @@ async fn fund<C: Call>(rpc: &C, peer: NodeId, amount: Amount) -> Result<(Channel
     let method = "fundchannel";
     let params = json!({"id": peer.to_string(), "amount": amount.to_sat(), "announce": false});
     let funded = rpc.call(method, params).await?;
-    let id: String = field(method, &funded, "channel_id")?;
-    let unexpected = |error| CallError::new(method, format!("unexpected channel_id '{id}': {error}"));
-    let channel_id = id.parse().map_err(unexpected)?;
+    let channel_id = channel_id(method, &funded)?;
     let outpoint =
         OutPoint { txid: field(method, &funded, "txid")?, vout: field(method, &funded, "outnum")? };
     Ok((channel_id, outpoint))
@@ -436,7 +422,7 @@ async fn complete(
     prevout: TxOut,
 ) -> Result<ChannelId, CallError> {
     let method = "fundchannel_complete";
-    let failed = |message: String| CallError { method: method.to_owned(), code: None, message };
+    let failed = |message: String| CallError::new(method, message);
     let mut psbt = Psbt::from_unsigned_tx(leaf).map_err(|error| failed(error.to_string()))?;
     // Without it lightningd can't know that the txid is final.
     match psbt.inputs.as_mut_slice() {
@@ -445,8 +431,14 @@ async fn complete(
     }
     let params = json!({"id": peer.to_string(), "psbt": psbt.to_string()});
     let completed = rpc.call_within(PEER_PATIENCE, method, params).await?;
-    let text: String = field(method, &completed, "channel_id")?;
-    text.parse().map_err(|error| failed(format!("unexpected channel_id '{text}': {error}")))
+    channel_id(method, &completed)
+}
+
+/// The channel that lightningd has made.
+fn channel_id(method: &str, answer: &Value) -> Result<ChannelId, CallError> {
+    let text: String = field(method, answer, "channel_id")?;
+    let unexpected = |error| CallError::new(method, format!("unexpected channel_id '{text}': {error}"));
+    text.parse().map_err(unexpected)
 }
 
 async fn check(

@@ -47,11 +47,7 @@ pub fn declines(seed: u64, clients: usize, what: &str, change: fn(&mut Invite)) 
     let (mut world, instance) = Scenario::new(seed)
         .clients(clients)
         .tamper(move |out| match &out.message {
-            Message::Invite(invite) if out.to == 2 => {
-                let mut invite = invite.clone();
-                change(&mut invite);
-                Fate::replace(invite)
-            }
+            Message::Invite(invite) if out.to == 2 => Fate::changed(invite, change),
             _ => Fate::Deliver,
         })
         .begun()

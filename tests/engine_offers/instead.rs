@@ -38,11 +38,7 @@ fn an_ordinary_channel_that_was_not_agreed_to_is_none() {
         let (mut world, instance) = silent_neighbour(18);
         let before = purse(&world, instance);
         world.tamper(move |out| match jit(&out.message) {
-            Some(offer) => {
-                let mut changed = offer.clone();
-                tamper(&mut changed);
-                Fate::replace(changed)
-            }
+            Some(offer) => Fate::changed(offer, tamper),
             None => silence(out),
         });
         let why = buys(&mut world, instance, PRICE + 1).unwrap();

@@ -69,11 +69,7 @@ fn change<M: Clone + Into<Message> + 'static>(
     change: impl Fn(&mut M) + 'static,
 ) {
     world.tamper(move |out| match of(&out.message) {
-        Some(message) => {
-            let mut changed = message.clone();
-            change(&mut changed);
-            Fate::replace(changed)
-        }
+        Some(message) => Fate::changed(message, &change),
         None => Fate::Deliver,
     });
 }

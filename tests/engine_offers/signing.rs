@@ -30,11 +30,7 @@ fn whoever_signs_a_sale_wrongly_is_named() {
         let (mut world, instance) = active(10);
         let guilty = world.members[2].id;
         world.tamper(move |out| match partials(&out.message) {
-            Some(message) if out.from == 2 => {
-                let mut changed = message.clone();
-                tamper(&mut changed);
-                Fate::replace(changed)
-            }
+            Some(message) if out.from == 2 => Fate::changed(message, tamper),
             _ => Fate::Deliver,
         });
         world.ask(1, instance, 50_000, 0).unwrap().unwrap();

@@ -3,14 +3,14 @@
 use crate::engine::Engine;
 use crate::io::{Effect, Level};
 use crate::memory::Volatile;
-use crate::memory::sale::{LspSale, SalePhase, VolatileSale};
+use crate::memory::sale::{SalePhase, VolatileSale};
 use crate::record::event::SaleDropped;
 use crate::record::factory::Factory;
 use crate::sale::lsp::{refusal, sub_clients, volatile};
+use crate::sale::selling::Selling;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::step::reason::Reason;
-use crate::tx::layout::CoinIndex;
 use crate::types::{ChannelId, NodeId};
 use crate::wire::message::SaleAbort;
 
@@ -22,11 +22,12 @@ impl Engine {
         peer: NodeId,
         abort: &SaleAbort,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) = match abort.number {
+        let (selling, client) = match abort.number {
             // The buyer knows no number of a purchase that waits.
             0 => self.selling_alone(peer, abort.instance, abort.attempt)?,
             number => self.selling(peer, abort.instance, abort.attempt, number)?,
         };
+        let Selling { factory, coin, sale } = selling;
         if sale.concerns_buyer_alone() && client != sale.deal.buyer {
             return Err(Fault::stale("another client buys"));
         }
@@ -36,7 +37,7 @@ impl Engine {
         if client != sale.deal.buyer && sale.phase == SalePhase::Joining && unsigned && sale.jit {
             self.offer_jit(step, factory, coin, sale, &reason);
         } else {
-            self.end_sale(step, factory, coin, sale, &reason);
+            self.end_sale(step, selling, &reason);
         }
         Ok(())
     }
@@ -51,37 +52,26 @@ impl Engine {
         let coin = factory.client_of(peer).and_then(|client| factory.current.layout.stock_coin(client));
         let sale = coin.and_then(|coin| Some((coin, self.lsp_sales.get(&(factory.instance, coin))?)));
         if let Some((coin, sale)) = sale {
-            self.end_sale(step, factory, coin, sale, &Reason::about("{}", [peer]).said(reason));
+            let selling = Selling { factory, coin, sale };
+            self.end_sale(step, selling, &Reason::about("{}", [peer]).said(reason));
         }
     }
 
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
-    pub(crate) fn end_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &Reason,
-    ) {
+    pub(crate) fn end_sale(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
+        let Selling { factory, coin, sale } = selling;
         if sale.phase == SalePhase::Funding {
             // lightningd is at it, and says what comes of it.
         } else if sale.jit_reason.is_some() || factory.next_sale(coin) == sale.deal.number {
-            self.drop_sale(step, factory, coin, sale, reason);
+            self.drop_sale(step, selling, reason);
         } else {
-            self.interrupt_sale(step, factory, coin, sale, reason);
+            self.interrupt_sale(step, selling, reason);
         }
     }
 
     /// Before anybody has signed: nothing is left behind.
-    pub(crate) fn drop_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &Reason,
-    ) {
+    pub(crate) fn drop_sale(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
+        let Selling { factory, coin, sale } = selling;
         let number = sale.deal.number;
         for node in reason.who() {
             step.volatile(Volatile::Offence(*node, step.now));
@@ -95,32 +85,19 @@ impl Engine {
             _ => {}
         }
         self.end_invoices(step, factory, Some(sale.deal.buyer));
-        self.tell_ended(step, factory, coin, sale, reason);
+        self.tell_ended(step, selling, reason);
     }
 
     /// Partial signatures may have left: the same sale is taken up again later (S8).
-    pub(crate) fn interrupt_sale(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &Reason,
-    ) {
+    pub(crate) fn interrupt_sale(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
         let who = reason.who().to_vec();
-        step.volatile(volatile(factory, coin, VolatileSale::Withheld(who)));
+        step.volatile(volatile(selling.factory, selling.coin, VolatileSale::Withheld(who)));
         let reason = reason.clone().and("; it goes on when everybody is back");
-        self.tell_ended(step, factory, coin, sale, &reason);
+        self.tell_ended(step, selling, &reason);
     }
 
-    fn tell_ended(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        reason: &Reason,
-    ) {
+    fn tell_ended(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
+        let Selling { factory, coin, sale } = selling;
         let number = sale.deal.number;
         step.log(
             Level::Unusual,
@@ -141,32 +118,30 @@ impl Engine {
 
     /// A disconnect ends an open that lightningd has pending, and the nonces of whoever left.
     pub(crate) fn lsp_sales_peer_down(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
-        for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) = self.factories.get(instance) else { continue };
+        for selling in self.sellings() {
+            let Selling { factory, coin, sale } = selling;
             let concerned = |client| !sale.concerns_buyer_alone() || client == sale.deal.buyer;
-            if sub_clients(factory, *coin).any(|(client, node)| node == peer && concerned(client)) {
-                self.end_sale(step, factory, *coin, sale, &Reason::about("{} disconnected", [peer]));
+            if sub_clients(factory, coin).any(|(client, node)| node == peer && concerned(client)) {
+                self.end_sale(step, selling, &Reason::about("{} disconnected", [peer]));
             }
         }
     }
 
     pub(crate) fn lsp_sales_tick(&self, step: &mut StepBuilder<'_>) {
-        for ((instance, coin), sale) in &self.lsp_sales {
-            let Some(factory) =
-                self.factories.get(instance).filter(|_| sale.deadline().is_some_and(|end| step.now >= end))
-            else {
-                continue;
-            };
+        let now = step.now;
+        let late = |selling: &Selling<'_>| selling.sale.deadline().is_some_and(|end| now >= end);
+        for selling in self.sellings().filter(late) {
+            let Selling { factory, coin, sale } = selling;
             if sale.phase == SalePhase::Waiting {
-                let away = self.away(factory, *coin);
+                let away = self.away(factory, coin);
                 let reason = Reason::about("needed for the signature, and not connected: {}", away);
-                self.offer_jit(step, factory, *coin, sale, &reason);
+                self.offer_jit(step, factory, coin, sale, &reason);
                 continue;
             }
             let number = sale.deal.number;
-            let mut chain = factory.current.sales.of(*coin).iter();
+            let mut chain = factory.current.sales.of(coin).iter();
             let finished = chain.any(|sold| sold.sale.number == number && sold.is_signed());
-            let silent: Vec<NodeId> = sub_clients(factory, *coin)
+            let silent: Vec<NodeId> = sub_clients(factory, coin)
                 // Who has all of it answers an offer with `sale_stored`.
                 .filter(|(client, _)| match if finished { SalePhase::Storing } else { sale.phase } {
                     SalePhase::Joining | SalePhase::Signing => sale.signing.lacks(*client),
@@ -185,9 +160,9 @@ impl Engine {
             let buyer = factory.node_of(sale.deal.buyer);
             let neighbours = silent.iter().all(|node| Some(*node) != buyer);
             if sale.phase == SalePhase::Joining && sale.script.is_none() && sale.jit && neighbours {
-                self.offer_jit(step, factory, *coin, sale, &reason);
+                self.offer_jit(step, factory, coin, sale, &reason);
             } else {
-                self.end_sale(step, factory, *coin, sale, &reason);
+                self.end_sale(step, selling, &reason);
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::record::event::{SaleJit, SaleJitAgreed, SaleJitFailed, SaleJitOpened}
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
 use crate::sale::lsp::{names, refusal, sub_clients, volatile};
+use crate::sale::selling::Selling;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::step::reason::Reason;
@@ -87,7 +88,7 @@ impl Engine {
         };
         if let Some(forbidden) = forbidden {
             let reason = reason.clone().and(&format!("; {forbidden}"));
-            return self.drop_sale(step, factory, coin, sale, &reason);
+            return self.drop_sale(step, Selling { factory, coin, sale }, &reason);
         }
         let heard = |client| !sale.concerns_buyer_alone() && client != sale.deal.buyer;
         for (_, node) in sub_clients(factory, coin).filter(|(client, _)| heard(*client)) {
@@ -119,30 +120,22 @@ impl Engine {
         peer: NodeId,
         message: &JitAccept,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) = self.selling(peer, message.instance, message.attempt, 0)?;
+        let (selling, client) = self.selling(peer, message.instance, message.attempt, 0)?;
+        let Selling { factory, sale, .. } = selling;
         if client != sale.deal.buyer || sale.phase != SalePhase::Asking {
             return Err(Fault::stale("it was not asked for"));
         }
-        self.sell(step, factory, coin, sale, factory.current.sales.account().credit(client));
+        self.sell(step, selling, factory.current.sales.account().credit(client));
         Ok(())
     }
 
     /// L: paid, so lightningd opens the channel.
-    pub(crate) fn open_jit(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-    ) {
+    pub(crate) fn open_jit(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>) {
+        let Selling { factory, sale, .. } = selling;
         let SaleTerms { buyer, amount, price_msat, .. } = sale.deal;
         let Some(peer) = factory.node_of(buyer) else { return };
         step.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(step.height) });
-        step.volatile(volatile(
-            factory,
-            coin,
-            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Funding, step.now)),
-        ));
+        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Funding, step.now)));
         step.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
     }
 

@@ -9,6 +9,7 @@ use crate::record::attempt::Role;
 use crate::record::event::{SaleDropped, SaleOpening};
 use crate::record::factory::Factory;
 use crate::sale::error::CannotSell;
+use crate::sale::selling::Selling;
 use crate::sale::{cooperative, session_count};
 use crate::signing::Coordinator;
 use crate::step::builder::StepBuilder;
@@ -108,7 +109,8 @@ impl Engine {
         peer: NodeId,
         join: &SaleJoin,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) = self.selling(peer, join.instance, join.attempt, join.number)?;
+        let (selling, client) = self.selling(peer, join.instance, join.attempt, join.number)?;
+        let Selling { factory, coin, sale } = selling;
         if sale.phase != SalePhase::Joining || !sale.signing.lacks(client) {
             return Err(Fault::stale("its nonces are here already"));
         }
@@ -119,11 +121,7 @@ impl Engine {
         let expected = session_count(factory, coin, sale.deal.number, sale.deal.amount)
             .map_err(|error| Fault::stale(error.to_string()))?;
         let nonces = Coordinator::check_nonces(&join.nonces, expected).map_err(Fault::peer)?;
-        step.volatile(volatile(
-            factory,
-            coin,
-            VolatileSale::Lsp(VolatileLspSale::Joined(client, nonces.clone())),
-        ));
+        step.volatile(selling.volatile(VolatileLspSale::Joined(client, nonces.clone())));
         if !sale.signing.lacks_only(client) {
             return Ok(());
         }
@@ -131,20 +129,14 @@ impl Engine {
         match &sale.script {
             // Taken up again: the channel is there.
             Some(script) if sale.checked => {
-                self.propose_sale(step, factory, coin, sale, script, Some((client, &nonces)));
+                self.propose_sale(step, selling, script, Some((client, &nonces)));
             }
-            Some(_) => step.volatile(volatile(
-                factory,
-                coin,
-                VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
-            )),
+            Some(_) => {
+                step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Checking, deadline)));
+            }
             None => {
                 let Some(peer) = factory.node_of(sale.deal.buyer) else { return Ok(()) };
-                step.volatile(volatile(
-                    factory,
-                    coin,
-                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Opening, deadline)),
-                ));
+                step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Opening, deadline)));
                 step.effect(Effect::StartChannel {
                     instance: factory.instance,
                     attempt: factory.current.number,
@@ -167,17 +159,16 @@ impl Engine {
         number: u32,
         result: Result<ScriptBuf, OpenFailure>,
     ) {
-        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
-            return;
-        };
+        let Some(selling) = self.selling_to(instance, buyer, number, SalePhase::Opening) else { return };
+        let Selling { factory, coin, sale } = selling;
         let Some(peer) = factory.node_of(buyer) else { return };
         let script = match result {
             Ok(script) => script,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &why("opened", &error)),
+            Err(error) => return self.drop_sale(step, selling, &why("opened", &error)),
         };
         let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &why("opened", &error)),
+            Err(error) => return self.drop_sale(step, selling, &why("opened", &error)),
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.
@@ -192,7 +183,7 @@ impl Engine {
                 price_msat: sale.deal.price_msat,
             },
         );
-        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Script(script))));
+        step.volatile(selling.volatile(VolatileLspSale::Script(script)));
         step.effect(Effect::CompleteChannel {
             instance,
             attempt: factory.current.number,
@@ -212,23 +203,20 @@ impl Engine {
         number: u32,
         result: Result<ChannelId, OpenFailure>,
     ) {
-        let Some((factory, sale, coin)) = self.sale_of(instance, buyer, number, SalePhase::Opening) else {
+        let Some(selling) = self.selling_to(instance, buyer, number, SalePhase::Opening) else {
             if let Ok(channel_id) = result {
                 step.effect(Effect::CloseChannel { channel_id });
             }
             return;
         };
+        let Selling { factory, coin, sale } = selling;
         let (Some(script), Some(peer)) = (&sale.script, factory.node_of(buyer)) else { return };
         let built = factory.build_sale(coin, number, buyer, sale.deal.amount, script);
         let expected = built.ok().map(|built| ChannelId::of(built.channel));
         match result {
             Ok(channel_id) if Some(channel_id) == expected => {
                 let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-                step.volatile(volatile(
-                    factory,
-                    coin,
-                    VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Checking, deadline)),
-                ));
+                step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Checking, deadline)));
                 step.send(
                     peer,
                     SaleCommitted {
@@ -241,17 +229,10 @@ impl Engine {
             }
             Ok(channel_id) => {
                 step.effect(Effect::CloseChannel { channel_id });
-                self.drop_sale(
-                    step,
-                    factory,
-                    coin,
-                    sale,
-                    &"another channel than the sale's was committed".into(),
-                );
+                let reason = "another channel than the sale's was committed";
+                self.drop_sale(step, selling, &reason.into());
             }
-            Err(error) => {
-                self.drop_sale(step, factory, coin, sale, &why("completed", &error));
-            }
+            Err(error) => self.drop_sale(step, selling, &why("completed", &error)),
         }
     }
 
@@ -261,8 +242,8 @@ impl Engine {
         peer: NodeId,
         message: &SaleChecked,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) =
-            self.selling(peer, message.instance, message.attempt, message.number)?;
+        let (selling, client) = self.selling(peer, message.instance, message.attempt, message.number)?;
+        let Selling { factory, sale, .. } = selling;
         if client != sale.deal.buyer {
             return Err(Fault::stale("another client buys"));
         }
@@ -272,11 +253,9 @@ impl Engine {
         }
         match (&sale.script, sale.phase) {
             // Taken up again: it may come before the last join.
-            (Some(_), SalePhase::Joining) => {
-                step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Checked)))
-            }
+            (Some(_), SalePhase::Joining) => step.volatile(selling.volatile(VolatileLspSale::Checked)),
             (Some(_), SalePhase::Checking) => {
-                self.sell(step, factory, coin, sale, factory.current.sales.account().credit(client));
+                self.sell(step, selling, factory.current.sales.account().credit(client));
             }
             _ => return Err(Fault::stale("no check is expected now")),
         }
@@ -347,68 +326,6 @@ impl Engine {
     /// Clients of a sub-factory that are not connected.
     pub(crate) fn away(&self, factory: &Factory, coin: CoinIndex) -> Vec<NodeId> {
         sub_clients(factory, coin).map(|(_, node)| node).filter(|node| !self.peers.contains(node)).collect()
-    }
-
-    /// A peer's place in a factory of ours, and its sub-factory's stock coin.
-    pub(crate) fn sale_member(
-        &self,
-        peer: NodeId,
-        instance: InstanceId,
-        attempt: u32,
-    ) -> Result<(&Factory, ClientIndex, CoinIndex), Fault> {
-        let factory = self.known(instance)?;
-        if factory.current.number != attempt || factory.current.role != Role::Lsp {
-            return Err(Fault::stale("it is not about a factory of ours, or about another attempt"));
-        }
-        let client =
-            factory.client_of(peer).ok_or_else(|| Fault::stale("it is not a client of this factory"))?;
-        let coin = factory
-            .current
-            .layout
-            .stock_coin(client)
-            .ok_or_else(|| Fault::stale("factories of these terms have no stock"))?;
-        Ok((factory, client, coin))
-    }
-
-    pub(crate) fn selling(
-        &self,
-        peer: NodeId,
-        instance: InstanceId,
-        attempt: u32,
-        number: u32,
-    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
-        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
-        let sale = self
-            .lsp_sales
-            .get(&(instance, coin))
-            .filter(|sale| sale.deal.number == number)
-            .ok_or_else(|| Fault::stale("no such sale is under way"))?;
-        Ok((factory, sale, client, coin))
-    }
-
-    pub(crate) fn selling_alone(
-        &self,
-        peer: NodeId,
-        instance: InstanceId,
-        attempt: u32,
-    ) -> Result<(&Factory, &LspSale, ClientIndex, CoinIndex), Fault> {
-        let (factory, client, coin) = self.sale_member(peer, instance, attempt)?;
-        let sale = self.lsp_sales.get(&(instance, coin)).filter(|sale| sale.concerns_buyer_alone());
-        Ok((factory, sale.ok_or_else(|| Fault::stale("nothing waits"))?, client, coin))
-    }
-
-    fn sale_of(
-        &self,
-        instance: InstanceId,
-        buyer: ClientIndex,
-        number: u32,
-        phase: SalePhase,
-    ) -> Option<(&Factory, &LspSale, CoinIndex)> {
-        let factory = self.factories.get(&instance)?;
-        let coin = factory.current.layout.stock_coin(buyer)?;
-        let sale = self.lsp_sales.get(&(instance, coin))?;
-        (sale.phase == phase && sale.deal.number == number && sale.deal.buyer == buyer)
-            .then_some((factory, sale, coin))
     }
 }
 

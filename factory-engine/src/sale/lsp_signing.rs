@@ -3,18 +3,18 @@
 use crate::engine::Engine;
 use crate::io::Level;
 use crate::memory::Volatile;
-use crate::memory::sale::{LspSale, SalePhase, VolatileLspSale, VolatileSale};
+use crate::memory::sale::{SalePhase, VolatileLspSale, VolatileSale};
 use crate::record::event::{SaleSigned, SaleStored};
 use crate::record::factory::{Factory, member_key};
 use crate::record::sales::Sold;
 use crate::sale::cooperative;
 use crate::sale::lsp::{send_ready, sub_clients, volatile};
+use crate::sale::selling::Selling;
 use crate::signing::{Failure, Plan, Refused, SignAs, SignJob};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
-use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{CheckedNonce, PartialSig};
 use crate::tx::sale::transcript;
 use crate::types::{NodeId, ScriptBuf};
@@ -26,38 +26,32 @@ impl Engine {
     pub(crate) fn propose_sale(
         &self,
         step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
+        selling: Selling<'_>,
         script: &ScriptBuf,
         last: Option<(ClientIndex, &[CheckedNonce])>,
     ) {
+        let Selling { factory, coin, sale } = selling;
         let (deal, Some(tree)) = (sale.deal, &factory.current.tree) else { return };
         // S24: an exit may have begun since it was offered.
         if let Err(reason) = cooperative(factory, coin, step.height) {
-            return self.end_sale(step, factory, coin, sale, &reason.to_string().into());
+            return self.end_sale(step, selling, &reason.to_string().into());
         }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(step, factory, coin, sale, &error.to_string().into()),
+            Err(error) => return self.drop_sale(step, selling, &error.to_string().into()),
         };
         let plan = Plan::new(tree.clone(), &built.sessions);
         let ledger = plan.ledger();
         if let Err(error) = self.ledger.check(&ledger) {
-            return self.drop_sale(step, factory, coin, sale, &error.to_string().into());
+            return self.drop_sale(step, selling, &error.to_string().into());
         }
         let key = self.factory_key(factory.instance, factory.current.number);
         let opened = match sale.signing.open(plan, last, &key, || step.rng.bytes32()) {
             Ok(opened) => opened,
             Err(error) => {
-                return self.drop_sale(
-                    step,
-                    factory,
-                    coin,
-                    sale,
-                    &format!("nonces don't aggregate: {error}").into(),
-                );
+                let reason = format!("nonces don't aggregate: {error}");
+                return self.drop_sale(step, selling, &reason.into());
             }
         };
         let nonces = opened.nonces().to_vec();
@@ -88,8 +82,8 @@ impl Engine {
         peer: NodeId,
         message: &SalePartialSignatures,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) =
-            self.selling(peer, message.instance, message.attempt, message.number)?;
+        let (selling, client) = self.selling(peer, message.instance, message.attempt, message.number)?;
+        let sale = selling.sale;
         match sale.signing.check(client, &message.transcript, &message.signatures) {
             Ok(()) => {}
             // A second set may be an answer to an earlier try.
@@ -98,13 +92,9 @@ impl Engine {
             }
             Err(wrong @ (Refused::Transcript | Refused::Count { .. })) => return Err(Fault::peer(wrong)),
         }
-        step.volatile(volatile(
-            factory,
-            coin,
-            VolatileSale::Lsp(VolatileLspSale::Partials(client, message.signatures.clone())),
-        ));
+        step.volatile(selling.volatile(VolatileLspSale::Partials(client, message.signatures.clone())));
         if sale.signing.lacks_only(client) {
-            self.finish_sale(step, factory, coin, sale, (client, &message.signatures));
+            self.finish_sale(step, selling, (client, &message.signatures));
         }
         Ok(())
     }
@@ -113,11 +103,10 @@ impl Engine {
     fn finish_sale(
         &self,
         step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
+        selling: Selling<'_>,
         last: (ClientIndex, &[PartialSig]),
     ) {
+        let Selling { factory, coin, sale } = selling;
         let signatures = match sale.signing.finish(last, |client| member_key(factory, client)) {
             Ok(signatures) => signatures,
             Err(failure) => {
@@ -125,7 +114,7 @@ impl Engine {
                     Some(node) => Reason::about("{} sent a bad partial signature", [node]),
                     None => failure.to_string().into(),
                 };
-                return self.interrupt_sale(step, factory, coin, sale, &reason);
+                return self.interrupt_sale(step, selling, &reason);
             }
         };
         step.event(
@@ -133,11 +122,7 @@ impl Engine {
             SaleSigned { coin, number: sale.deal.number, signatures: signatures.clone() },
         );
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-        step.volatile(volatile(
-            factory,
-            coin,
-            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Storing, deadline)),
-        ));
+        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Storing, deadline)));
         let number = sale.deal.number;
         step.log(
             Level::Info,
@@ -155,8 +140,8 @@ impl Engine {
         peer: NodeId,
         message: &StoredMessage,
     ) -> Result<(), Fault> {
-        let (factory, sale, client, coin) =
-            self.selling(peer, message.instance, message.attempt, message.number)?;
+        let (selling, client) = self.selling(peer, message.instance, message.attempt, message.number)?;
+        let Selling { factory, coin, sale } = selling;
         if sale.concerns_buyer_alone() {
             return Err(Fault::stale("nothing is being stored now"));
         }
@@ -166,14 +151,14 @@ impl Engine {
             let text =
                 format!("{{}} has finished sale {number} already: was this node restored from a backup?");
             let reason = Reason::about(text, [peer]);
-            self.end_sale(step, factory, coin, sale, &reason);
+            self.end_sale(step, selling, &reason);
             return Ok(());
         }
         let sold = factory.current.sales.of(coin).iter().find(|sold| sold.sale.number == number);
         if !sold.is_some_and(Sold::is_signed) || sale.stored.contains(&client) {
             return Err(Fault::stale("nothing is being stored now"));
         }
-        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Stored(client))));
+        step.volatile(selling.volatile(VolatileLspSale::Stored(client)));
         if sale.stored.len().saturating_add(1) == sub_clients(factory, coin).count() {
             step.event(factory.instance, SaleStored { coin, number });
             for (_, node) in sub_clients(factory, coin) {

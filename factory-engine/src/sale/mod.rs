@@ -45,6 +45,7 @@ pub mod lsp_signing;
 pub mod payment;
 pub mod price;
 pub mod proof;
+pub mod selling;
 pub mod void;
 
 /// What a purchase would be.

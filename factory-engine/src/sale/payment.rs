@@ -12,65 +12,49 @@ use crate::engine::Engine;
 use crate::io::{Effect, Invoice, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::ceremony::ExpectedOpen;
-use crate::memory::sale::{LspSale, Purchase, SalePhase, VolatileLspSale, VolatileSale};
+use crate::memory::sale::{Purchase, SalePhase, VolatileLspSale, VolatileSale};
 use crate::record::attempt::Role;
 use crate::record::event::{SaleDue, SaleDueEnded};
 use crate::record::factory::Factory;
 use crate::sale::cooperative;
-use crate::sale::lsp::{refusal, volatile};
+use crate::sale::lsp::refusal;
+use crate::sale::selling::Selling;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
-use crate::tx::layout::CoinIndex;
 use crate::types::{InstanceId, NodeId, PaymentHash};
 use crate::wire::message::SaleInvoice;
 
 impl Engine {
     /// L: the channel is there. Has it signed if `credit` covers the price, else asks for what is missing.
-    pub(crate) fn sell(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        credit: u64,
-    ) {
+    pub(crate) fn sell(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, credit: u64) {
+        let Selling { factory, coin, sale } = selling;
         let missing = sale.deal.price_msat.saturating_sub(credit);
         if sale.jit_reason.is_some() {
             return match missing {
-                0 => self.open_jit(step, factory, coin, sale),
-                missing => self.charge(step, factory, coin, sale, missing),
+                0 => self.open_jit(step, selling),
+                missing => self.charge(step, selling, missing),
             };
         }
         let Some(script) = &sale.script else { return };
         // Once it was signed for it is paid, and goes on whatever happens.
         if factory.next_sale(coin) == sale.deal.number {
             if let Err(reason) = cooperative(factory, coin, step.height) {
-                return self.drop_sale(step, factory, coin, sale, &reason.to_string().into());
+                return self.drop_sale(step, selling, &reason.to_string().into());
             }
             if missing > 0 {
-                return self.charge(step, factory, coin, sale, missing);
+                return self.charge(step, selling, missing);
             }
         }
-        self.propose_sale(step, factory, coin, sale, script, None);
+        self.propose_sale(step, selling, script, None);
     }
 
-    fn charge(
-        &self,
-        step: &mut StepBuilder<'_>,
-        factory: &Factory,
-        coin: CoinIndex,
-        sale: &LspSale,
-        amount_msat: u64,
-    ) {
+    fn charge(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, amount_msat: u64) {
+        let Selling { factory, sale, .. } = selling;
         let label = format!("cln-factory-{}", step.rng.bytes32().to_lower_hex_string());
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-        step.volatile(volatile(
-            factory,
-            coin,
-            VolatileSale::Lsp(VolatileLspSale::Phase(SalePhase::Paying, deadline)),
-        ));
-        step.volatile(volatile(factory, coin, VolatileSale::Lsp(VolatileLspSale::Invoice(label.clone()))));
+        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Paying, deadline)));
+        step.volatile(selling.volatile(VolatileLspSale::Invoice(label.clone())));
         step.effect(Effect::MakeInvoice {
             instance: factory.instance,
             label,
@@ -82,11 +66,12 @@ impl Engine {
     }
 
     /// L: the sale that waits for this invoice.
-    fn paying(&self, instance: InstanceId, label: &str) -> Option<(&Factory, CoinIndex, &LspSale)> {
-        let ((_, coin), sale) = self.lsp_sales.iter().find(|((of, _), sale)| {
-            *of == instance && sale.phase == SalePhase::Paying && sale.invoice.as_deref() == Some(label)
-        })?;
-        Some((self.factories.get(&instance)?, *coin, sale))
+    fn paying(&self, instance: InstanceId, label: &str) -> Option<Selling<'_>> {
+        self.sellings().find(|Selling { factory, sale, .. }| {
+            factory.instance == instance
+                && sale.phase == SalePhase::Paying
+                && sale.invoice.as_deref() == Some(label)
+        })
     }
 
     pub(crate) fn on_invoice_made(
@@ -100,17 +85,18 @@ impl Engine {
         if let Some(factory) = own {
             return self.on_credit_invoice(step, factory, label, result);
         }
-        let Some((factory, coin, sale)) = self.paying(instance, &label) else {
+        let Some(selling) = self.paying(instance, &label) else {
             // Nobody has heard of it.
             step.effect(Effect::EndInvoice { instance, label });
             return;
         };
+        let Selling { factory, sale, .. } = selling;
         let Some(peer) = factory.node_of(sale.deal.buyer) else { return };
         let invoice = match result {
             Ok(invoice) => invoice,
             Err(error) => {
                 let reason = format!("the operator can't make an invoice for its price: {error}");
-                return self.drop_sale(step, factory, coin, sale, &reason.into());
+                return self.drop_sale(step, selling, &reason.into());
             }
         };
         step.event(
@@ -166,12 +152,12 @@ impl Engine {
         } else if paid {
             let (amount, client) = (due.amount_msat, due.buyer);
             step.log(Level::Info, format!("{instance}: client {client} paid {amount} msat for liquidity"));
-            if let Some((factory, coin, sale)) = sale {
+            if let Some(selling) = sale {
                 let credit = account.credit(client).saturating_add(amount);
-                self.sell(step, factory, coin, sale, credit);
+                self.sell(step, selling, credit);
             }
-        } else if let Some((factory, coin, sale)) = sale {
-            self.drop_sale(step, factory, coin, sale, &"its invoice expired".into());
+        } else if let Some(selling) = sale {
+            self.drop_sale(step, selling, &"its invoice expired".into());
         }
     }
 

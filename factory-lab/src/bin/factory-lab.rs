@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command as Process, ExitCode};
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,13 +25,15 @@ const USAGE: &str =
   --profile P     static, stateful or flat (default static)
   --seed S        decides everything; the same seed gives the same run (default 1)
   --exit CLIENT   who leaves after the operator has vanished, from 1 (default: the last)
-  --real          the same on real lightningd and bitcoind, by the pytest harness
+  --real          with real lightningd and bitcoind, by the pytest harness: four clients, one leaves
   --raw           no show: as JSON, the script and the amount (sat) of the coin that the operator needs;
                   with --coin, real transactions on a coin of a real chain, for tests";
 
 /// Capacity of every channel and stock of every sub-factory, sat.
 const CAPACITY: u64 = 100_000;
 const STOCK: u64 = 20_000;
+/// What `--real` shows: a factory of four clients, payments, and an exit after the operator has gone for good.
+const REAL: &str = "pytest/test_exit.py::test_exit_without_the_operator_to_the_satoshi";
 /// Above these many clients a recovery after every step, or a whole drawing, is too much.
 const MANY: usize = 32;
 
@@ -154,18 +157,20 @@ fn real() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let venv = "target/pytest-venv/bin/python";
-    let python = if std::path::Path::new(venv).exists() { venv } else { "python3" };
+    // Where tests/run has its own.
+    let venv = std::env::var_os("CLN_FACTORY_VENV").unwrap_or_else(|| "target/pytest-venv".into());
+    let python = Path::new(&venv).join("bin/python");
+    let python = if python.exists() { python } else { "python3".into() };
     let built = Process::new("cargo").args(["build", "--locked", "--bin", "cln-factory"]).status();
     if !built.is_ok_and(|status| status.success()) {
         eprintln!("factory-lab: the plugin doesn't build");
         return ExitCode::FAILURE;
     }
-    match Process::new(python).args(["-m", "pytest", "-v", "-s", "-rs", "-k", "thin", "pytest"]).status() {
+    match Process::new(&python).args(["-m", "pytest", "-v", "-s", "-rs", REAL]).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("factory-lab: {python} doesn't start: {error}");
+            eprintln!("factory-lab: {} doesn't start: {error}", python.display());
             ExitCode::FAILURE
         }
     }
@@ -338,4 +343,17 @@ fn print_account(account: &Account, at: usize) -> Result<(), LabError> {
     let sum = account.sum()?;
     println!("  {:>12} sat  together", sum.to_sat());
     if sum == account.total { Ok(()) } else { Err(LabError("the account doesn't add up".into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    /// pytest with a name that nothing has runs nothing.
+    #[test]
+    fn what_real_runs_is_there() {
+        let (file, test) = super::REAL.split_once("::").unwrap();
+        let text = fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(text.contains(&format!("def {test}(node_factory, bitcoind):")), "{test}");
+    }
 }

@@ -41,6 +41,13 @@ impl Fate {
     pub fn replace(message: impl Into<Message>) -> Self {
         Self::Replace(vec![message.into().encode()])
     }
+
+    /// It arrives with this change.
+    pub fn changed<M: Clone + Into<Message>>(message: &M, change: impl FnOnce(&mut M)) -> Self {
+        let mut message = message.clone();
+        change(&mut message);
+        Self::replace(message)
+    }
 }
 
 /// When a member crashes, counted in steps with something to store, from the next one as 1.
