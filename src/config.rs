@@ -78,7 +78,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 37] = [
+static OPTIONS: [Entry; 38] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -277,6 +277,13 @@ static OPTIONS: [Entry; 37] = [
         kind: Kind::Number(1, U32, |to| &mut to.config.credit_blocks),
         description: "How long what this node has paid for liquidity and not got waits for its next \
                       purchase, in blocks; then it asks the operator to pay it back",
+    },
+    Entry {
+        name: "factory-keep-finished-blocks",
+        kind: Kind::Number(0, U32, |to| &mut to.config.keep_finished_blocks),
+        description: "How long the records of a factory in which everything is settled for good are kept, in \
+                      blocks; then they are deleted, and factory-list doesn't find it any more. 0 keeps them \
+                      for ever",
     },
     Entry {
         name: "factory-jit",

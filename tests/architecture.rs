@@ -72,7 +72,10 @@ const DIRECTIONS: [(&str, Table); 3] = [
             ("io", &["types", "terms", "tx", "wire", "record", "policy"]),
             ("memory", &["types", "terms", "tx", "wire", "record", "signing", "io"]),
             ("step", &["types", "wire", "record", "signing", "io", "memory"]),
-            ("engine", &["types", "tx", "wire", "record", "signing", "policy", "io", "memory", "step"]),
+            (
+                "engine",
+                &["types", "terms", "tx", "wire", "record", "signing", "policy", "io", "memory", "step"],
+            ),
             ("report", &["types", "terms", "tx", "record", "memory", "engine"]),
             // The capabilities: of each other they import no more than this.
             (
@@ -85,7 +88,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "create",
                 &[
                     "types", "terms", "tx", "wire", "record", "signing", "policy", "io", "memory", "step",
-                    "engine",
+                    "engine", "report",
                 ],
             ),
             (

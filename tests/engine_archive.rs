@@ -7,15 +7,45 @@ mod common;
 
 use cln_factory::cln::boot;
 use common::factory;
+use factory_engine::io::fees::FeeNews;
 use factory_engine::policy::Config;
+use factory_engine::record::event::{
+    Event, Forgotten, SaleDue, SaleDueEnded, SaleJit, SaleJitFailed, SaleJitOpened, encode_record,
+};
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{Height, InstanceId};
+use factory_engine::types::{Amount, ChannelId, Height, InstanceId, NodeId, PaymentHash};
 use factory_engine::wire::message::{ChannelInFactory, Invite, Message, PROTOCOL_ID};
-use factory_engine::{ChannelNow, Command, Engine, Input, State};
+use factory_engine::{ChannelNow, Command, Effect, Engine, Input, Refusal, Remains, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World};
 use factory_runtime::store::Store;
 use factory_runtime::store::memory::MemoryStore;
+use factory_runtime::{Handle, Node, Runtime, channel};
+
+/// What lightningd is told to do doesn't matter here.
+#[derive(Clone)]
+struct Nobody;
+
+impl Node for Nobody {
+    fn execute(&self, _: Effect) {}
+
+    fn transmit(&self, _: NodeId, _: Vec<u8>) {}
+
+    fn disconnect(&self, _: NodeId) {}
+}
+
+/// Runs this engine, and hands it heights as if blocks came.
+fn run(engine: Engine, store: &MemoryStore) -> Handle {
+    let (handle, inbox) = channel();
+    tokio::spawn(Runtime::new(engine, store.clone(), Nobody, inbox).run());
+    handle
+}
+
+async fn at_height(handle: &Handle, height: Height) {
+    handle.height(height);
+    handle.input(Input::Fees(FeeNews::default()));
+    handle.flush().await;
+}
 
 /// Two clients without stock, with delays that a test can wait for.
 fn short(seed: u64) -> Scenario {
@@ -112,7 +142,8 @@ async fn a_closed_factory_is_read_once_more() {
             let engine = start(&world, at, &store).await;
             assert_eq!(engine.factories().count(), 0);
             assert!(engine.is_archived(instance));
-            assert_eq!(store.archived().await.unwrap(), [instance]);
+            let since = height(&world);
+            assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Records { since })]);
             assert_eq!(store.load_all().await.unwrap(), []);
         }
         assert_eq!(store.load(instance).await.unwrap(), world.members[at].store.records(instance));
@@ -138,6 +169,139 @@ async fn without_a_mark_it_stays() {
     store.fail_next(1);
     assert!(start(&world, 1, &store).await.factory(instance).is_some());
     assert_eq!(store.archived().await.unwrap(), []);
+}
+
+/// S28: after so many blocks the records are deleted, and not one before; that there was one of this id is
+/// remembered (S8), also by the next start.
+#[tokio::test]
+async fn what_is_over_is_deleted_after_its_time() {
+    let (world, instance) = closed(11);
+    let keep = Config::default().keep_finished_blocks;
+    for at in [LSP, 1, 2] {
+        let mut store = stored(&world, at, instance).await;
+        let since = height(&world);
+        let handle = run(start(&world, at, &store).await, &store);
+        at_height(&handle, since + keep - 1).await;
+        assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Records { since })]);
+        assert_eq!(store.load(instance).await.unwrap(), world.members[at].store.records(instance));
+        at_height(&handle, since + keep).await;
+        assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Nothing)]);
+        assert_eq!(store.load(instance).await.unwrap(), Vec::<Vec<u8>>::new());
+        let missing =
+            handle.read(move |engine, _| (engine.missing(instance), engine.archived().count())).await;
+        assert_eq!(missing, Ok((Refusal::Deleted(instance), 0)));
+        let engine = start(&world, at, &store).await;
+        assert!(engine.is_archived(instance) && engine.factory(instance).is_none());
+        assert_eq!(engine.missing(instance), Refusal::Deleted(instance));
+    }
+}
+
+/// S28: a store that fails is asked again at the next block.
+#[tokio::test]
+async fn what_cannot_be_deleted_is_tried_again() {
+    let (world, instance) = closed(12);
+    let mut store = stored(&world, 1, instance).await;
+    let old = height(&world) + Config::default().keep_finished_blocks;
+    let handle = run(start(&world, 1, &store).await, &store);
+    store.fail_next(1);
+    at_height(&handle, old).await;
+    assert_eq!(store.load(instance).await.unwrap().len(), world.members[1].store.records(instance).len());
+    at_height(&handle, old + 1).await;
+    assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Nothing)]);
+}
+
+#[tokio::test]
+async fn with_zero_it_is_kept_for_ever() {
+    let (world, instance) = closed(13);
+    let mut store = stored(&world, 1, instance).await;
+    let config = Config { keep_finished_blocks: 0, ..Config::default() };
+    let engine = Engine::new(world.members[1].id, MasterSecret::new([7; 32]), config);
+    let handle = run(boot::load(engine, store.clone()).await.unwrap().engine, &store);
+    at_height(&handle, u32::MAX).await;
+    assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Records { since: height(&world) })]);
+    assert_eq!(store.load(instance).await.unwrap(), world.members[1].store.records(instance));
+}
+
+/// S28: a node that is never restarted archives it 144 blocks later.
+#[tokio::test]
+async fn it_is_archived_while_the_node_runs() {
+    let (world, instance) = closed(14);
+    let mut store = stored(&world, 1, instance).await;
+    // Without a tip nothing is archived at the start.
+    store.put("tip", vec![]).await.unwrap();
+    let handle = run(start(&world, 1, &store).await, &store);
+    let now = height(&world);
+    for (at, archived) in [(now, false), (now + 143, false), (now + 144, true)] {
+        at_height(&handle, at).await;
+        let known = handle.read(move |engine, _| engine.factory(instance).is_some()).await;
+        assert_eq!(known, Ok(!archived), "{at}");
+        assert_eq!(store.archived().await.unwrap().len(), usize::from(archived), "{at}");
+    }
+    assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Records { since: now + 144 })]);
+}
+
+/// S36: as long as anybody has credit, or a payment or an ordinary channel that was paid for is on its way, the
+/// factory is neither archived nor deleted.
+#[test]
+fn what_is_owed_keeps_the_records() {
+    let payment_hash = PaymentHash([3; 32]);
+    let due = |label: Option<String>| {
+        let due = SaleDue { payment_hash, buyer: 0, amount_msat: 700, label, back: false };
+        Event::from(due)
+    };
+    let paid = |height| Event::from(SaleDueEnded { payment_hash, paid: true, height });
+    let jit = SaleJit { buyer: 0, amount: Amount::from_sat(50_000), price_msat: 700, height: Some(500) };
+    let failed = SaleJitFailed { buyer: 0, height: 500 };
+    let spent = SaleJitOpened {
+        buyer: 0,
+        amount: Amount::from_sat(50_000),
+        price_msat: 700,
+        channel_id: ChannelId([4; 32]),
+        outpoint: None,
+    };
+    for at in [LSP, 1] {
+        let (mut world, instance) = closed(15);
+        let label = (at == LSP).then(|| "label".to_owned());
+        let now = height(&world);
+        let mut after = |event: Event| {
+            let engine = world.members[at].engine.as_mut().unwrap();
+            engine.load(instance, [vec![event]]).unwrap();
+            engine.archivable(now).count()
+        };
+        assert_eq!(after(due(label)), 0, "a payment may arrive");
+        assert_eq!(after(paid(now)), 0, "credit");
+        if at == LSP {
+            assert_eq!(after(jit.clone().into()), 0, "a channel is being opened for it");
+            assert_eq!(after(failed.clone().into()), 0, "credit again");
+        }
+        assert_eq!(after(spent.clone().into()), 1, "nobody owes anything");
+    }
+}
+
+/// S12, S28: a factory that was signed for, and of which nothing can come any more, leaves its records behind for
+/// as long as one that is over: not for ever.
+#[tokio::test]
+async fn what_was_signed_for_and_forgotten_is_archived() {
+    let (mut world, instance) = closed(16);
+    for member in 0..world.members.len() {
+        assert!(
+            !world.members[member]
+                .engine
+                .as_ref()
+                .unwrap()
+                .factory(instance)
+                .unwrap()
+                .signed_for()
+                .is_empty()
+        );
+    }
+    let forgotten = encode_record(&[Forgotten { reason: "its inputs are spent".into() }.into()]);
+    world.members[1].store.records_mut(instance).push(forgotten);
+    let mut store = stored(&world, 1, instance).await;
+    let engine = start(&world, 1, &store).await;
+    assert!(engine.is_archived(instance));
+    assert_eq!(store.archived().await.unwrap(), [(instance, Remains::Records { since: height(&world) })]);
+    assert_eq!(store.load_all().await.unwrap(), []);
 }
 
 // S18
@@ -190,7 +354,7 @@ fn there_is_never_another_of_its_id() {
         blocks_early: factory(&world, 1, instance).current.layout.blocks_early(0),
     };
     let invite = Invite { instance, attempt: 1, terms, client: 0, price_msat: 0, channel_in_factory: record };
-    world.members[1].engine.as_mut().unwrap().archive([instance]);
+    world.members[1].engine.as_mut().unwrap().archive([(instance, Remains::Nothing)]);
     let before = world.members[1].store.appends;
     let payload = Message::from(invite).encode();
     let peer = world.members[LSP].id;

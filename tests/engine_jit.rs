@@ -286,3 +286,27 @@ fn a_crash_at_any_step_costs_nobody_more_than_the_price() {
     }
     assert!(opened > 0 && credited > 0, "{opened} channels, {credited} credits");
 }
+
+/// S28: a buyer whose ordinary channels all come to nothing is told to wait, so that it can't have the operator
+/// write records without end; its credit stays.
+#[test]
+fn ordinary_channels_that_fail_again_and_again_have_to_wait() {
+    let (mut world, instance) = away(10, [true; 2]);
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    world.members[1].lightningd.refuses_ordinary = true;
+    let (mut waits, mut failed) = (0, 0);
+    for _ in 0..40 {
+        let before = records(&world);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        if why.contains("purchases came to nothing") {
+            waits += 1;
+            assert_eq!(records(&world), before, "{why}");
+        } else {
+            failed += 1;
+        }
+    }
+    assert!(failed >= 8 && waits > 20, "{failed} failed, {waits} waits");
+    assert_eq!(books(&world, instance)[0], (0, PRICE));
+}

@@ -5,8 +5,8 @@
 mod common;
 
 use common::{factory, purse, sales};
-use factory_engine::types::InstanceId;
-use factory_engine::wire::message::{JitOpened, Message};
+use factory_engine::types::{InstanceId, PaymentHash, PaymentSecret};
+use factory_engine::wire::message::{CreditBack, JitOpened, Message};
 use factory_engine::{Command, Input, PriceList, Sold};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World, losing};
@@ -144,6 +144,38 @@ fn credit_comes_back_once_whoever_is_restarted() {
         }
     }
     assert!(paid_late > 0);
+}
+
+/// S28: a client that asks for its credit again and again, and takes no payment, has two records written in so
+/// many blocks, whatever it sends; and it gets its credit all the same, later.
+#[test]
+fn asking_for_credit_without_end_fills_no_disk() {
+    let (mut world, instance, before) = withheld(8, false, "sale_partial_signatures");
+    blocks(&mut world, SALE_BLOCKS);
+    assert_eq!(books(&world, instance), [(true, 0, PRICE); 2]);
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    let ask = |world: &mut World, number: u8| {
+        let message = CreditBack {
+            instance,
+            attempt: 1,
+            amount_msat: PRICE,
+            // Of no invoice of its own: the payment fails.
+            payment_hash: PaymentHash([number; 32]),
+            payment_secret: PaymentSecret([number; 32]),
+            min_final_cltv_expiry: 18,
+        };
+        let peer = world.members[1].id;
+        world.feed(LSP, Input::Message { peer, payload: Message::from(message).encode() }).unwrap();
+        world.run_out().unwrap();
+    };
+    let at_first = records(&world);
+    (1..50).for_each(|number| ask(&mut world, number));
+    assert_eq!(records(&world) - at_first, 2);
+    assert_eq!(books(&world, instance)[0], (true, 0, PRICE));
+    // Its own node asks when it is time, and is not refused for longer than that.
+    blocks(&mut world, CREDIT_BLOCKS + 37);
+    assert_eq!(books(&world, instance), [(true, 0, 0); 2]);
+    assert_eq!(purse(&world, instance), before);
 }
 
 /// S36: whoever is restarted while a sale waits, it ends; and L, once it is back, gives the others some blocks.

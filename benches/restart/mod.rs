@@ -101,7 +101,7 @@ fn answers(histories: &[History]) -> HashMap<String, String> {
     for number in 0..ARCHIVED * histories.len() {
         let instance = sha256::Hash::hash(&number.to_be_bytes()).to_string();
         children.insert(instance.clone(), json!({"key": ["cln-factory", "factory", instance]}));
-        archived.push(json!({"key": ["cln-factory", "archived", instance], "hex": "01"}));
+        archived.push(json!({"key": ["cln-factory", "archived", instance], "hex": "00000001"}));
     }
     let children: Vec<Value> = children.into_values().collect();
     answers.insert(root.to_string(), json!({"datastore": children}).to_string());

@@ -54,7 +54,7 @@ pub use admission::htlc::{ChannelPolicy, Doubt};
 pub use chain::evict::{Eviction, evictable, eviction};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
-pub use engine::{Engine, Folded};
+pub use engine::{Engine, Folded, Remains};
 pub use io::{
     Answer, Block, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
     KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,

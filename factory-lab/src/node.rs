@@ -46,6 +46,8 @@ pub struct Lightningd {
     pub channels: BTreeMap<ChannelId, Channel>,
     /// Channels that have nothing to do with a factory. Durable.
     pub ordinary: Vec<KnownChannel>,
+    /// Whether it refuses every ordinary channel that somebody opens to it.
+    pub refuses_ordinary: bool,
     /// Invoices that it has issued, by label. Durable.
     pub invoices: BTreeMap<String, IssuedInvoice>,
     /// Whether a payment arrived, by payment_hash. Durable.
@@ -68,6 +70,7 @@ impl Lightningd {
             pending: BTreeMap::new(),
             channels: BTreeMap::new(),
             ordinary: vec![],
+            refuses_ordinary: false,
             invoices: BTreeMap::new(),
             payments: BTreeMap::new(),
         }

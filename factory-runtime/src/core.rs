@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
-use factory_engine::record::event::{Event, encode_record};
+use factory_engine::record::event::encode_record;
 use factory_engine::types::{Height, InstanceId, Millis};
 use factory_engine::wire::codec::DecodeError;
 use factory_engine::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError};
 
 use super::Node;
 use super::clock::{SystemEntropy, now};
+use super::finished::{Finished, forgotten};
 use super::handle::{Inbox, Read, Reply, Request, Transition};
 use super::peers::Peers;
 
@@ -34,6 +35,7 @@ pub struct Runtime<S, N> {
     peers: Peers,
     entropy: SystemEntropy,
     inbox: Inbox,
+    finished: Finished,
     /// Before the first block is handled: what lightningd said.
     base_height: Height,
     stale_view: bool,
@@ -72,6 +74,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             peers: Peers::default(),
             entropy: SystemEntropy,
             inbox,
+            finished: Finished::default(),
             base_height: 0,
             stale_view: true,
             tip_kept: None,
@@ -184,7 +187,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         self.stale_view |= moves_tip || !step.events.is_empty();
         let step_is_empty = step.events.is_empty();
         let result = step.answer.clone();
-        let over = self.leaves_nothing(&step);
+        let over = self.engine.forgotten_by(&step.events);
         let effects = match self.engine.apply(step) {
             Ok(effects) => effects,
             // Nobody else applies anything. The next start finds the events.
@@ -204,10 +207,10 @@ impl<S: Store, N: Node> Runtime<S, N> {
             self.refresh_view();
         }
         answer(reply, result);
-        if !over.is_empty()
-            && let Err(error) = self.store.remove(&over).await
-        {
-            log::warn!("records that nobody needs are still there: {error}");
+        let height = self.height();
+        forgotten(&mut self.engine, &mut self.store, &over, height).await;
+        if caught_up {
+            self.stale_view |= self.finished.tidy(&mut self.engine, &mut self.store, height).await;
         }
         for effect in effects {
             #[cfg(feature = "faults")]
@@ -231,18 +234,6 @@ impl<S: Store, N: Node> Runtime<S, N> {
             }
         }
         Err(first)
-    }
-
-    /// Factories that a step forgets and that nothing was signed for (S12): their records are not needed to know
-    /// what was signed (S8).
-    fn leaves_nothing(&self, step: &Step) -> Vec<InstanceId> {
-        let forgets = |events: &[Event]| events.iter().any(|event| matches!(event, Event::Forgotten(_)));
-        let forgotten =
-            step.events.iter().filter(|(_, events)| forgets(events)).map(|(instance, _)| *instance);
-        let unsigned = |instance: &InstanceId| {
-            self.engine.factory(*instance).is_some_and(|factory| factory.signed_for().is_empty())
-        };
-        forgotten.filter(unsigned).collect()
     }
 
     /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it

@@ -8,6 +8,7 @@ pub mod clock;
 mod core;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod finished;
 mod handle;
 mod peers;
 pub mod store;

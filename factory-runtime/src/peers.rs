@@ -9,9 +9,13 @@ use std::collections::HashMap;
 use factory_engine::Input;
 use factory_engine::types::{Millis, NodeId};
 use factory_engine::wire::link::{Incoming, Link, LinkError, LinkLimits};
-use factory_engine::wire::message::Message;
+use factory_engine::wire::message::{Message, PROTOCOL_ID, PROTOCOL_NAME};
+use factory_engine::wire::protocol::protocol_name;
 
 use super::Node;
+
+/// Of a peer's protocols that aren't ours, how many a line of the log has.
+const NAMED: usize = 4;
 
 /// How we learnt of a connection. A peer's first message, or `listpeers`, may be ahead of the
 /// `connect` notification.
@@ -163,7 +167,15 @@ impl Peers {
                 None
             }
             Ok(Some(Incoming::Message(payload))) => Some(Input::Message { peer, payload }),
-            Ok(Some(Incoming::Protocols(_))) => {
+            Ok(Some(Incoming::Protocols(theirs))) => {
+                if !theirs.contains(&PROTOCOL_ID) {
+                    let theirs: Vec<String> =
+                        theirs.iter().take(NAMED).map(|protocol| protocol_name(*protocol)).collect();
+                    let theirs = theirs.join(", ");
+                    log::info!(
+                        "{peer}: no factory with it: it speaks {theirs}, and this node {PROTOCOL_NAME} alone"
+                    );
+                }
                 connection.pump(peer, self.open, node);
                 connection.rise(peer, self.open)
             }

@@ -16,7 +16,7 @@ use factory_engine::record::event::{Event, Restored};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_engine::{Config, Engine, Factory, Folded, Input, State as FactoryState, Watched};
+use factory_engine::{Config, Engine, Factory, Folded, Input, Remains, State as FactoryState, Watched};
 use factory_runtime::store::{History, Store, StoreError};
 use factory_runtime::{Handle, Inbox, Runtime};
 use serde_json::{Value, json};
@@ -245,6 +245,11 @@ async fn load_into<S: Store>(engine: &mut Engine, store: &mut S) -> Result<Tip, 
     for folded in fold_all(&histories)? {
         engine.adopt(folded);
     }
+    // What was signed for, and forgotten (S12).
+    let unknown =
+        |instance: &InstanceId| engine.factory(*instance).is_none() && engine.damage(*instance).is_none();
+    let forgotten: Vec<InstanceId> =
+        histories.iter().map(|(instance, _)| *instance).filter(unknown).collect();
     let out_of_use = histories.iter().filter_map(|(instance, _)| Some((instance, engine.damage(*instance)?)));
     for (instance, why) in out_of_use {
         log::error!("factory {instance} is out of use: no HTLC on its channels, nothing is signed: {why}");
@@ -254,7 +259,7 @@ async fn load_into<S: Store>(engine: &mut Engine, store: &mut S) -> Result<Tip, 
     }
     let stored_tip = factory_runtime::stored_tip(store).await.map_err(said)?;
     if let Some((height, _)) = stored_tip {
-        archive(engine, store, height).await;
+        archive(engine, store, forgotten, height).await;
     }
     match factory_runtime::stored_prices(store).await.map_err(said)? {
         None => {}
@@ -290,10 +295,11 @@ async fn survive_lost_step<S: Store>(
 }
 
 /// What is over is read once more at most: a start takes as long as there are factories alive.
-async fn archive<S: Store>(engine: &mut Engine, store: &mut S, height: Height) {
-    let over: Vec<_> = engine.archivable(height).collect();
-    match store.archive(&over).await {
-        Ok(()) => engine.archive(over),
+async fn archive<S: Store>(engine: &mut Engine, store: &mut S, forgotten: Vec<InstanceId>, height: Height) {
+    let over: Vec<_> = engine.archivable(height).chain(engine.undated()).chain(forgotten).collect();
+    let remains = Remains::Records { since: height };
+    match store.archive(&over, height).await {
+        Ok(()) => engine.archive(over.into_iter().map(|instance| (instance, remains))),
         Err(error) => log::warn!("closed factories are kept in memory until the next start: {error}"),
     }
 }

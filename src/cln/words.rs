@@ -18,6 +18,7 @@ pub fn refusal(refusal: &Refusal) -> String {
             format!("{refusal}; make it longer, or factory-stock-csv (now {stock_csv}) shorter")
         }
         Refusal::Unknown(_) => format!("{refusal}: see factory-list and factory-invitations"),
+        Refusal::Deleted(_) => format!("{refusal} (factory-keep-finished-blocks)"),
         Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
         Refusal::TermsChanged { .. } => {
             format!("{refusal}: read factory-invitations again, and accept what it shows")

@@ -188,3 +188,42 @@ pub fn samples() -> Vec<Event> {
         SaleJitAgreed { amount: sat(15_000), price_msat: 2_000 }.into(),
     ]
 }
+
+/// What is optional isn't there.
+fn bare() -> Vec<(&'static str, Event)> {
+    let (payment_hash, channel_id) = (PaymentHash([0x31; 32]), ChannelId([0x32; 32]));
+    vec![
+        (
+            "signing_by_the_operator",
+            Signing { attempt: 1, proposal: proposal(), ledger: ledger(), salt: None }.into(),
+        ),
+        (
+            "confirmed_without_a_share",
+            Confirmed {
+                txid: Txid::from_byte_array([7; 32]),
+                height: 802,
+                spends: vec![outpoint(8, 0)],
+                pays: None,
+            }
+            .into(),
+        ),
+        (
+            "sale_due_of_a_payer",
+            SaleDue { payment_hash, buyer: 0, amount_msat: 2_000, label: None, back: true }.into(),
+        ),
+        (
+            "sale_jit_undated",
+            SaleJit { buyer: 0, amount: sat(15_000), price_msat: 2_000, height: None }.into(),
+        ),
+        (
+            "sale_jit_opened_found",
+            SaleJitOpened { buyer: 0, amount: sat(15_000), price_msat: 2_000, channel_id, outpoint: None }
+                .into(),
+        ),
+    ]
+}
+
+/// All of them, each by a name of its own.
+pub fn named() -> Vec<(&'static str, Event)> {
+    samples().into_iter().map(|event| (event.name(), event)).chain(bare()).collect()
+}

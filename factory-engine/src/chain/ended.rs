@@ -13,6 +13,7 @@ use crate::record::attempt::{Creation, Role};
 use crate::record::ended::Ended;
 use crate::record::event::{ChannelEnded, ExitStarted};
 use crate::record::factory::Factory;
+use crate::report::counting::counted;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
 use crate::types::{ChannelId, InstanceId};
@@ -106,7 +107,8 @@ pub(crate) fn leave_with_ended(step: &mut StepBuilder<'_>, factory: &mut Cow<'_,
     let Some((_, how)) = waiting.first() else { return false };
     let reason = format!("a channel has ended: {how}");
     let clients: BTreeSet<ClientIndex> = waiting.iter().map(|(client, _)| *client).collect();
-    let text = format!("{}: taking {} channels on chain: {reason}", factory.instance, clients.len());
+    let text =
+        format!("{}: taking {} on chain: {reason}", factory.instance, counted(clients.len(), "channel"));
     step.log(Level::Unusual, text);
     let height = step.height;
     record(step, factory, ExitStarted { height, reason, clients: clients.into_iter().collect() });

@@ -13,6 +13,7 @@ use crate::io::{Answer, Level, Refusal};
 use crate::record::attempt::Role;
 use crate::record::event::EvictionStarted;
 use crate::record::factory::Factory;
+use crate::report::counting::counted;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
 use crate::tx::layout::NodeIndex;
@@ -150,11 +151,11 @@ fn begin(
     step.log(
         Level::Unusual,
         format!(
-            "{}: evicting {} of {} clients ({reason}): {} transactions, {} vB; their channels go on",
+            "{}: evicting {} of {} ({reason}): {}, {} vB; their channels go on",
             factory.instance,
             clients.len(),
-            factory.current.terms.clients(),
-            plan.nodes.len(),
+            counted(factory.current.terms.clients(), "client"),
+            counted(plan.nodes.len(), "transaction"),
             plan.vbytes
         ),
     );

@@ -8,6 +8,7 @@ use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, AttemptStarted, ChannelCommitted, Forgotten};
 use crate::record::factory::Factory;
 use crate::record::state::State;
+use crate::report::counting::counted;
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
 use crate::step::reason::Reason;
@@ -212,7 +213,7 @@ impl Engine {
             || self.config.max_attempts <= 1
             || factory.current.number >= MAX_ATTEMPT;
         if kept.is_empty() || too_many {
-            let tried = format!("; gave up after {} attempts", factory.current.number);
+            let tried = format!("; gave up after {}", counted(factory.current.number, "attempt"));
             return self.give_up(step, factory, if kept.is_empty() { reason } else { reason.and(&tried) });
         }
         self.clean_up(step, factory, left_out, &reason);
@@ -223,10 +224,10 @@ impl Engine {
         step.log(
             Level::Info,
             format!(
-                "{}: attempt {} failed ({reason}); attempt {attempt} with {} clients",
+                "{}: attempt {} failed ({reason}); attempt {attempt} with {}",
                 factory.instance,
                 factory.current.number,
-                clients.len()
+                counted(clients.len(), "client")
             ),
         );
         step.event(

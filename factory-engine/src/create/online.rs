@@ -15,7 +15,8 @@ const ALWAYS: u8 = 200;
 const UNKNOWN: u8 = 255;
 /// Each week counts for so much less than the one after: old habits are forgotten in some months.
 const WEIGHT: f64 = 0.25;
-/// Peers that are kept track of. Whoever is new then has to wait for the next restart without the rest.
+/// Peers that are kept track of. Whoever is new then takes the place of somebody who is away and was seen no more
+/// than an hour altogether: strangers that come once don't keep clients out (S28).
 const MAX_PEERS: usize = 2_000;
 const ID: usize = 33;
 /// So that no part exceeds 120,000 bytes.
@@ -48,9 +49,16 @@ impl Online {
     pub fn note(&mut self, hour: u64, online: &BTreeSet<NodeId>) {
         self.last = hour;
         for node in online {
-            if self.peers.len() < MAX_PEERS {
-                self.peers.entry(*node).or_insert([UNKNOWN; HOURS]);
+            if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(node) {
+                let away = self.peers.iter().filter(|(node, _)| !online.contains(node));
+                let least = away.min_by_key(|(_, hours)| seen(hours));
+                let Some((least, _)) = least.filter(|(_, hours)| seen(hours) <= u32::from(ALWAYS)) else {
+                    break;
+                };
+                let least = *least;
+                self.peers.remove(&least);
             }
+            self.peers.entry(*node).or_insert([UNKNOWN; HOURS]);
         }
         let place = usize::try_from(hour % 168).unwrap_or(0);
         for (node, hours) in &mut self.peers {
@@ -173,6 +181,11 @@ fn best(joint: &[f64], left: &[usize], habits: &[Option<Habit>]) -> Option<usize
     best.map(|(index, _)| index)
 }
 
+/// How much a peer was seen, of all hours together.
+fn seen(hours: &[u8; HOURS]) -> u32 {
+    hours.iter().filter(|hour| **hour != UNKNOWN).map(|hour| u32::from(*hour)).sum()
+}
+
 fn rounded(value: f64) -> u8 {
     // From 0 to ALWAYS: nothing is lost.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -254,6 +267,12 @@ mod tests {
         };
         many.note(1, &(0..5_000).map(number).collect());
         assert_eq!(many.peers.len(), MAX_PEERS);
+        // Strangers that are there for an hour don't keep out who comes later, nor drive out who is there often.
+        many.note(2, &(0..10).map(number).collect());
+        many.note(3, &(10_000..15_000).map(number).collect());
+        assert_eq!(many.peers.len(), MAX_PEERS);
+        assert!((0..10).all(|n| many.peers.contains_key(&number(n))));
+        assert!(many.peers.contains_key(&number(10_000)) && !many.peers.contains_key(&number(1_000)));
         // S28: lightningd bears no large values.
         let parts = many.to_parts();
         assert!(parts.len() > 1 && parts.iter().all(|part| part.len() <= 120_000));

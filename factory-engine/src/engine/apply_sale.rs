@@ -42,8 +42,8 @@ impl Engine {
             VolatileSale::Withheld(who) => {
                 self.withheld.insert(key, who);
             }
-            VolatileSale::AskedBack(height) => {
-                self.asked_back.insert(instance, height);
+            VolatileSale::AskedBack(client, height) => {
+                self.asked_back.insert((instance, client), height);
             }
             VolatileSale::Sign(job) => self.sign_sale(instance, coin, *job, effects),
             // A step may end the sale that it also changes.

@@ -3,6 +3,7 @@
 
 mod apply;
 mod apply_sale;
+mod archive;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +20,12 @@ use crate::record::load_error::LoadError;
 use crate::record::state::State;
 use crate::record::{RecordError, event, ledger};
 use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, MasterSecret};
 use crate::types::{Height, InstanceId, Millis, NodeId};
+
+pub use archive::Remains;
 
 /// What the records of one factory amount to. Rebuilding needs nothing of the engine, so that many can be
 /// rebuilt at once: most of it is the aggregation of keys.
@@ -133,7 +137,7 @@ pub struct Engine {
     // Durable: the fold of what the store holds.
     pub(crate) factories: BTreeMap<InstanceId, Factory>,
     pub(crate) ledger: ledger::Ledger,
-    pub(crate) archived: BTreeSet<InstanceId>,
+    pub(crate) archived: BTreeMap<InstanceId, Remains>,
     /// Factories of which no more is known than why: none of their records made sense.
     pub(crate) unreadable: BTreeMap<InstanceId, String>,
     // Volatile.
@@ -145,8 +149,8 @@ pub struct Engine {
     pub(crate) asked: BTreeMap<InstanceId, Asked>,
     /// L: who kept a sale that was signed for from its end, the last time.
     pub(crate) withheld: BTreeMap<(InstanceId, CoinIndex), Vec<NodeId>>,
-    /// Client: height at which it last asked for its credit.
-    pub(crate) asked_back: BTreeMap<InstanceId, Height>,
+    /// Height at which a client last asked for its credit: a client its own, L every client's.
+    pub(crate) asked_back: BTreeMap<(InstanceId, ClientIndex), Height>,
     pub(crate) peers: BTreeSet<NodeId>,
     /// Of those, the ones that this node has a channel with.
     pub(crate) friends: BTreeSet<NodeId>,
@@ -172,7 +176,7 @@ impl Engine {
             config,
             factories: BTreeMap::new(),
             ledger: ledger::Ledger::default(),
-            archived: BTreeSet::new(),
+            archived: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             prices_unknown: false,
             lsp: BTreeMap::new(),
@@ -240,33 +244,6 @@ impl Engine {
     /// Factories whose records are whole: in them things go on.
     pub(crate) fn whole(&self) -> impl Iterator<Item = &Factory> {
         self.factories.values().filter(|factory| factory.damage().is_none())
-    }
-
-    /// Factories that nothing can come of any more: they are closed, and no attempt at them that was given up
-    /// can be funded.
-    pub fn archivable(&self, height: Height) -> impl Iterator<Item = InstanceId> {
-        let over = move |factory: &&Factory| factory.is_archivable(height);
-        self.whole().filter(over).map(|factory| factory.instance)
-    }
-
-    /// Factories whose records stay where they are. All that is left of one here is that there can be no other
-    /// of its id: what was signed for it isn't known any more (S8).
-    pub fn archive(&mut self, instances: impl IntoIterator<Item = InstanceId>) {
-        self.next_generation();
-        for instance in instances {
-            self.factories.remove(&instance);
-            self.archived.insert(instance);
-        }
-    }
-
-    /// Instances of every archived factory, in order.
-    pub fn archived(&self) -> impl Iterator<Item = InstanceId> {
-        self.archived.iter().copied()
-    }
-
-    /// Whether a factory was archived.
-    pub fn is_archived(&self, instance: InstanceId) -> bool {
-        self.archived.contains(&instance)
     }
 
     /// Takes over what another engine of this node has loaded: as if the same records were read again.

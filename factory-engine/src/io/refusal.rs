@@ -42,6 +42,8 @@ pub enum Refusal {
     },
     /// No such factory or invitation.
     Unknown(InstanceId),
+    /// The factory is over, and its records were deleted.
+    Deleted(InstanceId),
     /// Some of the factory's records are not understood: nothing is agreed in it (S33).
     Damaged {
         /// The factory (factory_instance).
@@ -153,7 +155,7 @@ impl Refusal {
             | Self::Reason { .. }
             | Self::Amount(_) => RefusalKind::BadParameter,
             Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
-            Self::Unknown(_) => RefusalKind::Unknown,
+            Self::Unknown(_) | Self::Deleted(_) => RefusalKind::Unknown,
             Self::OwnFactory(_)
             | Self::NotAnInvitation { .. }
             | Self::TermsChanged { .. }
@@ -198,6 +200,9 @@ impl fmt::Display for Refusal {
                  the timeout, so that the operator's stock is home by then"
             ),
             Self::Unknown(instance) => write!(f, "unknown factory_instance {instance}"),
+            Self::Deleted(instance) => {
+                write!(f, "factory {instance} was settled long ago, and its records are deleted")
+            }
             Self::Damaged { instance, why } => write!(f, "factory {instance} is out of use: {why}"),
             Self::OwnFactory(instance) => {
                 write!(f, "{instance} is this node's own factory, not an invitation")

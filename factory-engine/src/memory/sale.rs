@@ -219,8 +219,8 @@ pub(crate) enum VolatileSale {
     Sign(Box<SignJob<SalePropose>>),
     /// L: who kept a sale that was signed for from its end, the last time.
     Withheld(Vec<NodeId>),
-    /// Client: height at which it began to ask for its credit.
-    AskedBack(Height),
+    /// Height at which a client asked for its credit.
+    AskedBack(ClientIndex, Height),
 }
 
 /// A change of L's side of a sale.

@@ -92,6 +92,8 @@ pub struct Config {
     pub sale_blocks: u32,
     /// Client: blocks that credit waits for the next purchase before it is asked back (S36).
     pub credit_blocks: u32,
+    /// Blocks that the records of a factory that is over are kept, from when it was archived; 0 is for ever (S28).
+    pub keep_finished_blocks: u32,
     /// How long a purchase waits for clients that have to sign and are away.
     pub sale_wait: Millis,
     /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
@@ -134,6 +136,8 @@ impl Default for Config {
             sign_for_neighbours: true,
             sale_blocks: 12,
             credit_blocks: 144,
+            // A month: long enough to ask what became of one.
+            keep_finished_blocks: 4_320,
             sale_wait: 60_000,
             jit: false,
             prices: PriceList::default(),

@@ -144,6 +144,11 @@ impl Sales {
         &self.account
     }
 
+    /// Whether nobody has credit, and nothing that was paid for, or may be, is still to come (S36).
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.account.is_settled() && self.jits.funding.is_empty()
+    }
+
     /// A channel is about to be opened for a sale.
     pub(crate) fn opened(&mut self, event: &SaleOpening, sale: Sale) {
         self.opened.insert(ChannelId::of(sale.channel));

@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use crate::record::factory::Factory;
-use crate::tx::layout::{NodeIndex, NodeKind, Output, SessionId, SpendRole};
+use crate::record::sales::Sold;
+use crate::tx::layout::{CoinIndex, NodeIndex, NodeKind, Output, SessionId, SpendRole};
+
+use super::counting::counted;
 
 /// What a drawing says of one transaction.
 struct Card {
     title: String,
     detail: String,
     children: Vec<NodeIndex>,
+    /// A line for each channel, also for those that were bought, and for what is left of the stock.
     channels: Vec<String>,
 }
 
@@ -33,7 +37,7 @@ fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
         (None, false) => "unsigned".to_owned(),
     };
     let delay = match node.kind {
-        NodeKind::State => format!(", waits {} blocks", node.sequence),
+        NodeKind::State => format!(", waits {}", counted(node.sequence, "block")),
         NodeKind::Static | NodeKind::Kickoff => String::new(),
     };
     let mut channels = Vec::new();
@@ -47,8 +51,8 @@ fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
                 channels.push(format!("client {client}{}: {capacity} sat", node.unwrap_or_default()));
             }
             Output::Stock(coin) => {
-                let value = factory.current.layout.coin(*coin).map_or(0, |coin| coin.value.to_sat());
-                channels.push(format!("stock: {value} sat"));
+                channels.extend(factory.current.sales.of(*coin).iter().map(|sold| sale(factory, sold)));
+                channels.push(stock(factory, *coin));
             }
             Output::Anchor => {}
         }
@@ -62,6 +66,35 @@ fn card(factory: &Factory, index: NodeIndex) -> Option<Card> {
     })
 }
 
+/// A channel that was bought, and how far its sale has come.
+fn sale(factory: &Factory, sold: &Sold) -> String {
+    let progress = match (factory.confirmed.get(&sold.txid()), sold.is_signed(), &sold.void) {
+        (Some(height), ..) => format!("on chain at {height}"),
+        (None, true, _) => "signed".to_owned(),
+        (None, false, Some(_)) => "given up".to_owned(),
+        (None, false, None) => "unsigned".to_owned(),
+    };
+    let (number, buyer, amount) = (sold.sale.number, sold.sale.buyer, sold.sale.amount().to_sat());
+    format!("sale {number} to client {buyer}: {amount} sat, {progress}")
+}
+
+/// What is left of a sub-factory's stock.
+fn stock(factory: &Factory, coin: CoinIndex) -> String {
+    let whole = factory.current.layout.coin(coin).map_or(0, |coin| coin.value.to_sat());
+    let before = |number| factory.stock_before(coin, number).map_or(0, |stock| stock.value.to_sat());
+    match factory.current.sales.of(coin).last() {
+        None => format!("stock: {whole} sat"),
+        // Its output is signed for, and for nothing that will ever be (S8).
+        Some(last) if last.void.is_some() => {
+            format!("stock: {} sat of {whole}, sold no more", before(last.sale.number))
+        }
+        Some(last) => match last.sale.rest {
+            Some(rest) => format!("stock: {} sat of {whole}", rest.value.to_sat()),
+            None => format!("stock: all of {whole} sat is sold"),
+        },
+    }
+}
+
 fn short(hex: &str) -> &str {
     hex.get(..8).unwrap_or(hex)
 }
@@ -72,7 +105,8 @@ fn headline(factory: &Factory) -> String {
         Some(outpoint) => outpoint.to_string(),
         None => "not made yet".to_owned(),
     };
-    format!("funding {outpoint}: {value} sat, {} clients and the operator", factory.current.terms.clients())
+    let clients = counted(factory.current.terms.clients(), "client");
+    format!("funding {outpoint}: {value} sat, {clients} and the operator")
 }
 
 /// The tree as text, one transaction a line.
@@ -97,8 +131,8 @@ fn branch(factory: &Factory, index: NodeIndex, indent: &str, last: bool, out: &m
     }
 }
 
-const BOX_WIDTH: usize = 230;
-const STEP_X: usize = 270;
+const BOX_WIDTH: usize = 270;
+const STEP_X: usize = 310;
 const LINE: usize = 16;
 const GAP: usize = 18;
 

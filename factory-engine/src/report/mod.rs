@@ -1,5 +1,6 @@
 //! What people and programs are told about factories.
 
+pub mod counting;
 pub mod drawing;
 pub mod progress;
 pub mod standing;

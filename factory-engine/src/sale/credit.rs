@@ -19,6 +19,8 @@ use crate::wire::message::CreditBack;
 
 /// Blocks between two times that a client asks.
 const PAUSE: u32 = 36;
+/// The same as L sees it: a client may have been restarted, or be a few blocks behind.
+const L_PAUSE: u32 = PAUSE / 2;
 /// Blocks that an invoice for credit can be paid.
 const OPEN: u32 = 6;
 
@@ -27,7 +29,7 @@ impl Engine {
     pub(crate) fn want_credit_back(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
         let Role::Client { lsp, index } = factory.current.role else { return };
         let account = factory.current.sales.account();
-        let asked = self.asked_back.get(&factory.instance).copied();
+        let asked = self.asked_back.get(&(factory.instance, index)).copied();
         for due in account.due().filter(|due| due.back) {
             // L pays it at once or not at all; what arrives meanwhile counts.
             if let (Some(label), true) =
@@ -48,7 +50,7 @@ impl Engine {
         };
         let (instance, amount_msat) = (factory.instance, account.credit(index));
         let label = format!("cln-factory-credit-{}", step.rng.bytes32().to_lower_hex_string());
-        step.volatile(Volatile::Sale(instance, coin, VolatileSale::AskedBack(step.height)));
+        step.volatile(Volatile::Sale(instance, coin, VolatileSale::AskedBack(index, step.height)));
         step.effect(Effect::MakeInvoice {
             instance,
             label,
@@ -122,6 +124,12 @@ impl Engine {
             let credit = account.credit(client);
             return Err(Fault::stale(format!("its credit is {credit} msat, and it wants {amount_msat}")));
         }
+        // S28: each time is two records, and a payment that it may refuse to take.
+        let asked = self.asked_back.get(&(factory.instance, client)).copied();
+        if asked.is_some_and(|asked| step.height < asked.saturating_add(L_PAUSE)) {
+            return Err(Fault::stale("it asked for it a few blocks ago"));
+        }
+        step.volatile(Volatile::Sale(factory.instance, coin, VolatileSale::AskedBack(client, step.height)));
         step.event(
             factory.instance,
             SaleDue { payment_hash, buyer: client, amount_msat, label: None, back: true },

@@ -153,7 +153,13 @@ impl Engine {
         }
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(step, factory, funding, channel_id, Some(outpoint)),
-            Err(error) => self.jit_failed(step, factory, funding, &error.to_string()),
+            Err(error) => {
+                // S28: two records each time, and the buyer's node may be what refuses.
+                if let Some(peer) = factory.node_of(buyer) {
+                    step.volatile(Volatile::Offence(peer, step.now));
+                }
+                self.jit_failed(step, factory, funding, &error.to_string());
+            }
         }
     }
 

@@ -164,11 +164,14 @@ impl Engine {
         let Some(peer) = factory.node_of(buyer) else { return };
         let script = match result {
             Ok(script) => script,
-            Err(error) => return self.drop_sale(step, selling, &why("opened", &error)),
+            Err(error) => return self.drop_sale(step, selling, &why("opened", peer, &error)),
         };
         let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
-            Err(error) => return self.drop_sale(step, selling, &why("opened", &error)),
+            Err(error) => {
+                let reason = format!("its channel can't be opened: {error}");
+                return self.drop_sale(step, selling, &reason.into());
+            }
         };
         let Some(session) = built.sessions.first() else { return };
         // A restart closes what lightningd then has of it.
@@ -232,7 +235,7 @@ impl Engine {
                 let reason = "another channel than the sale's was committed";
                 self.drop_sale(step, selling, &reason.into());
             }
-            Err(error) => self.drop_sale(step, selling, &why("completed", &error)),
+            Err(error) => self.drop_sale(step, selling, &why("completed", peer, &error)),
         }
     }
 
@@ -333,9 +336,13 @@ pub(crate) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale)
     Volatile::Sale(factory.instance, coin, change)
 }
 
-/// Why a sale's channel came to nothing.
-fn why(what: &str, error: &dyn std::fmt::Display) -> Reason {
-    format!("its channel can't be {what}: {error}").into()
+/// Why a sale's channel with its buyer came to nothing. A buyer that refuses it again and again waits (S28).
+fn why(what: &str, buyer: NodeId, error: &OpenFailure) -> Reason {
+    let whose = error.blames(buyer);
+    if whose.is_empty() {
+        return format!("its channel can't be {what}: {error}").into();
+    }
+    Reason::about(format!("the channel with {{}} can't be {what}"), whose).said(error.to_string())
 }
 
 /// The clients of a stock coin's sub-factory, with their nodes (L only).

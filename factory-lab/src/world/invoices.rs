@@ -134,6 +134,9 @@ impl World {
         let fails = chances.and_then(|chances| chances.roll(Kind::OpenFails, || format!("client {buyer}")));
         let result = match (other, fails) {
             (None, _) => Err("Peer not connected".into()),
+            (Some(other), _) if self.members[other].lightningd.refuses_ordinary => {
+                Err("They sent an error: no".into())
+            }
             (_, Some(_)) => Err("Owning subdaemon openingd died".into()),
             (Some(other), None) => {
                 let txid = Txid::from_byte_array(self.members[at].lightningd.rng.bytes32());

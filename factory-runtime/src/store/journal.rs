@@ -81,6 +81,21 @@ fn split_entry(bytes: &[u8]) -> Option<(Entry, &[u8])> {
 mod tests {
     use super::*;
 
+    /// Frozen, as the records are: a later plugin finishes the step that an earlier one has begun.
+    #[test]
+    fn version_1() {
+        let entry = |number: u8, record: &[u8]| Entry {
+            instance: InstanceId([number; 32]),
+            sequence: u32::from(number) * 256,
+            record: record.to_vec(),
+        };
+        let entries = vec![entry(1, &[0xaa, 0xbb]), entry(2, &[])];
+        let first = [&[LAST, 1][..], &[1; 32], &[0, 0, 1, 0], &[0, 0, 0, 2], &[0xaa, 0xbb]].concat();
+        let whole = [&first[..], &[2; 32], &[0, 0, 2, 0], &[0; 4]].concat();
+        assert_eq!(encode(&entries), Some(vec![whole.clone()]));
+        assert_eq!(decode(&[whole]), Ok(Some(entries)));
+    }
+
     #[test]
     fn parts() {
         let entry = |number: u8, length| Entry {

@@ -2,7 +2,8 @@
 //! whatever database the operator runs.
 //!
 //! A record's key is `["cln-factory", "factory", <instance>, <sequence, 8 digits>]`. A factory with a key
-//! `["cln-factory", "archived", <instance>]` is left alone at a start.
+//! `["cln-factory", "archived", <instance>]` is left alone at a start. The value is the height at which it was
+//! archived, big-endian, or one zero byte once its records are deleted.
 //!
 //! A record that is too large for one value (lightningd dies of one of 4 MB) has several, `[…, <sequence>,
 //! <piece, 4 digits>]`.
@@ -23,7 +24,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use factory_engine::types::InstanceId;
+use factory_engine::Remains;
+use factory_engine::types::{Height, InstanceId};
 
 use super::journal::{self, Entry};
 use super::key_value::{Key, KeyError, KeyValue, Listed};
@@ -37,6 +39,8 @@ const JOURNAL: &str = "journal";
 const DAMAGED_JOURNAL: &str = "damaged-journal";
 /// Most records in a row that may be missing; what is further off is no record's key.
 const MAX_MISSING: usize = 1_000;
+/// Value of the mark of an archived factory whose records are deleted.
+const DELETED: &[u8] = &[0];
 /// Eight digits: no factory lives to see a hundred million events.
 const MAX_SEQUENCE: u32 = 99_999_999;
 /// Most parts of a journal: four digits, more than a gigabyte.
@@ -207,14 +211,7 @@ impl<K: KeyValue> Keyed<K> {
 
     /// The factories below one of our keys.
     async fn instances(&self, name: &str) -> Result<Vec<InstanceId>, StoreError> {
-        let instance = |Listed { key, .. }: Listed| {
-            let instance = key.get(2).and_then(|text| text.parse().ok());
-            if instance.is_none() {
-                log::error!("something is stored under {}, which is no factory's key", key.join("/"));
-            }
-            instance
-        };
-        Ok(self.list(&below(name)).await?.into_iter().filter_map(instance).collect())
+        Ok(self.list(&below(name)).await?.iter().filter_map(|listed| instance_of(&listed.key)).collect())
     }
 
     async fn list(&self, key: &Key) -> Result<Vec<Listed>, StoreError> {
@@ -273,7 +270,7 @@ impl<K: KeyValue> Store for Keyed<K> {
             // Again: what was refused meanwhile must not be found.
             self.settle().await?;
         }
-        self.archived = self.archived().await?.into_iter().collect();
+        self.archived = self.archived().await?.into_iter().map(|(instance, _)| instance).collect();
         let left = self.read_journal().await?;
         let entries: &[Entry] = if let Left::Step(entries, _) = &left { entries } else { &[] };
         let removed = self.instances(REMOVED).await?;
@@ -312,15 +309,14 @@ impl<K: KeyValue> Store for Keyed<K> {
         Ok(histories)
     }
 
-    async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
+    async fn archive(&mut self, instances: &[InstanceId], since: Height) -> Result<(), StoreError> {
         self.settle().await?;
         for instance in instances {
-            // Only the key matters, but an entry has to have something.
-            let mut key = below(ARCHIVED);
-            key.push(instance.to_string());
             // From now on, whatever the answer: it may be archived.
             self.archived.insert(*instance);
-            self.keys.replace(&key, &[1]).await.map_err(|error| failed("writing", error))?;
+            let key = archived_key(*instance);
+            let marked = self.keys.replace(&key, &since.to_be_bytes()).await;
+            marked.map_err(|error| failed("writing", error))?;
         }
         Ok(())
     }
@@ -331,7 +327,12 @@ impl<K: KeyValue> Store for Keyed<K> {
             let mark = removed_key(*instance);
             self.doubtful.push(mark.clone());
             self.keys.replace(&mark, &[1]).await.map_err(|error| failed("writing", error))?;
+            // Decided: what is cut off goes on before the next write, or at the next start.
             self.doubtful = self.removal(*instance).await?;
+            if self.archived.contains(instance) {
+                let marked = self.keys.replace(&archived_key(*instance), DELETED).await;
+                marked.map_err(|error| failed("writing", error))?;
+            }
             if let Some(next) = &mut self.next {
                 next.remove(instance);
             }
@@ -340,8 +341,12 @@ impl<K: KeyValue> Store for Keyed<K> {
         Ok(())
     }
 
-    async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
-        self.instances(ARCHIVED).await
+    async fn archived(&mut self) -> Result<Vec<(InstanceId, Remains)>, StoreError> {
+        let listed = self.list(&below(ARCHIVED)).await?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|Listed { key, value }| Some((instance_of(&key)?, left(value))))
+            .collect())
     }
 
     async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -437,6 +442,33 @@ fn factory_key(instance: InstanceId) -> Key {
     let mut key = below(FACTORY);
     key.push(instance.to_string());
     key
+}
+
+fn archived_key(instance: InstanceId) -> Key {
+    let mut key = below(ARCHIVED);
+    key.push(instance.to_string());
+    key
+}
+
+/// The factory whose key this is.
+fn instance_of(key: &Key) -> Option<InstanceId> {
+    let instance = key.get(2).and_then(|text| text.parse().ok());
+    if instance.is_none() {
+        log::error!("something is stored under {}, which is no factory's key", key.join("/"));
+    }
+    instance
+}
+
+/// What the mark of an archived factory says is left of it.
+fn left(value: Option<Vec<u8>>) -> Remains {
+    match value.as_deref() {
+        Some(DELETED) => Remains::Nothing,
+        Some(bytes) => match <[u8; 4]>::try_from(bytes) {
+            Ok(height) => Remains::Records { since: Height::from_be_bytes(height) },
+            Err(_) => Remains::Undated,
+        },
+        None => Remains::Undated,
+    }
 }
 
 fn removed_key(instance: InstanceId) -> Key {

@@ -1,9 +1,10 @@
 //! A store in memory, for tests and the simulator. It can be told to fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use factory_engine::types::InstanceId;
+use factory_engine::Remains;
+use factory_engine::types::{Height, InstanceId};
 
 use super::{History, Store, StoreError};
 
@@ -16,7 +17,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Inner {
     records: BTreeMap<InstanceId, Vec<Vec<u8>>>,
-    archived: BTreeSet<InstanceId>,
+    archived: BTreeMap<InstanceId, Remains>,
     values: BTreeMap<String, Vec<u8>>,
     failures: u32,
 }
@@ -50,22 +51,27 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn load_all(&mut self) -> Result<Vec<History>, StoreError> {
         let inner = self.lock();
-        let kept = inner.records.iter().filter(|(instance, _)| !inner.archived.contains(instance));
+        let kept = inner.records.iter().filter(|(instance, _)| !inner.archived.contains_key(instance));
         Ok(kept.map(|(instance, records)| (*instance, records.clone())).collect())
     }
 
-    async fn archive(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
-        self.write()?.archived.extend(instances);
+    async fn archive(&mut self, instances: &[InstanceId], since: Height) -> Result<(), StoreError> {
+        let marks = instances.iter().map(|instance| (*instance, Remains::Records { since }));
+        self.write()?.archived.extend(marks);
         Ok(())
     }
 
     async fn remove(&mut self, instances: &[InstanceId]) -> Result<(), StoreError> {
-        self.write()?.records.retain(|instance, _| !instances.contains(instance));
+        let mut inner = self.write()?;
+        for instance in instances {
+            inner.records.remove(instance);
+            inner.archived.entry(*instance).and_modify(|remains| *remains = Remains::Nothing);
+        }
         Ok(())
     }
 
-    async fn archived(&mut self) -> Result<Vec<InstanceId>, StoreError> {
-        Ok(self.lock().archived.iter().copied().collect())
+    async fn archived(&mut self) -> Result<Vec<(InstanceId, Remains)>, StoreError> {
+        Ok(self.lock().archived.iter().map(|(instance, remains)| (*instance, *remains)).collect())
     }
 
     async fn load(&mut self, instance: InstanceId) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -74,6 +80,11 @@ impl Store for MemoryStore {
 
     async fn append(&mut self, records: &[(InstanceId, Vec<u8>)]) -> Result<(), StoreError> {
         let mut inner = self.write()?;
+        if let Some((instance, _)) =
+            records.iter().find(|(instance, _)| inner.archived.contains_key(instance))
+        {
+            return Err(StoreError(format!("factory {instance} is archived")));
+        }
         for (instance, record) in records {
             inner.records.entry(*instance).or_default().push(record.clone());
         }

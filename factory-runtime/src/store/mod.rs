@@ -12,7 +12,8 @@ pub mod memory;
 use std::fmt;
 use std::future::Future;
 
-use factory_engine::types::InstanceId;
+use factory_engine::Remains;
+use factory_engine::types::{Height, InstanceId};
 
 /// Why something was not stored or read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,19 +36,23 @@ pub trait Store: Send + 'static {
     /// Everything that is stored of factories that weren't archived. Read once, before the first append.
     fn load_all(&mut self) -> impl Future<Output = Result<Vec<History>, StoreError>> + Send;
 
-    /// Has [`Store::load_all`] leave these out from now on. Their records stay as they are; nothing may be
-    /// appended to them. Each stands for itself: a crash may leave some of them archived.
-    fn archive(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Has [`Store::load_all`] leave these out from now on, and notes the height. Their records stay as they are;
+    /// nothing may be appended to them. Each stands for itself: a crash may leave some of them archived.
+    fn archive(
+        &mut self,
+        instances: &[InstanceId],
+        since: Height,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Deletes the records of factories of which nothing may be needed any more: nothing was signed for them.
-    /// A crash in between leaves all of them or none, as the next start sees it; no failure is worth more than a
-    /// line in the log.
+    /// Deletes the records of factories of which none may be needed any more: nothing was signed for them, or
+    /// they are archived, and stay so. A crash in between leaves all of them or none, as the next start sees it;
+    /// no failure is worth more than a line in the log. What has failed can be asked for again.
     fn remove(&mut self, instances: &[InstanceId]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Instances of the factories that were archived.
-    fn archived(&mut self) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
+    /// The factories that were archived, and what is left of each.
+    fn archived(&mut self) -> impl Future<Output = Result<Vec<(InstanceId, Remains)>, StoreError>> + Send;
 
-    /// The records of one factory, archived or not; none of one that isn't there.
+    /// The records of one factory, archived or not; none of one that isn't there, or not any more.
     fn load(&mut self, instance: InstanceId)
     -> impl Future<Output = Result<Vec<Vec<u8>>, StoreError>> + Send;
 
@@ -106,17 +111,27 @@ pub(crate) mod suite {
         let loaded = reopen().load_all().await.unwrap();
         assert_eq!(loaded[0].1, [vec![1], vec![], vec![9]]);
 
-        again.archive(&[a]).await.unwrap();
+        again.archive(&[a], 700).await.unwrap();
         let mut last = reopen();
-        assert_eq!(last.archived().await.unwrap(), [a]);
+        assert_eq!(last.archived().await.unwrap(), [(a, Remains::Records { since: 700 })]);
         let left: Vec<_> = last.load_all().await.unwrap().into_iter().map(|(instance, _)| instance).collect();
         assert_eq!(left, [b]);
         assert_eq!(last.load(a).await.unwrap(), loaded[0].1);
         assert_eq!(last.load(b).await.unwrap().len(), 13);
         assert_eq!(last.load(InstanceId([3; 32])).await.unwrap(), Vec::<Vec<u8>>::new());
         // Again, and with others: no fault.
-        last.archive(&[b, a]).await.unwrap();
-        assert_eq!(reopen().archived().await.unwrap(), [a, b]);
+        last.archive(&[b, a], 701).await.unwrap();
+        let both = [a, b].map(|instance| (instance, Remains::Records { since: 701 }));
+        assert_eq!(reopen().archived().await.unwrap(), both);
         assert_eq!(reopen().load_all().await.unwrap(), []);
+
+        // S28: of what is deleted the mark stays, and nothing is appended to it (S8).
+        last.remove(&[a]).await.unwrap();
+        let mut deleted = reopen();
+        assert_eq!(deleted.load_all().await.unwrap(), []);
+        assert_eq!(deleted.archived().await.unwrap(), [(a, Remains::Nothing), both[1]]);
+        assert_eq!(deleted.load(a).await.unwrap(), Vec::<Vec<u8>>::new());
+        deleted.append(&[(a, vec![1])]).await.unwrap_err();
+        assert_eq!(deleted.load(b).await.unwrap().len(), 13);
     }
 }

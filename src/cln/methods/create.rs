@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use factory_engine::report::counting::counted;
 use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::{
     Answer, Command as EngineCommand, Create, Engine, Factory, Input, State as FactoryState, fees,
@@ -168,8 +169,8 @@ async fn funded(
         if let Some(progress) = progress
             && reporter.show(&progress)
         {
-            let clients = progress.of;
-            reporter.say(&format!("attempt {} with {clients} clients", progress.attempt));
+            let clients = counted(progress.of, "client");
+            reporter.say(&format!("attempt {} with {clients}", progress.attempt));
         }
         match reached {
             FactoryState::Aborted | FactoryState::Declined => {

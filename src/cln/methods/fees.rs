@@ -4,6 +4,7 @@
 use bitcoin::ScriptBuf;
 use factory_engine::fees::ExitCoins;
 use factory_engine::io::fees::{Report, Trouble};
+use factory_engine::report::counting::counted;
 use factory_engine::tx::child::NoChild;
 use factory_engine::types::{Amount, Height, Txid};
 use factory_engine::{Engine, Factory, State as FactoryState};
@@ -173,8 +174,9 @@ impl Reserve {
             Warning::new(
                 "reserve_coins",
                 format!(
-                    "{at_once} transactions may have to be paid for at once, each with coins of its own; the wallet has {} coins of {} sat and more",
-                    self.ready,
+                    "{} may have to be paid for at once, each with coins of its own; the wallet has {} of {} sat and more",
+                    counted(at_once, "transaction"),
+                    counted(self.ready, "coin"),
                     each.to_sat()
                 ),
                 "lightning-cli factory-reserve shows how to split them, and with dry_run=false does it",

@@ -1,7 +1,7 @@
 //! `factory-list`.
 
 use factory_engine::types::InstanceId;
-use factory_engine::{Engine, Factory, Refusal, State as FactoryState};
+use factory_engine::{Engine, Factory, State as FactoryState};
 use serde_json::{Value, json};
 
 use super::super::error::RpcError;
@@ -15,7 +15,8 @@ pub const COMMAND: Command = Command {
     name: "factory-list",
     usage: "[factory_instance] [state]",
     description: "List the channel factories of this node, or one of them, or those in a state; closed ones \
-                  leave the list at the next start, and are found by their state or instance",
+                  leave the list at the next start, or a day later, and are found by their state or instance until \
+                  their records are deleted (factory-keep-finished-blocks)",
 };
 
 impl Parameter for FactoryState {
@@ -39,9 +40,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     };
     let shown = node.clone();
     let look = move |engine: &Engine, height| {
-        let is_archived = |instance: &InstanceId| engine.is_archived(*instance);
+        let has_records = |instance: &InstanceId| engine.archived().any(|archived| archived == *instance);
         let archived: Vec<InstanceId> = match (instance, wanted) {
-            (Some(instance), _) => Some(instance).filter(is_archived).into_iter().collect(),
+            (Some(instance), _) => Some(instance).filter(has_records).into_iter().collect(),
             (None, Some(FactoryState::Closed)) => engine.archived().collect(),
             (None, _) => vec![],
         };
@@ -57,7 +58,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             && unreadable.is_empty()
             && archived.is_empty()
         {
-            return Err(Refusal::Unknown(instance));
+            return Err(engine.missing(instance));
         }
         let factories = engine.factories().filter(|factory| fits(factory, height)).map(|factory| {
             let mut object = factory_json::factory(factory, &shown, height);

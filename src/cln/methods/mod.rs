@@ -49,15 +49,15 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
     let look = move |engine: &Engine, height| {
         let found = engine.factory(instance).cloned();
         let unreadable = engine.damage(instance).filter(|_| found.is_none()).map(str::to_owned);
-        (found, unreadable, engine.is_archived(instance), height)
+        (found, unreadable, engine.is_archived(instance), engine.missing(instance), height)
     };
-    let (found, unreadable, is_archived, height) = state.runtime.read(look).await?;
+    let (found, unreadable, is_archived, missing, height) = state.runtime.read(look).await?;
     if let Some(why) = unreadable {
         return Err(Refusal::Damaged { instance, why }.into());
     }
     let archived = if is_archived { archived(state, vec![instance]).await? } else { vec![] };
     let found = found.or_else(|| archived.into_iter().next());
-    found.map(|factory| (factory, height)).ok_or_else(|| Refusal::Unknown(instance).into())
+    found.map(|factory| (factory, height)).ok_or_else(|| missing.into())
 }
 
 /// Factories that were archived, from the store.

@@ -29,15 +29,18 @@ pub fn warning(engine: &Engine, factory: &Factory, height: Height) -> Option<War
     let urgent = engine.urgent_htlcs(factory, height);
     let first = urgent.first()?;
     let Urgent { client, cltv_expiry, exit_block, .. } = first;
-    let count = urgent.len();
+    let (htlcs, be, have) = match urgent.len() {
+        1 => ("1 HTLC".to_owned(), "is", "has"),
+        count => (format!("{count} HTLCs"), "are", "have"),
+    };
     let message = if height < *exit_block {
         format!(
-            "{count} HTLCs are near their deadline: client {client}'s, which expires at {cltv_expiry}, takes \
+            "{htlcs} {be} near the deadline: client {client}'s, which expires at {cltv_expiry}, takes \
              its channel on chain at block {exit_block}"
         )
     } else {
         format!(
-            "{count} HTLCs have come to their deadline: client {client}'s channel goes on chain since block \
+            "{htlcs} {have} come to the deadline: client {client}'s channel goes on chain since block \
              {exit_block}, for one that expires at {cltv_expiry}"
         )
     };

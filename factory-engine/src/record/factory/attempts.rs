@@ -56,7 +56,7 @@ impl Factory {
             && self.past.iter().all(|past| self.current.conflicts(past))
             && own_clients(self).all(|client| self.current.resolved.contains(&client))
             && sales == own().count()
-            && self.current.sales.account().is_settled()
+            && self.attempts().all(|attempt| attempt.sales.owes_nothing())
             && self.opens_accepted.len() <= self.current.resolved.len().saturating_add(sales)
     }
 

@@ -68,6 +68,8 @@ pub fn write_counted(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// A field of a `tlv_struct!`: any [`Codec`] type, or an `Option` of one, which is absent when `None`.
 pub trait Field: Sized {
+    /// Whether it may be absent.
+    const OPTIONAL: bool;
     /// Writes the field's record, if there is something to write.
     fn write_field(&self, kind: u64, out: &mut Vec<u8>);
     /// Reads a record's value, all of it.
@@ -77,6 +79,8 @@ pub trait Field: Sized {
 }
 
 impl<T: Codec> Field for T {
+    const OPTIONAL: bool = false;
+
     fn write_field(&self, kind: u64, out: &mut Vec<u8>) {
         write_record(kind, self, out);
     }
@@ -91,6 +95,8 @@ impl<T: Codec> Field for T {
 }
 
 impl<T: Codec> Field for Option<T> {
+    const OPTIONAL: bool = true;
+
     fn write_field(&self, kind: u64, out: &mut Vec<u8>) {
         if let Some(value) = self {
             write_record(kind, value, out);
@@ -113,6 +119,9 @@ pub fn absent_field<T: Field>(name: &'static str, kind: u64) -> Result<T, Decode
 
 /// A type whose bytes are a TLV stream. `tlv_struct!` implements it.
 pub trait TlvStream: Sized {
+    /// Each field's record type, and whether it may be absent.
+    const FIELDS: &'static [(u64, bool)];
+
     /// Appends the bare stream. Only its surroundings say where it ends.
     fn write_stream(&self, out: &mut Vec<u8>);
     /// Reads a bare stream that fills `bytes`.
@@ -169,6 +178,9 @@ macro_rules! tlv_struct {
         );
 
         impl $crate::wire::codec::TlvStream for $name {
+            const FIELDS: &'static [(u64, bool)] =
+                &[$(($kind, <$ty as $crate::wire::codec::Field>::OPTIONAL)),*];
+
             // A struct without fields writes and keeps nothing.
             #[allow(unused_variables)]
             fn write_stream(&self, out: &mut Vec<u8>) {
@@ -263,6 +275,14 @@ macro_rules! tlv_enum {
             $vis fn name_of(kind: u16) -> Option<&'static str> {
                 match kind {
                     $( $kind => Some($text), )*
+                    _ => None,
+                }
+            }
+
+            /// Of the stream behind a number each field's record type, and whether it may be absent.
+            $vis fn fields_of(kind: u16) -> Option<&'static [(u64, bool)]> {
+                match kind {
+                    $( $kind => Some(<$ty as $crate::wire::codec::TlvStream>::FIELDS), )*
                     _ => None,
                 }
             }

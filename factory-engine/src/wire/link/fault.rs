@@ -5,6 +5,8 @@ use std::fmt;
 use crate::types::ProtocolId;
 use crate::wire::codec::DecodeError;
 use crate::wire::envelope::{Ack, Frame};
+use crate::wire::message::PROTOCOL_NAME;
+use crate::wire::protocol::protocol_name;
 
 /// Why a message of ours was not queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +136,8 @@ impl fmt::Display for LinkError {
             }
             LinkError::Malformed(error) => write!(f, "malformed: {error}"),
             LinkError::NotListed { protocol } => {
-                write!(f, "a payload for factory protocol {protocol}, which we don't list")
+                let theirs = protocol_name(*protocol);
+                write!(f, "a payload for factory protocol {theirs}; this node speaks {PROTOCOL_NAME} alone")
             }
             LinkError::ListChanged => {
                 write!(f, "a second list of factory protocols, unlike the first")

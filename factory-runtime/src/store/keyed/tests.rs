@@ -234,6 +234,56 @@ async fn a_crash_while_records_are_deleted_leaves_all_of_them_or_none() {
     }
 }
 
+/// S8, S28: the same of an archived factory. Whatever is left, it stays archived, so that there is never another
+/// of its id; and what was cut off is finished by the next start or the next try.
+#[tokio::test]
+async fn a_crash_while_an_archived_factory_is_deleted_leaves_it_archived() {
+    let dated = (A, Remains::Records { since: 700 });
+    let whole = begun().await;
+    let mut store = opened(&whole).await;
+    store.append(&[(A, vec![5; 130_000])]).await.unwrap();
+    store.append(&[(A, vec![6])]).await.unwrap();
+    let all = store.load(A).await.unwrap();
+    store.archive(&[A], 700).await.unwrap();
+    let mut outcomes = std::collections::BTreeSet::new();
+    for call in 0.. {
+        for (takes_effect, for_good) in [(false, true), (true, true), (false, false), (true, false)] {
+            let node = whole.copied();
+            let mut store = opened(&node).await;
+            node.set_fault(fault(call, takes_effect, for_good));
+            let removed = store.remove(&[A]).await.is_ok();
+            if node.has_fault() && !node.is_dead() {
+                assert!(removed && call > 4);
+                assert_eq!(outcomes.len(), 3, "{outcomes:?}");
+                return;
+            }
+            let node = node.copied();
+            let mut again = opened(&node).await;
+            let records = again.load(A).await.unwrap();
+            let left = again.archived().await.unwrap();
+            assert!(records == all || records.is_empty(), "{call}");
+            assert!(left == [dated] || left == [(A, Remains::Nothing)] && (records.is_empty() || !for_good));
+            outcomes.insert((records.is_empty(), left == [dated]));
+            assert!(read(&node).await.iter().all(|(instance, _)| *instance != A), "{call}");
+            again.remove(&[A]).await.unwrap();
+            assert_eq!(again.load(A).await.unwrap(), Vec::<Vec<u8>>::new());
+            assert_eq!(again.archived().await.unwrap(), [(A, Remains::Nothing)]);
+            again.append(&[(A, vec![1])]).await.unwrap_err();
+            assert_eq!(node.entries().len(), 2, "the mark, and the other factory");
+        }
+    }
+}
+
+/// A mark that isn't understood: the records stay.
+#[tokio::test]
+async fn a_mark_that_is_not_understood_deletes_nothing() {
+    let node = begun().await;
+    for value in [vec![1], vec![], vec![0, 0], vec![0; 5]] {
+        node.insert(archived_key(A), value);
+        assert_eq!(opened(&node).await.archived().await.unwrap(), [(A, Remains::Undated)]);
+    }
+}
+
 // S33
 #[tokio::test]
 async fn a_missing_or_foreign_record_is_an_empty_one_of_its_own_factory() {
@@ -315,7 +365,7 @@ async fn what_must_not_be_written_is_not() {
     let node = begun().await;
     Keyed::new(node.clone()).append(&[(A, vec![3])]).await.unwrap_err();
     let mut store = opened(&node).await;
-    store.archive(&[A]).await.unwrap();
+    store.archive(&[A], 7).await.unwrap();
     let mixed = [(A, vec![3]), (InstanceId([2; 32]), vec![3])];
     store.append(&mixed).await.unwrap_err();
     opened(&node).await.append(&mixed).await.unwrap_err();
