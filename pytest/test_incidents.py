@@ -2,6 +2,10 @@
 copy of a directory in test_watch.py, 300 blocks away in test_chain.py, control characters in what a peer says in
 test_bad_input.py."""
 
+import os
+import pathlib
+import shutil
+
 import pytest
 from pyln.client import RpcError
 
@@ -34,6 +38,10 @@ from harness import (
     wait_for_synced,
 )
 from speed import Crowd
+from test_fees import LOW, child_of, warnings
+from test_sales import STOCK, buy, wait_until_usable
+from test_storm import COIN, restart_with
+from test_watch import is_out, leaves, place_of
 from world import plugin_process
 
 REFUSAL = "min relay fee not met, 10 < 1000"
@@ -105,6 +113,57 @@ def test_an_exit_without_fee_estimates_ends_as_any(node_factory, bitcoind, who):
     mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 99_000_000)
 
 
+# S26
+def test_an_exit_that_is_refused_goes_on_once_an_empty_wallet_gets_coins(node_factory, bitcoind):
+    """The mempool has come to ask for more than the tree pays, and the clients' wallets are empty. All nodes are
+    restarted, bitcoind too, and one coin arrives: the transaction goes with its child, and everybody gets out."""
+    # sat/kw: less than channels pay for their commitments, and less than what the tree pays (500).
+    minimum = 750
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, LOW)
+    alice, bob = clients
+    nodes, instance = [lsp, *clients], factory["factory_instance"]
+    for client in clients:
+        pay(lsp, client, 100_000_000, "to " + client.info["id"])
+    wait_for_synced(bitcoind, nodes)
+    restart_with(bitcoind, f"-minrelaytxfee={minimum * 4 / 10**8:.8f}")
+    for client in clients:
+        client.rpc.call("factory-exit", {"factory_instance": instance})
+    (path,) = paths(alice, instance)
+
+    def is_refused(node):
+        """Both: it isn't in the mempool, and a coin is what is missing."""
+        found = [warning["message"] for warning in warnings(node, "fee_not_raised")]
+        return any(path["txid"] in text and "sat" in text for text in found)
+
+    for restarted in (False, True):
+        if restarted:
+            restart_with(bitcoind)
+            for node in nodes:
+                node.restart()
+            connect_all(lsp, clients)
+            wait_for_synced(bitcoind, nodes)
+        for client in clients:
+            wait_for(lambda: is_refused(client))
+            assert factory_of(client, instance)["state"] == "exiting"
+        mine(bitcoind, 1, nodes)
+        assert bitcoind.rpc.getrawmempool() == []
+
+    fund(bitcoind, alice, COIN)
+    wait_for(lambda: path["txid"] in bitcoind.rpc.getrawmempool())
+    child = child_of(bitcoind, path["txid"])
+    entry = bitcoind.rpc.getmempoolentry(path["txid"])
+    assert path["fee_sat"] * 1000 < entry["weight"] * minimum
+    assert child["package_sat"] * 1000 >= (entry["weight"] + child["weight"]) * minimum
+    mine(bitcoind, 1, nodes, wait_for_mempool=child["txid"])
+    for client in clients:
+        wait_for_factory(client, instance, "exited")
+        wait_for(lambda: warnings(client, "fee_not_raised") == [])
+    own = {bob: 0, alice: COIN * 1000}
+    mine_until(bitcoind, nodes, lambda: all(onchain_msat(node) > own[node] + 95_000_000 for node in clients))
+    for place in factory["clients"]:
+        assert is_out(bitcoind, place)
+
+
 # S25, S10
 def test_a_funding_that_the_mempool_refuses_is_sent_again(node_factory, bitcoind):
     """Nobody is told that it failed, nothing else spends its coins, and once it is taken all goes on."""
@@ -169,7 +228,7 @@ def test_a_coin_that_is_spent_before_the_funding_is_sent_ends_it_on_both_sides(n
 # S15, S16
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_another_plugin_that_holds_htlcs_or_changes_them_starts_no_exit(node_factory, bitcoind, order):
-    """At the operator, asked before ours or after it. What it lets go too late fails, here or at the client."""
+    """At the operator, loaded before ours or after it. What it lets go too late fails, here or at the client."""
     opts = [lsp_options(**FAST), plugin_options(), {"may_reconnect": True}]
     lsp, alice, stranger = node_factory.get_nodes(3, opts=opts)
     for node in (lsp, stranger):
@@ -181,8 +240,9 @@ def test_another_plugin_that_holds_htlcs_or_changes_them_starts_no_exit(node_fac
     factory = activate(bitcoind, create(lsp, [alice]), lsp, [alice])
     instance, channel = factory["factory_instance"], factory["clients"][0]["channel_id"]
     lsp.stop()
-    lsp.daemon.opts["plugin"] = [lsp.daemon.opts["plugin"], str(PLUGINS / "other_htlcs.py")]
-    lsp.daemon.env["OTHER_HTLCS"] = order
+    # lightningd asks them in the order in which it loads them.
+    plugins = [lsp.daemon.opts["plugin"], str(PLUGINS / "other_htlcs.py")]
+    lsp.daemon.opts["plugin"] = plugins if order == "after" else plugins[::-1]
     lsp.start()
     connect_all(lsp, [alice])
     stranger.connect(lsp)
@@ -244,6 +304,53 @@ def test_a_rescan_with_a_channel_on_chain_changes_nothing(node_factory, bitcoind
 
 
 # S34
+@pytest.mark.parametrize("who", ["client", "operator"])
+def test_a_node_with_its_seed_and_emergency_recover_gets_its_money(node_factory, bitcoind, who):
+    """All else is lost, the plugin's records too. Its peers' lightningd only notes that it begins at nothing (it was
+    paid before); the plugin sees that, closes the channel, and takes it on chain."""
+    # lightningd's own, of a channel that is known by its backup alone.
+    recovers = {"broken_log": "ERROR: Unknown commitment #.*, recovering our funds|Cannot find the open_event for"}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, **{"lsp" if who == "operator" else "client": recovers})
+    alice, bob = clients
+    nodes, instance = [lsp, *clients], factory["factory_instance"]
+    lost, others = (alice, [lsp]) if who == "client" else (lsp, clients)
+    known = [channel["channel_id"] for channel in lost.rpc.listpeerchannels()["channels"]]
+    directory = pathlib.Path(lost.daemon.lightning_dir) / "regtest"
+    gone = directory.with_name("gone")
+    # As of the day when the channels were opened. With a newer one lightningd v26.06 takes the peer's commitment for
+    # one that it knows, and stumbles over it.
+    static = (directory / "emergency.recover").read_bytes()
+    for client in clients:
+        pay(lsp, client, 100_000_000, "to " + client.info["id"])
+    lost.stop()
+    directory.rename(gone)
+    directory.mkdir()
+    shutil.copy(gone / "hsm_secret", directory)
+    (directory / "emergency.recover").write_bytes(static)
+    lost.start()
+    before = onchain_msat(lost)
+    assert factories(lost) == []
+    assert sorted(lost.rpc.emergencyrecover()["stubs"]) == sorted(known)
+    if who == "operator":
+        # It isn't known where clients are: they come back to it.
+        for client in clients:
+            client.connect(lsp)
+    for other in others:
+        wait_for(lambda: channel_with(other, lost)["state"] == "AWAITING_UNILATERAL")
+    first = others[0]
+    leaves(bitcoind, [first], [node for node in nodes if node is not first], factory, place_of(first, factory))
+    for place in factory["clients"] if who == "operator" else factory["clients"][:1]:
+        mine_until(bitcoind, nodes, lambda: is_out(bitcoind, place))
+    for other in others:
+        assert "lightningd" in factory_of(other, instance)["exit"]["reason"]
+    # Its own commitments it doesn't have any more: the others' pay it.
+    share = 99_000_000 if who == "client" else 790_000_000
+    mine_until(bitcoind, nodes, lambda: onchain_msat(lost) - before > share)
+    if who == "client":
+        pay(lsp, bob, 10_000_000, "goes on")
+
+
+# S34
 @pytest.mark.faults
 def test_a_thief_with_the_operators_credentials_closes_all_channels_and_nobody_loses(node_factory, bitcoind):
     """The operator's own guard is off. With half of the clients lightningd agrees on a closing transaction that
@@ -289,3 +396,48 @@ def test_200_clients_that_reconnect_at_once_hold_nobody_up(node_factory, bitcoin
     assert process.memory_info().rss - at_rest < 32 << 20
     assert read_records(lsp) == records
     pay(alice, bob, 1_000_000, "afterwards", dead_end=True)
+
+
+def with_passphrase(node, passphrase):
+    """Whoever starts the node types this, twice where lightningd makes its seed anew."""
+    start = node.daemon.start
+
+    def typed(stdin=None, **more):
+        reading, writing = os.pipe()
+        os.write(writing, f"{passphrase}\n{passphrase}\n".encode())
+        os.close(writing)
+        start(stdin=reading, **more)
+        os.close(reading)
+
+    node.daemon.start = typed
+
+
+# S5, S19
+def test_seeds_that_are_locked_with_a_passphrase(node_factory, bitcoind):
+    """The operator's and a client's `hsm_secret`: factory keys are the same after each start."""
+    locked = {"hsm-passphrase": None, "start": False}
+    nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST, **locked), plugin_options(**locked)])
+    for node in nodes:
+        seed = pathlib.Path(node.daemon.lightning_dir) / "regtest" / "hsm_secret"
+        seed.unlink()
+        with_passphrase(node, "correct horse")
+        node.start()
+        assert seed.read_bytes()[:32] != bytes(32), "with a passphrase it begins with a hash"
+    lsp, alice = nodes
+    fund(bitcoind, lsp, 3_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, nodes)
+    factory = create(lsp, [alice], stock_sat=STOCK)
+    for node in nodes:
+        node.restart()
+    connect_all(lsp, [alice])
+    factory = activate(bitcoind, factory, lsp, [alice])
+    pay(lsp, alice, 100_000_000, "first")
+    # With keys that were made before the restart.
+    bought = buy(alice, factory, 100_000)
+    wait_until_usable(lsp, alice, bought["channel_id"])
+    for node in nodes:
+        assert node.rpc.call("factory-verify", {"factory_instance": factory["factory_instance"]})["valid"]
+    lsp.stop()
+    alice.rpc.call("factory-exit", {"factory_instance": factory["factory_instance"]})
+    mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > 98_000_000)

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
-"""Another plugin with the htlc_accepted hook, asked before or after cln-factory as OTHER_HTLCS says: it holds what
-is to be forwarded until it is told to let go, or gives it an expiry two blocks from now."""
-import os
-
+"""Another plugin with the htlc_accepted hook: it holds what is to be forwarded until it is told to let go, or gives
+it an expiry two blocks from now."""
 from pyln.client import Plugin
 from pyln.proto.onion import TlvField, TlvPayload
 
@@ -35,6 +33,5 @@ def let_go(plugin):
     return {"count": len(plugin.held)}
 
 
-order = os.environ["OTHER_HTLCS"]
-plugin.add_hook("htlc_accepted", on_htlc_accepted, background=True, **{order: ["cln-factory"]})
+plugin.add_hook("htlc_accepted", on_htlc_accepted, background=True)
 plugin.run()

@@ -163,6 +163,16 @@ impl Bitcoind {
         Some(feerates)
     }
 
+    /// Whether it has a block of its chain and not its header alone; nothing if it can't be asked.
+    pub async fn has_block(&self, height: u32) -> Option<bool> {
+        let hash = self.call("getblockhash", json!([height])).await.ok()?;
+        match self.call("getblock", json!([hash, 0])).await {
+            Ok(_) => Some(true),
+            // With a code it is bitcoind's own answer.
+            Err(failure) => failure.code.map(|_| false),
+        }
+    }
+
     async fn call(&self, method: &'static str, params: Value) -> Result<Value, Failure> {
         let Some(access) = self.0.clone() else {
             return Err(Failure { code: None, message: "there is no access to bitcoind".to_owned() });

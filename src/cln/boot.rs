@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
-use super::chain::{self, Follower, Sink};
+use super::chain::{self, Follower, Interrupted, Sink};
 use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
 use super::funding_script::Database;
@@ -33,8 +33,8 @@ use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
-use super::watch::tell;
-use super::{datastore, feerates, guard, htlcs, online, peers, preimages, watch_online};
+use super::watch::{close_lost, tell};
+use super::{datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -391,9 +391,7 @@ pub async fn follow(prepared: Prepared) {
         let number = state.runtime.listed(peer.id);
         state.runtime.features(peer.id, number, peer.supports, known.contains(&peer.id));
     }
-    let start = retry("the last known block", || first_block(&state, tip, &begin)).await;
     state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
-    log::debug!("following the chain from block {start}");
     let sink = EngineSink {
         state: State::clone(&state),
         runtime: state.runtime.clone(),
@@ -401,11 +399,34 @@ pub async fn follow(prepared: Prepared) {
         bumper,
         database,
     };
+    let start = loop {
+        match first_block(&state, tip, &begin).await {
+            Ok(start) => break start,
+            Err(error) => not_yet(&sink, tip, &error).await,
+        }
+    };
+    log::debug!("following the chain from block {start}");
     Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
 }
 
+/// Why it isn't known yet where to begin, and waits until it is worth another try.
+async fn not_yet<C: Call>(sink: &EngineSink<C>, tip: Height, error: &Interrupted) {
+    sink.health(Some(error.to_string()));
+    match error {
+        Interrupted::Missing(height) => {
+            log::warn!("the chain is not followed yet: {error}");
+            sink.state.scan.lacks(*height, tip);
+            pruned::until_there(|| sink.has_block(*height)).await;
+        }
+        Interrupted::Backend(_) | Interrupted::Sink(_) | Interrupted::Closed => {
+            log::debug!("cannot learn the last known block yet: {error}");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
 /// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
-async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height, CallError> {
+async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height, Interrupted> {
     // Without factories, the tip alone: so that its height is known.
     let Some(birth) = begin.scan_from else { return Ok(tip) };
     let stored = begin.stored_tip.filter(|(height, _)| *height >= birth);
@@ -483,6 +504,9 @@ impl<C: Call> Sink for EngineSink<C> {
             let nothing = preimages::nothing_to_claim(self.database.clone(), removing).await;
             self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &nothing)));
         }
+        // Each takes a second and more.
+        let state = State::clone(&self.state);
+        tokio::spawn(async move { close_lost(&state).await });
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {
             self.runtime.input(Input::Channels { list: known.list(), whole });
@@ -494,6 +518,10 @@ impl<C: Call> Sink for EngineSink<C> {
         if let Err(error) = self.bumper.settle(&waiting).await {
             log::warn!("cannot give back coins of children that are over yet: {error}");
         }
+    }
+
+    async fn has_block(&self, height: Height) -> Option<bool> {
+        self.state.bitcoind.has_block(height).await
     }
 
     fn health(&self, problem: Option<String>) {

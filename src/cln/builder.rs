@@ -189,11 +189,17 @@ fn subscriptions(builder: Draft) -> Draft {
             async { Ok(()) }
         })
         .subscribe("connect", |plugin: Plugin<State>, request: Value| {
-            if let Some(peer) = peer(body(&request, "connect")) {
-                plugin.state().holding.moved(peer);
-                peers::greet(plugin.state(), peer);
+            let (state, peer) = (State::clone(plugin.state()), peer(body(&request, "connect")));
+            if let Some(peer) = peer {
+                state.holding.moved(peer);
+                peers::greet(&state, peer);
             }
-            async { Ok(()) }
+            async move {
+                if let Some(peer) = peer {
+                    watch::met(&state, peer).await;
+                }
+                Ok(())
+            }
         })
         .subscribe("disconnect", |plugin: Plugin<State>, request: Value| {
             if let Some(peer) = peer(body(&request, "disconnect")) {

@@ -14,10 +14,11 @@ use bitcoin::hashes::Hash;
 use factory_engine::types::{Height, Millis};
 use factory_engine::{Block, Input, Watched};
 use factory_runtime::clock::now;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::client::{Call, CallError, field};
+use super::pruned;
 
 /// Hashes remembered to find a fork; deeper reorganisations fall back to the oldest of them.
 const REMEMBERED: usize = 300;
@@ -42,6 +43,11 @@ pub trait Sink: Send + Sync {
     fn deliver(&self, input: Input) -> impl Future<Output = Result<(), String>> + Send;
     /// Every block up to the tip was taken.
     fn at_tip(&self) -> impl Future<Output = ()> + Send;
+    /// Whether the backend's node has a block by now that the backend didn't give; nothing if it can't be asked.
+    fn has_block(&self, height: Height) -> impl Future<Output = Option<bool>> + Send {
+        let _ = height;
+        async { None }
+    }
     /// Why blocks don't come, or that they do again.
     fn health(&self, problem: Option<String>);
 }
@@ -85,6 +91,11 @@ impl Progress {
     pub fn get(&self) -> Scan {
         // Writers only assign: a poisoned lock still holds a whole value.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The backend doesn't give a block of its chain, whose tip is at `tip`: nothing from there on is handled.
+    pub fn lacks(&self, height: Height, tip: Height) {
+        self.note(|scan| *scan = Scan { first: height, next: height, tip, missing: Some(height) });
     }
 
     fn note(&self, change: impl FnOnce(&mut Scan)) {
@@ -256,6 +267,10 @@ impl Follower {
                     let problem = format!("block {} not handled yet: {error}", self.next);
                     log::warn!("{problem}");
                     sink.health(Some(problem));
+                    if let Interrupted::Missing(height) = error {
+                        pruned::until_there(|| sink.has_block(height)).await;
+                        continue;
+                    }
                     RETRY
                 }
             };
@@ -276,23 +291,28 @@ pub async fn tip_height<C: Call>(rpc: &C) -> Result<Height, CallError> {
 ///
 /// lightningd gives a block that its backend can't be asked for as one that doesn't exist: to take that
 /// for a reorganisation would undo everything that is confirmed.
-pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, CallError> {
-    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+pub async fn hash_at<C: Call>(rpc: &C, height: Height) -> Result<Option<BlockHash>, Interrupted> {
+    let answer = ask_for(rpc, height).await?;
     let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;
     if hash.is_none() && tip_height(rpc).await? >= height {
-        return Err(missing(height));
+        return Err(Interrupted::Missing(height));
     }
     Ok(hash)
 }
 
-fn missing(height: Height) -> CallError {
-    let message =
-        format!("the backend has no block {height} although it is not above its tip: is it pruned?");
-    CallError { method: BLOCK_AT.to_owned(), code: None, message }
+/// What the backend says of a block; without one also where its node has pruned that.
+async fn ask_for<C: Call>(rpc: &C, height: Height) -> Result<Value, CallError> {
+    match rpc.call(BLOCK_AT, json!({"height": height})).await {
+        Err(error) if pruned::says(&error) => {
+            log::debug!("{error}");
+            Ok(json!({"blockhash": null, "block": null}))
+        }
+        answer => answer,
+    }
 }
 
 async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
-    let answer = rpc.call(BLOCK_AT, json!({"height": height})).await?;
+    let answer = ask_for(rpc, height).await?;
     let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
     let wrong = |message: String| CallError { method: BLOCK_AT.to_owned(), code: None, message };
@@ -320,7 +340,6 @@ pub fn no_hash() -> BlockHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     /// A chain of empty blocks; `salt` makes branches differ.
     #[derive(Clone, Default)]
@@ -328,6 +347,8 @@ mod tests {
         blocks: Arc<Mutex<Vec<bitcoin::Block>>>,
         /// Blocks below are known by their hashes only.
         pruned: Arc<Mutex<u64>>,
+        /// Whether the backend gives up on those with an error, as lightningd's does.
+        gives_up: bool,
         /// After how many calls its bitcoind is away.
         away_after: Arc<Mutex<Option<u32>>>,
     }
@@ -364,12 +385,16 @@ mod tests {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             let blocks = self.blocks.lock().unwrap();
             match (method, self.is_away()) {
-                ("getchaininfo", true) => Err(missing(0)),
+                ("getchaininfo", true) => Err(CallError::new(method, "its bitcoind is away")),
                 (_, true) => Ok(json!({"blockhash": null, "block": null})),
                 ("getchaininfo", false) => Ok(json!({"blockcount": blocks.len() - 1})),
                 _ => {
                     let height = params["height"].as_u64().unwrap();
                     if height < *self.pruned.lock().unwrap() {
+                        if self.gives_up {
+                            let text = format!("getblock {:064x} timed out after 60 seconds", height);
+                            return Err(CallError::new(method, text));
+                        }
                         return Ok(json!({"blockhash": null, "block": null}));
                     }
                     let height = usize::try_from(height).unwrap();
@@ -511,21 +536,30 @@ mod tests {
         assert_eq!(notes.take(), "<2 3 4 5");
     }
 
+    // S25, S33
     #[tokio::test]
     async fn a_pruned_block_is_named_and_waited_for() {
-        let (node, notes, progress) = (FakeNode::default(), Notes::default(), Progress::default());
-        node.grow(6, 0);
-        *node.pruned.lock().unwrap() = 4;
-        let mut follower = Follower::new(2, None).shown_by(&progress);
-        let interrupted = follower.advance(&node, &notes).await;
-        assert!(matches!(interrupted, Err(Interrupted::Missing(2))), "{interrupted:?}");
-        assert_eq!(progress.get(), Scan { first: 2, next: 2, tip: 5, missing: Some(2) });
-        assert_eq!((notes.take(), progress.get().behind()), (String::new(), 4));
-        *node.pruned.lock().unwrap() = 0;
-        follower.advance(&node, &notes).await.unwrap();
-        assert_eq!(notes.take(), "2 3 4 5");
-        assert_eq!(progress.get(), Scan { first: 2, next: 6, tip: 5, missing: None });
-        assert_eq!(progress.get().behind(), 0);
+        for gives_up in [false, true] {
+            let node = FakeNode { gives_up, ..FakeNode::default() };
+            let (notes, progress) = (Notes::default(), Progress::default());
+            node.grow(6, 0);
+            *node.pruned.lock().unwrap() = 4;
+            let mut follower = Follower::new(2, None).shown_by(&progress);
+            let interrupted = follower.advance(&node, &notes).await;
+            assert!(matches!(interrupted, Err(Interrupted::Missing(2))), "{interrupted:?}");
+            assert_eq!(progress.get(), Scan { first: 2, next: 2, tip: 5, missing: Some(2) });
+            assert_eq!((notes.take(), progress.get().behind()), (String::new(), 4));
+            let hash = hash_at(&node, 3).await;
+            assert!(
+                matches!(hash, Err(Interrupted::Missing(3))),
+                "it is in the chain all the same: {hash:?}"
+            );
+            *node.pruned.lock().unwrap() = 0;
+            follower.advance(&node, &notes).await.unwrap();
+            assert_eq!(notes.take(), "2 3 4 5");
+            assert_eq!(progress.get(), Scan { first: 2, next: 6, tip: 5, missing: None });
+            assert_eq!(progress.get().behind(), 0);
+        }
     }
 
     // S14, S27

@@ -31,7 +31,14 @@ struct Known {
     /// Nothing for a state that a newer lightningd may have.
     state: Option<ChannelState>,
     about: Option<KnownChannel>,
+    /// Its peer knows nothing of it any more, and can't go on.
+    lost: bool,
 }
+
+/// What lightningd notes of a peer that begins at nothing: it has its seed and a static backup (`emergencyrecover`).
+/// What that peer says next, an error for which lightningd would close the channel, is dropped with the process
+/// that has stumbled over this (v26.06), unless nothing was ever paid.
+const BEGINS_AT_NOTHING: &str = "bad reestablish revocation_number: 0 vs ";
 
 impl Maps {
     fn add(&mut self, channel: &Value) -> Option<KnownChannel> {
@@ -46,7 +53,10 @@ impl Maps {
         let about = describe(channel_id, channel);
         let scid = channel["short_channel_id"].as_str().map(str::to_owned);
         let state = channel["state"].as_str().and_then(|state| state.parse().ok());
-        self.known.insert(channel_id, Known { scid, state, about });
+        let lost = channel["status"].as_array().is_some_and(|notes| {
+            notes.iter().filter_map(Value::as_str).any(|note| note.contains(BEGINS_AT_NOTHING))
+        });
+        self.known.insert(channel_id, Known { scid, state, about, lost });
         about
     }
 }
@@ -107,6 +117,14 @@ impl Channels {
             Some(ChannelNow { channel_id: *id, ended: Some(known.state?.ended()?) })
         });
         all.collect()
+    }
+
+    /// Channels in use whose peers have lost them, as of the last look (S34).
+    pub fn lost(&self) -> Vec<ChannelId> {
+        let maps = self.read();
+        let in_use = |known: &Known| known.state.is_some_and(|state| state.ended().is_none());
+        let lost = maps.known.iter().filter(|(_, known)| known.lost && in_use(known));
+        lost.map(|(id, _)| *id).collect()
     }
 
     /// Every channel, as of the last look and what was said since.
@@ -203,4 +221,27 @@ fn describe(channel_id: ChannelId, channel: &Value) -> Option<KnownChannel> {
     let block = channel["short_channel_id"].as_str().and_then(|scid| scid.split('x').next());
     let confirmed = block.and_then(|block| block.parse().ok());
     Some(KnownChannel { channel_id, peer, capacity, confirmed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S34
+    #[test]
+    fn whose_peer_has_lost_it() {
+        let channel = |number: u8, state: &str, note: &str| {
+            let channel_id = ChannelId([number; 32]).to_string();
+            json!({"channel_id": channel_id, "state": state, "status": ["", note]})
+        };
+        let channels = Channels::default();
+        channels.take_some(&[
+            channel(1, "CHANNELD_NORMAL", "bad reestablish revocation_number: 0 vs 3"),
+            // An older copy: it may have the newer one, too.
+            channel(2, "CHANNELD_NORMAL", "bad reestablish revocation_number: 2 vs 4"),
+            channel(3, "CHANNELD_NORMAL", "Reconnected, and reestablished."),
+            channel(4, "AWAITING_UNILATERAL", "bad reestablish revocation_number: 0 vs 3"),
+        ]);
+        assert_eq!(channels.lost(), [ChannelId([1; 32])]);
+    }
 }

@@ -6,7 +6,7 @@
 //! - [`hooks`], [`methods`] one file for each surface
 //! - [`holding`] HTLCs for clients that aren't connected; [`dust`] a cap on small ones
 //! - [`channels`] lightningd's channels, [`mirror`] its list of them, [`watch`] what it does with them by itself
-//! - [`executor`] effects become calls; [`chain`] blocks become inputs
+//! - [`executor`] effects become calls; [`chain`] blocks become inputs, `pruned` those that are gone
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
 //! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
 //!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
@@ -47,6 +47,7 @@ pub mod payments;
 pub mod peers;
 pub mod preimages;
 pub mod progress;
+mod pruned;
 pub mod psbt;
 pub mod raises;
 pub mod requests;

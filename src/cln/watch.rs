@@ -8,13 +8,16 @@ use std::time::Duration;
 use factory_engine::types::{ChannelId, NodeId};
 use factory_engine::{ChannelNow, Input};
 use factory_runtime::Handle;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::channel_state::ChannelState;
+use super::client::Call;
 use super::state::State;
 
 /// So long notifications gather.
 const GATHER: Duration = Duration::from_millis(50);
+/// So long a peer has, after it connects, to say what it knows of its channels.
+const REESTABLISH: Duration = Duration::from_secs(5);
 /// As many make one input at most: each may become part of a record.
 const AT_ONCE: usize = 500;
 
@@ -55,6 +58,31 @@ pub fn changed(state: &State, body: &Value) {
 pub async fn opened(state: &State, peer: NodeId) {
     if let Err(error) = state.channels.refresh_peer(&state.rpc, peer).await {
         log::debug!("{peer}: after a channel's change: {error}");
+    }
+}
+
+/// A peer has connected: does it still know the channels that stand off chain?
+pub async fn met(state: &State, peer: NodeId) {
+    if state.runtime.view().htlc(|view| view.guarded.is_empty()) {
+        return;
+    }
+    tokio::time::sleep(REESTABLISH).await;
+    opened(state, peer).await;
+    close_lost(state).await;
+}
+
+/// Closes channels that their peers have lost, which is all that those can ask for: what follows is as with any
+/// channel that lightningd closes. lightningd itself goes on with those that are on chain.
+pub async fn close_lost(state: &State) {
+    let mut lost = state.channels.lost();
+    lost.retain(|channel| state.runtime.view().htlc(|view| view.guarded.contains_key(channel)));
+    for channel in lost {
+        log::warn!("channel {channel}: its peer has lost all that it knew of it, so it is closed");
+        let params = json!({"id": channel.to_string(), "unilateraltimeout": 1});
+        if let Err(error) = state.rpc.call("close", params).await {
+            // Two looks may have seen it: then it is closed.
+            log::info!("closing channel {channel}: {error}");
+        }
     }
 }
 

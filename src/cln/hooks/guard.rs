@@ -78,7 +78,14 @@ pub async fn stops(state: &State, method: &str, params: &Value) -> Option<String
     let channel = match method {
         "dev-splice" => in_script(&guarded, &param(params, 0, "script_or_json").to_string())?,
         "splicein" | "spliceout" => named(state, &guarded, &text(params, 0, "channel")?).await?,
-        "close" => named(state, &guarded, &text(params, 0, "id")?).await?,
+        "close" => {
+            let closed = named(state, &guarded, &text(params, 0, "id")?).await?;
+            // Nothing else can become of it.
+            if state.channels.lost().contains(&closed) {
+                return None;
+            }
+            closed
+        }
         "dev-forget-channel" => {
             let exact = text(params, 2, "channel_id").or_else(|| text(params, 1, "short_channel_id"));
             named(state, &guarded, &exact.or_else(|| text(params, 0, "id"))?).await?
