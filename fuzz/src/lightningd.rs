@@ -7,7 +7,7 @@ use bitcoin::{Amount, ScriptBuf, Transaction, TxOut};
 use cln_factory::cln::bitcoind::Bitcoind;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::{Call, CallError};
-use cln_factory::cln::{feerates, htlcs, peers, wallet};
+use cln_factory::cln::{feerates, htlcs, peers, spend, wallet};
 use factory_engine::wire::codec::Codec;
 use serde_json::{Value, json};
 
@@ -54,6 +54,11 @@ fn templates() -> Vec<Value> {
         json!({"outputs": [{"status": "confirmed", "reserved": false, "amount_msat": 5_000_000u64}]}),
         json!({"psbt": psbt, "feerate_per_kw": 253, "reservations": []}),
         json!({"signed_psbt": psbt, "txid": id}),
+        json!({"outputs": [{
+            "txid": id, "output": 1, "status": "confirmed", "reserved": false, "amount_msat": 5_000_000_000u64,
+            "scriptpubkey": format!("0014{}", "11".repeat(20)), "blockheight": 100,
+        }]}),
+        json!({"perkw": {"opening": 1000, "min_acceptable": 253, "max_acceptable": 10_000}, "blockheight": 120}),
     ]
 }
 
@@ -87,16 +92,14 @@ pub fn lightningd(data: &[u8]) {
                 let _ = htlcs::in_flight(&channels);
             }
             3 => {
-                let _ = wallet::spendable(&rpc).await;
+                let _ = wallet::spendable(&rpc, None).await;
             }
             4 => {
                 let script = ScriptBuf::from_bytes([&[0x51, 0x20][..], &[2; 32]].concat());
                 let amount = Amount::from_sat(300_000);
-                if let Ok(prepared) = wallet::prepare(&rpc, script.clone(), amount).await {
-                    let output = prepared.tx.output.get(prepared.vout as usize);
-                    assert!(
-                        output.is_some_and(|output| output.value == amount && output.script_pubkey == script)
-                    );
+                let output = TxOut { value: amount, script_pubkey: script };
+                if let Ok(prepared) = spend::prepare(&rpc, None, vec![output.clone()]).await {
+                    assert_eq!(prepared.tx.output.first(), Some(&output));
                 }
             }
             _ => {
