@@ -67,6 +67,8 @@ def plugin_options(**more):
         "factory-allow-lsp": "any",
         # The default of a day makes every test mine a day's blocks.
         "factory-margin-blocks": 12,
+        # Wallets of tests are small.
+        "factory-reserve-feerate": 2_500,
         **WIDE,
         "log-level": "debug",
         "may_reconnect": True,

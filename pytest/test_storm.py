@@ -119,6 +119,8 @@ def test_coins_are_made_and_kept_for_fees(node_factory, bitcoind):
     alice = clients[0]
     before = status(alice)["reserve"]
     assert before["covered"] and before["coins_ready"] == before["coins_at_once"] == 1
+    # A commitment transaction, an HTLC's, and what lightningd adds to both.
+    assert before["channels_sat"] == -(-3_206 * before["feerate_perkw"] // 1_000)
     shown = alice.rpc.call("factory-reserve", {"coins": 3, "coin_sat": 20_000})
     assert shown["dry_run"] and shown["missing"] == 3 and shown["made"] == 0 and shown["total_sat"] == 60_000
     assert len(alice.rpc.listfunds()["outputs"]) == 1

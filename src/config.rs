@@ -218,7 +218,8 @@ static OPTIONS: [Entry; 38] = [
         name: "factory-reserve-feerate",
         kind: Kind::Number(0, U32, |to| &mut to.config.reserve_feerate),
         description: "Feerate at which this node's wallet should be able to pay an exit from all its \
-                      factories, in satoshi per kiloweight; factory-status warns when it could not",
+                      factories, and what settles their channels, in satoshi per kiloweight; factory-status \
+                      warns when it could not",
     },
     Entry {
         name: "factory-hold-time",

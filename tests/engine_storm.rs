@@ -6,7 +6,7 @@ mod common;
 
 use common::factory;
 use factory_engine::types::{Amount, Height};
-use factory_engine::{Direction, Input, PendingHtlc};
+use factory_engine::{Config, Direction, Input, PendingHtlc};
 use factory_lab::chain::Market;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
@@ -69,6 +69,7 @@ fn scenario() -> Scenario {
 /// with time for its commitment and its HTLC's transaction.
 #[test]
 fn nobody_loses_an_htlc_who_had_the_coins() {
+    assert!(Config::default().reserve_feerate >= RESERVE_FEERATE, "whoever chooses nothing is prepared");
     let (mut world, instance) = scenario().active().unwrap();
     for at in 0..=CLIENTS {
         let coins = factory(&world, at, instance).exit_coins(RESERVE_FEERATE);

@@ -136,7 +136,31 @@ impl ExitCoins {
     }
 }
 
+/// A commitment transaction with anchors and one HTLC (BOLT 3), weight units.
+const COMMITMENT_WEIGHT: u64 = 1_124 + 172;
+/// What lightningd adds to raise its fee: a child that spends the anchor and a coin, and has change. Weight units.
+const ANCHOR_CHILD_WEIGHT: u64 = 760;
+/// An HTLC's transaction that pays no fee by itself (BOLT 3, HTLC-success), with the coin and the change that
+/// lightningd adds to it. Weight units.
+const HTLC_WEIGHT: u64 = 706 + 272 + 172;
+
+/// What lightningd would pay at a feerate (sat/kw) for what settles a channel of this capacity once it is on
+/// chain: its commitment transaction and one HTLC. Never more than the channel is worth.
+pub fn channel_reserve(capacity: Amount, feerate: u32) -> Amount {
+    // What a commitment transaction pays itself isn't known beforehand, and in a storm is next to nothing.
+    let cost = fee(COMMITMENT_WEIGHT + ANCHOR_CHILD_WEIGHT + HTLC_WEIGHT, feerate);
+    cost.unwrap_or(Amount::MAX_MONEY).min(capacity)
+}
+
 impl Factory {
+    /// What lightningd would pay besides ([`Factory::exit_reserve`]) for what settles this node's channels, of
+    /// those that aren't on chain: out of coins that nothing keeps from it.
+    pub fn channels_reserve(&self, feerate: u32) -> Amount {
+        let waiting =
+            self.own_channels().filter(|channel| !self.confirmed.contains_key(&channel.funding.txid));
+        sum(waiting.map(|channel| channel_reserve(channel.capacity, feerate)))
+    }
+
     /// What this node would have to add to take all of its channels on chain at a feerate (sat/kw): for
     /// each transaction that isn't confirmed, a child of the usual size.
     pub fn exit_reserve(&self, feerate: u32) -> Amount {

@@ -75,7 +75,8 @@ pub struct Config {
     pub ceremony_timeout: Millis,
     /// L: attempts at one factory before it gives up.
     pub max_attempts: u32,
-    /// Feerate at which the wallet should be able to pay an exit of everything, sat/kw.
+    /// The storm that this node is prepared for: the feerate at which its wallet should be able to pay an exit of
+    /// everything, and lightningd the settling of its channels, sat/kw.
     pub reserve_feerate: u32,
     /// lightningd's `cltv-delta`: blocks between the end of an HTLC that is forwarded and that of the one that
     /// pays for it, in which this node takes the first back on chain, or the preimage to the second.
@@ -125,8 +126,8 @@ impl Default for Config {
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,
             max_attempts: 5,
-            // 10 sat/vB.
-            reserve_feerate: 2_500,
+            // 60 sat/vB: a mempool that takes nothing below 50, and whoever pays no more waits there.
+            reserve_feerate: 15_000,
             // Off. A payer who tries in vain for a minute has tried another way by then.
             cltv_delta: 34,
             hold: HoldLimits { time: 0, number: 100, msat: 1_000_000_000 },

@@ -129,18 +129,23 @@ async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, RpcError> 
     let layout = &plan.layout;
     let nodes = (0u32..).zip(layout.nodes()).map(|(node, _)| node);
     let new = fees::reserve(layout, nodes, reserve.feerate);
-    reserve.needed = reserve.needed.checked_add(new).unwrap_or(Amount::MAX_MONEY);
+    let add = |sum: Amount, more: Amount| sum.checked_add(more).unwrap_or(Amount::MAX_MONEY);
+    reserve.needed = add(reserve.needed, new);
+    let capacities = plan.create.clients.iter().map(|(_, capacity)| *capacity);
+    reserve.channels = capacities
+        .map(|capacity| fees::channel_reserve(capacity, reserve.feerate))
+        .fold(reserve.channels, add);
     reserve.wallet = reserve.wallet.checked_sub(layout.funding_value()).unwrap_or(Amount::ZERO);
     Ok(reserve)
 }
 
 fn beyond_reserve(reserve: &Reserve) -> RpcError {
     let text = format!(
-        "{} sat would be left in the wallet; to leave every factory at {} sat/kw takes {} sat in fees: add to \
-         the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
+        "{} sat would be left in the wallet; to leave every factory at {} sat/kw and settle its channels takes {} \
+         sat in fees: add to the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
         reserve.wallet.to_sat(),
         reserve.feerate,
-        reserve.needed.to_sat()
+        reserve.all().to_sat()
     );
     RpcError::new(CANNOT_AFFORD, text)
 }

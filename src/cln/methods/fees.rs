@@ -84,15 +84,20 @@ pub fn add_trouble(engine: &Engine, factory: &Factory, object: &mut Value) {
 }
 
 /// What the wallet holds against what an exit of everything would cost.
+#[derive(Clone, Copy)]
 pub struct Reserve {
     /// Feerate that an exit is reckoned with, sat/kw.
     pub feerate: u32,
     /// Fees of an exit of every factory, through their anchors.
     pub needed: Amount,
+    /// What lightningd pays then for what settles the channels: it can't use what is kept.
+    pub channels: Amount,
     /// The coins that this takes.
     pub coins: ExitCoins,
     /// What the wallet has that is confirmed and not reserved, or kept for fees.
     pub wallet: Amount,
+    /// What of that is kept for fees.
+    pub kept: Amount,
     /// How many of its coins are large enough.
     pub ready: u64,
 }
@@ -111,19 +116,33 @@ impl Reserve {
     async fn of(state: &State, counts: fn(&Factory) -> bool) -> Result<Self, RpcError> {
         let feerate = state.config.reserve_feerate;
         let look = move |engine: &Engine, height| needed(engine, height, feerate, counts);
-        let (needed, coins) = state.runtime.read(look).await?;
-        let kept = state.kept.script().await?;
+        let (needed, channels, coins) = state.runtime.read(look).await?;
+        let script = state.kept.script().await?;
         let own = wallet::coins(&state.rpc).await?.into_values();
-        let usable = own.filter(|own| own.reserved_to.is_none() || is_kept(own, kept.as_ref()));
-        let values: Vec<Amount> = usable.map(|own| own.coin.output.value).collect();
-        let ready = values.iter().filter(|value| **value >= coins.each).count();
+        let usable = own.filter(|own| own.reserved_to.is_none() || is_kept(own, script.as_ref()));
+        let usable: Vec<Owned> = usable.collect();
+        let value = |own: &Owned| own.coin.output.value;
+        let ready = usable.iter().filter(|own| value(own) >= coins.each).count();
         let ready = u64::try_from(ready).unwrap_or(u64::MAX);
-        Ok(Self { feerate, needed, coins, wallet: sum(values.into_iter()), ready })
+        let kept = sum(usable.iter().filter(|own| is_kept(own, script.as_ref())).map(value));
+        let wallet = sum(usable.iter().map(value));
+        Ok(Self { feerate, needed, channels, coins, wallet, kept, ready })
     }
 
-    /// Whether the wallet has the money for that exit.
+    /// Whether the wallet has the money for that exit, and lightningd for what comes after it.
     pub fn is_paid_for(&self) -> bool {
-        self.wallet >= self.needed
+        self.missing() == Amount::ZERO
+    }
+
+    /// All that it takes.
+    pub fn all(&self) -> Amount {
+        sum([self.needed, self.channels].into_iter())
+    }
+
+    /// What is missing to it: what is kept serves the exit alone.
+    fn missing(&self) -> Amount {
+        let less = |of: Amount, less: Amount| of.checked_sub(less).unwrap_or(Amount::ZERO);
+        less(self.all(), self.wallet).max(less(self.channels, less(self.wallet, self.kept)))
     }
 
     /// The money alone, for what is still to be created.
@@ -131,6 +150,7 @@ impl Reserve {
         json!({
             "feerate_perkw": self.feerate,
             "exit_sat": self.needed.to_sat(),
+            "channels_sat": self.channels.to_sat(),
             "wallet_sat": self.wallet.to_sat(),
             "covered": self.is_paid_for(),
         })
@@ -149,18 +169,24 @@ impl Reserve {
 
     /// The warning `reserve`, if there is too little, or `reserve_coins`, if it is in too few coins.
     pub fn warning(&self) -> Option<Warning> {
-        let missing = self.needed.checked_sub(self.wallet).filter(|missing| *missing > Amount::ZERO);
-        let Some(missing) = missing else { return self.coins_warning() };
+        let missing = self.missing();
+        if missing == Amount::ZERO {
+            return self.coins_warning();
+        }
         // A coin has to be large enough, too: no second warning after the first has been followed.
         let small = self.coins.at_once.saturating_sub(self.ready);
         let missing_sat = missing.to_sat().max(self.coins.each.to_sat().saturating_mul(small));
         Some(Warning::new(
             "reserve",
             format!(
-                "to leave every factory at {} sat/kw takes {} sat in fees, the wallet has {} sat that are confirmed and free",
+                "at {} sat/kw ({} sat/vB) it takes {} sat in fees to leave every factory, and lightningd {} sat to settle its \
+                 channels then; the wallet has {} sat that are confirmed and free, and {} sat kept for the first",
                 self.feerate,
+                self.feerate / 250,
                 self.needed.to_sat(),
-                self.wallet.to_sat()
+                self.channels.to_sat(),
+                self.wallet.checked_sub(self.kept).unwrap_or(Amount::ZERO).to_sat(),
+                self.kept.to_sat()
             ),
             format!(
                 "send {missing_sat} sat to this node's wallet (lightning-cli newaddr), or lower factory-reserve-feerate"
@@ -195,7 +221,7 @@ fn needed(
     height: Height,
     feerate: u32,
     counts: fn(&Factory) -> bool,
-) -> (Amount, ExitCoins) {
+) -> (Amount, Amount, ExitCoins) {
     let at_risk = |factory: &&Factory| {
         let state = factory.state(height);
         let over = matches!(
@@ -211,7 +237,8 @@ fn needed(
     let factories = || engine.factories().filter(at_risk).filter(|factory| counts(factory));
     let coins =
         factories().map(|factory| factory.exit_coins(feerate)).fold(ExitCoins::default(), ExitCoins::and);
-    (sum(factories().map(|factory| factory.exit_reserve(feerate))), coins)
+    let channels = sum(factories().map(|factory| factory.channels_reserve(feerate)));
+    (sum(factories().map(|factory| factory.exit_reserve(feerate))), channels, coins)
 }
 
 fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
@@ -229,13 +256,23 @@ mod tests {
         let empty = Reserve {
             feerate: 2_500,
             needed: Amount::from_sat(2_866),
+            channels: Amount::ZERO,
             coins,
             wallet: Amount::ZERO,
+            kept: Amount::ZERO,
             ready: 0,
         };
-        let action = empty.warning().map(|warning| warning.action).unwrap_or_default();
-        assert!(action.starts_with("send 3196 sat "), "{action}");
+        let action = |reserve: &Reserve| reserve.warning().map(|warning| warning.action).unwrap_or_default();
+        assert!(action(&empty).starts_with("send 3196 sat "), "{}", action(&empty));
         let sent = Reserve { wallet: Amount::from_sat(3_196), ready: 1, ..empty };
-        assert!(sent.warning().is_none());
+        assert!(sent.warning().is_none() && sent.is_paid_for());
+        // And what lightningd needs: out of what isn't kept.
+        let channels = Amount::from_sat(5_000);
+        let more = Reserve { channels, ..sent };
+        assert!(action(&more).starts_with("send 4670 sat "), "{}", action(&more));
+        let kept = Reserve { wallet: Amount::from_sat(9_000), kept: Amount::from_sat(6_000), ..more };
+        assert!(action(&kept).starts_with("send 2000 sat "), "{}", action(&kept));
+        let enough = Reserve { wallet: Amount::from_sat(11_000), ..kept };
+        assert!(enough.warning().is_none() && enough.is_paid_for());
     }
 }
