@@ -46,6 +46,10 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
     config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
     config.addinivalue_line("markers", "speed: measures; left out unless `-m speed` asks for it")
+    # Other styles parse sources, which Python 3.11 now and then can't while other threads run: a test that failed
+    # would end all of them.
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "native"
     config.pluginmanager.register(Notes(config))
 
 
