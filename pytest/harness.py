@@ -322,6 +322,28 @@ def activate(bitcoind, factory, lsp, clients):
     return factory_of(lsp, instance)
 
 
+def script_of(bitcoind, address):
+    """Its scriptPubKey, hex."""
+    return bitcoind.rpc.validateaddress(address)["scriptPubKey"]
+
+
+def pay_many(bitcoind, script, count, sat):
+    """Sends so many outputs to one script in one transaction, which takes an instant: `sendmany` wants an address for
+    each. Gives its txid."""
+    coin = max(bitcoind.rpc.listunspent(), key=lambda coin: coin["amount"])
+    fee = 500_000
+    rest = round(coin["amount"] * 10**8) - count * sat - fee
+    outputs = [(sat, script)] * count + [(rest, script_of(bitcoind, bitcoind.rpc.getnewaddress()))]
+    spends = bytes.fromhex(coin["txid"])[::-1].hex() + coin["vout"].to_bytes(4, "little").hex() + "00fdffffff"
+    number = f"{len(outputs):02x}" if len(outputs) < 0xFD else "fd" + len(outputs).to_bytes(2, "little").hex()
+    encoded = "".join(
+        value.to_bytes(8, "little").hex() + f"{len(to) // 2:02x}" + to for value, to in outputs
+    )
+    raw = "02000000" + "01" + spends + number + encoded + "00000000"
+    signed = bitcoind.rpc.signrawtransactionwithwallet(raw)["hex"]
+    return bitcoind.rpc.sendrawtransaction(signed, 0)
+
+
 def fund(bitcoind, node, *amounts):
     """Confirmed coins of these amounts, in one block."""
     for amount in amounts:

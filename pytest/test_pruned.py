@@ -16,6 +16,7 @@ from harness import (
     mine_until,
     onchain_msat,
     pay,
+    pay_many,
     read_records,
     status,
     wait_for,
@@ -41,15 +42,7 @@ def gives(bitcoind, height):
 
 def large_block(bitcoind):
     """A block of 60 kB, as much as a file has: blocks are pruned by whole files."""
-    coin = bitcoind.rpc.listunspent()[0]
-    outputs, script = 1_400, "5120" + "02" * 32
-    spends = bytes.fromhex(coin["txid"])[::-1].hex() + coin["vout"].to_bytes(4, "little").hex() + "00fdffffff"
-    rest = round(coin["amount"] * 10**8) - (outputs - 1) * 1_000 - 500_000
-    values = [1_000] * (outputs - 1) + [rest]
-    output = "".join(value.to_bytes(8, "little").hex() + "22" + script for value in values)
-    raw = "02000000" + "01" + spends + "fd" + outputs.to_bytes(2, "little").hex() + output + "00000000"
-    signed = bitcoind.rpc.signrawtransactionwithwallet(raw)["hex"]
-    bitcoind.generate_block(1, wait_for_mempool=bitcoind.rpc.sendrawtransaction(signed, 0))
+    bitcoind.generate_block(1, wait_for_mempool=pay_many(bitcoind, "5120" + "02" * 32, 1_400, 1_000))
 
 
 def stop(bitcoind):

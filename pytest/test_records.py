@@ -22,9 +22,11 @@ from harness import (
     lsp_options,
     mine,
     only_factory,
+    pay_many,
     plugin_options,
     read_records,
     reserved,
+    script_of,
     status,
     transaction,
     wait_for,
@@ -42,9 +44,8 @@ PROTOCOL = "28b740c756a6f24a1f710fa230f60ba4862fc03f8d91442aae25dbe0572204ad"
 
 def small_coins(bitcoind, node, number, sat):
     """Many coins that one payout has made: each one's parent transaction is large."""
-    addresses = [node.rpc.newaddr("bech32")["bech32"] for _ in range(number)]
-    bitcoind.rpc.sendmany("", {address: sat / 10**8 for address in addresses})
-    bitcoind.generate_block(1, wait_for_mempool=1)
+    script = script_of(bitcoind, node.rpc.newaddr("bech32")["bech32"])
+    bitcoind.generate_block(1, wait_for_mempool=pay_many(bitcoind, script, number, sat))
     wait_for(lambda: len(node.rpc.listfunds()["outputs"]) >= number)
 
 
