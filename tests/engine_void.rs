@@ -366,6 +366,51 @@ fn an_operator_that_forgot_the_end_of_a_sale_is_shown_it() {
     }
 }
 
+/// S9: an operator that has forgotten a whole sale sells something else out of the same stock, to the same buyer or
+/// to its neighbour: whoever knows better shows it, and the factory is only for leaving.
+#[test]
+fn an_operator_that_forgot_a_whole_sale_is_shown_it() {
+    for (seed, buyer, amount, jit) in
+        [(30, 1, AMOUNT + 10_000, false), (31, 2, AMOUNT, false), (32, 2, AMOUNT, true)]
+    {
+        let at = format!("client {buyer} buys {amount}, jit {jit}");
+        let (mut world, instance) = active(seed, jit);
+        world.pay(LSP, 2, 20_000_000).unwrap();
+        let older = world.members[LSP].store.records(instance).len();
+        world.buy(1, instance, AMOUNT, PRICE).unwrap();
+        // Of its lightningd's channels none is lost: else they would be closed, and nobody would sell anything.
+        world.check_recovery = false;
+        world.stop(LSP);
+        world.members[LSP].store.records_mut(instance).truncate(older);
+        world.start(LSP).unwrap();
+        world.reconnect().unwrap();
+        world.run_out().unwrap();
+        assert!(sales(&world, LSP, instance).is_empty() && !exit_only(&world, instance), "{at}");
+        // A signature that isn't its own tells it nothing.
+        world.tamper(|out| match &out.message {
+            Message::SaleShown(shown) => {
+                let signatures = vec![[0x11; 64]; shown.signatures.len()];
+                Fate::replace(SaleShown { signatures, ..shown.clone() })
+            }
+            _ => Fate::Deliver,
+        });
+        world.ask(buyer, instance, amount, PRICE).unwrap().unwrap();
+        world.run_out().unwrap();
+        assert!(!exit_only(&world, instance), "{at}");
+        world.heal();
+        world.ask(buyer, instance, amount, PRICE).unwrap().unwrap();
+        world.run_out().unwrap();
+        let why = factory(&world, LSP, instance).restored().map(str::to_owned);
+        assert!(why.is_some_and(|why| why.contains("sale 1 has this node's signature")), "{at}");
+        assert_eq!([LSP, 1, 2].map(|at| sales(&world, at, instance).len()), [0, 1, 1], "{at}");
+        // It offers nothing more out of any stock of this factory.
+        world.ask(buyer, instance, amount, PRICE).unwrap().unwrap();
+        world.run_out().unwrap();
+        assert!(world.refused(buyer, instance).is_some(), "{at}");
+        in_order(&world);
+    }
+}
+
 /// S9, S36: nobody who could show it came in time. The price is the operator's loss; its client keeps the channel
 /// that it has paid for, and its books say nothing of a credit.
 #[test]

@@ -11,7 +11,7 @@ use crate::record::attempt::Role;
 use crate::record::event::{SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
-use crate::sale::proof::ask_for_sale;
+use crate::sale::proof::{ask_for_sale, show_sale};
 use crate::sale::{cooperative, place, session_count};
 use crate::signing::{Plan, SignAs, SignJob, Signer, Unfinished, check_finished};
 use crate::step::builder::{StepBuilder, short};
@@ -50,6 +50,9 @@ impl Engine {
                 if deal_is_same && offer.channel_script.as_ref().is_none_or(|script| script == known_script) {
                     step.send(peer, stored(factory, offer.number));
                 } else {
+                    // S9: that it signed for this already L must have forgotten. Before it hears that nobody takes
+                    // part, so that it offers nothing else.
+                    show_sale(step, factory, peer, known);
                     let reason = BadOffer::MadeOtherwise { number: offer.number };
                     self.decline_sale(step, factory, index, offer, &reason);
                 }

@@ -6,8 +6,9 @@
 //! doesn't know of: the factory is exit-only from then on.
 //!
 //! The other way round L asks a client that says it has stored a sale of which L knows nothing, or not that it is
-//! finished. L stores finished signatures before anybody has them, so whoever shows them to L proves as much. L also
-//! asks each client that comes, before a sale that is finished is given up because L has forgotten that.
+//! finished. A client that is offered another sale in the place of a finished one shows that unasked. L stores finished
+//! signatures before anybody has them, so whoever shows them to L proves as much. L also asks each client that comes,
+//! before a sale that is finished is given up because L has forgotten that.
 
 use std::sync::Arc;
 
@@ -53,19 +54,7 @@ impl Engine {
         let (factory, coin) = self.common_stock(peer, message.instance, message.attempt)?;
         let sold = place(message.number).and_then(|place| factory.current.sales.of(coin).get(place));
         let sold = sold.filter(|sold| sold.is_signed()).ok_or_else(|| Fault::stale("it is not signed"))?;
-        let channel_script = sold.sale.channel_output.script_pubkey.clone();
-        step.send(
-            peer,
-            SaleShown {
-                instance: factory.instance,
-                attempt: factory.current.number,
-                number: message.number,
-                buyer: sold.sale.buyer,
-                amount: sold.sale.amount(),
-                channel_script,
-                signatures: sold.signatures.clone(),
-            },
-        );
+        show_sale(step, factory, peer, sold);
         Ok(())
     }
 
@@ -141,6 +130,22 @@ impl Engine {
         }
         send_ready(step, factory, coin, number, signatures);
     }
+}
+
+/// Shows a peer the finished signatures of a sale.
+pub(crate) fn show_sale(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, sold: &Sold) {
+    step.send(
+        peer,
+        SaleShown {
+            instance: factory.instance,
+            attempt: factory.current.number,
+            number: sold.sale.number,
+            buyer: sold.sale.buyer,
+            amount: sold.sale.amount(),
+            channel_script: sold.sale.channel_output.script_pubkey.clone(),
+            signatures: sold.signatures.clone(),
+        },
+    );
 }
 
 /// Asks a peer for the finished signatures of a sale.
