@@ -239,6 +239,46 @@ fn two_factories_sell_at_once() {
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
 
+/// S18: both channels are as large as each other, and lightningd opens first the one that was asked for last. The
+/// open says of neither which sale it is for: what was committed does.
+#[test]
+fn two_factories_sell_the_same_at_once() {
+    for swapped in [false, true] {
+        let scenario = leaf(28).prices(PriceList { base_msat: PRICE, ppm: 0 });
+        let (mut world, first) = scenario.active().unwrap();
+        let offer = factory_lab::offer::Offer { stock: Amount::from_sat(300_000), ..Default::default() };
+        let second = world.begin(&offer).unwrap();
+        world.activate(second).unwrap();
+        world.pay(LSP, 1, 20_000_000).unwrap();
+        let (waits, goes_on) = if swapped { (first, second) } else { (second, first) };
+        // The buyer expects its channel already, and a neighbour is slow.
+        let (held, list) = seen();
+        world.tamper(move |out| match &out.message {
+            Message::SaleJoin(join) if out.from == 2 && join.instance == waits => {
+                list.borrow_mut().push(join.clone());
+                Fate::Drop
+            }
+            _ => Fate::Deliver,
+        });
+        for instance in [waits, goes_on] {
+            world.ask(1, instance, 50_000, PRICE).unwrap().unwrap();
+            world.settle().unwrap();
+        }
+        assert_eq!([waits, goes_on].map(|instance| world.refused(1, instance)), [None; 2], "{swapped}");
+        assert!(sales(&world, 1, goes_on).first().is_some_and(Sold::is_signed), "{swapped}");
+        world.heal();
+        let join = held.borrow()[0].clone();
+        world.send_raw(2, LSP, Message::from(join).encode()).unwrap();
+        world.run_out().unwrap();
+        for instance in [waits, goes_on] {
+            assert_eq!(world.refused(1, instance), None, "{swapped}");
+            assert_eq!(sales(&world, LSP, instance).len(), 1, "{swapped}");
+            assert!(sales(&world, LSP, instance)[0].stored, "{swapped}");
+        }
+        assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+    }
+}
+
 /// A payment that fails ends the purchase that it was for, and no other factory's.
 #[test]
 fn a_payment_that_fails_ends_its_own_purchase() {

@@ -215,20 +215,23 @@ impl Engine {
                     })
             })
         })?;
-        step.event(
-            *instance,
-            SaleOpenAccepted {
-                number: sale.deal.number,
-                amount: sale.deal.amount,
-                price_msat: sale.deal.price_msat,
-            },
-        );
-        step.volatile(Volatile::Sale(
-            *instance,
-            *coin,
-            VolatileSale::Client(VolatileClientSale::Open(ExpectedOpen::Seen)),
-        ));
+        see_open(step, (*instance, *coin), sale.deal);
         Some(Answer::AcceptOpen)
+    }
+
+    /// Another sale, in another factory of this operator, that this one's open was taken for: they look alike, and
+    /// an operator's lightningd has one open at a time with a peer, from its begin until it is committed. What was
+    /// stored of the open for the other sale stays: that a channel too many is looked for there costs nothing.
+    fn taken_for(&self, lsp: NodeId, sale: &ClientSale) -> Option<(InstanceId, CoinIndex)> {
+        let expected = sale.open == ExpectedOpen::Expected;
+        let (of, _) = self.client_sales.iter().find(|((instance, _), other)| {
+            expected
+                && self.factories.get(instance).is_some_and(|factory| factory.lsp() == lsp)
+                && other.open == ExpectedOpen::Seen
+                && other.committed.is_none()
+                && other.deal.amount == sale.deal.amount
+        })?;
+        Some(*of)
     }
 
     pub(crate) fn on_sale_committed(
@@ -239,7 +242,10 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (factory, coin, sale) = self.buying(peer, message.instance, message.attempt, message.number)?;
         if sale.open != ExpectedOpen::Seen {
-            return Err(Fault::peer("a committed channel before its open_channel"));
+            let taken = self.taken_for(peer, sale);
+            let taken = taken.ok_or_else(|| Fault::peer("a committed channel before its open_channel"))?;
+            see_open(step, (factory.instance, coin), sale.deal);
+            step.volatile(expects(taken, ExpectedOpen::Expected));
         }
         match &sale.committed {
             Some((script, _)) if *script != message.channel_script => {
@@ -564,4 +570,15 @@ fn abort(factory: &Factory, number: u32, reason: &str) -> SaleAbort {
         number,
         reason: Words::new(reason),
     }
+}
+
+/// The open of this sale's channel was accepted, which is stored first (S18).
+fn see_open(step: &mut StepBuilder<'_>, of: (InstanceId, CoinIndex), deal: SaleTerms) {
+    let SaleTerms { number, amount, price_msat, .. } = deal;
+    step.event(of.0, SaleOpenAccepted { number, amount, price_msat });
+    step.volatile(expects(of, ExpectedOpen::Seen));
+}
+
+fn expects((instance, coin): (InstanceId, CoinIndex), open: ExpectedOpen) -> Volatile {
+    Volatile::Sale(instance, coin, VolatileSale::Client(VolatileClientSale::Open(open)))
 }
