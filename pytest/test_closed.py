@@ -28,6 +28,7 @@ from harness import (
     wait_for,
     wait_for_factory,
     wait_for_synced,
+    wait_until_ready,
 )
 
 UNAVAILABLE = 2503
@@ -265,7 +266,8 @@ def stopped(node, command, *params):
 
 def test_a_datastore_that_cannot_be_read(node_factory, bitcoind):
     """S33, S34: while nothing is known of any factory nothing moves on a channel that may be one's, in either
-    direction, and none is ended; others go on. It is read again until it can be."""
+    direction, and none is ended; others go on. It is read again until it can be, and then whoever has connected
+    meanwhile is there."""
     lsp, alice, factory, channel, ordinary = with_a_broken_node(node_factory, bitcoind)
     alice.stop()
     start_broken(alice, "listdatastore")
@@ -309,6 +311,10 @@ def test_a_datastore_that_cannot_be_read(node_factory, bitcoind):
     pay_over(alice, lsp, channel, "known again, the other way")
     assert "factory-exit" in stopped(alice, "close", [channel])
     assert warning(alice, "unavailable") is None
+    # They have connected while she could answer nothing, and needn't do so again.
+    wait_until_ready(lsp, [alice])
+    wait_until_ready(alice, [lsp])
+    activate(bitcoind, create(lsp, [alice], capacity_sat=300_000, ignore_reserve=True), lsp, [alice])
 
 
 @pytest.mark.parametrize("ends", ["in time", "too late"])

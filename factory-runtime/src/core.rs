@@ -15,7 +15,6 @@ use super::Node;
 use super::clock::{SystemEntropy, now};
 use super::finished::{Finished, forgotten};
 use super::handle::{Inbox, Read, Reply, Request, Transition};
-use super::peers::Peers;
 
 /// Name under which the last handled block is kept.
 const TIP: &str = "tip";
@@ -32,7 +31,6 @@ pub struct Runtime<S, N> {
     engine: Engine,
     store: S,
     node: N,
-    peers: Peers,
     entropy: SystemEntropy,
     inbox: Inbox,
     finished: Finished,
@@ -71,7 +69,6 @@ impl<S: Store, N: Node> Runtime<S, N> {
             engine,
             store,
             node,
-            peers: Peers::default(),
             entropy: SystemEntropy,
             inbox,
             finished: Finished::default(),
@@ -120,26 +117,26 @@ impl<S: Store, N: Node> Runtime<S, N> {
         match request {
             Request::Input(input, reply) => self.handle(input, reply).await,
             Request::Connected(peer, number) => {
-                let input = self.peers.connected(peer, number);
+                let input = self.inbox.peers.connected(peer, number);
                 self.handle_if(input).await;
             }
-            Request::Listed(peer, number) => self.peers.listed(peer, number),
+            Request::Listed(peer, number) => self.inbox.peers.listed(peer, number),
             Request::Features(peer, number, supports, channels) => {
-                let input = self.peers.features(peer, number, (supports, channels), &self.node);
+                let input = self.inbox.peers.features(peer, number, (supports, channels), &self.node);
                 self.handle_if(input).await;
             }
             Request::Disconnected(peer) => {
-                let input = self.peers.disconnected(peer);
+                let input = self.inbox.peers.disconnected(peer);
                 self.handle_if(input).await;
             }
             Request::Raw(peer, bytes) => {
                 self.inbox.waiting.taken(peer, bytes.len());
-                let input = self.peers.receive(peer, &bytes, now(), &self.node);
+                let input = self.inbox.peers.receive(peer, &bytes, now(), &self.node);
                 self.handle_if(input).await;
-                self.peers.acknowledge(peer, &self.node);
+                self.inbox.peers.acknowledge(peer, &self.node);
             }
             Request::Flood(peer) => {
-                self.peers.end(peer, "it sends faster than we can handle", &self.node);
+                self.inbox.peers.end(peer, "it sends faster than we can handle", &self.node);
             }
             Request::Read(read) => {
                 let height = self.height();
@@ -147,7 +144,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             }
             Request::Height(height) => self.base_height = height,
             Request::CaughtUp => {
-                for input in self.peers.open(&self.node) {
+                for input in self.inbox.peers.open(&self.node) {
                     self.handle(input, None).await;
                 }
             }
@@ -281,7 +278,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         #[cfg(feature = "faults")]
         let Some(effect) = self.tampered(effect) else { return };
         match effect {
-            Effect::Send { peer, message } => self.peers.send(peer, &message, &self.node),
+            Effect::Send { peer, message } => self.inbox.peers.send(peer, &message, &self.node),
             Effect::Log { level, text } => write_log(level, &text),
             Effect::StateChanged { instance, new, .. } => {
                 // Nobody may be listening.
@@ -314,21 +311,41 @@ fn write_log(level: Level, text: &str) {
 }
 
 /// Stands in for a runtime whose store can't be read: refuses every command with `reason`, lets hooks know
-/// that every channel may be a factory's (S33), takes no notice of anything else, and writes nothing. Runs
+/// that every channel may be a factory's (S33), and writes nothing. Who is connected, and which protocols it says
+/// that it speaks, it notes with a `node` for the runtime that comes; of anything else it takes no notice. Runs
 /// until nobody is left, or it is dropped.
-pub async fn run_unavailable(inbox: &mut Inbox, reason: &str) {
+pub async fn run_unavailable<N: Node>(inbox: &mut Inbox, reason: &str, node: Option<&N>) {
     inbox.view.know_nothing(reason);
     while let Some(request) = inbox.requests.recv().await {
         match request {
             Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.to_owned()))),
             Request::Read(read) => refuse_read(read, reason),
             Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::ReadOnly(reason.to_owned()))),
-            Request::Raw(peer, bytes) => inbox.waiting.taken(peer, bytes.len()),
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.
                 let _ = done.send(());
             }
-            _ => {}
+            Request::Raw(peer, bytes) => {
+                inbox.waiting.taken(peer, bytes.len());
+                if let Some(node) = node {
+                    let _ = inbox.peers.receive(peer, &bytes, now(), node);
+                }
+            }
+            // As long as nobody hears from us no input follows: no peer is up.
+            Request::Connected(peer, number) => drop(inbox.peers.connected(peer, number)),
+            Request::Disconnected(peer) => drop(inbox.peers.disconnected(peer)),
+            Request::Features(peer, number, supports, channels) => {
+                if let Some(node) = node {
+                    let _ = inbox.peers.features(peer, number, (supports, channels), node);
+                }
+            }
+            Request::Flood(peer) => {
+                if let Some(node) = node {
+                    inbox.peers.end(peer, "it sends faster than we can handle", node);
+                }
+            }
+            // Of whoever follows the chain, which nobody does yet.
+            Request::Listed(..) | Request::Height(_) | Request::CaughtUp => {}
         }
     }
 }

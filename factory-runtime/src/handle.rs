@@ -9,6 +9,7 @@ use factory_engine::types::{Height, InstanceId, NodeId};
 use factory_engine::{Answer, Engine, Input, PriceList, Refusal, RefusalKind, State};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::peers::Peers;
 use super::view::View;
 
 /// Bytes of one peer's messages that may wait for the runtime (S28). lightningd passes a million a
@@ -78,6 +79,8 @@ pub struct Inbox {
     pub(super) transitions: broadcast::Sender<Transition>,
     pub(super) view: Arc<View>,
     pub(super) waiting: Arc<Waiting>,
+    /// Connections last longer than whoever reads this.
+    pub(super) peers: Peers,
 }
 
 /// Both ends, before either the engine or the node exists.
@@ -93,7 +96,7 @@ pub fn channel() -> (Handle, Inbox) {
         waiting: Arc::clone(&waiting),
         connections: Arc::default(),
     };
-    (handle, Inbox { requests, transitions, view, waiting })
+    (handle, Inbox { requests, transitions, view, waiting, peers: Peers::default() })
 }
 
 impl Handle {

@@ -216,13 +216,42 @@ async fn what_is_said_once_is_brought_until_it_is_stored() {
 #[tokio::test]
 async fn an_unavailable_plugin_refuses_and_says_why() {
     let (handle, mut inbox) = channel();
-    tokio::spawn(async move { run_unavailable(&mut inbox, "record 3 is damaged").await });
+    tokio::spawn(async move { run_unavailable(&mut inbox, "record 3 is damaged", None::<&FakeNode>).await });
     let refusal = handle.ask(create()).await.unwrap_err();
     assert_eq!(refusal, Refusal::ReadOnly("record 3 is damaged".to_owned()));
     assert!(handle.read(|_, _| ()).await.is_err());
     handle.flush().await;
     // S33
     assert_eq!(handle.view().doubt(None).as_deref(), Some("record 3 is damaged"));
+}
+
+/// S33: a peer says once for each connection which protocols it speaks. Whoever said it while nothing could be read
+/// is up afterwards, and whoever has left meanwhile is not.
+#[tokio::test]
+async fn who_connects_while_nothing_can_be_read_is_up_once_it_can() {
+    let (handle, mut inbox) = channel();
+    let (node, store) = (FakeNode::default(), MemoryStore::new());
+    let gone = NodeId([4; 33]);
+    let meanwhile = async {
+        connect(&handle).await;
+        let number = handle.connected(gone);
+        handle.features(gone, number, true, true);
+        handle.raw(gone, our_protocols());
+        handle.disconnected(gone);
+        handle.flush().await;
+    };
+    tokio::select! {
+        () = run_unavailable(&mut inbox, "the database is locked", Some(&node)) => panic!("it has ended"),
+        () = meanwhile => {}
+    }
+    assert_eq!(node.sent(), 0);
+    let engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
+    tokio::spawn(Runtime::new(engine, store, node.clone(), inbox).run());
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (0, vec![]));
+    handle.caught_up();
+    handle.flush().await;
+    assert_eq!((node.sent(), ready_peers(&handle).await), (1, vec![PEER]));
 }
 
 // S33

@@ -148,7 +148,9 @@ pub fn refusing(rpc: Rpc, outbox: Outbox, reason: String) -> State {
     let unavailable = watch::Sender::new(Some(reason.clone()));
     // Nothing that is known by the node's id is done.
     let state = State::new(Shared { unavailable, ..Shared::new(rpc, runtime, outbox, Config::default()) });
-    tokio::spawn(async move { factory_runtime::run_unavailable(&mut inbox, &reason).await });
+    tokio::spawn(
+        async move { factory_runtime::run_unavailable(&mut inbox, &reason, None::<&Executor>).await },
+    );
     state
 }
 
@@ -172,7 +174,7 @@ impl<S: Store> Owner<S> {
                 Err(reason) => reason,
             };
             self.refuse_everything(&reason);
-            let refusing = factory_runtime::run_unavailable(&mut self.inbox, &reason);
+            let refusing = factory_runtime::run_unavailable(&mut self.inbox, &reason, Some(&self.executor));
             if tokio::time::timeout(READ_AGAIN, refusing).await.is_ok() {
                 return;
             }
