@@ -6,6 +6,7 @@ use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, SessionId, SpendRole};
+use crate::tx::musig::SealedKey;
 use crate::types::{
     Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
 };
@@ -91,6 +92,7 @@ pub struct LedgerEntry {
 
 plain_codec!(LedgerEntry { outpoint, session, sighash });
 plain_codec!(SessionId { coin, role });
+plain_codec!(SealedKey { ephemeral, sealed });
 
 impl Codec for SpendRole {
     fn write(&self, out: &mut Vec<u8>) {
@@ -467,6 +469,32 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// Client: its key of this factory may leave after this, and does. It signs nothing here any more, never
+    /// leaves, and nothing moves on its channels (S22).
+    pub struct HandedOver {
+        /// Height of the last block that was handled then.
+        pub height: Height => 0,
+    }
+}
+
+tlv_struct! {
+    /// Client: L has its key, and has stored it.
+    pub struct HandoverStored {}
+}
+
+tlv_struct! {
+    /// L: a client has handed its key over, and it is that client's (S22).
+    pub struct KeyReceived {
+        /// Index of the client, in leaf order.
+        pub client: ClientIndex => 0,
+        /// As it came: sealed for L's key of this factory.
+        pub key: SealedKey => 2,
+        /// Height of the last block that was handled then.
+        pub height: Height => 4,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -515,6 +543,12 @@ tlv_enum! {
         21 "channel_resolved" => ChannelResolved(ChannelResolved),
         /// lightningd ends a channel (S34).
         22 "channel_ended" => ChannelEnded(ChannelEnded),
+        /// Client: its key may leave.
+        23 "handed_over" => HandedOver(HandedOver),
+        /// Client: L has stored its key.
+        24 "handover_stored" => HandoverStored(HandoverStored),
+        /// L: a client has handed its key over.
+        25 "key_received" => KeyReceived(KeyReceived),
         /// L: a sale's channel is about to be completed.
         32 "sale_opening" => SaleOpening(SaleOpening),
         /// L: a sale ended before it was signed.

@@ -184,6 +184,16 @@ impl Factory {
             Event::ChannelEnded(e) => {
                 self.current.ended.entry(e.channel_id).or_insert(e.how);
             }
+            Event::HandedOver(e) => {
+                if let Role::Client { index, .. } = self.current.role {
+                    self.current.handed_over.entry(index).or_insert(e.height);
+                }
+            }
+            Event::HandoverStored(_) => self.current.handover_stored = true,
+            Event::KeyReceived(e) => {
+                self.current.handed_over.entry(e.client).or_insert(e.height);
+                self.current.keys.insert(e.client, e.key);
+            }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
                 self.current.ended_at = Some(e.height);
@@ -347,6 +357,11 @@ impl Factory {
     pub fn is_leaving(&self, client: ClientIndex) -> bool {
         let leaving = self.current.exiting.contains(&client) || self.current.evicting.contains(&client);
         leaving || self.leaf_height(client).is_some()
+    }
+
+    /// Whether a client has handed its key over: what it had here is L's (S22).
+    pub fn has_handed_over(&self, client: ClientIndex) -> bool {
+        self.current.handed_over.contains_key(&client)
     }
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
