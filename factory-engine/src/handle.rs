@@ -138,7 +138,10 @@ impl Engine {
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),
-            Input::Published { txid, report } => self.on_published(step, txid, *report),
+            Input::Published { txid, report } => {
+                self.on_reclaim_published(step, txid, &report);
+                self.on_published(step, txid, *report);
+            }
             Input::Tick => {
                 self.lsp_tick(step);
                 self.client_tick(step);

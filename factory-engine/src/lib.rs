@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`], [`reclaim`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -39,6 +39,7 @@ pub mod fees;
 pub mod io;
 pub mod memory;
 pub mod policy;
+pub mod reclaim;
 pub mod record;
 pub mod report;
 pub mod sale;

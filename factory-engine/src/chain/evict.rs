@@ -62,9 +62,11 @@ impl Factory {
         self.current.terms.timeout_height.saturating_sub(blocks)
     }
 
-    /// Clients whose leaves are neither on chain nor on the way there by this node's doing.
+    /// Clients whose leaves are neither on chain nor on the way there by this node's doing, and that have not
+    /// handed over what they had (S22).
     pub fn still_in(&self) -> impl Iterator<Item = ClientIndex> {
-        (0..self.current.terms.clients()).filter(|client| !self.is_leaving(*client))
+        let out = |client| self.is_leaving(client) || self.has_handed_over(client);
+        (0..self.current.terms.clients()).filter(move |client| !out(*client))
     }
 
     /// The next client's deadline, for L.

@@ -100,6 +100,7 @@ impl Engine {
             self.client_patience(step, &after);
             self.forget_failed(step, &after);
             self.publish_funding(step, &after);
+            self.check_reclaims(step, &after);
             check_again(step, &after);
             self.resume_sales(step, &after, None);
             self.end_late_sales(step, &after);
@@ -119,7 +120,8 @@ impl Engine {
         let txid = tx.compute_txid();
         channels::close_exited(step, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
-        let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        let alone = tx.input.len() == spends.len();
+        let pays = (foreign && alone).then(|| tx.output.iter().map(|out| out.value).sum());
         let seen = sighting(after, txid, height, &spends);
         record(step, after, Confirmed { txid, height, spends, pays });
         tell(step, after, &seen);
@@ -178,6 +180,7 @@ impl Engine {
         // S33: what was sold of it may be in a record that isn't understood.
         if factory.damage().is_none() {
             self.take_stock(step, factory);
+            self.reclaim(step, factory);
         }
     }
 
@@ -252,6 +255,7 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         | State::Storing
         | State::Opening
         | State::Distributed
+        | State::Reclaimed
         | State::Declined
         | State::Aborted
         | State::Closed) => Err(Refusal::NothingOnChain { instance: factory.instance, state }),

@@ -11,6 +11,7 @@ use bitcoin::BlockHash;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
 use crate::memory::offences::Offences;
+use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
 use crate::record::event::Event;
@@ -155,6 +156,8 @@ pub struct Engine {
     pub(crate) open_since: Option<Height>,
     pub(crate) tip: Option<(Height, BlockHash)>,
     pub(crate) fees: fees::Fees,
+    /// L: what is on its way to take coins back.
+    pub(crate) reclaims: Reclaims,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -189,6 +192,7 @@ impl Engine {
             open_since: None,
             tip: None,
             fees: fees::Fees::default(),
+            reclaims: Reclaims::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }

@@ -6,9 +6,10 @@ use crate::io::fees::{FeeNews, Raise, Report};
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Shape};
+use crate::tx::child::Coin;
 use crate::types::{
     Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, TermsHash,
-    Transaction, Txid,
+    Transaction, Txid, Witness,
 };
 use crate::wire::message::Message;
 
@@ -314,6 +315,8 @@ pub enum Effect {
         script: ScriptBuf,
         /// Value of the factory's output, without the transaction's own fee.
         amount: Amount,
+        /// Coins that it spends beside the wallet's, by key path: the wallet doesn't know or sign them.
+        reclaims: Vec<Coin>,
     },
     /// Give back the inputs of an aborted attempt.
     ReleaseFunding {
@@ -396,6 +399,8 @@ pub enum Effect {
         tx: Transaction,
         /// What its inputs spend, in their order.
         prevouts: Vec<TxOut>,
+        /// Finished witnesses of those that are no coins of the wallet.
+        witnesses: Vec<(OutPoint, Witness)>,
     },
     /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
     /// [`Input::Published`].

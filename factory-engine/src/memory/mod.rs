@@ -8,6 +8,7 @@ use bitcoin::BlockHash;
 
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::fees::VolatileFees;
+use crate::memory::reclaim::VolatileReclaim;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
 use crate::tx::layout::CoinIndex;
@@ -18,6 +19,7 @@ use crate::wire::message::Propose;
 pub mod ceremony;
 pub mod fees;
 pub(crate) mod offences;
+pub(crate) mod reclaim;
 pub mod sale;
 
 /// A change of memory alone, made when the step is applied; what is durable is an
@@ -38,6 +40,7 @@ pub(crate) enum Volatile {
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
+    Reclaim(VolatileReclaim),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

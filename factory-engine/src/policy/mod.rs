@@ -69,6 +69,9 @@ pub struct Config {
     pub stock_csv: u16,
     /// L: feerate of the transactions that take stock, sat/kw.
     pub stock_feerate: u32,
+    /// L: blocks before the last moment from which on it takes back alone what is all its own again; until then
+    /// that waits to be an input of the next factory's funding (S38).
+    pub reclaim_blocks: u32,
     /// L: how long invitations wait for their answer.
     pub invite_timeout: Millis,
     /// How long each later phase of a ceremony may take.
@@ -119,6 +122,7 @@ impl Default for Config {
             state_count: delays.state_count,
             stock_csv: 144,
             stock_feerate: 1_000,
+            reclaim_blocks: 144,
             // A person may have to be asked.
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Event, Signing};
+use crate::record::sales::Sold;
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
@@ -17,10 +18,12 @@ use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
 pub use onchain::{BURIED, session_name};
+pub use reclaim::Reclaimable;
 pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, wanted_nodes};
 
 mod attempts;
 mod onchain;
+mod reclaim;
 mod sales;
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
@@ -310,9 +313,11 @@ impl Factory {
             return State::Distributed;
         }
         if self.leaves_confirmed() {
-            return State::Exited;
+            let out = own_clients(self).any(|client| self.leaf_height(client).is_some());
+            return if out { State::Exited } else { State::Reclaimed };
         }
-        if own_clients(self).all(|client| self.is_leaving(client)) {
+        let leaving = |client: ClientIndex| self.is_leaving(client) || self.has_handed_over(client);
+        if own_clients(self).any(|client| self.is_leaving(client)) && own_clients(self).all(leaving) {
             return State::Exiting;
         }
         if !self.is_deep(height) {
@@ -364,11 +369,13 @@ impl Factory {
         self.current.handed_over.contains_key(&client)
     }
 
-    /// Whether every channel that this node has in the factory has its leaf on chain.
+    /// Whether every channel that this node has in the factory has its leaf on chain, but those that L has
+    /// taken back.
     fn leaves_confirmed(&self) -> bool {
         let mut sales = self.own_sales().filter(|sold| sold.is_signed());
-        own_clients(self).all(|client| self.leaf_height(client).is_some())
-            && sales.all(|sold| self.confirmed.contains_key(&sold.txid()))
+        let has_channel =
+            |sold: &Sold| self.confirmed.contains_key(&sold.txid()) || self.is_stock_taken_back(sold);
+        own_clients(self).all(|client| self.is_done(client)) && sales.all(has_channel)
     }
 
     /// Height at which a client's leaf confirmed.
@@ -413,6 +420,7 @@ impl Factory {
             | State::Storing
             | State::Opening
             | State::Distributed
+            | State::Reclaimed
             | State::Declined
             | State::Aborted
             | State::Closed) => Err(Unusable::State(state)),

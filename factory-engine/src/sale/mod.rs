@@ -119,6 +119,7 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         | State::Dying
         | State::Exited
         | State::Distributed
+        | State::Reclaimed
         | State::Declined
         | State::Aborted
         | State::Closed) => return Err(NotCooperative::State(state)),

@@ -9,6 +9,7 @@
 //! - [`verify`] finished transactions against real consensus code
 //! - [`child`] the child that raises a transaction's fee
 //! - [`sale`] sales out of a sub-factory's stock
+//! - [`reclaim`] coins that L takes back with everybody's keys
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod child;
@@ -19,6 +20,7 @@ pub mod musig;
 #[cfg(not(modelled_signatures))]
 pub mod musig;
 pub mod plan;
+pub mod reclaim;
 pub mod sale;
 pub mod scripts;
 pub mod transcript;

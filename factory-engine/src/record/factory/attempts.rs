@@ -3,8 +3,9 @@
 use crate::record::attempt::{Attempt, Role};
 use crate::record::factory::{Factory, own_clients};
 use crate::record::load_error::{LoadError, inconsistent};
+use crate::record::sales::Sold;
 use crate::record::state::State;
-use crate::terms::Terms;
+use crate::terms::{ClientIndex, Terms};
 use crate::types::{Height, Txid};
 
 impl Factory {
@@ -51,13 +52,26 @@ impl Factory {
     pub(crate) fn is_archivable(&self, height: Height) -> bool {
         // Of a sale that never was finished nothing is left but its price, which comes back first (S36).
         let own = || self.own_sales().filter(|sold| sold.void.is_none());
-        let sales = own().filter(|sold| self.current.sales.is_resolved(sold.channel_id())).count();
+        // lightningd never settles a channel that was taken back (it waits for the funding output), but keeps
+        // it closed: no HTLC can ask for that either.
+        let closed = |channel| self.current.ended.contains_key(&channel);
+        let resolved = |client: &ClientIndex| {
+            let channel = self.current.channels.get(client).copied();
+            self.current.resolved.contains(client)
+                || (self.reclaimed(*client).is_some() && channel.is_some_and(closed))
+        };
+        let sale_resolved = |sold: &&Sold| {
+            self.current.sales.is_resolved(sold.channel_id())
+                || (self.is_stock_taken_back(sold) && closed(sold.channel_id()))
+        };
+        let sales = own().filter(sale_resolved).count();
+        let channels = own_clients(self).filter(resolved).count();
         self.state(height) == State::Closed
             && self.past.iter().all(|past| self.current.conflicts(past))
-            && own_clients(self).all(|client| self.current.resolved.contains(&client))
+            && own_clients(self).all(|client| resolved(&client))
             && sales == own().count()
             && self.current.sales.account().is_settled()
-            && self.opens_accepted.len() <= self.current.resolved.len().saturating_add(sales)
+            && self.opens_accepted.len() <= channels.saturating_add(sales)
     }
 
     /// The current attempt, and those that were given up although their signatures were finished.
