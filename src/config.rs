@@ -195,6 +195,15 @@ const STOCK_CSV: Number = Number {
     least: 1,
     most: U16,
 };
+const RECLAIM_BLOCKS: Number = Number {
+    name: "factory-reclaim-blocks",
+    description: "How long before the last moment this node takes back, by a transaction of its own, a factory \
+                  whose clients have all handed their keys over, in blocks; until then that waits to be an input \
+                  of the next factory's funding",
+    default: |config| config.reclaim_blocks.into(),
+    least: 0,
+    most: U16,
+};
 const PUSH: Number = Number {
     name: "factory-push-msat",
     description: "What this node gives each client of a factory when its channel opens, in millisatoshi; \
@@ -305,7 +314,7 @@ const MAX_DUST_TOTAL: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 31] = [
+const NUMBERS: [&Number; 32] = [
     &MAX_PRICE,
     &MAX_LIFETIME,
     &MAX_FEERATE,
@@ -323,6 +332,7 @@ const NUMBERS: [&Number; 31] = [
     &STATE_STEP,
     &STATE_COUNT,
     &STOCK_CSV,
+    &RECLAIM_BLOCKS,
     &PUSH,
     &INVITE_TIMEOUT,
     &CEREMONY_TIMEOUT,
@@ -426,6 +436,7 @@ where
         state_count: within(&STATE_COUNT, set(&STATE_COUNT)?)?,
         stock_csv: within(&STOCK_CSV, set(&STOCK_CSV)?)?,
         stock_feerate: Config::default().stock_feerate,
+        reclaim_blocks: within(&RECLAIM_BLOCKS, set(&RECLAIM_BLOCKS)?)?,
         invite_timeout: seconds(&INVITE_TIMEOUT, set(&INVITE_TIMEOUT)?)?,
         ceremony_timeout: seconds(&CEREMONY_TIMEOUT, set(&CEREMONY_TIMEOUT)?)?,
         max_attempts: within(&MAX_ATTEMPTS, set(&MAX_ATTEMPTS)?)?,

@@ -95,6 +95,12 @@ const DIRECTIONS: [(&str, Table); 3] = [
                     "engine",
                 ],
             ),
+            (
+                "reclaim",
+                &[
+                    "types", "terms", "tx", "record", "signing", "policy", "io", "memory", "step", "engine",
+                ],
+            ),
             ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
         ],
     ),

@@ -11,9 +11,11 @@ mod feed;
 mod fees;
 mod foreign;
 mod invoices;
+mod handed;
 pub(crate) mod judged;
 mod network;
 mod pay;
+mod reclaimed;
 pub mod restore;
 mod sold;
 

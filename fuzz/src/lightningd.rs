@@ -92,7 +92,7 @@ pub fn lightningd(data: &[u8]) {
             4 => {
                 let script = ScriptBuf::from_bytes([&[0x51, 0x20][..], &[2; 32]].concat());
                 let amount = Amount::from_sat(300_000);
-                if let Ok(prepared) = wallet::prepare(&rpc, script.clone(), amount).await {
+                if let Ok(prepared) = wallet::prepare(&rpc, script.clone(), amount, &[]).await {
                     let output = prepared.tx.output.get(prepared.vout as usize);
                     assert!(
                         output.is_some_and(|output| output.value == amount && output.script_pubkey == script)
@@ -103,7 +103,7 @@ pub fn lightningd(data: &[u8]) {
                 let prevout = TxOut { value: Amount::from_sat(300_000), script_pubkey: ScriptBuf::new() };
                 if let Ok(tx) = Transaction::decoded(input.rest()) {
                     let prevouts = vec![prevout; tx.input.len()];
-                    let _ = wallet::send(&rpc, tx, prevouts).await;
+                    let _ = wallet::send(&rpc, tx, prevouts, &[]).await;
                 }
             }
         }

@@ -9,6 +9,7 @@ use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
 use bitcoin::{ScriptBuf, Transaction, TxOut};
 use factory_engine::io::fees::{Refused, Report, Trouble};
+use factory_engine::tx::child::Coin;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
 use factory_runtime::{Handle, Node};
@@ -100,10 +101,16 @@ impl Executor {
         });
     }
 
-    fn prepare_funding(&self, instance: InstanceId, attempt: u32, script: ScriptBuf, amount: Amount) {
+    fn prepare_funding(
+        &self,
+        instance: InstanceId,
+        attempt: u32,
+        (script, amount): (ScriptBuf, Amount),
+        reclaims: Vec<Coin>,
+    ) {
         let rpc = self.rpc.clone();
         self.spawn(async move {
-            let result = wallet::prepare(&rpc, script, amount).await;
+            let result = wallet::prepare(&rpc, script, amount, &reclaims).await;
             Input::FundingPrepared {
                 instance,
                 attempt,
@@ -201,8 +208,8 @@ impl Node for Executor {
         let rpc = self.rpc.clone();
         match effect {
             Effect::NewPayout { instance, attempt } => self.new_payout(instance, attempt),
-            Effect::PrepareFunding { instance, attempt, script, amount } => {
-                self.prepare_funding(instance, attempt, script, amount);
+            Effect::PrepareFunding { instance, attempt, script, amount, reclaims } => {
+                self.prepare_funding(instance, attempt, (script, amount), reclaims);
             }
             Effect::ReleaseFunding { inputs } => {
                 self.spawn_logged("releasing reserved inputs".to_owned(), async move {
@@ -251,10 +258,10 @@ impl Node for Executor {
                 let result = spent.map(|spent| !spent).map_err(|error| error.to_string().into());
                 Input::Unspent { instance, attempt, height, result }
             }),
-            Effect::SendFunding { instance, tx, prevouts } => {
+            Effect::SendFunding { instance, tx, prevouts, witnesses } => {
                 let away = self.away.clone();
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {
-                    let sent = wallet::send(&rpc, tx, prevouts).await;
+                    let sent = wallet::send(&rpc, tx, prevouts, &witnesses).await;
                     if let Err(error) = &sent {
                         away.note(sent::refused(&error.message).as_ref());
                     }

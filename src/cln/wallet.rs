@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use bitcoin::absolute::LockTime;
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::psbt::Psbt;
-use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut};
+use bitcoin::transaction::Version;
+use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut, Witness};
 use factory_engine::PreparedFunding;
 use factory_engine::tx::child::Coin;
+use factory_engine::tx::layout::fee;
+use factory_engine::tx::reclaim::{KEY_PATH_WEIGHT, input};
+use factory_engine::tx::scripts::DUST;
 use factory_engine::types::Txid;
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 use super::psbt::{self, spending};
+use super::sent;
 
 /// How long inputs stay reserved for a ceremony, which takes minutes. A node that dies before it has
 /// stored which they are leaves them reserved, and nobody but this number gives them back.
@@ -24,23 +30,45 @@ const RELEASE_BLOCKS: u32 = 100_000;
 /// Largest transaction that relays, weight units.
 const MOST_WEIGHT: u64 = 400_000;
 /// Version, lock time, counts and segwit marker of a transaction, plus one P2TR output.
-const START_WEIGHT: u32 = 4 * (4 + 4 + 1 + 1 + 43) + 2;
+const START_WEIGHT: u64 = 4 * (4 + 4 + 1 + 1 + 43) + 2;
+/// A P2TR output, weight units.
+const OUTPUT_WEIGHT: u64 = 4 * 43;
+/// The least that the wallet is asked for where it has to add anything.
+const LEAST: Amount = Amount::from_sat(1_000);
+/// What is paid for a transaction.
+const FEERATE: &str = "normal";
 
-/// Reserves inputs and makes the unsigned transaction that pays `amount` to `script`.
+/// Reserves inputs and makes the unsigned transaction that pays `amount` to `script`, and spends `reclaims`
+/// beside what it needs of the wallet: nothing of that where they are enough.
 ///
 /// Inputs are native segwit only, so that the txid is final before anybody signs.
 pub async fn prepare<C: Call>(
     rpc: &C,
     script: ScriptBuf,
     amount: Amount,
+    reclaims: &[Coin],
 ) -> Result<PreparedFunding, CallError> {
+    let output = TxOut { value: amount, script_pubkey: script };
+    let brought = reclaims.iter().map(|coin| coin.output.value).try_fold(Amount::ZERO, Amount::checked_add);
+    let brought = brought.ok_or_else(|| malformed("what it takes back is more money than there is"))?;
+    let count = u64::try_from(reclaims.len()).unwrap_or(u64::MAX);
+    let weight = START_WEIGHT.saturating_add(count.saturating_mul(KEY_PATH_WEIGHT));
+    if brought > amount
+        && let Some(prepared) = alone(rpc, &output, reclaims, (brought, weight)).await?
+    {
+        return Ok(prepared);
+    }
+    let asked = match reclaims {
+        [] => amount,
+        _ => amount.checked_sub(brought).unwrap_or(LEAST).max(LEAST),
+    };
     let funded = rpc
         .call(
             "fundpsbt",
             json!({
-                "satoshi": format!("{}sat", amount.to_sat()),
-                "feerate": "normal",
-                "startweight": START_WEIGHT,
+                "satoshi": format!("{}sat", asked.to_sat()),
+                "feerate": FEERATE,
+                "startweight": weight,
                 "nonwrapped": true,
                 "excess_as_change": true,
                 // Keeps back what lightningd wants for the anchors of its channels.
@@ -57,7 +85,7 @@ pub async fn prepare<C: Call>(
              that relays: merge some of them first (lightning-cli withdraw)"
         )))
     } else {
-        with_output(&reserved, TxOut { value: amount, script_pubkey: script })
+        with_output(&reserved, output, reclaims)
     };
     match prepared {
         Ok(prepared) => Ok(prepared),
@@ -71,7 +99,35 @@ pub async fn prepare<C: Call>(
     }
 }
 
-fn with_output(reserved: &str, output: TxOut) -> Result<PreparedFunding, CallError> {
+/// Without the wallet, which gets the change: if what is taken back is enough.
+async fn alone<C: Call>(
+    rpc: &C,
+    output: &TxOut,
+    reclaims: &[Coin],
+    (brought, weight): (Amount, u64),
+) -> Result<Option<PreparedFunding>, CallError> {
+    let rates = rpc.call("parsefeerate", json!({"feerate_str": FEERATE})).await?;
+    let feerate: u32 = field("parsefeerate", &rates, "perkw")?;
+    let Some(more) = brought.checked_sub(output.value) else { return Ok(None) };
+    let left = |weight| fee(weight, feerate).and_then(|fee| more.checked_sub(fee));
+    if left(weight).is_none() {
+        return Ok(None);
+    }
+    let mut outputs = vec![output.clone()];
+    if let Some(change) = left(weight.saturating_add(OUTPUT_WEIGHT)).filter(|change| *change >= DUST) {
+        outputs.push(TxOut { value: change, script_pubkey: payout(rpc).await? });
+    }
+    let tx = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: reclaims.iter().map(input).collect(),
+        output: outputs,
+    };
+    let prevouts = reclaims.iter().map(|coin| coin.output.clone()).collect();
+    Ok(Some(PreparedFunding { tx, prevouts, vout: 0 }))
+}
+
+fn with_output(reserved: &str, output: TxOut, reclaims: &[Coin]) -> Result<PreparedFunding, CallError> {
     let psbt = psbt::read(reserved).map_err(malformed)?;
     for (index, input) in psbt.inputs.iter().enumerate() {
         let segwit = input.witness_utxo.as_ref().is_some_and(|utxo| utxo.script_pubkey.is_witness_program());
@@ -79,8 +135,10 @@ fn with_output(reserved: &str, output: TxOut) -> Result<PreparedFunding, CallErr
             return Err(malformed(format!("input {index} is not native segwit: its txid may change")));
         }
     }
-    let prevouts = psbt.inputs.into_iter().filter_map(|input| input.witness_utxo).collect();
+    let own = psbt.inputs.into_iter().filter_map(|input| input.witness_utxo);
+    let prevouts = own.chain(reclaims.iter().map(|coin| coin.output.clone())).collect();
     let mut tx = psbt.unsigned_tx;
+    tx.input.extend(reclaims.iter().map(input));
     tx.output.insert(0, output);
     Ok(PreparedFunding { tx, prevouts, vout: 0 })
 }
@@ -94,18 +152,45 @@ async fn unreserve<C: Call>(rpc: &C, psbt: &str) -> Result<(), CallError> {
     rpc.call("unreserveinputs", json!({"psbt": psbt, "reserve": RELEASE_BLOCKS})).await.map(drop)
 }
 
-/// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction.
-pub async fn send<C: Call>(rpc: &C, tx: Transaction, prevouts: Vec<TxOut>) -> Result<Txid, CallError> {
+/// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction. Inputs that aren't
+/// the wallet's come with their witnesses.
+pub async fn send<C: Call>(
+    rpc: &C,
+    mut tx: Transaction,
+    prevouts: Vec<TxOut>,
+    witnesses: &[(OutPoint, Witness)],
+) -> Result<Txid, CallError> {
     let expected = tx.compute_txid();
+    let finished = |outpoint: OutPoint| witnesses.iter().find(|(of, _)| *of == outpoint);
+    let inputs: Vec<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
+    let own = |(_, outpoint): &(usize, &OutPoint)| finished(**outpoint).is_none();
+    let (places, own): (Vec<usize>, Vec<OutPoint>) =
+        inputs.iter().enumerate().filter(own).map(|(place, outpoint)| (place, *outpoint)).unzip();
+    if own.is_empty() {
+        for input in &mut tx.input {
+            if let Some((_, witness)) = finished(input.previous_output) {
+                input.witness = witness.clone();
+            }
+        }
+        sent::send(rpc, &tx).await.map_err(malformed)?;
+        return Ok(expected);
+    }
     // Without their parents, which lightningd doesn't need for segwit inputs: those may be megabytes.
     let mut psbt = Psbt::from_unsigned_tx(tx).map_err(malformed)?;
-    for (input, prevout) in psbt.inputs.iter_mut().zip(prevouts) {
+    for ((input, prevout), outpoint) in psbt.inputs.iter_mut().zip(prevouts).zip(&inputs) {
         input.witness_utxo = Some(prevout);
+        input.final_script_witness = finished(*outpoint).map(|(_, witness)| witness.clone());
     }
     let psbt = psbt.to_string();
-    // lightningd signs only what is reserved, and a reservation may have run out since.
-    rpc.call("reserveinputs", json!({"psbt": psbt, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
-    let signed = rpc.call("signpsbt", json!({"psbt": psbt})).await?;
+    // lightningd signs only what is reserved, and a reservation may have run out since. It reserves and signs
+    // nothing that it doesn't know.
+    let reserve = spending(&own).map_err(malformed)?.to_string();
+    rpc.call("reserveinputs", json!({"psbt": reserve, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
+    let mut sign = json!({"psbt": psbt});
+    if !witnesses.is_empty() {
+        sign["signonly"] = places.into();
+    }
+    let signed = rpc.call("signpsbt", sign).await?;
     let signed: String = field("signpsbt", &signed, "signed_psbt")?;
     let sent = rpc.call("sendpsbt", json!({"psbt": signed, "reserve": RESERVE_BLOCKS})).await?;
     let txid: Txid = field("sendpsbt", &sent, "txid")?;

@@ -70,6 +70,7 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Store
         | NextAction::Open
         | NextAction::Evict { .. }
+        | NextAction::Reclaim { .. }
         | NextAction::PublishRest
         | NextAction::GoOn
         | NextAction::Wait { .. }
@@ -81,6 +82,7 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Forgotten { .. }
         | NextAction::Stands
         | NextAction::PaidOut
+        | NextAction::Reclaimed
         | NextAction::Settled
         | NextAction::Declined
         | NextAction::Failed => action.to_string(),

@@ -8,12 +8,13 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, SessionId, SpendRole};
 use crate::tx::musig::SealedKey;
 use crate::types::{
-    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
+    Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
 };
 use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv_enum, tlv_struct};
 
 use super::Proposal;
 use super::ended::Ended;
+use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 
 tlv_struct! {
@@ -237,19 +238,6 @@ tlv_struct! {
         pub reclaims: Option<Vec<ReclaimedInput>> => 5,
     }
 }
-
-/// An input of a funding by which L takes back a coin of another factory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReclaimedInput {
-    /// The factory whose coin it is (factory_instance).
-    pub instance: InstanceId,
-    /// Which coin of it.
-    pub coin: CoinIndex,
-    /// Where the coin is.
-    pub outpoint: OutPoint,
-}
-
-plain_codec!(ReclaimedInput { instance, coin, outpoint });
 
 tlv_struct! {
     /// L: these clients' paths are published from now on; their channels stay open (S21).

@@ -12,6 +12,7 @@ pub mod factory;
 pub mod ledger;
 pub mod load_error;
 mod proposal;
+pub mod reclaimed;
 pub mod sales;
 pub mod state;
 pub mod unusable;

@@ -51,6 +51,7 @@ impl World {
                 Event::SaleSigning(e) => self.may_sell(at, instance, e),
                 Event::SaleSigned(e) => self.sale_holds(at, instance, e),
                 Event::SaleDropped(e) => self.may_drop(at, instance, e),
+                Event::HandedOver(_) => self.note_handed(at, instance),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -215,6 +216,7 @@ impl World {
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.current.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(self.takes_back(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
                 }
             }
@@ -345,7 +347,8 @@ impl World {
             let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
             let begin =
                 terms.timeout_height.saturating_sub(early(&factory.current.layout, client) + stock + chain);
-            if self.chain.height() >= begin && !factory.is_leaving(client) {
+            let handed_over = self.judge.has_handed_over(factory.instance, client);
+            if self.chain.height() >= begin && !factory.is_leaving(client) && !handed_over {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
                 ));
@@ -357,7 +360,10 @@ impl World {
     /// S21, S26: stock on chain is taken as soon as that is possible.
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
         let coins = (0..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.stock);
-        for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
+        // What is all the operator's by its keys is not waited for: `takes_back`.
+        let waits = |coin: &u32| !self.is_all_handed(factory, *coin);
+        let coins = coins.map(|(coin, _)| coin).filter(waits);
+        for outpoint in coins.filter_map(|coin| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
             // Its wallet's script is on the way to an operator that has just come back.

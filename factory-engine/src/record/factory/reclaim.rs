@@ -3,8 +3,8 @@
 use bitcoin::TxOut;
 
 use crate::record::attempt::Role;
-use crate::record::event::ReclaimedInput;
 use crate::record::factory::{ClientIndex, Factory, Height, OutPoint, SessionId, SpendRole, Txid, unspent};
+use crate::record::reclaimed::ReclaimedInput;
 use crate::tx::child::Coin;
 use crate::tx::layout::{CoinIndex, Output};
 use crate::tx::scripts::key_script;
