@@ -135,6 +135,7 @@ impl Engine {
             Input::Block(block) => self.on_block(step, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
+            Input::Balances(list) => step.volatile(Volatile::Balances(list)),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),

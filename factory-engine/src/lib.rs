@@ -56,7 +56,7 @@ pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
-    Answer, Block, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
+    Answer, Block, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
     KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
     RefusalKind, StaleStep,
 };

@@ -265,6 +265,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::CheckUnspent { .. } => "check-unspent",
         Effect::SendFunding { .. } => "send-funding",
         Effect::Broadcast { .. } => "broadcast",
+        Effect::ReadBalances { .. } => "read-balances",
         Effect::CloseChannel { .. } => "close-channel",
         Effect::MakeInvoice { .. } => "make-invoice",
         Effect::WaitInvoice { .. } => "wait-invoice",

@@ -21,7 +21,7 @@ use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{chain, payments, sent, wallet};
+use super::{balances, chain, payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -298,6 +298,15 @@ impl Node for Executor {
                 let found = find_ordinary(&rpc, peer, opened.channel_id, opened.amount).await;
                 Input::OrdinaryFound { instance, opened, result: found.map_err(NodeError::from) }
             }),
+            Effect::ReadBalances { peer } => {
+                let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+                tokio::spawn(async move {
+                    match balances::read(&rpc, peer).await {
+                        Ok(list) => runtime.input(Input::Balances(list)),
+                        Err(error) => log::debug!("{peer}: looking what its channels hold: {error}"),
+                    }
+                });
+            }
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});

@@ -115,6 +115,7 @@ impl Engine {
             Volatile::Sale(instance, coin, change) => {
                 self.apply_volatile_sale(instance, coin, change, effects);
             }
+            Volatile::Balances(list) => self.balances.take(&list),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Offence(peer, now) => self.offences.note(peer, now),
             Volatile::Forgive(peer) => self.offences.forgive(peer),

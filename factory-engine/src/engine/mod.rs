@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
+use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
 use crate::memory::offences::Offences;
@@ -155,6 +156,8 @@ pub struct Engine {
     pub(crate) open_since: Option<Height>,
     pub(crate) tip: Option<(Height, BlockHash)>,
     pub(crate) fees: fees::Fees,
+    /// What channels held when somebody last looked.
+    pub(crate) balances: Balances,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -189,6 +192,7 @@ impl Engine {
             open_since: None,
             tip: None,
             fees: fees::Fees::default(),
+            balances: Balances::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }

@@ -182,6 +182,9 @@ pub enum Input {
         /// Whether they are all: then one that is missing is settled for good, or forgotten.
         whole: bool,
     },
+    /// What channels of this node hold: of each peer that is in the list, all. Whenever somebody has looked, and
+    /// as the answer to [`Effect::ReadBalances`].
+    Balances(Vec<ChannelBalance>),
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// Height of the last block that both chains have.
@@ -476,6 +479,12 @@ pub enum Effect {
         peer: NodeId,
         /// The channel as the operator says it is.
         opened: SaleJitOpened,
+    },
+    /// Look what the channels with a peer hold. Answered by [`Input::Balances`]; not at all if lightningd has no
+    /// answer.
+    ReadBalances {
+        /// Node id of the peer.
+        peer: NodeId,
     },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {

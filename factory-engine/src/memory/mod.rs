@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bitcoin::BlockHash;
 
+use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::fees::VolatileFees;
 use crate::memory::sale::VolatileSale;
@@ -15,6 +16,7 @@ use crate::tx::tree::Tree;
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Propose;
 
+pub mod balances;
 pub mod ceremony;
 pub mod fees;
 pub(crate) mod offences;
@@ -38,6 +40,7 @@ pub(crate) enum Volatile {
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
+    Balances(Vec<ChannelBalance>),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

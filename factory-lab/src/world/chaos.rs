@@ -303,6 +303,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
         Input::Channels { .. } => ("channels", None),
+        Input::Balances(_) => ("balances", None),
         Input::Fees(_) => ("fees", None),
         Input::BackendBack => ("backend back", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),

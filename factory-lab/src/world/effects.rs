@@ -86,6 +86,10 @@ impl World {
                 });
                 self.answer(at, Input::OrdinaryFound { instance, opened, result: Ok(there) });
             }
+            Effect::ReadBalances { peer } => {
+                let list = self.balances(at, peer);
+                self.answer(at, Input::Balances(list));
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
