@@ -24,7 +24,7 @@ use chaos::Chaos;
 use factory_engine::policy::Config;
 use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
+use factory_engine::types::{ChannelId, Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
 use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State};
 
@@ -145,6 +145,10 @@ pub struct World {
     pub strangers: bool,
     /// Messages that have arrived so far.
     pub delivered: u64,
+    /// Channels on which an HTLC stands, as lightningd shows them: payments settle at once here.
+    pub htlcs_on: BTreeSet<ChannelId>,
+    /// Notifications that a factory ends: member, factory, blocks that are left.
+    pub notices: Vec<(usize, InstanceId, u32)>,
     /// What each client has paid for liquidity, by factory, msat.
     paid: BTreeMap<(usize, InstanceId), u64>,
     /// Payments that are under way.
@@ -201,6 +205,8 @@ impl World {
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
             strangers: false,
             delivered: 0,
+            htlcs_on: BTreeSet::new(),
+            notices: vec![],
             paid: BTreeMap::new(),
             stuck: vec![],
             chaos: None,

@@ -33,6 +33,8 @@ const PEER_NOT_CONNECTED: i32 = 305;
 const UNKNOWN_PEER: i32 = 306;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
+/// Notification topic for factories that end before they are renewed.
+pub const RENEWAL_TOPIC: &str = "factory_renewal";
 /// static_remotekey, anchors, scid_alias and zeroconf.
 const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
 /// Messages that lightningd gets at once, of all that wait: it has one thread, and takes what comes in on its
@@ -306,6 +308,36 @@ impl Node for Executor {
                         Err(error) => log::debug!("{peer}: looking what its channels hold: {error}"),
                     }
                 });
+            }
+            Effect::CheckEmpty { instance, peer, freeze } => self.spawn(async move {
+                let result = balances::read(&rpc, peer).await.map_err(NodeError::from);
+                Input::Emptied { instance, freeze, result }
+            }),
+            Effect::Connect { peer } => {
+                self.spawn_logged(format!("{peer}: connecting"), async move {
+                    let params = json!({"id": peer.to_string()});
+                    rpc.call_within(PEER_PATIENCE, "connect", params).await.map(|_| "done".to_owned())
+                });
+            }
+            Effect::MutualClose { channel_id } => {
+                self.spawn_logged(format!("closing channel {channel_id} with its peer"), async move {
+                    // 0 is for ever: never by one side alone. Once it has begun lightningd goes on by itself.
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 0});
+                    let closed = rpc.call_within(PEER_PATIENCE, "close", params).await;
+                    closed.map(|closed| closed["type"].to_string())
+                });
+            }
+            Effect::RenewalDue { instance, by, blocks_left, waits_for, failed } => {
+                let mut body = json!({
+                    "factory_instance": instance.to_string(),
+                    "by_block": by,
+                    "blocks_left": blocks_left,
+                    "waits_for": waits_for,
+                });
+                if let Some(failed) = failed {
+                    body["failed"] = failed.into();
+                }
+                self.outbox.publish(RENEWAL_TOPIC, body);
             }
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {

@@ -101,6 +101,8 @@ impl Engine {
             self.forget_failed(step, &after);
             self.publish_funding(step, &after);
             check_again(step, &after);
+            self.renew(step, &after);
+            self.go_on_leaving(step, &after);
             self.resume_sales(step, &after, None);
             self.end_late_sales(step, &after);
             self.want_credit_back(step, &after);

@@ -11,6 +11,7 @@ use bitcoin::BlockHash;
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
+use crate::memory::leaving::Leaving;
 use crate::memory::offences::Offences;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
@@ -158,6 +159,8 @@ pub struct Engine {
     pub(crate) fees: fees::Fees,
     /// What channels held when somebody last looked.
     pub(crate) balances: Balances,
+    /// Client: factories that it is about to leave.
+    pub(crate) leaving: Leaving,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -193,6 +196,7 @@ impl Engine {
             tip: None,
             fees: fees::Fees::default(),
             balances: Balances::default(),
+            leaving: Leaving::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }

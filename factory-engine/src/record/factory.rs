@@ -321,10 +321,16 @@ impl Factory {
         if !self.is_deep(height) {
             return State::Funding;
         }
-        if height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height {
+        if self.is_due(height) {
             return State::Dying;
         }
         State::Active
+    }
+
+    /// Whether its dying period has begun: its clients move to another factory from then on.
+    pub fn is_due(&self, height: Height) -> bool {
+        let dying = height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height;
+        dying && self.funding_height().is_some()
     }
 
     /// The factory's funding outpoint, once proposed.

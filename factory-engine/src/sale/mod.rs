@@ -170,7 +170,10 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::SaleVoid(_)
         | Message::CreditBack(_)
         | Message::SaleMissing(_)
-        | Message::SaleShown(_) => false,
+        | Message::SaleShown(_)
+        | Message::Handover(_)
+        | Message::HandoverStored(_)
+        | Message::HandoverRefused(_) => false,
     }
 }
 

@@ -37,7 +37,7 @@ impl World {
                 receivable_msat: theirs.saturating_sub(RESERVE_MSAT),
                 minimum_htlc_out_msat: 1,
                 maximum_htlc_out_msat: channel.capacity.to_sat().saturating_mul(1000),
-                htlcs: false,
+                htlcs: self.htlcs_on.contains(channel_id),
                 live: channel.ended(&self.chain).is_none(),
                 confirmed: self.chain.confirmed(channel.outpoint.txid),
             }
@@ -120,6 +120,21 @@ impl World {
             }
         }
         Err(why)
+    }
+
+    /// A client's money from one of its channels with the operator to another: two payments that settle at once.
+    ///
+    /// # Errors
+    /// When there is not as much on either side.
+    pub fn shift_between(
+        &mut self,
+        client: usize,
+        from: ChannelId,
+        to: ChannelId,
+        msat: u64,
+    ) -> Result<(), LabError> {
+        self.shift((client, LSP), from, msat)?;
+        self.shift((LSP, client), to, msat)
     }
 
     pub(crate) fn shift(
