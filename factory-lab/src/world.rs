@@ -145,6 +145,8 @@ pub struct World {
     pub strangers: bool,
     /// Messages that have arrived so far.
     pub delivered: u64,
+    /// Whether members that want to connect do; else the network is somebody else's business.
+    pub connects: bool,
     /// Channels on which an HTLC stands, as lightningd shows them: payments settle at once here.
     pub htlcs_on: BTreeSet<ChannelId>,
     /// Notifications that a factory ends: member, factory, blocks that are left.
@@ -205,6 +207,7 @@ impl World {
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
             strangers: false,
             delivered: 0,
+            connects: false,
             htlcs_on: BTreeSet::new(),
             notices: vec![],
             paid: BTreeMap::new(),

@@ -95,9 +95,8 @@ impl World {
                 self.answer(at, Input::Emptied { instance, freeze, result });
             }
             Effect::Connect { peer } => {
-                // In the simulator the network is somebody else's business.
                 let other = self.member_of(peer).filter(|other| self.members[*other].engine.is_some());
-                if let Some(other) = other.filter(|other| self.chaos.is_none() && !self.connected(at, *other)) {
+                if let Some(other) = other.filter(|other| self.connects && !self.connected(at, *other)) {
                     self.connect(at.min(other), at.max(other))?;
                 }
             }

@@ -39,7 +39,7 @@ impl World {
                 maximum_htlc_out_msat: channel.capacity.to_sat().saturating_mul(1000),
                 htlcs: self.htlcs_on.contains(channel_id),
                 live: channel.ended(&self.chain).is_none(),
-                confirmed: self.chain.confirmed(channel.outpoint.txid),
+                confirmed: self.chain.confirmed(channel.outpoint.txid).map(|(height, _)| height),
             }
         };
         channels.filter(|(_, channel)| channel.peer == peer).map(balance).collect()
