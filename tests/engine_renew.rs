@@ -66,7 +66,7 @@ fn terms_no_worse_are_accepted() {
         ("channel has", |invite| invite.terms.capacities[0] -= bitcoin::Amount::from_sat(1)),
         ("lifetime_blocks", |invite| invite.terms.timeout_height -= 20),
         ("dying_blocks", |invite| invite.terms.dying_blocks -= 1),
-        ("feerate_perkw", |invite| invite.terms.tree_feerate -= 1),
+        ("stay behind", |invite| invite.terms.push_msat = RESERVE - 1),
         ("funding_confirmations", |invite| invite.terms.funding_confirmations -= 1),
     ];
     for (what, change) in [("", (|_| {}) as Change)].into_iter().chain(worse) {

@@ -21,18 +21,23 @@ impl Engine {
         self.config.renew != Policy::Never && factory.is_due(height)
     }
 
-    /// A factory that this node leaves: looks what its channels hold; at every block and whenever something may
-    /// have changed.
+    /// A factory that this node is to leave: looks what its channels hold, at every block.
     pub(crate) fn look_to_leave(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        if factory.has_left() {
+            return;
+        }
         let ready = self.wants_to_leave(factory, step.height)
             && self.peers.contains(&factory.lsp())
             && self.may_leave(factory, step.height).is_ok();
         match (ready, self.leaving.frozen(factory.instance)) {
-            (true, None) => step.effect(Effect::ReadBalances { peer: factory.lsp() }),
             // The answer may be lost.
             (true, Some(freeze)) => check_empty(step, factory, freeze),
             (false, Some(_)) => thaw(step, factory.instance),
-            (false, None) => {}
+            // Also while it can't leave yet: what it holds is what the next factory has to make up for.
+            (_, None) if self.wants_to_leave(factory, step.height) => {
+                step.effect(Effect::ReadBalances { peer: factory.lsp() });
+            }
+            (_, None) => {}
         }
     }
 
