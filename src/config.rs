@@ -405,7 +405,8 @@ where
 {
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
-    let builder = builder.option(policy_option()).option(renew_option()).option(ALLOW_LSP).option(BITCOIN_RPC);
+    let builder =
+        builder.option(policy_option()).option(renew_option()).option(ALLOW_LSP).option(BITCOIN_RPC);
     let builder = builder.option(NO_NEIGHBOUR_SALES).option(JIT).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }

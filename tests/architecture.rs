@@ -102,10 +102,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
             // Whether a client may leave is what a renewal waits for in the end.
             (
                 "renew",
-                &[
-                    "types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine",
-                    "handover",
-                ],
+                &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
             ),
             ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
         ],

@@ -30,7 +30,8 @@ fn offer() -> Offer {
 
 /// Clients that renew by themselves, and their first factory, which is due.
 fn due(seed: u64, clients: usize) -> (World, InstanceId) {
-    let scenario = Scenario::new(seed).clients(clients).short_delays().stock(60_000).lifetime(LIFETIME, DYING);
+    let scenario =
+        Scenario::new(seed).clients(clients).short_delays().stock(60_000).lifetime(LIFETIME, DYING);
     let scenario = scenario.config(|config| {
         config.push_msat = PUSH;
         config.renew = Policy::Auto;
@@ -396,7 +397,8 @@ fn nobody_takes_it_on_chain() {
         for at in [1, LSP] {
             assert!(factory(&world, at, old).current.exiting.is_empty(), "{how}: member {at}");
         }
-        let refused = |world: &mut World, at, command| match world.feed(at, Input::Command(command)).unwrap() {
+        let refused = |world: &mut World, at, command| match world.feed(at, Input::Command(command)).unwrap()
+        {
             Fed::Done(Err(refusal)) => (refusal.kind(), refusal.to_string()),
             other => panic!("{other:?}"),
         };

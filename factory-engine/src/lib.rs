@@ -59,9 +59,9 @@ pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use handover::ready::NotYet;
 pub use io::{
-    Answer, Block, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
-    KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
-    RefusalKind, StaleStep,
+    Answer, Block, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy,
+    Input, Invoice, KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
+    Refusal, RefusalKind, StaleStep,
 };
 pub use memory::balances::Balances;
 pub use memory::ceremony::Phase;

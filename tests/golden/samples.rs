@@ -9,7 +9,7 @@ use factory_engine::record::ended::Ended;
 use factory_engine::record::event::*;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
 use factory_engine::tx::layout::{SessionId, SpendRole};
-use factory_engine::tx::musig::PublicKey;
+use factory_engine::tx::musig::{PublicKey, SealedKey};
 use factory_engine::types::*;
 
 fn node(of: u8) -> NodeId {
@@ -139,6 +139,10 @@ pub fn samples() -> Vec<Event> {
         StockPayout { script: script(6) }.into(),
         ChannelResolved { client: 2 }.into(),
         ChannelEnded { channel_id, how: Ended::Failed }.into(),
+        HandedOver { height: 4_100 }.into(),
+        HandoverStored {}.into(),
+        KeyReceived { client: 1, key: SealedKey { ephemeral: keys()[1], sealed: [0x61; 32] }, height: 4_101 }
+            .into(),
         SaleOpening {
             coin: 3,
             number: 1,

@@ -45,7 +45,8 @@ impl Engine {
             if known {
                 return Err(Fault::peer("a second key that contradicts the first"));
             }
-            let text = format!("{instance}: {peer} hands over a key that is not client {client}'s: not stored");
+            let text =
+                format!("{instance}: {peer} hands over a key that is not client {client}'s: not stored");
             step.log(Level::Unusual, text);
             let reason = Words::new("it is not the key of this client in this factory");
             step.send(peer, HandoverRefused { instance, attempt, reason });

@@ -67,7 +67,9 @@ impl fmt::Display for NotYet {
             Self::State(state) => write!(f, "it is {state}"),
             Self::Leaving => f.write_str("its channel is on chain, or on its way there"),
             Self::Unfinished => f.write_str("a purchase, its payment or credit is still open"),
-            Self::NoChannel => f.write_str("there is no newer factory of this operator with a channel of ours"),
+            Self::NoChannel => {
+                f.write_str("there is no newer factory of this operator with a channel of ours")
+            }
             Self::Unusable(instance, why) => write!(f, "the channel of factory {instance}: {why}"),
             Self::NotDeep { instance, until } => {
                 write!(f, "the funding of factory {instance} is deep enough at height {until}")
@@ -77,7 +79,10 @@ impl fmt::Display for NotYet {
             }
             Self::Htlc(channel) => write!(f, "an HTLC stands on channel {channel}"),
             Self::Balance { channel_id, msat, reserve_msat } => {
-                write!(f, "{msat} msat are in channel {channel_id}, and only {reserve_msat} have to stay there")
+                write!(
+                    f,
+                    "{msat} msat are in channel {channel_id}, and only {reserve_msat} have to stay there"
+                )
             }
             Self::NotMadeUp { left_msat, most_msat } => write!(
                 f,
@@ -195,7 +200,11 @@ impl Engine {
             let left = other.current.handed_over.values().any(|height| *height >= since);
             other.lsp() == next.lsp() && other.has_left() && left
         };
-        if self.factories.values().any(made_up) { free } else { next.current.terms.push_msat.saturating_add(free) }
+        if self.factories.values().any(made_up) {
+            free
+        } else {
+            next.current.terms.push_msat.saturating_add(free)
+        }
     }
 
     /// Whether nothing is left to move: no HTLC, and in each channel no more than has to stay (S22). `list` is what

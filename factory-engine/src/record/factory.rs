@@ -329,7 +329,8 @@ impl Factory {
 
     /// Whether its dying period has begun: its clients move to another factory from then on.
     pub fn is_due(&self, height: Height) -> bool {
-        let dying = height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height;
+        let dying =
+            height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height;
         dying && self.funding_height().is_some()
     }
 
@@ -391,7 +392,8 @@ impl Factory {
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
     fn leaves_confirmed(&self) -> bool {
-        let sales = self.own_sales().filter(|sold| sold.is_signed() && !self.has_handed_over(sold.sale.buyer));
+        let sales =
+            self.own_sales().filter(|sold| sold.is_signed() && !self.has_handed_over(sold.sale.buyer));
         self.all_inside(|client| self.leaf_height(client).is_some())
             && sales.into_iter().all(|sold| self.confirmed.contains_key(&sold.txid()))
     }

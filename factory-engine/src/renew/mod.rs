@@ -228,9 +228,8 @@ impl Engine {
 
     /// What is in a factory's channels beyond what has to stay, msat, as far as they are known.
     pub fn to_move(&self, factory: &Factory) -> u64 {
-        let more = |id| {
-            self.balances.of(id).map_or(0, |known| known.to_us_msat.saturating_sub(known.reserve_msat))
-        };
+        let more =
+            |id| self.balances.of(id).map_or(0, |known| known.to_us_msat.saturating_sub(known.reserve_msat));
         factory.own_channels().map(|channel| more(channel.channel_id)).fold(0, u64::saturating_add)
     }
 

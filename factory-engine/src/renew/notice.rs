@@ -59,11 +59,13 @@ mod tests {
     /// Heights at which something is said, with how loud it is.
     #[test]
     fn it_grows_louder_and_comes_more_often() {
-        let all: Vec<(Height, Level)> = (1_000..=1_433)
-            .filter_map(|height| Some((height, loudness(1_000, 1_432, height)?)))
-            .collect();
+        let all: Vec<(Height, Level)> =
+            (1_000..=1_433).filter_map(|height| Some((height, loudness(1_000, 1_432, height)?))).collect();
         let heights: Vec<Height> = all.iter().map(|(height, _)| *height).collect();
-        assert_eq!(heights, [1000, 1216, 1324, 1378, 1405, 1419, 1426, 1427, 1428, 1429, 1430, 1431, 1432, 1433]);
+        assert_eq!(
+            heights,
+            [1000, 1216, 1324, 1378, 1405, 1419, 1426, 1427, 1428, 1429, 1430, 1431, 1432, 1433]
+        );
         assert_eq!(all.first().map(|(_, level)| *level), Some(Level::Info));
         assert!(all.iter().skip(1).all(|(_, level)| *level == Level::Unusual));
     }

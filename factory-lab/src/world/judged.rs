@@ -231,7 +231,8 @@ impl World {
         let since = factory.current.handed_over.values().next().filter(|_| factory.has_left());
         let (Some(since), Some(tree)) = (since, &factory.current.tree) else { return Ok(()) };
         let ours = |txid: Txid| tree.sessions().iter().any(|session| session.txid == txid);
-        let published = self.sent.iter().find(|sent| sent.at == at && sent.height > *since && ours(sent.txid));
+        let published =
+            self.sent.iter().find(|sent| sent.at == at && sent.height > *since && ours(sent.txid));
         match published {
             Some(sent) => Err(format!("S22: it has handed its key over, and publishes {}", sent.what)),
             None if !factory.current.exiting.is_empty() => {
@@ -366,7 +367,8 @@ impl World {
             let begin =
                 terms.timeout_height.saturating_sub(early(&factory.current.layout, client) + stock + chain);
             // S22: whoever has handed over has nothing to bring out.
-            if self.chain.height() >= begin && !factory.is_leaving(client) && !factory.has_handed_over(client) {
+            if self.chain.height() >= begin && !factory.is_leaving(client) && !factory.has_handed_over(client)
+            {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
                 ));

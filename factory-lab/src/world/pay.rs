@@ -1,7 +1,7 @@
 //! Payments, modelled: HTLCs are admitted by the engine's own rule and settle at once.
 
-use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
 use factory_engine::ChannelBalance;
+use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
 use factory_engine::types::{ChannelId, Height, NodeId};
 
 use crate::node::{Balances, Channel, commitment};
