@@ -15,6 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const POLICY: &str = "factory-policy";
 const POLICY_TEXT: &str = "What to do with invitations into a channel factory that are within this node's \
                            limits: never (decline), ask (wait for factory-accept) or auto (accept)";
+const RENEW: &str = "factory-renew";
+const RENEW_TEXT: &str = "What to do when a factory that this node is in comes to its end: auto (accept the next one \
+                          of its operator if its terms are no worse than before, move there, and leave the old one), \
+                          ask (wait for factory-accept, then the same) or never (nothing by itself)";
 const ALLOW_LSP: StringArrayConfigOption = StringArrayConfigOption::new_str_arr_no_default(
     "factory-allow-lsp",
     "Node id of an operator that may invite this node; may be given several times. Without it peers that \
@@ -73,6 +77,22 @@ const MAX_PRICE: Number = Number {
     default: |config| signed(config.bounds.max_price_msat),
     least: 0,
     most: ANY,
+};
+const MAX_RENEWAL_PRICE: Number = Number {
+    name: "factory-max-renewal-price-msat",
+    description: "The most that a renewal of a factory may cost without a person being asked, in millisatoshi: the \
+                  price of joining the next one, and what stays behind in the old one and is not made up for",
+    default: |config| signed(config.max_renewal_price_msat),
+    least: 0,
+    most: ANY,
+};
+const HANDOVER_DEPTH: Number = Number {
+    name: "factory-handover-depth",
+    description: "Confirmations of a new factory's funding before this node gives up its channels in the old one, \
+                  in blocks",
+    default: |config| config.handover_depth.into(),
+    least: 1,
+    most: U16,
 };
 const MAX_LIFETIME: Number = Number {
     name: "factory-max-lifetime-blocks",
@@ -314,8 +334,10 @@ const MAX_DUST_TOTAL: Number = Number {
 };
 
 /// Every option with a number.
-const NUMBERS: [&Number; 32] = [
+const NUMBERS: [&Number; 34] = [
     &MAX_PRICE,
+    &MAX_RENEWAL_PRICE,
+    &HANDOVER_DEPTH,
     &MAX_LIFETIME,
     &MAX_FEERATE,
     &CONFIRMATIONS,
@@ -351,6 +373,10 @@ const NUMBERS: [&Number; 32] = [
 
 fn policy_option() -> DefaultStringConfigOption<'static> {
     DefaultStringConfigOption::new_str_with_default(POLICY, Config::default().policy.name(), POLICY_TEXT)
+}
+
+fn renew_option() -> DefaultStringConfigOption<'static> {
+    DefaultStringConfigOption::new_str_with_default(RENEW, Config::default().renew.name(), RENEW_TEXT)
 }
 
 fn signed<T: TryInto<i64>>(value: T) -> i64 {
@@ -389,7 +415,8 @@ where
 {
     #[cfg(feature = "faults")]
     let builder = builder.option(FAULT);
-    let builder = builder.option(policy_option()).option(ALLOW_LSP).option(BITCOIN_RPC);
+    let builder =
+        builder.option(policy_option()).option(renew_option()).option(ALLOW_LSP).option(BITCOIN_RPC);
     let builder = builder.option(NO_NEIGHBOUR_SALES).option(JIT).option(UNSAFE_SKIP_FUNDING_CHECK);
     NUMBERS.iter().fold(builder, |builder, number| builder.option(number.option()))
 }
@@ -412,7 +439,10 @@ where
     Ok(Config {
         // lightningd says it.
         cltv_delta: Config::default().cltv_delta,
-        policy: policy(&plugin.option(&policy_option())?)?,
+        policy: policy(POLICY, &plugin.option(&policy_option())?)?,
+        renew: policy(RENEW, &plugin.option(&renew_option())?)?,
+        max_renewal_price_msat: within(&MAX_RENEWAL_PRICE, set(&MAX_RENEWAL_PRICE)?)?,
+        handover_depth: within(&HANDOVER_DEPTH, set(&HANDOVER_DEPTH)?)?,
         allowed_lsps: allowed.as_ref().filter(|_| !anybody).map(|ids| node_ids(ids)).transpose()?,
         anybody_invites: anybody,
         bounds: Bounds {
@@ -472,9 +502,9 @@ where
     plugin.option(&BITCOIN_RPC)
 }
 
-fn policy(text: &str) -> Result<Policy, BadOption> {
+fn policy(option: &str, text: &str) -> Result<Policy, BadOption> {
     let found = Policy::ALL.into_iter().find(|policy| policy.name() == text);
-    found.ok_or_else(|| BadOption(format!("{POLICY}: expected never, ask or auto, got '{text}'")))
+    found.ok_or_else(|| BadOption(format!("{option}: expected never, ask or auto, got '{text}'")))
 }
 
 fn node_ids(texts: &[String]) -> Result<Vec<NodeId>, BadOption> {
@@ -528,7 +558,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_named() {
-        assert!(policy("Auto").unwrap_err().0.contains("'Auto'"));
+        assert!(policy(POLICY, "Auto").unwrap_err().0.contains("'Auto'"));
         assert!(node_ids(&["02ab".to_owned()]).unwrap_err().0.contains("'02ab'"));
     }
 

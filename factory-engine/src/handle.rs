@@ -76,6 +76,7 @@ impl Engine {
                 step.volatile(Volatile::PeerUp(peer, channels));
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
+                self.handover_peer_up(step, peer);
                 for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
                         self.resume_sales(step, factory, Some(peer));
@@ -135,6 +136,8 @@ impl Engine {
             Input::Block(block) => self.on_block(step, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
+            Input::Balances(list) => self.on_balances(step, list),
+            Input::Emptied { instance, freeze, result } => self.on_emptied(step, instance, freeze, result),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),
@@ -203,6 +206,9 @@ impl Engine {
             Message::CreditBack(m) => self.on_credit_back(step, peer, &m),
             Message::SaleMissing(m) => self.on_sale_missing(step, peer, &m),
             Message::SaleShown(m) => self.on_sale_shown(step, peer, &m),
+            Message::Handover(m) => self.on_handover(step, peer, &m),
+            Message::HandoverStored(m) => self.on_handover_stored(step, peer, &m),
+            Message::HandoverRefused(m) => self.on_handover_refused(step, peer, &m),
         };
         match result {
             Ok(()) => {}

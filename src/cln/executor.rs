@@ -22,7 +22,7 @@ use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{chain, payments, sent, wallet};
+use super::{balances, chain, payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +34,8 @@ const PEER_NOT_CONNECTED: i32 = 305;
 const UNKNOWN_PEER: i32 = 306;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
+/// Notification topic for factories that end before they are renewed.
+pub const RENEWAL_TOPIC: &str = "factory_renewal";
 /// static_remotekey, anchors, scid_alias and zeroconf.
 const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
 /// Messages that lightningd gets at once, of all that wait: it has one thread, and takes what comes in on its
@@ -305,6 +307,45 @@ impl Node for Executor {
                 let found = find_ordinary(&rpc, peer, opened.channel_id, opened.amount).await;
                 Input::OrdinaryFound { instance, opened, result: found.map_err(NodeError::from) }
             }),
+            Effect::ReadBalances { peer } => {
+                let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+                tokio::spawn(async move {
+                    match balances::read(&rpc, peer).await {
+                        Ok(list) => runtime.input(Input::Balances(list)),
+                        Err(error) => log::debug!("{peer}: looking what its channels hold: {error}"),
+                    }
+                });
+            }
+            Effect::CheckEmpty { instance, peer, freeze } => self.spawn(async move {
+                let result = balances::read(&rpc, peer).await.map_err(NodeError::from);
+                Input::Emptied { instance, freeze, result }
+            }),
+            Effect::Connect { peer } => {
+                self.spawn_logged(format!("{peer}: connecting"), async move {
+                    let params = json!({"id": peer.to_string()});
+                    rpc.call_within(PEER_PATIENCE, "connect", params).await.map(|_| "done".to_owned())
+                });
+            }
+            Effect::MutualClose { channel_id } => {
+                self.spawn_logged(format!("closing channel {channel_id} with its peer"), async move {
+                    // 0 is for ever: never by one side alone. Once it has begun lightningd goes on by itself.
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 0});
+                    let closed = rpc.call_within(PEER_PATIENCE, "close", params).await;
+                    closed.map(|closed| closed["type"].to_string())
+                });
+            }
+            Effect::RenewalDue { instance, by, blocks_left, waits_for, failed } => {
+                let mut body = json!({
+                    "factory_instance": instance.to_string(),
+                    "by_block": by,
+                    "blocks_left": blocks_left,
+                    "waits_for": waits_for,
+                });
+                if let Some(failed) = failed {
+                    body["failed"] = failed.into();
+                }
+                self.outbox.publish(RENEWAL_TOPIC, body);
+            }
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});

@@ -11,9 +11,10 @@
 //! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
 //!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
-//! - [`payments`] what liquidity costs: invoices and payments
+//! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+mod balances;
 pub mod bitcoind;
 pub mod bolt12;
 pub mod boot;

@@ -185,7 +185,8 @@ pub async fn send<C: Call>(
     // lightningd signs only what is reserved, and a reservation may have run out since. It reserves and signs
     // nothing that it doesn't know.
     let reserve = spending(&own).map_err(malformed)?.to_string();
-    rpc.call("reserveinputs", json!({"psbt": reserve, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
+    rpc.call("reserveinputs", json!({"psbt": reserve, "exclusive": false, "reserve": RESERVE_BLOCKS}))
+        .await?;
     let mut sign = json!({"psbt": psbt});
     if !witnesses.is_empty() {
         sign["signonly"] = places.into();

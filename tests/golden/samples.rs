@@ -141,9 +141,10 @@ pub fn samples() -> Vec<Event> {
         StockPayout { script: script(6) }.into(),
         ChannelResolved { client: 2 }.into(),
         ChannelEnded { channel_id, how: Ended::Failed }.into(),
-        HandedOver { height: 830 }.into(),
+        HandedOver { height: 4_100 }.into(),
         HandoverStored {}.into(),
-        KeyReceived { client: 1, key: SealedKey { ephemeral: keys()[1], sealed: [0x44; 32] }, height: 831 }.into(),
+        KeyReceived { client: 1, key: SealedKey { ephemeral: keys()[1], sealed: [0x61; 32] }, height: 4_101 }
+            .into(),
         SaleOpening {
             coin: 3,
             number: 1,
@@ -196,7 +197,8 @@ pub fn samples() -> Vec<Event> {
 
 /// Events with fields that came later, each with a name for its frozen record. Those without are above.
 pub fn later() -> Vec<(&'static str, Event)> {
-    let reclaims = vec![ReclaimedInput { instance: InstanceId([0x12; 32]), coin: 0, outpoint: outpoint(7, 1) }];
+    let reclaims =
+        vec![ReclaimedInput { instance: InstanceId([0x12; 32]), coin: 0, outpoint: outpoint(7, 1) }];
     vec![(
         "funding_reserved/reclaims",
         FundingReserved {

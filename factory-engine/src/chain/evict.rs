@@ -63,10 +63,11 @@ impl Factory {
     }
 
     /// Clients whose leaves are neither on chain nor on the way there by this node's doing, and that have not
-    /// handed over what they had (S22).
+    /// handed over.
     pub fn still_in(&self) -> impl Iterator<Item = ClientIndex> {
-        let out = |client| self.is_leaving(client) || self.has_handed_over(client);
-        (0..self.current.terms.clients()).filter(move |client| !out(*client))
+        // S22: for whom has handed over the operator takes the coin that its channel is under.
+        let clients = 0..self.current.terms.clients();
+        clients.filter(|client| !self.is_leaving(*client) && !self.has_handed_over(*client))
     }
 
     /// The next client's deadline, for L.
@@ -133,6 +134,9 @@ pub fn evictable(
         }
         if factory.leaf_height(*client).is_some() {
             return Err(Refusal::IsOut(*client));
+        }
+        if factory.has_handed_over(*client) {
+            return Err(Refusal::GoneOver(*client));
         }
     }
     if named.is_empty() {

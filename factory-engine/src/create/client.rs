@@ -75,7 +75,8 @@ impl Engine {
         });
         let checked = checked.and_then(|()| {
             let layout = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
-            self.config.check_invite(&invite, &layout, step.height, self.known_fees())
+            let renews = self.renewed_by(peer, &invite, step.height).is_some();
+            self.config.check_invite(&invite, &layout, step.height, self.known_fees(), renews)
         });
         if let Err(reason) = checked {
             step.log(
@@ -84,8 +85,10 @@ impl Engine {
             );
             step.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             step.volatile(Volatile::Offence(peer, step.now));
+            self.renewal_failed(step, peer, &invite, &format!("its invitation was declined: {reason}"));
             return Ok(());
         }
+        let takes = self.takes_by_itself(step, peer, &invite);
         let (instance, attempt) = (invite.instance, invite.attempt);
         step.event(
             instance,
@@ -101,11 +104,31 @@ impl Engine {
         step.volatile(Volatile::End(instance));
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
-        } else if self.config.policy == Policy::Auto && !self.is_stranger(peer) {
+        } else if takes {
             step.event(instance, Accepted {});
             step.effect(Effect::NewPayout { instance, attempt });
         }
         Ok(())
+    }
+
+    /// Whether no person is asked: the invitation renews a factory on terms no worse than before, or this node takes
+    /// whatever its limits allow.
+    fn takes_by_itself(&self, step: &mut StepBuilder<'_>, peer: NodeId, invite: &Invite) -> bool {
+        let auto = self.config.policy == Policy::Auto && !self.is_stranger(peer);
+        match (self.renewal_terms(peer, invite, step.height), self.config.renew) {
+            (None, _) | (Some(_), Policy::Never) => auto,
+            (Some(_), Policy::Ask) => false,
+            (Some((before, Ok(()))), Policy::Auto) => {
+                let text = format!("{}: accepted, it renews factory {}", invite.instance, before.instance);
+                step.log(Level::Info, text);
+                true
+            }
+            (Some((_, Err(worse))), Policy::Auto) => {
+                let what = format!("the terms of factory {} are worse: {worse}", invite.instance);
+                self.renewal_failed(step, peer, invite, &what);
+                auto
+            }
+        }
     }
 
     /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
+use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
+use crate::memory::leaving::Leaving;
 use crate::memory::offences::Offences;
 use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
@@ -158,6 +160,10 @@ pub struct Engine {
     pub(crate) fees: fees::Fees,
     /// L: what is on its way to take coins back.
     pub(crate) reclaims: Reclaims,
+    /// What channels held when somebody last looked.
+    pub(crate) balances: Balances,
+    /// Client: factories that it is about to leave.
+    pub(crate) leaving: Leaving,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -193,6 +199,8 @@ impl Engine {
             tip: None,
             fees: fees::Fees::default(),
             reclaims: Reclaims::default(),
+            balances: Balances::default(),
+            leaving: Leaving::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use bitcoin::BlockHash;
 
+use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::fees::VolatileFees;
+use crate::memory::leaving::VolatileLeaving;
 use crate::memory::reclaim::VolatileReclaim;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
@@ -16,8 +18,10 @@ use crate::tx::tree::Tree;
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Propose;
 
+pub mod balances;
 pub mod ceremony;
 pub mod fees;
+pub mod leaving;
 pub(crate) mod offences;
 pub(crate) mod reclaim;
 pub mod sale;
@@ -41,6 +45,8 @@ pub(crate) enum Volatile {
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
     Reclaim(VolatileReclaim),
+    Balances(Vec<ChannelBalance>),
+    Leaving(VolatileLeaving),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

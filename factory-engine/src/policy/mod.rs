@@ -53,6 +53,13 @@ pub struct Config {
     pub anybody_invites: bool,
     /// Client: what it takes of an invitation's terms (S32).
     pub bounds: Bounds,
+    /// Client: whether it renews by itself what it has with an operator when a factory ends.
+    pub renew: Policy,
+    /// Client: the most that a renewal may cost, msat: the price of joining, and what stays behind in the old
+    /// factory without being made up for.
+    pub max_renewal_price_msat: u64,
+    /// Client: confirmations of a new factory's funding before a key of the old one is handed over (S22).
+    pub handover_depth: u16,
     /// L: confirmations of the funding before channels are usable.
     pub funding_confirmations: u16,
     /// L: blocks allowed for each path transaction to confirm.
@@ -114,6 +121,9 @@ impl Default for Config {
             allowed_lsps: None,
             anybody_invites: false,
             bounds: Bounds::default(),
+            renew: Policy::Auto,
+            max_renewal_price_msat: 0,
+            handover_depth: 6,
             funding_confirmations: 3,
             confirm_blocks: delays.confirm_blocks,
             margin_blocks: delays.margin_blocks,
@@ -241,7 +251,7 @@ impl Config {
         Ok(())
     }
 
-    /// Checks an invitation against this node's limits and against itself. The layout has been built
+    /// Checks an invitation, which may be one to renew, against this node's limits and against itself. The layout has been built
     /// from its terms, which are thereby well formed.
     pub(crate) fn check_invite(
         &self,
@@ -249,9 +259,14 @@ impl Config {
         layout: &Layout,
         height: Height,
         fees: KnownFees,
+        renews: bool,
     ) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
-        self.bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
+        let mut bounds = self.bounds;
+        if renews {
+            bounds.max_price_msat = bounds.max_price_msat.max(self.max_renewal_price_msat);
+        }
+        bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
         let lifetime = terms.timeout_height.saturating_sub(height);
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
             return Err(NotAcceptable::Dying { blocks: lifetime });

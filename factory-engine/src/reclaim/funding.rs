@@ -12,7 +12,7 @@ use crate::memory::ceremony::{LspCeremony, LspStage};
 use crate::memory::reclaim::VolatileReclaim;
 use crate::record::attempt::Role;
 use crate::record::event::FundingReserved;
-use crate::record::factory::{Factory, Reclaimable};
+use crate::record::factory::{Factory, Reclaimable, wanted_nodes};
 use crate::record::reclaimed::ReclaimedInput;
 use crate::step::builder::StepBuilder;
 use crate::tx::reclaim::{sighash, witness};
@@ -38,6 +38,7 @@ impl Engine {
         let fits = |factory: &&Factory| {
             factory.current.role == Role::Lsp
                 && factory.is_reclaimable_whole()
+                && wanted_nodes(factory, height).is_empty()
                 && height < self.reclaims_alone_from(factory)
                 && !self.is_promised(factory.instance)
         };
@@ -54,9 +55,8 @@ impl Engine {
         let LspStage::Opening(opening) = &ceremony.stage else { return None };
         let inputs = || funding.tx.input.iter().map(|input| input.previous_output).zip(&funding.prevouts);
         let is_in = |asked: &Reclaimable| {
-            inputs().any(|(outpoint, prevout)| {
-                outpoint == asked.place.outpoint && *prevout == asked.place.output
-            })
+            inputs()
+                .any(|(outpoint, prevout)| outpoint == asked.place.outpoint && *prevout == asked.place.output)
         };
         let reclaims = opening.reclaims.iter().filter(|(_, asked)| is_in(asked)).map(|(instance, asked)| {
             ReclaimedInput { instance: *instance, coin: asked.coin, outpoint: asked.place.outpoint }

@@ -93,8 +93,11 @@ impl Engine {
         }
     }
 
-    /// Whether a coin is taken alone now.
+    /// Whether a coin is taken alone now. One that this node itself goes through on somebody's way out isn't.
     fn is_due_alone(&self, factory: &Factory, coin: &Reclaimable, height: Height) -> bool {
+        if wanted_nodes(factory, height).contains(&coin.coin) {
+            return false;
+        }
         if coin.coin == 0 {
             let promised = || height < factory.reclaim_latest() && self.is_promised(factory.instance);
             return height >= self.reclaims_alone_from(factory) && !promised();

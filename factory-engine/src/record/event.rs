@@ -93,7 +93,6 @@ pub struct LedgerEntry {
 
 plain_codec!(LedgerEntry { outpoint, session, sighash });
 plain_codec!(SessionId { coin, role });
-plain_codec!(SealedKey { ephemeral, sealed });
 
 impl Codec for SpendRole {
     fn write(&self, out: &mut Vec<u8>) {

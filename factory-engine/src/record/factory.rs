@@ -18,8 +18,8 @@ use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
 pub use onchain::{BURIED, session_name};
-pub use reclaim::Reclaimable;
 pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, wanted_nodes};
+pub use reclaim::Reclaimable;
 
 mod attempts;
 mod onchain;
@@ -309,6 +309,9 @@ impl Factory {
         if self.is_over(height) {
             return State::Closed;
         }
+        if self.has_left() {
+            return State::Left;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
@@ -316,17 +319,23 @@ impl Factory {
             let out = own_clients(self).any(|client| self.leaf_height(client).is_some());
             return if out { State::Exited } else { State::Reclaimed };
         }
-        let leaving = |client: ClientIndex| self.is_leaving(client) || self.has_handed_over(client);
-        if own_clients(self).any(|client| self.is_leaving(client)) && own_clients(self).all(leaving) {
+        if self.all_inside(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
         if !self.is_deep(height) {
             return State::Funding;
         }
-        if height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height {
+        if self.is_due(height) {
             return State::Dying;
         }
         State::Active
+    }
+
+    /// Whether its dying period has begun: its clients move to another factory from then on.
+    pub fn is_due(&self, height: Height) -> bool {
+        let dying =
+            height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height;
+        dying && self.funding_height().is_some()
     }
 
     /// The factory's funding outpoint, once proposed.
@@ -369,6 +378,22 @@ impl Factory {
         self.current.handed_over.contains_key(&client)
     }
 
+    /// Whether this node is a client that has handed its key over: nothing of the factory is its any more.
+    pub fn has_left(&self) -> bool {
+        matches!(self.current.role, Role::Client { index, .. } if self.has_handed_over(index))
+    }
+
+    /// Clients whose channel is this node's and that have not handed over.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = ClientIndex> {
+        own_clients(self).filter(|client| !self.has_handed_over(*client))
+    }
+
+    /// Whether this holds for each of them, if there are any.
+    fn all_inside(&self, test: impl Fn(ClientIndex) -> bool) -> bool {
+        let mut inside = self.inside().peekable();
+        inside.peek().is_some() && inside.all(test)
+    }
+
     /// Whether every channel that this node has in the factory has its leaf on chain, but those that L has
     /// taken back.
     fn leaves_confirmed(&self) -> bool {
@@ -398,6 +423,10 @@ impl Factory {
         if let Some(how) = self.current.ended_of(client) {
             return Err(Unusable::Ended(how));
         }
+        // S22: whatever moved there now would be the operator's.
+        if self.has_handed_over(client) {
+            return Err(Unusable::HandedOver);
+        }
         if self.leaf_height(client).is_some() {
             return Ok(());
         }
@@ -421,6 +450,7 @@ impl Factory {
             | State::Opening
             | State::Distributed
             | State::Reclaimed
+            | State::Left
             | State::Declined
             | State::Aborted
             | State::Closed) => Err(Unusable::State(state)),

@@ -30,6 +30,8 @@ pub enum State {
     Distributed,
     /// The operator has taken everything back, with the keys that were handed over.
     Reclaimed,
+    /// This client has handed its key over: nothing of this node's is left in it (S22).
+    Left,
     /// The client declined the invitation.
     Declined,
     /// Creation failed; kept until nothing that was signed can matter (S12).
@@ -40,7 +42,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a factory's life.
-    pub const ALL: [State; 15] = [
+    pub const ALL: [State; 16] = [
         State::Invited,
         State::Joining,
         State::Signing,
@@ -53,6 +55,7 @@ impl State {
         State::Exited,
         State::Distributed,
         State::Reclaimed,
+        State::Left,
         State::Declined,
         State::Aborted,
         State::Closed,
@@ -73,6 +76,7 @@ impl State {
             State::Exited => "exited",
             State::Distributed => "distributed",
             State::Reclaimed => "reclaimed",
+            State::Left => "left",
             State::Declined => "declined",
             State::Aborted => "aborted",
             State::Closed => "closed",

@@ -29,6 +29,8 @@ pub enum Standing {
     PaidOut,
     /// L has taken back what was handed over.
     Reclaimed,
+    /// This client has handed its key over.
+    Left,
     /// Every channel of this node is settled on chain, for good.
     Closed,
 }
@@ -44,6 +46,7 @@ impl Standing {
             Standing::Out => "out",
             Standing::PaidOut => "paid_out",
             Standing::Reclaimed => "reclaimed",
+            Standing::Left => "left",
             Standing::Closed => "closed",
         }
     }
@@ -58,6 +61,7 @@ impl Standing {
             Standing::Out => "the leaf is on chain: the channel is lightningd's alone",
             Standing::PaidOut => "a distribution has paid the clients",
             Standing::Reclaimed => "the operator has taken it back, with the keys that were handed over",
+            Standing::Left => "this node's key is handed over: nothing here is its any more",
             Standing::Closed => "everything is settled",
         }
     }
@@ -136,6 +140,10 @@ pub enum NextAction {
     PaidOut,
     /// Nothing: L has taken everything back, and that is to be buried.
     Reclaimed,
+    /// Client: its key is on its way to the operator, which has not confirmed it yet (S22).
+    Acknowledge,
+    /// Client: its key is handed over, until the operator has spent the factory's coin.
+    Left,
     /// Nothing: every channel of this node is settled on chain.
     Settled,
     /// Nothing: the invitation was declined.
@@ -191,6 +199,11 @@ impl fmt::Display for NextAction {
             Self::Stands => "nothing: the channel stands on chain by itself and goes on",
             Self::PaidOut => "nothing: the distribution transaction has paid",
             Self::Reclaimed => "nothing: the operator has taken it back; kept until that is buried",
+            Self::Acknowledge => "the operator has to confirm that it has stored this node's key",
+            Self::Left => {
+                "nothing: this node's key is handed over; the factory stays listed until the operator has spent \
+                 its coin, 100 blocks deep"
+            }
             Self::Settled => "nothing: every channel of this node is settled on chain",
             Self::Declined => "nothing",
             Self::Failed => "nothing; kept until its funding can never confirm",
@@ -260,6 +273,9 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
 
 /// Whether this node publishes a transaction of the factory at a height.
 fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
+    if factory.has_left() {
+        return false;
+    }
     match id.role {
         SpendRole::State => wanted_nodes(factory, height).contains(&id.coin),
         SpendRole::Distribution => {
@@ -291,6 +307,7 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         State::Distributed => Standing::PaidOut,
         State::Reclaimed => Standing::Reclaimed,
         State::Exited => Standing::Out,
+        State::Left => Standing::Left,
         _ if factory.next_eviction().is_some_and(|at| factory.current.role == Role::Lsp && height >= at) => {
             Standing::MustExit
         }
@@ -334,7 +351,8 @@ impl Factory {
             }
             State::Active | State::Dying if self.current.role == Role::Lsp => match self.next_eviction() {
                 Some(from) => NextAction::Evict { from },
-                None => NextAction::PublishRest,
+                None if self.current.handed_over.is_empty() => NextAction::PublishRest,
+                None => NextAction::Reclaim { before: self.current.terms.timeout_height },
             },
             State::Active | State::Dying
                 if self.has_forgotten() && height < self.current.terms.timeout_height =>
@@ -357,6 +375,8 @@ impl Factory {
                     _ => NextAction::Close,
                 },
             },
+            State::Left if self.current.handover_stored => NextAction::Left,
+            State::Left => NextAction::Acknowledge,
             State::Distributed => NextAction::PaidOut,
             State::Reclaimed => NextAction::Reclaimed,
             State::Closed => NextAction::Settled,
@@ -371,6 +391,9 @@ impl Factory {
         match (self.state(height), self.current.role) {
             (State::Active | State::Dying, Role::Lsp) if self.is_reclaimable_whole() => {
                 Some(self.reclaim_latest())
+            }
+            (State::Active | State::Dying, Role::Lsp) if !self.current.handed_over.is_empty() => {
+                self.next_eviction().or(timeout)
             }
             (State::Active | State::Dying, Role::Lsp) => self.next_eviction(),
             (State::Dying | State::Exiting, _) => timeout,

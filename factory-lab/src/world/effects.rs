@@ -92,6 +92,24 @@ impl World {
                 });
                 self.answer(at, Input::OrdinaryFound { instance, opened, result: Ok(there) });
             }
+            Effect::ReadBalances { peer } => {
+                let list = self.balances(at, peer);
+                self.answer(at, Input::Balances(list));
+            }
+            Effect::CheckEmpty { instance, peer, freeze } => {
+                let result = Ok(self.balances(at, peer));
+                self.answer(at, Input::Emptied { instance, freeze, result });
+            }
+            Effect::Connect { peer } => {
+                let other = self.member_of(peer).filter(|other| self.members[*other].engine.is_some());
+                if let Some(other) = other.filter(|other| self.connects && !self.connected(at, *other)) {
+                    self.connect(at.min(other), at.max(other))?;
+                }
+            }
+            Effect::MutualClose { channel_id } => self.close_together(at, channel_id),
+            Effect::RenewalDue { instance, blocks_left, .. } => {
+                self.notices.push((at, instance, blocks_left));
+            }
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
@@ -216,6 +234,7 @@ impl World {
             scripts: scripts.clone(),
             commitment: signed.clone(),
             closing: false,
+            mutual: false,
             lost: false,
         };
         let (mine, yours) = (channel(peer, ours, true), channel(id, theirs, false));

@@ -208,6 +208,10 @@ impl World {
             }
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.stays_out(at, factory).err().map(|why| format!("{why} (member {at})")));
+                if factory.has_left() {
+                    continue;
+                }
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
                 found.extend(
                     self.sales_published(at, factory).err().map(|why| format!("{why} (member {at})")),
@@ -222,6 +226,22 @@ impl World {
             }
         }
         self.judge.violations.extend(found);
+    }
+
+    /// S22: whoever has handed its key over publishes nothing of the factory, and doesn't leave it.
+    fn stays_out(&self, at: usize, factory: &Factory) -> Result<(), String> {
+        let since = factory.current.handed_over.values().next().filter(|_| factory.has_left());
+        let (Some(since), Some(tree)) = (since, &factory.current.tree) else { return Ok(()) };
+        let ours = |txid: Txid| tree.sessions().iter().any(|session| session.txid == txid);
+        let published =
+            self.sent.iter().find(|sent| sent.at == at && sent.height > *since && ours(sent.txid));
+        match published {
+            Some(sent) => Err(format!("S22: it has handed its key over, and publishes {}", sent.what)),
+            None if !factory.current.exiting.is_empty() => {
+                Err("S22: it has handed its key over, and leaves".to_owned())
+            }
+            None => Ok(()),
+        }
     }
 
     fn beliefs(&self, factory: &Factory) -> Result<(), String> {
@@ -254,7 +274,8 @@ impl World {
             }
             _ => return Ok(()),
         };
-        let leaves = || factory.current.exiting.iter().chain(&factory.current.evicting);
+        let evicted = factory.current.evicting.iter().filter(|client| !factory.has_handed_over(**client));
+        let leaves = || factory.current.exiting.iter().chain(evicted.clone());
         let leaving = |coin| leaves().any(|client| factory.current.layout.path(*client).contains(&coin));
         // Who bought some of its stock wants the sale, which a floor may keep out, and not what conflicts.
         let bought = factory.own_sales().any(|sold| sold.is_signed());
@@ -347,8 +368,9 @@ impl World {
             let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
             let begin =
                 terms.timeout_height.saturating_sub(early(&factory.current.layout, client) + stock + chain);
-            let handed_over = self.judge.has_handed_over(factory.instance, client);
-            if self.chain.height() >= begin && !factory.is_leaving(client) && !handed_over {
+            // S22: whoever has handed over has nothing to bring out.
+            if self.chain.height() >= begin && !factory.is_leaving(client) && !factory.has_handed_over(client)
+            {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
                 ));

@@ -28,8 +28,7 @@ impl World {
     pub(super) fn is_all_handed(&self, factory: &Factory, coin: CoinIndex) -> bool {
         let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         let mut clients = clients.into_iter().peekable();
-        clients.peek().is_some()
-            && clients.all(|client| self.judge.has_handed_over(factory.instance, client))
+        clients.peek().is_some() && clients.all(|client| self.judge.has_handed_over(factory.instance, client))
     }
 
     /// The operator broadcasts a transaction: where it spends coins with everybody's keys, they are one
@@ -80,7 +79,7 @@ impl World {
     /// What became of a broadcast, as the plugin says it.
     pub(super) fn tell_published(&mut self, at: usize, instance: InstanceId, what: String, txid: Txid) {
         let result = self.sent.last().map(|sent| sent.result.clone());
-        let trouble = result.and_then(Result::err).map(|reject| Trouble::Parent(refused(reject)));
+        let trouble = result.and_then(Result::err).map(|reject| Trouble::Parent(refused(&reject)));
         let report = Report { instance, what, target: None, child: None, trouble };
         self.answer(at, Input::Published { txid, report: Box::new(report) });
     }
@@ -120,7 +119,8 @@ impl World {
             };
             let due = self.chain.height() >= by.max(confirmed).saturating_add(asked);
             let taken = || {
-                let spends = |tx: &Transaction| tx.input.iter().any(|input| input.previous_output == outpoint);
+                let spends =
+                    |tx: &Transaction| tx.input.iter().any(|input| input.previous_output == outpoint);
                 self.chain.mempool().iter().any(spends)
             };
             if due && known.value.to_sat() >= WORTH && !taken() {

@@ -36,10 +36,10 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
     }
 }
 
+/// L takes a channel on chain for an HTLC's sake also after its client has handed over (S16).
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    // Of what was handed over nobody puts anything on chain.
-    let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
-    let leaving = leaving.filter(|client| !factory.has_handed_over(**client));
+    let still_in = |client: &&ClientIndex| !factory.has_handed_over(**client);
+    let leaving = factory.current.exiting.iter().chain(factory.current.evicting.iter().filter(still_in));
     leaving.flat_map(|client| factory.current.layout.path(*client)).collect()
 }
 
@@ -48,6 +48,8 @@ fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
 /// those below, whether or not the client was leaving (S19).
 pub(crate) fn wanted_nodes(factory: &Factory, height: Height) -> BTreeSet<NodeIndex> {
     match factory.current.role {
+        // S22: what it had is the operator's.
+        Role::Client { .. } if factory.has_left() => BTreeSet::new(),
         Role::Client { index, .. } if has_matured(factory, height) => {
             let layout = &factory.current.layout;
             let has_none = |node: &NodeIndex| !layout.coin(*node).is_some_and(|coin| coin.has_distribution);
@@ -111,7 +113,8 @@ impl Factory {
         self.stock_unreachable(coin) || {
             let first = self.stock_before(coin, 1).map(|stock| stock.outpoint);
             let rests = self.current.sales.of(coin).iter().map(|sold| (sold.txid(), sold.sale.rest));
-            let mut spent = first.into_iter().chain(rests.clone().filter_map(|(_, rest)| Some(rest?.outpoint)));
+            let mut spent =
+                first.into_iter().chain(rests.clone().filter_map(|(_, rest)| Some(rest?.outpoint)));
             let taken = |txid: &Txid| rests.clone().all(|(sale, _)| sale != *txid);
             spent.any(|outpoint| self.spent.get(&outpoint).is_some_and(taken))
         }
@@ -128,9 +131,32 @@ impl Factory {
         spends.min()
     }
 
+    /// Client that has handed over: the coin that everything stands on is spent, for good, and lightningd has
+    /// ended its channels.
+    fn is_left_behind(&self, buried: impl Fn(Height) -> bool) -> bool {
+        let spender = self.funding().and_then(|funding| self.spent.get(&funding));
+        let gone = spender.and_then(|txid| self.confirmed.get(txid)).is_some_and(|at| buried(*at));
+        gone && self.has_ended_all()
+    }
+
+    /// Client: whether lightningd has ended each channel that it has here, or forgotten it.
+    pub(crate) fn has_ended_all(&self) -> bool {
+        let Role::Client { index, .. } = self.current.role else { return false };
+        let current = &self.current;
+        let first = current.resolved.contains(&index) || current.ended_of(index).is_some();
+        first
+            && self.own_sales().filter(|sold| sold.is_signed()).all(|sold| {
+                let channel_id = sold.channel_id();
+                current.ended.contains_key(&channel_id) || current.sales.is_resolved(channel_id)
+            })
+    }
+
     /// Whether nothing of this node's is left in the factory, for good.
     pub(crate) fn is_over(&self, height: Height) -> bool {
         let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
+        if self.has_left() {
+            return self.is_left_behind(buried);
+        }
         let settled = |client: ClientIndex| {
             self.current.resolved.contains(&client)
                 || self.paid_out(client).is_some_and(buried)
