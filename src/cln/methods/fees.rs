@@ -200,6 +200,7 @@ fn needed(
             state,
             FactoryState::Exited
                 | FactoryState::Distributed
+                | FactoryState::Left
                 | FactoryState::Declined
                 | FactoryState::Aborted
                 | FactoryState::Invited
