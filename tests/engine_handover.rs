@@ -219,6 +219,12 @@ fn not_with_an_htlc() {
     assert_eq!(usable(&world), Ok(()));
     world.feed(1, Input::Balances(before)).unwrap();
     assert_eq!(usable(&world), Err(Unusable::HandedOver), "nothing is let on while somebody looks");
+    // What was asked for at another time says nothing about now.
+    let mut old_list = world.balances(1, peer);
+    old_list.iter_mut().for_each(|channel| channel.htlcs = false);
+    let answer = Input::Emptied { instance: old, freeze: u64::MAX, result: Ok(old_list) };
+    world.feed(1, answer).unwrap();
+    assert!(!factory(&world, 1, old).has_handed_over(0));
     world.settle().unwrap();
     assert_eq!(handed_over(&world, old), [false; 2]);
     assert_eq!(usable(&world), Ok(()), "it goes on");

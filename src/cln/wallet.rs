@@ -246,3 +246,119 @@ pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
     // lightningd made it for its own network.
     Ok(address.assume_checked().script_pubkey())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bitcoin::hashes::Hash;
+    use factory_engine::tx::reclaim::witness;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A wallet that notes what it is asked, and has one coin of this value.
+    #[derive(Clone, Default)]
+    struct Wallet(Arc<Mutex<Vec<(String, Value)>>>);
+
+    const OWN: u64 = 250_000;
+
+    fn script(of: u8) -> ScriptBuf {
+        ScriptBuf::from_bytes([vec![0x51, 0x20], vec![of; 32]].concat())
+    }
+
+    fn output(sat: u64, of: u8) -> TxOut {
+        TxOut { value: Amount::from_sat(sat), script_pubkey: script(of) }
+    }
+
+    fn outpoint(of: u8) -> OutPoint {
+        OutPoint { txid: Txid::from_byte_array([of; 32]), vout: 0 }
+    }
+
+    fn coin(sat: u64, of: u8) -> Coin {
+        Coin { outpoint: outpoint(of), output: output(sat, of) }
+    }
+
+    impl Wallet {
+        fn asked(&self, method: &str) -> Option<Value> {
+            let calls = self.0.lock().unwrap();
+            calls.iter().find(|(called, _)| called == method).map(|(_, params)| params.clone())
+        }
+    }
+
+    impl Call for Wallet {
+        async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
+            self.0.lock().unwrap().push((method.to_owned(), params.clone()));
+            Ok(match method {
+                "fundpsbt" => {
+                    let mut psbt = spending(&[outpoint(1)]).unwrap();
+                    psbt.inputs[0].witness_utxo = Some(output(OWN, 1));
+                    psbt.unsigned_tx.output.push(output(1_000, 8));
+                    psbt.outputs.push(Default::default());
+                    json!({"psbt": psbt.to_string(), "estimated_final_weight": 900})
+                }
+                "parsefeerate" => json!({"perkw": 1_000}),
+                "newaddr" => {
+                    json!({"p2tr": "bcrt1p5cyxnuxmeuwuvkwfem96lqzszd02n6xdcjrs20cac6yqjjwudpxqvg32hk"})
+                }
+                "signpsbt" => json!({"signed_psbt": params["psbt"]}),
+                "sendpsbt" => {
+                    let psbt: Psbt = params["psbt"].as_str().unwrap().parse().unwrap();
+                    json!({"txid": psbt.unsigned_tx.compute_txid().to_string()})
+                }
+                "sendrawtransaction" => json!({"success": true}),
+                _ => json!({}),
+            })
+        }
+    }
+
+    /// S38: what is taken back stands beside the wallet's inputs, which make up what is missing.
+    #[tokio::test]
+    async fn the_wallet_adds_what_is_missing() {
+        let wallet = Wallet::default();
+        let back = [coin(100_000, 5), coin(60_000, 6)];
+        let funding = prepare(&wallet, script(9), Amount::from_sat(300_000), &back).await.unwrap();
+        let asked = wallet.asked("fundpsbt").unwrap();
+        assert_eq!(asked["satoshi"], "140000sat");
+        assert_eq!(asked["startweight"], START_WEIGHT + 2 * KEY_PATH_WEIGHT);
+        let spent: Vec<OutPoint> = funding.tx.input.iter().map(|input| input.previous_output).collect();
+        assert_eq!(spent, [outpoint(1), outpoint(5), outpoint(6)]);
+        assert_eq!(funding.prevouts, [output(OWN, 1), output(100_000, 5), output(60_000, 6)]);
+        assert_eq!(funding.tx.output[0], output(300_000, 9));
+        // The wallet reserves and signs its own; the others are finished.
+        let witnesses = [(outpoint(5), witness(&[1; 64])), (outpoint(6), witness(&[2; 64]))];
+        let txid = send(&wallet, funding.tx.clone(), funding.prevouts, &witnesses).await.unwrap();
+        assert_eq!(txid, funding.tx.compute_txid());
+        let reserved: Psbt =
+            wallet.asked("reserveinputs").unwrap()["psbt"].as_str().unwrap().parse().unwrap();
+        assert_eq!(reserved.unsigned_tx.input.len(), 1);
+        let asked = wallet.asked("signpsbt").unwrap();
+        assert_eq!(asked["signonly"], json!([0]));
+        let signed: Psbt = asked["psbt"].as_str().unwrap().parse().unwrap();
+        let finished = signed.inputs.iter().map(|input| input.final_script_witness.clone());
+        assert_eq!(finished.collect::<Vec<_>>(), [None, Some(witness(&[1; 64])), Some(witness(&[2; 64]))]);
+    }
+
+    /// S38: where it is enough the wallet isn't asked for anything but a script for the change.
+    #[tokio::test]
+    async fn what_is_taken_back_may_be_enough() {
+        let wallet = Wallet::default();
+        let back = [coin(400_000, 5)];
+        let funding = prepare(&wallet, script(9), Amount::from_sat(300_000), &back).await.unwrap();
+        assert_eq!(wallet.asked("fundpsbt"), None);
+        assert_eq!((funding.tx.input.len(), funding.tx.output.len()), (1, 2));
+        let mut signed = funding.tx.clone();
+        signed.input[0].witness = witness(&[1; 64]);
+        let paid = 400_000 - signed.output.iter().map(|output| output.value.to_sat()).sum::<u64>();
+        assert!(paid.abs_diff(signed.weight().to_wu()) <= 8, "{paid} sat for {} WU", signed.weight().to_wu());
+        let witnesses = [(outpoint(5), witness(&[1; 64]))];
+        send(&wallet, funding.tx, funding.prevouts, &witnesses).await.unwrap();
+        let sent = wallet.asked("sendrawtransaction").unwrap();
+        assert_eq!(sent["tx"], bitcoin::consensus::encode::serialize_hex(&signed));
+        assert_eq!(wallet.asked("signpsbt"), None);
+        // Not quite enough: the wallet is asked after all.
+        let back = [coin(300_100, 5)];
+        prepare(&wallet, script(9), Amount::from_sat(300_000), &back).await.unwrap();
+        assert_eq!(wallet.asked("fundpsbt").unwrap()["satoshi"], "1000sat");
+    }
+}

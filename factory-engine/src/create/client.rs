@@ -5,7 +5,7 @@ use crate::engine::Engine;
 use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
-use crate::policy::{Bound, Fit, NotAcceptable, Policy};
+use crate::policy::{Bound, Bounds, Fit, NotAcceptable, Policy};
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
@@ -75,8 +75,8 @@ impl Engine {
         });
         let checked = checked.and_then(|()| {
             let layout = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
-            let renews = self.renewed_by(peer, &invite, step.height).is_some();
-            self.config.check_invite(&invite, &layout, step.height, self.known_fees(), renews)
+            let bounds = self.bounds_for((peer, invite.instance), &invite.terms, step.height);
+            bounds.check_invite(&invite, &layout, step.height, self.known_fees())
         });
         if let Err(reason) = checked {
             step.log(
@@ -203,7 +203,17 @@ impl Engine {
     /// Every number of an invitation that this node has bounds for, with its own, at a height (S32).
     pub fn bounds_of(&self, factory: &Factory, height: Height) -> Vec<Bound> {
         let Attempt { terms, price_msat, .. } = &factory.current;
-        self.config.bounds.of(terms, *price_msat, height, self.known_fees())
+        let bounds = self.bounds_for((factory.lsp(), factory.instance), terms, height);
+        bounds.of(terms, *price_msat, height, self.known_fees())
+    }
+
+    /// This node's bounds for a factory of an operator: what renews another one may cost what renewals may.
+    fn bounds_for(&self, of: (NodeId, InstanceId), terms: &Terms, height: Height) -> Bounds {
+        let mut bounds = self.config.bounds;
+        if self.renewed_by(of, terms.timeout_height, height).is_some() {
+            bounds.max_price_msat = bounds.max_price_msat.max(self.config.max_renewal_price_msat);
+        }
+        bounds
     }
 
     /// S32: what is accepted is what was read, and still within this node's bounds.

@@ -250,8 +250,10 @@ impl Config {
         }
         Ok(())
     }
+}
 
-    /// Checks an invitation, which may be one to renew, against this node's limits and against itself. The layout has been built
+impl Bounds {
+    /// Checks an invitation against this node's limits and against itself. The layout has been built
     /// from its terms, which are thereby well formed.
     pub(crate) fn check_invite(
         &self,
@@ -259,14 +261,9 @@ impl Config {
         layout: &Layout,
         height: Height,
         fees: KnownFees,
-        renews: bool,
     ) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
-        let mut bounds = self.bounds;
-        if renews {
-            bounds.max_price_msat = bounds.max_price_msat.max(self.max_renewal_price_msat);
-        }
-        bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
+        self.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
         let lifetime = terms.timeout_height.saturating_sub(height);
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
             return Err(NotAcceptable::Dying { blocks: lifetime });

@@ -2,28 +2,15 @@
 
 use crate::engine::Engine;
 use crate::io::Entropy;
-use crate::record::factory::{Factory, member_key};
+use crate::record::factory::Factory;
 use crate::signing::sign_with_all;
-use crate::terms::ClientIndex;
 use crate::tx::child::Coin;
 use crate::tx::layout::CoinIndex;
-use crate::tx::musig::{FactoryKey, open};
 use crate::tx::reclaim::{sighash, witness};
 use crate::tx::verify::verify_inputs;
 use crate::types::Transaction;
 
 impl Engine {
-    /// The key that a client has handed over.
-    fn handed_key(&self, factory: &Factory, client: ClientIndex) -> Result<FactoryKey, String> {
-        let missing = || format!("client {client}'s key is not there");
-        let sealed = factory.current.keys.get(&client).ok_or_else(missing)?;
-        let member = member_key(factory, client).ok_or_else(missing)?;
-        let (instance, attempt) = (factory.instance, factory.current.number);
-        let context: [&[u8]; 3] = [&instance.0, &attempt.to_be_bytes(), &client.to_be_bytes()];
-        let own = self.factory_key(instance, attempt);
-        open(sealed, &own, &context, member).map_err(|error| format!("client {client}: {error}"))
-    }
-
     /// A signature of a coin's key, by all of its keys (S38: of that factory, for its own coin).
     pub(super) fn sign_coin(
         &self,
@@ -36,7 +23,8 @@ impl Engine {
         let agg = tree.key_agg(coin).ok_or("its key is not known")?;
         let mut keys = vec![self.factory_key(factory.instance, factory.current.number)];
         for client in tree.clients(coin) {
-            keys.push(self.handed_key(factory, client)?);
+            let key = self.handed_over_key(factory, client);
+            keys.push(key.ok_or_else(|| format!("client {client}'s key is not there"))?);
         }
         sign_with_all(&keys, agg, sighash, rng).map_err(|error| format!("coin {coin}: {error}"))
     }

@@ -39,6 +39,8 @@ fn advice(renewal: &Renewal) -> &'static str {
 /// Says it, if its time has come.
 pub(crate) fn tell(step: &mut StepBuilder<'_>, renewal: &Renewal) {
     let Some(level) = loudness(renewal.due, renewal.by, step.height) else { return };
+    // Nothing can be lost any more.
+    let level = if renewal.stage == Stage::Acknowledgement { Level::Info } else { level };
     let (instance, by) = (renewal.instance, renewal.by);
     let blocks_left = by.saturating_sub(step.height);
     let waits_for = format!("{}; {}", renewal.stage, advice(renewal));

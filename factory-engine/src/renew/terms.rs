@@ -10,7 +10,7 @@ use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
-use crate::types::{Amount, Height, NodeId};
+use crate::types::{Amount, Height, InstanceId, NodeId};
 use crate::wire::message::Invite;
 
 /// Blocks by which a lifetime may be shorter than the one before: an invitation takes some to arrive.
@@ -70,21 +70,26 @@ impl fmt::Display for Worse {
 impl std::error::Error for Worse {}
 
 impl Engine {
-    /// The factory that an invitation of this operator would renew: of those that it has with this node and that
-    /// live, the one that ends last; if the new one ends later.
-    pub(crate) fn renewed_by(&self, peer: NodeId, invite: &Invite, height: Height) -> Option<&Factory> {
+    /// The factory that another one of this operator, with that timeout, would renew: of those that it has with this
+    /// node and that live, the one that ends last; if the new one ends later.
+    pub(crate) fn renewed_by(
+        &self,
+        (operator, instance): (NodeId, InstanceId),
+        timeout: Height,
+        height: Height,
+    ) -> Option<&Factory> {
         let lives = |factory: &&Factory| {
             let Role::Client { lsp, index } = factory.current.role else { return false };
             let state = factory.state(height);
-            lsp == peer
-                && factory.instance != invite.instance
+            lsp == operator
+                && factory.instance != instance
                 && factory.funding_height().is_some()
                 && factory.restored().is_none()
                 && matches!(state, State::Funding | State::Active | State::Dying)
                 && factory.current.checked.contains(&index)
         };
         let last = self.whole().filter(lives).max_by_key(|factory| factory.current.terms.timeout_height);
-        last.filter(|factory| factory.current.terms.timeout_height < invite.terms.timeout_height)
+        last.filter(|factory| factory.current.terms.timeout_height < timeout)
     }
 
     /// Whether an invitation is accepted without a person because it renews a factory, and otherwise what is worse in
@@ -95,7 +100,7 @@ impl Engine {
         invite: &Invite,
         height: Height,
     ) -> Option<(&Factory, Result<(), Worse>)> {
-        let before = self.renewed_by(peer, invite, height)?;
+        let before = self.renewed_by((peer, invite.instance), invite.terms.timeout_height, height)?;
         Some((before, self.no_worse(before, invite, height)))
     }
 
@@ -150,7 +155,8 @@ impl Engine {
         invite: &Invite,
         what: &str,
     ) {
-        if let Some(before) = self.renewed_by(peer, invite, step.height) {
+        let timeout = invite.terms.timeout_height;
+        if let Some(before) = self.renewed_by((peer, invite.instance), timeout, step.height) {
             step.log(Level::Unusual, format!("{}: not renewed: {what}", before.instance));
             fail(step, before.instance, what);
         }

@@ -201,6 +201,7 @@ fn needed(
             FactoryState::Exited
                 | FactoryState::Distributed
                 | FactoryState::Reclaimed
+                | FactoryState::Left
                 | FactoryState::Declined
                 | FactoryState::Aborted
                 | FactoryState::Invited

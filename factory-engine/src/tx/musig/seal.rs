@@ -65,3 +65,62 @@ fn pad(
 fn xor(bytes: &[u8; 32], pad: &[u8; 32]) -> [u8; 32] {
     std::array::from_fn(|at| bytes[at] ^ pad[at])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    fn key(number: u8) -> FactoryKey {
+        FactoryKey::from_secret(&[number; 32]).unwrap()
+    }
+
+    const CONTEXT: [&[u8]; 3] = [&[1; 32], &[0, 0, 0, 1], &[0, 0, 0, 2]];
+
+    // S22
+    #[test]
+    fn only_the_receiver_opens_it_and_only_as_what_it_is() {
+        let (member, lsp, other) = (key(3), key(4), key(5));
+        let sealed = seal(&member, lsp.public(), &CONTEXT, [7; 32]).unwrap();
+        let opened = open(&sealed, &lsp, &CONTEXT, member.public()).unwrap();
+        assert_eq!(opened.pair.to_secret_bytes(), member.pair.to_secret_bytes());
+        let refused = |result: Result<FactoryKey, MusigError>| result.err() == Some(MusigError::BadSeal);
+        assert!(refused(open(&sealed, &other, &CONTEXT, member.public())), "another receiver");
+        assert!(refused(open(&sealed, &member, &CONTEXT, member.public())), "its own sender");
+        assert!(refused(open(&sealed, &lsp, &CONTEXT, other.public())), "another member's");
+        for place in 0..CONTEXT.len() {
+            let mut context = CONTEXT;
+            context[place] = &[9; 4];
+            assert!(refused(open(&sealed, &lsp, &context, member.public())), "context {place}");
+        }
+        for bit in 0..256 {
+            let mut changed = sealed;
+            changed.sealed[bit / 8] ^= 1 << (bit % 8);
+            assert!(refused(open(&changed, &lsp, &CONTEXT, member.public())), "bit {bit}");
+        }
+        let changed = SealedKey { ephemeral: other.public(), ..sealed };
+        assert!(refused(open(&changed, &lsp, &CONTEXT, member.public())));
+    }
+
+    /// A pad is used once: another seed, another receiver or another context make another.
+    #[test]
+    fn no_two_seals_are_alike() {
+        let (member, lsp) = (key(3), key(4));
+        let sealed = |receiver: &FactoryKey, context: &[&[u8]], seed| {
+            let sealed = seal(&member, receiver.public(), context, [seed; 32]).unwrap();
+            assert_ne!(sealed.sealed, member.pair.to_secret_bytes());
+            sealed.sealed
+        };
+        let all = [
+            sealed(&lsp, &CONTEXT, 7),
+            sealed(&lsp, &CONTEXT, 8),
+            sealed(&key(5), &CONTEXT, 7),
+            sealed(&lsp, &CONTEXT[..2], 7),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
+        }
+        assert!(seal(&member, lsp.public(), &CONTEXT, [0; 32]).is_err(), "no scalar");
+    }
+}
