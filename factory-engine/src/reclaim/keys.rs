@@ -26,7 +26,7 @@ impl Engine {
             let key = self.handed_over_key(factory, client);
             keys.push(key.ok_or_else(|| format!("client {client}'s key is not there"))?);
         }
-        sign_with_all(&keys, agg, sighash, rng).map_err(|error| format!("coin {coin}: {error}"))
+        sign_with_all(&keys, agg, sighash, || rng.bytes32()).map_err(|error| format!("coin {coin}: {error}"))
     }
 
     /// Signs a transaction that spends these coins and nothing else. Consensus code has to take it.

@@ -6,7 +6,6 @@ use bitcoin::TxOut;
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{CoinIndex, SessionId, SpendRole};
-use crate::tx::musig::SealedKey;
 use crate::types::{
     Amount, ChannelId, Height, NodeId, OutPoint, PaymentHash, ProtocolId, ScriptBuf, Transaction, Txid,
 };
@@ -14,6 +13,7 @@ use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv
 
 use super::Proposal;
 use super::ended::Ended;
+pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 
@@ -469,32 +469,6 @@ tlv_struct! {
         pub channel_id: ChannelId => 6,
         /// Its funding outpoint; not known of one that a restart of L found.
         pub outpoint: Option<OutPoint> => 8,
-    }
-}
-
-tlv_struct! {
-    /// Client: its key of this factory may leave after this, and does. It signs nothing here any more, never
-    /// leaves, and nothing moves on its channels (S22).
-    pub struct HandedOver {
-        /// Height of the last block that was handled then.
-        pub height: Height => 0,
-    }
-}
-
-tlv_struct! {
-    /// Client: L has its key, and has stored it.
-    pub struct HandoverStored {}
-}
-
-tlv_struct! {
-    /// L: a client has handed its key over, and it is that client's (S22).
-    pub struct KeyReceived {
-        /// Index of the client, in leaf order.
-        pub client: ClientIndex => 0,
-        /// As it came: sealed for L's key of this factory.
-        pub key: SealedKey => 2,
-        /// Height of the last block that was handled then.
-        pub height: Height => 4,
     }
 }
 

@@ -9,6 +9,7 @@ mod codec;
 pub mod ended;
 pub mod event;
 pub mod factory;
+mod handed;
 pub mod ledger;
 pub mod load_error;
 mod proposal;
