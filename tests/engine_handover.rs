@@ -5,6 +5,7 @@
 mod common;
 
 use common::factory;
+use factory_engine::record::event::Restored;
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
 use factory_engine::wire::message::{Buy, Handover, Message};
 use factory_engine::{
@@ -124,6 +125,7 @@ fn an_empty_channel_is_left() {
         assert!(engine.handed_over_key(on_lsp, 1).is_none(), "the other client is in");
         let client = factory(&world, 1, old);
         assert!(client.current.handover_stored && client.has_left());
+        assert_eq!(client.exit_reserve(2_500), bitcoin::Amount::ZERO, "no coin is kept for an exit");
         assert_eq!(client.state(height), State::Left);
         assert_eq!(world.state(1, new), Some(State::Active));
         let engine = world.members[1].engine.as_ref().unwrap();
@@ -492,5 +494,30 @@ fn a_damaged_factory_hands_nothing_over() {
         world.mine(DEPTH + 2).unwrap();
         assert!(factory(&world, victim, old).damage().is_some());
         assert!(!factory(&world, victim, old).has_handed_over(0), "member {victim}");
+    }
+}
+
+/// S9: nor does who came back from a backup; and such an operator takes no key, and says so.
+#[test]
+fn a_restored_factory_hands_nothing_over() {
+    for victim in [LSP, 1] {
+        let (mut world, old, new) = next(14, 2);
+        move_all(&mut world, old, new);
+        world.check_recovery = false;
+        world.stop(victim);
+        let restored = Restored { reason: "an older copy".into() };
+        world.members[victim].store.append(&[(old, vec![restored.into()])]).unwrap();
+        world.start(victim).unwrap();
+        world.reconnect().unwrap();
+        world.settle().unwrap();
+        deepen(&mut world, new, DEPTH + 2);
+        assert!(!factory(&world, victim, old).has_handed_over(0), "member {victim}");
+        if victim == LSP {
+            let engine = world.members[1].engine.as_ref().unwrap();
+            let renewal = engine.renewal(engine.factory(old).unwrap(), world.chain.height()).unwrap();
+            assert!(renewal.failed.unwrap().what.contains("nothing is agreed"));
+        } else {
+            assert_eq!(stays(&world, old), Some(NotYet::OutOfUse));
+        }
     }
 }
