@@ -76,6 +76,7 @@ impl Engine {
                 step.volatile(Volatile::PeerUp(peer, channels));
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
+                self.handover_peer_up(step, peer);
                 for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
                         self.ask_for_unfinished(step, factory, peer);
@@ -136,10 +137,15 @@ impl Engine {
             Input::Block(block) => self.on_block(step, &block),
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
+            Input::Balances(list) => self.on_balances(step, list),
+            Input::Emptied { instance, freeze, result } => self.on_emptied(step, instance, freeze, result),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),
-            Input::Published { txid, report } => self.on_published(step, txid, *report),
+            Input::Published { txid, report } => {
+                self.on_reclaim_published(step, txid, &report);
+                self.on_published(step, txid, *report);
+            }
             Input::Tick => {
                 self.lsp_tick(step);
                 self.client_tick(step);
@@ -201,6 +207,9 @@ impl Engine {
             Message::CreditBack(m) => self.on_credit_back(step, peer, &m),
             Message::SaleMissing(m) => self.on_sale_missing(step, peer, &m),
             Message::SaleShown(m) => self.on_sale_shown(step, peer, &m),
+            Message::Handover(m) => self.on_handover(step, peer, &m),
+            Message::HandoverStored(m) => self.on_handover_stored(step, peer, &m),
+            Message::HandoverRefused(m) => self.on_handover_refused(step, peer, &m),
         };
         match result {
             Ok(()) => {}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+pub use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, Witness};
 
 /// Why a hex identifier was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use bitcoin::transaction::Version;
 use bitcoin::{Sequence, SignedAmount, TxIn, TxOut, Witness};
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
-use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
+use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce, SealedKey};
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
     Transaction, Txid,
@@ -372,6 +372,19 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 channel_script: p2wsh(0x5a),
                 signatures: vec![[0x64; 64]],
             }),
+        ),
+        (
+            "handover",
+            Message::Handover(Handover {
+                instance,
+                attempt,
+                key: SealedKey { ephemeral: point(2), sealed: counting(0x70) },
+            }),
+        ),
+        ("handover_stored", Message::HandoverStored(HandoverStored { instance, attempt })),
+        (
+            "handover_refused",
+            Message::HandoverRefused(HandoverRefused { instance, attempt, reason: "not yours".into() }),
         ),
     ]
 }

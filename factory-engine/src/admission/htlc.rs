@@ -288,8 +288,15 @@ impl Engine {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
         for factory in self.factories() {
+            let first = policies.len();
             policies.extend(leaf_policies(factory, height));
             policies.extend(sale_policies(factory, height));
+            if self.leaving.frozen(factory.instance).is_some() {
+                // S22: nothing may move while somebody looks whether they are empty.
+                for (_, policy) in policies.iter_mut().skip(first) {
+                    policy.usable = policy.usable.and(Err(Unusable::HandedOver));
+                }
+            }
             policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         }
         policies

@@ -5,7 +5,7 @@ use crate::engine::Engine;
 use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
-use crate::policy::{Bound, Fit, NotAcceptable, Policy};
+use crate::policy::{Bound, Bounds, Fit, NotAcceptable, Policy};
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
@@ -75,7 +75,8 @@ impl Engine {
         });
         let checked = checked.and_then(|()| {
             let layout = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
-            self.config.check_invite(&invite, &layout, step.height, self.known_fees())
+            let bounds = self.bounds_for((peer, invite.instance), &invite.terms, step.height);
+            bounds.check_invite(&invite, &layout, step.height, self.known_fees())
         });
         if let Err(reason) = checked {
             step.log(
@@ -84,8 +85,10 @@ impl Engine {
             );
             step.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             step.volatile(Volatile::Offence(peer, step.now));
+            self.renewal_failed(step, peer, &invite, &format!("its invitation was declined: {reason}"));
             return Ok(());
         }
+        let takes = self.takes_by_itself(step, peer, &invite);
         let (instance, attempt) = (invite.instance, invite.attempt);
         step.event(
             instance,
@@ -105,11 +108,31 @@ impl Engine {
         }
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
-        } else if self.config.policy == Policy::Auto && !self.is_stranger(peer) {
+        } else if takes {
             step.event(instance, Accepted {});
             step.effect(Effect::NewPayout { instance, attempt });
         }
         Ok(())
+    }
+
+    /// Whether no person is asked: the invitation renews a factory on terms no worse than before, or this node takes
+    /// whatever its limits allow.
+    fn takes_by_itself(&self, step: &mut StepBuilder<'_>, peer: NodeId, invite: &Invite) -> bool {
+        let auto = self.config.policy == Policy::Auto && !self.is_stranger(peer);
+        match (self.renewal_terms(peer, invite, step.height), self.config.renew) {
+            (None, _) | (Some(_), Policy::Never) => auto,
+            (Some(_), Policy::Ask) => false,
+            (Some((before, Ok(()))), Policy::Auto) => {
+                let text = format!("{}: accepted, it renews factory {}", invite.instance, before.instance);
+                step.log(Level::Info, text);
+                true
+            }
+            (Some((_, Err(worse))), Policy::Auto) => {
+                let what = format!("the terms of factory {} are worse: {worse}", invite.instance);
+                self.renewal_failed(step, peer, invite, &what);
+                auto
+            }
+        }
     }
 
     /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.
@@ -190,7 +213,17 @@ impl Engine {
     /// Every number of an invitation that this node has bounds for, with its own, at a height (S32).
     pub fn bounds_of(&self, factory: &Factory, height: Height) -> Vec<Bound> {
         let Attempt { terms, price_msat, .. } = &factory.current;
-        self.config.bounds.of(terms, *price_msat, height, self.known_fees())
+        let bounds = self.bounds_for((factory.lsp(), factory.instance), terms, height);
+        bounds.of(terms, *price_msat, height, self.known_fees())
+    }
+
+    /// This node's bounds for a factory of an operator: what renews another one may cost what renewals may.
+    fn bounds_for(&self, of: (NodeId, InstanceId), terms: &Terms, height: Height) -> Bounds {
+        let mut bounds = self.config.bounds;
+        if self.renewed_by(of, terms.timeout_height, height).is_some() {
+            bounds.max_price_msat = bounds.max_price_msat.max(self.config.max_renewal_price_msat);
+        }
+        bounds
     }
 
     /// S32: what is accepted is what was read, and still within this node's bounds.

@@ -6,9 +6,10 @@ use crate::io::fees::{FeeNews, Raise, Report};
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Shape};
+use crate::tx::child::Coin;
 use crate::types::{
     Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, TermsHash,
-    Transaction, Txid,
+    Transaction, Txid, Witness,
 };
 use crate::wire::message::Message;
 
@@ -182,6 +183,18 @@ pub enum Input {
         /// Whether they are all: then one that is missing is settled for good, or forgotten.
         whole: bool,
     },
+    /// What channels of this node hold: of each peer that is in the list, all. Whenever somebody has looked, and
+    /// as the answer to [`Effect::ReadBalances`].
+    Balances(Vec<ChannelBalance>),
+    /// [`Effect::CheckEmpty`] ended.
+    Emptied {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// As [`Effect::CheckEmpty`] gave it.
+        freeze: u64,
+        /// What the channels with its operator hold, all that there are; or what lightningd said.
+        result: Result<Vec<ChannelBalance>, NodeError>,
+    },
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// Height of the last block that both chains have.
@@ -314,6 +327,8 @@ pub enum Effect {
         script: ScriptBuf,
         /// Value of the factory's output, without the transaction's own fee.
         amount: Amount,
+        /// Coins that it spends beside the wallet's, by key path: the wallet doesn't know or sign them.
+        reclaims: Vec<Coin>,
     },
     /// Give back the inputs of an aborted attempt.
     ReleaseFunding {
@@ -396,6 +411,8 @@ pub enum Effect {
         tx: Transaction,
         /// What its inputs spend, in their order.
         prevouts: Vec<TxOut>,
+        /// Finished witnesses of those that are no coins of the wallet.
+        witnesses: Vec<(OutPoint, Witness)>,
     },
     /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
     /// [`Input::Published`].
@@ -477,6 +494,32 @@ pub enum Effect {
         /// The channel as the operator says it is.
         opened: SaleJitOpened,
     },
+    /// Look what the channels with a peer hold. Answered by [`Input::Balances`]; not at all if lightningd has no
+    /// answer.
+    ReadBalances {
+        /// Node id of the peer.
+        peer: NodeId,
+    },
+    /// The same, once no HTLC is let onto a factory's channels any more: what is on them then is all (S22). Answered
+    /// by [`Input::Emptied`].
+    CheckEmpty {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Node id of its operator.
+        peer: NodeId,
+        /// Since when nothing is let onto its channels: the answer is good for just that.
+        freeze: u64,
+    },
+    /// `connect` to a peer that this node waits for.
+    Connect {
+        /// Node id of the peer.
+        peer: NodeId,
+    },
+    /// `close` a channel together with the peer, however long that takes: never by one side alone (S22).
+    MutualClose {
+        /// The channel to be closed (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+    },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// The channel to be closed (BOLT 2's `channel_id`).
@@ -490,6 +533,19 @@ pub enum Effect {
         old: Option<State>,
         /// State after the step.
         new: State,
+    },
+    /// Publish `factory_renewal`, a notification of the plugin: a factory ends, and what follows on it isn't done.
+    RenewalDue {
+        /// The factory that ends (factory_instance).
+        instance: InstanceId,
+        /// Height by which it has to be done.
+        by: Height,
+        /// Blocks until then.
+        blocks_left: u32,
+        /// What it waits for, and what a person can do.
+        waits_for: String,
+        /// What failed last, if something did.
+        failed: Option<String>,
     },
     /// A line for the log.
     Log {

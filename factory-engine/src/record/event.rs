@@ -13,6 +13,8 @@ use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv
 
 use super::Proposal;
 use super::ended::Ended;
+pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
+use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 
 tlv_struct! {
@@ -230,6 +232,9 @@ tlv_struct! {
         pub tx: Transaction => 2,
         /// What its inputs spend, in their order.
         pub prevouts: Vec<TxOut> => 4,
+        /// Those of its inputs that are no coins of the wallet: funding outputs of factories that are all L's
+        /// again, which it takes back (S38).
+        pub reclaims: Option<Vec<ReclaimedInput>> => 5,
     }
 }
 
@@ -515,6 +520,12 @@ tlv_enum! {
         21 "channel_resolved" => ChannelResolved(ChannelResolved),
         /// lightningd ends a channel (S34).
         22 "channel_ended" => ChannelEnded(ChannelEnded),
+        /// Client: its key may leave.
+        23 "handed_over" => HandedOver(HandedOver),
+        /// Client: L has stored its key.
+        24 "handover_stored" => HandoverStored(HandoverStored),
+        /// L: a client has handed its key over.
+        25 "key_received" => KeyReceived(KeyReceived),
         /// L: a sale's channel is about to be completed.
         32 "sale_opening" => SaleOpening(SaleOpening),
         /// L: a sale ended before it was signed.

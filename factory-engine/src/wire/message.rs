@@ -76,6 +76,8 @@ macro_rules! message_struct {
     };
 }
 
+mod handover;
+pub use handover::*;
 mod sale;
 pub use sale::*;
 
@@ -292,6 +294,12 @@ tlv_enum! {
         68 "sale_missing" => SaleMissing(SaleMissing),
         /// L → client: a sale that it has signed.
         70 "sale_shown" => SaleShown(SaleShown),
+        /// Client → L: my key of this factory, sealed.
+        72 "handover" => Handover(Handover),
+        /// L → client: your key is stored.
+        74 "handover_stored" => HandoverStored(HandoverStored),
+        /// L → client: your key is not stored, and why.
+        76 "handover_refused" => HandoverRefused(HandoverRefused),
     }
 }
 
@@ -333,6 +341,9 @@ macro_rules! header {
             Message::CreditBack($m) => $get,
             Message::SaleMissing($m) => $get,
             Message::SaleShown($m) => $get,
+            Message::Handover($m) => $get,
+            Message::HandoverStored($m) => $get,
+            Message::HandoverRefused($m) => $get,
         }
     };
 }

@@ -303,6 +303,8 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Reorg { .. } => ("reorg", None),
         Input::Htlcs(_) => ("htlcs", None),
         Input::Channels { .. } => ("channels", None),
+        Input::Balances(_) => ("balances", None),
+        Input::Emptied { instance, .. } => ("emptied", Some(*instance)),
         Input::Fees(_) => ("fees", None),
         Input::BackendBack => ("backend back", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),

@@ -269,6 +269,10 @@ impl World {
             Effect::FindOrdinary { instance, opened, .. } => {
                 self.later(at, Input::OrdinaryFound { instance, opened, result: Ok(true) });
             }
+            Effect::ReadBalances { .. } => self.later(at, Input::Balances(vec![])),
+            Effect::CheckEmpty { instance, freeze, .. } => {
+                self.later(at, Input::Emptied { instance, freeze, result: Ok(vec![]) });
+            }
             // Answered above.
             Effect::NewPayout { .. }
             | Effect::PrepareFunding { .. }
@@ -281,6 +285,9 @@ impl World {
             | Effect::Bump(_)
             | Effect::CancelChannel { .. }
             | Effect::CloseChannel { .. }
+            | Effect::MutualClose { .. }
+            | Effect::Connect { .. }
+            | Effect::RenewalDue { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

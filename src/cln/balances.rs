@@ -1,0 +1,69 @@
+//! What channels hold, as `listpeerchannels` shows it.
+
+use factory_engine::ChannelBalance;
+use factory_engine::types::NodeId;
+use serde_json::{Value, json};
+
+use super::channel_state::ChannelState;
+use super::client::{Call, CallError, field};
+
+/// Of every committed channel with a peer.
+pub async fn read<C: Call>(rpc: &C, peer: NodeId) -> Result<Vec<ChannelBalance>, CallError> {
+    let method = "listpeerchannels";
+    let answer = rpc.call(method, json!({"id": peer.to_string()})).await?;
+    let list: Vec<Value> = field(method, &answer, "channels")?;
+    Ok(list.iter().filter_map(one).collect())
+}
+
+/// Nothing for a channel that isn't committed yet. An amount that is missing is the one that keeps a channel from
+/// being taken for an empty one, or for one that can carry something.
+pub fn one(channel: &Value) -> Option<ChannelBalance> {
+    let amount = |name: &str| channel[name].as_u64();
+    let state: Option<ChannelState> = channel["state"].as_str()?.parse().ok();
+    let block = channel["short_channel_id"].as_str().and_then(|scid| scid.split('x').next());
+    Some(ChannelBalance {
+        channel_id: channel["channel_id"].as_str()?.parse().ok()?,
+        peer: channel["peer_id"].as_str()?.parse().ok()?,
+        to_us_msat: amount("to_us_msat").unwrap_or(u64::MAX),
+        reserve_msat: amount("our_reserve_msat").unwrap_or(0),
+        spendable_msat: amount("spendable_msat").unwrap_or(0),
+        receivable_msat: amount("receivable_msat").unwrap_or(0),
+        minimum_htlc_out_msat: amount("minimum_htlc_out_msat").unwrap_or(u64::MAX),
+        maximum_htlc_out_msat: amount("maximum_htlc_out_msat").unwrap_or(0),
+        htlcs: channel["htlcs"].as_array().is_none_or(|htlcs| !htlcs.is_empty()),
+        live: state == Some(ChannelState::Normal),
+        confirmed: block.and_then(|block| block.parse().ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel() -> Value {
+        json!({
+            "peer_id": "02".repeat(33), "channel_id": "31".repeat(32), "state": "CHANNELD_NORMAL",
+            "to_us_msat": 547_000, "our_reserve_msat": 546_000, "spendable_msat": 1_000,
+            "receivable_msat": 9_000_000, "minimum_htlc_out_msat": 1, "maximum_htlc_out_msat": 9_000_000,
+            "htlcs": [], "short_channel_id": "120x1x0",
+        })
+    }
+
+    #[test]
+    fn a_channel_as_lightningd_shows_it() {
+        let read = one(&channel()).unwrap();
+        assert_eq!((read.to_us_msat, read.reserve_msat, read.spendable_msat), (547_000, 546_000, 1_000));
+        assert_eq!((read.htlcs, read.live, read.confirmed), (false, true, Some(120)));
+    }
+
+    // S22
+    #[test]
+    fn what_is_missing_makes_no_channel_empty() {
+        for name in ["to_us_msat", "our_reserve_msat", "htlcs", "state"] {
+            let mut less = channel();
+            less.as_object_mut().unwrap().remove(name);
+            let seems_empty = |read: ChannelBalance| !read.htlcs && read.to_us_msat <= read.reserve_msat;
+            assert!(!one(&less).is_some_and(seems_empty), "{name}");
+        }
+    }
+}
