@@ -116,6 +116,7 @@ impl Engine {
                 self.apply_volatile_sale(instance, coin, change, effects);
             }
             Volatile::Balances(list) => self.balances.take(&list),
+            Volatile::Move(change) => self.moving.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Offence(peer, now) => self.offences.note(peer, now),
             Volatile::Forgive(peer) => self.offences.forgive(peer),

@@ -11,6 +11,7 @@ use bitcoin::BlockHash;
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
+use crate::memory::moving::Moving;
 use crate::memory::offences::Offences;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
@@ -158,6 +159,7 @@ pub struct Engine {
     pub(crate) fees: fees::Fees,
     /// What channels held when somebody last looked.
     pub(crate) balances: Balances,
+    pub(crate) moving: Moving,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -193,6 +195,7 @@ impl Engine {
             tip: None,
             fees: fees::Fees::default(),
             balances: Balances::default(),
+            moving: Moving::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -310,6 +313,7 @@ impl Engine {
         lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
+            .chain(self.moving.deadline())
             .min()
     }
 

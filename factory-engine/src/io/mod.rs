@@ -7,14 +7,16 @@ use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Shape};
 use crate::types::{
-    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, TermsHash,
-    Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, Preimage, ScriptBuf,
+    TermsHash, Transaction, Txid,
 };
 use crate::wire::message::Message;
 
+pub use cannot_move::{CannotMove, MoveLimit};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 
+mod cannot_move;
 pub mod fees;
 mod node;
 mod refusal;
@@ -140,6 +142,26 @@ pub enum Input {
         /// It arrived, or it failed for good, and why.
         result: Result<(), NodeError>,
     },
+    /// [`Effect::SendMove`] or [`Effect::LookMove`] ended: neither channel has the HTLC any more.
+    MoveEnded {
+        /// The factory in which the move is kept (factory_instance).
+        instance: InstanceId,
+        /// payment_hash of the invoice (BOLT 11).
+        payment_hash: PaymentHash,
+        /// It arrived, or it failed for good, and why.
+        result: Result<(), NodeError>,
+    },
+    /// [`Effect::SetFees`] ended.
+    FeesSet {
+        /// Node id of the channel's peer.
+        peer: NodeId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// What was asked for.
+        free: bool,
+        /// Whether it is so now, or what lightningd said.
+        result: Result<(), NodeError>,
+    },
     /// [`Effect::FundChannel`] ended.
     ChannelFunded {
         /// The factory (factory_instance).
@@ -216,6 +238,7 @@ impl Input {
                 | Self::FundingPrepared { .. }
                 | Self::InvoiceEnded { .. }
                 | Self::PaymentEnded { .. }
+                | Self::MoveEnded { .. }
                 | Self::ChannelFunded { .. }
                 | Self::OrdinaryFound { .. }
         )
@@ -261,6 +284,15 @@ pub enum Command {
         amount: Amount,
         /// The most that it may cost, msat.
         max_price_msat: u64,
+    },
+    /// `factory-move`: a balance goes from one of this client's channels with an operator to another.
+    Move {
+        /// The channel that it leaves (BOLT 2's `channel_id`).
+        from: ChannelId,
+        /// The channel that it goes to.
+        to: ChannelId,
+        /// How much, msat; nothing for all that can go.
+        amount_msat: Option<u64>,
     },
     /// `factory-buy` with `dry_run`: ask the operator for its price.
     AskPrice {
@@ -486,6 +518,30 @@ pub enum Effect {
         /// Node id of the peer.
         peer: NodeId,
     },
+    /// Pay an invoice of one's own, in one HTLC that leaves on one channel with a peer and comes back on
+    /// another. Answered by [`Input::MoveEnded`] once it is known for good what became of it.
+    SendMove(Box<SendMove>),
+    /// What became of a [`Effect::SendMove`] that a stop interrupted, if it left at all. Answered as that. From
+    /// then on it arrives no more, if it hasn't.
+    LookMove {
+        /// The factory in which the move is kept (factory_instance).
+        instance: InstanceId,
+        /// payment_hash of the invoice (BOLT 11).
+        payment_hash: PaymentHash,
+        /// Name of the invoice in lightningd, as [`Effect::SendMove`] gave it.
+        label: String,
+    },
+    /// `setchannel`: what is forwarded over a channel costs nothing, or what this node asks for by default. While
+    /// it costs nothing no other channel with that peer does. Effects on one peer's fees are carried out in
+    /// order. Answered by [`Input::FeesSet`].
+    SetFees {
+        /// Node id of the channel's peer.
+        peer: NodeId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Whether it costs nothing.
+        free: bool,
+    },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// The channel to be closed (BOLT 2's `channel_id`).
@@ -507,6 +563,32 @@ pub enum Effect {
         /// The line, without secrets.
         text: String,
     },
+}
+
+/// One HTLC of a move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendMove {
+    /// The factory in which the move is kept (factory_instance).
+    pub instance: InstanceId,
+    /// Node id of the other side of both channels: the operator.
+    pub peer: NodeId,
+    /// The channel that it leaves on (BOLT 2's `channel_id`).
+    pub from: ChannelId,
+    /// The channel that it comes back on.
+    pub to: ChannelId,
+    /// What it is worth, msat.
+    pub amount_msat: u64,
+    /// SHA-256 of the preimage (BOLT 11).
+    pub payment_hash: PaymentHash,
+    /// What the invoice is made with.
+    pub preimage: Preimage,
+    /// Name of the invoice in lightningd; never the same twice.
+    pub label: String,
+    /// Blocks from now to the expiry of the HTLC that leaves, without those that an exit from its channel
+    /// takes: what pays over a factory's channel gets these on top (S16).
+    pub first_blocks: u32,
+    /// Blocks from now to the expiry of the HTLC that comes back.
+    pub last_blocks: u32,
 }
 
 /// lightningd's log levels.

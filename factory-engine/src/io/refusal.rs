@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::cannot_move::CannotMove;
 use crate::policy::Bound;
 use crate::record::state::State;
 use crate::record::unusable::NotCooperative;
@@ -115,6 +116,8 @@ pub enum Refusal {
     PaymentUnderWay,
     /// The amount can't be bought.
     Amount(SaleError),
+    /// A balance can't go from one channel to another.
+    Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
     NotStored(String),
     /// Something else was applied meanwhile.
@@ -144,6 +147,7 @@ impl Refusal {
     /// What kind of refusal it is.
     pub fn kind(&self) -> RefusalKind {
         match self {
+            Self::Move(why) => why.kind(),
             Self::NoClients
             | Self::Terms(_)
             | Self::LifetimeTooShort { .. }
@@ -238,6 +242,7 @@ impl fmt::Display for Refusal {
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
             ),
             Self::Amount(error) => error.fmt(f),
+            Self::Move(why) => why.fmt(f),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
             Self::Stale(stale) => stale.fmt(f),
             Self::ReadOnly(reason) => f.write_str(reason),
@@ -257,6 +262,12 @@ impl From<NotCooperative> for Refusal {
 impl From<SaleError> for Refusal {
     fn from(error: SaleError) -> Self {
         Self::Amount(error)
+    }
+}
+
+impl From<CannotMove> for Refusal {
+    fn from(why: CannotMove) -> Self {
+        Self::Move(why)
     }
 }
 

@@ -9,6 +9,7 @@ use bitcoin::BlockHash;
 use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::fees::VolatileFees;
+use crate::memory::moving::VolatileMove;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
 use crate::tx::layout::CoinIndex;
@@ -19,6 +20,7 @@ use crate::wire::message::Propose;
 pub mod balances;
 pub mod ceremony;
 pub mod fees;
+pub mod moving;
 pub(crate) mod offences;
 pub mod sale;
 
@@ -41,6 +43,7 @@ pub(crate) enum Volatile {
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
     Balances(Vec<ChannelBalance>),
+    Move(VolatileMove),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

@@ -15,6 +15,9 @@ use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv
 use super::Proposal;
 use super::ended::Ended;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
+pub use moves::*;
+
+mod moves;
 
 tlv_struct! {
     /// L: `factory-create` was accepted. Attempt 1 begins.
@@ -579,6 +582,14 @@ tlv_enum! {
         49 "sale_void" => SaleVoid(SaleVoid),
         /// Buyer: it takes an ordinary channel in place of a sale.
         50 "sale_jit_agreed" => SaleJitAgreed(SaleJitAgreed),
+        /// Client: a balance is to go from one channel to another.
+        51 "move_wanted" => MoveWanted(MoveWanted),
+        /// Client: an HTLC of a move may leave.
+        52 "move_started" => MoveStarted(MoveStarted),
+        /// Client: an HTLC of a move has arrived, or never will.
+        53 "move_ended" => MoveEnded(MoveEnded),
+        /// Client: a move has come to its end.
+        54 "move_over" => MoveOver(MoveOver),
     }
 }
 

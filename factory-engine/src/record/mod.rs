@@ -11,6 +11,7 @@ pub mod event;
 pub mod factory;
 pub mod ledger;
 pub mod load_error;
+pub mod moves;
 mod proposal;
 pub mod sales;
 pub mod state;

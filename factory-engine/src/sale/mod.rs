@@ -166,7 +166,10 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::SaleVoid(_)
         | Message::CreditBack(_)
         | Message::SaleMissing(_)
-        | Message::SaleShown(_) => false,
+        | Message::SaleShown(_)
+        | Message::MoveAsk(_)
+        | Message::MoveReady(_)
+        | Message::MoveRefused(_) => false,
     }
 }
 

@@ -76,7 +76,9 @@ macro_rules! message_struct {
     };
 }
 
+mod moves;
 mod sale;
+pub use moves::*;
 pub use sale::*;
 
 message_struct! {
@@ -292,6 +294,12 @@ tlv_enum! {
         68 "sale_missing" => SaleMissing(SaleMissing),
         /// L → client: a sale that it has signed.
         70 "sale_shown" => SaleShown(SaleShown),
+        /// Client → L: let me move a balance.
+        80 "move_ask" => MoveAsk(MoveAsk),
+        /// L → client: move it.
+        82 "move_ready" => MoveReady(MoveReady),
+        /// L → client: don't.
+        84 "move_refused" => MoveRefused(MoveRefused),
     }
 }
 
@@ -333,6 +341,9 @@ macro_rules! header {
             Message::CreditBack($m) => $get,
             Message::SaleMissing($m) => $get,
             Message::SaleShown($m) => $get,
+            Message::MoveAsk($m) => $get,
+            Message::MoveReady($m) => $get,
+            Message::MoveRefused($m) => $get,
         }
     };
 }

@@ -57,6 +57,7 @@ impl Factory {
             && own_clients(self).all(|client| self.current.resolved.contains(&client))
             && sales == own().count()
             && self.current.sales.account().is_settled()
+            && self.moves.is_settled()
             && self.opens_accepted.len() <= self.current.resolved.len().saturating_add(sales)
     }
 
