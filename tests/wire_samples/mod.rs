@@ -108,6 +108,7 @@ pub fn terms() -> Terms {
 pub fn messages() -> Vec<(&'static str, Message)> {
     let (instance, attempt) = (INSTANCE, ATTEMPT);
     let channel_id = ChannelId([0xcc; 32]);
+    let (from, to) = (ChannelId([0x31; 32]), ChannelId([0x32; 32]));
     let abort = Abort {
         instance,
         attempt,
@@ -360,6 +361,16 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 channel_script: p2wsh(0x5a),
                 signatures: vec![[0x64; 64]],
             }),
+        ),
+        (
+            "move_ask",
+            Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: Some(5_000_000) }),
+        ),
+        ("move_ask_all", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: None })),
+        ("move_ready", Message::MoveReady(MoveReady { instance, attempt, from, to, cltv_delta: 34 })),
+        (
+            "move_refused",
+            Message::MoveRefused(MoveRefused { instance, attempt, from, to, reason: Words::new("not now") }),
         ),
     ]
 }
