@@ -232,9 +232,12 @@ impl Engine {
 /// Whether there is something to exit from.
 ///
 /// # Errors
-/// When the factory's state has nothing on chain, and for a client without a channel in it: its leaf
+/// When this node has handed its key over, when the factory's state has nothing on chain, and for a client without a channel in it: its leaf
 /// would be locked up with the operator, while the distribution pays it alone.
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    if factory.has_left() {
+        return Err(Refusal::HasLeft(factory.instance));
+    }
     if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
@@ -252,6 +255,7 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         | State::Storing
         | State::Opening
         | State::Distributed
+        | State::Left
         | State::Declined
         | State::Aborted
         | State::Closed) => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
@@ -318,7 +322,8 @@ fn tell(step: &mut StepBuilder<'_>, after: &Factory, seen: &Sighting) {
 
 /// The transactions that this node should have in the mempool at `height`.
 pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
-    if factory.funding_height().is_none() {
+    // S22: who has handed over publishes nothing any more, neither path nor distribution.
+    if factory.funding_height().is_none() || factory.has_left() {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();

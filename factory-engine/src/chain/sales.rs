@@ -45,6 +45,9 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
 pub(crate) fn leave_with_sales(step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
     let Role::Client { index, .. } = factory.current.role else { return };
+    if factory.has_left() {
+        return;
+    }
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
     let latest = factory

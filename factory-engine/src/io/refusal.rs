@@ -93,6 +93,10 @@ pub enum Refusal {
         /// Height from which on the distribution pays it.
         timeout: Height,
     },
+    /// This node has handed its key over: it has nothing in this factory any more (S22).
+    HasLeft(InstanceId),
+    /// This client has handed its key over: nothing of it has to come on chain (S22).
+    GoneOver(ClientIndex),
     /// This node is a client: it evicts nobody.
     OperatorEvicts,
     /// The factory has no such client.
@@ -154,6 +158,7 @@ impl Refusal {
             | Self::NoTimeToEvict { .. }
             | Self::NoSuchClient { .. }
             | Self::IsOut(_)
+            | Self::GoneOver(_)
             | Self::Reason { .. }
             | Self::Amount(_) => RefusalKind::BadParameter,
             Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
@@ -165,6 +170,7 @@ impl Refusal {
             | Self::OperatorAway(_)
             | Self::NothingOnChain { .. }
             | Self::NoChannelToExit { .. }
+            | Self::HasLeft(_)
             | Self::OperatorEvicts
             | Self::OperatorSells
             | Self::NoStock
@@ -227,6 +233,14 @@ impl fmt::Display for Refusal {
                 "factory {instance}: this node has no channel that its leaf would pay; wait for the timeout at \
                  height {timeout}, from where on the distribution pays this node"
             ),
+            Self::HasLeft(instance) => write!(
+                f,
+                "this node has handed its key of factory {instance} over: it has nothing there any more, and may \
+                 not take anything on chain"
+            ),
+            Self::GoneOver(client) => {
+                write!(f, "client {client} has handed its key over: its channel needs no place on chain")
+            }
             Self::OperatorEvicts => f.write_str("only the operator evicts"),
             Self::NoSuchClient { client, clients } => {
                 write!(f, "there is no client {client}: the factory has {clients}, from 0")

@@ -314,13 +314,16 @@ impl Factory {
         if self.is_over(height) {
             return State::Closed;
         }
+        if self.has_left() {
+            return State::Left;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
         if self.leaves_confirmed() {
             return State::Exited;
         }
-        if own_clients(self).all(|client| self.is_leaving(client)) {
+        if self.all_inside(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
         if !self.is_deep(height) {
@@ -372,11 +375,27 @@ impl Factory {
         self.current.handed_over.contains_key(&client)
     }
 
+    /// Whether this node is a client that has handed its key over: nothing of the factory is its any more.
+    pub fn has_left(&self) -> bool {
+        matches!(self.current.role, Role::Client { index, .. } if self.has_handed_over(index))
+    }
+
+    /// Clients whose channel is this node's and that have not handed over.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = ClientIndex> {
+        own_clients(self).filter(|client| !self.has_handed_over(*client))
+    }
+
+    /// Whether this holds for each of them, if there are any.
+    fn all_inside(&self, test: impl Fn(ClientIndex) -> bool) -> bool {
+        let mut inside = self.inside().peekable();
+        inside.peek().is_some() && inside.all(test)
+    }
+
     /// Whether every channel that this node has in the factory has its leaf on chain.
     fn leaves_confirmed(&self) -> bool {
-        let mut sales = self.own_sales().filter(|sold| sold.is_signed());
-        own_clients(self).all(|client| self.leaf_height(client).is_some())
-            && sales.all(|sold| self.confirmed.contains_key(&sold.txid()))
+        let sales = self.own_sales().filter(|sold| sold.is_signed() && !self.has_handed_over(sold.sale.buyer));
+        self.all_inside(|client| self.leaf_height(client).is_some())
+            && sales.into_iter().all(|sold| self.confirmed.contains_key(&sold.txid()))
     }
 
     /// Height at which a client's leaf confirmed.
@@ -398,6 +417,10 @@ impl Factory {
         }
         if let Some(how) = self.current.ended_of(client) {
             return Err(Unusable::Ended(how));
+        }
+        // S22: whatever moved there now would be the operator's.
+        if self.has_handed_over(client) {
+            return Err(Unusable::HandedOver);
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
@@ -421,6 +444,7 @@ impl Factory {
             | State::Storing
             | State::Opening
             | State::Distributed
+            | State::Left
             | State::Declined
             | State::Aborted
             | State::Closed) => Err(Unusable::State(state)),

@@ -27,6 +27,8 @@ pub enum Standing {
     Out,
     /// A distribution has paid the clients.
     PaidOut,
+    /// This client has handed its key over.
+    Left,
     /// Every channel of this node is settled on chain, for good.
     Closed,
 }
@@ -41,6 +43,7 @@ impl Standing {
             Standing::MustExit => "must_exit",
             Standing::Out => "out",
             Standing::PaidOut => "paid_out",
+            Standing::Left => "left",
             Standing::Closed => "closed",
         }
     }
@@ -54,6 +57,7 @@ impl Standing {
             Standing::MustExit => "the timeout is here: what is still in has to come out now",
             Standing::Out => "the leaf is on chain: the channel is lightningd's alone",
             Standing::PaidOut => "a distribution has paid the clients",
+            Standing::Left => "this node's key is handed over: nothing here is its any more",
             Standing::Closed => "everything is settled",
         }
     }
@@ -125,6 +129,15 @@ pub enum NextAction {
     Stands,
     /// Nothing: a distribution has paid.
     PaidOut,
+    /// L: every client that isn't out has handed its key over: this node takes what is left.
+    Reclaim {
+        /// Height of the timeout: by then it has to be on chain.
+        before: Height,
+    },
+    /// Client: its key is on its way to the operator, which has not confirmed it yet (S22).
+    Acknowledge,
+    /// Client: its key is handed over, until the operator has spent the factory's coin.
+    Left,
     /// Nothing: every channel of this node is settled on chain.
     Settled,
     /// Nothing: the invitation was declined.
@@ -172,6 +185,14 @@ impl fmt::Display for NextAction {
             }
             Self::Stands => "nothing: the channel stands on chain by itself and goes on",
             Self::PaidOut => "nothing: the distribution transaction has paid",
+            Self::Reclaim { before } => {
+                return write!(f, "this node spends what clients have handed over, before height {before}");
+            }
+            Self::Acknowledge => "the operator has to confirm that it has stored this node's key",
+            Self::Left => {
+                "nothing: this node's key is handed over; the factory stays listed until the operator has spent \
+                 its coin, 100 blocks deep"
+            }
             Self::Settled => "nothing: every channel of this node is settled on chain",
             Self::Declined => "nothing",
             Self::Failed => "nothing; kept until its funding can never confirm",
@@ -238,6 +259,9 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
 
 /// Whether this node publishes a transaction of the factory at a height.
 fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
+    if factory.has_left() {
+        return false;
+    }
     match id.role {
         SpendRole::State => wanted_nodes(factory, height).contains(&id.coin),
         SpendRole::Distribution => {
@@ -268,6 +292,7 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         State::Closed => Standing::Closed,
         State::Distributed => Standing::PaidOut,
         State::Exited => Standing::Out,
+        State::Left => Standing::Left,
         _ if factory.next_eviction().is_some_and(|at| factory.current.role == Role::Lsp && height >= at) => {
             Standing::MustExit
         }
@@ -308,7 +333,8 @@ impl Factory {
             },
             State::Active | State::Dying if self.current.role == Role::Lsp => match self.next_eviction() {
                 Some(from) => NextAction::Evict { from },
-                None => NextAction::PublishRest,
+                None if self.current.handed_over.is_empty() => NextAction::PublishRest,
+                None => NextAction::Reclaim { before: self.current.terms.timeout_height },
             },
             State::Active | State::Dying
                 if self.has_forgotten() && height < self.current.terms.timeout_height =>
@@ -331,6 +357,8 @@ impl Factory {
                     _ => NextAction::Close,
                 },
             },
+            State::Left if self.current.handover_stored => NextAction::Left,
+            State::Left => NextAction::Acknowledge,
             State::Distributed => NextAction::PaidOut,
             State::Closed => NextAction::Settled,
             State::Declined => NextAction::Declined,
@@ -342,6 +370,9 @@ impl Factory {
     pub fn deadline(&self, height: Height) -> Option<Height> {
         let timeout = Some(self.current.terms.timeout_height);
         match (self.state(height), self.current.role) {
+            (State::Active | State::Dying, Role::Lsp) if !self.current.handed_over.is_empty() => {
+                self.next_eviction().or(timeout)
+            }
             (State::Active | State::Dying, Role::Lsp) => self.next_eviction(),
             (State::Dying | State::Exiting, _) => timeout,
             (State::Exited, Role::Lsp) if open_stock(self).next().is_some() => timeout,

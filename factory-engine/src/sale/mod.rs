@@ -104,6 +104,9 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         if factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client) {
             return Err(NotCooperative::Leaving);
         }
+        if factory.has_handed_over(client) {
+            return Err(NotCooperative::HandedOver);
+        }
         if factory.leaf_height(client).is_some() {
             return Err(NotCooperative::OnChain);
         }
@@ -119,6 +122,7 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         | State::Dying
         | State::Exited
         | State::Distributed
+        | State::Left
         | State::Declined
         | State::Aborted
         | State::Closed) => return Err(NotCooperative::State(state)),

@@ -48,7 +48,17 @@ impl Factory {
     /// Whether nothing can come of it any more, whatever else is known of it: it is closed; its funding, buried
     /// by now, is the end of the attempts before it; and lightningd is done with every channel that was opened
     /// for it, so that no HTLC can ask for it (S18). One that a distribution has paid is still lightningd's.
+    ///
+    /// lightningd keeps a channel for ever that both sides have closed and whose leaf never comes: of a client
+    /// that has handed over nothing stands on it (S22).
     pub(crate) fn is_archivable(&self, height: Height) -> bool {
+        if self.has_left() {
+            // Nothing can be said of a channel that was opened for an attempt that was given up.
+            let known = own_clients(self).len().saturating_add(self.own_sales().count());
+            return self.state(height) == State::Closed
+                && self.past.iter().all(|past| self.current.conflicts(past))
+                && self.opens_accepted.len() <= known;
+        }
         // Of a sale that never was finished nothing is left but its price, which comes back first (S36).
         let own = || self.own_sales().filter(|sold| sold.void.is_none());
         let sales = own().filter(|sold| self.current.sales.is_resolved(sold.channel_id())).count();

@@ -36,8 +36,10 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
     }
 }
 
+/// L takes a channel on chain for an HTLC's sake also after its client has handed over (S16).
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
+    let still_in = |client: &&ClientIndex| !factory.has_handed_over(**client);
+    let leaving = factory.current.exiting.iter().chain(factory.current.evicting.iter().filter(still_in));
     leaving.flat_map(|client| factory.current.layout.path(*client)).collect()
 }
 
@@ -46,6 +48,8 @@ fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
 /// those below, whether or not the client was leaving (S19).
 pub(crate) fn wanted_nodes(factory: &Factory, height: Height) -> BTreeSet<NodeIndex> {
     match factory.current.role {
+        // S22: what it had is the operator's.
+        Role::Client { .. } if factory.has_left() => BTreeSet::new(),
         Role::Client { index, .. } if has_matured(factory, height) => {
             let layout = &factory.current.layout;
             let has_none = |node: &NodeIndex| !layout.coin(*node).is_some_and(|coin| coin.has_distribution);
@@ -113,11 +117,48 @@ impl Factory {
         spends.min()
     }
 
+    /// L: the height at which a coin confirmed as spent, by another transaction than one that all have signed,
+    /// that this client's channel was under.
+    fn taken(&self, client: ClientIndex) -> Option<Height> {
+        let tree = self.current.tree.as_ref()?;
+        let spends = self.current.layout.client_coins(client).into_iter().filter_map(|coin| {
+            let outpoint = tree.coin_outpoint(coin)?;
+            let txid = self.spent.get(&outpoint)?;
+            let stock = self.current.layout.coin(coin).is_some_and(|coin| coin.stock);
+            (!stock && self.session_of(outpoint, *txid).is_none()).then(|| self.confirmed.get(txid).copied())?
+        });
+        spends.min()
+    }
+
+    /// Client that has handed over: the coin that everything stands on is spent, for good, and lightningd has
+    /// ended its channels.
+    fn is_left_behind(&self, buried: impl Fn(Height) -> bool) -> bool {
+        let spender = self.funding().and_then(|funding| self.spent.get(&funding));
+        let gone = spender.and_then(|txid| self.confirmed.get(txid)).is_some_and(|at| buried(*at));
+        gone && self.has_ended_all()
+    }
+
+    /// Client: whether lightningd has ended each channel that it has here, or forgotten it.
+    pub(crate) fn has_ended_all(&self) -> bool {
+        let Role::Client { index, .. } = self.current.role else { return false };
+        let current = &self.current;
+        let first = current.resolved.contains(&index) || current.ended_of(index).is_some();
+        first && self.own_sales().filter(|sold| sold.is_signed()).all(|sold| {
+            let channel_id = sold.channel_id();
+            current.ended.contains_key(&channel_id) || current.sales.is_resolved(channel_id)
+        })
+    }
+
     /// Whether nothing of this node's is left in the factory, for good.
     pub(crate) fn is_over(&self, height: Height) -> bool {
         let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
+        if self.has_left() {
+            return self.is_left_behind(buried);
+        }
         let settled = |client: ClientIndex| {
-            self.current.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
+            self.current.resolved.contains(&client)
+                || self.paid_out(client).is_some_and(buried)
+                || self.has_handed_over(client) && self.taken(client).is_some_and(buried)
         };
         // What is left of the stock is L's to take, or the clients' after the timeout.
         let no_stock = || self.current.role != Role::Lsp || open_stock(self).next().is_none();
