@@ -402,6 +402,7 @@ where
     Ok(Config {
         // lightningd says it.
         cltv_delta: Config::default().cltv_delta,
+        cltv_final: Config::default().cltv_final,
         policy: policy(&plugin.option(&policy_option())?)?,
         allowed_lsps: allowed.as_ref().filter(|_| !anybody).map(|ids| node_ids(ids)).transpose()?,
         anybody_invites: anybody,

@@ -21,7 +21,7 @@ use super::funding_script::Database;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{balances, chain, payments, sent, wallet};
+use super::{balances, chain, moves, payments, sent, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +52,7 @@ pub struct Executor {
     messages: Lanes,
     turns: Arc<Semaphore>,
     channels: Lanes,
+    fees: Lanes,
 }
 
 impl Executor {
@@ -70,6 +71,7 @@ impl Executor {
             messages: Lanes::default(),
             turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
+            fees: Lanes::default(),
         }
     }
 
@@ -290,6 +292,21 @@ impl Node for Executor {
                 let result = payments::look(&rpc, payment_hash).await.map_err(NodeError::from);
                 Input::PaymentEnded { instance, payment_hash, result }
             }),
+            Effect::SendMove(send) => self.spawn(async move {
+                let result = moves::send(&rpc, &send).await.map_err(NodeError::from);
+                Input::MoveEnded { instance: send.instance, payment_hash: send.payment_hash, result }
+            }),
+            Effect::LookMove { instance, payment_hash, label } => self.spawn(async move {
+                let result = moves::look(&rpc, payment_hash, &label).await.map_err(NodeError::from);
+                Input::MoveEnded { instance, payment_hash, result }
+            }),
+            Effect::SetFees { peer, channel_id, free } => {
+                let runtime = self.runtime.clone();
+                self.fees.push(peer, async move {
+                    let result = moves::set_fees(&rpc, peer, channel_id, free).await.map_err(NodeError::from);
+                    runtime.input(Input::FeesSet { peer, channel_id, free, result });
+                });
+            }
             Effect::FundChannel { instance, buyer, peer, amount } => self.spawn(async move {
                 let result = fund(&rpc, peer, amount).await.map_err(NodeError::from);
                 Input::ChannelFunded { instance, buyer, result }

@@ -11,7 +11,8 @@
 //! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
 //!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
-//! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold
+//! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold;
+//!   `moves` a balance that goes from one channel to another
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 mod balances;
@@ -39,6 +40,7 @@ pub mod kept;
 pub mod lanes;
 pub mod methods;
 pub mod mirror;
+pub mod moves;
 pub mod online;
 pub mod outbox;
 pub mod params;
