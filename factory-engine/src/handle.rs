@@ -130,7 +130,9 @@ impl Engine {
             Input::MoveEnded { instance, payment_hash, result } => {
                 self.on_move_ended(step, instance, payment_hash, result);
             }
-            Input::FeesSet { channel_id, free, result, .. } => self.on_fees_set(step, channel_id, free, result),
+            Input::FeesSet { channel_id, free, result, .. } => {
+                self.on_fees_set(step, channel_id, free, result)
+            }
             Input::ChannelFunded { instance, buyer, result } => {
                 self.on_channel_funded(step, instance, buyer, result);
             }

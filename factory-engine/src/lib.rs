@@ -57,9 +57,9 @@ pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded};
 pub use io::{
-    Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
-    KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
-    RefusalKind, SendMove, StaleStep,
+    Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect,
+    Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure,
+    PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep,
 };
 pub use memory::ceremony::Phase;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};

@@ -42,9 +42,7 @@ async fn try_send<C: Call>(rpc: &C, send: &SendMove) -> Result<(), String> {
     let payment_secret: String = field("invoice", &made, "payment_secret").map_err(text)?;
     let list = channels(rpc, send.peer).await.map_err(text)?;
     let (from, to) = names(&list, send)?;
-    let hop = |id: &str, channel: &str, delay: u32| {
-        json!({"id": id, "channel": channel, "delay": delay, "amount_msat": send.amount_msat})
-    };
+    let hop = |id: &str, channel: &str, delay: u32| json!({"id": id, "channel": channel, "delay": delay, "amount_msat": send.amount_msat});
     let peer = send.peer.to_string();
     let params = json!({
         "route": [hop(&peer, &from, send.first_blocks), hop(&me, &to, send.last_blocks)],

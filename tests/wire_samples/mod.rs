@@ -362,10 +362,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 signatures: vec![[0x64; 64]],
             }),
         ),
-        (
-            "move_ask",
-            Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: Some(5_000_000) }),
-        ),
+        ("move_ask", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: Some(5_000_000) })),
         ("move_ask_all", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: None })),
         ("move_ready", Message::MoveReady(MoveReady { instance, attempt, from, to, cltv_delta: 34 })),
         (

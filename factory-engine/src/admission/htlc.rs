@@ -306,10 +306,11 @@ impl Engine {
         let named = |attempt: &Attempt| {
             attempt.channels.values().any(|id| *id == channel) || attempt.sales.names(channel)
         };
-        let mut policies = self.factories().filter(|factory| factory.attempts().any(named)).flat_map(|factory| {
-            let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
-            leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
-        });
+        let mut policies =
+            self.factories().filter(|factory| factory.attempts().any(named)).flat_map(|factory| {
+                let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
+                leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
+            });
         policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
     }
 

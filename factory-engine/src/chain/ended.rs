@@ -28,7 +28,9 @@ impl Engine {
         let guarded = |factory: &Factory, channel: &OwnChannel| {
             let ended = factory.current.ended.contains_key(&channel.channel_id);
             // S22: of who has handed over both sides close the channel.
-            !ended && !factory.has_handed_over(channel.client) && !factory.confirmed.contains_key(&channel.funding.txid)
+            !ended
+                && !factory.has_handed_over(channel.client)
+                && !factory.confirmed.contains_key(&channel.funding.txid)
         };
         let lives = self.factories.values().filter(|factory| exit_allowed(factory, height).is_ok());
         let of = |factory| {

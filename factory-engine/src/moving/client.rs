@@ -63,7 +63,10 @@ impl Engine {
         let height = step.height;
         step.event(instance, MoveWanted { from, to, amount_msat, height });
         let amount = plan.amount_msat;
-        step.log(Level::Info, format!("{instance}: moving {amount} msat from channel {from} to channel {to}"));
+        step.log(
+            Level::Info,
+            format!("{instance}: moving {amount} msat from channel {from} to channel {to}"),
+        );
         self.ask_to_move(step, factory, (from, to), amount_msat, 0);
         Ok(Answer::Done)
     }
@@ -109,7 +112,12 @@ impl Engine {
             }
             if step.height >= open.since.saturating_add(PATIENCE) {
                 let why = own.why.as_deref().unwrap_or("the operator is not there");
-                over(step, factory, open.from, Some(&format!("nothing has arrived for {PATIENCE} blocks: {why}")));
+                over(
+                    step,
+                    factory,
+                    open.from,
+                    Some(&format!("nothing has arrived for {PATIENCE} blocks: {why}")),
+                );
             } else if own.phase == MovePhase::Resting && (peer.is_some() || self.peers.contains(&lsp)) {
                 self.ask_to_move(step, factory, (open.from, open.to), open.left_msat(), own.fails);
             }
@@ -179,7 +187,8 @@ impl Engine {
         let MoveReady { instance, attempt, from, to, cltv_delta } = *message;
         let (factory, _, own) = self.asked_move(peer, (instance, attempt), (from, to))?;
         if cltv_delta > MOST_DELTA {
-            let why = format!("the operator wants {cltv_delta} blocks, more than {MOST_DELTA}, between two HTLCs");
+            let why =
+                format!("the operator wants {cltv_delta} blocks, more than {MOST_DELTA}, between two HTLCs");
             over(step, factory, from, Some(&why));
             return Ok(());
         }
@@ -222,9 +231,13 @@ impl Engine {
             }
             let known = |id| list.iter().find(|channel| channel.channel_id == id);
             match (known(open.from), known(open.to)) {
-                (Some(from), Some(to)) => self.send_part(step, factory, open, (from, to), (cltv_delta, own.fails)),
+                (Some(from), Some(to)) => {
+                    self.send_part(step, factory, open, (from, to), (cltv_delta, own.fails))
+                }
                 (None, _) => over(step, factory, open.from, Some("the channel that it leaves is gone")),
-                (Some(_), None) => over(step, factory, open.from, Some("the channel that it goes to is gone")),
+                (Some(_), None) => {
+                    over(step, factory, open.from, Some("the channel that it goes to is gone"))
+                }
             }
         }
     }

@@ -57,7 +57,8 @@ impl Engine {
             }
         }
         // One at a time: at equal fees lightningd forwards over either.
-        let others = self.moving.free.iter().filter(|(id, free)| **id != to && free.peer == peer && !free.back);
+        let others =
+            self.moving.free.iter().filter(|(id, free)| **id != to && free.peer == peer && !free.back);
         for (channel_id, free) in others {
             self.charge_again(step, *channel_id, free);
         }
@@ -97,7 +98,9 @@ impl Engine {
         free: bool,
         result: Result<(), NodeError>,
     ) {
-        let Some(known) = self.moving.free.get(&channel_id).filter(|known| known.back != free) else { return };
+        let Some(known) = self.moving.free.get(&channel_id).filter(|known| known.back != free) else {
+            return;
+        };
         let asked = known.asked.and_then(|(instance, from)| Some((self.factories.get(&instance)?, from)));
         match (free, result) {
             (true, Ok(())) => {
@@ -117,7 +120,10 @@ impl Engine {
             (false, Ok(())) => note(step, channel_id, None),
             // Tried again at the next block.
             (false, Err(error)) => {
-                step.log(Level::Unusual, format!("channel {channel_id}: its fees can't be set back: {error}"));
+                step.log(
+                    Level::Unusual,
+                    format!("channel {channel_id}: its fees can't be set back: {error}"),
+                );
             }
         }
     }
@@ -127,7 +133,8 @@ impl Engine {
         for (channel_id, free) in &self.moving.free {
             let handed_over = free.asked.is_some_and(|(instance, _)| {
                 let factory = self.factories.get(&instance);
-                factory.is_some_and(|of| of.client_of(free.peer).is_some_and(|index| of.has_handed_over(index)))
+                factory
+                    .is_some_and(|of| of.client_of(free.peer).is_some_and(|index| of.has_handed_over(index)))
             });
             if free.back || handed_over || step.height >= free.since.saturating_add(PATIENCE) {
                 self.charge_again(step, *channel_id, free);
@@ -144,7 +151,11 @@ impl Engine {
         for channel in forgotten.filter(|channel| !self.moving.free.contains_key(&channel.channel_id)) {
             if is_client(channel.peer) {
                 let (peer, since) = (channel.peer, step.height);
-                note(step, channel.channel_id, Some(Free { peer, asked: None, since, set: None, back: false }));
+                note(
+                    step,
+                    channel.channel_id,
+                    Some(Free { peer, asked: None, since, set: None, back: false }),
+                );
             }
         }
     }

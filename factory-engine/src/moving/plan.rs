@@ -50,7 +50,8 @@ impl MoveBlocks {
         cltv_final: u32,
         cltv_delta: u32,
     ) -> Self {
-        let early = |policy: Option<&ChannelPolicy>| policy.map_or(0, |policy| u32::from(policy.blocks_early));
+        let early =
+            |policy: Option<&ChannelPolicy>| policy.map_or(0, |policy| u32::from(policy.blocks_early));
         let last = cltv_final.saturating_add(early(to)).saturating_add(SLACK);
         Self { first: last.saturating_add(cltv_delta), early: early(from), last }
     }
@@ -119,7 +120,8 @@ fn parts(
     };
     let Some(limit) = first else { return Err(end) };
     if let Some(asked_msat) = asked {
-        let limit = if matches!(end, CannotMove::Full { .. }) { MoveLimit::Receivable } else { MoveLimit::Spendable };
+        let limit =
+            if matches!(end, CannotMove::Full { .. }) { MoveLimit::Receivable } else { MoveLimit::Spendable };
         let most_msat = sizes.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
         return Err(CannotMove::TooMuch { asked_msat, most_msat, limit });
     }
@@ -153,17 +155,29 @@ impl Engine {
         // What L needs is asked for; most ask for what we do.
         let blocks = self.may_move(old, new, self.config.cltv_delta, height)?;
         if amount_msat == Some(0) {
-            return Err(CannotMove::TooLittle { asked_msat: 0, least_msat: old.minimum_htlc_out_msat.max(1) });
+            return Err(CannotMove::TooLittle {
+                asked_msat: 0,
+                least_msat: old.minimum_htlc_out_msat.max(1),
+            });
         }
         let (parts, limit) = parts(old, new, amount_msat)?;
         let amount_msat = parts.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
         let stays_msat = old.to_us_msat.saturating_sub(amount_msat);
-        Ok(MovePlan { instance: home.instance, peer: old.peer, amount_msat, parts, limit, stays_msat, blocks })
+        Ok(MovePlan {
+            instance: home.instance,
+            peer: old.peer,
+            amount_msat,
+            parts,
+            limit,
+            stays_msat,
+            blocks,
+        })
     }
 
     /// Both channels of the move between this client and `peer` that isn't done, if there is one.
     pub(crate) fn move_with(&self, peer: NodeId) -> Option<(ChannelId, ChannelId)> {
-        let of_peer = self.factories().filter(|factory| factory.current.role != Role::Lsp && factory.lsp() == peer);
+        let of_peer =
+            self.factories().filter(|factory| factory.current.role != Role::Lsp && factory.lsp() == peer);
         of_peer.flat_map(|factory| factory.moves.open()).map(|open| (open.from, open.to)).next()
     }
 
@@ -215,7 +229,9 @@ impl Engine {
         ];
         for (channel, policy, cltv_expiry) in lasts {
             let channel_id = channel.channel_id;
-            if let Some(safe_end) = policy.as_ref().map(|policy| policy.safe_end).filter(|end| cltv_expiry > *end) {
+            if let Some(safe_end) =
+                policy.as_ref().map(|policy| policy.safe_end).filter(|end| cltv_expiry > *end)
+            {
                 return Err(CannotMove::TooLate { channel_id, cltv_expiry, safe_end });
             }
         }

@@ -393,7 +393,8 @@ impl Factory {
 
     /// Whether every channel that this node has in the factory has its leaf on chain.
     fn leaves_confirmed(&self) -> bool {
-        let sales = self.own_sales().filter(|sold| sold.is_signed() && !self.has_handed_over(sold.sale.buyer));
+        let sales =
+            self.own_sales().filter(|sold| sold.is_signed() && !self.has_handed_over(sold.sale.buyer));
         self.all_inside(|client| self.leaf_height(client).is_some())
             && sales.into_iter().all(|sold| self.confirmed.contains_key(&sold.txid()))
     }

@@ -131,9 +131,10 @@ impl Run {
         let engine = self.world.members[LSP].engine.as_ref();
         let factory = engine.and_then(|engine| engine.factory(instance));
         let height = self.world.chain.height();
-        factory.into_iter().flat_map(|factory| factory.current.sales.all()).any(|sold| {
-            sold.is_signed() && !sold.stored && height >= sold.begun.saturating_add(SALE_BLOCKS)
-        })
+        factory
+            .into_iter()
+            .flat_map(|factory| factory.current.sales.all())
+            .any(|sold| sold.is_signed() && !sold.stored && height >= sold.begun.saturating_add(SALE_BLOCKS))
     }
 
     fn set_chances(&mut self, on: bool) {

@@ -25,6 +25,8 @@ pub const OPENER_MSAT: u64 = 5_520_000;
 pub(super) struct Circle {
     at: usize,
     send: SendMove,
+    /// Over which the operator's lightningd went on.
+    onward: ChannelId,
 }
 
 fn sides(channel: &Channel) -> (u64, u64) {
@@ -41,7 +43,7 @@ impl World {
             let (to_us_msat, to_them_msat) = sides(channel);
             let pending = |from: bool| {
                 let own = self.circles.iter().filter(move |circle| {
-                    circle.at == at && if from { circle.send.from == *id } else { circle.send.to == *id }
+                    circle.at == at && if from { circle.send.from == *id } else { circle.onward == *id }
                 });
                 own.map(|circle| circle.send.amount_msat).sum::<u64>()
             };
@@ -53,7 +55,9 @@ impl World {
                 to_us_msat,
                 reserve_msat: RESERVE_MSAT,
                 spendable_msat: to_us_msat.saturating_sub(least(channel.opener)),
-                receivable_msat: to_them_msat.saturating_sub(least(!channel.opener)).saturating_sub(pending(false)),
+                receivable_msat: to_them_msat
+                    .saturating_sub(least(!channel.opener))
+                    .saturating_sub(pending(false)),
                 minimum_htlc_out_msat: 1,
                 maximum_htlc_out_msat: channel.capacity.to_sat().saturating_mul(1000),
                 minimum_htlc_in_msat: 0,
@@ -105,32 +109,47 @@ impl World {
         if self.members[at].lightningd.payments.get(&send.payment_hash) == Some(&true) {
             self.judge.violations.push(format!("S37: member {at} pays {} a second time", send.payment_hash));
         }
-        let circle = Circle { at, send };
-        if self.hold_moves {
-            self.circles.push(circle);
-        } else {
-            self.end_circle(&circle);
+        match self.begin_circle(at, &send) {
+            Ok(onward) => {
+                let circle = Circle { at, send, onward };
+                if self.hold_moves {
+                    self.circles.push(circle);
+                } else {
+                    let arrived = self.settle_circle(&circle);
+                    self.end_circle(at, &circle.send, arrived);
+                }
+            }
+            Err(why) => self.end_circle(at, &send, Err(why)),
         }
     }
 
     /// Circles that stand arrive, if they can.
     pub fn end_moves(&mut self) {
         for circle in std::mem::take(&mut self.circles) {
-            self.end_circle(&circle);
+            let arrived = self.settle_circle(&circle);
+            self.end_circle(circle.at, &circle.send, arrived);
         }
     }
 
-    fn end_circle(&mut self, Circle { at, send }: &Circle) {
+    fn end_circle(&mut self, at: usize, send: &SendMove, result: Result<(), LabError>) {
         let (instance, payment_hash) = (send.instance, send.payment_hash);
+        let result = result.map_err(|why| NodeError(why.to_string()));
+        self.members[at].lightningd.payments.insert(payment_hash, result.is_ok());
+        if self.members[at].engine.is_some() {
+            self.answer(at, Input::MoveEnded { instance, payment_hash, result });
+        }
+    }
+
+    /// Both commitments without the HTLC: the client has let the preimage go for what it has in the second.
+    fn settle_circle(&mut self, Circle { at, send, onward }: &Circle) -> Result<(), LabError> {
+        let operator = self.member_of(send.peer).ok_or_else(|| error("no such peer"))?;
         let before = self.purse_msat(*at);
-        let result = self.settle_circle(*at, send).map_err(|why| NodeError(why.to_string()));
+        self.shift((*at, operator), send.from, send.amount_msat)?;
+        self.shift((operator, *at), *onward, send.amount_msat)?;
         if self.purse_msat(*at) != before {
             self.judge.violations.push(format!("S37: a move has changed what member {at} has"));
         }
-        self.members[*at].lightningd.payments.insert(payment_hash, result.is_ok());
-        if self.members[*at].engine.is_some() {
-            self.answer(*at, Input::MoveEnded { instance, payment_hash, result });
-        }
+        Ok(())
     }
 
     /// `listsendpays` of what has ended. What is under way answers when it ends.
@@ -161,7 +180,8 @@ impl World {
         Ok(self.engine(at)?.policy_of(channel))
     }
 
-    fn settle_circle(&mut self, at: usize, send: &SendMove) -> Result<(), LabError> {
+    /// Whether an HTLC comes to stand on both channels, and on which second one.
+    fn begin_circle(&self, at: usize, send: &SendMove) -> Result<ChannelId, LabError> {
         let operator = self.member_of(send.peer).filter(|other| self.connected(at, *other));
         let operator = operator.ok_or_else(|| error("First peer not ready"))?;
         let (me, height, msat) = (self.members[at].id, self.chain.height(), send.amount_msat);
@@ -214,8 +234,7 @@ impl World {
         if new.spendable_msat < msat || msat > self.members[operator].lightningd.htlc_maximum_msat {
             return Err(error("temporary_channel_failure"));
         }
-        self.shift((at, operator), send.from, msat)?;
-        self.shift((operator, at), onward, msat)
+        Ok(onward)
     }
 
     /// An ordinary channel of the operator with a client, on chain.

@@ -8,9 +8,9 @@ use factory_engine::{Engine, Role};
 use serde_json::{Value, json};
 
 use super::super::client::{Call, CallError, field};
+use super::super::error::RpcError;
 use super::super::htlcs::msat;
 use super::super::state::State;
-use super::super::error::RpcError;
 
 /// Looks at most until what is under way is seen in one of its states.
 const LOOKS: u32 = 20;
@@ -124,12 +124,15 @@ async fn look<C: Call>(rpc: &C, known: &Known) -> Result<(Option<u64>, Vec<Value
     }
     for (part, paid) in known.parts.iter().zip(paid_before) {
         let counts = |id: ChannelId| {
-            shown.iter().any(|shown| shown["channel_id"] == id.to_string().as_str() && shown["counted"] == true)
+            shown
+                .iter()
+                .any(|shown| shown["channel_id"] == id.to_string().as_str() && shown["counted"] == true)
         };
         if !counts(part.from) || !counts(part.to) {
             continue;
         }
-        let (leaves, comes) = (stands(&channels, part.from, part, "out"), stands(&channels, part.to, part, "in"));
+        let (leaves, comes) =
+            (stands(&channels, part.from, part, "out"), stands(&channels, part.to, part, "in"));
         match double(leaves, comes, paid) {
             Count::Once => {}
             Count::Missing => total = total.saturating_add(part.amount_msat),
@@ -166,7 +169,8 @@ fn double(leaves: bool, comes: bool, paid: bool) -> Count {
 
 fn stands(channels: &[Value], id: ChannelId, part: &Part, direction: &str) -> bool {
     let channel = channels.iter().find(|channel| channel["channel_id"] == id.to_string().as_str());
-    let htlcs = channel.and_then(|channel| channel["htlcs"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    let htlcs =
+        channel.and_then(|channel| channel["htlcs"].as_array()).map(Vec::as_slice).unwrap_or_default();
     let hash = part.payment_hash.to_string();
     htlcs.iter().any(|htlc| htlc["direction"] == direction && htlc["payment_hash"] == hash.as_str())
 }
@@ -210,10 +214,22 @@ mod tests {
         // Balances of both channels, and where the HTLC of 10 stands, step by step; the total is 30 throughout.
         let courses = [
             // It leaves, arrives, is paid, is removed from the new channel first; or from the old one.
-            [(30, 0, false, false, false), (30, 0, true, false, false), (30, 0, true, true, false), (30, 0, true, true, true),
-             (30, 10, true, false, true), (20, 10, false, false, true)],
-            [(30, 0, false, false, false), (30, 0, true, false, false), (30, 0, true, true, false), (30, 0, true, true, true),
-             (20, 0, false, true, true), (20, 10, false, false, true)],
+            [
+                (30, 0, false, false, false),
+                (30, 0, true, false, false),
+                (30, 0, true, true, false),
+                (30, 0, true, true, true),
+                (30, 10, true, false, true),
+                (20, 10, false, false, true),
+            ],
+            [
+                (30, 0, false, false, false),
+                (30, 0, true, false, false),
+                (30, 0, true, true, false),
+                (30, 0, true, true, true),
+                (20, 0, false, true, true),
+                (20, 10, false, false, true),
+            ],
         ];
         for (old, new, leaves, comes, paid) in courses.into_iter().flatten() {
             let total = match double(leaves, comes, paid) {
@@ -228,7 +244,8 @@ mod tests {
     #[test]
     fn what_was_handed_over_or_ended_does_not_count() {
         let id = |of: u8| ChannelId([of; 32]);
-        let inside = |of, handed_over| InFactory { channel_id: id(of), instance: InstanceId([7; 32]), handed_over };
+        let inside =
+            |of, handed_over| InFactory { channel_id: id(of), instance: InstanceId([7; 32]), handed_over };
         let known = Known { inside: vec![inside(1, false), inside(2, true)], ..Known::default() };
         let channel = |of: u8, state: &str| {
             json!({"channel_id": id(of).to_string(), "peer_id": "02".repeat(33), "state": state,

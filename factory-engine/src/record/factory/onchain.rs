@@ -125,7 +125,8 @@ impl Factory {
             let outpoint = tree.coin_outpoint(coin)?;
             let txid = self.spent.get(&outpoint)?;
             let stock = self.current.layout.coin(coin).is_some_and(|coin| coin.stock);
-            (!stock && self.session_of(outpoint, *txid).is_none()).then(|| self.confirmed.get(txid).copied())?
+            (!stock && self.session_of(outpoint, *txid).is_none())
+                .then(|| self.confirmed.get(txid).copied())?
         });
         spends.min()
     }
@@ -143,10 +144,11 @@ impl Factory {
         let Role::Client { index, .. } = self.current.role else { return false };
         let current = &self.current;
         let first = current.resolved.contains(&index) || current.ended_of(index).is_some();
-        first && self.own_sales().filter(|sold| sold.is_signed()).all(|sold| {
-            let channel_id = sold.channel_id();
-            current.ended.contains_key(&channel_id) || current.sales.is_resolved(channel_id)
-        })
+        first
+            && self.own_sales().filter(|sold| sold.is_signed()).all(|sold| {
+                let channel_id = sold.channel_id();
+                current.ended.contains_key(&channel_id) || current.sales.is_resolved(channel_id)
+            })
     }
 
     /// Whether nothing of this node's is left in the factory, for good.
