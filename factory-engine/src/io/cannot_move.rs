@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::io::refusal::RefusalKind;
 use crate::record::unusable::Unusable;
 use crate::types::{ChannelId, Height, NodeId};
 
@@ -119,26 +118,6 @@ pub enum CannotMove {
         /// Height after which nothing may stand there.
         safe_end: Height,
     },
-}
-
-impl CannotMove {
-    pub(crate) fn kind(&self) -> RefusalKind {
-        match self {
-            Self::SameChannel(_) | Self::TwoPeers { .. } | Self::TooMuch { .. } | Self::TooLittle { .. } => {
-                RefusalKind::BadParameter
-            }
-            Self::NoSuchChannel(_) => RefusalKind::Unknown,
-            Self::NoOperator(_)
-            | Self::NotLive(_)
-            | Self::Unconfirmed(_)
-            | Self::Unusable(..)
-            | Self::HandedOver(_)
-            | Self::UnderWay { .. }
-            | Self::Nothing { .. }
-            | Self::Full { .. }
-            | Self::TooLate { .. } => RefusalKind::WrongState,
-        }
-    }
 }
 
 impl fmt::Display for CannotMove {

@@ -147,11 +147,32 @@ pub enum RefusalKind {
     Unavailable,
 }
 
+impl RefusalKind {
+    fn of_move(why: &CannotMove) -> Self {
+        match why {
+            CannotMove::SameChannel(_)
+            | CannotMove::TwoPeers { .. }
+            | CannotMove::TooMuch { .. }
+            | CannotMove::TooLittle { .. } => Self::BadParameter,
+            CannotMove::NoSuchChannel(_) => Self::Unknown,
+            CannotMove::NoOperator(_)
+            | CannotMove::NotLive(_)
+            | CannotMove::Unconfirmed(_)
+            | CannotMove::Unusable(..)
+            | CannotMove::HandedOver(_)
+            | CannotMove::UnderWay { .. }
+            | CannotMove::Nothing { .. }
+            | CannotMove::Full { .. }
+            | CannotMove::TooLate { .. } => Self::WrongState,
+        }
+    }
+}
+
 impl Refusal {
     /// What kind of refusal it is.
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::Move(why) => why.kind(),
+            Self::Move(why) => RefusalKind::of_move(why),
             Self::NoClients
             | Self::Terms(_)
             | Self::LifetimeTooShort { .. }

@@ -192,7 +192,7 @@ impl World {
         // What the hook says of this node's own payment.
         if let Some(policy) = &own {
             policy.usable.map_err(error)?;
-            if expiry > policy.safe_end {
+            if policy.safe_end < expiry {
                 return Err(error("S15: the payment would outlive the factory"));
             }
         }
