@@ -7,6 +7,7 @@ from pyln.client import RpcError
 
 from harness import (
     FAST,
+    PLUGINS,
     activate,
     channel_by_id,
     channel_in,
@@ -139,6 +140,37 @@ def test_what_is_refused(node_factory, bitcoind):
     with pytest.raises(RpcError, match="is not connected"):
         move(client, old, new)
     assert moves_open(client) == []
+
+
+# S37
+@pytest.mark.parametrize("who", ["client", "lsp"])
+def test_killed_while_its_htlcs_stand(node_factory, bitcoind, who):
+    """Both channels have the HTLC when a node is killed: the total stays what it was, and nothing is sent twice."""
+    options = {who: {"may_fail": True, **(FAST if who == "lsp" else {})}}
+    lsp, client, old, new = two_factories(node_factory, bitcoind, **options)
+    total, before = status(client)["total_msat"], {channel: to_us(client, channel) for channel in (old, new)}
+    amount = before[old] - RESERVE_MSAT
+    client.rpc.plugin_start(str(PLUGINS / "hold_htlcs.py"))
+    moving = node_factory.executor.submit(move, client, old, new)
+    client.daemon.wait_for_log("holding an HTLC that expires at")
+    wait_for(lambda: all(channel_by_id(client, channel)["htlcs"] for channel in (old, new)))
+    seen = status(client)
+    assert seen["total_msat"] == total and len(seen["moves"]) == 1, seen
+    victim = lsp if who == "lsp" else client
+    victim.daemon.kill()
+    victim.start()
+    connect_all(lsp, [client])
+    if who == "lsp":
+        client.rpc.plugin_stop("hold_htlcs.py")
+    wait_for(lambda: moves_open(client) == [])
+    check_sides(lsp, client, old, new)
+    assert (to_us(client, old), to_us(client, new)) == (RESERVE_MSAT, before[new] + amount)
+    assert status(client)["total_msat"] == total
+    assert [payment["status"] for payment in client.rpc.listsendpays()["payments"]] == ["complete"]
+    try:
+        assert moving.result(60)["moved_msat"] == amount
+    except (RpcError, ValueError, OSError):
+        assert who == "client", "the command outlives everything but its own node"
 
 
 # S37: before the HTLC leaves, after it has arrived, and while the operator is about to let it pass.
