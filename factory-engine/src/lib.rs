@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`], [`handover`], [`renew`], [`reclaim`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -39,6 +39,7 @@ pub mod fees;
 pub mod handover;
 pub mod io;
 pub mod memory;
+pub mod moving;
 pub mod policy;
 pub mod reclaim;
 pub mod record;
@@ -60,20 +61,22 @@ pub use create::online::Online;
 pub use engine::{Engine, Folded, Remains};
 pub use handover::ready::NotYet;
 pub use io::{
-    Answer, Block, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy,
-    Input, Invoice, KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding,
-    Refusal, RefusalKind, StaleStep,
+    Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect,
+    Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure,
+    PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep,
 };
 pub use memory::balances::Balances;
 pub use memory::ceremony::Phase;
 pub use memory::leaving::Failure;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
+pub use moving::plan::{MoveBlocks, MovePlan};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
 pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;
+pub use record::moves::{Move, Moves};
 pub use record::sales::account::Account;
 pub use record::sales::jits::Jits;
 pub use record::sales::{Sales, Sold};

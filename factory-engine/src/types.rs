@@ -89,6 +89,10 @@ hex_id!(
     PaymentHash, 32, "a payment_hash of 64 hex digits"
 );
 hex_id!(
+    /// What a payment_hash is the SHA-256 of (BOLT 2): whoever knows it can take the HTLC.
+    Preimage, 32, "a preimage of 64 hex digits"
+);
+hex_id!(
     /// BOLT 11's payment_secret: proves that the payer has the invoice.
     PaymentSecret, 32, "a payment_secret of 64 hex digits"
 );

@@ -13,6 +13,7 @@ mod foreign;
 mod handed;
 mod invoices;
 pub(crate) mod judged;
+mod moves;
 mod network;
 mod pay;
 mod reclaimed;
@@ -39,6 +40,7 @@ use super::{LabError, error};
 
 pub use exit::{Account, Exit};
 pub use fault::{CrashAt, Fate, Outgoing, losing};
+pub use moves::{OPENER_MSAT, RESERVE_MSAT};
 
 /// The operator's number among the members.
 pub const LSP: usize = 0;
@@ -157,6 +159,9 @@ pub struct World {
     paid: BTreeMap<(usize, InstanceId), u64>,
     /// Payments that are under way.
     stuck: Vec<invoices::Payment>,
+    /// Whether HTLCs of moves stand until [`World::end_moves`].
+    pub hold_moves: bool,
+    circles: Vec<moves::Circle>,
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
     rng: Rng,
@@ -214,6 +219,8 @@ impl World {
             notices: vec![],
             paid: BTreeMap::new(),
             stuck: vec![],
+            hold_moves: false,
+            circles: vec![],
             chaos: None,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),

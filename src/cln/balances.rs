@@ -1,11 +1,14 @@
 //! What channels hold, as `listpeerchannels` shows it.
 
+use std::collections::HashSet;
+
 use factory_engine::ChannelBalance;
-use factory_engine::types::NodeId;
+use factory_engine::types::{ChannelId, NodeId};
 use serde_json::{Value, json};
 
 use super::channel_state::ChannelState;
 use super::client::{Call, CallError, field};
+use super::moves;
 
 /// Of every committed channel with a peer.
 pub async fn read<C: Call>(rpc: &C, peer: NodeId) -> Result<Vec<ChannelBalance>, CallError> {
@@ -13,6 +16,23 @@ pub async fn read<C: Call>(rpc: &C, peer: NodeId) -> Result<Vec<ChannelBalance>,
     let answer = rpc.call(method, json!({"id": peer.to_string()})).await?;
     let list: Vec<Value> = field(method, &answer, "channels")?;
     Ok(list.iter().filter_map(one).collect())
+}
+
+/// The peer of a channel, if there is such a channel.
+pub async fn peer_of<C: Call>(rpc: &C, channel: ChannelId) -> Result<Option<NodeId>, CallError> {
+    let method = "listpeerchannels";
+    let answer = rpc.call(method, json!({"channel_id": channel.to_string()})).await?;
+    let list: Vec<Value> = field(method, &answer, "channels")?;
+    Ok(list.first().and_then(|channel| channel["peer_id"].as_str()?.parse().ok()))
+}
+
+/// All channels with those peers with which one is free, of the whole `listpeerchannels`: this node may have made it
+/// so for a move, and forgotten that at a restart.
+pub fn beside_free(channels: &[Value]) -> Vec<ChannelBalance> {
+    let free = channels.iter().filter(|channel| moves::is_free(channel));
+    let peers: HashSet<&str> = free.filter_map(|channel| channel["peer_id"].as_str()).collect();
+    let with = |channel: &&Value| channel["peer_id"].as_str().is_some_and(|peer| peers.contains(peer));
+    channels.iter().filter(with).filter_map(one).collect()
 }
 
 /// Nothing for a channel that isn't committed yet. An amount that is missing is the one that keeps a channel from
@@ -30,6 +50,10 @@ pub fn one(channel: &Value) -> Option<ChannelBalance> {
         receivable_msat: amount("receivable_msat").unwrap_or(0),
         minimum_htlc_out_msat: amount("minimum_htlc_out_msat").unwrap_or(u64::MAX),
         maximum_htlc_out_msat: amount("maximum_htlc_out_msat").unwrap_or(0),
+        minimum_htlc_in_msat: channel["updates"]["remote"]["htlc_minimum_msat"].as_u64().unwrap_or(0),
+        maximum_htlc_in_msat: channel["updates"]["remote"]["htlc_maximum_msat"].as_u64().unwrap_or(u64::MAX),
+        opener: channel["opener"] == "local",
+        free: moves::is_free(channel),
         htlcs: channel["htlcs"].as_array().is_none_or(|htlcs| !htlcs.is_empty()),
         live: state == Some(ChannelState::Normal),
         confirmed: block.and_then(|block| block.parse().ok()),

@@ -23,7 +23,7 @@ use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{balances, chain, funding, payments, sent, spend, wallet};
+use super::{balances, chain, funding, moves, payments, sent, spend, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -59,6 +59,7 @@ pub struct Executor {
     messages: Lanes,
     turns: Arc<Semaphore>,
     channels: Lanes,
+    fees: Lanes,
 }
 
 impl Executor {
@@ -85,6 +86,7 @@ impl Executor {
             messages: Lanes::default(),
             turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
+            fees: Lanes::default(),
         }
     }
 
@@ -304,6 +306,21 @@ impl Node for Executor {
                 self.spawn(async move {
                     let result = fund(&rpc, &kept, peer, amount).await.map_err(NodeError::from);
                     Input::ChannelFunded { instance, buyer, result }
+                });
+            }
+            Effect::SendMove(send) => self.spawn(async move {
+                let result = moves::send(&rpc, &send).await.map_err(NodeError::from);
+                Input::MoveEnded { instance: send.instance, payment_hash: send.payment_hash, result }
+            }),
+            Effect::LookMove { instance, payment_hash, label } => self.spawn(async move {
+                let result = moves::look(&rpc, payment_hash, &label).await.map_err(NodeError::from);
+                Input::MoveEnded { instance, payment_hash, result }
+            }),
+            Effect::SetFees { peer, channel_id, free } => {
+                let runtime = self.runtime.clone();
+                self.fees.push(peer, async move {
+                    let result = moves::set_fees(&rpc, peer, channel_id, free).await.map_err(NodeError::from);
+                    runtime.input(Input::FeesSet { peer, channel_id, free, result });
                 });
             }
             Effect::FindOrdinary { instance, peer, opened } => self.spawn(async move {

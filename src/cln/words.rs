@@ -53,6 +53,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::SaleUnderWay
         | Refusal::PaymentUnderWay
         | Refusal::Amount(_)
+        | Refusal::Move(_)
         | Refusal::NotStored(_)
         | Refusal::Stale(_)
         | Refusal::ReadOnly(_) => refusal.to_string(),

@@ -192,6 +192,11 @@ pub fn samples() -> Vec<Event> {
         .into(),
         SaleVoid { coin: 3, number: 1, blamed: vec![1], height: 820 }.into(),
         SaleJitAgreed { amount: sat(15_000), price_msat: 2_000 }.into(),
+        MoveWanted { from: channel_id, to: ChannelId([0x45; 32]), amount_msat: Some(5_000_000), height: 821 }
+            .into(),
+        MoveStarted { payment_hash, from: channel_id, amount_msat: 3_000_000 }.into(),
+        MoveEnded { payment_hash, arrived: true, height: 822 }.into(),
+        MoveOver { from: channel_id, reason: Some("the operator refuses".into()) }.into(),
     ]
 }
 

@@ -109,6 +109,7 @@ pub fn terms() -> Terms {
 pub fn messages() -> Vec<(&'static str, Message)> {
     let (instance, attempt) = (INSTANCE, ATTEMPT);
     let channel_id = ChannelId([0xcc; 32]);
+    let (from, to) = (ChannelId([0x31; 32]), ChannelId([0x32; 32]));
     let abort = Abort {
         instance,
         attempt,
@@ -385,6 +386,13 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         (
             "handover_refused",
             Message::HandoverRefused(HandoverRefused { instance, attempt, reason: "not yours".into() }),
+        ),
+        ("move_ask", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: Some(5_000_000) })),
+        ("move_ask_all", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: None })),
+        ("move_ready", Message::MoveReady(MoveReady { instance, attempt, from, to, cltv_delta: 34 })),
+        (
+            "move_refused",
+            Message::MoveRefused(MoveRefused { instance, attempt, from, to, reason: Words::new("not now") }),
         ),
     ]
 }

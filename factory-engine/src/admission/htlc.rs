@@ -302,6 +302,20 @@ impl Engine {
         policies
     }
 
+    /// The policy of one channel, as [`Engine::channel_policies`] has it.
+    pub fn policy_of(&self, channel: ChannelId) -> Option<ChannelPolicy> {
+        let height = self.tip().map_or(0, |(height, _)| height);
+        let named = |attempt: &Attempt| {
+            attempt.channels.values().any(|id| *id == channel) || attempt.sales.names(channel)
+        };
+        let mut policies =
+            self.factories().filter(|factory| factory.attempts().any(named)).flat_map(|factory| {
+                let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
+                leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
+            });
+        policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
+    }
+
     /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that
     /// looks like one of these, isn't on chain and has no usable policy of its own may be anything:
     /// an operator can complete an open on whatever transaction it likes. Nothing moves on it (S18).

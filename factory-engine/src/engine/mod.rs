@@ -13,6 +13,7 @@ use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
 use crate::memory::leaving::Leaving;
+use crate::memory::moving::Moving;
 use crate::memory::offences::Offences;
 use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
@@ -168,6 +169,7 @@ pub struct Engine {
     pub(crate) balances: Balances,
     /// Client: factories that it is about to leave.
     pub(crate) leaving: Leaving,
+    pub(crate) moving: Moving,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -205,6 +207,7 @@ impl Engine {
             reclaims: Reclaims::default(),
             balances: Balances::default(),
             leaving: Leaving::default(),
+            moving: Moving::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -295,6 +298,7 @@ impl Engine {
         lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
+            .chain(self.moving.deadline())
             .min()
     }
 

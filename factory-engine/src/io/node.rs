@@ -49,6 +49,14 @@ pub struct ChannelBalance {
     pub minimum_htlc_out_msat: u64,
     /// The largest, msat.
     pub maximum_htlc_out_msat: u64,
+    /// The smallest HTLC that the peer forwards over it, msat; 0 if it hasn't said.
+    pub minimum_htlc_in_msat: u64,
+    /// The largest, msat.
+    pub maximum_htlc_in_msat: u64,
+    /// Whether this node has opened it, and pays for its commitment transaction.
+    pub opener: bool,
+    /// Whether this node forwards over it for nothing.
+    pub free: bool,
     /// Whether an HTLC stands on it, in either direction, as far as it is forgotten by neither side.
     pub htlcs: bool,
     /// Whether it carries payments: neither being opened nor ended.

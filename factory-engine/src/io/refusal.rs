@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::cannot_move::CannotMove;
 use crate::policy::Bound;
 use crate::record::state::State;
 use crate::record::unusable::NotCooperative;
@@ -121,6 +122,8 @@ pub enum Refusal {
     PaymentUnderWay,
     /// The amount can't be bought.
     Amount(SaleError),
+    /// A balance can't go from one channel to another.
+    Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
     NotStored(String),
     /// Something else was applied meanwhile.
@@ -146,10 +149,32 @@ pub enum RefusalKind {
     Unavailable,
 }
 
+impl RefusalKind {
+    fn of_move(why: &CannotMove) -> Self {
+        match why {
+            CannotMove::SameChannel(_)
+            | CannotMove::TwoPeers { .. }
+            | CannotMove::TooMuch { .. }
+            | CannotMove::TooLittle { .. } => Self::BadParameter,
+            CannotMove::NoSuchChannel(_) => Self::Unknown,
+            CannotMove::NoOperator(_)
+            | CannotMove::NotLive(_)
+            | CannotMove::Unconfirmed(_)
+            | CannotMove::Unusable(..)
+            | CannotMove::HandedOver(_)
+            | CannotMove::UnderWay { .. }
+            | CannotMove::Nothing { .. }
+            | CannotMove::Full { .. }
+            | CannotMove::TooLate { .. } => Self::WrongState,
+        }
+    }
+}
+
 impl Refusal {
     /// What kind of refusal it is.
     pub fn kind(&self) -> RefusalKind {
         match self {
+            Self::Move(why) => RefusalKind::of_move(why),
             Self::NoClients
             | Self::Terms(_)
             | Self::LifetimeTooShort { .. }
@@ -257,6 +282,7 @@ impl fmt::Display for Refusal {
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
             ),
             Self::Amount(error) => error.fmt(f),
+            Self::Move(why) => why.fmt(f),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
             Self::Stale(stale) => stale.fmt(f),
             Self::ReadOnly(reason) => f.write_str(reason),
@@ -276,6 +302,12 @@ impl From<NotCooperative> for Refusal {
 impl From<SaleError> for Refusal {
     fn from(error: SaleError) -> Self {
         Self::Amount(error)
+    }
+}
+
+impl From<CannotMove> for Refusal {
+    fn from(why: CannotMove) -> Self {
+        Self::Move(why)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, Volat
 use crate::memory::fees::VolatileFees;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::reclaim::VolatileReclaim;
+use crate::memory::moving::VolatileMove;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
 use crate::tx::layout::CoinIndex;
@@ -22,6 +23,7 @@ pub mod balances;
 pub mod ceremony;
 pub mod fees;
 pub mod leaving;
+pub mod moving;
 pub(crate) mod offences;
 pub(crate) mod reclaim;
 pub mod sale;
@@ -47,6 +49,7 @@ pub(crate) enum Volatile {
     Reclaim(VolatileReclaim),
     Balances(Vec<ChannelBalance>),
     Leaving(VolatileLeaving),
+    Move(VolatileMove),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

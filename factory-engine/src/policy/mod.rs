@@ -91,6 +91,8 @@ pub struct Config {
     /// lightningd's `cltv-delta`: blocks between the end of an HTLC that is forwarded and that of the one that
     /// pays for it, in which this node takes the first back on chain, or the preimage to the second.
     pub cltv_delta: u32,
+    /// lightningd's `cltv-final`: blocks that the HTLC of an invoice of this node's needs.
+    pub cltv_final: u32,
     /// L: what it holds for clients that aren't connected.
     pub hold: HoldLimits,
     /// Dust in flight on factory channels.
@@ -144,6 +146,7 @@ impl Default for Config {
             reserve_feerate: 15_000,
             // Off. A payer who tries in vain for a minute has tried another way by then.
             cltv_delta: 34,
+            cltv_final: 18,
             hold: HoldLimits { time: 0, number: 100, msat: 1_000_000_000 },
             // lightningd's max-dust-htlc-exposure-msat; and no more in one factory than in four channels.
             dust: DustLimits { channel_msat: 50_000_000, factory_msat: 200_000_000 },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Event, Signing};
+use crate::record::moves::Moves;
 use crate::record::sales::Sold;
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
@@ -52,6 +53,8 @@ pub struct Factory {
     pub stock_payout: Option<ScriptBuf>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// Client: what goes from one of its channels with L to another, and is kept here.
+    pub moves: Moves,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
     /// Why not all of its records are understood, if so (S33). No event says so: it is found at a start.
@@ -96,6 +99,7 @@ impl Factory {
             pays: BTreeMap::new(),
             stock_payout: None,
             birth,
+            moves: Moves::default(),
             restored: None,
             damage: None,
             signed_for: vec![],
@@ -229,6 +233,10 @@ impl Factory {
             Event::SaleJitAgreed(e) => self.current.sales.jit_agreed(e),
             Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
+            Event::MoveWanted(e) => self.moves.want(e)?,
+            Event::MoveStarted(e) => self.moves.start(e)?,
+            Event::MoveEnded(e) => self.moves.end(e)?,
+            Event::MoveOver(e) => self.moves.over(e)?,
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }

@@ -12,6 +12,7 @@ pub mod factory;
 mod handed;
 pub mod ledger;
 pub mod load_error;
+pub mod moves;
 mod proposal;
 pub mod reclaimed;
 pub mod sales;

@@ -180,7 +180,10 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::SaleShown(_)
         | Message::Handover(_)
         | Message::HandoverStored(_)
-        | Message::HandoverRefused(_) => false,
+        | Message::HandoverRefused(_)
+        | Message::MoveAsk(_)
+        | Message::MoveReady(_)
+        | Message::MoveRefused(_) => false,
     }
 }
 

@@ -78,7 +78,9 @@ macro_rules! message_struct {
 
 mod handover;
 pub use handover::*;
+mod moves;
 mod sale;
+pub use moves::*;
 pub use sale::*;
 
 message_struct! {
@@ -300,6 +302,12 @@ tlv_enum! {
         74 "handover_stored" => HandoverStored(HandoverStored),
         /// L → client: your key is not stored, and why.
         76 "handover_refused" => HandoverRefused(HandoverRefused),
+        /// Client → L: let me move a balance.
+        80 "move_ask" => MoveAsk(MoveAsk),
+        /// L → client: move it.
+        82 "move_ready" => MoveReady(MoveReady),
+        /// L → client: don't.
+        84 "move_refused" => MoveRefused(MoveRefused),
     }
 }
 
@@ -344,6 +352,9 @@ macro_rules! header {
             Message::Handover($m) => $get,
             Message::HandoverStored($m) => $get,
             Message::HandoverRefused($m) => $get,
+            Message::MoveAsk($m) => $get,
+            Message::MoveReady($m) => $get,
+            Message::MoveRefused($m) => $get,
         }
     };
 }

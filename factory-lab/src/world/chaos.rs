@@ -296,6 +296,8 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::InvoiceMade { instance, .. } => ("invoice made", Some(*instance)),
         Input::InvoiceEnded { instance, .. } => ("invoice ended", Some(*instance)),
         Input::PaymentEnded { instance, .. } => ("payment ended", Some(*instance)),
+        Input::MoveEnded { instance, .. } => ("move ended", Some(*instance)),
+        Input::FeesSet { .. } => ("fees set", None),
         Input::ChannelFunded { instance, .. } => ("channel funded", Some(*instance)),
         Input::OrdinaryFound { instance, .. } => ("ordinary found", Some(*instance)),
         Input::Unspent { instance, .. } => ("unspent", Some(*instance)),

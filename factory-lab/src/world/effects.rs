@@ -110,6 +110,9 @@ impl World {
             Effect::RenewalDue { instance, blocks_left, .. } => {
                 self.notices.push((at, instance, blocks_left));
             }
+            Effect::SendMove(send) => self.send_move(at, *send),
+            Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
+            Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {

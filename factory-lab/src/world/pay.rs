@@ -1,16 +1,12 @@
 //! Payments, modelled: HTLCs are admitted by the engine's own rule and settle at once.
 
-use factory_engine::ChannelBalance;
 use factory_engine::admission::htlc::{Htlc, Upstream, Verdict, admit};
-use factory_engine::types::{ChannelId, Height, NodeId};
+use factory_engine::types::{ChannelId, Height};
 
-use crate::node::{Balances, Channel, commitment};
+use crate::node::{Balances, commitment};
 use crate::{LabError, error};
 
 use super::{LSP, World};
-
-/// What each side has to keep in a channel, msat: lightningd's least.
-const RESERVE_MSAT: u64 = 546_000;
 
 /// Smallest distance between the expiries of two hops, blocks.
 const CLTV_DELTA: Height = 34;
@@ -19,30 +15,6 @@ impl World {
     /// The channels of a client, usable or not.
     pub fn channels_of(&self, client: usize) -> Vec<ChannelId> {
         self.members[client].lightningd.channels.keys().copied().collect()
-    }
-
-    /// What a member's channels with a peer hold, as the plugin reads it: payments settle at once here.
-    pub fn balances(&self, at: usize, peer: NodeId) -> Vec<ChannelBalance> {
-        let channels = self.members[at].lightningd.channels.iter();
-        let balance = |(channel_id, channel): (&ChannelId, &Channel)| {
-            let Balances { opener_msat, fundee_msat } = channel.balances;
-            let (ours, theirs) =
-                if channel.opener { (opener_msat, fundee_msat) } else { (fundee_msat, opener_msat) };
-            ChannelBalance {
-                channel_id: *channel_id,
-                peer,
-                to_us_msat: ours,
-                reserve_msat: RESERVE_MSAT,
-                spendable_msat: ours.saturating_sub(RESERVE_MSAT),
-                receivable_msat: theirs.saturating_sub(RESERVE_MSAT),
-                minimum_htlc_out_msat: 1,
-                maximum_htlc_out_msat: channel.capacity.to_sat().saturating_mul(1000),
-                htlcs: self.htlcs_on.contains(channel_id),
-                live: channel.ended(&self.chain).is_none(),
-                confirmed: self.chain.confirmed(channel.outpoint.txid).map(|(height, _)| height),
-            }
-        };
-        channels.filter(|(_, channel)| channel.peer == peer).map(balance).collect()
     }
 
     /// Pays from one member to another, over the operator where neither is it. Both sides of every

@@ -12,7 +12,7 @@ use super::super::{peers, words};
 use super::fees::{self, Reserve};
 use super::warning::Warning;
 use super::warnings::{self, Node};
-use super::{Command, factory_json};
+use super::{Command, factory_json, purse};
 
 /// Name, usage and description of `factory-status`.
 pub const COMMAND: Command = Command {
@@ -71,6 +71,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.unavailable.borrow().is_none() {
+        purse::add(&state, &mut answer).await?;
         let reserve = Reserve::now(&state).await?;
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();

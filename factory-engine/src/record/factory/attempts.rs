@@ -81,6 +81,7 @@ impl Factory {
             && own_clients(self).all(|client| resolved(&client))
             && sales == own().count()
             && self.attempts().all(|attempt| attempt.sales.owes_nothing())
+            && self.moves.is_settled()
             && self.opens_accepted.len() <= channels.saturating_add(sales)
     }
 
