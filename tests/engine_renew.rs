@@ -164,11 +164,12 @@ fn where_it_stands() {
     world.activate(new).unwrap();
     let until = factory(&world, 1, new).funding_height().unwrap() + 5;
     assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
+    world.tamper(losing("move_ask", 1));
     mine_to(&mut world, until);
     assert_eq!(renewal(&world, old).stage, Stage::Move { next: new, msat: 5_000_000 + PUSH - RESERVE });
     let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
-    world.shift_between(1, from, to, 5_000_000 + PUSH - RESERVE).unwrap();
     world.htlcs_on.insert(from);
+    world.shift_between(1, from, to, 5_000_000 + PUSH - RESERVE).unwrap();
     world.mine(1).unwrap();
     let why = Some(NotYet::Htlc(from));
     assert_eq!(renewal(&world, old).stage, Stage::HandOver { next: Some(new), why });
@@ -180,6 +181,35 @@ fn where_it_stands() {
     world.mine(1).unwrap();
     assert_eq!(renewal(&world, old).stage, Stage::Done);
     assert!(renewal(&world, old).failed.is_none());
+}
+
+/// S22, S37: with everybody here it goes all the way by itself: into the next factory, what was in the old channel
+/// into the new one but the reserve, which was made up for, and the key to the operator.
+#[test]
+fn a_renewal_goes_all_the_way_by_itself() {
+    let (mut world, old) = due(8, |_| {});
+    world.pay(LSP, 1, 5_000_000).unwrap();
+    let held = |world: &World| -> u64 {
+        let list = world.balances(1, world.members[LSP].id);
+        list.iter().map(|known| known.to_us_msat).sum()
+    };
+    let before = held(&world);
+    let new = world.begin(&offer()).unwrap();
+    world.settle().unwrap();
+    world.activate(new).unwrap();
+    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    mine_to(&mut world, until - 1);
+    assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
+    assert_eq!(held(&world), before + PUSH);
+    mine_to(&mut world, until);
+    assert_eq!(renewal(&world, old).stage, Stage::Done, "in one block");
+    assert!(factory(&world, LSP, old).has_handed_over(0));
+    let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    let list = world.balances(1, world.members[LSP].id);
+    let of = |id| list.iter().find(|known| known.channel_id == id).unwrap();
+    assert_eq!((of(from).to_us_msat, of(from).live), (RESERVE, false));
+    assert_eq!(of(to).to_us_msat, before + PUSH - RESERVE);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
 
 /// A renewal that fails is said, more and more often, louder, with what failed last, until its time is over.

@@ -227,6 +227,11 @@ fn bare() -> Vec<(&'static str, Event)> {
             SaleJit { buyer: 0, amount: sat(15_000), price_msat: 2_000, height: None }.into(),
         ),
         (
+            "move_wanted_of_all",
+            MoveWanted { from: channel_id, to: ChannelId([0x45; 32]), amount_msat: None, height: 821 }.into(),
+        ),
+        ("move_over_in_order", MoveOver { from: channel_id, reason: None }.into()),
+        (
             "sale_jit_opened_found",
             SaleJitOpened { buyer: 0, amount: sat(15_000), price_msat: 2_000, channel_id, outpoint: None }
                 .into(),

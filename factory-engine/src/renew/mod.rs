@@ -12,8 +12,9 @@ pub mod terms;
 use std::fmt;
 
 use crate::engine::Engine;
+use crate::handover::client::fail;
 use crate::handover::ready::NotYet;
-use crate::io::Effect;
+use crate::io::{Effect, Level};
 use crate::memory::leaving::Failure;
 use crate::policy::Policy;
 use crate::record::attempt::Role;
@@ -233,6 +234,24 @@ impl Engine {
         factory.own_channels().map(|channel| more(channel.channel_id)).fold(0, u64::saturating_add)
     }
 
+    /// Whatever is in the old channels goes to the new one; a move that is under way goes on by itself (S37).
+    fn move_over(&self, step: &mut StepBuilder<'_>, factory: &Factory, next: InstanceId) {
+        let next = self.factories.get(&next).and_then(|next| next.own_channels().next());
+        let Some(to) = next.map(|channel| channel.channel_id) else { return };
+        for channel in factory.own_channels() {
+            let from = channel.channel_id;
+            let more = self.balances.of(from).is_some_and(|known| known.to_us_msat > known.reserve_msat);
+            if !more || factory.moves.open().any(|open| open.from == from) {
+                continue;
+            }
+            if let Err(why) = self.begin_move(step, from, to, None) {
+                let what = format!("what is in channel {from} doesn't move to channel {to}: {why}");
+                step.log(Level::Debug, format!("{}: {what}", factory.instance));
+                fail(step, factory.instance, &what);
+            }
+        }
+    }
+
     /// What failed last: at the end of an attempt at the next factory, or afterwards.
     fn last_failure(&self, factory: &Factory, lsp: NodeId) -> Option<Failure> {
         let ends = factory.current.terms.timeout_height;
@@ -262,6 +281,9 @@ impl Engine {
         }
         if !renewal.connected {
             step.effect(Effect::Connect { peer: renewal.lsp });
+        }
+        if let Stage::Move { next, .. } = renewal.stage {
+            self.move_over(step, factory, next);
         }
         notice::tell(step, &renewal);
     }
