@@ -28,7 +28,7 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Effect, Input};
 
-const MESSAGES: [&str; 34] = [
+const MESSAGES: [&str; 37] = [
     "invite",
     "join",
     "expect_channel",
@@ -63,10 +63,13 @@ const MESSAGES: [&str; 34] = [
     "credit_back",
     "sale_missing",
     "sale_shown",
+    "move_ask",
+    "move_ready",
+    "move_refused",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 27] = [
+const STEPS: [&str; 32] = [
     "journal",
     "folded",
     "create",
@@ -94,6 +97,11 @@ const STEPS: [&str; 27] = [
     "payment-ended",
     "fund-channel",
     "channel-funded",
+    "move",
+    "set-fees",
+    "fees-set",
+    "send-move",
+    "move-ended",
 ];
 
 /// Where [`Fault::Panic`] can panic.

@@ -21,7 +21,7 @@ const EXPIRY_SECONDS: u64 = 86_400;
 pub async fn send<C: Call>(rpc: &C, send: &SendMove) -> Result<(), String> {
     let sent = try_send(rpc, send).await;
     match &sent {
-        Ok(()) => quiet(rpc, send).await,
+        Ok(()) => quiet(rpc, json!({"id": send.peer.to_string()}), send.payment_hash).await,
         Err(_) => end(rpc, &send.label).await,
     }
     sent
@@ -61,8 +61,10 @@ async fn try_send<C: Call>(rpc: &C, send: &SendMove) -> Result<(), String> {
 /// What became of a payment that a stop interrupted. One that never left can't arrive any more.
 pub async fn look<C: Call>(rpc: &C, payment_hash: PaymentHash, label: &str) -> Result<(), String> {
     let found = payments::look(rpc, payment_hash).await;
-    if found.is_err() {
-        end(rpc, label).await;
+    match &found {
+        // With whomever its channels are.
+        Ok(()) => quiet(rpc, json!({}), payment_hash).await,
+        Err(_) => end(rpc, label).await,
     }
     found
 }
@@ -75,8 +77,12 @@ async fn end<C: Call>(rpc: &C, label: &str) {
 }
 
 async fn channels<C: Call>(rpc: &C, peer: NodeId) -> Result<Vec<Value>, CallError> {
+    list(rpc, json!({"id": peer.to_string()})).await
+}
+
+async fn list<C: Call>(rpc: &C, params: Value) -> Result<Vec<Value>, CallError> {
     let method = "listpeerchannels";
-    let answer = rpc.call(method, json!({"id": peer.to_string()})).await?;
+    let answer = rpc.call(method, params).await?;
     field(method, &answer, "channels")
 }
 
@@ -98,15 +104,15 @@ fn names(list: &[Value], send: &SendMove) -> Result<(String, String), String> {
     Ok((from, to))
 }
 
-/// Until neither channel has the HTLC any more: what they can carry next is known then.
-async fn quiet<C: Call>(rpc: &C, send: &SendMove) {
-    let hash = send.payment_hash.to_string();
+/// Until none of these channels has the HTLC any more: what they can carry next is known then.
+async fn quiet<C: Call>(rpc: &C, which: Value, payment_hash: PaymentHash) {
+    let hash = payment_hash.to_string();
     for _ in 0..LOOKS {
         let stands = |channel: &Value| {
             let htlcs = channel["htlcs"].as_array().map(Vec::as_slice).unwrap_or_default();
             htlcs.iter().any(|htlc| htlc["payment_hash"] == hash.as_str())
         };
-        match channels(rpc, send.peer).await {
+        match list(rpc, which.clone()).await {
             Ok(list) if !list.iter().any(stands) => return,
             Ok(_) => {}
             Err(error) => log::debug!("looking at what has moved: {error}"),
