@@ -163,6 +163,13 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         },
         Message::SaleVoid(m) => m.number = input.word() % 4,
         Message::SaleMissing(m) => m.number = input.word() % 4,
+        Message::Handover(m) => match input.byte() % 3 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => point(&mut m.key.ephemeral, input),
+            _ => flip(&mut m.key.sealed, input),
+        },
+        Message::HandoverStored(m) => m.attempt = number(m.attempt, input),
+        Message::HandoverRefused(m) => m.attempt = number(m.attempt, input),
         Message::CreditBack(m) => m.amount_msat = input.word().into(),
         Message::SaleShown(m) => match input.byte() % 3 {
             0 => m.number = input.word() % 4,
