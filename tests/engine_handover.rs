@@ -39,6 +39,8 @@ fn due(seed: u64, clients: usize) -> (World, InstanceId) {
         config.handover_depth = 6;
     });
     let (mut world, old) = scenario.active().unwrap();
+    // What moves is these tests' to say.
+    world.mute.insert("move_ask");
     let dying = factory(&world, 1, old).current.terms.timeout_height - DYING;
     world.mine(dying - world.chain.height()).unwrap();
     assert_eq!(world.state(1, old), Some(State::Dying));

@@ -40,7 +40,7 @@ fn messages_are_their_vectors() {
     let samples: BTreeMap<&str, Message> = messages().into_iter().collect();
     assert_eq!(samples.len(), messages().len(), "two samples of one name");
     let frozen = group("messages");
-    assert_eq!(frozen.len(), 41);
+    assert_eq!(frozen.len(), 48);
     for (name, bytes) in &frozen {
         let message =
             samples.get(name.as_str()).unwrap_or_else(|| panic!("the sample {name} is gone")).clone();

@@ -153,6 +153,8 @@ pub struct World {
     pub connects: bool,
     /// Channels on which an HTLC stands, as lightningd shows them: payments settle at once here.
     pub htlcs_on: BTreeSet<ChannelId>,
+    /// Messages of these names are lost, whoever sends them.
+    pub mute: BTreeSet<&'static str>,
     /// Notifications that a factory ends: member, factory, blocks that are left.
     pub notices: Vec<(usize, InstanceId, u32)>,
     /// What each client has paid for liquidity, by factory, msat.
@@ -216,6 +218,7 @@ impl World {
             delivered: 0,
             connects: false,
             htlcs_on: BTreeSet::new(),
+            mute: BTreeSet::new(),
             notices: vec![],
             paid: BTreeMap::new(),
             stuck: vec![],

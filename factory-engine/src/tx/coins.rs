@@ -135,7 +135,8 @@ impl Payment {
             return Err(NoCoins::TooHeavy { weight: with_change });
         }
         let own = total(&coins);
-        let change = add(own, self.brought).checked_sub(self.price(with_change)).filter(|change| *change >= DUST);
+        let change =
+            add(own, self.brought).checked_sub(self.price(with_change)).filter(|change| *change >= DUST);
         let others = total(free).checked_sub(own).unwrap_or(Amount::ZERO);
         let rest = add(others, change.unwrap_or(Amount::ZERO));
         if rest < self.left {

@@ -64,7 +64,7 @@ impl World {
                 maximum_htlc_in_msat: theirs.map_or(u64::MAX, |theirs| theirs.htlc_maximum_msat),
                 opener: channel.opener,
                 free: lightningd.free.contains(id),
-                htlcs: pending(true) > 0 || pending(false) > 0,
+                htlcs: pending(true) > 0 || pending(false) > 0 || self.htlcs_on.contains(id),
                 live: channel.ended(&self.chain).is_none(),
                 confirmed: self.chain.confirmed(channel.outpoint.txid).map(|(height, _)| height),
             }
