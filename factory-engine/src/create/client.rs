@@ -17,7 +17,7 @@ use crate::step::check_channel;
 use crate::step::fault::Fault;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::types::{Amount, Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
+use crate::types::{Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 use crate::wire::words::Words;
 
