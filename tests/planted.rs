@@ -13,6 +13,7 @@ struct Bug {
     name: String,
     property: String,
     what: String,
+    tests: Option<String>,
     edits: Vec<Edit>,
 }
 
@@ -48,6 +49,7 @@ fn bugs() -> Vec<Bug> {
                     ("name", None) => bug.name = value,
                     ("property", None) => bug.property = value,
                     ("what", None) => bug.what = value,
+                    ("tests", None) => bug.tests = Some(value),
                     ("file", Some(edit)) => edit.file = value,
                     ("find", Some(edit)) => edit.find = value,
                     ("replace", Some(edit)) => {
@@ -156,7 +158,11 @@ fn the_table_is_complete() {
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
     let bugs = bugs();
     assert_eq!(rows.len(), bugs.len());
-    for (row, Bug { name, property, what, .. }) in rows.into_iter().zip(bugs) {
+    for (row, Bug { name, property, what, tests, .. }) in rows.into_iter().zip(bugs) {
         assert!(row.starts_with(&format!("| `{name}` | {what} | {property} |")), "{name}: {row}");
+        assert_eq!(row.contains("| tests |"), tests.is_some(), "{name}: {row}");
+        if let Some(tests) = tests {
+            assert!(root().join(format!("tests/{tests}.rs")).is_file(), "{name}: there are no tests {tests}");
+        }
     }
 }

@@ -112,14 +112,14 @@ fn only_what_is_allowed_happens() {
     assert_eq!(same.trace, all.trace);
 }
 
-/// The judge can fail: in fast mode every planted bug is found, in real mode three of them quickly. All
+/// The judge can fail: in fast mode every planted bug that it can come to is found, in real mode three of them quickly. All
 /// of them there: `planted/run --real`.
 #[cfg(planted_bugs)]
 #[test]
 fn planted_bugs_are_found() {
     use factory_engine::planted::{Bug, plant};
     let some = [Bug::ExitOnce, Bug::LedgerForgotten, Bug::HtlcMargin];
-    let wanted = if SPEED > 1 { Bug::ALL } else { &some };
+    let wanted = if SPEED > 1 { Bug::SIMULATED } else { &some };
     for bug in wanted {
         let (_, found) = many(&options(1), 10_000, 2, || plant(Some(*bug)), |_| ());
         assert!(found.is_some(), "{}", bug.name());

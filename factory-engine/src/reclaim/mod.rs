@@ -1,5 +1,5 @@
 //! L takes back what is its own again: every coin whose clients have all handed their keys over, by key path
-//! and alone (S22, S38). As an input of the next factory's funding if there is one in time ([`funding`]),
+//! and alone (S22, S38). As an input of the next factory's funding if there is one in time (`funding`),
 //! otherwise by a transaction of its own.
 //!
 //! A funding output waits for the next factory until `reclaim_blocks` before the height at which it would have
