@@ -310,3 +310,31 @@ fn ordinary_channels_that_fail_again_and_again_have_to_wait() {
     assert!(failed >= 8 && waits > 20, "{failed} failed, {waits} waits");
     assert_eq!(books(&world, instance)[0], (0, PRICE));
 }
+
+/// S28, S29: an operator whose own wallet is short blames nobody for that: its buyer may go on as soon as there are
+/// coins. Until the next block it isn't tried again, so that a buyer has few records written.
+#[test]
+fn an_operator_that_is_short_of_coins_blames_nobody() {
+    let (mut world, instance) = away(11, [true; 2]);
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    world.members[LSP].lightningd.short_of_coins = true;
+    for _ in 0..12 {
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("afford"), "{why}");
+        let before = records(&world);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("next block"), "{why}");
+        assert_eq!(records(&world), before);
+        world.mine(1).unwrap();
+        world.run_out().unwrap();
+    }
+    assert_eq!(books(&world, instance)[0], (0, PRICE));
+    world.members[LSP].lightningd.short_of_coins = false;
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(books(&world, instance), [(1, 0); 2]);
+}

@@ -218,7 +218,7 @@ async fn master_secret(rpc: &Rpc) -> Result<MasterSecret, CallError> {
 }
 
 fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
-    CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
+    CallError::new(method, format!("unexpected result: {what}"))
 }
 
 /// The engine as the store's records make it, and the store itself.

@@ -178,8 +178,7 @@ impl Inner {
             "deldatastore" => match self.datastore.remove(&key(params)) {
                 Some(_) => json!({}),
                 None => {
-                    let message = "no such key".to_owned();
-                    return Err(CallError { method: method.to_owned(), code: Some(1200), message });
+                    return Err(CallError { code: Some(1200), ..CallError::new(method, "no such key") });
                 }
             },
             "listdatastore" => {
