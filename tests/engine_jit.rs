@@ -338,3 +338,27 @@ fn an_operator_that_is_short_of_coins_blames_nobody() {
     world.run_out().unwrap();
     assert_eq!(books(&world, instance), [(1, 0); 2]);
 }
+
+/// S4, S30: whoever is away while a neighbour wants to buy has wasted nobody's work, however often that is.
+#[test]
+fn whoever_is_away_has_done_nothing() {
+    let (mut world, instance) = away(12, [false; 2]);
+    for _ in 0..20 {
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("not connected"), "{why}");
+    }
+    world.start(2).unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(world.ask(2, instance, AMOUNT.to_sat(), PRICE).unwrap(), Ok(Answer::Done));
+    world.run_out().unwrap();
+    let why = world.refused(2, instance).unwrap_or_default();
+    assert!(!why.contains("came to nothing"), "{why}");
+    // Nor does it keep its neighbour from what is sold.
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(world.refused(1, instance), None);
+    assert_eq!(sales(&world, 1, instance).len(), 1);
+}
