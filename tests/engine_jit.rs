@@ -8,7 +8,7 @@ mod common;
 use common::{factory, purse, sales};
 use factory_engine::record::event::{Event, decode_record};
 use factory_engine::types::{Amount, ChannelId, InstanceId};
-use factory_engine::{Answer, KnownChannel, PriceList};
+use factory_engine::{Answer, Input, KnownChannel, OpenFailure, PriceList};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, LSP, World, losing};
 
@@ -361,4 +361,35 @@ fn whoever_is_away_has_done_nothing() {
     world.run_out().unwrap();
     assert_eq!(world.refused(1, instance), None);
     assert_eq!(sales(&world, 1, instance).len(), 1);
+}
+
+/// S28: a buyer whose connection ends whenever its channel is about to be committed can't have the operator write
+/// records without end.
+#[test]
+fn a_buyer_that_is_gone_whenever_its_channel_is_opened_has_to_wait() {
+    let scenario = Scenario::new(13).clients(4).stock(300_000).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let (mut world, instance) = scenario.active().unwrap();
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    let before = records(&world);
+    let mut opened = 0;
+    for _ in 0..40 {
+        buy(&mut world, instance);
+        let mut more = true;
+        while more && factory(&world, LSP, instance).current.sales.openings().next().is_none() {
+            more = world.step().unwrap();
+        }
+        if more {
+            opened += 1;
+            let result = Err(OpenFailure::Disconnected("Owning subdaemon openingd died".to_owned()));
+            let input = Input::ChannelCompleted { instance, attempt: 1, client: 0, sale: Some(1), result };
+            world.feed(LSP, input).unwrap();
+        }
+        world.settle().unwrap();
+        world.disconnect(LSP, 1);
+        world.settle().unwrap();
+        world.connect(LSP, 1).unwrap();
+        world.settle().unwrap();
+    }
+    assert!((8..20).contains(&opened), "{opened}");
+    assert!(records(&world) <= before + 2 * opened);
 }
