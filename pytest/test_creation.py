@@ -21,6 +21,7 @@ from harness import (
     start_without_developer,
     wait_for,
     wait_for_factory,
+    wait_for_state,
     wait_for_synced,
 )
 
@@ -181,5 +182,7 @@ def test_nodes_without_developer(node_factory, bitcoind):
     alice.restart()
     alice.connect(lsp)
     wait_for(lambda: channel_in(factory, alice).get("reestablished"))
+    # Its plugin reads the chain again first.
+    wait_for_state(alice, "active")
     pay(alice, lsp, 5_000_000, "after a restart")
     assert onchain_msat(alice) == 0

@@ -17,7 +17,7 @@ UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.
 BARE = {
     "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
     "coins_ready", "depth", "distributions", "factories", "funding_outnum", "given_back", "index", "kept", "made",
-    "missing", "outnum", "partial_signatures", "sale", "sale_members", "sales", "state_count", "sub_factories",
+    "htlcs", "missing", "outnum", "partial_signatures", "sale", "sale_members", "sales", "state_count", "sub_factories",
     "transactions", "unconfirmed",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")

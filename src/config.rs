@@ -78,7 +78,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 38] = [
+static OPTIONS: [Entry; 42] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -91,6 +91,32 @@ static OPTIONS: [Entry; 38] = [
         description: "Node id of an operator that may invite this node; may be given several times. \
                       Without it peers that this node has a channel with may, and others wait for \
                       factory-accept. 'any' makes no difference between peers",
+    },
+    Entry {
+        name: "factory-renew",
+        kind: Kind::Text(|from| from.config.renew.name(), set_renew),
+        description: "What to do when a factory that this node is in comes to its end: auto (accept the next one \
+                      of its operator if its terms are no worse than before, move there, and leave the old one), \
+                      ask (wait for factory-accept, then the same) or never (nothing by itself)",
+    },
+    Entry {
+        name: "factory-max-renewal-price-msat",
+        kind: Kind::Number(0, ANY, |to| &mut to.config.max_renewal_price_msat),
+        description: "The most that a renewal of a factory may cost without a person being asked, in millisatoshi: \
+                      the price of joining the next one, and what stays behind in the old one and is not made up for",
+    },
+    Entry {
+        name: "factory-handover-depth",
+        kind: Kind::Number(1, U16, |to| &mut to.config.handover_depth),
+        description: "Confirmations of a new factory's funding before this node gives up its channels in the old \
+                      one, in blocks",
+    },
+    Entry {
+        name: "factory-reclaim-blocks",
+        kind: Kind::Number(0, U16, |to| &mut to.config.reclaim_blocks),
+        description: "How long before the last moment this node takes back, by a transaction of its own, a factory \
+                      whose clients have all handed their keys over, in blocks; until then that waits to be an input \
+                      of the next factory's funding",
     },
     Entry {
         name: "factory-max-price-msat",
@@ -416,10 +442,18 @@ where
     Ok(settings)
 }
 
-fn set_policy(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+fn policy(option: &str, text: &str) -> Result<Policy, BadOption> {
     let found = Policy::ALL.into_iter().find(|policy| policy.name() == text);
-    let bad = || BadOption(format!("factory-policy: expected never, ask or auto, got '{text}'"));
-    to.config.policy = found.ok_or_else(bad)?;
+    found.ok_or_else(|| BadOption(format!("{option}: expected never, ask or auto, got '{text}'")))
+}
+
+fn set_policy(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.config.policy = policy("factory-policy", text)?;
+    Ok(())
+}
+
+fn set_renew(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.config.renew = policy("factory-renew", text)?;
     Ok(())
 }
 
@@ -467,7 +501,7 @@ mod tests {
     #[test]
     fn an_error_about_a_range_names_both_ends_and_what_came() {
         let numbers = OPTIONS.iter().filter(|entry| number(entry, &mut Settings::default()).is_some());
-        assert_eq!(numbers.clone().count(), 32);
+        assert_eq!(numbers.clone().count(), 35);
         for entry in numbers {
             let (name, mut settings) = (entry.name, Settings::default());
             let (least, most, default) = number(entry, &mut settings).unwrap();

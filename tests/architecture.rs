@@ -98,6 +98,20 @@ const DIRECTIONS: [(&str, Table); 3] = [
                     "engine",
                 ],
             ),
+            (
+                "reclaim",
+                &["types", "terms", "tx", "record", "signing", "policy", "io", "memory", "step", "engine"],
+            ),
+            (
+                "handover",
+                &["types", "terms", "tx", "wire", "record", "policy", "io", "memory", "step", "engine"],
+            ),
+            // Whether a client may leave is what a renewal waits for in the end.
+            (
+                "renew",
+                &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
+            ),
+            ("moving", &["types", "tx", "wire", "record", "io", "memory", "step", "engine", "admission"]),
             ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
         ],
     ),

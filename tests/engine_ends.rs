@@ -170,7 +170,7 @@ fn an_operator_that_aborts_and_funds() {
     world.settle().unwrap();
     assert_eq!(world.state(1, instance), Some(State::Aborted));
     let World { members, chain, .. } = &mut world;
-    members[LSP].lightningd.send_funding(chain, funding).unwrap();
+    members[LSP].lightningd.send_funding(chain, funding, &[]).unwrap();
     world.stop(LSP);
     world.mine(3).unwrap();
     let exit = world.exit(1, instance).unwrap();
@@ -220,7 +220,7 @@ fn a_funding_that_confirms_before_its_proposal() {
         let funding = factory(&world, LSP, instance).current.reserved.clone().unwrap().tx.clone();
         if spent {
             let World { members, chain, .. } = &mut world;
-            members[LSP].lightningd.send_funding(chain, funding).unwrap();
+            members[LSP].lightningd.send_funding(chain, funding, &[]).unwrap();
         }
         world.mine(1).unwrap();
         let propose = held.borrow().clone().unwrap();
@@ -260,7 +260,7 @@ fn an_old_attempt_is_funded_beside_the_factory() {
     world.pay(LSP, 1, 20_000_000).unwrap();
 
     let World { members, chain, .. } = &mut world;
-    let txid = members[LSP].lightningd.send_funding(chain, old).unwrap();
+    let txid = members[LSP].lightningd.send_funding(chain, old, &[]).unwrap();
     world.mine(1).unwrap();
     assert!(world.chain.confirmed(txid).is_some());
     world.mine(3).unwrap();

@@ -42,7 +42,7 @@ fn storm(
     while world.chain.height() < last {
         let rises = (world.chain.height() - begins).min(WITHIN);
         let inclusion = CALM + (CALM * TIMES - CALM) * rises / WITHIN;
-        world.chain.market = Market { floor: FLOOR, inclusion };
+        world.chain.market = Market { floor: FLOOR, inclusion, strict: false };
         for at in 0..world.members.len() {
             let own: Vec<_> = match at {
                 LSP => htlcs.to_vec(),

@@ -137,7 +137,7 @@ impl Mould {
             };
             let coin = TxOut { value: layout.funding_value(), script_pubkey: channel(0) };
             let prevouts = vec![coin; funding_tx.input.len()];
-            let reserved = FundingReserved { attempt: 1, tx: funding_tx.clone(), prevouts };
+            let reserved = FundingReserved { attempt: 1, tx: funding_tx.clone(), prevouts, reclaims: None };
             vec![vec![created.into()], vec![reserved.into()]]
         } else {
             let invited = Invited {

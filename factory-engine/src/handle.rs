@@ -47,6 +47,7 @@ impl Engine {
                 self.buy(step, instance, amount, max_price_msat)
             }
             Command::AskPrice { instance, amount } => self.ask_price(step, instance, amount),
+            Command::Move { from, to, amount_msat } => self.begin_move(step, from, to, amount_msat),
         }
     }
 
@@ -54,7 +55,8 @@ impl Engine {
     /// exit, or it isn't.
     fn refuse_damaged(&self, command: &Command) -> Result<(), Refusal> {
         let (instance, leaves) = match command {
-            Command::Create(_) => return Ok(()),
+            // A move chooses the factory that it is kept in.
+            Command::Create(_) | Command::Move { .. } => return Ok(()),
             Command::Exit { instance } | Command::Evict { instance, .. } => (*instance, true),
             Command::Accept { instance, .. }
             | Command::Decline { instance, .. }
@@ -76,6 +78,7 @@ impl Engine {
                 step.volatile(Volatile::PeerUp(peer, channels));
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
+                self.handover_peer_up(step, peer);
                 for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
                         self.ask_for_unfinished(step, factory, peer);
@@ -85,6 +88,7 @@ impl Engine {
                         self.repeat_void(step, factory, peer);
                     }
                 }
+                self.resume_moves(step, Some(peer));
             }
             Input::PeerDown { peer } => {
                 step.volatile(Volatile::PeerDown(peer));
@@ -92,6 +96,7 @@ impl Engine {
                 self.client_peer_down(step, peer);
                 self.lsp_sales_peer_down(step, peer);
                 self.client_sales_peer_down(step, peer);
+                self.moves_peer_down(step, peer);
             }
             Input::Message { peer, payload } => self.on_message(step, peer, &payload),
             Input::FundingPrepared { instance, attempt, result } => {
@@ -124,6 +129,12 @@ impl Engine {
             Input::PaymentEnded { instance, payment_hash, result } => {
                 self.on_payment_ended(step, instance, payment_hash, result);
             }
+            Input::MoveEnded { instance, payment_hash, result } => {
+                self.on_move_ended(step, instance, payment_hash, result);
+            }
+            Input::FeesSet { channel_id, free, result, .. } => {
+                self.on_fees_set(step, channel_id, free, result)
+            }
             Input::ChannelFunded { instance, buyer, result } => {
                 self.on_channel_funded(step, instance, buyer, result);
             }
@@ -133,18 +144,32 @@ impl Engine {
             Input::Unspent { instance, attempt, height, result } => {
                 self.on_unspent(step, instance, attempt, height, result);
             }
-            Input::Block(block) => self.on_block(step, &block),
+            Input::Block(block) => {
+                self.on_block(step, &block);
+                self.resume_moves(step, None);
+                self.end_free_moves(step);
+            }
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
+            Input::Balances(list) => {
+                self.moves_on_balances(step, &list);
+                self.find_free_moves(step, &list);
+                self.on_balances(step, list);
+            }
+            Input::Emptied { instance, freeze, result } => self.on_emptied(step, instance, freeze, result),
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),
-            Input::Published { txid, report } => self.on_published(step, txid, *report),
+            Input::Published { txid, report } => {
+                self.on_reclaim_published(step, txid, &report);
+                self.on_published(step, txid, *report);
+            }
             Input::Tick => {
                 self.lsp_tick(step);
                 self.client_tick(step);
                 self.lsp_sales_tick(step);
                 self.client_sales_tick(step);
+                self.moves_tick(step);
             }
             Input::Command(_) | Input::OpenChannel(_) => {}
         }
@@ -201,6 +226,12 @@ impl Engine {
             Message::CreditBack(m) => self.on_credit_back(step, peer, &m),
             Message::SaleMissing(m) => self.on_sale_missing(step, peer, &m),
             Message::SaleShown(m) => self.on_sale_shown(step, peer, &m),
+            Message::Handover(m) => self.on_handover(step, peer, &m),
+            Message::HandoverStored(m) => self.on_handover_stored(step, peer, &m),
+            Message::HandoverRefused(m) => self.on_handover_refused(step, peer, &m),
+            Message::MoveAsk(m) => self.on_move_ask(step, peer, &m),
+            Message::MoveReady(m) => self.on_move_ready(step, peer, &m),
+            Message::MoveRefused(m) => self.on_move_refused(step, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -242,6 +273,7 @@ impl Engine {
                 Role::Client { .. } => self.client_started(step, factory, channels),
             }
             self.sale_payments_started(step, factory);
+            self.moves_started(step, factory);
         }
     }
 

@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -36,10 +36,14 @@ pub mod chain;
 pub mod create;
 pub mod engine;
 pub mod fees;
+pub mod handover;
 pub mod io;
 pub mod memory;
+pub mod moving;
 pub mod policy;
+pub mod reclaim;
 pub mod record;
+pub mod renew;
 pub mod report;
 pub mod sale;
 pub mod signing;
@@ -55,24 +59,31 @@ pub use chain::evict::{Eviction, evictable, eviction};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded, Remains};
+pub use handover::ready::NotYet;
 pub use io::{
-    Answer, Block, ChannelNow, CheckFailure, Command, Create, Direction, Effect, Entropy, Input, Invoice,
-    KnownChannel, Level, NodeError, OpenChannel, OpenFailure, PendingHtlc, PreparedFunding, Refusal,
-    RefusalKind, StaleStep,
+    Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect,
+    Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure,
+    PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep,
 };
+pub use memory::balances::Balances;
 pub use memory::ceremony::Phase;
+pub use memory::leaving::Failure;
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
+pub use moving::plan::{MoveBlocks, MovePlan};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
 pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;
+pub use record::moves::{Move, Moves};
 pub use record::sales::account::Account;
 pub use record::sales::jits::Jits;
 pub use record::sales::{Sales, Sold};
 pub use record::state::State;
 pub use record::unusable::{NotCooperative, Unusable};
+pub use renew::terms::Worse;
+pub use renew::{Renewal, Stage};
 pub use report::progress::Progress;
 pub use report::standing::{NextAction, Sighting, Standing, sightings, standing};
 pub use report::statement::{AccountProblem, Line, Purpose, Statement, statement};

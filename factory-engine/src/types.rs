@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-pub use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+pub use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, Witness};
 
 /// Why a hex identifier was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,10 @@ hex_id!(
 hex_id!(
     /// BOLT 11's payment_hash: SHA-256 of the preimage.
     PaymentHash, 32, "a payment_hash of 64 hex digits"
+);
+hex_id!(
+    /// What a payment_hash is the SHA-256 of (BOLT 2): whoever knows it can take the HTLC.
+    Preimage, 32, "a preimage of 64 hex digits"
 );
 hex_id!(
     /// BOLT 11's payment_secret: proves that the payer has the invoice.

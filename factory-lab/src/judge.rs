@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use factory_engine::record::event::{Event, Invited, LedgerEntry};
+use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::{CoinIndex, SpendRole};
 use factory_engine::tx::musig::{PartialSig, PubNonce};
 use factory_engine::types::InstanceId;
@@ -26,6 +27,8 @@ pub struct Judge {
     sale_joins: BTreeMap<(usize, InstanceId), Vec<PubNonce>>,
     /// Finished transactions of sales, whoever has stored them.
     finished: BTreeMap<(OutPoint, SpendRole), Txid>,
+    /// Clients' keys that the operator has, by factory: the client has stored that it may.
+    handed: BTreeSet<(InstanceId, ClientIndex)>,
     /// Members whose database came back from an older copy.
     restored: BTreeSet<usize>,
     /// What did not hold, with the property's number.
@@ -109,6 +112,16 @@ impl Judge {
                 self.violations.push(format!("S8: member {at} signs {key:?} twice"));
             }
         }
+    }
+
+    /// A client has handed its key of a factory over.
+    pub fn handed_over(&mut self, instance: InstanceId, client: ClientIndex) {
+        self.handed.insert((instance, client));
+    }
+
+    /// Whether it has (S38).
+    pub fn has_handed_over(&self, instance: InstanceId, client: ClientIndex) -> bool {
+        self.handed.contains(&(instance, client))
     }
 
     /// A transaction of a sale is finished. Whether another one with this input and role is, too (S8).

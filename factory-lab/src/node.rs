@@ -52,6 +52,14 @@ pub struct Lightningd {
     pub short_of_coins: bool,
     /// Invoices that it has issued, by label. Durable.
     pub invoices: BTreeMap<String, IssuedInvoice>,
+    /// Channels over which it forwards for nothing (`setchannel`). Durable.
+    pub free: BTreeSet<ChannelId>,
+    /// The largest HTLC that it forwards, msat.
+    pub htlc_maximum_msat: u64,
+    /// Whether `setchannel` fails.
+    pub fees_fail: bool,
+    /// Whether `setchannel` does nothing and says that it has.
+    pub fees_ignored: bool,
     /// Whether a payment arrived, by payment_hash. Durable.
     pub payments: BTreeMap<PaymentHash, bool>,
 }
@@ -75,6 +83,10 @@ impl Lightningd {
             refuses_ordinary: false,
             short_of_coins: false,
             invoices: BTreeMap::new(),
+            free: BTreeSet::new(),
+            htlc_maximum_msat: u64::MAX,
+            fees_fail: false,
+            fees_ignored: false,
             payments: BTreeMap::new(),
         }
     }

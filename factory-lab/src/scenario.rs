@@ -46,7 +46,13 @@ impl Scenario {
         Self {
             seed,
             clients: 2,
-            everybody: Config { policy: Policy::Auto, bounds: any_life(), ..Config::default() },
+            everybody: Config {
+                policy: Policy::Auto,
+                // Whoever wants it says so: factories then end as they would without it.
+                renew: Policy::Never,
+                bounds: any_life(),
+                ..Config::default()
+            },
             own: BTreeMap::new(),
             offer: Offer::default(),
             connected: true,

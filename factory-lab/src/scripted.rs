@@ -19,7 +19,7 @@ pub fn answer(me: NodeId, effect: &Effect) -> Option<Input> {
             let script = ScriptBuf::from_bytes([&[0x00, 0x14], &hash[..20]].concat());
             Input::PayoutReady { instance, attempt, result: Ok(script) }
         }
-        Effect::PrepareFunding { instance, attempt, ref script, amount } => {
+        Effect::PrepareFunding { instance, attempt, ref script, amount, .. } => {
             let tx = funding(instance, attempt, TxOut { value: amount, script_pubkey: script.clone() });
             let prevout = TxOut { value: amount, script_pubkey: ScriptBuf::new() };
             let prepared = PreparedFunding { prevouts: vec![prevout], tx, vout: 0 };

@@ -10,10 +10,13 @@ mod fault;
 mod feed;
 mod fees;
 mod foreign;
+mod handed;
 mod invoices;
 pub(crate) mod judged;
+mod moves;
 mod network;
 mod pay;
+mod reclaimed;
 pub mod restore;
 mod sold;
 
@@ -24,7 +27,7 @@ use chaos::Chaos;
 use factory_engine::policy::Config;
 use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{Height, InstanceId, Millis, NodeId, Txid};
+use factory_engine::types::{ChannelId, Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
 use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State};
 
@@ -37,6 +40,7 @@ use super::{LabError, error};
 
 pub use exit::{Account, Exit};
 pub use fault::{CrashAt, Fate, Outgoing, losing};
+pub use moves::{OPENER_MSAT, RESERVE_MSAT};
 
 /// The operator's number among the members.
 pub const LSP: usize = 0;
@@ -145,10 +149,21 @@ pub struct World {
     pub strangers: bool,
     /// Messages that have arrived so far.
     pub delivered: u64,
+    /// Whether members that want to connect do; else the network is somebody else's business.
+    pub connects: bool,
+    /// Channels on which an HTLC stands, as lightningd shows them: payments settle at once here.
+    pub htlcs_on: BTreeSet<ChannelId>,
+    /// Messages of these names are lost, whoever sends them.
+    pub mute: BTreeSet<&'static str>,
+    /// Notifications that a factory ends: member, factory, blocks that are left.
+    pub notices: Vec<(usize, InstanceId, u32)>,
     /// What each client has paid for liquidity, by factory, msat.
     paid: BTreeMap<(usize, InstanceId), u64>,
     /// Payments that are under way.
     stuck: Vec<invoices::Payment>,
+    /// Whether HTLCs of moves stand until [`World::end_moves`].
+    pub hold_moves: bool,
+    circles: Vec<moves::Circle>,
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
     rng: Rng,
@@ -201,8 +216,14 @@ impl World {
             stranger: Lightningd::new(Rng::new(seed, "stranger")),
             strangers: false,
             delivered: 0,
+            connects: false,
+            htlcs_on: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            notices: vec![],
             paid: BTreeMap::new(),
             stuck: vec![],
+            hold_moves: false,
+            circles: vec![],
             chaos: None,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),

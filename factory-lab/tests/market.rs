@@ -22,7 +22,7 @@ fn no_child_helps_past_a_conflict() {
     }
     world.mine(1).unwrap();
     // Miners take nothing of the tree, and nobody can pay them more.
-    world.chain.market = Market { floor: 0, inclusion: 100_000 };
+    world.chain.market = Market { floor: 0, inclusion: 100_000, strict: false };
     for member in &mut world.members {
         member.lightningd.locked = true;
     }
@@ -30,7 +30,7 @@ fn no_child_helps_past_a_conflict() {
     let timeout = world.factory(1, instance).unwrap().current.terms.timeout_height;
     world.mine_to(timeout - 1).unwrap();
     assert_eq!(world.chain.mempool().len(), 1, "the path's first transaction waits");
-    world.chain.market = Market { floor: 12_500, inclusion: 15_000 };
+    world.chain.market = Market { floor: 12_500, inclusion: 15_000, strict: false };
     for member in &mut world.members {
         member.lightningd.locked = false;
     }

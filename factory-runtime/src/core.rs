@@ -184,7 +184,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             answer(reply, Err(Refusal::NotStored(error.to_string())));
             return;
         }
-        self.stale_view |= moves_tip || !step.events.is_empty();
+        self.stale_view |= moves_tip || !step.events.is_empty() || step.changes_policies();
         let step_is_empty = step.events.is_empty();
         let result = step.answer.clone();
         let over = self.engine.forgotten_by(&step.events);

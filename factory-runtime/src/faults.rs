@@ -28,7 +28,7 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Effect, Input};
 
-const MESSAGES: [&str; 34] = [
+const MESSAGES: [&str; 37] = [
     "invite",
     "join",
     "expect_channel",
@@ -63,10 +63,13 @@ const MESSAGES: [&str; 34] = [
     "credit_back",
     "sale_missing",
     "sale_shown",
+    "move_ask",
+    "move_ready",
+    "move_refused",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 27] = [
+const STEPS: [&str; 32] = [
     "journal",
     "folded",
     "create",
@@ -94,6 +97,11 @@ const STEPS: [&str; 27] = [
     "payment-ended",
     "fund-channel",
     "channel-funded",
+    "move",
+    "set-fees",
+    "fees-set",
+    "send-move",
+    "move-ended",
 ];
 
 /// Where [`Fault::Panic`] can panic.
@@ -240,6 +248,7 @@ fn input_step(input: &Input) -> Option<&'static str> {
     Some(match input {
         Input::Command(Command::Create(_)) => "create",
         Input::Command(Command::Exit { .. }) => "exit",
+        Input::Command(Command::Move { .. }) => "move",
         Input::PayoutReady { .. } => "payout-ready",
         Input::FundingPrepared { .. } => "funding-prepared",
         Input::ChannelStarted { .. } => "channel-started",
@@ -249,6 +258,8 @@ fn input_step(input: &Input) -> Option<&'static str> {
         Input::InvoiceMade { .. } => "invoice-made",
         Input::InvoiceEnded { .. } => "invoice-ended",
         Input::PaymentEnded { .. } => "payment-ended",
+        Input::MoveEnded { .. } => "move-ended",
+        Input::FeesSet { .. } => "fees-set",
         Input::ChannelFunded { .. } => "channel-funded",
         Input::Block(block) if !block.txs.is_empty() => "block",
         _ => return None,
@@ -265,6 +276,13 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::CheckUnspent { .. } => "check-unspent",
         Effect::SendFunding { .. } => "send-funding",
         Effect::Broadcast { .. } => "broadcast",
+        Effect::ReadBalances { .. } => "read-balances",
+        Effect::CheckEmpty { .. } => "check-empty",
+        Effect::Connect { .. } => "connect",
+        Effect::MutualClose { .. } => "mutual-close",
+        Effect::RenewalDue { .. } => "renewal-due",
+        Effect::SendMove(_) => "send-move",
+        Effect::SetFees { .. } => "set-fees",
         Effect::CloseChannel { .. } => "close-channel",
         Effect::MakeInvoice { .. } => "make-invoice",
         Effect::WaitInvoice { .. } => "wait-invoice",

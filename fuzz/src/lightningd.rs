@@ -103,7 +103,7 @@ pub fn lightningd(data: &[u8]) {
                 let script = ScriptBuf::from_bytes([&[0x51, 0x20][..], &[2; 32]].concat());
                 let amount = Amount::from_sat(300_000);
                 let output = TxOut { value: amount, script_pubkey: script };
-                if let Ok(prepared) = spend::prepare(&rpc, None, vec![output.clone()]).await {
+                if let Ok(prepared) = spend::prepare(&rpc, None, vec![output.clone()], &[]).await {
                     assert_eq!(prepared.tx.output.first(), Some(&output));
                 }
             }
@@ -111,7 +111,7 @@ pub fn lightningd(data: &[u8]) {
                 let prevout = TxOut { value: Amount::from_sat(300_000), script_pubkey: ScriptBuf::new() };
                 if let Ok(tx) = Transaction::decoded(input.rest()) {
                     let prevouts = vec![prevout; tx.input.len()];
-                    let _ = wallet::send(&rpc, tx, prevouts).await;
+                    let _ = wallet::send(&rpc, tx, prevouts, &[]).await;
                 }
             }
         }

@@ -34,7 +34,7 @@ use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
 use super::watch::{close_lost, tell};
-use super::{datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
+use super::{balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -88,7 +88,8 @@ pub async fn prepare(
     let cltv_final = configs["configs"]["cltv-final"]["value_int"].as_u64();
     let cltv_delta = configs["configs"]["cltv-delta"]["value_int"].as_u64();
     let cltv_delta = cltv_delta.and_then(|blocks| blocks.try_into().ok()).unwrap_or(config.cltv_delta);
-    let config = Config { cltv_delta, ..config };
+    let cltv_final = cltv_final.and_then(|blocks| blocks.try_into().ok());
+    let config = Config { cltv_delta, cltv_final: cltv_final.unwrap_or(config.cltv_final), ..config };
     let database = Database::locate(&configs["configs"], network_dir);
     let home = std::env::home_dir();
     let bitcoind =
@@ -134,7 +135,7 @@ pub async fn prepare(
         vital,
         ..Shared::new(rpc, handle, outbox, config)
     };
-    if let Some(blocks) = cltv_final.and_then(|value| value.try_into().ok()) {
+    if let Some(blocks) = cltv_final {
         shared.cltv_final = blocks;
     }
     let state = State::new(shared);
@@ -518,14 +519,18 @@ impl<C: Call> Sink for EngineSink<C> {
         let look = |channels: &[Value], whole: bool| {
             self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
             // Of one moment: an HTLC that fails while the database is asked must not look fulfilled.
-            (feerates::stakes(channels), htlcs::with_htlcs(channels), whole)
+            let free = if whole { balances::beside_free(channels) } else { vec![] };
+            (feerates::stakes(channels), htlcs::with_htlcs(channels), free, whole)
         };
         let seen = mirror.look(&self.rpc, known, look).await;
         let looked = seen.is_ok();
-        let (stakes, pending, whole) = seen.unwrap_or_else(|error| {
+        let (stakes, pending, free, whole) = seen.unwrap_or_else(|error| {
             log::warn!("cannot look at channels and their HTLCs: {error}");
-            (BTreeMap::new(), vec![], false)
+            (BTreeMap::new(), vec![], vec![], false)
         });
+        if !free.is_empty() {
+            self.runtime.input(Input::Balances(free));
+        }
         let fees = FeeNews { feerates, stakes };
         if looked {
             // S35: after a start, before it is said what is worth its fees.

@@ -14,7 +14,7 @@ use tokio::io::{DuplexStream, Stdin};
 use crate::config::{self, Settings};
 
 use super::error::RpcError;
-use super::executor::STATE_TOPIC;
+use super::executor::{RENEWAL_TOPIC, STATE_TOPIC};
 use super::hooks::{carry_on, custommsg, guarded, guarded_by, htlc_accepted, openchannel, rpc_command};
 use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
@@ -102,6 +102,7 @@ fn promises(output: DuplexStream) -> Draft {
         .featurebits(FeatureBitsKind::Init, peers::our_features())
         .featurebits(FeatureBitsKind::Node, peers::our_features())
         .notification(NotificationTopic::new(STATE_TOPIC))
+        .notification(NotificationTopic::new(RENEWAL_TOPIC))
 }
 
 fn commands(builder: Draft) -> Draft {
@@ -114,6 +115,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
+    let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
     let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);

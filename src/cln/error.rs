@@ -25,6 +25,8 @@ pub const UNAVAILABLE: i32 = 2503;
 pub const NOT_CREATED: i32 = 2504;
 /// A purchase came to nothing; the message says why.
 pub const NOT_SOLD: i32 = 2505;
+/// A move came to nothing; the message says why.
+pub const NOT_MOVED: i32 = 2506;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 

@@ -9,6 +9,7 @@ use bitcoin::hex::DisplayHex;
 use bitcoin::psbt::Psbt;
 use bitcoin::{ScriptBuf, Transaction, TxOut};
 use factory_engine::io::fees::{Refused, Report, Trouble};
+use factory_engine::tx::child::Coin;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
 use factory_runtime::{Handle, Node};
@@ -22,7 +23,7 @@ use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{chain, funding, payments, sent, spend, wallet};
+use super::{balances, chain, funding, moves, payments, sent, spend, wallet};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,8 @@ const OWN_WORDS: [&str; 6] = [
 ];
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
+/// Notification topic for factories that end before they are renewed.
+pub const RENEWAL_TOPIC: &str = "factory_renewal";
 /// static_remotekey, anchors, scid_alias and zeroconf.
 const CHANNEL_TYPE: [u32; 4] = [12, 22, 46, 50];
 /// Messages that lightningd gets at once, of all that wait: it has one thread, and takes what comes in on its
@@ -69,6 +72,7 @@ pub struct Executor {
     messages: Lanes,
     turns: Arc<Semaphore>,
     channels: Lanes,
+    fees: Lanes,
 }
 
 impl Executor {
@@ -95,6 +99,7 @@ impl Executor {
             messages: Lanes::default(),
             turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
+            fees: Lanes::default(),
         }
     }
 
@@ -125,10 +130,16 @@ impl Executor {
         });
     }
 
-    fn prepare_funding(&self, instance: InstanceId, attempt: u32, script: ScriptBuf, amount: Amount) {
+    fn prepare_funding(
+        &self,
+        instance: InstanceId,
+        attempt: u32,
+        (script, amount): (ScriptBuf, Amount),
+        reclaims: Vec<Coin>,
+    ) {
         let (rpc, kept) = (self.rpc.clone(), self.kept.clone());
         self.spawn(async move {
-            let result = funding::prepare(&rpc, &kept, script, amount).await;
+            let result = funding::prepare(&rpc, &kept, script, amount, &reclaims).await;
             Input::FundingPrepared {
                 instance,
                 attempt,
@@ -212,8 +223,8 @@ impl Node for Executor {
         let rpc = self.rpc.clone();
         match effect {
             Effect::NewPayout { instance, attempt } => self.new_payout(instance, attempt),
-            Effect::PrepareFunding { instance, attempt, script, amount } => {
-                self.prepare_funding(instance, attempt, script, amount);
+            Effect::PrepareFunding { instance, attempt, script, amount, reclaims } => {
+                self.prepare_funding(instance, attempt, (script, amount), reclaims);
             }
             Effect::ReleaseFunding { inputs } => {
                 self.spawn_logged("releasing reserved inputs".to_owned(), async move {
@@ -264,10 +275,10 @@ impl Node for Executor {
                 let result = spent.map(|spent| !spent).map_err(|error| error.to_string().into());
                 Input::Unspent { instance, attempt, height, result }
             }),
-            Effect::SendFunding { instance, tx, prevouts } => {
+            Effect::SendFunding { instance, tx, prevouts, witnesses } => {
                 let away = self.away.clone();
                 self.spawn_logged(format!("{instance}: sending the funding"), async move {
-                    let sent = wallet::send(&rpc, tx, prevouts).await;
+                    let sent = wallet::send(&rpc, tx, prevouts, &witnesses).await;
                     if let Err(error) = &sent {
                         away.note(sent::refused(&error.message).as_ref());
                     }
@@ -310,10 +321,64 @@ impl Node for Executor {
                     Input::ChannelFunded { instance, buyer, result }
                 });
             }
+            Effect::SendMove(send) => self.spawn(async move {
+                let result = moves::send(&rpc, &send).await.map_err(NodeError::from);
+                Input::MoveEnded { instance: send.instance, payment_hash: send.payment_hash, result }
+            }),
+            Effect::LookMove { instance, payment_hash, label } => self.spawn(async move {
+                let result = moves::look(&rpc, payment_hash, &label).await.map_err(NodeError::from);
+                Input::MoveEnded { instance, payment_hash, result }
+            }),
+            Effect::SetFees { peer, channel_id, free } => {
+                let runtime = self.runtime.clone();
+                self.fees.push(peer, async move {
+                    let result = moves::set_fees(&rpc, peer, channel_id, free).await.map_err(NodeError::from);
+                    runtime.input(Input::FeesSet { peer, channel_id, free, result });
+                });
+            }
             Effect::FindOrdinary { instance, peer, opened } => self.spawn(async move {
                 let found = find_ordinary(&rpc, peer, opened.channel_id, opened.amount).await;
                 Input::OrdinaryFound { instance, opened, result: found.map_err(NodeError::from) }
             }),
+            Effect::ReadBalances { peer } => {
+                let (rpc, runtime) = (self.rpc.clone(), self.runtime.clone());
+                tokio::spawn(async move {
+                    match balances::read(&rpc, peer).await {
+                        Ok(list) => runtime.input(Input::Balances(list)),
+                        Err(error) => log::debug!("{peer}: looking what its channels hold: {error}"),
+                    }
+                });
+            }
+            Effect::CheckEmpty { instance, peer, freeze } => self.spawn(async move {
+                let result = balances::read(&rpc, peer).await.map_err(NodeError::from);
+                Input::Emptied { instance, freeze, result }
+            }),
+            Effect::Connect { peer } => {
+                self.spawn_logged(format!("{peer}: connecting"), async move {
+                    let params = json!({"id": peer.to_string()});
+                    rpc.call_within(PEER_PATIENCE, "connect", params).await.map(|_| "done".to_owned())
+                });
+            }
+            Effect::MutualClose { channel_id } => {
+                self.spawn_logged(format!("closing channel {channel_id} with its peer"), async move {
+                    // 0 is for ever: never by one side alone. Once it has begun lightningd goes on by itself.
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 0});
+                    let closed = rpc.call_within(PEER_PATIENCE, "close", params).await;
+                    closed.map(|closed| closed["type"].to_string())
+                });
+            }
+            Effect::RenewalDue { instance, by, blocks_left, waits_for, failed } => {
+                let mut body = json!({
+                    "factory_instance": instance.to_string(),
+                    "by_block": by,
+                    "blocks_left": blocks_left,
+                    "waits_for": waits_for,
+                });
+                if let Some(failed) = failed {
+                    body["failed"] = failed.into();
+                }
+                self.outbox.publish(RENEWAL_TOPIC, body);
+            }
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});

@@ -157,9 +157,9 @@ impl<C: Call> Kept<C> {
     async fn split(&self, script: &ScriptBuf, number: u64, size: Amount) -> Result<String, CallError> {
         let output = TxOut { value: size, script_pubkey: script.clone() };
         let outputs = (0..number).map(|_| output.clone()).collect();
-        let made = spend::prepare(&self.rpc, Some(script), outputs).await?;
+        let made = spend::prepare(&self.rpc, Some(script), outputs, &[]).await?;
         let inputs: Vec<OutPoint> = made.tx.input.iter().map(|input| input.previous_output).collect();
-        match wallet::send(&self.rpc, made.tx, made.prevouts).await {
+        match wallet::send(&self.rpc, made.tx, made.prevouts, &[]).await {
             Ok(txid) => Ok(txid.to_string()),
             Err(error) => {
                 // Its inputs are the wallet's again; the first error is the one to tell.

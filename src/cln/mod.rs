@@ -12,9 +12,11 @@
 //!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
 //! - [`spend`] what the wallet pays for, and with which coins; [`funding`] a factory's funding
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
-//! - [`payments`] what liquidity costs: invoices and payments
+//! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold;
+//!   `moves` a balance that goes from one channel to another
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+mod balances;
 pub mod bitcoind;
 pub mod bolt12;
 pub mod boot;
@@ -40,6 +42,7 @@ pub mod kept;
 pub mod lanes;
 pub mod methods;
 pub mod mirror;
+pub mod moves;
 pub mod online;
 pub mod outbox;
 pub mod params;

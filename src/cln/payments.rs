@@ -154,7 +154,8 @@ pub async fn look<C: Call>(rpc: &C, payment_hash: PaymentHash) -> Result<(), Str
     }
 }
 
-async fn wait<C: Call>(rpc: &C, payment_hash: PaymentHash) -> Result<(), String> {
+/// Until it is known for good what becomes of a payment; the error says why it failed.
+pub async fn wait<C: Call>(rpc: &C, payment_hash: PaymentHash) -> Result<(), String> {
     loop {
         let params = json!({"payment_hash": payment_hash.to_string(), "timeout": WAIT_SECONDS});
         match rpc.call("waitsendpay", params).await {

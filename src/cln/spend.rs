@@ -7,9 +7,9 @@ use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
 use factory_engine::tx::child::Coin;
 use factory_engine::tx::coins::{Chosen, Payment};
+use factory_engine::tx::reclaim::KEY_PATH_WEIGHT;
 use serde_json::json;
 
-use super::chain::tip_height;
 use super::client::{Call, CallError, field};
 use super::psbt::spending;
 use super::wallet::{free, payout, release};
@@ -40,6 +40,7 @@ pub struct Unsigned {
 
 /// Reserves inputs and makes the transaction that has these outputs, at lightningd's feerate for openings. Coins
 /// on the script `apart` are left alone, and what lightningd wants for the anchors of its channels is left.
+/// `reclaims` are spent first, by key path: they aren't the wallet's, and where they are enough nothing of it is.
 ///
 /// Inputs are native segwit only, so that the txid is final before anybody signs. Whoever calls has the turn
 /// ([`Kept::turn`](super::kept::Kept::turn)).
@@ -47,6 +48,7 @@ pub async fn prepare<C: Call>(
     rpc: &C,
     apart: Option<&ScriptBuf>,
     outputs: Vec<TxOut>,
+    reclaims: &[Coin],
 ) -> Result<Unsigned, CallError> {
     let add = |sum: Amount, output: &TxOut| sum.checked_add(output.value);
     let amount = outputs.iter().try_fold(Amount::ZERO, add).unwrap_or(Amount::MAX);
@@ -56,12 +58,16 @@ pub async fn prepare<C: Call>(
             .saturating_mul(4)
     };
     let weight = outputs.iter().map(weight).fold(START_WEIGHT, u64::saturating_add);
+    let key_paths = u64::try_from(reclaims.len()).unwrap_or(u64::MAX).saturating_mul(KEY_PATH_WEIGHT);
+    let brought = reclaims.iter().map(|coin| coin.output.value).try_fold(Amount::ZERO, Amount::checked_add);
     let mut payment = payment(rpc, amount).await?;
-    payment.weight = weight;
+    payment.weight = weight.saturating_add(key_paths);
+    payment.brought = brought.ok_or_else(|| failed("what it takes back is more money than there is"))?;
     let chosen = reserve_some(rpc, apart, &payment).await?;
     let outpoints: Vec<OutPoint> = chosen.coins.iter().map(|coin| coin.outpoint).collect();
-    match finish(rpc, &chosen, outputs).await {
-        Ok(tx) => Ok(Unsigned { tx, prevouts: chosen.coins.into_iter().map(|coin| coin.output).collect() }),
+    let inputs: Vec<Coin> = chosen.coins.into_iter().chain(reclaims.iter().cloned()).collect();
+    match finish(rpc, &inputs, chosen.change, outputs).await {
+        Ok(tx) => Ok(Unsigned { tx, prevouts: inputs.into_iter().map(|coin| coin.output).collect() }),
         Err(error) => {
             // Nothing of a failed preparation may stay behind; the first error is the one to tell.
             if let Err(second) = release(rpc, &outpoints).await {
@@ -91,7 +97,13 @@ async fn payment<C: Call>(rpc: &C, amount: Amount) -> Result<Payment, CallError>
     let name = "min-emergency-msat";
     let configs = rpc.call("listconfigs", json!({"config": name})).await?;
     let msat = configs["configs"][name]["value_msat"].as_u64().unwrap_or(EMERGENCY_MSAT);
-    Ok(Payment { amount, weight: 0, feerate, left: Amount::from_sat(msat.div_ceil(1000)) })
+    Ok(Payment {
+        amount,
+        brought: Amount::ZERO,
+        weight: 0,
+        feerate,
+        left: Amount::from_sat(msat.div_ceil(1000)),
+    })
 }
 
 async fn reserve_some<C: Call>(
@@ -103,6 +115,9 @@ async fn reserve_some<C: Call>(
     loop {
         let chosen = payment.choose(&free(rpc, apart).await?).map_err(failed)?;
         let outpoints: Vec<OutPoint> = chosen.coins.iter().map(|coin| coin.outpoint).collect();
+        if outpoints.is_empty() {
+            return Ok(chosen);
+        }
         match reserve(rpc, &outpoints).await {
             Ok(()) => return Ok(chosen),
             Err(error) if tries == TRIES => return Err(error),
@@ -122,10 +137,13 @@ async fn reserve<C: Call>(rpc: &C, outpoints: &[OutPoint]) -> Result<(), CallErr
 
 async fn finish<C: Call>(
     rpc: &C,
-    chosen: &Chosen,
+    inputs: &[Coin],
+    change: Option<Amount>,
     mut outputs: Vec<TxOut>,
 ) -> Result<Transaction, CallError> {
-    if let Some(value) = chosen.change {
+    // lightningd's own word: its backend may be away for the moment, and isn't needed for this.
+    let height = field("getinfo", &rpc.call("getinfo", json!({})).await?, "blockheight")?;
+    if let Some(value) = change {
         outputs.push(TxOut { value, script_pubkey: payout(rpc).await? });
     }
     let input = |coin: &Coin| TxIn {
@@ -137,8 +155,8 @@ async fn finish<C: Call>(
     Ok(Transaction {
         version: Version::TWO,
         // As other wallets do: no miner gains by rewriting the last block.
-        lock_time: LockTime::from_height(tip_height(rpc).await?).map_err(failed)?,
-        input: chosen.coins.iter().map(input).collect(),
+        lock_time: LockTime::from_height(height).map_err(failed)?,
+        input: inputs.iter().map(input).collect(),
         output: outputs,
     })
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::psbt::Psbt;
-use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut};
+use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut, Witness};
 use factory_engine::tx::child::Coin;
 use factory_engine::types::Txid;
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
 use super::psbt::spending;
+use super::sent;
 
 /// Once the funding is sent, inputs stay reserved for a day at a time; whoever sends it again reserves
 /// anew.
@@ -36,18 +37,46 @@ pub async fn release<C: Call>(rpc: &C, inputs: &[OutPoint]) -> Result<(), CallEr
     Ok(())
 }
 
-/// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction.
-pub async fn send<C: Call>(rpc: &C, tx: Transaction, prevouts: Vec<TxOut>) -> Result<Txid, CallError> {
+/// Signs and broadcasts. May be repeated, also after a restart: it is the same transaction. Inputs that aren't
+/// the wallet's come with their witnesses.
+pub async fn send<C: Call>(
+    rpc: &C,
+    mut tx: Transaction,
+    prevouts: Vec<TxOut>,
+    witnesses: &[(OutPoint, Witness)],
+) -> Result<Txid, CallError> {
     let expected = tx.compute_txid();
+    let finished = |outpoint: OutPoint| witnesses.iter().find(|(of, _)| *of == outpoint);
+    let inputs: Vec<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
+    let own = |(_, outpoint): &(usize, &OutPoint)| finished(**outpoint).is_none();
+    let (places, own): (Vec<usize>, Vec<OutPoint>) =
+        inputs.iter().enumerate().filter(own).map(|(place, outpoint)| (place, *outpoint)).unzip();
+    if own.is_empty() {
+        for input in &mut tx.input {
+            if let Some((_, witness)) = finished(input.previous_output) {
+                input.witness = witness.clone();
+            }
+        }
+        sent::send(rpc, &tx).await.map_err(malformed)?;
+        return Ok(expected);
+    }
     // Without their parents, which lightningd doesn't need for segwit inputs: those may be megabytes.
     let mut psbt = Psbt::from_unsigned_tx(tx).map_err(malformed)?;
-    for (input, prevout) in psbt.inputs.iter_mut().zip(prevouts) {
+    for ((input, prevout), outpoint) in psbt.inputs.iter_mut().zip(prevouts).zip(&inputs) {
         input.witness_utxo = Some(prevout);
+        input.final_script_witness = finished(*outpoint).map(|(_, witness)| witness.clone());
     }
     let psbt = psbt.to_string();
-    // lightningd signs only what is reserved, and a reservation may have run out since.
-    rpc.call("reserveinputs", json!({"psbt": psbt, "exclusive": false, "reserve": RESERVE_BLOCKS})).await?;
-    let signed = rpc.call("signpsbt", json!({"psbt": psbt})).await?;
+    // lightningd signs only what is reserved, and a reservation may have run out since. It reserves and signs
+    // nothing that it doesn't know.
+    let reserve = spending(&own).map_err(malformed)?.to_string();
+    rpc.call("reserveinputs", json!({"psbt": reserve, "exclusive": false, "reserve": RESERVE_BLOCKS}))
+        .await?;
+    let mut sign = json!({"psbt": psbt});
+    if !witnesses.is_empty() {
+        sign["signonly"] = places.into();
+    }
+    let signed = rpc.call("signpsbt", sign).await?;
     let signed: String = field("signpsbt", &signed, "signed_psbt")?;
     let sent = rpc.call("sendpsbt", json!({"psbt": signed, "reserve": RESERVE_BLOCKS})).await?;
     let txid: Txid = field("sendpsbt", &sent, "txid")?;
@@ -117,4 +146,100 @@ pub async fn payout<C: Call>(rpc: &C) -> Result<ScriptBuf, CallError> {
     let address: Address<NetworkUnchecked> = field("newaddr", &answer, "p2tr")?;
     // lightningd made it for its own network.
     Ok(address.assume_checked().script_pubkey())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bitcoin::absolute::LockTime;
+    use bitcoin::hashes::Hash;
+    use bitcoin::transaction::Version;
+    use factory_engine::tx::reclaim::{input, witness};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A wallet that notes what it is asked.
+    #[derive(Clone, Default)]
+    struct Wallet(Arc<Mutex<Vec<(String, Value)>>>);
+
+    fn script(of: u8) -> ScriptBuf {
+        ScriptBuf::from_bytes([vec![0x51, 0x20], vec![of; 32]].concat())
+    }
+
+    fn output(sat: u64, of: u8) -> TxOut {
+        TxOut { value: Amount::from_sat(sat), script_pubkey: script(of) }
+    }
+
+    fn outpoint(of: u8) -> OutPoint {
+        OutPoint { txid: Txid::from_byte_array([of; 32]), vout: 0 }
+    }
+
+    fn coin(sat: u64, of: u8) -> Coin {
+        Coin { outpoint: outpoint(of), output: output(sat, of) }
+    }
+
+    impl Wallet {
+        fn asked(&self, method: &str) -> Option<Value> {
+            let calls = self.0.lock().unwrap();
+            calls.iter().find(|(called, _)| called == method).map(|(_, params)| params.clone())
+        }
+    }
+
+    impl Call for Wallet {
+        async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
+            self.0.lock().unwrap().push((method.to_owned(), params.clone()));
+            Ok(match method {
+                "signpsbt" => json!({"signed_psbt": params["psbt"]}),
+                "sendpsbt" => {
+                    let psbt: Psbt = params["psbt"].as_str().unwrap().parse().unwrap();
+                    json!({"txid": psbt.unsigned_tx.compute_txid().to_string()})
+                }
+                "sendrawtransaction" => json!({"success": true}),
+                _ => json!({}),
+            })
+        }
+    }
+
+    fn spending_all(coins: &[Coin]) -> (Transaction, Vec<TxOut>) {
+        let tx = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: coins.iter().map(input).collect(),
+            output: vec![output(300_000, 9)],
+        };
+        (tx, coins.iter().map(|coin| coin.output.clone()).collect())
+    }
+
+    /// S38: the wallet reserves and signs its own inputs; those that are taken back are finished.
+    #[tokio::test]
+    async fn the_wallet_signs_its_own() {
+        let wallet = Wallet::default();
+        let (tx, prevouts) = spending_all(&[coin(250_000, 1), coin(100_000, 5), coin(60_000, 6)]);
+        let witnesses = [(outpoint(5), witness(&[1; 64])), (outpoint(6), witness(&[2; 64]))];
+        let txid = send(&wallet, tx.clone(), prevouts, &witnesses).await.unwrap();
+        assert_eq!(txid, tx.compute_txid());
+        let reserved: Psbt =
+            wallet.asked("reserveinputs").unwrap()["psbt"].as_str().unwrap().parse().unwrap();
+        assert_eq!(reserved.unsigned_tx.input.len(), 1);
+        let asked = wallet.asked("signpsbt").unwrap();
+        assert_eq!(asked["signonly"], json!([0]));
+        let signed: Psbt = asked["psbt"].as_str().unwrap().parse().unwrap();
+        let finished = signed.inputs.iter().map(|input| input.final_script_witness.clone());
+        assert_eq!(finished.collect::<Vec<_>>(), [None, Some(witness(&[1; 64])), Some(witness(&[2; 64]))]);
+    }
+
+    /// S38: of a transaction in which nothing is the wallet's, it has nothing to sign.
+    #[tokio::test]
+    async fn the_wallet_is_not_asked_where_nothing_is_its_own() {
+        let wallet = Wallet::default();
+        let (mut tx, prevouts) = spending_all(&[coin(400_000, 5)]);
+        let witnesses = [(outpoint(5), witness(&[1; 64]))];
+        send(&wallet, tx.clone(), prevouts, &witnesses).await.unwrap();
+        tx.input[0].witness = witness(&[1; 64]);
+        let sent = wallet.asked("sendrawtransaction").unwrap();
+        assert_eq!(sent["tx"], bitcoin::consensus::encode::serialize_hex(&tx));
+        assert_eq!(wallet.asked("signpsbt"), None);
+    }
 }

@@ -27,6 +27,10 @@ pub fn refusal(refusal: &Refusal) -> String {
             Some(setting) => format!("{refusal}: nothing was accepted; the option is factory-{setting}"),
             None => format!("{refusal}: nothing was accepted"),
         },
+        Refusal::HasLeft(_) => format!("{refusal}: its money is in the channel that it has moved to"),
+        Refusal::GoneOver(_) => {
+            format!("{refusal}: the operator's own key takes it, by itself (factory-show)")
+        }
         Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
         Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
         Refusal::Damaged { .. } => format!("{refusal}. {MEND}"),
@@ -49,6 +53,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::SaleUnderWay
         | Refusal::PaymentUnderWay
         | Refusal::Amount(_)
+        | Refusal::Move(_)
         | Refusal::NotStored(_)
         | Refusal::Stale(_)
         | Refusal::ReadOnly(_) => refusal.to_string(),
@@ -71,6 +76,7 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Store
         | NextAction::Open
         | NextAction::Evict { .. }
+        | NextAction::Reclaim { .. }
         | NextAction::PublishRest
         | NextAction::GoOn
         | NextAction::Wait { .. }
@@ -82,6 +88,9 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Forgotten { .. }
         | NextAction::Stands
         | NextAction::PaidOut
+        | NextAction::Reclaimed
+        | NextAction::Acknowledge
+        | NextAction::Left
         | NextAction::Settled
         | NextAction::Declined
         | NextAction::Failed => action.to_string(),

@@ -101,6 +101,15 @@ fn one(out: &mut String, factory: &Factory, attempt: &Attempt) {
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         writeln!(out, "{name}: {value}").unwrap();
     }
+    for open in factory.moves.open().filter(|_| current) {
+        let (left, started) = (list(open.left_msat()), list(open.started.map(|part| part.amount_msat)));
+        writeln!(
+            out,
+            "move: {} to {}: {} moved, left {left}, started {started}",
+            open.from, open.to, open.moved_msat
+        )
+        .unwrap();
+    }
     for sold in attempt.sales.all() {
         writeln!(out, "sale: {}", sale(sold)).unwrap();
     }

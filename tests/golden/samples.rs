@@ -7,9 +7,10 @@ use bitcoin::{TxIn, TxOut};
 use factory_engine::record::Proposal;
 use factory_engine::record::ended::Ended;
 use factory_engine::record::event::*;
+use factory_engine::record::reclaimed::ReclaimedInput;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
 use factory_engine::tx::layout::{SessionId, SpendRole};
-use factory_engine::tx::musig::PublicKey;
+use factory_engine::tx::musig::{PublicKey, SealedKey};
 use factory_engine::types::*;
 
 fn node(of: u8) -> NodeId {
@@ -133,12 +134,17 @@ pub fn samples() -> Vec<Event> {
             attempt: 1,
             tx: proposal().funding_tx,
             prevouts: vec![TxOut { value: sat(150_000), script_pubkey: script(9) }],
+            reclaims: None,
         }
         .into(),
         EvictionStarted { height: 4_000, reason: "the timeout".into(), clients: vec![1] }.into(),
         StockPayout { script: script(6) }.into(),
         ChannelResolved { client: 2 }.into(),
         ChannelEnded { channel_id, how: Ended::Failed }.into(),
+        HandedOver { height: 4_100 }.into(),
+        HandoverStored {}.into(),
+        KeyReceived { client: 1, key: SealedKey { ephemeral: keys()[1], sealed: [0x61; 32] }, height: 4_101 }
+            .into(),
         SaleOpening {
             coin: 3,
             number: 1,
@@ -186,6 +192,11 @@ pub fn samples() -> Vec<Event> {
         .into(),
         SaleVoid { coin: 3, number: 1, blamed: vec![1], height: 820 }.into(),
         SaleJitAgreed { amount: sat(15_000), price_msat: 2_000 }.into(),
+        MoveWanted { from: channel_id, to: ChannelId([0x45; 32]), amount_msat: Some(5_000_000), height: 821 }
+            .into(),
+        MoveStarted { payment_hash, from: channel_id, amount_msat: 3_000_000 }.into(),
+        MoveEnded { payment_hash, arrived: true, height: 822 }.into(),
+        MoveOver { from: channel_id, reason: Some("the operator refuses".into()) }.into(),
     ]
 }
 
@@ -216,6 +227,11 @@ fn bare() -> Vec<(&'static str, Event)> {
             SaleJit { buyer: 0, amount: sat(15_000), price_msat: 2_000, height: None }.into(),
         ),
         (
+            "move_wanted_of_all",
+            MoveWanted { from: channel_id, to: ChannelId([0x45; 32]), amount_msat: None, height: 821 }.into(),
+        ),
+        ("move_over_in_order", MoveOver { from: channel_id, reason: None }.into()),
+        (
             "sale_jit_opened_found",
             SaleJitOpened { buyer: 0, amount: sat(15_000), price_msat: 2_000, channel_id, outpoint: None }
                 .into(),
@@ -225,5 +241,21 @@ fn bare() -> Vec<(&'static str, Event)> {
 
 /// All of them, each by a name of its own.
 pub fn named() -> Vec<(&'static str, Event)> {
-    samples().into_iter().map(|event| (event.name(), event)).chain(bare()).collect()
+    samples().into_iter().map(|event| (event.name(), event)).chain(bare()).chain(later()).collect()
+}
+
+/// Events with fields that came later, each with a name for its frozen record. Those without are above.
+fn later() -> Vec<(&'static str, Event)> {
+    let reclaims =
+        vec![ReclaimedInput { instance: InstanceId([0x12; 32]), coin: 0, outpoint: outpoint(7, 1) }];
+    vec![(
+        "funding_reserved/reclaims",
+        FundingReserved {
+            attempt: 1,
+            tx: proposal().funding_tx,
+            prevouts: vec![TxOut { value: sat(150_000), script_pubkey: script(9) }],
+            reclaims: Some(reclaims),
+        }
+        .into(),
+    )]
 }

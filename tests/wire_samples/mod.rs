@@ -8,7 +8,7 @@ use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use bitcoin::transaction::Version;
 use bitcoin::{Sequence, SignedAmount, TxIn, TxOut, Witness};
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
-use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
+use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce, SealedKey};
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
     Transaction, Txid,
@@ -109,6 +109,7 @@ pub fn terms() -> Terms {
 pub fn messages() -> Vec<(&'static str, Message)> {
     let (instance, attempt) = (INSTANCE, ATTEMPT);
     let channel_id = ChannelId([0xcc; 32]);
+    let (from, to) = (ChannelId([0x31; 32]), ChannelId([0x32; 32]));
     let abort = Abort {
         instance,
         attempt,
@@ -372,6 +373,26 @@ pub fn messages() -> Vec<(&'static str, Message)> {
                 channel_script: p2wsh(0x5a),
                 signatures: vec![[0x64; 64]],
             }),
+        ),
+        (
+            "handover",
+            Message::Handover(Handover {
+                instance,
+                attempt,
+                key: SealedKey { ephemeral: point(2), sealed: counting(0x70) },
+            }),
+        ),
+        ("handover_stored", Message::HandoverStored(HandoverStored { instance, attempt })),
+        (
+            "handover_refused",
+            Message::HandoverRefused(HandoverRefused { instance, attempt, reason: "not yours".into() }),
+        ),
+        ("move_ask", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: Some(5_000_000) })),
+        ("move_ask_all", Message::MoveAsk(MoveAsk { instance, attempt, from, to, amount_msat: None })),
+        ("move_ready", Message::MoveReady(MoveReady { instance, attempt, from, to, cltv_delta: 34 })),
+        (
+            "move_refused",
+            Message::MoveRefused(MoveRefused { instance, attempt, from, to, reason: Words::new("not now") }),
         ),
     ]
 }

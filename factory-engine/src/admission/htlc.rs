@@ -288,11 +288,32 @@ impl Engine {
         let height = self.tip().map_or(0, |(height, _)| height);
         let mut policies = Vec::new();
         for factory in self.factories() {
+            let first = policies.len();
             policies.extend(leaf_policies(factory, height));
             policies.extend(sale_policies(factory, height));
+            if self.leaving.frozen(factory.instance).is_some() {
+                // S22: nothing may move while somebody looks whether they are empty.
+                for (_, policy) in policies.iter_mut().skip(first) {
+                    policy.usable = policy.usable.and(Err(Unusable::HandedOver));
+                }
+            }
             policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         }
         policies
+    }
+
+    /// The policy of one channel, as [`Engine::channel_policies`] has it.
+    pub fn policy_of(&self, channel: ChannelId) -> Option<ChannelPolicy> {
+        let height = self.tip().map_or(0, |(height, _)| height);
+        let named = |attempt: &Attempt| {
+            attempt.channels.values().any(|id| *id == channel) || attempt.sales.names(channel)
+        };
+        let mut policies =
+            self.factories().filter(|factory| factory.attempts().any(named)).flat_map(|factory| {
+                let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
+                leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
+            });
+        policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
     }
 
     /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that

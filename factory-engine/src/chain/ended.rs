@@ -28,7 +28,10 @@ impl Engine {
         let height = self.tip.map_or(0, |(height, _)| height);
         let guarded = |factory: &Factory, channel: &OwnChannel| {
             let ended = factory.current.ended.contains_key(&channel.channel_id);
-            !ended && !factory.confirmed.contains_key(&channel.funding.txid)
+            // S22: of who has handed over both sides close the channel.
+            !ended
+                && !factory.has_handed_over(channel.client)
+                && !factory.confirmed.contains_key(&channel.funding.txid)
         };
         let lives = self.factories.values().filter(|factory| exit_allowed(factory, height).is_ok());
         let of = |factory| {
@@ -100,7 +103,9 @@ pub(crate) fn leave_with_ended(step: &mut StepBuilder<'_>, factory: &mut Cow<'_,
     let waits = |channel: &OwnChannel| {
         let ended = factory.current.ended.get(&channel.channel_id).filter(|how| how.needs_path());
         let out = factory.confirmed.contains_key(&channel.funding.txid);
-        ended.filter(|_| !out && !factory.is_leaving(channel.client)).copied()
+        // S22: nothing is in a channel whose client has handed over, and both sides close it.
+        let over = factory.has_handed_over(channel.client);
+        ended.filter(|_| !out && !over && !factory.is_leaving(channel.client)).copied()
     };
     let waiting: Vec<(ClientIndex, Ended)> =
         factory.own_channels().filter_map(|channel| Some((channel.client, waits(&channel)?))).collect();

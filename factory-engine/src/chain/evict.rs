@@ -63,9 +63,12 @@ impl Factory {
         self.current.terms.timeout_height.saturating_sub(blocks)
     }
 
-    /// Clients whose leaves are neither on chain nor on the way there by this node's doing.
+    /// Clients whose leaves are neither on chain nor on the way there by this node's doing, and that have not
+    /// handed over.
     pub fn still_in(&self) -> impl Iterator<Item = ClientIndex> {
-        (0..self.current.terms.clients()).filter(|client| !self.is_leaving(*client))
+        // S22: for whom has handed over the operator takes the coin that its channel is under.
+        let clients = 0..self.current.terms.clients();
+        clients.filter(|client| !self.is_leaving(*client) && !self.has_handed_over(*client))
     }
 
     /// The next client's deadline, for L.
@@ -132,6 +135,9 @@ pub fn evictable(
         }
         if factory.leaf_height(*client).is_some() {
             return Err(Refusal::IsOut(*client));
+        }
+        if factory.has_handed_over(*client) {
+            return Err(Refusal::GoneOver(*client));
         }
     }
     if named.is_empty() {

@@ -205,6 +205,10 @@ impl Engine {
         pending: &Pending<'_>,
     ) -> BTreeSet<ClientIndex> {
         let mut late = BTreeSet::new();
+        if factory.has_left() {
+            // S22: it had no HTLC there, and takes none.
+            return late;
+        }
         for channel in factory.own_channels() {
             if factory.is_out(&channel) || factory.current.exiting.contains(&channel.client) {
                 continue;
@@ -236,7 +240,7 @@ impl Engine {
     /// HTLCs of a factory, as of the last block, that have this node leave by `height` unless they are
     /// settled; with the channel of each.
     pub fn leaving_for(&self, factory: &Factory, height: Height) -> Vec<(OwnChannel, AtRisk)> {
-        if self.fees.htlcs().is_empty() || factory.funding_height().is_none() {
+        if self.fees.htlcs().is_empty() || factory.funding_height().is_none() || factory.has_left() {
             return vec![];
         }
         let pending = self.pending(self.fees.htlcs());

@@ -98,7 +98,10 @@ impl Engine {
             self.client_patience(step, &after);
             self.forget_failed(step, &after);
             self.publish_funding(step, &after);
+            self.check_reclaims(step, &after);
             check_again(step, &after);
+            self.renew(step, &after);
+            self.go_on_leaving(step, &after);
             self.resume_sales(step, &after, None);
             self.end_late_sales(step, &after);
             self.want_credit_back(step, &after);
@@ -117,7 +120,8 @@ impl Engine {
         let txid = tx.compute_txid();
         channels::close_exited(step, after, txid);
         let foreign = !spends.iter().any(|outpoint| after.session_of(*outpoint, txid).is_some());
-        let pays = (foreign && tx.input.len() == 1).then(|| tx.output.iter().map(|out| out.value).sum());
+        let alone = tx.input.len() == spends.len();
+        let pays = (foreign && alone).then(|| tx.output.iter().map(|out| out.value).sum());
         let seen = sighting(after, txid, height, &spends);
         record(step, after, Confirmed { txid, height, spends, pays });
         tell(step, after, &seen);
@@ -176,6 +180,7 @@ impl Engine {
         // S33: what was sold of it may be in a record that isn't understood.
         if factory.damage().is_none() {
             self.take_stock(step, factory);
+            self.reclaim(step, factory);
         }
     }
 
@@ -230,9 +235,12 @@ impl Engine {
 /// Whether there is something to exit from.
 ///
 /// # Errors
-/// When the factory's state has nothing on chain, and for a client without a channel in it: its leaf
+/// When this node has handed its key over, when the factory's state has nothing on chain, and for a client without a channel in it: its leaf
 /// would be locked up with the operator, while the distribution pays it alone.
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
+    if factory.has_left() {
+        return Err(Refusal::HasLeft(factory.instance));
+    }
     if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
@@ -250,6 +258,8 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         | State::Storing
         | State::Opening
         | State::Distributed
+        | State::Reclaimed
+        | State::Left
         | State::Declined
         | State::Aborted
         | State::Closed) => Err(Refusal::NothingOnChain { instance: factory.instance, state }),
@@ -316,7 +326,8 @@ fn tell(step: &mut StepBuilder<'_>, after: &Factory, seen: &Sighting) {
 
 /// The transactions that this node should have in the mempool at `height`.
 pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
-    if factory.funding_height().is_none() {
+    // S22: who has handed over publishes nothing any more, neither path nor distribution.
+    if factory.funding_height().is_none() || factory.has_left() {
         return vec![];
     }
     let mut wanted: Vec<SessionId> = Vec::new();

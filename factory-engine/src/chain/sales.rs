@@ -20,7 +20,10 @@ pub(crate) fn name(sold: &Sold) -> String {
 pub fn wanted_sales(factory: &Factory) -> impl Iterator<Item = &Sold> {
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let last = if factory.current.role == Role::Lsp { Some(u32::MAX) } else { last };
-    factory.current.sales.all().filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
+    // L takes a stock back with all its sales, once their buyers have handed over.
+    let taken_back = |sold: &Sold| sold.coin().is_some_and(|coin| factory.is_handed_over(coin));
+    let all = factory.current.sales.all().filter(move |sold| !taken_back(sold));
+    all.filter(move |sold| last.is_some_and(|last| sold.sale.number <= last))
 }
 
 /// Transactions of sales that this node should have in the mempool: as soon as the stock that one
@@ -45,6 +48,9 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
 pub(crate) fn leave_with_sales(step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
     let Role::Client { index, .. } = factory.current.role else { return };
+    if factory.has_left() {
+        return;
+    }
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
     let Some(number) = last.filter(|_| factory.funding_height().is_some()) else { return };
     let latest = factory

@@ -80,7 +80,9 @@ impl Engine {
         if factory.current.role != Role::Lsp || factory.confirmed.len() < 2 {
             return;
         }
-        let open: Vec<OpenStock> = open_stock(factory).collect();
+        // What can be taken without waiting is: `reclaim`.
+        let waits = |open: &OpenStock| !factory.is_handed_over(open.stock.coin);
+        let open: Vec<OpenStock> = open_stock(factory).filter(waits).collect();
         let Some(script) = &factory.stock_payout else {
             if !open.is_empty() {
                 step.effect(Effect::NewPayout {
@@ -124,6 +126,7 @@ impl Engine {
                 let mut after = Cow::Borrowed(factory);
                 record(step, &mut after, StockPayout { script });
                 self.take_stock(step, &after);
+                self.reclaim(step, &after);
             }
             Ok(_) => {}
             Err(error) => {

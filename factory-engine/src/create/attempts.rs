@@ -13,7 +13,7 @@ use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
 use crate::step::reason::Reason;
 use crate::terms::{ClientIndex, Terms};
-use crate::types::{ChannelId, NodeId};
+use crate::types::{ChannelId, NodeId, OutPoint};
 use crate::wire::message::{Abort, Invite, Resume};
 use crate::wire::words::Words;
 
@@ -265,7 +265,11 @@ impl Engine {
             }
         }
         if let Some(reserved) = &factory.current.reserved {
-            step.effect(Effect::ReleaseFunding { inputs: inputs(&reserved.tx) });
+            let reclaims = reserved.reclaims.iter().flatten();
+            let reclaims: Vec<OutPoint> = reclaims.map(|input| input.outpoint).collect();
+            let mut inputs = inputs(&reserved.tx);
+            inputs.retain(|input| !reclaims.contains(input));
+            step.effect(Effect::ReleaseFunding { inputs });
         }
     }
 }

@@ -1,11 +1,12 @@
 //! A client's side of a ceremony: invitations, joining, the channel's open, aborts. What is signed is
 //! in `client_signing`.
 
+use crate::create::later::same_offer;
 use crate::engine::Engine;
 use crate::io::{Answer, Effect, KnownChannel, Level, NodeError, OpenChannel, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, VolatileClient};
-use crate::policy::{Bound, Fit, NotAcceptable, Policy};
+use crate::policy::{Bound, Bounds, Fit, NotAcceptable, Policy};
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Aborted, Accepted, Declined, Forgotten, Invited, OpenAccepted};
 use crate::record::factory::{Factory, is_dead};
@@ -16,7 +17,7 @@ use crate::step::check_channel;
 use crate::step::fault::Fault;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::types::{Amount, Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
+use crate::types::{Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 use crate::wire::words::Words;
 
@@ -75,7 +76,8 @@ impl Engine {
         });
         let checked = checked.and_then(|()| {
             let layout = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
-            self.config.check_invite(&invite, &layout, step.height, self.known_fees())
+            let bounds = self.bounds_for((peer, invite.instance), &invite.terms, step.height);
+            bounds.check_invite(&invite, &layout, step.height, self.known_fees())
         });
         if let Err(reason) = checked {
             step.log(
@@ -84,8 +86,10 @@ impl Engine {
             );
             step.send(peer, refusal(invite.instance, invite.attempt, &reason.to_string()));
             step.volatile(Volatile::Offence(peer, step.now));
+            self.renewal_failed(step, peer, &invite, &format!("its invitation was declined: {reason}"));
             return Ok(());
         }
+        let takes = self.takes_by_itself(step, peer, &invite);
         let (instance, attempt) = (invite.instance, invite.attempt);
         step.event(
             instance,
@@ -105,11 +109,31 @@ impl Engine {
         }
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
-        } else if self.config.policy == Policy::Auto && !self.is_stranger(peer) {
+        } else if takes {
             step.event(instance, Accepted {});
             step.effect(Effect::NewPayout { instance, attempt });
         }
         Ok(())
+    }
+
+    /// Whether no person is asked: the invitation renews a factory on terms no worse than before, or this node takes
+    /// whatever its limits allow.
+    fn takes_by_itself(&self, step: &mut StepBuilder<'_>, peer: NodeId, invite: &Invite) -> bool {
+        let auto = self.config.policy == Policy::Auto && !self.is_stranger(peer);
+        match (self.renewal_terms(peer, invite, step.height), self.config.renew) {
+            (None, _) | (Some(_), Policy::Never) => auto,
+            (Some(_), Policy::Ask) => false,
+            (Some((before, Ok(()))), Policy::Auto) => {
+                let text = format!("{}: accepted, it renews factory {}", invite.instance, before.instance);
+                step.log(Level::Info, text);
+                true
+            }
+            (Some((_, Err(worse))), Policy::Auto) => {
+                let what = format!("the terms of factory {} are worse: {worse}", invite.instance);
+                self.renewal_failed(step, peer, invite, &what);
+                auto
+            }
+        }
     }
 
     /// The invitation of the current attempt again: after a reconnect, or because our nonces are gone.
@@ -190,7 +214,17 @@ impl Engine {
     /// Every number of an invitation that this node has bounds for, with its own, at a height (S32).
     pub fn bounds_of(&self, factory: &Factory, height: Height) -> Vec<Bound> {
         let Attempt { terms, price_msat, .. } = &factory.current;
-        self.config.bounds.of(terms, *price_msat, height, self.known_fees())
+        let bounds = self.bounds_for((factory.lsp(), factory.instance), terms, height);
+        bounds.of(terms, *price_msat, height, self.known_fees())
+    }
+
+    /// This node's bounds for a factory of an operator: what renews another one may cost what renewals may.
+    fn bounds_for(&self, of: (NodeId, InstanceId), terms: &Terms, height: Height) -> Bounds {
+        let mut bounds = self.config.bounds;
+        if self.renewed_by(of, terms.timeout_height, height).is_some() {
+            bounds.max_price_msat = bounds.max_price_msat.max(self.config.max_renewal_price_msat);
+        }
+        bounds
     }
 
     /// S32: what is accepted is what was read, and still within this node's bounds.
@@ -505,49 +539,6 @@ impl Engine {
             Role::Lsp => Err(Fault::stale("it is our own factory")),
         }
     }
-}
-
-/// S32: a later attempt never has worse terms than those that were accepted. It may leave other members out,
-/// in whose place nobody comes; this client's channel, the price and every number of the terms stay, and no
-/// exit takes longer or more than the longest one did.
-fn same_offer(factory: &Factory, invite: &Invite) -> Result<(), NotAcceptable> {
-    let Role::Client { index, .. } = factory.current.role else {
-        return Err(NotAcceptable::Own);
-    };
-    let before = &factory.current;
-    let without_members = |terms: &Terms| Terms { capacities: vec![], ..terms.clone() };
-    let places = |capacities: &[Amount], place: ClientIndex| {
-        let (left, rest) = capacities.split_at_checked(usize::try_from(place).ok()?)?;
-        let (own, right) = rest.split_first()?;
-        Some((left.to_vec(), *own, right.to_vec()))
-    };
-    let same =
-        match (places(&before.terms.capacities, index), places(&invite.terms.capacities, invite.client)) {
-            (Some((left, own, right)), Some((fewer_left, still_own, fewer_right))) => {
-                own == still_own && is_part(&fewer_left, &left) && is_part(&fewer_right, &right)
-            }
-            _ => false,
-        };
-    let longest = |layout: &Layout| {
-        let exits = (0..layout.terms().clients()).map(|client| layout.exit_cost(client));
-        exits.map(|exit| exit.vbytes).max()
-    };
-    let later = Layout::new(&invite.terms).map_err(NotAcceptable::Terms)?;
-    if !same
-        || invite.price_msat > before.price_msat
-        || without_members(&invite.terms) != without_members(&before.terms)
-        || later.worst_blocks_early() > before.layout.worst_blocks_early()
-        || longest(&later) > longest(&before.layout)
-    {
-        return Err(NotAcceptable::Differs);
-    }
-    Ok(())
-}
-
-/// Whether `part` is `whole` with some left out.
-fn is_part(part: &[Amount], whole: &[Amount]) -> bool {
-    let mut whole = whole.iter();
-    part.iter().all(|amount| whole.any(|other| other == amount))
 }
 
 fn is_forgettable(factory: &Factory) -> bool {

@@ -152,7 +152,9 @@ impl Engine {
         let script = key_script(key.output_key());
         let instance = factory.instance;
         let deadline = step.now.saturating_add(self.config.ceremony_timeout);
-        let opening = Opening { funding_key: key, scripts: BTreeMap::new(), funding: None };
+        let reclaims = self.reclaims_for_funding(step.height);
+        let coins = reclaims.iter().map(|(_, coin)| coin.place.clone()).collect();
+        let opening = Opening { funding_key: key, scripts: BTreeMap::new(), funding: None, reclaims };
         let stage = LspStage::Opening(Box::new(opening));
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Stage(stage, deadline)));
         step.effect(Effect::PrepareFunding {
@@ -160,6 +162,7 @@ impl Engine {
             attempt: factory.current.number,
             script,
             amount: factory.current.layout.funding_value(),
+            reclaims: coins,
         });
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             step.send(
@@ -265,7 +268,8 @@ impl Engine {
         }
         // So that a restart knows what to give back.
         let (tx, prevouts) = (funding.tx.clone(), funding.prevouts.clone());
-        step.event(instance, FundingReserved { attempt, tx, prevouts });
+        let reclaims = self.reclaims_of(ceremony, &funding);
+        step.event(instance, FundingReserved { attempt, tx, prevouts, reclaims });
         step.volatile(Volatile::Lsp(instance, VolatileLsp::Funding(funding.clone())));
         if let LspStage::Opening(opening) = &ceremony.stage
             && opening.scripts.len() == factory.current.clients.len()

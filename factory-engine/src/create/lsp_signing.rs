@@ -320,6 +320,10 @@ impl Engine {
         step.event(factory.instance, ChannelChecked { client, channel_id: message.channel_id });
         if factory.current.checked.len().saturating_add(1) == factory.current.clients.len() {
             // S11: every path is signed and stored by its member, every channel committed and checked.
+            if let Err(why) = self.reclaims_stand(factory, step.height) {
+                self.restart(step, factory, &[], why);
+                return Ok(());
+            }
             step.event(factory.instance, FundingReleased { height: step.height });
             step.volatile(Volatile::End(factory.instance));
             self.send_funding(step, factory);
@@ -331,9 +335,16 @@ impl Engine {
     }
 
     pub(crate) fn send_funding(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
-        if let Some(reserved) = &factory.current.reserved {
-            let (tx, prevouts) = (reserved.tx.clone(), reserved.prevouts.clone());
-            step.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts });
+        let Some(reserved) = &factory.current.reserved else { return };
+        match self.reclaim_witnesses(step, factory, reserved) {
+            Ok(witnesses) => {
+                let (tx, prevouts) = (reserved.tx.clone(), reserved.prevouts.clone());
+                step.effect(Effect::SendFunding { instance: factory.instance, tx, prevouts, witnesses });
+            }
+            Err(why) => {
+                let text = format!("{}: its funding isn't sent: {why}", factory.instance);
+                step.log(Level::Unusual, text);
+            }
         }
     }
 

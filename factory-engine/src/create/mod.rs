@@ -7,6 +7,7 @@ use crate::wire::codec::Codec;
 mod attempts;
 pub mod client;
 pub mod client_signing;
+mod later;
 pub mod lsp;
 pub mod lsp_signing;
 pub mod online;

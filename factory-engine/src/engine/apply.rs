@@ -115,7 +115,11 @@ impl Engine {
             Volatile::Sale(instance, coin, change) => {
                 self.apply_volatile_sale(instance, coin, change, effects);
             }
+            Volatile::Balances(list) => self.balances.take(&list),
+            Volatile::Leaving(change) => self.leaving.apply(change),
+            Volatile::Move(change) => self.moving.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
+            Volatile::Reclaim(change) => self.reclaims.apply(change),
             Volatile::Offence(peer, now) => self.offences.note(peer, now),
             Volatile::Forgive(peer) => self.offences.forgive(peer),
         }

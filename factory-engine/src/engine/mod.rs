@@ -9,9 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
+use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::fees;
+use crate::memory::leaving::Leaving;
+use crate::memory::moving::Moving;
 use crate::memory::offences::Offences;
+use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
 use crate::record::event::Event;
@@ -161,6 +165,13 @@ pub struct Engine {
     pub(crate) open_since: Option<Height>,
     pub(crate) tip: Option<(Height, BlockHash)>,
     pub(crate) fees: fees::Fees,
+    /// L: what is on its way to take coins back.
+    pub(crate) reclaims: Reclaims,
+    /// What channels held when somebody last looked.
+    pub(crate) balances: Balances,
+    /// Client: factories that it is about to leave.
+    pub(crate) leaving: Leaving,
+    pub(crate) moving: Moving,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -196,6 +207,10 @@ impl Engine {
             open_since: None,
             tip: None,
             fees: fees::Fees::default(),
+            reclaims: Reclaims::default(),
+            balances: Balances::default(),
+            leaving: Leaving::default(),
+            moving: Moving::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -286,6 +301,7 @@ impl Engine {
         lsp.chain(self.client.values().map(|ceremony| ceremony.deadline))
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
+            .chain(self.moving.deadline())
             .min()
     }
 

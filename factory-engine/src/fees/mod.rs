@@ -14,7 +14,7 @@ use crate::io::{Effect, Level};
 use crate::memory::Volatile;
 use crate::memory::fees::{Fees, VolatileFees};
 use crate::policy::KnownFees;
-use crate::record::factory::{Factory, own_clients};
+use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::tx::child::usual_fee;
 use crate::tx::layout::{Layout, NodeIndex, fee, weight};
@@ -185,15 +185,17 @@ impl Factory {
         ExitCoins { at_once, number, each }
     }
 
-    /// The paths of own clients whose leaves are not on chain.
+    /// The paths of own clients whose leaves are not on chain. Whoever has handed over needs none (S22).
     fn waiting_paths(&self) -> impl Iterator<Item = Vec<NodeIndex>> {
-        let clients = own_clients(self).filter(|client| self.leaf_height(*client).is_none());
+        let clients = self.inside().filter(|client| self.leaf_height(*client).is_none());
         clients.map(|client| self.current.layout.path(client))
     }
 
     /// Sales that are wanted and not on chain.
     fn waiting_sales(&self) -> impl Iterator<Item = &Session> {
-        let sales = wanted_sales(self).filter(|sold| !self.confirmed.contains_key(&sold.txid()));
+        let left = self.has_left();
+        let sales =
+            wanted_sales(self).filter(move |sold| !left && !self.confirmed.contains_key(&sold.txid()));
         sales.filter_map(|sold| sold.sale.sessions.first())
     }
 

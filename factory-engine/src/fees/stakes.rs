@@ -68,7 +68,8 @@ fn behind<'f>(
 ) -> impl Iterator<Item = Behind> + 'f {
     // A client goes down to its distribution then.
     let all_leave = factory.current.role != Role::Lsp && has_matured(factory, height);
-    factory.own_channels().filter_map(move |channel| {
+    let left = factory.has_left();
+    factory.own_channels().filter(move |_| !left).filter_map(move |channel| {
         let client = channel.client;
         let confirm = u32::from(factory.current.terms.confirm_blocks);
         let (nodes, sales) = match session.id.role {
@@ -80,7 +81,7 @@ fn behind<'f>(
             SpendRole::State | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
                 let leaves = all_leave
                     || factory.current.exiting.contains(&client)
-                    || factory.current.evicting.contains(&client);
+                    || factory.current.evicting.contains(&client) && !factory.has_handed_over(client);
                 let path = factory.current.layout.path(client);
                 let from = path.iter().position(|node| *node == session.id.coin).filter(|_| leaves)?;
                 (path.into_iter().skip(from).collect(), channel.sale.unwrap_or(0))

@@ -5,16 +5,21 @@ use bitcoin::TxOut;
 use crate::io::fees::{FeeNews, Raise, Report};
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
-use crate::terms::{ClientIndex, Shape};
+use crate::terms::ClientIndex;
+use crate::tx::child::Coin;
 use crate::types::{
-    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, ScriptBuf, TermsHash,
-    Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, Millis, NodeId, OutPoint, PaymentHash, Preimage, ScriptBuf,
+    Transaction, Txid, Witness,
 };
 use crate::wire::message::Message;
 
+pub use cannot_move::{CannotMove, MoveLimit};
+pub use command::{Command, Create};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 
+mod cannot_move;
+mod command;
 pub mod fees;
 mod node;
 mod refusal;
@@ -140,6 +145,26 @@ pub enum Input {
         /// It arrived, or it failed for good, and why.
         result: Result<(), NodeError>,
     },
+    /// [`Effect::SendMove`] or [`Effect::LookMove`] ended: neither channel has the HTLC any more.
+    MoveEnded {
+        /// The factory in which the move is kept (factory_instance).
+        instance: InstanceId,
+        /// payment_hash of the invoice (BOLT 11).
+        payment_hash: PaymentHash,
+        /// It arrived, or it failed for good, and why.
+        result: Result<(), NodeError>,
+    },
+    /// [`Effect::SetFees`] ended.
+    FeesSet {
+        /// Node id of the channel's peer.
+        peer: NodeId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// What was asked for.
+        free: bool,
+        /// Whether it is so now, or what lightningd said.
+        result: Result<(), NodeError>,
+    },
     /// [`Effect::FundChannel`] ended.
     ChannelFunded {
         /// The factory (factory_instance).
@@ -182,6 +207,18 @@ pub enum Input {
         /// Whether they are all: then one that is missing is settled for good, or forgotten.
         whole: bool,
     },
+    /// What channels of this node hold: of each peer that is in the list, all. Whenever somebody has looked, and
+    /// as the answer to [`Effect::ReadBalances`].
+    Balances(Vec<ChannelBalance>),
+    /// [`Effect::CheckEmpty`] ended.
+    Emptied {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// As [`Effect::CheckEmpty`] gave it.
+        freeze: u64,
+        /// What the channels with its operator hold, all that there are; or what lightningd said.
+        result: Result<Vec<ChannelBalance>, NodeError>,
+    },
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// Height of the last block that both chains have.
@@ -213,76 +250,11 @@ impl Input {
                 | Self::FundingPrepared { .. }
                 | Self::InvoiceEnded { .. }
                 | Self::PaymentEnded { .. }
+                | Self::MoveEnded { .. }
                 | Self::ChannelFunded { .. }
                 | Self::OrdinaryFound { .. }
         )
     }
-}
-
-/// The commands that change something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// `factory-create`: L begins a factory with these clients.
-    Create(Create),
-    /// `factory-accept`: this node joins a factory that it was invited to.
-    Accept {
-        /// The factory that it was invited to (factory_instance).
-        instance: InstanceId,
-        /// The hash of the terms that were read ([`Attempt::terms_hash`](crate::Attempt::terms_hash)).
-        terms: TermsHash,
-    },
-    /// `factory-decline`: this node refuses an invitation.
-    Decline {
-        /// The factory that it was invited to (factory_instance).
-        instance: InstanceId,
-        /// Why, for people: the operator is told.
-        reason: String,
-    },
-    /// `factory-exit`: this node publishes its path and closes its channel.
-    Exit {
-        /// The factory (factory_instance).
-        instance: InstanceId,
-    },
-    /// `factory-evict`: L publishes clients' leaves; their channels go on (S21).
-    Evict {
-        /// The factory (factory_instance).
-        instance: InstanceId,
-        /// Whom; nobody named means everybody who is still in.
-        clients: Vec<ClientIndex>,
-    },
-    /// `factory-buy`: this client buys a channel out of its sub-factory's stock.
-    Buy {
-        /// The factory (factory_instance).
-        instance: InstanceId,
-        /// Capacity of the channel to be bought.
-        amount: Amount,
-        /// The most that it may cost, msat.
-        max_price_msat: u64,
-    },
-    /// `factory-buy` with `dry_run`: ask the operator for its price.
-    AskPrice {
-        /// The factory (factory_instance).
-        instance: InstanceId,
-        /// Capacity of the channel that a price is asked for.
-        amount: Amount,
-    },
-}
-
-/// Parameters of `factory-create`, after the plugin has filled in the defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Create {
-    /// Clients and their channel capacities, in the order of the leaves.
-    pub clients: Vec<(NodeId, Amount)>,
-    /// Stock of each sub-factory; zero for none.
-    pub stock: Amount,
-    /// The tree's shape, from the planner.
-    pub shape: Shape,
-    /// Blocks from now to the timeout.
-    pub lifetime_blocks: u32,
-    /// Length of the dying period before the timeout, blocks.
-    pub dying_blocks: u32,
-    /// Feerate of the tree's transactions, sat/kw.
-    pub tree_feerate: u32,
 }
 
 /// Something to do, once the step's events are stored.
@@ -314,6 +286,8 @@ pub enum Effect {
         script: ScriptBuf,
         /// Value of the factory's output, without the transaction's own fee.
         amount: Amount,
+        /// Coins that it spends beside the wallet's, by key path: the wallet doesn't know or sign them.
+        reclaims: Vec<Coin>,
     },
     /// Give back the inputs of an aborted attempt.
     ReleaseFunding {
@@ -396,6 +370,8 @@ pub enum Effect {
         tx: Transaction,
         /// What its inputs spend, in their order.
         prevouts: Vec<TxOut>,
+        /// Finished witnesses of those that are no coins of the wallet.
+        witnesses: Vec<(OutPoint, Witness)>,
     },
     /// Broadcast a signed transaction; repeated at every block until it confirms (S26). Answered by
     /// [`Input::Published`].
@@ -477,6 +453,56 @@ pub enum Effect {
         /// The channel as the operator says it is.
         opened: SaleJitOpened,
     },
+    /// Look what the channels with a peer hold. Answered by [`Input::Balances`]; not at all if lightningd has no
+    /// answer.
+    ReadBalances {
+        /// Node id of the peer.
+        peer: NodeId,
+    },
+    /// The same, once no HTLC is let onto a factory's channels any more: what is on them then is all (S22). Answered
+    /// by [`Input::Emptied`].
+    CheckEmpty {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Node id of its operator.
+        peer: NodeId,
+        /// Since when nothing is let onto its channels: the answer is good for just that.
+        freeze: u64,
+    },
+    /// `connect` to a peer that this node waits for.
+    Connect {
+        /// Node id of the peer.
+        peer: NodeId,
+    },
+    /// `close` a channel together with the peer, however long that takes: never by one side alone (S22).
+    MutualClose {
+        /// The channel to be closed (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+    },
+    /// Pay an invoice of one's own, in one HTLC that leaves on one channel with a peer and comes back on
+    /// another. Answered by [`Input::MoveEnded`] once it is known for good what became of it.
+    SendMove(Box<SendMove>),
+    /// What became of a [`Effect::SendMove`] that a stop interrupted, if it left at all. Answered as that. From
+    /// then on it arrives no more, if it hasn't.
+    LookMove {
+        /// The factory in which the move is kept (factory_instance).
+        instance: InstanceId,
+        /// payment_hash of the invoice (BOLT 11).
+        payment_hash: PaymentHash,
+        /// Name of the invoice in lightningd, as [`Effect::SendMove`] gave it.
+        label: String,
+    },
+    /// `setchannel`: what is forwarded over a channel costs nothing, or what this node asks for by default. While
+    /// it costs nothing no other channel with that peer does. Effects on one peer's fees are carried out in
+    /// order. Answered by [`Input::FeesSet`].
+    SetFees {
+        /// Node id of the channel's peer.
+        peer: NodeId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Whether it costs nothing.
+        free: bool,
+    },
     /// `close` a channel, unilaterally when the peer doesn't answer at once.
     CloseChannel {
         /// The channel to be closed (BOLT 2's `channel_id`).
@@ -491,6 +517,19 @@ pub enum Effect {
         /// State after the step.
         new: State,
     },
+    /// Publish `factory_renewal`, a notification of the plugin: a factory ends, and what follows on it isn't done.
+    RenewalDue {
+        /// The factory that ends (factory_instance).
+        instance: InstanceId,
+        /// Height by which it has to be done.
+        by: Height,
+        /// Blocks until then.
+        blocks_left: u32,
+        /// What it waits for, and what a person can do.
+        waits_for: String,
+        /// What failed last, if something did.
+        failed: Option<String>,
+    },
     /// A line for the log.
     Log {
         /// lightningd's log level for the line.
@@ -498,6 +537,32 @@ pub enum Effect {
         /// The line, without secrets.
         text: String,
     },
+}
+
+/// One HTLC of a move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendMove {
+    /// The factory in which the move is kept (factory_instance).
+    pub instance: InstanceId,
+    /// Node id of the other side of both channels: the operator.
+    pub peer: NodeId,
+    /// The channel that it leaves on (BOLT 2's `channel_id`).
+    pub from: ChannelId,
+    /// The channel that it comes back on.
+    pub to: ChannelId,
+    /// What it is worth, msat.
+    pub amount_msat: u64,
+    /// SHA-256 of the preimage (BOLT 11).
+    pub payment_hash: PaymentHash,
+    /// What the invoice is made with.
+    pub preimage: Preimage,
+    /// Name of the invoice in lightningd; never the same twice.
+    pub label: String,
+    /// Blocks from now to the expiry of the HTLC that leaves, without those that an exit from its channel
+    /// takes: what pays over a factory's channel gets these on top (S16).
+    pub first_blocks: u32,
+    /// Blocks from now to the expiry of the HTLC that comes back.
+    pub last_blocks: u32,
 }
 
 /// lightningd's log levels.

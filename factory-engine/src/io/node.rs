@@ -30,6 +30,41 @@ pub struct ChannelNow {
     pub ended: Option<Ended>,
 }
 
+/// What one of this node's channels holds, as lightningd says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelBalance {
+    /// BOLT 2's `channel_id`.
+    pub channel_id: ChannelId,
+    /// Node id of the other side.
+    pub peer: NodeId,
+    /// This node's balance, msat, without what it has offered in HTLCs.
+    pub to_us_msat: u64,
+    /// What of it has to stay, msat (BOLT 2's `channel_reserve_satoshis`, as the peer set it).
+    pub reserve_msat: u64,
+    /// What lightningd thinks that this node can send over it now, msat.
+    pub spendable_msat: u64,
+    /// The same for what it can receive, msat.
+    pub receivable_msat: u64,
+    /// The smallest HTLC that this node can send, msat.
+    pub minimum_htlc_out_msat: u64,
+    /// The largest, msat.
+    pub maximum_htlc_out_msat: u64,
+    /// The smallest HTLC that the peer forwards over it, msat; 0 if it hasn't said.
+    pub minimum_htlc_in_msat: u64,
+    /// The largest, msat.
+    pub maximum_htlc_in_msat: u64,
+    /// Whether this node has opened it, and pays for its commitment transaction.
+    pub opener: bool,
+    /// Whether this node forwards over it for nothing.
+    pub free: bool,
+    /// Whether an HTLC stands on it, in either direction, as far as it is forgotten by neither side.
+    pub htlcs: bool,
+    /// Whether it carries payments: neither being opened nor ended.
+    pub live: bool,
+    /// The block that its funding is in, as lightningd has seen it.
+    pub confirmed: Option<Height>,
+}
+
 /// An HTLC that neither side can forget yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PendingHtlc {

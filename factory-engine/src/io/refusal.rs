@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::cannot_move::CannotMove;
 use crate::policy::Bound;
 use crate::record::state::State;
 use crate::record::unusable::NotCooperative;
@@ -94,6 +95,10 @@ pub enum Refusal {
         /// Height from which on the distribution pays it.
         timeout: Height,
     },
+    /// This node has handed its key over: it has nothing in this factory any more (S22).
+    HasLeft(InstanceId),
+    /// This client has handed its key over: nothing of it has to come on chain (S22).
+    GoneOver(ClientIndex),
     /// This node is a client: it evicts nobody.
     OperatorEvicts,
     /// The factory has no such client.
@@ -117,6 +122,8 @@ pub enum Refusal {
     PaymentUnderWay,
     /// The amount can't be bought.
     Amount(SaleError),
+    /// A balance can't go from one channel to another.
+    Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
     NotStored(String),
     /// Something else was applied meanwhile.
@@ -142,16 +149,39 @@ pub enum RefusalKind {
     Unavailable,
 }
 
+impl RefusalKind {
+    fn of_move(why: &CannotMove) -> Self {
+        match why {
+            CannotMove::SameChannel(_)
+            | CannotMove::TwoPeers { .. }
+            | CannotMove::TooMuch { .. }
+            | CannotMove::TooLittle { .. } => Self::BadParameter,
+            CannotMove::NoSuchChannel(_) => Self::Unknown,
+            CannotMove::NoOperator(_)
+            | CannotMove::NotLive(_)
+            | CannotMove::Unconfirmed(_)
+            | CannotMove::Unusable(..)
+            | CannotMove::HandedOver(_)
+            | CannotMove::UnderWay { .. }
+            | CannotMove::Nothing { .. }
+            | CannotMove::Full { .. }
+            | CannotMove::TooLate { .. } => Self::WrongState,
+        }
+    }
+}
+
 impl Refusal {
     /// What kind of refusal it is.
     pub fn kind(&self) -> RefusalKind {
         match self {
+            Self::Move(why) => RefusalKind::of_move(why),
             Self::NoClients
             | Self::Terms(_)
             | Self::LifetimeTooShort { .. }
             | Self::NoTimeToEvict { .. }
             | Self::NoSuchClient { .. }
             | Self::IsOut(_)
+            | Self::GoneOver(_)
             | Self::Reason { .. }
             | Self::Amount(_) => RefusalKind::BadParameter,
             Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
@@ -163,6 +193,7 @@ impl Refusal {
             | Self::OperatorAway(_)
             | Self::NothingOnChain { .. }
             | Self::NoChannelToExit { .. }
+            | Self::HasLeft(_)
             | Self::OperatorEvicts
             | Self::OperatorSells
             | Self::NoStock
@@ -228,6 +259,14 @@ impl fmt::Display for Refusal {
                 "factory {instance}: this node has no channel that its leaf would pay; wait for the timeout at \
                  height {timeout}, from where on the distribution pays this node"
             ),
+            Self::HasLeft(instance) => write!(
+                f,
+                "this node has handed its key of factory {instance} over: it has nothing there any more, and may \
+                 not take anything on chain"
+            ),
+            Self::GoneOver(client) => {
+                write!(f, "client {client} has handed its key over: its channel needs no place on chain")
+            }
             Self::OperatorEvicts => f.write_str("only the operator evicts"),
             Self::NoSuchClient { client, clients } => {
                 write!(f, "there is no client {client}: the factory has {clients}, from 0")
@@ -243,6 +282,7 @@ impl fmt::Display for Refusal {
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
             ),
             Self::Amount(error) => error.fmt(f),
+            Self::Move(why) => why.fmt(f),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
             Self::Stale(stale) => stale.fmt(f),
             Self::ReadOnly(reason) => f.write_str(reason),
@@ -262,6 +302,12 @@ impl From<NotCooperative> for Refusal {
 impl From<SaleError> for Refusal {
     fn from(error: SaleError) -> Self {
         Self::Amount(error)
+    }
+}
+
+impl From<CannotMove> for Refusal {
+    fn from(why: CannotMove) -> Self {
+        Self::Move(why)
     }
 }
 

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::io::PreparedFunding;
-use crate::record::factory::Factory;
+use crate::record::factory::{Factory, Reclaimable};
 use crate::signing::{Coordinator, Request, Signer};
 use crate::terms::ClientIndex;
 use crate::tx::musig::{AggNonce, CheckedNonce, KeyAgg, PartialSig};
-use crate::types::{Height, Millis, NodeId, ScriptBuf};
+use crate::types::{Height, InstanceId, Millis, NodeId, ScriptBuf};
 use crate::wire::message::{Join, PartialSignatures, Propose};
 
 /// The operator's view of an attempt.
@@ -88,6 +88,8 @@ pub(crate) struct Opening {
     pub(crate) scripts: BTreeMap<ClientIndex, ScriptBuf>,
     /// The funding transaction, once the wallet has reserved its inputs.
     pub(crate) funding: Option<PreparedFunding>,
+    /// What the funding was asked to take back, by factory.
+    pub(crate) reclaims: Vec<(InstanceId, Reclaimable)>,
 }
 
 impl LspCeremony {

@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use bitcoin::BlockHash;
 
+use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::fees::VolatileFees;
+use crate::memory::leaving::VolatileLeaving;
+use crate::memory::moving::VolatileMove;
+use crate::memory::reclaim::VolatileReclaim;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
 use crate::tx::layout::CoinIndex;
@@ -15,9 +19,13 @@ use crate::tx::tree::Tree;
 use crate::types::{Height, InstanceId, Millis, NodeId};
 use crate::wire::message::Propose;
 
+pub mod balances;
 pub mod ceremony;
 pub mod fees;
+pub mod leaving;
+pub mod moving;
 pub(crate) mod offences;
+pub(crate) mod reclaim;
 pub mod sale;
 
 /// A change of memory alone, made when the step is applied; what is durable is an
@@ -38,6 +46,10 @@ pub(crate) enum Volatile {
     Tree(InstanceId, Arc<Tree>),
     Sale(InstanceId, CoinIndex, VolatileSale),
     Fees(VolatileFees),
+    Reclaim(VolatileReclaim),
+    Balances(Vec<ChannelBalance>),
+    Leaving(VolatileLeaving),
+    Move(VolatileMove),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

@@ -53,6 +53,13 @@ pub struct Config {
     pub anybody_invites: bool,
     /// Client: what it takes of an invitation's terms (S32).
     pub bounds: Bounds,
+    /// Client: whether it renews by itself what it has with an operator when a factory ends.
+    pub renew: Policy,
+    /// Client: the most that a renewal may cost, msat: the price of joining, and what stays behind in the old
+    /// factory without being made up for.
+    pub max_renewal_price_msat: u64,
+    /// Client: confirmations of a new factory's funding before a key of the old one is handed over (S22).
+    pub handover_depth: u16,
     /// L: confirmations of the funding before channels are usable.
     pub funding_confirmations: u16,
     /// L: blocks allowed for each path transaction to confirm.
@@ -69,6 +76,9 @@ pub struct Config {
     pub stock_csv: u16,
     /// L: feerate of the transactions that take stock, sat/kw.
     pub stock_feerate: u32,
+    /// L: blocks before the last moment from which on it takes back alone what is all its own again; until then
+    /// that waits to be an input of the next factory's funding (S38).
+    pub reclaim_blocks: u32,
     /// L: how long invitations wait for their answer.
     pub invite_timeout: Millis,
     /// How long each later phase of a ceremony may take.
@@ -81,6 +91,8 @@ pub struct Config {
     /// lightningd's `cltv-delta`: blocks between the end of an HTLC that is forwarded and that of the one that
     /// pays for it, in which this node takes the first back on chain, or the preimage to the second.
     pub cltv_delta: u32,
+    /// lightningd's `cltv-final`: blocks that the HTLC of an invoice of this node's needs.
+    pub cltv_final: u32,
     /// L: what it holds for clients that aren't connected.
     pub hold: HoldLimits,
     /// Dust in flight on factory channels.
@@ -114,6 +126,9 @@ impl Default for Config {
             allowed_lsps: None,
             anybody_invites: false,
             bounds: Bounds::default(),
+            renew: Policy::Auto,
+            max_renewal_price_msat: 0,
+            handover_depth: 6,
             funding_confirmations: 3,
             confirm_blocks: delays.confirm_blocks,
             margin_blocks: delays.margin_blocks,
@@ -122,6 +137,7 @@ impl Default for Config {
             state_count: delays.state_count,
             stock_csv: 144,
             stock_feerate: 1_000,
+            reclaim_blocks: 144,
             // A person may have to be asked.
             invite_timeout: 300_000,
             ceremony_timeout: 30_000,
@@ -130,6 +146,7 @@ impl Default for Config {
             reserve_feerate: 15_000,
             // Off. A payer who tries in vain for a minute has tried another way by then.
             cltv_delta: 34,
+            cltv_final: 18,
             hold: HoldLimits { time: 0, number: 100, msat: 1_000_000_000 },
             // lightningd's max-dust-htlc-exposure-msat; and no more in one factory than in four channels.
             dust: DustLimits { channel_msat: 50_000_000, factory_msat: 200_000_000 },
@@ -241,7 +258,9 @@ impl Config {
         }
         Ok(())
     }
+}
 
+impl Bounds {
     /// Checks an invitation against this node's limits and against itself. The layout has been built
     /// from its terms, which are thereby well formed.
     pub(crate) fn check_invite(
@@ -252,7 +271,7 @@ impl Config {
         fees: KnownFees,
     ) -> Result<(), NotAcceptable> {
         let terms = &invite.terms;
-        self.bounds.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
+        self.check(terms, invite.price_msat, height, fees).map_err(NotAcceptable::OutOfBounds)?;
         let lifetime = terms.timeout_height.saturating_sub(height);
         if lifetime <= terms.dying_blocks.saturating_add(u32::from(layout.worst_blocks_early())) {
             return Err(NotAcceptable::Dying { blocks: lifetime });

@@ -15,6 +15,7 @@ use crate::record::sales::{Sales, Sold};
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, SessionId};
+use crate::tx::musig::SealedKey;
 use crate::tx::tree::Tree;
 use crate::types::{ChannelId, Height, NodeId, OutPoint, TermsHash};
 use crate::wire::codec::Codec;
@@ -134,6 +135,12 @@ pub struct Attempt {
     pub resolved: BTreeSet<ClientIndex>,
     /// Channels of this node's that lightningd has ended, and how (S34).
     pub ended: BTreeMap<ChannelId, Ended>,
+    /// Clients that have handed their keys over, and when: a client itself, or for L whoever did (S22).
+    pub handed_over: BTreeMap<ClientIndex, Height>,
+    /// L: their keys, as they came.
+    pub(crate) keys: BTreeMap<ClientIndex, SealedKey>,
+    /// Client: L has stored its key.
+    pub handover_stored: bool,
 }
 
 impl Attempt {
@@ -170,6 +177,9 @@ impl Attempt {
             evicting: BTreeSet::new(),
             resolved: BTreeSet::new(),
             ended: BTreeMap::new(),
+            handed_over: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            handover_stored: false,
         })
     }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Event, Signing};
+use crate::record::moves::Moves;
+use crate::record::sales::Sold;
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
@@ -18,9 +20,11 @@ pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
 pub use onchain::{BURIED, session_name};
 pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, wanted_nodes};
+pub use reclaim::Reclaimable;
 
 mod attempts;
 mod onchain;
+mod reclaim;
 mod sales;
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
@@ -49,6 +53,8 @@ pub struct Factory {
     pub stock_payout: Option<ScriptBuf>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// Client: what goes from one of its channels with L to another, and is kept here.
+    pub moves: Moves,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
     /// Why not all of its records are understood, if so (S33). No event says so: it is found at a start.
@@ -93,6 +99,7 @@ impl Factory {
             pays: BTreeMap::new(),
             stock_payout: None,
             birth,
+            moves: Moves::default(),
             restored: None,
             damage: None,
             signed_for: vec![],
@@ -184,6 +191,16 @@ impl Factory {
             Event::ChannelEnded(e) => {
                 self.current.ended.entry(e.channel_id).or_insert(e.how);
             }
+            Event::HandedOver(e) => {
+                if let Role::Client { index, .. } = self.current.role {
+                    self.current.handed_over.entry(index).or_insert(e.height);
+                }
+            }
+            Event::HandoverStored(_) => self.current.handover_stored = true,
+            Event::KeyReceived(e) => {
+                self.current.handed_over.entry(e.client).or_insert(e.height);
+                self.current.keys.insert(e.client, e.key);
+            }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
                 self.current.ended_at = Some(e.height);
@@ -216,6 +233,10 @@ impl Factory {
             Event::SaleJitAgreed(e) => self.current.sales.jit_agreed(e),
             Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
+            Event::MoveWanted(e) => self.moves.want(e)?,
+            Event::MoveStarted(e) => self.moves.start(e)?,
+            Event::MoveEnded(e) => self.moves.end(e)?,
+            Event::MoveOver(e) => self.moves.over(e)?,
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }
@@ -304,22 +325,33 @@ impl Factory {
         if self.is_over(height) {
             return State::Closed;
         }
+        if self.has_left() {
+            return State::Left;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
         if self.leaves_confirmed() {
-            return State::Exited;
+            let out = own_clients(self).any(|client| self.leaf_height(client).is_some());
+            return if out { State::Exited } else { State::Reclaimed };
         }
-        if own_clients(self).all(|client| self.is_leaving(client)) {
+        if self.all_inside(|client| self.is_leaving(client)) {
             return State::Exiting;
         }
         if !self.is_deep(height) {
             return State::Funding;
         }
-        if height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height {
+        if self.is_due(height) {
             return State::Dying;
         }
         State::Active
+    }
+
+    /// Whether its dying period has begun: its clients move to another factory from then on.
+    pub fn is_due(&self, height: Height) -> bool {
+        let dying =
+            height.saturating_add(self.current.terms.dying_blocks) >= self.current.terms.timeout_height;
+        dying && self.funding_height().is_some()
     }
 
     /// The factory's funding outpoint, once proposed.
@@ -357,11 +389,34 @@ impl Factory {
         leaving || self.leaf_height(client).is_some()
     }
 
-    /// Whether every channel that this node has in the factory has its leaf on chain.
+    /// Whether a client has handed its key over: what it had here is L's (S22).
+    pub fn has_handed_over(&self, client: ClientIndex) -> bool {
+        self.current.handed_over.contains_key(&client)
+    }
+
+    /// Whether this node is a client that has handed its key over: nothing of the factory is its any more.
+    pub fn has_left(&self) -> bool {
+        matches!(self.current.role, Role::Client { index, .. } if self.has_handed_over(index))
+    }
+
+    /// Clients whose channel is this node's and that have not handed over.
+    pub(crate) fn inside(&self) -> impl Iterator<Item = ClientIndex> {
+        own_clients(self).filter(|client| !self.has_handed_over(*client))
+    }
+
+    /// Whether this holds for each of them, if there are any.
+    fn all_inside(&self, test: impl Fn(ClientIndex) -> bool) -> bool {
+        let mut inside = self.inside().peekable();
+        inside.peek().is_some() && inside.all(test)
+    }
+
+    /// Whether every channel that this node has in the factory has its leaf on chain, but those that L has
+    /// taken back.
     fn leaves_confirmed(&self) -> bool {
         let mut sales = self.own_sales().filter(|sold| sold.is_signed());
-        own_clients(self).all(|client| self.leaf_height(client).is_some())
-            && sales.all(|sold| self.confirmed.contains_key(&sold.txid()))
+        let has_channel =
+            |sold: &Sold| self.confirmed.contains_key(&sold.txid()) || self.is_stock_taken_back(sold);
+        own_clients(self).all(|client| self.is_done(client)) && sales.all(has_channel)
     }
 
     /// Height at which a client's leaf confirmed.
@@ -383,6 +438,10 @@ impl Factory {
         }
         if let Some(how) = self.current.ended_of(client) {
             return Err(Unusable::Ended(how));
+        }
+        // S22: whatever moved there now would be the operator's.
+        if self.has_handed_over(client) {
+            return Err(Unusable::HandedOver);
         }
         if self.leaf_height(client).is_some() {
             return Ok(());
@@ -406,6 +465,8 @@ impl Factory {
             | State::Storing
             | State::Opening
             | State::Distributed
+            | State::Reclaimed
+            | State::Left
             | State::Declined
             | State::Aborted
             | State::Closed) => Err(Unusable::State(state)),

@@ -28,6 +28,10 @@ pub enum State {
     Exited,
     /// The timeout has passed and distribution transactions pay the clients.
     Distributed,
+    /// The operator has taken everything back, with the keys that were handed over.
+    Reclaimed,
+    /// This client has handed its key over: nothing of this node's is left in it (S22).
+    Left,
     /// The client declined the invitation.
     Declined,
     /// Creation failed; kept until nothing that was signed can matter (S12).
@@ -38,7 +42,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a factory's life.
-    pub const ALL: [State; 14] = [
+    pub const ALL: [State; 16] = [
         State::Invited,
         State::Joining,
         State::Signing,
@@ -50,6 +54,8 @@ impl State {
         State::Exiting,
         State::Exited,
         State::Distributed,
+        State::Reclaimed,
+        State::Left,
         State::Declined,
         State::Aborted,
         State::Closed,
@@ -69,6 +75,8 @@ impl State {
             State::Exiting => "exiting",
             State::Exited => "exited",
             State::Distributed => "distributed",
+            State::Reclaimed => "reclaimed",
+            State::Left => "left",
             State::Declined => "declined",
             State::Aborted => "aborted",
             State::Closed => "closed",

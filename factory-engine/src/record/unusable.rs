@@ -14,6 +14,8 @@ pub enum Unusable {
     Leaving,
     /// lightningd has ended it (S34).
     Ended(Ended),
+    /// Its client has handed its key over, or is about to: the operator has all of it (S22).
+    HandedOver,
     /// The factory's funding is not as deep as the terms say.
     NotDeep {
         /// Confirmations that the terms ask for.
@@ -37,6 +39,7 @@ impl fmt::Display for Unusable {
             Self::NotChecked => f.write_str("its funding script has not been checked"),
             Self::Leaving => f.write_str("it is being taken on chain"),
             Self::Ended(how) => how.fmt(f),
+            Self::HandedOver => f.write_str("its client hands over what it had in this factory"),
             Self::NotDeep { confirmations } => {
                 write!(f, "the factory's funding has not {confirmations} confirmations yet")
             }
@@ -60,6 +63,8 @@ pub enum NotCooperative {
     Restored(String),
     /// A channel of the sub-factory is being taken on chain.
     Leaving,
+    /// A client of the sub-factory has handed its key over: the operator alone signs for it (S22).
+    HandedOver,
     /// The sub-factory's leaf is on chain.
     OnChain,
     /// The factory's state doesn't allow it.
@@ -74,6 +79,9 @@ impl fmt::Display for NotCooperative {
             Self::Damaged(reason) => write!(f, "this factory is out of use: {reason}"),
             Self::Restored(reason) => write!(f, "this factory is exit-only here: {reason}"),
             Self::Leaving => f.write_str("a channel of this sub-factory is being taken on chain"),
+            Self::HandedOver => {
+                f.write_str("a client of this sub-factory has left it: nothing is signed there any more")
+            }
             Self::OnChain => {
                 f.write_str("this sub-factory's leaf is on chain: nothing is signed in it any more")
             }

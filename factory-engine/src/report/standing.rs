@@ -27,6 +27,10 @@ pub enum Standing {
     Out,
     /// A distribution has paid the clients.
     PaidOut,
+    /// L has taken back what was handed over.
+    Reclaimed,
+    /// This client has handed its key over.
+    Left,
     /// Every channel of this node is settled on chain, for good.
     Closed,
 }
@@ -41,6 +45,8 @@ impl Standing {
             Standing::MustExit => "must_exit",
             Standing::Out => "out",
             Standing::PaidOut => "paid_out",
+            Standing::Reclaimed => "reclaimed",
+            Standing::Left => "left",
             Standing::Closed => "closed",
         }
     }
@@ -54,6 +60,8 @@ impl Standing {
             Standing::MustExit => "the timeout is here: what is still in has to come out now",
             Standing::Out => "the leaf is on chain: the channel is lightningd's alone",
             Standing::PaidOut => "a distribution has paid the clients",
+            Standing::Reclaimed => "the operator has taken it back, with the keys that were handed over",
+            Standing::Left => "this node's key is handed over: nothing here is its any more",
             Standing::Closed => "everything is settled",
         }
     }
@@ -83,6 +91,11 @@ pub enum NextAction {
     Evict {
         /// Height at which it begins.
         from: Height,
+    },
+    /// L takes back what is all its own again.
+    Reclaim {
+        /// Height by which that is on its way, if no new factory has taken it by then.
+        before: Height,
     },
     /// L publishes the rest of the tree.
     PublishRest,
@@ -125,6 +138,12 @@ pub enum NextAction {
     Stands,
     /// Nothing: a distribution has paid.
     PaidOut,
+    /// Nothing: L has taken everything back, and that is to be buried.
+    Reclaimed,
+    /// Client: its key is on its way to the operator, which has not confirmed it yet (S22).
+    Acknowledge,
+    /// Client: its key is handed over, until the operator has spent the factory's coin.
+    Left,
     /// Nothing: every channel of this node is settled on chain.
     Settled,
     /// Nothing: the invitation was declined.
@@ -145,6 +164,13 @@ impl fmt::Display for NextAction {
             Self::Deepen { usable } => return write!(f, "channels become usable at height {usable}"),
             Self::Evict { from } => {
                 return write!(f, "from height {from} on this node evicts whoever is still in, by itself");
+            }
+            Self::Reclaim { before } => {
+                return write!(
+                    f,
+                    "everybody has handed over: this node takes it back, into the next factory or alone, before \
+                     height {before}"
+                );
             }
             Self::PublishRest => "this node publishes what is left of the tree",
             Self::GoOn => "part of the tree is on chain; the channel goes on, nothing has to be done",
@@ -172,6 +198,12 @@ impl fmt::Display for NextAction {
             }
             Self::Stands => "nothing: the channel stands on chain by itself and goes on",
             Self::PaidOut => "nothing: the distribution transaction has paid",
+            Self::Reclaimed => "nothing: the operator has taken it back; kept until that is buried",
+            Self::Acknowledge => "the operator has to confirm that it has stored this node's key",
+            Self::Left => {
+                "nothing: this node's key is handed over; the factory stays listed until the operator has spent \
+                 its coin, 100 blocks deep"
+            }
             Self::Settled => "nothing: every channel of this node is settled on chain",
             Self::Declined => "nothing",
             Self::Failed => "nothing; kept until its funding can never confirm",
@@ -225,6 +257,9 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
         (Some(id), _) => {
             (crate::record::factory::session_name(factory, id), publishes(factory, id, height), clients)
         }
+        (None, Some(coin)) if factory.may_be_reclaimed(coin) => {
+            (format!("the operator's reclaim of coin {coin}"), factory.current.role == Role::Lsp, None)
+        }
         (None, Some(coin)) if stock => (
             format!("the operator's own spend of stock coin {coin}"),
             factory.current.role == Role::Lsp,
@@ -238,6 +273,9 @@ pub(crate) fn sighting(factory: &Factory, txid: Txid, height: Height, spends: &[
 
 /// Whether this node publishes a transaction of the factory at a height.
 fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
+    if factory.has_left() {
+        return false;
+    }
     match id.role {
         SpendRole::State => wanted_nodes(factory, height).contains(&id.coin),
         SpendRole::Distribution => {
@@ -267,7 +305,9 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
     Some(match factory.state(height) {
         State::Closed => Standing::Closed,
         State::Distributed => Standing::PaidOut,
+        State::Reclaimed => Standing::Reclaimed,
         State::Exited => Standing::Out,
+        State::Left => Standing::Left,
         _ if factory.next_eviction().is_some_and(|at| factory.current.role == Role::Lsp && height >= at) => {
             Standing::MustExit
         }
@@ -306,9 +346,13 @@ impl Factory {
                     NextAction::Deepen { usable: funded.saturating_add(more).saturating_sub(1) }
                 }
             },
+            State::Active | State::Dying if self.is_reclaimable_whole() => {
+                NextAction::Reclaim { before: self.reclaim_latest() }
+            }
             State::Active | State::Dying if self.current.role == Role::Lsp => match self.next_eviction() {
                 Some(from) => NextAction::Evict { from },
-                None => NextAction::PublishRest,
+                None if self.current.handed_over.is_empty() => NextAction::PublishRest,
+                None => NextAction::Reclaim { before: self.current.terms.timeout_height },
             },
             State::Active | State::Dying
                 if self.has_forgotten() && height < self.current.terms.timeout_height =>
@@ -331,7 +375,10 @@ impl Factory {
                     _ => NextAction::Close,
                 },
             },
+            State::Left if self.current.handover_stored => NextAction::Left,
+            State::Left => NextAction::Acknowledge,
             State::Distributed => NextAction::PaidOut,
+            State::Reclaimed => NextAction::Reclaimed,
             State::Closed => NextAction::Settled,
             State::Declined => NextAction::Declined,
             State::Aborted => NextAction::Failed,
@@ -342,6 +389,12 @@ impl Factory {
     pub fn deadline(&self, height: Height) -> Option<Height> {
         let timeout = Some(self.current.terms.timeout_height);
         match (self.state(height), self.current.role) {
+            (State::Active | State::Dying, Role::Lsp) if self.is_reclaimable_whole() => {
+                Some(self.reclaim_latest())
+            }
+            (State::Active | State::Dying, Role::Lsp) if !self.current.handed_over.is_empty() => {
+                self.next_eviction().or(timeout)
+            }
             (State::Active | State::Dying, Role::Lsp) => self.next_eviction(),
             (State::Dying | State::Exiting, _) => timeout,
             (State::Exited, Role::Lsp) if open_stock(self).next().is_some() => timeout,

@@ -1,5 +1,6 @@
 //! Where the funding went, to the satoshi: the sum of a statement's lines is the funding output.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bitcoin::TxOut;
@@ -20,6 +21,8 @@ pub enum Purpose {
     Payout(ClientIndex),
     /// Stock that L took home.
     Stock(CoinIndex),
+    /// What L has taken back with everybody's keys (S38), to its wallet or into another factory's funding.
+    Reclaimed,
     /// An anchor of a transaction of the factory; whoever raises its fee may have spent it since.
     Anchor,
     /// To miners, for this transaction.
@@ -39,6 +42,7 @@ impl Purpose {
             Purpose::Channel(_) => "channel",
             Purpose::Payout(_) => "distribution",
             Purpose::Stock(_) => "stock",
+            Purpose::Reclaimed => "reclaimed",
             Purpose::Anchor => "anchor",
             Purpose::Fee(_) => "fee",
             Purpose::Unspent(_) => "unspent",
@@ -147,8 +151,19 @@ pub fn statement(factory: &Factory) -> Option<Statement> {
     let funded = proposal.funding_tx.output.get(usize::try_from(proposal.funding_vout).ok()?)?;
     let mut statement = Statement { funding: funded.value, lines: vec![], problem: None };
     let mut open: Vec<(CoinIndex, OutPoint, Amount)> = vec![(0, factory.funding()?, funded.value)];
+    let mut reclaims: BTreeMap<Txid, Amount> = BTreeMap::new();
     while let Some((coin, outpoint, value)) = open.pop() {
-        if let Err(why) = follow(factory, &mut statement, &mut open, (coin, outpoint, value)) {
+        let reclaim = reclaim_of(factory, coin, outpoint);
+        let followed = match reclaim {
+            Some(txid) => add(reclaims.entry(txid).or_default(), value).ok_or(AccountProblem::PaysMore(txid)),
+            None => follow(factory, &mut statement, &mut open, (coin, outpoint, value)),
+        };
+        if let Err(why) = followed {
+            statement.problem.get_or_insert(why);
+        }
+    }
+    for (txid, value) in reclaims {
+        if let Err(why) = taken_back(factory, &mut statement, txid, value) {
             statement.problem.get_or_insert(why);
         }
     }
@@ -157,6 +172,34 @@ pub fn statement(factory: &Factory) -> Option<Statement> {
         statement.problem = Some(AccountProblem::Sum { sum, funding });
     }
     Some(statement)
+}
+
+fn add(sum: &mut Amount, more: Amount) -> Option<()> {
+    *sum = sum.checked_add(more)?;
+    Some(())
+}
+
+/// The transaction by which L has taken a coin back, if it has.
+fn reclaim_of(factory: &Factory, coin: CoinIndex, outpoint: OutPoint) -> Option<Txid> {
+    let txid = factory.spent.get(&outpoint).copied().filter(|_| factory.may_be_reclaimed(coin))?;
+    factory.spend_of(outpoint, txid).is_none().then_some(txid)
+}
+
+/// What one transaction has taken back, of all coins that it spends.
+fn taken_back(
+    factory: &Factory,
+    statement: &mut Statement,
+    txid: Txid,
+    value: Amount,
+) -> Result<(), AccountProblem> {
+    // As in `foreign`: a funding that takes a factory back has other inputs.
+    let pays = factory.pays.get(&txid).copied().unwrap_or(value);
+    let fee = value.checked_sub(pays).ok_or(AccountProblem::PaysMore(txid))?;
+    statement.push(Purpose::Reclaimed, txid, None, pays);
+    if fee > Amount::ZERO {
+        statement.push(Purpose::Fee("reclaim".to_owned()), txid, None, fee);
+    }
+    Ok(())
 }
 
 /// What became of one coin.

@@ -110,6 +110,9 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         if factory.current.exiting.contains(&client) || factory.current.evicting.contains(&client) {
             return Err(NotCooperative::Leaving);
         }
+        if factory.has_handed_over(client) {
+            return Err(NotCooperative::HandedOver);
+        }
         if factory.leaf_height(client).is_some() {
             return Err(NotCooperative::OnChain);
         }
@@ -125,6 +128,8 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         | State::Dying
         | State::Exited
         | State::Distributed
+        | State::Reclaimed
+        | State::Left
         | State::Declined
         | State::Aborted
         | State::Closed) => return Err(NotCooperative::State(state)),
@@ -172,7 +177,13 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::SaleVoid(_)
         | Message::CreditBack(_)
         | Message::SaleMissing(_)
-        | Message::SaleShown(_) => false,
+        | Message::SaleShown(_)
+        | Message::Handover(_)
+        | Message::HandoverStored(_)
+        | Message::HandoverRefused(_)
+        | Message::MoveAsk(_)
+        | Message::MoveReady(_)
+        | Message::MoveRefused(_) => false,
     }
 }
 

@@ -17,6 +17,7 @@
 //! the job is a change of memory, made when the step is applied. Nonces are consumed by it whatever comes
 //! of it (S1, S2).
 
+mod alone;
 mod blame;
 mod coordinator;
 mod partial;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use crate::types::Millis;
 
+pub use crate::signing::alone::sign_with_all;
 pub use crate::signing::coordinator::Coordinator;
 pub use crate::signing::coordinator::Opened;
 pub use crate::signing::partial::SignError;

@@ -1,6 +1,7 @@
 //! A step: what one input leads to, and the builder with which handlers write it.
 
 use crate::io::{Answer, Effect, Refusal};
+use crate::memory::Volatile;
 use crate::record::attempt::Role;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
@@ -20,8 +21,16 @@ pub struct Step {
     pub answer: Result<Answer, Refusal>,
     /// Steps that had been applied when this one was made.
     pub(crate) generation: u64,
-    pub(crate) volatile: Vec<crate::memory::Volatile>,
+    pub(crate) volatile: Vec<Volatile>,
     pub(crate) effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether channels take HTLCs afterwards that took none before, or the other way round, without anything being
+    /// stored: whoever keeps a copy of their policies needs another (S22).
+    pub fn changes_policies(&self) -> bool {
+        self.volatile.iter().any(|change| matches!(change, Volatile::Leaving(_)))
+    }
 }
 
 /// The question whether lightningd's record of our channel is what the leaf pays (S18).

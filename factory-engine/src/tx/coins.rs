@@ -19,7 +19,9 @@ const CHANGE_WEIGHT: u64 = 4 * (8 + 1 + 34);
 pub struct Payment {
     /// All outputs together, without change.
     pub amount: Amount,
-    /// Weight of everything but inputs and change, weight units.
+    /// What inputs bring that are there in any case: coins that aren't the wallet's.
+    pub brought: Amount,
+    /// Weight of everything but the wallet's inputs and change, weight units.
     pub weight: u64,
     /// Feerate, sat/kw.
     pub feerate: u32,
@@ -101,7 +103,7 @@ impl Payment {
             .collect();
         worth.sort_by_key(|(brings, coin)| (Reverse(*brings), coin.outpoint));
         let price = self.price(self.weight);
-        let mut sum = Amount::ZERO;
+        let mut sum = self.brought;
         let mut number = 0;
         for (brings, _) in &worth {
             if sum >= price {
@@ -117,7 +119,7 @@ impl Payment {
         let mut chosen: Vec<&Coin> = coins.iter().map(|(_, coin)| *coin).collect();
         if let Some((last, others)) = coins.split_last() {
             coins = others;
-            let before = coins.iter().fold(Amount::ZERO, |sum, (brings, _)| add(sum, *brings));
+            let before = coins.iter().fold(self.brought, |sum, (brings, _)| add(sum, *brings));
             let enough = |(brings, _): &&(Amount, &Coin)| add(before, *brings) >= price;
             let (_, smallest) = rest.iter().rev().find(enough).unwrap_or(last);
             chosen.pop();
@@ -132,9 +134,10 @@ impl Payment {
         if with_change > MOST_WEIGHT {
             return Err(NoCoins::TooHeavy { weight: with_change });
         }
-        let have = total(&coins);
-        let change = have.checked_sub(self.price(with_change)).filter(|change| *change >= DUST);
-        let others = total(free).checked_sub(have).unwrap_or(Amount::ZERO);
+        let own = total(&coins);
+        let change =
+            add(own, self.brought).checked_sub(self.price(with_change)).filter(|change| *change >= DUST);
+        let others = total(free).checked_sub(own).unwrap_or(Amount::ZERO);
         let rest = add(others, change.unwrap_or(Amount::ZERO));
         if rest < self.left {
             return Err(NoCoins::NothingLeft { rest, left: self.left });
@@ -175,7 +178,8 @@ mod tests {
     }
 
     fn payment(amount: u64) -> Payment {
-        Payment { amount: Amount::from_sat(amount), weight: 200, feerate: 1_000, left: Amount::ZERO }
+        let brought = Amount::ZERO;
+        Payment { amount: Amount::from_sat(amount), brought, weight: 200, feerate: 1_000, left: Amount::ZERO }
     }
 
     fn values(chosen: &Chosen) -> Vec<u64> {

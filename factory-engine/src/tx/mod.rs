@@ -10,6 +10,7 @@
 //! - [`child`] the child that raises a transaction's fee
 //! - [`coins`] which coins of a wallet pay for something
 //! - [`sale`] sales out of a sub-factory's stock
+//! - [`reclaim`] coins that L takes back with everybody's keys
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod child;
@@ -21,6 +22,7 @@ pub mod musig;
 #[cfg(not(modelled_signatures))]
 pub mod musig;
 pub mod plan;
+pub mod reclaim;
 pub mod sale;
 pub mod scripts;
 pub mod transcript;

@@ -13,6 +13,7 @@
 mod common;
 mod error;
 mod round;
+mod seal;
 
 use bitcoin::hashes::Hash;
 use bitcoin::taproot::{TapNodeHash, TapTweakHash};
@@ -21,9 +22,10 @@ use secp256k1::{Message, SECP256K1};
 use zeroize::Zeroizing;
 
 use common::derived;
-pub use common::{AggNonce, MasterSecret, PartialSig, PubNonce};
+pub use common::{AggNonce, MasterSecret, PartialSig, PubNonce, SealedKey};
 pub use error::MusigError;
 pub use round::Round;
+pub use seal::{open, seal};
 pub use secp256k1::{Parity, PublicKey, XOnlyPublicKey};
 
 use crate::types::InstanceId;

@@ -76,7 +76,11 @@ macro_rules! message_struct {
     };
 }
 
+mod handover;
+pub use handover::*;
+mod moves;
 mod sale;
+pub use moves::*;
 pub use sale::*;
 
 message_struct! {
@@ -292,6 +296,18 @@ tlv_enum! {
         68 "sale_missing" => SaleMissing(SaleMissing),
         /// L → client: a sale that it has signed.
         70 "sale_shown" => SaleShown(SaleShown),
+        /// Client → L: my key of this factory, sealed.
+        72 "handover" => Handover(Handover),
+        /// L → client: your key is stored.
+        74 "handover_stored" => HandoverStored(HandoverStored),
+        /// L → client: your key is not stored, and why.
+        76 "handover_refused" => HandoverRefused(HandoverRefused),
+        /// Client → L: let me move a balance.
+        80 "move_ask" => MoveAsk(MoveAsk),
+        /// L → client: move it.
+        82 "move_ready" => MoveReady(MoveReady),
+        /// L → client: don't.
+        84 "move_refused" => MoveRefused(MoveRefused),
     }
 }
 
@@ -333,6 +349,12 @@ macro_rules! header {
             Message::CreditBack($m) => $get,
             Message::SaleMissing($m) => $get,
             Message::SaleShown($m) => $get,
+            Message::Handover($m) => $get,
+            Message::HandoverStored($m) => $get,
+            Message::HandoverRefused($m) => $get,
+            Message::MoveAsk($m) => $get,
+            Message::MoveReady($m) => $get,
+            Message::MoveRefused($m) => $get,
         }
     };
 }

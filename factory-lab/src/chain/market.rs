@@ -1,7 +1,7 @@
 //! The fee market: what the mempool takes, what the next block takes, and replacement of children.
 //!
 //! It concerns transactions with an anchor and what spends one: everything else of a world (a funding, a
-//! commitment) is lightningd's to raise.
+//! commitment) is lightningd's to raise. A [`Market::strict`] one concerns all.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +19,9 @@ pub struct Market {
     pub floor: u32,
     /// Under it no miner takes anything with an anchor; parent and child count together.
     pub inclusion: u32,
+    /// Whether fees decide about every transaction, and any may be replaced by one that pays more: not about
+    /// those with anchors alone.
+    pub strict: bool,
 }
 
 impl Chain {
@@ -80,11 +83,21 @@ impl Chain {
             let outpoint = input.previous_output;
             let Some(other) = self.waiting_spender(outpoint) else { continue };
             let conflict = Reject::Conflict { outpoint, other: other.compute_txid() };
-            if !self.spends_anchor(tx) || !self.spends_anchor(other) {
+            let children = self.spends_anchor(tx) && self.spends_anchor(other);
+            if !children && !self.market.strict {
                 return Err(conflict);
             }
             if replaced.insert(other.compute_txid()) && !self.outbids(tx, other) {
                 return Err(conflict);
+            }
+        }
+        // What spends a transaction that goes, goes too.
+        let below = |gone: &BTreeSet<Txid>, other: &Transaction| {
+            other.input.iter().any(|input| gone.contains(&input.previous_output.txid))
+        };
+        for other in self.mempool.iter().filter(|_| self.market.strict) {
+            if below(&replaced, other) {
+                replaced.insert(other.compute_txid());
             }
         }
         // The one child that a version 3 parent may have goes if another outbids it, whatever it spends.
@@ -125,7 +138,7 @@ impl Chain {
         if self.market.inclusion == 0 {
             return false;
         }
-        let concerned = anchor_of(tx).is_some() || self.spends_anchor(tx);
+        let concerned = self.market.strict || anchor_of(tx).is_some() || self.spends_anchor(tx);
         let alone = self.fee_in_mempool(tx).map(|paid| (paid, tx.weight().to_wu()));
         concerned && !self.pays(alone) && !self.pays(self.package(tx)) && !self.carries(tx)
     }

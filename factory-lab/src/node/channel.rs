@@ -51,6 +51,8 @@ pub struct Channel {
     pub commitment: Transaction,
     /// `close` was called: the commitment is published as soon as the funding output is on chain.
     pub closing: bool,
+    /// Both sides have closed it together.
+    pub mutual: bool,
     /// This side has an old state only, and knows it: it publishes nothing.
     pub lost: bool,
 }
@@ -59,7 +61,8 @@ impl Channel {
     /// How it has ended, as lightningd's state of it says (S34).
     pub fn ended(&self, chain: &Chain) -> Option<Ended> {
         let spent = chain.spender(self.outpoint).is_some();
-        spent.then_some(Ended::OnChain).or_else(|| self.closing.then_some(Ended::Failed))
+        let closed = if self.mutual { Ended::Closing } else { Ended::Failed };
+        spent.then_some(Ended::OnChain).or_else(|| self.closing.then_some(closed))
     }
 }
 

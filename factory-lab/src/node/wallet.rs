@@ -5,6 +5,7 @@ use bitcoin::sighash::{EcdsaSighashType, Prevouts, SighashCache, TapSighashType}
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute};
 use factory_engine::PreparedFunding;
+use factory_engine::tx::child::Coin;
 use factory_engine::tx::scripts::{anchor_script, key_script};
 
 use crate::chain::{Chain, Reject};
@@ -44,28 +45,32 @@ impl Lightningd {
         chain: &Chain,
         script: ScriptBuf,
         amount: Amount,
+        reclaims: &[Coin],
     ) -> Result<PreparedFunding, LabError> {
-        let mut inputs: Vec<OutPoint> = Vec::new();
-        let mut prevouts = Vec::new();
-        let mut total = Amount::ZERO;
-        let mut needed = amount + Amount::from_sat(BASE_VBYTES * FEERATE);
+        let mut taken: Vec<OutPoint> = Vec::new();
+        let mut inputs: Vec<OutPoint> = reclaims.iter().map(|coin| coin.outpoint).collect();
+        let mut prevouts: Vec<TxOut> = reclaims.iter().map(|coin| coin.output.clone()).collect();
+        let mut total: Amount = prevouts.iter().map(|output| output.value).sum();
+        let brought = u64::try_from(reclaims.len()).map_err(error)?;
+        let mut needed = amount + Amount::from_sat((BASE_VBYTES + brought * INPUT_VBYTES) * FEERATE);
         for (outpoint, coin) in chain.coins() {
+            if total >= needed {
+                break;
+            }
             let ours = self.keys.contains_key(&coin.output.script_pubkey);
             if !ours || self.reserved.contains(outpoint) {
                 continue;
             }
             inputs.push(*outpoint);
+            taken.push(*outpoint);
             prevouts.push(coin.output.clone());
             total += coin.output.value;
             needed += Amount::from_sat(INPUT_VBYTES * FEERATE);
-            if total >= needed {
-                break;
-            }
         }
         let change = total
             .checked_sub(needed)
             .ok_or_else(|| error(format!("the wallet has {total} of the {needed} that are needed")))?;
-        self.reserved.extend(inputs.iter().copied());
+        self.reserved.extend(taken);
         let mut output = vec![TxOut { value: amount, script_pubkey: script }];
         let mut vout = 0;
         if change >= Amount::from_sat(330) {
@@ -94,13 +99,19 @@ impl Lightningd {
     ///
     /// # Errors
     /// When an input is not the wallet's, or the chain refuses.
-    pub fn send_funding(&self, chain: &mut Chain, tx: Transaction) -> Result<Txid, LabError> {
+    pub fn send_funding(
+        &self,
+        chain: &mut Chain,
+        tx: Transaction,
+        witnesses: &[(OutPoint, Witness)],
+    ) -> Result<Txid, LabError> {
         let txid = tx.compute_txid();
         let waiting = chain.mempool().iter().any(|other| other.compute_txid() == txid);
         if waiting || chain.confirmed(txid).is_some() {
             return Ok(txid);
         }
-        let signed = self.sign(chain, tx)?;
+        let output = |outpoint| Some(chain.available(outpoint)?.output);
+        let signed = self.sign_spending(tx, witnesses, output)?;
         chain.submit(&signed).map_err(|reject: Reject| error(reject))
     }
 
@@ -110,7 +121,7 @@ impl Lightningd {
     /// # Errors
     /// When an input is neither the wallet's nor an anchor.
     pub fn sign(&self, chain: &Chain, tx: Transaction) -> Result<Transaction, LabError> {
-        self.sign_spending(tx, |outpoint| Some(chain.available(outpoint)?.output))
+        self.sign_spending(tx, &[], |outpoint| Some(chain.available(outpoint)?.output))
     }
 
     /// The same for a child, whose parent the mempool may not have.
@@ -124,7 +135,7 @@ impl Lightningd {
         tx: Transaction,
     ) -> Result<Transaction, LabError> {
         let txid = parent.compute_txid();
-        self.sign_spending(tx, |outpoint| {
+        self.sign_spending(tx, &[], |outpoint| {
             if outpoint.txid == txid {
                 return parent.output.get(usize::try_from(outpoint.vout).ok()?).cloned();
             }
@@ -135,6 +146,7 @@ impl Lightningd {
     fn sign_spending(
         &self,
         mut tx: Transaction,
+        finished: &[(OutPoint, Witness)],
         output: impl Fn(OutPoint) -> Option<TxOut>,
     ) -> Result<Transaction, LabError> {
         let coin = |input: &TxIn| {
@@ -145,6 +157,11 @@ impl Lightningd {
         let prevouts = tx.input.iter().map(coin).collect::<Result<Vec<_>, _>>()?;
         let mut witnesses = Vec::with_capacity(prevouts.len());
         for (place, prevout) in prevouts.iter().enumerate() {
+            let outpoint = tx.input.get(place).map(|input| input.previous_output);
+            if let Some((_, witness)) = finished.iter().find(|(of, _)| Some(*of) == outpoint) {
+                witnesses.push(witness.clone());
+                continue;
+            }
             if prevout.script_pubkey == anchor {
                 witnesses.push(Witness::new());
                 continue;

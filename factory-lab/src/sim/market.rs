@@ -77,12 +77,12 @@ impl Run {
             let inclusion = 1_200 + dice.below_u32(5_000);
             // Some are so high that the tree's transactions aren't taken at all.
             let floor = if dice.one_in(8) { 1_050 + dice.below_u32(400) } else { 0 };
-            self.world.chain.market = Market { floor, inclusion };
+            self.world.chain.market = Market { floor, inclusion, strict: false };
             let rises = dice.below_u32(400);
             self.fees.spike = Some((height + 2 + dice.below_u32(10), rises));
         }
         if self.roll(Kind::FeeStorm, text).is_some() {
-            self.world.chain.market = Market { floor: STORM_FLOOR, inclusion: STORM_BEGINS };
+            self.world.chain.market = Market { floor: STORM_FLOOR, inclusion: STORM_BEGINS, strict: false };
             self.fees.spike = Some((height + STORM_BLOCKS, STORM_RISES));
         }
         match self.fees.spike {

@@ -182,7 +182,7 @@ impl Run {
             Kind::OldFunding => {
                 let lightningd = &self.world.members[LSP].lightningd;
                 // The chain may not take it: then it has done what it could.
-                let _ = lightningd.send_funding(&mut self.world.chain, tx);
+                let _ = lightningd.send_funding(&mut self.world.chain, tx, &[]);
             }
             _ => {
                 if let Some(input) = tx.input.first() {

@@ -21,10 +21,10 @@ impl World {
                 let script = if taproot { lightningd.new_taproot_script() } else { lightningd.new_script() };
                 self.answer(at, Input::PayoutReady { instance, attempt, result: Ok(script) });
             }
-            Effect::PrepareFunding { instance, attempt, script, amount } => {
+            Effect::PrepareFunding { instance, attempt, script, amount, reclaims } => {
                 let result = self.members[at]
                     .lightningd
-                    .prepare_funding(&self.chain, script, amount)
+                    .prepare_funding(&self.chain, script, amount, &reclaims)
                     .map_err(|error| error.to_string().into());
                 self.answer(at, Input::FundingPrepared { instance, attempt, result });
             }
@@ -55,16 +55,22 @@ impl World {
                 let result = Ok(here && self.chain.waiting_spender(outpoint).is_none());
                 self.answer(at, Input::Unspent { instance, attempt, height, result });
             }
-            Effect::SendFunding { instance, tx, .. } => {
+            Effect::SendFunding { instance, tx, witnesses, .. } => {
                 self.judge_funding(at, instance);
-                let sent = self.members[at].lightningd.send_funding(&mut self.chain, tx);
+                self.judge_reclaimed_inputs(at, &witnesses);
+                let sent = self.members[at].lightningd.send_funding(&mut self.chain, tx, &witnesses);
                 if let Err(error) = sent {
                     self.members[at].log.push((factory_engine::Level::Unusual, error.to_string()));
                 }
             }
-            Effect::Broadcast { what, tx, .. } => {
+            Effect::Broadcast { instance, what, tx } => {
                 self.judge_taking(at, &tx);
-                self.broadcast(at, what, &tx);
+                self.judge_reclaim(at, &tx);
+                self.broadcast(at, what.clone(), &tx);
+                // What nothing depends on isn't said: a run would be another one.
+                if what.starts_with("reclaim") {
+                    self.tell_published(at, instance, what, tx.compute_txid());
+                }
             }
             Effect::Bump(raise) => {
                 let outcome = self.raise(at, &raise);
@@ -86,6 +92,27 @@ impl World {
                 });
                 self.answer(at, Input::OrdinaryFound { instance, opened, result: Ok(there) });
             }
+            Effect::ReadBalances { peer } => {
+                let list = self.balances(at, peer);
+                self.answer(at, Input::Balances(list));
+            }
+            Effect::CheckEmpty { instance, peer, freeze } => {
+                let result = Ok(self.balances(at, peer));
+                self.answer(at, Input::Emptied { instance, freeze, result });
+            }
+            Effect::Connect { peer } => {
+                let other = self.member_of(peer).filter(|other| self.members[*other].engine.is_some());
+                if let Some(other) = other.filter(|other| self.connects && !self.connected(at, *other)) {
+                    self.connect(at.min(other), at.max(other))?;
+                }
+            }
+            Effect::MutualClose { channel_id } => self.close_together(at, channel_id),
+            Effect::RenewalDue { instance, blocks_left, .. } => {
+                self.notices.push((at, instance, blocks_left));
+            }
+            Effect::SendMove(send) => self.send_move(at, *send),
+            Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
+            Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
@@ -210,6 +237,7 @@ impl World {
             scripts: scripts.clone(),
             commitment: signed.clone(),
             closing: false,
+            mutual: false,
             lost: false,
         };
         let (mine, yours) = (channel(peer, ours, true), channel(id, theirs, false));

@@ -29,6 +29,21 @@ impl World {
         self.publish_commitments(at);
     }
 
+    /// `close` that never goes on alone: with the peer, or not yet.
+    pub(crate) fn close_together(&mut self, at: usize, channel_id: ChannelId) {
+        let peer = self.members[at].lightningd.channels.get(&channel_id).map(|channel| channel.peer);
+        let other = peer.and_then(|peer| self.member_of(peer)).filter(|other| self.connected(at, *other));
+        let Some(other) = other else { return };
+        for member in [at, other] {
+            if let Some(channel) = self.members[member].lightningd.channels.get_mut(&channel_id)
+                && !channel.closing
+            {
+                (channel.closing, channel.mutual) = (true, true);
+                self.say_ended(member, channel_id);
+            }
+        }
+    }
+
     fn fail(&mut self, at: usize, channel_id: ChannelId) {
         if let Some(channel) = self.members[at].lightningd.channels.get_mut(&channel_id)
             && !channel.closing
@@ -98,6 +113,7 @@ impl World {
                 let known = member.lightningd.channels.get(&channel.channel_id);
                 if known.is_some_and(|known| self.waits_for_path(factory, known))
                     && !factory.is_leaving(channel.client)
+                    && !factory.has_handed_over(channel.client)
                 {
                     let id = channel.channel_id;
                     return Err(format!("S34: lightningd has closed {id}, and its path stays off chain"));

@@ -13,7 +13,7 @@ use super::{CrashAt, Fed, World};
 
 impl World {
     /// Takes one more record into the engine that stands for the store.
-    fn follow(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<(), LabError> {
+    pub(super) fn follow(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) -> Result<(), LabError> {
         if !self.follows(at) {
             self.members[at].shadow = None;
             return Ok(());

@@ -64,6 +64,7 @@ impl World {
                 Event::SaleSigning(e) => self.may_sell(at, instance, e),
                 Event::SaleSigned(e) => self.sale_holds(at, instance, e),
                 Event::SaleDropped(e) => self.may_drop(at, instance, e),
+                Event::HandedOver(_) => self.note_handed(at, instance),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -220,6 +221,10 @@ impl World {
             }
             for factory in engine.factories() {
                 found.extend(self.beliefs(factory).err().map(|why| format!("{why} (member {at})")));
+                found.extend(self.stays_out(at, factory).err().map(|why| format!("{why} (member {at})")));
+                if factory.has_left() {
+                    continue;
+                }
                 found.extend(self.published(at, factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.damage().is_some() {
                     // S33: of what can be read its exit goes on; what was sold, and to whom, may be unknown.
@@ -232,11 +237,28 @@ impl World {
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.current.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(self.takes_back(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
                 }
             }
         }
         self.judge.violations.extend(found);
+    }
+
+    /// S22: whoever has handed its key over publishes nothing of the factory, and doesn't leave it.
+    fn stays_out(&self, at: usize, factory: &Factory) -> Result<(), String> {
+        let since = factory.current.handed_over.values().next().filter(|_| factory.has_left());
+        let (Some(since), Some(tree)) = (since, &factory.current.tree) else { return Ok(()) };
+        let ours = |txid: Txid| tree.sessions().iter().any(|session| session.txid == txid);
+        let published =
+            self.sent.iter().find(|sent| sent.at == at && sent.height > *since && ours(sent.txid));
+        match published {
+            Some(sent) => Err(format!("S22: it has handed its key over, and publishes {}", sent.what)),
+            None if !factory.current.exiting.is_empty() => {
+                Err("S22: it has handed its key over, and leaves".to_owned())
+            }
+            None => Ok(()),
+        }
     }
 
     fn beliefs(&self, factory: &Factory) -> Result<(), String> {
@@ -269,7 +291,8 @@ impl World {
             }
             _ => return Ok(()),
         };
-        let leaves = || factory.current.exiting.iter().chain(&factory.current.evicting);
+        let evicted = factory.current.evicting.iter().filter(|client| !factory.has_handed_over(**client));
+        let leaves = || factory.current.exiting.iter().chain(evicted.clone());
         let leaving = |coin| leaves().any(|client| factory.current.layout.path(*client).contains(&coin));
         // Who bought some of its stock wants the sale, which a floor may keep out, and not what conflicts.
         let bought = factory.own_sales().any(|sold| sold.is_signed());
@@ -362,7 +385,9 @@ impl World {
             let chain = sales.saturating_mul(u32::from(terms.confirm_blocks));
             let begin =
                 terms.timeout_height.saturating_sub(early(&factory.current.layout, client) + stock + chain);
-            if self.chain.height() >= begin && !factory.is_leaving(client) {
+            // S22: whoever has handed over has nothing to bring out.
+            if self.chain.height() >= begin && !factory.is_leaving(client) && !factory.has_handed_over(client)
+            {
                 return Err(format!(
                     "S21: client {client} has to be on its way out from {begin} on, and is not"
                 ));
@@ -374,7 +399,10 @@ impl World {
     /// S21, S26: stock on chain is taken as soon as that is possible.
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
         let coins = (0..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.stock);
-        for outpoint in coins.filter_map(|(coin, _)| self.unsold(factory, coin)) {
+        // What is all the operator's by its keys is not waited for: `takes_back`.
+        let waits = |coin: &u32| !self.is_all_handed(factory, *coin);
+        let coins = coins.map(|(coin, _)| coin).filter(waits);
+        for outpoint in coins.filter_map(|coin| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let next = self.chain.height().saturating_add(1);
             // Its wallet's script is on the way to an operator that has just come back.

@@ -79,7 +79,7 @@ impl World {
     pub(super) fn send(&mut self, from: usize, peer: NodeId, message: Message) -> Result<(), LabError> {
         self.judge_sale_message(from, &message);
         self.judge.sent(from, &message);
-        let Some(to) = self.member_of(peer) else {
+        let Some(to) = self.member_of(peer).filter(|_| !self.mute.contains(message.name())) else {
             // A stranger, of whom there is nothing but what it says.
             return Ok(());
         };

@@ -94,6 +94,21 @@ impl World {
         Err(why)
     }
 
+    /// A client's money from one of its channels with the operator to another: two payments that settle at once.
+    ///
+    /// # Errors
+    /// When there is not as much on either side.
+    pub fn shift_between(
+        &mut self,
+        client: usize,
+        from: ChannelId,
+        to: ChannelId,
+        msat: u64,
+    ) -> Result<(), LabError> {
+        self.shift((client, LSP), from, msat)?;
+        self.shift((LSP, client), to, msat)
+    }
+
     pub(crate) fn shift(
         &mut self,
         (from, to): (usize, usize),

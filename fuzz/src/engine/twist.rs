@@ -163,12 +163,30 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         },
         Message::SaleVoid(m) => m.number = input.word() % 4,
         Message::SaleMissing(m) => m.number = input.word() % 4,
+        Message::Handover(m) => match input.byte() % 3 {
+            0 => m.attempt = number(m.attempt, input),
+            1 => point(&mut m.key.ephemeral, input),
+            _ => flip(&mut m.key.sealed, input),
+        },
+        Message::HandoverStored(m) => m.attempt = number(m.attempt, input),
+        Message::HandoverRefused(m) => m.attempt = number(m.attempt, input),
         Message::CreditBack(m) => m.amount_msat = input.word().into(),
         Message::SaleShown(m) => match input.byte() % 3 {
             0 => m.number = input.word() % 4,
             1 => m.amount = Amount::from_sat(input.word().into()),
             _ => m.signatures.clear(),
         },
+        Message::MoveAsk(m) => match input.byte() % 3 {
+            0 => m.from = ChannelId(input.array()),
+            1 => m.to = ChannelId(input.array()),
+            _ => m.amount_msat = Some(input.word().into()),
+        },
+        Message::MoveReady(m) => match input.byte() % 3 {
+            0 => m.from = ChannelId(input.array()),
+            1 => m.to = ChannelId(input.array()),
+            _ => m.cltv_delta = input.word(),
+        },
+        Message::MoveRefused(m) => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),

@@ -15,7 +15,7 @@ use factory_engine::types::{
     Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, TermsHash,
     Transaction, Txid,
 };
-use factory_engine::{Answer, Block, Command, Effect, Input, Invoice, Refusal, State};
+use factory_engine::{Answer, Block, Command, Effect, Input, Invoice, Refusal, SendMove, State};
 use factory_lab::offer::Offer;
 use factory_lab::scripted;
 
@@ -269,6 +269,21 @@ impl World {
             Effect::FindOrdinary { instance, opened, .. } => {
                 self.later(at, Input::OrdinaryFound { instance, opened, result: Ok(true) });
             }
+            Effect::ReadBalances { .. } => self.later(at, Input::Balances(vec![])),
+            Effect::CheckEmpty { instance, freeze, .. } => {
+                self.later(at, Input::Emptied { instance, freeze, result: Ok(vec![]) });
+            }
+            Effect::SendMove(send) => {
+                let SendMove { instance, payment_hash, .. } = *send;
+                self.later(at, Input::MoveEnded { instance, payment_hash, result: Ok(()) });
+            }
+            Effect::LookMove { instance, payment_hash, .. } => {
+                let result = Err("it never left".into());
+                self.later(at, Input::MoveEnded { instance, payment_hash, result });
+            }
+            Effect::SetFees { peer, channel_id, free } => {
+                self.later(at, Input::FeesSet { peer, channel_id, free, result: Ok(()) });
+            }
             // Answered above.
             Effect::NewPayout { .. }
             | Effect::PrepareFunding { .. }
@@ -281,6 +296,9 @@ impl World {
             | Effect::Bump(_)
             | Effect::CancelChannel { .. }
             | Effect::CloseChannel { .. }
+            | Effect::MutualClose { .. }
+            | Effect::Connect { .. }
+            | Effect::RenewalDue { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

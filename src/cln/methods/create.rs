@@ -130,7 +130,7 @@ async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, RpcError> 
     let nodes = (0u32..).zip(layout.nodes()).map(|(node, _)| node);
     let new = fees::reserve(layout, nodes, reserve.feerate);
     let add = |sum: Amount, more: Amount| sum.checked_add(more).unwrap_or(Amount::MAX_MONEY);
-    reserve.needed = add(reserve.needed, new);
+    reserve.needed = [reserve.needed, new].into_iter().fold(Amount::ZERO, add);
     let capacities = plan.create.clients.iter().map(|(_, capacity)| *capacity);
     reserve.channels = capacities
         .map(|capacity| fees::channel_reserve(capacity, reserve.feerate))

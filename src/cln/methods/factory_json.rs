@@ -211,6 +211,10 @@ fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'sta
         "on_chain"
     } else if factory.paid_out(client).is_some() {
         "distributed"
+    } else if factory.reclaimed(client).is_some() {
+        "reclaimed"
+    } else if factory.has_handed_over(client) {
+        "handed_over"
     } else if factory.is_leaving(client) {
         "leaving"
     } else if factory.current.ended_of(client).is_some() {

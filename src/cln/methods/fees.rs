@@ -228,6 +228,8 @@ fn needed(
             state,
             FactoryState::Exited
                 | FactoryState::Distributed
+                | FactoryState::Reclaimed
+                | FactoryState::Left
                 | FactoryState::Declined
                 | FactoryState::Aborted
                 | FactoryState::Invited

@@ -22,9 +22,11 @@ pub mod invitations;
 pub mod list;
 #[cfg(feature = "faults")]
 pub mod misbehave;
+pub mod moving;
 pub mod plan;
 pub mod planning;
 pub mod price;
+mod purse;
 pub mod reserve;
 pub mod show;
 pub mod status;

@@ -129,7 +129,7 @@ fn account(statement: &Statement) -> Value {
             Purpose::Channel(client) | Purpose::Payout(client) => object["client"] = client.into(),
             Purpose::Stock(coin) | Purpose::Unspent(coin) => object["coin"] = coin.into(),
             Purpose::Others(coin) | Purpose::Elsewhere(coin) => object["coin"] = coin.into(),
-            Purpose::Anchor | Purpose::Fee(_) => {}
+            Purpose::Anchor | Purpose::Reclaimed | Purpose::Fee(_) => {}
         }
         object
     };

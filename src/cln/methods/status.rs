@@ -1,7 +1,7 @@
 //! `factory-status`.
 
 use factory_engine::types::{Amount, Height, NodeId};
-use factory_engine::{Engine, Progress, Role};
+use factory_engine::{Engine, Progress, Renewal, Role};
 use factory_runtime::clock;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::super::{peers, words};
 use super::fees::{self, Reserve};
 use super::warning::Warning;
 use super::warnings::{self, Node};
-use super::{Command, factory_json};
+use super::{Command, factory_json, purse};
 
 /// Name, usage and description of `factory-status`.
 pub const COMMAND: Command = Command {
@@ -58,6 +58,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             answer["factories"] = seen.factories.into();
             answer["blockheight"] = seen.height.into();
             answer["publishing"] = seen.publishing.into();
+            answer["renewals"] = seen.renewals.into();
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
@@ -70,6 +71,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.unavailable.borrow().is_none() {
+        purse::add(&state, &mut answer).await?;
         let reserve = Reserve::now(&state).await?;
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();
@@ -131,6 +133,7 @@ struct Seen {
     factories: usize,
     height: Height,
     publishing: Vec<Value>,
+    renewals: Vec<Value>,
     warnings: Vec<Warning>,
 }
 
@@ -157,6 +160,29 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         factories: engine.factories().count(),
         height,
         publishing: fees::publishing(engine),
+        renewals: engine.renewals(height).map(|renewal| one_renewal(&renewal, height)).collect(),
         warnings: warnings::look(engine, height, node),
     }
+}
+
+/// Where the renewal of a factory is, what it waits for, by which height, and what failed last.
+fn one_renewal(renewal: &Renewal, height: Height) -> Value {
+    let mut object = json!({
+        "factory_instance": renewal.instance.to_string(),
+        "lsp": renewal.lsp.to_string(),
+        "connected": renewal.connected,
+        "stage": renewal.stage.name(),
+        "waits_for": renewal.stage.to_string(),
+        "since_block": renewal.due,
+        "by_block": renewal.by,
+        "blocks_left": renewal.by.saturating_sub(height),
+        "otherwise": renewal.otherwise(),
+    });
+    if let Some(next) = renewal.stage.next() {
+        object["next_factory_instance"] = next.to_string().into();
+    }
+    if let Some(failed) = &renewal.failed {
+        object["failed"] = json!({"block": failed.height, "message": failed.what});
+    }
+    object
 }

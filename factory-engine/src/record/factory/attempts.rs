@@ -3,8 +3,9 @@
 use crate::record::attempt::{Attempt, Role};
 use crate::record::factory::{Factory, own_clients};
 use crate::record::load_error::{LoadError, inconsistent};
+use crate::record::sales::Sold;
 use crate::record::state::State;
-use crate::terms::Terms;
+use crate::terms::{ClientIndex, Terms};
 use crate::types::{Height, Txid};
 
 impl Factory {
@@ -48,16 +49,40 @@ impl Factory {
     /// Whether nothing can come of it any more, whatever else is known of it: it is closed; its funding, buried
     /// by now, is the end of the attempts before it; and lightningd is done with every channel that was opened
     /// for it, so that no HTLC can ask for it (S18). One that a distribution has paid is still lightningd's.
+    ///
+    /// lightningd keeps a channel for ever that both sides have closed and whose leaf never comes: of a client
+    /// that has handed over nothing stands on it (S22).
     pub(crate) fn is_archivable(&self, height: Height) -> bool {
+        if self.has_left() {
+            // Nothing can be said of a channel that was opened for an attempt that was given up.
+            let known = own_clients(self).len().saturating_add(self.own_sales().count());
+            return self.state(height) == State::Closed
+                && self.past.iter().all(|past| self.current.conflicts(past))
+                && self.opens_accepted.len() <= known;
+        }
         // Of a sale that never was finished nothing is left but its price, which comes back first (S36).
         let own = || self.own_sales().filter(|sold| sold.void.is_none());
-        let sales = own().filter(|sold| self.current.sales.is_resolved(sold.channel_id())).count();
+        // lightningd never settles a channel that was taken back (it waits for the funding output), but keeps
+        // it closed: no HTLC can ask for that either.
+        let closed = |channel| self.current.ended.contains_key(&channel);
+        let resolved = |client: &ClientIndex| {
+            let channel = self.current.channels.get(client).copied();
+            self.current.resolved.contains(client)
+                || (self.reclaimed(*client).is_some() && channel.is_some_and(closed))
+        };
+        let sale_resolved = |sold: &&Sold| {
+            self.current.sales.is_resolved(sold.channel_id())
+                || (self.is_stock_taken_back(sold) && closed(sold.channel_id()))
+        };
+        let sales = own().filter(sale_resolved).count();
+        let channels = own_clients(self).filter(resolved).count();
         self.state(height) == State::Closed
             && self.past.iter().all(|past| self.current.conflicts(past))
-            && own_clients(self).all(|client| self.current.resolved.contains(&client))
+            && own_clients(self).all(|client| resolved(&client))
             && sales == own().count()
             && self.attempts().all(|attempt| attempt.sales.owes_nothing())
-            && self.opens_accepted.len() <= self.current.resolved.len().saturating_add(sales)
+            && self.moves.is_settled()
+            && self.opens_accepted.len() <= channels.saturating_add(sales)
     }
 
     /// The current attempt, and those that were given up although their signatures were finished.

@@ -7,7 +7,7 @@ use crate::record::factory::{
 use crate::record::sales::Sold;
 use crate::tx::layout::{CoinIndex, NodeKind};
 use crate::tx::sale::Stock;
-use crate::types::OutPoint;
+use crate::types::{OutPoint, Txid};
 
 /// Whether every funding transaction that we signed for conflicts with one that is buried (S12).
 pub(crate) fn is_dead(factory: &Factory, height: Height) -> bool {
@@ -36,8 +36,10 @@ pub fn session_name(factory: &Factory, id: SessionId) -> String {
     }
 }
 
+/// L takes a channel on chain for an HTLC's sake also after its client has handed over (S16).
 fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
-    let leaving = factory.current.exiting.iter().chain(&factory.current.evicting);
+    let still_in = |client: &&ClientIndex| !factory.has_handed_over(**client);
+    let leaving = factory.current.exiting.iter().chain(factory.current.evicting.iter().filter(still_in));
     leaving.flat_map(|client| factory.current.layout.path(*client)).collect()
 }
 
@@ -46,6 +48,8 @@ fn path_nodes(factory: &Factory) -> BTreeSet<NodeIndex> {
 /// those below, whether or not the client was leaving (S19).
 pub(crate) fn wanted_nodes(factory: &Factory, height: Height) -> BTreeSet<NodeIndex> {
     match factory.current.role {
+        // S22: what it had is the operator's.
+        Role::Client { .. } if factory.has_left() => BTreeSet::new(),
         Role::Client { index, .. } if has_matured(factory, height) => {
             let layout = &factory.current.layout;
             let has_none = |node: &NodeIndex| !layout.coin(*node).is_some_and(|coin| coin.has_distribution);
@@ -95,11 +99,25 @@ pub(crate) fn open_stock(factory: &Factory) -> impl Iterator<Item = OpenStock> {
 }
 
 impl Factory {
-    /// Whether a stock coin can't come on chain any more: a distribution has paid what is above it.
+    /// Whether a stock coin can't come on chain any more: a distribution has paid what is above it, or L has
+    /// taken that back.
     fn stock_unreachable(&self, coin: CoinIndex) -> bool {
         let clients = self.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
         let mut clients = clients.into_iter();
-        clients.any(|client| self.paid_out(client).is_some())
+        clients.any(|client| self.paid_out(client).is_some() || self.reclaimed(client).is_some())
+    }
+
+    /// Whether a sale never comes on chain, because L has taken back what it would spend.
+    pub(crate) fn is_stock_taken_back(&self, sold: &Sold) -> bool {
+        let Some(coin) = sold.coin().filter(|coin| self.may_be_reclaimed(*coin)) else { return false };
+        self.stock_unreachable(coin) || {
+            let first = self.stock_before(coin, 1).map(|stock| stock.outpoint);
+            let rests = self.current.sales.of(coin).iter().map(|sold| (sold.txid(), sold.sale.rest));
+            let mut spent =
+                first.into_iter().chain(rests.clone().filter_map(|(_, rest)| Some(rest?.outpoint)));
+            let taken = |txid: &Txid| rests.clone().all(|(sale, _)| sale != *txid);
+            spent.any(|outpoint| self.spent.get(&outpoint).is_some_and(taken))
+        }
     }
 
     /// The height at which a distribution paid this client its channel.
@@ -113,11 +131,36 @@ impl Factory {
         spends.min()
     }
 
+    /// Client that has handed over: the coin that everything stands on is spent, for good, and lightningd has
+    /// ended its channels.
+    fn is_left_behind(&self, buried: impl Fn(Height) -> bool) -> bool {
+        let spender = self.funding().and_then(|funding| self.spent.get(&funding));
+        let gone = spender.and_then(|txid| self.confirmed.get(txid)).is_some_and(|at| buried(*at));
+        gone && self.has_ended_all()
+    }
+
+    /// Client: whether lightningd has ended each channel that it has here, or forgotten it.
+    pub(crate) fn has_ended_all(&self) -> bool {
+        let Role::Client { index, .. } = self.current.role else { return false };
+        let current = &self.current;
+        let first = current.resolved.contains(&index) || current.ended_of(index).is_some();
+        first
+            && self.own_sales().filter(|sold| sold.is_signed()).all(|sold| {
+                let channel_id = sold.channel_id();
+                current.ended.contains_key(&channel_id) || current.sales.is_resolved(channel_id)
+            })
+    }
+
     /// Whether nothing of this node's is left in the factory, for good.
     pub(crate) fn is_over(&self, height: Height) -> bool {
         let buried = |at: Height| height.saturating_sub(at).saturating_add(1) >= BURIED;
+        if self.has_left() {
+            return self.is_left_behind(buried);
+        }
         let settled = |client: ClientIndex| {
-            self.current.resolved.contains(&client) || self.paid_out(client).is_some_and(buried)
+            self.current.resolved.contains(&client)
+                || self.paid_out(client).is_some_and(buried)
+                || self.reclaimed(client).is_some_and(|(at, _)| buried(at))
         };
         // What is left of the stock is L's to take, or the clients' after the timeout.
         let no_stock = || self.current.role != Role::Lsp || open_stock(self).next().is_none();
@@ -128,6 +171,7 @@ impl Factory {
                 || !sold.is_signed()
                 || spender.is_some_and(|txid| *txid != sold.txid())
                 || sold.coin().is_some_and(|coin| self.stock_unreachable(coin))
+                || self.is_stock_taken_back(sold)
         };
         self.confirmed.len() > 1 && own_clients(self).all(settled) && self.own_sales().all(gone) && no_stock()
     }

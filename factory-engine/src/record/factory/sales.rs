@@ -60,6 +60,9 @@ impl Factory {
         if let Some(how) = self.current.ended.get(&sold.channel_id()) {
             return Err(Unusable::Ended(*how));
         }
+        if self.has_handed_over(sold.sale.buyer) {
+            return Err(Unusable::HandedOver);
+        }
         if self.confirmed.contains_key(&sold.txid()) {
             return Ok(());
         }

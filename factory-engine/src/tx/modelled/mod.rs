@@ -14,13 +14,15 @@ mod common;
 mod error;
 mod group;
 mod round;
+mod seal;
 
 use common::derived;
-pub use common::{AggNonce, MasterSecret, PartialSig, PubNonce};
+pub use common::{AggNonce, MasterSecret, PartialSig, PubNonce, SealedKey};
 pub use error::MusigError;
 pub use group::{NotAPoint, Parity, PublicKey, XOnlyPublicKey};
 use group::{Scalar, challenge, hash, scalar_of};
 pub use round::Round;
+pub use seal::{open, seal};
 
 use crate::types::InstanceId;
 

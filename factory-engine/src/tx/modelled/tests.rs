@@ -90,3 +90,23 @@ fn a_key_counts_once_and_only_its_owner_signs() {
     let (_, round) = Round::start(&session.agg, &[session.public[0].checked().unwrap()], &[1; 32]).unwrap();
     assert_eq!(round.sign(&session.keys[0], nonce, &session.agg), Err(MusigError::NonceOfAnotherKey));
 }
+
+// S22
+#[test]
+fn only_the_receiver_opens_a_sealed_key_and_only_as_what_it_is() {
+    let [member, lsp, other] = [3, 4, 5].map(|number| FactoryKey::from_secret(&[number; 32]));
+    let context: [&[u8]; 2] = [&[1; 32], &[2; 4]];
+    let sealed = seal(&member, lsp.public(), &context, [7; 32]).unwrap();
+    let opened = open(&sealed, &lsp, &context, member.public()).unwrap();
+    assert_eq!(opened.public(), member.public());
+    assert!(open(&sealed, &other, &context, member.public()).is_err());
+    assert!(open(&sealed, &lsp, &context, other.public()).is_err());
+    assert!(open(&sealed, &lsp, &context[..1], member.public()).is_err());
+    let again = seal(&member, lsp.public(), &context, [8; 32]).unwrap();
+    assert_ne!(again.sealed, sealed.sealed);
+    for bit in 0..256 {
+        let mut changed = sealed;
+        changed.sealed[bit / 8] ^= 1 << (bit % 8);
+        assert!(open(&changed, &lsp, &context, member.public()).is_err(), "bit {bit}");
+    }
+}

@@ -3,10 +3,14 @@
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
 use zeroize::Zeroizing;
 
+use super::PublicKey;
 use crate::types::InstanceId;
 
 /// Separates factory keys from anything else that is derived from the same master secret.
 const FACTORY_KEY_LABEL: &[u8] = b"superscalar/1 factory key";
+
+/// Separates the pad of a sealed key from anything else that is made of a shared secret.
+pub(super) const PAD_LABEL: &[u8] = b"superscalar/1 sealed key";
 
 /// 32 bytes from lightningd's `makesecret`. Wiped on drop; neither `Clone` nor `Debug` (S7).
 pub struct MasterSecret(Zeroizing<[u8; 32]>);
@@ -48,3 +52,12 @@ pub struct AggNonce(pub [u8; 66]);
 /// One signer's part of a signature (BIP-327, 32 bytes).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartialSig(pub [u8; 32]);
+
+/// A member's secret key, sealed for L (S22): what is sent, and what L stores of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealedKey {
+    /// The sender's half of the shared secret: a key of one use.
+    pub ephemeral: PublicKey,
+    /// The secret under its pad.
+    pub sealed: [u8; 32],
+}

@@ -43,6 +43,8 @@ pub enum MusigError {
     BadPartial,
     /// The finished signature isn't valid: check the partial signatures one by one.
     BadSignature,
+    /// What was sealed is not this member's key.
+    BadSeal,
 }
 
 impl fmt::Display for MusigError {
@@ -80,6 +82,7 @@ impl fmt::Display for MusigError {
             Self::BadSignature => {
                 write!(f, "the finished signature is invalid: check the partial signatures one by one")
             }
+            Self::BadSeal => write!(f, "what was sealed is not the secret of this member's key"),
         }
     }
 }

@@ -81,8 +81,11 @@ impl Coverage {
     /// Every input in every state that a factory of the role has, whether or not it can come then.
     pub fn all_transitions() -> BTreeSet<Transition> {
         let states = |role: &str| {
-            let hidden: &[State] =
-                if role == "lsp" { &[State::Invited, State::Declined] } else { &[State::Opening] };
+            let hidden: &[State] = if role == "lsp" {
+                &[State::Invited, State::Left, State::Declined]
+            } else {
+                &[State::Opening]
+            };
             let names = State::ALL.iter().filter(|state| !hidden.contains(state)).map(|state| state.name());
             names.chain(["unknown"]).collect::<Vec<_>>()
         };

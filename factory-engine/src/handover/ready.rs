@@ -1,0 +1,240 @@
+//! Whether a client may hand its key over (S22). What is wrong otherwise, in the order in which it is looked at.
+
+use std::fmt;
+
+use crate::engine::Engine;
+use crate::io::ChannelBalance;
+use crate::record::attempt::Role;
+use crate::record::factory::{Factory, has_matured};
+use crate::record::state::State;
+use crate::record::unusable::Unusable;
+use crate::types::{ChannelId, Height, InstanceId, NodeId};
+
+/// Why a client keeps its key for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotYet {
+    /// This node is the factory's operator.
+    Operator,
+    /// It has been handed over already.
+    Over,
+    /// Some of the factory's records are not understood, or this node came back from a backup (S9, S33).
+    OutOfUse,
+    /// The factory's state doesn't allow it.
+    State(State),
+    /// Its channel is on chain, or on its way there.
+    Leaving,
+    /// A sale, a payment for one, or credit is open.
+    Unfinished,
+    /// There is no other channel with the operator that its money could be in.
+    NoChannel,
+    /// The other channel isn't usable.
+    Unusable(InstanceId, Unusable),
+    /// The funding of the other channel is not deep enough.
+    NotDeep {
+        /// The factory in which the other channel is.
+        instance: InstanceId,
+        /// Height at which it is deep enough.
+        until: Height,
+    },
+    /// lightningd doesn't list a channel as one that carries payments: what it holds isn't known.
+    Unknown(ChannelId),
+    /// An HTLC stands on a channel.
+    Htlc(ChannelId),
+    /// There is more in a channel than has to stay there.
+    Balance {
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// What is in it, msat.
+        msat: u64,
+        /// What has to stay, msat.
+        reserve_msat: u64,
+    },
+    /// More stays behind than the new channel brought, and this node may pay for a renewal.
+    NotMadeUp {
+        /// What stays behind, msat.
+        left_msat: u64,
+        /// What may, msat.
+        most_msat: u64,
+    },
+}
+
+impl fmt::Display for NotYet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("this node is its operator"),
+            Self::Over => f.write_str("its key is handed over"),
+            Self::OutOfUse => f.write_str("nothing is agreed in it any more on this node"),
+            Self::State(state) => write!(f, "it is {state}"),
+            Self::Leaving => f.write_str("its channel is on chain, or on its way there"),
+            Self::Unfinished => f.write_str("a purchase, its payment or credit is still open"),
+            Self::NoChannel => {
+                f.write_str("there is no newer factory of this operator with a channel of ours")
+            }
+            Self::Unusable(instance, why) => write!(f, "the channel of factory {instance}: {why}"),
+            Self::NotDeep { instance, until } => {
+                write!(f, "the funding of factory {instance} is deep enough at height {until}")
+            }
+            Self::Unknown(channel) => {
+                write!(f, "lightningd doesn't show channel {channel} as one that carries payments")
+            }
+            Self::Htlc(channel) => write!(f, "an HTLC stands on channel {channel}"),
+            Self::Balance { channel_id, msat, reserve_msat } => {
+                write!(
+                    f,
+                    "{msat} msat are in channel {channel_id}, and only {reserve_msat} have to stay there"
+                )
+            }
+            Self::NotMadeUp { left_msat, most_msat } => write!(
+                f,
+                "{left_msat} msat would stay behind as reserve, and {most_msat} are made up for or may be paid"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for NotYet {}
+
+impl Engine {
+    /// The factory in which a client's money is once it leaves this one, if everything but what its channels hold
+    /// allows that.
+    ///
+    /// # Errors
+    /// Why it stays for now.
+    pub fn may_leave<'e>(&'e self, factory: &Factory, height: Height) -> Result<&'e Factory, NotYet> {
+        let Role::Client { lsp, index } = factory.current.role else { return Err(NotYet::Operator) };
+        if factory.has_left() {
+            return Err(NotYet::Over);
+        }
+        if factory.damage().is_some() || factory.restored().is_some() {
+            return Err(NotYet::OutOfUse);
+        }
+        if factory.is_leaving(index) || factory.paid_out(index).is_some() || has_matured(factory, height) {
+            return Err(NotYet::Leaving);
+        }
+        match factory.state(height) {
+            State::Active | State::Dying => {}
+            state @ (State::Invited
+            | State::Joining
+            | State::Signing
+            | State::Storing
+            | State::Opening
+            | State::Funding
+            | State::Exiting
+            | State::Exited
+            | State::Distributed
+            | State::Left
+            | State::Reclaimed
+            | State::Declined
+            | State::Aborted
+            | State::Closed) => return Err(NotYet::State(state)),
+        }
+        if !self.is_finished(factory) {
+            return Err(NotYet::Unfinished);
+        }
+        self.successor(factory, lsp, height)
+    }
+
+    /// Whether nothing of a sale is open: neither a signature, nor a payment, nor credit (S36).
+    fn is_finished(&self, factory: &Factory) -> bool {
+        let sales = &factory.current.sales;
+        let signed = sales.all().all(|sold| sold.is_signed() || sold.void.is_some());
+        let of_this = |(instance, _): &(InstanceId, u32)| *instance == factory.instance;
+        let wishes = self.purchases.get(&factory.instance).is_some_and(|wish| wish.is_open());
+        let jit = sales.jits().agreed.is_some() || !sales.jits().funding.is_empty();
+        let under_way = self.client_sales.keys().any(of_this);
+        signed && sales.account().is_settled() && !wishes && !jit && !under_way
+    }
+
+    /// A younger factory of the same operator whose channel can take everything, for good.
+    fn successor(&self, factory: &Factory, lsp: NodeId, height: Height) -> Result<&Factory, NotYet> {
+        let mut nearest = NotYet::NoChannel;
+        for next in self.successors(factory, lsp) {
+            match self.is_irrevocable(next, height) {
+                Ok(()) => return Ok(next),
+                Err(why) => nearest = why,
+            }
+        }
+        Err(nearest)
+    }
+
+    /// Funded factories of this operator that end later than this one, and that this node is in; the longest last.
+    pub(crate) fn successors(&self, factory: &Factory, lsp: NodeId) -> impl Iterator<Item = &Factory> {
+        let ends = factory.current.terms.timeout_height;
+        let instance = factory.instance;
+        let is_one = move |next: &&Factory| {
+            matches!(next.current.role, Role::Client { lsp: its, .. } if its == lsp)
+                && next.instance != instance
+                && next.current.terms.timeout_height > ends
+                && next.funding_height().is_some()
+                && next.restored().is_none()
+                && !next.has_left()
+        };
+        self.whole().filter(is_one)
+    }
+
+    /// S22: the new channel can't be undone, and it is what its leaf pays.
+    fn is_irrevocable(&self, next: &Factory, height: Height) -> Result<(), NotYet> {
+        let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
+        if self.leaving.frozen(next.instance).is_some() {
+            return Err(NotYet::Unusable(next.instance, Unusable::HandedOver));
+        }
+        let usable = next.channel_usable(index, height);
+        let funded = next.funding_height().ok_or(NotYet::NoChannel)?;
+        let depth = u32::from(self.config.handover_depth.max(next.current.terms.funding_confirmations));
+        let until = funded.saturating_add(depth).saturating_sub(1);
+        match usable {
+            Ok(()) | Err(Unusable::NotDeep { .. }) if height < until => {
+                Err(NotYet::NotDeep { instance: next.instance, until })
+            }
+            Ok(()) => Ok(()),
+            Err(why) => Err(NotYet::Unusable(next.instance, why)),
+        }
+    }
+
+    /// What may stay behind in a factory's channels, msat: what its successor brought, and what a renewal may cost
+    /// beyond its price.
+    pub(crate) fn may_stay(&self, next: &Factory) -> u64 {
+        let free = self.config.max_renewal_price_msat.saturating_sub(next.current.price_msat);
+        // It makes up for one factory that is left, not for each.
+        let since = next.funding_height().unwrap_or(Height::MAX);
+        let made_up = |other: &Factory| {
+            let left = other.current.handed_over.values().any(|height| *height >= since);
+            other.lsp() == next.lsp() && other.has_left() && left
+        };
+        if self.factories.values().any(made_up) {
+            free
+        } else {
+            next.current.terms.push_msat.saturating_add(free)
+        }
+    }
+
+    /// Whether nothing is left to move: no HTLC, and in each channel no more than has to stay (S22). `list` is what
+    /// the channels with the operator hold.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn is_empty(&self, factory: &Factory, next: &Factory, list: &[ChannelBalance]) -> Result<(), NotYet> {
+        let find = |id: ChannelId| list.iter().find(|balance| balance.channel_id == id && balance.live);
+        let mut left_msat: u64 = 0;
+        for channel in factory.own_channels() {
+            let channel_id = channel.channel_id;
+            let balance = find(channel_id).ok_or(NotYet::Unknown(channel_id))?;
+            if balance.htlcs {
+                return Err(NotYet::Htlc(channel_id));
+            }
+            let (msat, reserve_msat) = (balance.to_us_msat, balance.reserve_msat);
+            if msat > reserve_msat {
+                return Err(NotYet::Balance { channel_id, msat, reserve_msat });
+            }
+            left_msat = left_msat.saturating_add(msat);
+        }
+        let most_msat = self.may_stay(next);
+        if left_msat > most_msat {
+            return Err(NotYet::NotMadeUp { left_msat, most_msat });
+        }
+        // Where the money is now has to be there.
+        let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
+        let channel_id = next.current.channels.get(&index).copied().ok_or(NotYet::NoChannel)?;
+        find(channel_id).map(|_| ()).ok_or(NotYet::Unknown(channel_id))
+    }
+}

@@ -1,0 +1,74 @@
+//! A renewal that isn't done is never silent: it says so more and more often, and louder, as its end comes near.
+
+use crate::io::{Effect, Level};
+use crate::renew::{Renewal, Stage};
+use crate::step::builder::StepBuilder;
+use crate::types::Height;
+
+/// From here on at every block.
+const LAST_BLOCKS: u32 = 6;
+
+/// How loud a renewal is at a height; nothing at most heights. The time that is left is halved again and again; in
+/// the first half nothing is unusual.
+pub(crate) fn loudness(due: Height, by: Height, height: Height) -> Option<Level> {
+    let all = by.saturating_sub(due);
+    let left = by.saturating_sub(height);
+    let halved = (0..u32::BITS).any(|times| all >> times == left);
+    if left > LAST_BLOCKS && !halved {
+        return None;
+    }
+    Some(if left > all / 2 { Level::Info } else { Level::Unusual })
+}
+
+/// What a person can do about it.
+fn advice(renewal: &Renewal) -> &'static str {
+    match (&renewal.stage, renewal.connected) {
+        (Stage::Answer { .. }, true) => "read factory-invitations and use factory-accept",
+        (_, false) => "its operator is not connected: this node tries again at each block",
+        (Stage::Invitation | Stage::Creation { .. }, true) => {
+            "keep the node online; ask the operator if it stays like that"
+        }
+        (Stage::Depth { .. }, true) => "keep the node online",
+        (Stage::Move { .. } | Stage::HandOver { .. }, true) => {
+            "keep the node online; factory-status says what is in the way"
+        }
+        (Stage::Acknowledgement | Stage::Done, true) => "nothing: this node's money is in its new channel",
+    }
+}
+
+/// Says it, if its time has come.
+pub(crate) fn tell(step: &mut StepBuilder<'_>, renewal: &Renewal) {
+    let Some(level) = loudness(renewal.due, renewal.by, step.height) else { return };
+    // Nothing can be lost any more.
+    let level = if renewal.stage == Stage::Acknowledgement { Level::Info } else { level };
+    let (instance, by) = (renewal.instance, renewal.by);
+    let blocks_left = by.saturating_sub(step.height);
+    let waits_for = format!("{}; {}", renewal.stage, advice(renewal));
+    let failed = renewal.failed.as_ref().map(|last| format!("at height {}: {}", last.height, last.what));
+    let last = failed.as_ref().map_or_else(String::new, |failed| format!("; last failure {failed}"));
+    let text = format!(
+        "{instance}: not renewed, {blocks_left} blocks before height {by}, else {}: {waits_for}{last}",
+        renewal.otherwise()
+    );
+    step.log(level, text);
+    step.effect(Effect::RenewalDue { instance, by, blocks_left, waits_for, failed });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Heights at which something is said, with how loud it is.
+    #[test]
+    fn it_grows_louder_and_comes_more_often() {
+        let all: Vec<(Height, Level)> =
+            (1_000..=1_433).filter_map(|height| Some((height, loudness(1_000, 1_432, height)?))).collect();
+        let heights: Vec<Height> = all.iter().map(|(height, _)| *height).collect();
+        assert_eq!(
+            heights,
+            [1000, 1216, 1324, 1378, 1405, 1419, 1426, 1427, 1428, 1429, 1430, 1431, 1432, 1433]
+        );
+        assert_eq!(all.first().map(|(_, level)| *level), Some(Level::Info));
+        assert!(all.iter().skip(1).all(|(_, level)| *level == Level::Unusual));
+    }
+}

@@ -1,0 +1,255 @@
+//! What follows on a factory that ends: invitations that are accepted by themselves, and what a renewal waits for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use common::factory;
+use factory_engine::types::InstanceId;
+use factory_engine::wire::message::{Invite, Message};
+use factory_engine::{Config, Level, NotYet, Policy, Renewal, Stage, State};
+use factory_lab::offer::Offer;
+use factory_lab::scenario::Scenario;
+use factory_lab::world::{Fate, LSP, World, losing};
+
+const PUSH: u64 = 547_000;
+const RESERVE: u64 = 546_000;
+const LIFETIME: u32 = 170;
+const DYING: u32 = 110;
+
+fn offer() -> Offer {
+    Offer { lifetime_blocks: LIFETIME, dying_blocks: DYING, stock: bitcoin::Amount::ZERO, ..Offer::default() }
+}
+
+/// A client that is in a factory that it was asked about, and settings for what comes after.
+fn active(seed: u64, change: impl Fn(&mut Config)) -> (World, InstanceId) {
+    let scenario = Scenario::new(seed).clients(1).short_delays().stock(0).lifetime(LIFETIME, DYING);
+    let scenario = scenario.config(|config| {
+        config.push_msat = PUSH;
+        config.policy = Policy::Ask;
+        config.renew = Policy::Auto;
+        change(config);
+    });
+    let (mut world, old) = scenario.begun().unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.state(1, old), Some(State::Invited), "the first one is a person's business");
+    let yes = world.acceptance(1, old).unwrap();
+    world.command(1, yes).unwrap();
+    world.activate(old).unwrap();
+    (world, old)
+}
+
+fn mine_to(world: &mut World, height: u32) {
+    world.mine(height.saturating_sub(world.chain.height())).unwrap();
+    world.settle().unwrap();
+}
+
+/// The same, and the factory has come to its dying period.
+fn due(seed: u64, change: impl Fn(&mut Config)) -> (World, InstanceId) {
+    let (mut world, old) = active(seed, change);
+    let dying = factory(&world, 1, old).current.terms.timeout_height - DYING;
+    mine_to(&mut world, dying);
+    (world, old)
+}
+
+fn renewal(world: &World, old: InstanceId) -> Renewal {
+    let engine = world.members[1].engine.as_ref().unwrap();
+    engine.renewal(engine.factory(old).unwrap(), world.chain.height()).unwrap()
+}
+
+/// S32: on terms no worse a person isn't asked again. What is worse in anything waits for one, and it is said why.
+#[test]
+fn terms_no_worse_are_accepted() {
+    type Change = fn(&mut Invite);
+    let worse: [(&str, Change); 6] = [
+        ("costs 1 msat", |invite| invite.price_msat = 1),
+        ("channel has", |invite| invite.terms.capacities[0] -= bitcoin::Amount::from_sat(1)),
+        ("lifetime_blocks", |invite| invite.terms.timeout_height -= 20),
+        ("dying_blocks", |invite| invite.terms.dying_blocks -= 1),
+        ("stay behind", |invite| invite.terms.push_msat = RESERVE - 1),
+        ("funding_confirmations", |invite| invite.terms.funding_confirmations -= 1),
+    ];
+    for (what, change) in [("", (|_| {}) as Change)].into_iter().chain(worse) {
+        let (mut world, old) = due(1, |config| {
+            config.bounds.max_price_msat = 10;
+            config.bounds.min_funding_confirmations = 1;
+        });
+        world.tamper(move |out| match &out.message {
+            Message::Invite(invite) => {
+                let mut invite = invite.clone();
+                change(&mut invite);
+                Fate::replace(invite)
+            }
+            _ => Fate::Deliver,
+        });
+        let new = world.begin(&offer()).unwrap();
+        world.settle().unwrap();
+        let state = world.state(1, new);
+        if what.is_empty() {
+            assert!(factory(&world, 1, new).accepted, "{state:?}");
+            continue;
+        }
+        assert_eq!(state, Some(State::Invited), "{what}");
+        let renewal = renewal(&world, old);
+        assert_eq!(renewal.stage, Stage::Answer { next: new }, "{what}");
+        let failed = renewal.failed.unwrap().what;
+        assert!(failed.contains(what), "{failed}");
+    }
+}
+
+/// S32: `ask` asks each time, whatever the policy for others is; `never` makes no difference between them; and only
+/// the operator of a factory that lives renews it.
+#[test]
+fn whom_a_person_is_asked_about() {
+    for (policy, renew, accepted) in [
+        (Policy::Ask, Policy::Auto, true),
+        (Policy::Ask, Policy::Ask, false),
+        (Policy::Auto, Policy::Ask, false),
+        (Policy::Ask, Policy::Never, false),
+        (Policy::Auto, Policy::Never, true),
+    ] {
+        let (mut world, _) = due(2, |config| config.renew = renew);
+        world.members[1].config.policy = policy;
+        world.restart(1).unwrap();
+        world.reconnect().unwrap();
+        world.settle().unwrap();
+        let new = world.begin(&offer()).unwrap();
+        world.settle().unwrap();
+        assert_eq!(factory(&world, 1, new).accepted, accepted, "{policy:?} {renew:?}");
+    }
+    // There is nothing to renew for who has left.
+    let (mut world, old) = due(3, |_| {});
+    world.command(1, factory_engine::Command::Exit { instance: old }).unwrap();
+    world.mine(4).unwrap();
+    let new = world.begin(&offer()).unwrap();
+    world.settle().unwrap();
+    assert!(!factory(&world, 1, new).accepted);
+}
+
+/// S32: a renewal costs what it may cost, and its price counts with what stays behind.
+#[test]
+fn a_renewal_has_its_price() {
+    for (limit, accepted) in [(499, false), (500, true)] {
+        let (mut world, _) = due(4, |config| config.max_renewal_price_msat = limit);
+        world.tamper(|out| match &out.message {
+            Message::Invite(invite) => Fate::replace(Invite { price_msat: 500, ..invite.clone() }),
+            _ => Fate::Deliver,
+        });
+        let new = world.begin(&offer()).unwrap();
+        world.settle().unwrap();
+        let known = world.factory(1, new).is_ok_and(|factory| factory.accepted);
+        assert_eq!(known, accepted, "{limit}");
+    }
+}
+
+/// Each step of a renewal says what it waits for, and until when there is time.
+#[test]
+fn where_it_stands() {
+    let (mut world, old) = active(5, |_| {});
+    let engine = world.members[1].engine.as_ref().unwrap();
+    assert_eq!(engine.renewals(world.chain.height()).count(), 0, "it isn't due");
+    let known = factory(&world, 1, old);
+    let terms = known.current.terms.clone();
+    let by = known.eviction_height(0).min(known.safe_end());
+    mine_to(&mut world, terms.timeout_height - DYING);
+    let first = renewal(&world, old);
+    assert_eq!(first.stage, Stage::Invitation);
+    assert_eq!((first.due, first.by), (terms.timeout_height - DYING, by));
+    assert!(first.connected && first.failed.is_none() && by < terms.timeout_height);
+    world.pay(LSP, 1, 5_000_000).unwrap();
+    let new = world.begin(&offer()).unwrap();
+    world.settle().unwrap();
+    let state = world.state(1, new).unwrap();
+    assert_eq!(renewal(&world, old).stage, Stage::Creation { next: new, state });
+    world.activate(new).unwrap();
+    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
+    world.tamper(losing("move_ask", 1));
+    mine_to(&mut world, until);
+    assert_eq!(renewal(&world, old).stage, Stage::Move { next: new, msat: 5_000_000 + PUSH - RESERVE });
+    let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    world.htlcs_on.insert(from);
+    world.shift_between(1, from, to, 5_000_000 + PUSH - RESERVE).unwrap();
+    world.mine(1).unwrap();
+    let why = Some(NotYet::Htlc(from));
+    assert_eq!(renewal(&world, old).stage, Stage::HandOver { next: Some(new), why });
+    world.htlcs_on.clear();
+    world.tamper(losing("handover_stored", LSP));
+    world.mine(1).unwrap();
+    assert_eq!(renewal(&world, old).stage, Stage::Acknowledgement);
+    world.heal();
+    world.mine(1).unwrap();
+    assert_eq!(renewal(&world, old).stage, Stage::Done);
+    assert!(renewal(&world, old).failed.is_none());
+}
+
+/// S22, S37: with everybody here it goes all the way by itself: into the next factory, what was in the old channel
+/// into the new one but the reserve, which was made up for, and the key to the operator.
+#[test]
+fn a_renewal_goes_all_the_way_by_itself() {
+    let (mut world, old) = due(8, |_| {});
+    world.pay(LSP, 1, 5_000_000).unwrap();
+    let held = |world: &World| -> u64 {
+        let list = world.balances(1, world.members[LSP].id);
+        list.iter().map(|known| known.to_us_msat).sum()
+    };
+    let before = held(&world);
+    let new = world.begin(&offer()).unwrap();
+    world.settle().unwrap();
+    world.activate(new).unwrap();
+    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    mine_to(&mut world, until - 1);
+    assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
+    assert_eq!(held(&world), before + PUSH);
+    mine_to(&mut world, until);
+    assert_eq!(renewal(&world, old).stage, Stage::Done, "in one block");
+    assert!(factory(&world, LSP, old).has_handed_over(0));
+    let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    let list = world.balances(1, world.members[LSP].id);
+    let of = |id| list.iter().find(|known| known.channel_id == id).unwrap();
+    assert_eq!((of(from).to_us_msat, of(from).live), (RESERVE, false));
+    assert_eq!(of(to).to_us_msat, before + PUSH - RESERVE);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+/// A renewal that fails is said, more and more often, louder, with what failed last, until its time is over.
+#[test]
+fn it_is_never_silent() {
+    let (mut world, old) = due(6, |config| config.max_renewal_price_msat = 0);
+    world.tamper(|out| match &out.message {
+        Message::Invite(invite) => Fate::replace(Invite { price_msat: 77, ..invite.clone() }),
+        _ => Fate::Deliver,
+    });
+    world.begin(&offer()).unwrap();
+    world.run_out().unwrap();
+    let renewal = renewal(&world, old);
+    assert!(renewal.failed.as_ref().unwrap().what.contains("price_msat is 77"), "{:?}", renewal.failed);
+    mine_to(&mut world, renewal.by);
+    let left: Vec<u32> = world.notices.iter().filter(|(at, ..)| *at == 1).map(|(.., left)| *left).collect();
+    assert!(left.ends_with(&[6, 5, 4, 3, 2, 1, 0]), "{left:?}");
+    assert!(left.len() > 9 && left.windows(2).all(|pair| pair[0] > pair[1]), "{left:?}");
+    let said: Vec<&(Level, String)> =
+        world.members[1].log.iter().filter(|(_, line)| line.contains("not renewed, ")).collect();
+    assert_eq!(said.len(), left.len());
+    assert_eq!(said[0].0, Level::Info);
+    let (level, last) = said.last().unwrap();
+    assert_eq!(*level, Level::Unusual);
+    assert!(last.contains("price_msat is 77") && last.contains("the operator takes the channel"), "{last}");
+}
+
+/// It looks for its operator by itself when it is due, and only then.
+#[test]
+fn it_connects_when_it_is_due() {
+    let (mut world, old) = active(7, |_| {});
+    world.connects = true;
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    world.mine(1).unwrap();
+    let peer = world.members[LSP].id;
+    let here = |world: &World| world.members[1].engine.as_ref().unwrap().peers().any(|id| id == peer);
+    assert!(!here(&world));
+    let dying = factory(&world, 1, old).current.terms.timeout_height - DYING;
+    mine_to(&mut world, dying);
+    assert!(here(&world));
+    assert!(renewal(&world, old).connected);
+}
