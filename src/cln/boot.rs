@@ -34,7 +34,9 @@ use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
 use super::watch::{close_lost, tell};
-use super::{balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
+use super::{
+    balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread, watch_online,
+};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -435,11 +437,12 @@ async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height
     let (start, kept) = match stored {
         None => (birth.min(tip), birth.saturating_sub(1)),
         Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => {
-            (if begin.read_again { again(state, birth, height).await? } else { height }, height)
+            (if begin.read_again { reread::from_birth(state, birth, height).await? } else { height }, height)
         }
         Some((height, _)) => {
             let reorged = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
-            let start = if begin.read_again { again(state, birth, reorged).await? } else { reorged };
+            let start =
+                if begin.read_again { reread::from_birth(state, birth, reorged).await? } else { reorged };
             log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
             (start, start.saturating_sub(1))
         }
@@ -453,38 +456,6 @@ async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height
         state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
     }
     Ok(start)
-}
-
-/// Where the chain is read again from `birth`, because of records that aren't understood. If bitcoind has pruned that,
-/// from `otherwise`: nobody would watch the factories whose records are whole before the block is there (S16, S33).
-async fn again(state: &State, birth: Height, otherwise: Height) -> Result<Height, Interrupted> {
-    let there = state.bitcoind.has_block(birth).await;
-    let start = birth_or(&state.rpc, there, birth, otherwise).await?;
-    if start != birth {
-        log::error!(
-            "what a damaged factory has on chain is not known: block {birth} is pruned. Give bitcoind the blocks from \
-             there on, and restart; the other factories are followed from block {start}"
-        );
-    }
-    Ok(start)
-}
-
-/// `there`: whether bitcoind has the block, if it can be asked. Else the backend is, once.
-async fn birth_or<C: Call>(
-    rpc: &C,
-    there: Option<bool>,
-    birth: Height,
-    otherwise: Height,
-) -> Result<Height, Interrupted> {
-    let there = match there {
-        Some(there) => there,
-        None => match chain::hash_at(rpc, birth).await {
-            Ok(_) => true,
-            Err(Interrupted::Missing(_)) => false,
-            Err(error) => return Err(error),
-        },
-    };
-    Ok(if there { birth } else { otherwise })
 }
 
 async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: impl Fn() -> F) -> T {
@@ -567,38 +538,5 @@ impl<C: Call> Sink for EngineSink<C> {
 
     async fn deliver(&self, input: Input) -> Result<(), String> {
         self.runtime.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A backend at height 100 that gives no block below 50.
-    #[derive(Clone)]
-    struct Pruned;
-
-    impl Call for Pruned {
-        async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
-            let hash = (params["height"].as_u64() >= Some(50)).then(|| "11".repeat(32));
-            Ok(match method {
-                "getchaininfo" => json!({"blockcount": 100}),
-                _ => json!({"blockhash": hash, "block": null}),
-            })
-        }
-    }
-
-    // S33: what is pruned of a damaged factory's chain keeps nobody from watching the others.
-    #[tokio::test]
-    async fn a_damaged_factory_whose_blocks_are_pruned_blinds_no_other() {
-        for (there, birth, start) in [
-            (None, 20, 90),
-            (None, 60, 60),
-            (Some(false), 20, 90),
-            (Some(true), 20, 20),
-            (Some(false), 60, 90),
-        ] {
-            assert_eq!(birth_or(&Pruned, there, birth, 90).await.ok(), Some(start), "{there:?} {birth}");
-        }
     }
 }
