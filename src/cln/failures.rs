@@ -47,7 +47,7 @@ pub fn fund_failure(error: CallError) -> OpenFailure {
         .is_some_and(|part| part.starts_with("fundchannel_") || part.starts_with("openchannel_"));
     match open_failure(error) {
         OpenFailure::Refused(text) if !asked_peer => OpenFailure::Own(text),
-        failure => failure,
+        failure @ (OpenFailure::Refused(_) | OpenFailure::Own(_) | OpenFailure::Disconnected(_)) => failure,
     }
 }
 
