@@ -1,0 +1,78 @@
+"""A factory renews itself on real nodes: its clients move to the next one, hand their keys over, and its funding
+output is an input of the one after (S22, S37, S38)."""
+
+from harness import (
+    FAST,
+    activate,
+    channel_by_id,
+    channel_in,
+    create,
+    factory_of,
+    factory_with,
+    mine,
+    mine_until,
+    pay_over,
+    status,
+    wait_for,
+)
+
+RESERVE_MSAT = 546_000
+# What keeps a client's reserve in the old channel from being a loss: it comes with the new one.
+PUSH_MSAT = RESERVE_MSAT + 1_000
+TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 100}
+
+
+def channel_of(client, factory):
+    """A client's own channel in a factory."""
+    return channel_in(factory, client)["channel_id"]
+
+
+def to_us(node, channel_id):
+    return int(channel_by_id(node, channel_id)["to_us_msat"])
+
+
+def state_of(node, factory):
+    return factory_of(node, factory["factory_instance"])["state"]
+
+
+def next_factory(bitcoind, lsp, clients):
+    """The operator's next rung: its clients come by themselves."""
+    return activate(bitcoind, create(lsp, clients, **TERMS), lsp, clients)
+
+
+# S22, S37, S38
+def test_three_generations(node_factory, bitcoind):
+    # The default, a day before the last moment, is before the first moment here.
+    options = {"factory-push-msat": PUSH_MSAT, "factory-reclaim-blocks": 10, **FAST}
+    lsp, clients, first = factory_with(node_factory, bitcoind, 2, lsp=options, client=FAST, **TERMS)
+    nodes = [lsp, *clients]
+    paid = [30_000_000, 50_000_000]
+    for client, amount in zip(clients, paid):
+        pay_over(lsp, client, channel_of(client, first), f"purse {amount}", amount)
+    totals = [status(client)["total_msat"] for client in clients]
+    dying = first["timeout_block"] - TERMS["dying_blocks"]
+    mine(bitcoind, dying - bitcoind.rpc.getblockcount(), nodes)
+    assert [state_of(client, first) for client in clients] == ["dying", "dying"]
+
+    second = next_factory(bitcoind, lsp, clients)
+    # Depth, a move, a handover, a mutual close: nobody says anything.
+    mine_until(bitcoind, nodes, lambda: all(state_of(client, first) == "left" for client in clients))
+    for client, total in zip(clients, totals):
+        old, new = (channel_of(client, factory) for factory in (first, second))
+        assert to_us(client, old) == RESERVE_MSAT
+        # No dip, no double: what stayed behind came with the new channel.
+        assert status(client)["total_msat"] == total + PUSH_MSAT - RESERVE_MSAT == to_us(client, new)
+        wait_for(lambda: channel_by_id(client, old)["state"] == "CLOSINGD_COMPLETE")
+    for client in clients:
+        pay_over(lsp, client, channel_of(client, second), f"after {client.info['id']}", 1_000_000)
+
+    root = f"{first['funding_txid']}:{first['funding_outnum']}"
+    third = next_factory(bitcoind, lsp, clients)
+    funding = bitcoind.rpc.getrawtransaction(third["funding_txid"], True)
+    spent = [f"{vin['txid']}:{vin['vout']}" for vin in funding["vin"]]
+    assert root in spent, "the first factory's output is an input of the third's funding"
+    place = spent.index(root)
+    assert len(funding["vin"][place]["txinwitness"]) == 1, "by key path"
+    wait_for(lambda: state_of(lsp, first) in ("reclaimed", "closed"))
+    # Nothing else of it ever came on chain.
+    assert bitcoind.rpc.getrawmempool() == []
