@@ -219,6 +219,7 @@ fn an_open_that_fails_with_its_connection_is_nobodys_fault() {
     let text = || "Owning subdaemon openingd died (62208)".to_owned();
     let cases = [
         (OpenFailure::Disconnected(text()), vec![]),
+        (OpenFailure::Own("Cannot estimate fees".into()), vec![]),
         (OpenFailure::Refused("They sent ERROR".into()), vec![2]),
     ];
     for (failure, expected) in cases {

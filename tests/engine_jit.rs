@@ -8,7 +8,7 @@ mod common;
 use common::{factory, purse, sales};
 use factory_engine::record::event::{Event, decode_record};
 use factory_engine::types::{Amount, ChannelId, InstanceId};
-use factory_engine::{Answer, KnownChannel, PriceList};
+use factory_engine::{Answer, Input, KnownChannel, OpenFailure, PriceList};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, LSP, World, losing};
 
@@ -309,4 +309,87 @@ fn ordinary_channels_that_fail_again_and_again_have_to_wait() {
     }
     assert!(failed >= 8 && waits > 20, "{failed} failed, {waits} waits");
     assert_eq!(books(&world, instance)[0], (0, PRICE));
+}
+
+/// S28, S29: an operator whose own wallet is short blames nobody for that: its buyer may go on as soon as there are
+/// coins. Until the next block it isn't tried again, so that a buyer has few records written.
+#[test]
+fn an_operator_that_is_short_of_coins_blames_nobody() {
+    let (mut world, instance) = away(11, [true; 2]);
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    world.members[LSP].lightningd.short_of_coins = true;
+    for _ in 0..12 {
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("afford"), "{why}");
+        let before = records(&world);
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("next block"), "{why}");
+        assert_eq!(records(&world), before);
+        world.mine(1).unwrap();
+        world.run_out().unwrap();
+    }
+    assert_eq!(books(&world, instance)[0], (0, PRICE));
+    world.members[LSP].lightningd.short_of_coins = false;
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(books(&world, instance), [(1, 0); 2]);
+}
+
+/// S4, S30: whoever is away while a neighbour wants to buy has wasted nobody's work, however often that is.
+#[test]
+fn whoever_is_away_has_done_nothing() {
+    let (mut world, instance) = away(12, [false; 2]);
+    for _ in 0..20 {
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        let why = world.refused(1, instance).unwrap();
+        assert!(why.contains("not connected"), "{why}");
+    }
+    world.start(2).unwrap();
+    world.connect(LSP, 2).unwrap();
+    world.run_out().unwrap();
+    assert_eq!(world.ask(2, instance, AMOUNT.to_sat(), PRICE).unwrap(), Ok(Answer::Done));
+    world.run_out().unwrap();
+    let why = world.refused(2, instance).unwrap_or_default();
+    assert!(!why.contains("came to nothing"), "{why}");
+    // Nor does it keep its neighbour from what is sold.
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(world.refused(1, instance), None);
+    assert_eq!(sales(&world, 1, instance).len(), 1);
+}
+
+/// S28: a buyer whose connection ends whenever its channel is about to be committed can't have the operator write
+/// records without end.
+#[test]
+fn a_buyer_that_is_gone_whenever_its_channel_is_opened_has_to_wait() {
+    let scenario = Scenario::new(13).clients(4).stock(300_000).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let (mut world, instance) = scenario.active().unwrap();
+    let records = |world: &World| world.members[LSP].store.records(instance).len();
+    let before = records(&world);
+    let mut opened = 0;
+    for _ in 0..40 {
+        buy(&mut world, instance);
+        let mut more = true;
+        while more && factory(&world, LSP, instance).current.sales.openings().next().is_none() {
+            more = world.step().unwrap();
+        }
+        if more {
+            opened += 1;
+            let result = Err(OpenFailure::Disconnected("Owning subdaemon openingd died".to_owned()));
+            let input = Input::ChannelCompleted { instance, attempt: 1, client: 0, sale: Some(1), result };
+            world.feed(LSP, input).unwrap();
+        }
+        world.settle().unwrap();
+        world.disconnect(LSP, 1);
+        world.settle().unwrap();
+        world.connect(LSP, 1).unwrap();
+        world.settle().unwrap();
+    }
+    assert!((8..20).contains(&opened), "{opened}");
+    assert!(records(&world) <= before + 2 * opened);
 }

@@ -48,6 +48,8 @@ pub struct Lightningd {
     pub ordinary: Vec<KnownChannel>,
     /// Whether it refuses every ordinary channel that somebody opens to it.
     pub refuses_ordinary: bool,
+    /// Whether its wallet is too short for an ordinary channel to anybody.
+    pub short_of_coins: bool,
     /// Invoices that it has issued, by label. Durable.
     pub invoices: BTreeMap<String, IssuedInvoice>,
     /// Channels over which it forwards for nothing (`setchannel`). Durable.
@@ -79,6 +81,7 @@ impl Lightningd {
             channels: BTreeMap::new(),
             ordinary: vec![],
             refuses_ordinary: false,
+            short_of_coins: false,
             invoices: BTreeMap::new(),
             free: BTreeSet::new(),
             htlc_maximum_msat: u64::MAX,

@@ -206,13 +206,14 @@ impl<S: Store, N: Node> Runtime<S, N> {
         answer(reply, result);
         let height = self.height();
         forgotten(&mut self.engine, &mut self.store, &over, height).await;
-        if caught_up {
-            self.stale_view |= self.finished.tidy(&mut self.engine, &mut self.store, height).await;
-        }
         for effect in effects {
             #[cfg(feature = "faults")]
             super::faults::before_effect(&effect).await;
             self.carry_out(effect);
+        }
+        // S26: last. It takes a call to lightningd for each record, and what is due doesn't wait for that.
+        if caught_up {
+            self.stale_view |= self.finished.tidy(&mut self.engine, &mut self.store, height).await;
         }
     }
 

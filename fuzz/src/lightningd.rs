@@ -29,7 +29,12 @@ impl Answers {
 impl Call for Answers {
     async fn call(&self, method: &str, _: Value) -> Result<Value, CallError> {
         let next = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let error = || CallError { method: method.to_owned(), code: Some(-1), message: "no more".to_owned() };
+        let error = || CallError {
+            method: method.to_owned(),
+            code: Some(-1),
+            message: "no more".to_owned(),
+            part: None,
+        };
         next.ok_or_else(error)
     }
 }

@@ -34,7 +34,9 @@ use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
 use super::watch::{close_lost, tell};
-use super::{balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, watch_online};
+use super::{
+    balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread, watch_online,
+};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
@@ -221,7 +223,7 @@ async fn master_secret(rpc: &Rpc) -> Result<MasterSecret, CallError> {
 }
 
 fn unexpected(method: &str, what: impl std::fmt::Display) -> CallError {
-    CallError { method: method.to_owned(), code: None, message: format!("unexpected result: {what}") }
+    CallError::new(method, format!("unexpected result: {what}"))
 }
 
 /// The engine as the store's records make it, and the store itself.
@@ -437,11 +439,12 @@ async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height
     let (start, kept) = match stored {
         None => (birth.min(tip), birth.saturating_sub(1)),
         Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => {
-            (if begin.read_again { birth } else { height }, height)
+            (if begin.read_again { reread::from_birth(state, birth, height).await? } else { height }, height)
         }
         Some((height, _)) => {
             let reorged = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
-            let start = if begin.read_again { birth } else { reorged };
+            let start =
+                if begin.read_again { reread::from_birth(state, birth, reorged).await? } else { reorged };
             log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
             (start, start.saturating_sub(1))
         }

@@ -213,8 +213,10 @@ impl<C: Call> Bumper<C> {
     ) -> Result<Result<Child, Refused>, Trouble> {
         let unsigned = unsigned(new).map_err(Trouble::Wallet)?;
         let fresh: Vec<&Coin> = new.coins.iter().filter(|coin| is_free(coin)).collect();
-        let result = match self.reserve(&fresh).await {
+        let result = match self.reserve(&fresh, true).await {
             Ok(()) => self.sign(new, &unsigned).await,
+            // S27: somebody else has taken one since they were listed. None was reserved here, and theirs stays.
+            Err(error) if error.code.is_some() => return Err(Trouble::Wallet(error.to_string())),
             Err(error) => Err(error),
         };
         let sent = match &result {
@@ -263,16 +265,13 @@ impl<C: Call> Bumper<C> {
             let own = owned.get(&coin.outpoint);
             own.is_some_and(|own| own.reserved_to.unwrap_or(0) < enough) && !is_kept(coin)
         };
-        self.reserve(&child.coins.iter().filter(ends).collect::<Vec<_>>()).await
+        self.reserve(&child.coins.iter().filter(ends).collect::<Vec<_>>(), false).await
     }
 
-    async fn reserve(&self, coins: &[&Coin]) -> Result<(), CallError> {
-        self.each(
-            "reserveinputs",
-            coins.iter().copied(),
-            json!({"exclusive": false, "reserve": RESERVE_BLOCKS}),
-        )
-        .await
+    /// `exclusive`: all of them, or none if one is reserved.
+    async fn reserve(&self, coins: &[&Coin], exclusive: bool) -> Result<(), CallError> {
+        let params = json!({"exclusive": exclusive, "reserve": RESERVE_BLOCKS});
+        self.each("reserveinputs", coins.iter().copied(), params).await
     }
 
     /// Gives coins back to the wallet, but for those that are kept for fees.
@@ -450,6 +449,22 @@ mod tests {
         toy.refuse_children("bad-txns");
         bumper.raise(&raise(1, 1_100)).await;
         assert_eq!((toy.called("signpsbt"), toy.reserved()[&outpoint(0)]), (1, 0));
+    }
+
+    // S27: a coin that lightningd has given to somebody else since it was listed is theirs.
+    #[tokio::test]
+    async fn a_coin_that_is_taken_meanwhile_stays_its_takers() {
+        let toy = Toy::default();
+        toy.add(0, 50_000, script(8), 0);
+        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
+        let taker = toy.clone();
+        toy.meanwhile("listfunds", async move {
+            let psbt = spending(&[outpoint(0)]).unwrap().to_string();
+            taker.call("reserveinputs", json!({"psbt": psbt, "reserve": 5})).await.unwrap();
+        });
+        let report = bumper.raise(&raise(1, 1_100)).await;
+        assert!(matches!(report.trouble, Some(Trouble::Wallet(_))), "{:?}", report.trouble);
+        assert_eq!((toy.called("signpsbt"), toy.reserved()[&outpoint(0)]), (0, HEIGHT + 5));
     }
 
     // S26: an urgent child that is refused doesn't free the coin of another that is still out.

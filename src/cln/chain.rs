@@ -315,7 +315,7 @@ async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Bl
     let answer = ask_for(rpc, height).await?;
     let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };
-    let wrong = |message: String| CallError { method: BLOCK_AT.to_owned(), code: None, message };
+    let wrong = |message: String| CallError::new(BLOCK_AT, message);
     let block: bitcoin::Block = bitcoin::consensus::encode::deserialize_hex(&text)
         .map_err(|error| wrong(format!("block {height} is unreadable: {error}")))?;
     let hash: Option<BlockHash> = field(BLOCK_AT, &answer, "blockhash")?;

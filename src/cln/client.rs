@@ -23,6 +23,8 @@ pub struct CallError {
     pub code: Option<i32>,
     /// What went wrong, for people.
     pub message: String,
+    /// Of a command that calls others: which of them has failed, if it says so.
+    pub part: Option<String>,
 }
 
 impl CallError {
@@ -32,7 +34,7 @@ impl CallError {
 
     /// What lightningd says may quote what a peer said.
     fn with(method: &str, code: Option<i32>, message: &str) -> Self {
-        Self { method: method.to_owned(), code, message: escaped(message.as_bytes(), MOST_SAID) }
+        Self { method: method.to_owned(), code, message: escaped(message.as_bytes(), MOST_SAID), part: None }
     }
 }
 
@@ -125,7 +127,10 @@ impl Call for Rpc {
             .await
             .map_err(|error| CallError::new(method, format!("cannot reach lightningd: {error}")))?;
         let called = connection.call_raw(method, &params).await;
-        called.map_err(|error| CallError::with(method, error.code, &error.message))
+        called.map_err(|error| {
+            let part = error.data.as_ref().and_then(|data| data["method"].as_str()).map(str::to_owned);
+            CallError { part, ..CallError::with(method, error.code, &error.message) }
+        })
     }
 }
 

@@ -100,8 +100,7 @@ mod tests {
     }
 
     fn told(answer: Result<Value, Option<i32>>) -> Datastore<Told> {
-        let refused =
-            |code| CallError { method: "datastore".to_owned(), code, message: "refused".to_owned() };
+        let refused = |code| CallError { code, ..CallError::new("datastore", "refused") };
         Datastore(Told { answer: answer.map_err(refused), asked: Arc::default() })
     }
 

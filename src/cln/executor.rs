@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
+use super::failures::{CANNOT_AFFORD, fund_failure, open_failure};
 use super::funding_script::Database;
 use super::kept::Kept;
 use super::lanes::Lanes;
@@ -29,12 +30,6 @@ use super::{balances, chain, funding, moves, payments, sent, spend, wallet};
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a backend that is away.
 const BACKEND_PAUSE: Duration = Duration::from_secs(2);
-/// lightningd's `FUNDING_PEER_NOT_CONNECTED`: the peer is gone.
-const PEER_NOT_CONNECTED: i32 = 305;
-/// lightningd's `FUNDING_UNKNOWN_PEER`: the peer isn't even known.
-const UNKNOWN_PEER: i32 = 306;
-/// lightningd's `FUND_CANNOT_AFFORD`.
-const CANNOT_AFFORD: i32 = 301;
 /// Notification topic for changes of state.
 pub const STATE_TOPIC: &str = "factory_state_changed";
 /// Notification topic for factories that end before they are renewed.
@@ -304,7 +299,7 @@ impl Node for Executor {
             Effect::FundChannel { instance, buyer, peer, amount } => {
                 let kept = self.kept.clone();
                 self.spawn(async move {
-                    let result = fund(&rpc, &kept, peer, amount).await.map_err(NodeError::from);
+                    let result = fund(&rpc, &kept, peer, amount).await.map_err(fund_failure);
                     Input::ChannelFunded { instance, buyer, result }
                 });
             }
@@ -506,15 +501,6 @@ async fn find_ordinary<C: Call>(
     Ok(list.iter().any(|channel| {
         channel["channel_id"] == channel_id.to_string().as_str() && channel["total_msat"] == msat
     }))
-}
-
-/// What lightningd says when a connection ends under an open: at once, before it tells of the disconnect;
-/// and afterwards, to whoever goes on with the open.
-fn open_failure(error: CallError) -> OpenFailure {
-    let texts = ["openingd died", "No channel funding in progress"];
-    let lost = matches!(error.code, Some(PEER_NOT_CONNECTED | UNKNOWN_PEER))
-        || texts.iter().any(|text| error.message.contains(text));
-    if lost { OpenFailure::Disconnected(error.to_string()) } else { OpenFailure::Refused(error.to_string()) }
 }
 
 async fn complete(

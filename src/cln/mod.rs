@@ -31,6 +31,7 @@ pub mod datastore;
 pub mod dust;
 pub mod error;
 pub mod executor;
+mod failures;
 pub mod feerates;
 pub mod funding;
 pub mod funding_script;
@@ -54,6 +55,7 @@ mod pruned;
 pub mod psbt;
 pub mod raises;
 pub mod requests;
+mod reread;
 #[cfg(test)]
 mod scratch;
 pub mod sent;

@@ -138,7 +138,10 @@ impl Inner {
                 let is_reserved =
                     |coin: &OutPoint| self.coins.get(coin).is_some_and(|own| own.reserved_to > 0);
                 if params["exclusive"] != false && named.iter().any(is_reserved) {
-                    return failed("already reserved");
+                    return Err(CallError {
+                        code: Some(-32602),
+                        ..CallError::new(method, "already reserved")
+                    });
                 }
                 self.each(&named, |coin| {
                     coin.reserved_to = coin.reserved_to.max(HEIGHT) + params["reserve"].as_u64().unwrap();
@@ -178,8 +181,7 @@ impl Inner {
             "deldatastore" => match self.datastore.remove(&key(params)) {
                 Some(_) => json!({}),
                 None => {
-                    let message = "no such key".to_owned();
-                    return Err(CallError { method: method.to_owned(), code: Some(1200), message });
+                    return Err(CallError { code: Some(1200), ..CallError::new(method, "no such key") });
                 }
             },
             "listdatastore" => {

@@ -224,8 +224,7 @@ impl Engine {
                 return self.give_up(step, factory, "a channel's funding script is not P2WSH");
             }
             Err(error) => {
-                let reason =
-                    Reason::about("the channel with {} can't be opened", [peer]).said(error.to_string());
+                let reason = Reason::no_channel("opened", peer, &error);
                 return self.restart(step, factory, &error.blames(peer), reason);
             }
         };

@@ -271,8 +271,8 @@ impl Engine {
                 self.give_up(step, factory, "a channel was committed on another outpoint than the leaf's");
             }
             Err(error) => {
-                let reason = Reason::about("the channel with {} can't be committed", [node]);
-                self.restart(step, factory, &error.blames(node), reason.said(error.to_string()));
+                let reason = Reason::no_channel("committed", node, &error);
+                self.restart(step, factory, &error.blames(node), reason);
             }
         }
     }

@@ -40,6 +40,7 @@ impl Engine {
             self.client_sales.retain(|(of, _), _| *of != instance);
             self.withheld.retain(|(of, _), _| *of != instance);
             self.asked_back.retain(|(of, _), _| *of != instance);
+            self.not_opened.retain(|(of, _), _| *of != instance);
             self.purchases.remove(&instance);
             self.asked.remove(&instance);
             self.shown.remove(&instance);

@@ -155,6 +155,8 @@ pub struct Engine {
     pub(crate) withheld: BTreeMap<(InstanceId, CoinIndex), Vec<NodeId>>,
     /// Height at which a client last asked for its credit: a client its own, L every client's.
     pub(crate) asked_back: BTreeMap<(InstanceId, ClientIndex), Height>,
+    /// L: height at which a client's ordinary channel last came to nothing by nobody's fault.
+    pub(crate) not_opened: BTreeMap<(InstanceId, ClientIndex), Height>,
     pub(crate) peers: BTreeSet<NodeId>,
     /// Of those, the ones that this node has a channel with.
     pub(crate) friends: BTreeSet<NodeId>,
@@ -198,6 +200,7 @@ impl Engine {
             asked: BTreeMap::new(),
             withheld: BTreeMap::new(),
             asked_back: BTreeMap::new(),
+            not_opened: BTreeMap::new(),
             peers: BTreeSet::new(),
             friends: BTreeSet::new(),
             offences: Offences::default(),

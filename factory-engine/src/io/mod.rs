@@ -171,8 +171,8 @@ pub enum Input {
         instance: InstanceId,
         /// Index of the client that gets the channel, in leaf order.
         buyer: ClientIndex,
-        /// The channel and its funding outpoint, or what lightningd said.
-        result: Result<(ChannelId, OutPoint), NodeError>,
+        /// The channel and its funding outpoint, or why there is none.
+        result: Result<(ChannelId, OutPoint), OpenFailure>,
     },
     /// [`Effect::FindOrdinary`] ended.
     OrdinaryFound {

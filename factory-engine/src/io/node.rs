@@ -135,6 +135,8 @@ pub enum OpenFailure {
     /// The connection ended meanwhile, which is nobody's fault (S4): lightningd says so before it says
     /// that the peer is gone.
     Disconnected(String),
+    /// This node's own doing, which is nobody else's fault (S4): its wallet is short, or it has no estimate of fees.
+    Own(String),
     /// Anything else, such as a refusal by the peer's node.
     Refused(String),
 }
@@ -144,7 +146,7 @@ impl OpenFailure {
     /// (S30).
     pub(crate) fn blames(&self, peer: NodeId) -> Vec<NodeId> {
         match self {
-            Self::Disconnected(_) => vec![],
+            Self::Disconnected(_) | Self::Own(_) => vec![],
             Self::Refused(_) => vec![peer],
         }
     }
@@ -152,7 +154,7 @@ impl OpenFailure {
 
 impl fmt::Display for OpenFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Disconnected(text) | Self::Refused(text)) = self;
+        let (Self::Disconnected(text) | Self::Own(text) | Self::Refused(text)) = self;
         f.write_str(text)
     }
 }

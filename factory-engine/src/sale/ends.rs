@@ -73,7 +73,8 @@ impl Engine {
     pub(crate) fn drop_sale(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
         let Selling { factory, coin, sale } = selling;
         let number = sale.deal.number;
-        for node in reason.who() {
+        // S4: whoever was away all the time has wasted nothing. One that has just left is still among the peers.
+        for node in reason.who().iter().filter(|node| self.peers.contains(node)) {
             step.volatile(Volatile::Offence(*node, step.now));
         }
         match (factory.current.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {

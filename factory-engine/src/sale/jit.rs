@@ -2,7 +2,7 @@
 //! allows it, becomes an ordinary channel on chain (just in time), for the same price.
 
 use crate::engine::Engine;
-use crate::io::{Effect, KnownChannel, Level, NodeError};
+use crate::io::{Effect, KnownChannel, Level, NodeError, OpenFailure};
 use crate::memory::Volatile;
 use crate::memory::sale::{
     LspSale, OrdinaryChannel, Purchase, SalePhase, SaleTerms, VolatileLspSale, VolatileSale,
@@ -77,8 +77,12 @@ impl Engine {
         let had =
             factory.current.sales.jits().opened.iter().filter(|jit| jit.buyer == sale.deal.buyer).count();
         let funding = self.factories.values().map(|factory| factory.current.sales.jits().funding.len());
+        let failed = self.not_opened.get(&(factory.instance, sale.deal.buyer));
         let forbidden = match (self.config.jit, sale.jit) {
             (true, true) if had >= MAX_ORDINARY => Some("it has had its ordinary channels in this factory"),
+            (true, true) if failed == Some(&step.height) => {
+                Some("its last ordinary channel could not be opened: try again after the next block")
+            }
             (true, true) if funding.sum::<usize>() >= MAX_FUNDING => {
                 Some("too many ordinary channels are being opened: try again in a moment")
             }
@@ -144,7 +148,7 @@ impl Engine {
         step: &mut StepBuilder<'_>,
         instance: InstanceId,
         buyer: ClientIndex,
-        result: Result<(ChannelId, OutPoint), NodeError>,
+        result: Result<(ChannelId, OutPoint), OpenFailure>,
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(funding) = factory.current.sales.jits().funding.get(&buyer) else { return };
@@ -154,9 +158,14 @@ impl Engine {
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(step, factory, funding, channel_id, Some(outpoint)),
             Err(error) => {
-                // S28: two records each time, and the buyer's node may be what refuses.
-                if let Some(peer) = factory.node_of(buyer) {
-                    step.volatile(Volatile::Offence(peer, step.now));
+                // S28: two records each time. Only what the buyer's node has refused is its offence.
+                let blamed = factory.node_of(buyer).map(|peer| error.blames(peer)).unwrap_or_default();
+                match (blamed.first(), factory.current.layout.stock_coin(buyer)) {
+                    (Some(peer), _) => step.volatile(Volatile::Offence(*peer, step.now)),
+                    (None, Some(coin)) => {
+                        step.volatile(volatile(factory, coin, VolatileSale::NotOpened(buyer, step.height)));
+                    }
+                    (None, None) => {}
                 }
                 self.jit_failed(step, factory, funding, &error.to_string());
             }

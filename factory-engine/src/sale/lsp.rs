@@ -164,7 +164,11 @@ impl Engine {
         let Some(peer) = factory.node_of(buyer) else { return };
         let script = match result {
             Ok(script) => script,
-            Err(error) => return self.drop_sale(step, selling, &why("opened", peer, &error)),
+            // S28: a buyer that refuses it, or is gone, again and again waits. lightningd says that it is gone before
+            // it tells of the disconnect, which counts as well.
+            Err(error) => {
+                return self.drop_sale(step, selling, &Reason::no_channel("opened", peer, &error));
+            }
         };
         let built = match factory.build_sale(coin, number, buyer, sale.deal.amount, &script) {
             Ok(built) => built,
@@ -235,7 +239,7 @@ impl Engine {
                 let reason = "another channel than the sale's was committed";
                 self.drop_sale(step, selling, &reason.into());
             }
-            Err(error) => self.drop_sale(step, selling, &why("completed", peer, &error)),
+            Err(error) => self.drop_sale(step, selling, &Reason::no_channel("completed", peer, &error)),
         }
     }
 
@@ -338,15 +342,6 @@ impl Engine {
 
 pub(crate) fn volatile(factory: &Factory, coin: CoinIndex, change: VolatileSale) -> Volatile {
     Volatile::Sale(factory.instance, coin, change)
-}
-
-/// Why a sale's channel with its buyer came to nothing. A buyer that refuses it again and again waits (S28).
-fn why(what: &str, buyer: NodeId, error: &OpenFailure) -> Reason {
-    let whose = error.blames(buyer);
-    if whose.is_empty() {
-        return format!("its channel can't be {what}: {error}").into();
-    }
-    Reason::about(format!("the channel with {{}} can't be {what}"), whose).said(error.to_string())
 }
 
 /// The clients of a stock coin's sub-factory, with their nodes (L only).

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::OpenFailure;
 use crate::types::NodeId;
 
 /// Stands in a text for those whom it is about.
@@ -20,6 +21,16 @@ impl Reason {
     /// `{}` in the text stands for those whom it is about.
     pub(crate) fn about(text: impl Into<String>, who: impl Into<Vec<NodeId>>) -> Self {
         Self { text: text.into(), who: who.into(), said: None }
+    }
+
+    /// Why a channel with this peer was not `what` ("opened"). Not about the peer if it is this node's own doing (S4).
+    pub(crate) fn no_channel(what: &str, peer: NodeId, error: &OpenFailure) -> Self {
+        match error {
+            OpenFailure::Own(text) => format!("a channel can't be {what}: {text}").into(),
+            OpenFailure::Disconnected(text) | OpenFailure::Refused(text) => {
+                Self::about(format!("the channel with {{}} can't be {what}"), [peer]).said(text.clone())
+            }
+        }
     }
 
     /// The same with what they said themselves.

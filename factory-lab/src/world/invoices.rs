@@ -6,7 +6,9 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::types::{
     Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, Txid,
 };
-use factory_engine::{Entropy, Factory, Input, Invoice, KnownChannel, NodeError, Purchase, Role, Sold};
+use factory_engine::{
+    Entropy, Factory, Input, Invoice, KnownChannel, NodeError, OpenFailure, Purchase, Role, Sold,
+};
 
 use crate::fault::Kind;
 use crate::node::IssuedInvoice;
@@ -133,11 +135,14 @@ impl World {
         let chances = self.chaos.as_mut().map(|chaos| &mut chaos.chances);
         let fails = chances.and_then(|chances| chances.roll(Kind::OpenFails, || format!("client {buyer}")));
         let result = match (other, fails) {
-            (None, _) => Err("Peer not connected".into()),
-            (Some(other), _) if self.members[other].lightningd.refuses_ordinary => {
-                Err("They sent an error: no".into())
+            _ if self.members[at].lightningd.short_of_coins => {
+                Err(OpenFailure::Own("Could not afford the channel".to_owned()))
             }
-            (_, Some(_)) => Err("Owning subdaemon openingd died".into()),
+            (None, _) => Err(OpenFailure::Disconnected("Peer not connected".to_owned())),
+            (Some(other), _) if self.members[other].lightningd.refuses_ordinary => {
+                Err(OpenFailure::Refused("They sent an error: no".to_owned()))
+            }
+            (_, Some(_)) => Err(OpenFailure::Disconnected("Owning subdaemon openingd died".to_owned())),
             (Some(other), None) => {
                 let txid = Txid::from_byte_array(self.members[at].lightningd.rng.bytes32());
                 let outpoint = OutPoint { txid, vout: 0 };
