@@ -4,8 +4,8 @@
 
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
-use factory_engine::tx::child::Coin;
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
+use factory_engine::tx::child::{Coin, unsigned_input};
 use factory_engine::tx::coins::{Chosen, Payment};
 use factory_engine::tx::reclaim::KEY_PATH_WEIGHT;
 use serde_json::json;
@@ -146,17 +146,11 @@ async fn finish<C: Call>(
     if let Some(value) = change {
         outputs.push(TxOut { value, script_pubkey: payout(rpc).await? });
     }
-    let input = |coin: &Coin| TxIn {
-        previous_output: coin.outpoint,
-        script_sig: ScriptBuf::new(),
-        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-        witness: Witness::new(),
-    };
     Ok(Transaction {
         version: Version::TWO,
         // As other wallets do: no miner gains by rewriting the last block.
         lock_time: LockTime::from_height(height).map_err(failed)?,
-        input: inputs.iter().map(input).collect(),
+        input: inputs.iter().map(|coin| unsigned_input(coin.outpoint)).collect(),
         output: outputs,
     })
 }

@@ -155,7 +155,8 @@ mod tests {
     use bitcoin::absolute::LockTime;
     use bitcoin::hashes::Hash;
     use bitcoin::transaction::Version;
-    use factory_engine::tx::reclaim::{input, witness};
+    use factory_engine::tx::child::unsigned_input;
+    use factory_engine::tx::reclaim::witness;
     use serde_json::Value;
 
     use super::*;
@@ -206,7 +207,7 @@ mod tests {
         let tx = Transaction {
             version: Version::TWO,
             lock_time: LockTime::ZERO,
-            input: coins.iter().map(input).collect(),
+            input: coins.iter().map(|coin| unsigned_input(coin.outpoint)).collect(),
             output: vec![output(300_000, 9)],
         };
         (tx, coins.iter().map(|coin| coin.output.clone()).collect())

@@ -12,7 +12,7 @@ use crate::memory::fees::VolatileFees;
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::terms::ClientIndex;
-use crate::tx::child::{usual_fee, usual_weight};
+use crate::tx::child::{COMMITMENT_WEIGHT, HTLC_WEIGHT, usual_fee, usual_weight};
 use crate::tx::layout::{fee, weight};
 use crate::tx::scripts::{ANCHOR_VALUE, DUST_MSAT};
 use crate::types::{Amount, ChannelId, Height};
@@ -20,12 +20,6 @@ use crate::types::{Amount, ChannelId, Height};
 /// Blocks that are kept at most between the legs of a forward, for having one back on chain or the preimage
 /// to the other: lightningd's default `cltv-delta`. What a larger one gives is time to settle.
 const RESOLVE: u32 = 34;
-
-/// A commitment transaction with an HTLC and anchors, weight units (BOLT 3).
-const COMMITMENT_WEIGHT: u64 = 1_124 + 172;
-
-/// HTLC-success, the heavier one, with zero-fee anchors: weight units (BOLT 3).
-const HTLC_WEIGHT: u64 = 706;
 
 /// An HTLC that this node loses, or gets back late, if its channel isn't on chain in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,9 +30,6 @@ pub mod htlcs;
 pub mod sales;
 pub mod stock;
 
-/// An exit that nothing drives is expected to take a day for each transaction, blocks.
-pub(crate) const NO_HURRY: u32 = 144;
-
 /// Why paths are published when a command said so, as it is stored.
 pub const TOLD_TO: &str = "this node was told to";
 

@@ -12,8 +12,9 @@ use bitcoin::taproot::{LeafVersion, TapLeafHash};
 use bitcoin::transaction::Version;
 use bitcoin::{ScriptBuf, Sequence, TxIn, TxOut, Witness};
 
-use crate::chain::{NO_HURRY, record};
+use crate::chain::record;
 use crate::engine::Engine;
+use crate::io::fees::{NO_HURRY, replaced_from};
 use crate::io::{Effect, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::fees::VolatileFees;
@@ -26,9 +27,6 @@ use crate::tx::musig::sign_alone;
 use crate::tx::sale::Stock;
 use crate::tx::scripts::{DUST, StockSpend, key_script};
 use crate::types::{Amount, Height, InstanceId, Transaction};
-
-/// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay, and rounding.
-const MIN_RAISE: u32 = 260;
 
 /// Why a stock output is not taken.
 #[derive(Debug)]
@@ -70,7 +68,7 @@ impl Engine {
         let target = self.feerates().map_or(0, |rates| rates.target(by.saturating_sub(height)));
         let target = target.max(self.config.stock_feerate);
         match self.fees.claim(stock.stock.outpoint) {
-            Some(before) if target < before.saturating_add((before / 4).max(MIN_RAISE)) => before,
+            Some(before) if target < replaced_from(before) => before,
             _ => target,
         }
     }

@@ -16,7 +16,7 @@ use crate::memory::fees::{Fees, VolatileFees};
 use crate::policy::KnownFees;
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
-use crate::tx::child::usual_fee;
+use crate::tx::child::{COMMITMENT_WEIGHT, HTLC_WEIGHT, usual_fee};
 use crate::tx::layout::{Layout, NodeIndex, fee, weight};
 use crate::tx::scripts::DUST;
 use crate::tx::tree::Session;
@@ -136,19 +136,16 @@ impl ExitCoins {
     }
 }
 
-/// A commitment transaction with anchors and one HTLC (BOLT 3), weight units.
-const COMMITMENT_WEIGHT: u64 = 1_124 + 172;
 /// What lightningd adds to raise its fee: a child that spends the anchor and a coin, and has change. Weight units.
 const ANCHOR_CHILD_WEIGHT: u64 = 760;
-/// An HTLC's transaction that pays no fee by itself (BOLT 3, HTLC-success), with the coin and the change that
-/// lightningd adds to it. Weight units.
-const HTLC_WEIGHT: u64 = 706 + 272 + 172;
+/// The coin and the change that lightningd adds to an HTLC's transaction, which pays no fee by itself. Weight units.
+const HTLC_FEE_WEIGHT: u64 = 272 + 172;
 
 /// What lightningd would pay at a feerate (sat/kw) for what settles a channel of this capacity once it is on
 /// chain: its commitment transaction and one HTLC. Never more than the channel is worth.
 pub fn channel_reserve(capacity: Amount, feerate: u32) -> Amount {
     // What a commitment transaction pays itself isn't known beforehand, and in a storm is next to nothing.
-    let cost = fee(COMMITMENT_WEIGHT + ANCHOR_CHILD_WEIGHT + HTLC_WEIGHT, feerate);
+    let cost = fee(COMMITMENT_WEIGHT + ANCHOR_CHILD_WEIGHT + HTLC_WEIGHT + HTLC_FEE_WEIGHT, feerate);
     cost.unwrap_or(Amount::MAX_MONEY).min(capacity)
 }
 

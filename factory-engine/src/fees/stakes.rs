@@ -1,9 +1,8 @@
 //! What a transaction's child has to reach: its deadline, and what is at stake.
 
-use crate::chain::NO_HURRY;
 use crate::chain::channels::OwnChannel;
 use crate::fees::sum;
-use crate::io::fees::Feerates;
+use crate::io::fees::{Feerates, NO_HURRY};
 use crate::memory::fees::Fees;
 use crate::record::attempt::Role;
 use crate::record::factory::{Factory, has_matured};

@@ -7,6 +7,17 @@ use crate::io::{ChannelId, Height, InstanceId, Level};
 use crate::tx::child::{Bump, Child, NoChild};
 use crate::types::{Amount, Transaction, Txid};
 
+/// Where nothing drives it a transaction is expected to take a day, blocks.
+pub(crate) const NO_HURRY: u32 = 144;
+
+/// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay (BIP-125 rule 4), and rounding.
+const MIN_RAISE: u32 = 260;
+
+/// The least feerate, sat/kw, for which a transaction of ours that pays `before` is replaced.
+pub(crate) fn replaced_from(before: u32) -> u32 {
+    before.saturating_add((before / 4).max(MIN_RAISE))
+}
+
 /// What the backend says of fees, in sat/kw.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Feerates {

@@ -14,7 +14,7 @@ mod keys;
 use std::collections::BTreeSet;
 
 use crate::engine::Engine;
-use crate::io::fees::{Refused, Report, Trouble};
+use crate::io::fees::{NO_HURRY, Refused, Report, Trouble, replaced_from};
 use crate::io::{Effect, Level};
 use crate::memory::Volatile;
 use crate::memory::reclaim::{Out, VolatileReclaim};
@@ -25,12 +25,6 @@ use crate::tx::child::Coin;
 use crate::tx::layout::{SessionId, SpendRole};
 use crate::tx::reclaim::{Pays, unsigned, worth_it};
 use crate::types::{Height, OutPoint, Txid};
-
-/// A replacement pays at least so much more, sat/kw: 1 sat/vB for its own relay (BIP-125 rule 4), and rounding.
-const MIN_RAISE: u32 = 260;
-
-/// Where there is time it is expected to take a day, blocks.
-const NO_HURRY: u32 = 144;
 
 impl Engine {
     /// The height from which on a factory's funding output is taken alone, unless a funding takes it before.
@@ -61,14 +55,13 @@ impl Engine {
             return step.effect(Effect::NewPayout { instance, attempt });
         };
         let target = self.reclaim_feerate(factory, step.height);
-        let raised = |out: &Out| out.feerate.saturating_add((out.feerate / 4).max(MIN_RAISE));
         let feerate = match still {
             // What is out stays, as long as another one isn't better by enough: what came since waits for it.
-            Some(out) if !out.refused && target < raised(out) => {
+            Some(out) if !out.refused && target < replaced_from(out.feerate) => {
                 let (what, tx) = (name(&due, &out.coins), out.tx.clone());
                 return step.effect(Effect::Broadcast { instance, what, tx });
             }
-            Some(out) => target.max(raised(out)),
+            Some(out) => target.max(replaced_from(out.feerate)),
             None => target,
         };
         let coins = worth_it(due.iter().map(|due| due.place.clone()).collect(), feerate);

@@ -23,6 +23,11 @@ const MIN_FEERATE: u32 = 253;
 /// Smallest transaction that relays, weight units (65 bytes without witness).
 const SMALLEST_WEIGHT: u64 = 4 * 65;
 
+/// A commitment transaction with an HTLC and anchors, weight units (BOLT 3).
+pub const COMMITMENT_WEIGHT: u64 = 1_124 + 172;
+/// HTLC-success, the heavier one, with zero-fee anchors: weight units (BOLT 3).
+pub const HTLC_WEIGHT: u64 = 706;
+
 /// Version, lock time, input and output counts (bytes), segwit marker and flag.
 const START_WEIGHT: u64 = 4 * (4 + 4 + 1 + 1) + 2;
 /// Outpoint, empty scriptSig and nSequence.
@@ -47,6 +52,16 @@ pub struct Bump {
     pub feerate: u32,
     /// The most that the child may pay: what is at stake.
     pub max_fee: Amount,
+}
+
+/// The input that spends an outpoint, unsigned; its transaction may be replaced (BIP-125).
+pub fn unsigned_input(previous_output: OutPoint) -> TxIn {
+    TxIn {
+        previous_output,
+        script_sig: ScriptBuf::new(),
+        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+        witness: Witness::new(),
+    }
 }
 
 /// A coin of the wallet, P2WPKH or P2TR.
@@ -230,16 +245,10 @@ impl Bump {
 
     fn transaction(&self, coins: &[Coin], change: TxOut) -> Transaction {
         let spent = std::iter::once(self.anchor).chain(coins.iter().map(|coin| coin.outpoint));
-        let input = |previous_output| TxIn {
-            previous_output,
-            script_sig: ScriptBuf::new(),
-            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-            witness: Witness::new(),
-        };
         Transaction {
             version: self.version,
             lock_time: LockTime::ZERO,
-            input: spent.map(input).collect(),
+            input: spent.map(unsigned_input).collect(),
             output: vec![change],
         }
     }

@@ -7,9 +7,9 @@ use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType, TaprootError};
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
+use bitcoin::{Amount, ScriptBuf, Transaction, TxOut, Witness};
 
-use super::child::Coin;
+use super::child::{Coin, unsigned_input};
 use super::layout::fee;
 use super::scripts::DUST;
 
@@ -76,7 +76,7 @@ pub fn unsigned(coins: &[Coin], script: &ScriptBuf, pays: Pays) -> Result<Transa
     let mut tx = Transaction {
         version: Version::TWO,
         lock_time: LockTime::ZERO,
-        input: coins.iter().map(input).collect(),
+        input: coins.iter().map(|coin| unsigned_input(coin.outpoint)).collect(),
         output: vec![TxOut { value, script_pubkey: script.clone() }],
     };
     let weight = {
@@ -91,16 +91,6 @@ pub fn unsigned(coins: &[Coin], script: &ScriptBuf, pays: Pays) -> Result<Transa
         output.value = left;
     }
     Ok(tx)
-}
-
-/// The input that spends a coin by its key path, unsigned.
-pub fn input(coin: &Coin) -> TxIn {
-    TxIn {
-        previous_output: coin.outpoint,
-        script_sig: ScriptBuf::new(),
-        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-        witness: Witness::new(),
-    }
 }
 
 /// What a coin's key signs in a transaction that spends `prevouts`, at this place (BIP-341, SIGHASH_DEFAULT).
