@@ -78,7 +78,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 42] = [
+static OPTIONS: [Entry; 43] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -110,6 +110,12 @@ static OPTIONS: [Entry; 42] = [
         kind: Kind::Number(1, U16, |to| &mut to.config.handover_depth),
         description: "Confirmations of a new factory's funding before this node gives up its channels in the old \
                       one, in blocks",
+    },
+    Entry {
+        name: "factory-leave-channels",
+        kind: Kind::Flag(|to, given| to.config.leave_channels = given),
+        description: "As operator: open an ordinary channel on chain to a client that leaves a factory with \
+                      factory-leave, one for each client and factory, for what the transaction costs",
     },
     Entry {
         name: "factory-reclaim-blocks",

@@ -111,6 +111,11 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "renew",
                 &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
             ),
+            // What a client leaves for, and when, is a handover's.
+            (
+                "ramp",
+                &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
+            ),
             ("moving", &["types", "tx", "wire", "record", "io", "memory", "step", "engine", "admission"]),
             ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
         ],

@@ -109,7 +109,7 @@ fn records(terms: &Terms, keys: &[PublicKey], client: ClientIndex) -> Vec<Event>
             protocol: PROTOCOL_ID,
         }
         .into(),
-        Accepted {}.into(),
+        Accepted { from: None }.into(),
         OpenAccepted { attempt: 1 }.into(),
         Signing { attempt: 1, proposal, ledger: ledger.collect(), salt: Some([7; 32]) }.into(),
         Signed { signatures: vec![[9; 64]; tree.sessions().len()] }.into(),

@@ -72,7 +72,7 @@ fn bad_commands() {
     let amount = Amount::from_sat(50_000);
     let terms = TermsHash([8; 32]);
     for command in [
-        Command::Accept { instance, terms },
+        Command::Accept { instance, terms, from: None },
         Command::Decline { instance, reason: "no".into() },
         Command::Exit { instance },
         Command::Evict { instance, clients: vec![] },
@@ -84,7 +84,7 @@ fn bad_commands() {
 
     let instance = world.begin(&Offer::default()).unwrap();
     let (accept, decline) =
-        (Command::Accept { instance, terms }, Command::Decline { instance, reason: "no".into() });
+        (Command::Accept { instance, terms, from: None }, Command::Decline { instance, reason: "no".into() });
     for command in [accept.clone(), decline.clone()] {
         assert_eq!(refused(&mut world, LSP, command), Refusal::OwnFactory(instance));
     }

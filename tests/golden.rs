@@ -236,7 +236,7 @@ fn it_is_ok_to_be_odd() {
 
 #[test]
 fn another_version_or_protocol_is_refused_by_name() {
-    let mut newer = encode_record(&[Accepted {}.into()]);
+    let mut newer = encode_record(&[Accepted { from: None }.into()]);
     newer[0] = 2;
     assert_eq!(decode_record(&newer), Err(RecordError::UnknownVersion(2)));
     let other = ProtocolId([9; 32]);

@@ -39,7 +39,7 @@ impl Engine {
         self.refuse_damaged(&command)?;
         match command {
             Command::Create(create) => self.create(step, &create),
-            Command::Accept { instance, terms } => self.accept(step, instance, terms),
+            Command::Accept { instance, terms, from } => self.accept(step, instance, terms, from),
             Command::Decline { instance, reason } => self.decline(step, instance, &reason),
             Command::Exit { instance } => self.exit(step, instance),
             Command::Evict { instance, clients } => self.evict(step, instance, &clients),
@@ -48,6 +48,8 @@ impl Engine {
             }
             Command::AskPrice { instance, amount } => self.ask_price(step, instance, amount),
             Command::Move { from, to, amount_msat } => self.begin_move(step, from, to, amount_msat),
+            Command::AskLeave { instance } => self.ask_leave_price(step, instance),
+            Command::Leave { instance, max_price_msat } => self.begin_leave(step, instance, max_price_msat),
         }
     }
 
@@ -59,6 +61,8 @@ impl Engine {
             Command::Create(_) | Command::Move { .. } => return Ok(()),
             Command::Exit { instance } | Command::Evict { instance, .. } => (*instance, true),
             Command::Accept { instance, .. }
+            | Command::AskLeave { instance }
+            | Command::Leave { instance, .. }
             | Command::Decline { instance, .. }
             | Command::Buy { instance, .. }
             | Command::AskPrice { instance, .. } => (*instance, false),
@@ -86,6 +90,7 @@ impl Engine {
                         self.resume_waiting(step, factory, peer);
                         self.repeat_jit(step, factory, peer);
                         self.repeat_void(step, factory, peer);
+                        self.repeat_leave(step, factory, peer);
                     }
                 }
                 self.resume_moves(step, Some(peer));
@@ -135,6 +140,9 @@ impl Engine {
             Input::FeesSet { channel_id, free, result, .. } => {
                 self.on_fees_set(step, channel_id, free, result)
             }
+            Input::ChannelFunded { instance, buyer, result } if self.is_leaving_channel(instance, buyer) => {
+                self.on_leave_funded(step, instance, buyer, result.map(|(channel_id, _)| channel_id));
+            }
             Input::ChannelFunded { instance, buyer, result } => {
                 self.on_channel_funded(step, instance, buyer, result);
             }
@@ -155,6 +163,9 @@ impl Engine {
                 self.moves_on_balances(step, &list);
                 self.find_free_moves(step, &list);
                 self.on_balances(step, list);
+            }
+            Input::OrdinaryChecked { instance, channel_id, result } => {
+                self.on_ordinary_checked(step, instance, channel_id, result);
             }
             Input::Emptied { instance, freeze, result } => self.on_emptied(step, instance, freeze, result),
             Input::Reorg { height } => self.on_reorg(step, height),
@@ -232,6 +243,10 @@ impl Engine {
             Message::MoveAsk(m) => self.on_move_ask(step, peer, &m),
             Message::MoveReady(m) => self.on_move_ready(step, peer, &m),
             Message::MoveRefused(m) => self.on_move_refused(step, peer, &m),
+            Message::LeaveAsk(m) => self.on_leave_ask(step, peer, &m),
+            Message::LeavePrice(m) => self.on_leave_price(step, peer, &m),
+            Message::LeaveOpened(m) => self.on_leave_opened(step, peer, &m),
+            Message::LeaveRefused(m) => self.on_leave_refused(step, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -269,6 +284,7 @@ impl Engine {
                     self.lsp_started(step, factory, channels);
                     self.lsp_sales_started(step, factory, channels);
                     self.jits_started(step, factory, channels);
+                    self.leaves_started(step, factory, channels);
                 }
                 Role::Client { .. } => self.client_started(step, factory, channels),
             }

@@ -41,6 +41,7 @@ pub mod io;
 pub mod memory;
 pub mod moving;
 pub mod policy;
+pub mod ramp;
 pub mod reclaim;
 pub mod record;
 pub mod renew;
@@ -59,7 +60,7 @@ pub use chain::evict::{Eviction, evictable, eviction};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use create::online::Online;
 pub use engine::{Engine, Folded, Remains};
-pub use handover::ready::NotYet;
+pub use handover::ready::{NotYet, Successor};
 pub use io::{
     Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect,
     Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure,
@@ -67,14 +68,16 @@ pub use io::{
 };
 pub use memory::balances::Balances;
 pub use memory::ceremony::Phase;
-pub use memory::leaving::Failure;
+pub use memory::leaving::{Failure, Priced};
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use moving::plan::{MoveBlocks, MovePlan};
 pub use policy::prices::{BadPrices, PriceList};
+pub use ramp::plan::{Leave, LeavePlan, LeaveStage};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
 pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
+pub use record::leaves::{Leaves, Wish};
 pub use record::load_error::LoadError;
 pub use record::moves::{Move, Moves};
 pub use record::sales::account::Account;

@@ -15,6 +15,7 @@ mod invoices;
 pub(crate) mod judged;
 mod moves;
 mod network;
+mod ordinary;
 mod pay;
 mod reclaimed;
 pub mod restore;

@@ -35,7 +35,7 @@ use super::state::{Shared, State};
 use super::vital::Vital;
 use super::watch::{close_lost, tell};
 use super::{
-    balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread, watch_online,
+    abandoned, balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread, watch_online,
 };
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -516,7 +516,11 @@ impl<C: Call> Sink for EngineSink<C> {
         }
         // Each takes a second and more.
         let state = State::clone(&self.state);
-        tokio::spawn(async move { close_lost(&state).await });
+        tokio::spawn(async move {
+            close_lost(&state).await;
+            let height = *state.news.borrow();
+            abandoned::tidy(&state, height).await;
+        });
         // S34: what a notification's step couldn't store, and what it never said.
         if whole {
             self.runtime.input(Input::Channels { list: known.list(), whole });

@@ -118,6 +118,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
     let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
+    let builder = plain(builder, methods::leave::COMMAND, methods::leave::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
     let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
     #[cfg(feature = "faults")]

@@ -24,7 +24,7 @@ use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
-use super::{balances, chain, funding, moves, payments, sent, spend, wallet};
+use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wallet, words};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -335,6 +335,13 @@ impl Node for Executor {
                 let result = balances::read(&rpc, peer).await.map_err(NodeError::from);
                 Input::Emptied { instance, freeze, result }
             }),
+            Effect::CheckOrdinary { instance, peer, channel_id } => {
+                let database = self.database.clone();
+                self.spawn(async move {
+                    let result = ordinary::check(&rpc, database, peer, channel_id).await;
+                    Input::OrdinaryChecked { instance, channel_id, result }
+                });
+            }
             Effect::Connect { peer } => {
                 self.spawn_logged(format!("{peer}: connecting"), async move {
                     let params = json!({"id": peer.to_string()});
@@ -349,11 +356,12 @@ impl Node for Executor {
                     closed.map(|closed| closed["type"].to_string())
                 });
             }
-            Effect::RenewalDue { instance, by, blocks_left, waits_for, failed } => {
+            Effect::RenewalDue { instance, by, blocks_left, level, waits_for, failed } => {
                 let mut body = json!({
                     "factory_instance": instance.to_string(),
                     "by_block": by,
                     "blocks_left": blocks_left,
+                    "level": words::level(level),
                     "waits_for": waits_for,
                 });
                 if let Some(failed) = failed {

@@ -13,9 +13,11 @@
 //! - [`spend`] what the wallet pays for, and with which coins; [`funding`] a factory's funding
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
 //! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold;
-//!   `moves` a balance that goes from one channel to another
+//!   `moves` a balance that goes from one channel to another; `fees_before` what it cost before;
+//!   `ordinary` whether a channel stands on what it should, `abandoned` those that lightningd keeps for ever
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
+mod abandoned;
 mod balances;
 pub mod bitcoind;
 pub mod bolt12;
@@ -32,6 +34,7 @@ pub mod dust;
 pub mod error;
 pub mod executor;
 mod failures;
+mod fees_before;
 pub mod feerates;
 pub mod funding;
 pub mod funding_script;
@@ -45,6 +48,7 @@ pub mod methods;
 pub mod mirror;
 pub mod moves;
 pub mod online;
+mod ordinary;
 pub mod outbox;
 pub mod params;
 pub mod payments;

@@ -7,7 +7,7 @@ use factory_engine::types::{ChannelId, NodeId, PaymentHash};
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
-use super::payments;
+use super::{fees_before, payments};
 
 /// Between two looks at channels that an HTLC is leaving.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -147,7 +147,22 @@ pub fn is_free(channel: &Value) -> bool {
     channel["fee_base_msat"].as_u64() == Some(0) && channel["fee_proportional_millionths"].as_u64() == Some(0)
 }
 
-/// Lets a channel with a peer forward for nothing, and no other one with it; or as this node does by default.
+/// What forwarding over a channel of `listpeerchannels` costs: base in msat, and millionths.
+fn fees_of(channel: &Value) -> Option<(u64, u64)> {
+    Some((channel["fee_base_msat"].as_u64()?, channel["fee_proportional_millionths"].as_u64()?))
+}
+
+/// As before a move made it free: what was noted then, or else what this node asks for by default.
+async fn charge_again<C: Call>(rpc: &C, id: ChannelId, default: (u64, u64)) -> Result<(), CallError> {
+    let before = fees_before::read(rpc, id).await?;
+    setchannel(rpc, &id.to_string(), before.unwrap_or(default), json!({})).await?;
+    match before {
+        Some(_) => fees_before::remove(rpc, id).await,
+        None => Ok(()),
+    }
+}
+
+/// Lets a channel with a peer forward for nothing, and no other one with it; or for what it cost before.
 pub async fn set_fees<C: Call>(
     rpc: &C,
     peer: NodeId,
@@ -155,20 +170,23 @@ pub async fn set_fees<C: Call>(
     free: bool,
 ) -> Result<(), CallError> {
     let list = channels(rpc, peer).await?;
-    if find(&list, channel_id).is_none() {
-        return Err(CallError::new("setchannel", format!("{peer} has no channel {channel_id}")));
-    }
+    let known = find(&list, channel_id)
+        .ok_or_else(|| CallError::new("setchannel", format!("{peer} has no channel {channel_id}")))?;
     let default = default_fees(rpc).await?;
     let id = channel_id.to_string();
     if !free {
-        return setchannel(rpc, &id, default, json!({})).await;
+        return charge_again(rpc, channel_id, default).await;
+    }
+    // Noted before it is changed. What is free already was noted then, or is so by its operator's wish.
+    if let Some(before) = fees_of(known).filter(|fees| *fees != default && !is_free(known)) {
+        fees_before::put(rpc, channel_id, before).await?;
     }
     // At equal fees lightningd forwards over whichever has most to spend. Where the default is nothing too, the
     // others cost the least that there is.
     let other_fees = if default == (0, 0) { (1, 0) } else { default };
     for other in list.iter().filter(|other| is_free(other) && other["state"] == "CHANNELD_NORMAL") {
-        match other["channel_id"].as_str() {
-            Some(other) if other != id => setchannel(rpc, other, other_fees, json!({})).await?,
+        match other["channel_id"].as_str().and_then(|other| other.parse::<ChannelId>().ok()) {
+            Some(other) if other != channel_id => charge_again(rpc, other, other_fees).await?,
             Some(_) | None => {}
         }
     }
@@ -200,12 +218,27 @@ mod tests {
         base: u64,
         channels: Vec<Value>,
         told: Arc<Mutex<Vec<Value>>>,
+        noted: Arc<Mutex<Vec<(Value, Value)>>>,
     }
 
     impl Call for Node {
         async fn call(&self, method: &str, params: Value) -> Result<Value, CallError> {
             match method {
                 "listpeerchannels" => Ok(json!({"channels": self.channels})),
+                "listdatastore" => {
+                    let noted = self.noted.lock().unwrap();
+                    let found = noted.iter().filter(|(key, _)| *key == params["key"]);
+                    let entries = found.map(|(_, text)| json!({"string": text})).collect::<Vec<_>>();
+                    Ok(json!({"datastore": entries}))
+                }
+                "datastore" => {
+                    self.noted.lock().unwrap().push((params["key"].clone(), params["string"].clone()));
+                    Ok(json!({}))
+                }
+                "deldatastore" => {
+                    self.noted.lock().unwrap().retain(|(key, _)| *key != params["key"]);
+                    Ok(json!({}))
+                }
                 "listconfigs" => Ok(json!({"configs": {
                     "fee-base": {"value_int": self.base}, "fee-per-satoshi": {"value_int": 0}}})),
                 _ => {
@@ -221,7 +254,7 @@ mod tests {
         let peer = NodeId([2; 33]);
         for (base, others) in [(5, 5), (0, 1)] {
             let channels = vec![channel(1, 0), channel(2, 7), channel(3, 0)];
-            let node = Node { base, channels, told: Arc::default() };
+            let node = Node { base, channels, told: Arc::default(), noted: Arc::default() };
             set_fees(&node, peer, id(3), true).await.unwrap();
             let told = std::mem::take(&mut *node.told.lock().unwrap());
             let expected = [
@@ -234,6 +267,26 @@ mod tests {
             assert_eq!(told, [json!({"id": id(3).to_string(), "feebase": base, "feeppm": 0})]);
             set_fees(&node, peer, id(4), true).await.unwrap_err();
         }
+    }
+
+    #[tokio::test]
+    async fn it_costs_again_what_it_did_before() {
+        let peer = NodeId([2; 33]);
+        let channels = vec![channel(1, 777), channel(2, 5)];
+        let mut node = Node { base: 5, channels, told: Arc::default(), noted: Arc::default() };
+        set_fees(&node, peer, id(1), true).await.unwrap();
+        node.channels = vec![channel(1, 0), channel(2, 5)];
+        // Free for longer, also after a restart: what was noted first counts.
+        set_fees(&node, peer, id(1), true).await.unwrap();
+        node.told.lock().unwrap().clear();
+        // Another one is free now, or none any more.
+        set_fees(&node, peer, id(2), true).await.unwrap();
+        let told = std::mem::take(&mut *node.told.lock().unwrap());
+        assert_eq!(told[0], json!({"id": id(1).to_string(), "feebase": 777, "feeppm": 0}));
+        assert!(node.noted.lock().unwrap().is_empty());
+        set_fees(&node, peer, id(1), false).await.unwrap();
+        let told = std::mem::take(&mut *node.told.lock().unwrap());
+        assert_eq!(told, [json!({"id": id(1).to_string(), "feebase": 5, "feeppm": 0})]);
     }
 
     #[test]

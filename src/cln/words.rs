@@ -3,7 +3,7 @@
 
 use factory_engine::admission::hold::Full;
 use factory_engine::types::Height;
-use factory_engine::{NextAction, Phase, Refusal, TOLD_TO};
+use factory_engine::{Level, NextAction, Phase, Refusal, TOLD_TO};
 
 /// What to do about a factory whose records are not understood.
 pub const MEND: &str = "Start the version of the plugin that wrote them, or put the record back from a backup of \
@@ -27,6 +27,11 @@ pub fn refusal(refusal: &Refusal) -> String {
             Some(setting) => format!("{refusal}: nothing was accepted; the option is factory-{setting}"),
             None => format!("{refusal}: nothing was accepted"),
         },
+        Refusal::CannotLeave { .. } => {
+            format!("{refusal}; factory-exit needs nobody")
+        }
+        Refusal::LeavesAlready(_) => format!("{refusal}: factory-status says how far it is"),
+        Refusal::CannotComeOn { .. } => format!("{refusal}: see listpeerchannels"),
         Refusal::HasLeft(_) => format!("{refusal}: its money is in the channel that it has moved to"),
         Refusal::GoneOver(_) => {
             format!("{refusal}: the operator's own key takes it, by itself (factory-show)")
@@ -94,6 +99,16 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Settled
         | NextAction::Declined
         | NextAction::Failed => action.to_string(),
+    }
+}
+
+/// lightningd's name of a level.
+pub fn level(level: Level) -> &'static str {
+    match level {
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Unusual => "unusual",
+        Level::Broken => "broken",
     }
 }
 

@@ -110,7 +110,7 @@ pub fn samples() -> Vec<Event> {
             protocol: PROTOCOL_ID,
         }
         .into(),
-        Accepted {}.into(),
+        Accepted { from: None }.into(),
         Declined { reason: "too dear".into(), height: 802 }.into(),
         Signing { attempt: 1, proposal: proposal(), ledger: ledger(), salt: Some([6; 32]) }.into(),
         Signed { signatures: vec![[0x41; 64], [0x42; 64]] }.into(),
@@ -197,6 +197,11 @@ pub fn samples() -> Vec<Event> {
         MoveStarted { payment_hash, from: channel_id, amount_msat: 3_000_000 }.into(),
         MoveEnded { payment_hash, arrived: true, height: 822 }.into(),
         MoveOver { from: channel_id, reason: Some("the operator refuses".into()) }.into(),
+        LeaveWanted { height: 830, stays_msat: 546_000, max_price_msat: 700_000, to: Some(channel_id) }.into(),
+        LeaveOver { height: 831, reason: "the operator opens no channel".into() }.into(),
+        LeaveOpened { channel_id, price_msat: 616_000, height: 832 }.into(),
+        LeaveOpening { client: 1, amount: sat(111_200), price_msat: 616_000, height: 830 }.into(),
+        LeaveFunded { client: 1, channel_id: Some(channel_id), height: 831 }.into(),
     ]
 }
 
@@ -231,6 +236,12 @@ fn bare() -> Vec<(&'static str, Event)> {
             MoveWanted { from: channel_id, to: ChannelId([0x45; 32]), amount_msat: None, height: 821 }.into(),
         ),
         ("move_over_in_order", MoveOver { from: channel_id, reason: None }.into()),
+        ("accepted_with_a_channel", Accepted { from: Some(channel_id) }.into()),
+        (
+            "leave_wanted_without_a_channel",
+            LeaveWanted { height: 830, stays_msat: 546_000, max_price_msat: 700_000, to: None }.into(),
+        ),
+        ("leave_funded_not", LeaveFunded { client: 1, channel_id: None, height: 831 }.into()),
         (
             "sale_jit_opened_found",
             SaleJitOpened { buyer: 0, amount: sat(15_000), price_msat: 2_000, channel_id, outpoint: None }

@@ -394,6 +394,41 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             "move_refused",
             Message::MoveRefused(MoveRefused { instance, attempt, from, to, reason: Words::new("not now") }),
         ),
+        (
+            "leave_ask",
+            Message::LeaveAsk(LeaveAsk {
+                instance,
+                attempt,
+                amount: Amount::from_sat(60_000),
+                max_price_msat: Some(700_000),
+            }),
+        ),
+        (
+            "leave_ask_price",
+            Message::LeaveAsk(LeaveAsk {
+                instance,
+                attempt,
+                amount: Amount::from_sat(60_000),
+                max_price_msat: None,
+            }),
+        ),
+        (
+            "leave_price",
+            Message::LeavePrice(LeavePrice {
+                instance,
+                attempt,
+                amount: Amount::from_sat(60_000),
+                price_msat: 616_000,
+            }),
+        ),
+        (
+            "leave_opened",
+            Message::LeaveOpened(LeaveOpened { instance, attempt, price_msat: 616_000, channel_id: to }),
+        ),
+        (
+            "leave_refused",
+            Message::LeaveRefused(LeaveRefused { instance, attempt, reason: Words::new("not here") }),
+        ),
     ]
 }
 

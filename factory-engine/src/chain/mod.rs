@@ -8,6 +8,7 @@ use crate::chain::sales::leave_with_sales;
 use crate::engine::Engine;
 use crate::io::{Answer, Block, Effect, Level, Refusal};
 use crate::memory::Volatile;
+use crate::memory::leaving::VolatileLeaving;
 use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use crate::record::factory::{
@@ -98,6 +99,8 @@ impl Engine {
             self.check_reclaims(step, &after);
             check_again(step, &after);
             self.renew(step, &after);
+            self.go_off(step, &after);
+            self.go_on(step, &after);
             self.go_on_leaving(step, &after);
             self.resume_sales(step, &after, None);
             self.end_late_sales(step, &after);
@@ -126,6 +129,7 @@ impl Engine {
 
     pub(crate) fn on_reorg(&self, step: &mut StepBuilder<'_>, height: Height) {
         step.volatile(Volatile::ReorgTip(height));
+        step.volatile(Volatile::Leaving(VolatileLeaving::Reorged));
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {
                 step.log(

@@ -17,7 +17,7 @@ use crate::step::check_channel;
 use crate::step::fault::Fault;
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
-use crate::types::{Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
+use crate::types::{ChannelId, Height, InstanceId, NodeId, PROTOCOL_ID, ScriptBuf, TermsHash};
 use crate::wire::message::{Abort, ExpectChannel, Expecting, Invite, Join, Resume};
 use crate::wire::words::Words;
 
@@ -110,7 +110,7 @@ impl Engine {
         if accepted {
             step.effect(Effect::NewPayout { instance, attempt });
         } else if takes {
-            step.event(instance, Accepted {});
+            step.event(instance, Accepted { from: None });
             step.effect(Effect::NewPayout { instance, attempt });
         }
         Ok(())
@@ -233,6 +233,7 @@ impl Engine {
         step: &mut StepBuilder<'_>,
         instance: InstanceId,
         read: TermsHash,
+        from: Option<ChannelId>,
     ) -> Result<Answer, Refusal> {
         let factory = self.invitation(instance)?;
         if let Some(now) = factory.current.terms_hash().filter(|now| *now != read) {
@@ -245,7 +246,16 @@ impl Engine {
         if !self.peers.contains(&factory.lsp()) {
             return Err(Refusal::OperatorAway(factory.lsp()));
         }
-        step.event(instance, Accepted {});
+        if let Some(channel_id) = from {
+            let lsp = factory.lsp();
+            let known = self.balances.of(channel_id).filter(|known| known.peer == lsp);
+            // One of a factory's is on chain, or moves by a renewal.
+            let ordinary = known.is_some_and(|known| known.live && known.confirmed.is_some());
+            if !ordinary {
+                return Err(Refusal::CannotComeOn { channel_id, lsp });
+            }
+        }
+        step.event(instance, Accepted { from });
         step.effect(Effect::NewPayout { instance, attempt: factory.current.number });
         Ok(Answer::Done)
     }

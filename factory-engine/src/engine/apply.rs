@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(all, [1, 2, 3, 260].map(|number| (number, None, State::Invited)));
         assert_eq!(shown(&mut engine, vec![]), []);
         // One of them is over, and another is no longer an invitation.
-        let accepted = (instance(3), vec![event::Accepted {}.into()]);
+        let accepted = (instance(3), vec![event::Accepted { from: None }.into()]);
         let changed = shown(&mut engine, vec![forgotten(2), accepted]);
         assert_eq!(changed, [(3, Some(State::Invited), State::Joining)]);
         // What was forgotten is new when it comes again, also beside one that goes in the same step.

@@ -16,9 +16,9 @@ use crate::types::{InstanceId, NodeId};
 use crate::wire::message::{Handover, HandoverRefused, HandoverStored as StoredMessage};
 
 impl Engine {
-    /// Whether a client leaves this factory by itself, as soon as it is empty.
+    /// Whether a client leaves this factory as soon as it is empty: by itself, or because a person said so.
     fn wants_to_leave(&self, factory: &Factory, height: u32) -> bool {
-        self.config.renew != Policy::Never && factory.is_due(height)
+        factory.leaves.wish().is_some() || self.config.renew != Policy::Never && factory.is_due(height)
     }
 
     /// A factory that this node is to leave: looks what its channels hold, at every block.
@@ -73,7 +73,7 @@ impl Engine {
         let empty = |list: &Vec<ChannelBalance>| {
             let next = self.may_leave(factory, step.height).map_err(|why| why.to_string())?;
             self.is_empty(factory, next, list).map_err(|why| why.to_string())?;
-            Ok(next.instance)
+            Ok(next)
         };
         let looked = result.as_ref().map_err(ToString::to_string).and_then(empty);
         thaw(step, instance);

@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::io::ChannelBalance;
 use crate::record::attempt::Role;
 use crate::record::factory::{Factory, has_matured};
+use crate::record::leaves::Wish;
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
 use crate::types::{ChannelId, Height, InstanceId, NodeId};
@@ -27,6 +28,19 @@ pub enum NotYet {
     Unfinished,
     /// There is no other channel with the operator that its money could be in.
     NoChannel,
+    /// A person wants to leave, and the operator has not opened the ordinary channel yet.
+    NoOrdinary,
+    /// The ordinary channel isn't there, or carries no payments.
+    NotThere(ChannelId),
+    /// The funding of the ordinary channel is not deep enough.
+    NotDeepChannel {
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Height at which it is deep enough; nothing if it isn't in a block yet.
+        until: Option<Height>,
+    },
+    /// It isn't known yet whether the ordinary channel's funding output is what lightningd thinks.
+    NotChecked(ChannelId),
     /// The other channel isn't usable.
     Unusable(InstanceId, Unusable),
     /// The funding of the other channel is not deep enough.
@@ -49,7 +63,8 @@ pub enum NotYet {
         /// What has to stay, msat.
         reserve_msat: u64,
     },
-    /// More stays behind than the new channel brought, and this node may pay for a renewal.
+    /// More stays behind than was agreed to: than the new channel brought and this node may pay for a renewal, or
+    /// than a person was told.
     NotMadeUp {
         /// What stays behind, msat.
         left_msat: u64,
@@ -69,6 +84,17 @@ impl fmt::Display for NotYet {
             Self::Unfinished => f.write_str("a purchase, its payment or credit is still open"),
             Self::NoChannel => {
                 f.write_str("there is no newer factory of this operator with a channel of ours")
+            }
+            Self::NoOrdinary => f.write_str("the operator has not opened an ordinary channel yet"),
+            Self::NotThere(channel) => write!(f, "lightningd doesn't show channel {channel} as one that carries payments"),
+            Self::NotDeepChannel { channel_id, until: Some(until) } => {
+                write!(f, "the funding of channel {channel_id} is deep enough at height {until}")
+            }
+            Self::NotDeepChannel { channel_id, until: None } => {
+                write!(f, "the funding of channel {channel_id} is not in a block yet")
+            }
+            Self::NotChecked(channel) => {
+                write!(f, "it has to be checked what the funding output of channel {channel} pays")
             }
             Self::Unusable(instance, why) => write!(f, "the channel of factory {instance}: {why}"),
             Self::NotDeep { instance, until } => {
@@ -94,13 +120,45 @@ impl fmt::Display for NotYet {
 
 impl std::error::Error for NotYet {}
 
+/// Where a client's money is once it has left a factory.
+#[derive(Debug, Clone, Copy)]
+pub enum Successor<'e> {
+    /// In its channel of another factory.
+    Factory(&'e Factory),
+    /// In an ordinary channel with the same operator.
+    Ordinary(ChannelId),
+    /// Nowhere else: there is nothing to be moved.
+    Nothing,
+}
+
+impl fmt::Display for Successor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Factory(next) => next.instance.fmt(f),
+            Self::Ordinary(channel) => write!(f, "channel {channel}"),
+            Self::Nothing => f.write_str("no other channel: there was none to move"),
+        }
+    }
+}
+
 impl Engine {
-    /// The factory in which a client's money is once it leaves this one, if everything but what its channels hold
-    /// allows that.
+    /// Where a client's money is once it leaves this factory, if everything but what its channels hold allows that.
     ///
     /// # Errors
     /// Why it stays for now.
-    pub fn may_leave<'e>(&'e self, factory: &Factory, height: Height) -> Result<&'e Factory, NotYet> {
+    pub fn may_leave<'e>(&'e self, factory: &'e Factory, height: Height) -> Result<Successor<'e>, NotYet> {
+        let lsp = self.can_hand_over(factory, height)?;
+        match factory.leaves.wish() {
+            Some(wish) => self.ordinary_successor(wish, height),
+            None => self.successor(factory, lsp, height).map(Successor::Factory),
+        }
+    }
+
+    /// Whether a factory is one in which this client could hand its key over: the operator.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_hand_over(&self, factory: &Factory, height: Height) -> Result<NodeId, NotYet> {
         let Role::Client { lsp, index } = factory.current.role else { return Err(NotYet::Operator) };
         if factory.has_left() {
             return Err(NotYet::Over);
@@ -131,7 +189,24 @@ impl Engine {
         if !self.is_finished(factory) {
             return Err(NotYet::Unfinished);
         }
-        self.successor(factory, lsp, height)
+        Ok(lsp)
+    }
+
+    /// S22: an ordinary channel is as good as a factory's once its funding has this client's number of confirmations
+    /// and pays what lightningd thinks. Until there is one, whoever has nothing needs none.
+    fn ordinary_successor(&self, wish: &Wish, height: Height) -> Result<Successor<'_>, NotYet> {
+        let Some(channel_id) = wish.to else { return Ok(Successor::Nothing) };
+        let known = self.balances.of(channel_id).filter(|known| known.live);
+        let known = known.ok_or(NotYet::NotThere(channel_id))?;
+        let depth = u32::from(self.config.handover_depth);
+        let until = known.confirmed.map(|at| at.saturating_add(depth).saturating_sub(1));
+        if until.is_none_or(|until| height < until) {
+            return Err(NotYet::NotDeepChannel { channel_id, until });
+        }
+        if !self.leaving.is_checked(channel_id) {
+            return Err(NotYet::NotChecked(channel_id));
+        }
+        Ok(Successor::Ordinary(channel_id))
     }
 
     /// Whether nothing of a sale is open: neither a signature, nor a payment, nor credit (S36).
@@ -173,7 +248,7 @@ impl Engine {
     }
 
     /// S22: the new channel can't be undone, and it is what its leaf pays.
-    fn is_irrevocable(&self, next: &Factory, height: Height) -> Result<(), NotYet> {
+    pub(crate) fn is_irrevocable(&self, next: &Factory, height: Height) -> Result<(), NotYet> {
         let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
         if self.leaving.frozen(next.instance).is_some() {
             return Err(NotYet::Unusable(next.instance, Unusable::HandedOver));
@@ -191,9 +266,17 @@ impl Engine {
         }
     }
 
-    /// What may stay behind in a factory's channels, msat: what its successor brought, and what a renewal may cost
-    /// beyond its price.
-    pub(crate) fn may_stay(&self, next: &Factory) -> u64 {
+    /// What may stay behind in a factory's channels beyond their reserve, msat: the price of an ordinary channel.
+    pub(crate) fn price_behind(&self, factory: &Factory) -> u64 {
+        factory.leaves.wish().map_or(0, |wish| wish.price_msat)
+    }
+
+    /// What may stay behind in a factory's channels as reserve, msat: what a person was told; or what its successor
+    /// brought, and what a renewal may cost beyond its price.
+    pub(crate) fn may_stay(&self, factory: &Factory, next: Successor<'_>) -> u64 {
+        let Successor::Factory(next) = next else {
+            return factory.leaves.wish().map_or(0, |wish| wish.stays_msat);
+        };
         let free = self.config.max_renewal_price_msat.saturating_sub(next.current.price_msat);
         // It makes up for one factory that is left, not for each.
         let since = next.funding_height().unwrap_or(Height::MAX);
@@ -213,9 +296,14 @@ impl Engine {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn is_empty(&self, factory: &Factory, next: &Factory, list: &[ChannelBalance]) -> Result<(), NotYet> {
+    pub fn is_empty(
+        &self,
+        factory: &Factory,
+        next: Successor<'_>,
+        list: &[ChannelBalance],
+    ) -> Result<(), NotYet> {
         let find = |id: ChannelId| list.iter().find(|balance| balance.channel_id == id && balance.live);
-        let mut left_msat: u64 = 0;
+        let (mut left_msat, mut price_msat) = (0u64, self.price_behind(factory));
         for channel in factory.own_channels() {
             let channel_id = channel.channel_id;
             let balance = find(channel_id).ok_or(NotYet::Unknown(channel_id))?;
@@ -223,18 +311,26 @@ impl Engine {
                 return Err(NotYet::Htlc(channel_id));
             }
             let (msat, reserve_msat) = (balance.to_us_msat, balance.reserve_msat);
-            if msat > reserve_msat {
+            let more = msat.saturating_sub(reserve_msat);
+            if more > price_msat {
                 return Err(NotYet::Balance { channel_id, msat, reserve_msat });
             }
-            left_msat = left_msat.saturating_add(msat);
+            price_msat = price_msat.saturating_sub(more);
+            left_msat = left_msat.saturating_add(msat.min(reserve_msat));
         }
-        let most_msat = self.may_stay(next);
+        let most_msat = self.may_stay(factory, next);
         if left_msat > most_msat {
             return Err(NotYet::NotMadeUp { left_msat, most_msat });
         }
         // Where the money is now has to be there.
-        let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
-        let channel_id = next.current.channels.get(&index).copied().ok_or(NotYet::NoChannel)?;
+        let channel_id = match next {
+            Successor::Nothing => return Ok(()),
+            Successor::Ordinary(channel_id) => channel_id,
+            Successor::Factory(next) => {
+                let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
+                next.current.channels.get(&index).copied().ok_or(NotYet::NoChannel)?
+            }
+        };
         find(channel_id).map(|_| ()).ok_or(NotYet::Unknown(channel_id))
     }
 }

@@ -14,6 +14,8 @@ pub enum Command {
         instance: InstanceId,
         /// The hash of the terms that were read ([`Attempt::terms_hash`](crate::Attempt::terms_hash)).
         terms: TermsHash,
+        /// The ordinary channel with the operator that moves into it (BOLT 2's `channel_id`), if one is to.
+        from: Option<ChannelId>,
     },
     /// `factory-decline`: this node refuses an invitation.
     Decline {
@@ -51,6 +53,18 @@ pub enum Command {
         to: ChannelId,
         /// How much, msat; nothing for all that can go.
         amount_msat: Option<u64>,
+    },
+    /// `factory-leave` with `dry_run`: ask the operator for its price of an ordinary channel.
+    AskLeave {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+    },
+    /// `factory-leave`: this client's balance goes to an ordinary channel, and its key to the operator.
+    Leave {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// The most that the operator may ask for opening a channel, msat.
+        max_price_msat: u64,
     },
     /// `factory-buy` with `dry_run`: ask the operator for its price.
     AskPrice {

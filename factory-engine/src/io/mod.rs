@@ -219,6 +219,15 @@ pub enum Input {
         /// What the channels with its operator hold, all that there are; or what lightningd said.
         result: Result<Vec<ChannelBalance>, NodeError>,
     },
+    /// [`Effect::CheckOrdinary`] ended.
+    OrdinaryChecked {
+        /// The factory that is to be left for it (factory_instance).
+        instance: InstanceId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Nothing if its funding output is unspent and pays what lightningd thinks; otherwise what is wrong.
+        result: Result<(), CheckFailure>,
+    },
     /// The chain was reorganised: blocks above `height` are no longer part of it.
     Reorg {
         /// Height of the last block that both chains have.
@@ -469,6 +478,16 @@ pub enum Effect {
         /// Since when nothing is let onto its channels: the answer is good for just that.
         freeze: u64,
     },
+    /// Compare lightningd's own record of an ordinary channel with the output that is on chain (S22). Answered by
+    /// [`Input::OrdinaryChecked`].
+    CheckOrdinary {
+        /// The factory that is to be left for it (factory_instance).
+        instance: InstanceId,
+        /// Node id of the other side.
+        peer: NodeId,
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+    },
     /// `connect` to a peer that this node waits for.
     Connect {
         /// Node id of the peer.
@@ -525,6 +544,8 @@ pub enum Effect {
         by: Height,
         /// Blocks until then.
         blocks_left: u32,
+        /// How near that is: broken from the last blocks on.
+        level: Level,
         /// What it waits for, and what a person can do.
         waits_for: String,
         /// What failed last, if something did.

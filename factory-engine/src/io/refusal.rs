@@ -9,7 +9,7 @@ use crate::record::unusable::NotCooperative;
 use crate::terms::ClientIndex;
 use crate::tx::layout::LayoutError;
 use crate::tx::sale::SaleError;
-use crate::types::{Height, InstanceId, NodeId, TermsHash};
+use crate::types::{ChannelId, Height, InstanceId, NodeId, TermsHash};
 use crate::wire::message::PROTOCOL_NAME;
 
 /// Why a command was not carried out. Nothing has changed.
@@ -122,6 +122,22 @@ pub enum Refusal {
     PaymentUnderWay,
     /// The amount can't be bought.
     Amount(SaleError),
+    /// This client can't leave the factory with its operator's help, and why.
+    CannotLeave {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// What is in the way.
+        why: String,
+    },
+    /// It is being left already.
+    LeavesAlready(InstanceId),
+    /// A channel that was named as one that moves into a factory is none that can.
+    CannotComeOn {
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Node id of the operator that it should be with.
+        lsp: NodeId,
+    },
     /// A balance can't go from one channel to another.
     Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
@@ -183,6 +199,7 @@ impl Refusal {
             | Self::IsOut(_)
             | Self::GoneOver(_)
             | Self::Reason { .. }
+            | Self::CannotComeOn { .. }
             | Self::Amount(_) => RefusalKind::BadParameter,
             Self::ThisNode(_) | Self::NamedTwice(_) | Self::NotConnected(_) => RefusalKind::BadClient,
             Self::Unknown(_) | Self::Deleted(_) => RefusalKind::Unknown,
@@ -199,6 +216,8 @@ impl Refusal {
             | Self::NoStock
             | Self::NotCooperative(_)
             | Self::SaleUnderWay
+            | Self::CannotLeave { .. }
+            | Self::LeavesAlready(_)
             | Self::PaymentUnderWay => RefusalKind::WrongState,
             Self::Damaged { .. }
             | Self::NotStored(_)
@@ -282,6 +301,11 @@ impl fmt::Display for Refusal {
                 "a payment for an earlier purchase is on its way: try again when it has arrived or failed",
             ),
             Self::Amount(error) => error.fmt(f),
+            Self::CannotLeave { instance, why } => write!(f, "factory {instance} can't be left now: {why}"),
+            Self::LeavesAlready(instance) => write!(f, "factory {instance} is being left already"),
+            Self::CannotComeOn { channel_id, lsp } => {
+                write!(f, "channel {channel_id} is no confirmed ordinary channel with the operator {lsp}")
+            }
             Self::Move(why) => why.fmt(f),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
             Self::Stale(stale) => stale.fmt(f),

@@ -111,6 +111,8 @@ pub struct Config {
     pub sale_wait: Millis,
     /// Whether an ordinary channel on chain may come in place of a sale: as L, open; as buyer, take it.
     pub jit: bool,
+    /// L: whether it opens an ordinary channel on chain to a client that leaves a factory.
+    pub leave_channels: bool,
     /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
     pub prices: PriceList,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
@@ -158,6 +160,7 @@ impl Default for Config {
             keep_finished_blocks: 4_320,
             sale_wait: 60_000,
             jit: false,
+            leave_channels: false,
             prices: PriceList::default(),
             unsafe_skip_funding_check: false,
         }

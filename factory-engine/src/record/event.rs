@@ -16,9 +16,11 @@ use super::ended::Ended;
 pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
+pub use leave::*;
 pub use moves::*;
 pub use sale::*;
 
+mod leave;
 mod moves;
 mod sale;
 
@@ -72,7 +74,11 @@ tlv_struct! {
 
 tlv_struct! {
     /// Client: the invitation was accepted, by a person or by policy.
-    pub struct Accepted {}
+    pub struct Accepted {
+        /// The ordinary channel with L (BOLT 2's `channel_id`) that moves into the factory once that is there for
+        /// good, and is closed then; nothing for none.
+        pub from: Option<ChannelId> => 1,
+    }
 }
 
 tlv_struct! {
@@ -382,6 +388,16 @@ tlv_enum! {
         53 "move_ended" => MoveEnded(MoveEnded),
         /// Client: a move has come to its end.
         54 "move_over" => MoveOver(MoveOver),
+        /// Client: a person wants to leave the factory for an ordinary channel.
+        70 "leave_wanted" => LeaveWanted(LeaveWanted),
+        /// Client: nothing comes of that.
+        71 "leave_over" => LeaveOver(LeaveOver),
+        /// Client: L has opened the channel for it.
+        72 "leave_opened" => LeaveOpened(LeaveOpened),
+        /// L: a channel is about to be opened to a client that leaves.
+        73 "leave_opening" => LeaveOpening(LeaveOpening),
+        /// L: that was opened, or could not be.
+        74 "leave_funded" => LeaveFunded(LeaveFunded),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
 use crate::record::event::{Event, Signing};
+use crate::record::leaves::Leaves;
 use crate::record::moves::Moves;
 use crate::record::sales::Sold;
 use crate::record::state::State;
@@ -14,7 +15,7 @@ use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeIndex, SessionId, SpendRole};
 use crate::tx::musig::{KeyAgg, PublicKey};
 use crate::tx::tree::{Member, Roster, Scope, Session, Tree};
-use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, ScriptBuf, Txid};
 
 pub use crate::record::load_error::LoadError;
 pub(crate) use crate::record::load_error::inconsistent;
@@ -55,6 +56,10 @@ pub struct Factory {
     pub birth: Option<Height>,
     /// Client: what goes from one of its channels with L to another, and is kept here.
     pub moves: Moves,
+    /// Who leaves it for an ordinary channel.
+    pub leaves: Leaves,
+    /// Client: the ordinary channel that moves into it, if a person said so.
+    pub comes_from: Option<ChannelId>,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
     /// Why not all of its records are understood, if so (S33). No event says so: it is found at a start.
@@ -100,6 +105,8 @@ impl Factory {
             stock_payout: None,
             birth,
             moves: Moves::default(),
+            leaves: Leaves::default(),
+            comes_from: None,
             restored: None,
             damage: None,
             signed_for: vec![],
@@ -125,8 +132,9 @@ impl Factory {
                 self.strikes.extend(e.caused.iter().copied());
                 self.current.creation = Creation::Joining;
             }
-            Event::Accepted(_) => {
+            Event::Accepted(e) => {
                 self.accepted = true;
+                self.comes_from = e.from;
                 self.current.creation = Creation::Joining;
             }
             Event::Declined(e) => {
@@ -237,6 +245,11 @@ impl Factory {
             Event::MoveStarted(e) => self.moves.start(e)?,
             Event::MoveEnded(e) => self.moves.end(e)?,
             Event::MoveOver(e) => self.moves.over(e)?,
+            Event::LeaveWanted(e) => self.leaves.want(e)?,
+            Event::LeaveOver(e) => self.leaves.end(e)?,
+            Event::LeaveOpened(e) => self.leaves.open(e)?,
+            Event::LeaveOpening(e) => self.leaves.begin(e),
+            Event::LeaveFunded(e) => self.leaves.fund(e)?,
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }
@@ -392,6 +405,12 @@ impl Factory {
     /// Whether a client has handed its key over: what it had here is L's (S22).
     pub fn has_handed_over(&self, client: ClientIndex) -> bool {
         self.current.handed_over.contains_key(&client)
+    }
+
+    /// Whether this client's channel was taken on chain and goes on there: by L, not by this node.
+    pub fn was_evicted(&self) -> bool {
+        let Role::Client { index, .. } = self.current.role else { return false };
+        self.leaf_height(index).is_some() && !self.current.exiting.contains(&index)
     }
 
     /// Whether this node is a client that has handed its key over: nothing of the factory is its any more.

@@ -10,6 +10,7 @@ pub mod ended;
 pub mod event;
 pub mod factory;
 mod handed;
+pub mod leaves;
 pub mod ledger;
 pub mod load_error;
 pub mod moves;

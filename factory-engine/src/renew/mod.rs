@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::engine::Engine;
 use crate::handover::client::fail;
-use crate::handover::ready::NotYet;
+use crate::handover::ready::{NotYet, Successor};
 use crate::io::{Effect, Level};
 use crate::memory::leaving::Failure;
 use crate::policy::Policy;
@@ -39,6 +39,8 @@ pub struct Renewal {
     pub stage: Stage,
     /// What failed last, if something did and it isn't done.
     pub failed: Option<Failure>,
+    /// What failed so far, the oldest first, as far as it is remembered.
+    pub failures: Vec<Failure>,
     /// Whether the operator is connected.
     pub connected: bool,
 }
@@ -166,12 +168,14 @@ impl Engine {
         }
         let terms = &factory.current.terms;
         let stage = self.stage(factory, lsp, height);
+        let failures = if stage == Stage::Done { vec![] } else { self.failures(factory, lsp) };
         Some(Renewal {
             instance: factory.instance,
             lsp,
             due: terms.timeout_height.saturating_sub(terms.dying_blocks),
             by: factory.eviction_height(index).min(factory.safe_end()),
-            failed: if stage == Stage::Done { None } else { self.last_failure(factory, lsp) },
+            failed: failures.last().cloned(),
+            failures,
             stage,
             connected: self.peers.contains(&lsp),
         })
@@ -183,7 +187,12 @@ impl Engine {
             return if stored { Stage::Done } else { Stage::Acknowledgement };
         }
         match self.may_leave(factory, height) {
-            Ok(next) => self.last_stage(factory, next),
+            Ok(Successor::Factory(next)) => self.last_stage(factory, next),
+            // A person has chosen another way.
+            Ok(next @ (Successor::Ordinary(_) | Successor::Nothing)) => {
+                let list: Vec<_> = self.balances.with(lsp).copied().collect();
+                Stage::HandOver { next: None, why: self.is_empty(factory, next, &list).err() }
+            }
             Err(NotYet::NotDeep { instance, until }) => Stage::Depth { next: instance, until },
             Err(NotYet::NoChannel) => self.first_stage(factory, lsp),
             Err(
@@ -193,6 +202,10 @@ impl Engine {
                 | NotYet::State(_)
                 | NotYet::Leaving
                 | NotYet::Unfinished
+                | NotYet::NoOrdinary
+                | NotYet::NotThere(_)
+                | NotYet::NotDeepChannel { .. }
+                | NotYet::NotChecked(_)
                 | NotYet::Unusable(..)
                 | NotYet::Unknown(_)
                 | NotYet::Htlc(_)
@@ -220,7 +233,7 @@ impl Engine {
     /// The new channel is there for good.
     fn last_stage(&self, factory: &Factory, next: &Factory) -> Stage {
         let list: Vec<_> = self.balances.with(factory.lsp()).copied().collect();
-        match self.is_empty(factory, next, &list) {
+        match self.is_empty(factory, Successor::Factory(next), &list) {
             Ok(()) => Stage::HandOver { next: Some(next.instance), why: None },
             Err(NotYet::Balance { .. }) => Stage::Move { next: next.instance, msat: self.to_move(factory) },
             Err(why) => Stage::HandOver { next: Some(next.instance), why: Some(why) },
@@ -252,8 +265,8 @@ impl Engine {
         }
     }
 
-    /// What failed last: at the end of an attempt at the next factory, or afterwards.
-    fn last_failure(&self, factory: &Factory, lsp: NodeId) -> Option<Failure> {
+    /// What failed: at the end of attempts at the next factory, or otherwise.
+    fn failures(&self, factory: &Factory, lsp: NodeId) -> Vec<Failure> {
         let ends = factory.current.terms.timeout_height;
         let due = ends.saturating_sub(factory.current.terms.dying_blocks);
         let failed = self.whole().filter(|next| {
@@ -265,8 +278,10 @@ impl Engine {
             let what = format!("factory {}: {}", next.instance, next.failure()?);
             Some(Failure { height, what })
         });
-        let said = self.leaving.failed(factory.instance).cloned();
-        attempts.chain(said).max_by_key(|failure| failure.height)
+        let said = self.leaving.failures(factory.instance).cloned();
+        let mut all: Vec<Failure> = attempts.chain(said).collect();
+        all.sort_by_key(|failure| failure.height);
+        all
     }
 
     /// At every block, of each factory: what a renewal needs, and how urgent it is.
@@ -279,7 +294,7 @@ impl Engine {
         if renewal.stage == Stage::Done {
             return;
         }
-        if !renewal.connected {
+        if !renewal.connected && notice::looks_for_it(renewal.due, renewal.by, step.height) {
             step.effect(Effect::Connect { peer: renewal.lsp });
         }
         if let Stage::Move { next, .. } = renewal.stage {

@@ -7,6 +7,8 @@ use crate::types::Height;
 
 /// From here on at every block.
 const LAST_BLOCKS: u32 = 6;
+/// Blocks of a day.
+const DAY: u32 = 144;
 
 /// How loud a renewal is at a height; nothing at most heights. The time that is left is halved again and again; in
 /// the first half nothing is unusual.
@@ -17,7 +19,19 @@ pub(crate) fn loudness(due: Height, by: Height, height: Height) -> Option<Level>
     if left > LAST_BLOCKS && !halved {
         return None;
     }
-    Some(if left > all / 2 { Level::Info } else { Level::Unusual })
+    Some(match left {
+        _ if left > all / 2 => Level::Info,
+        _ if left > LAST_BLOCKS => Level::Unusual,
+        _ => Level::Broken,
+    })
+}
+
+/// Whether an operator that is away is looked for at this height: at each block at first and near the end, and less
+/// and less often in between.
+pub(crate) fn looks_for_it(due: Height, by: Height, height: Height) -> bool {
+    let (waited, left) = (height.saturating_sub(due), by.saturating_sub(height));
+    let pause = if left <= DAY { 1 } else { (waited / LAST_BLOCKS).clamp(1, LAST_BLOCKS) };
+    waited.is_multiple_of(pause)
 }
 
 /// What a person can do about it.
@@ -45,13 +59,21 @@ pub(crate) fn tell(step: &mut StepBuilder<'_>, renewal: &Renewal) {
     let blocks_left = by.saturating_sub(step.height);
     let waits_for = format!("{}; {}", renewal.stage, advice(renewal));
     let failed = renewal.failed.as_ref().map(|last| format!("at height {}: {}", last.height, last.what));
-    let last = failed.as_ref().map_or_else(String::new, |failed| format!("; last failure {failed}"));
+    let times = renewal.failures.len();
+    let last = match &failed {
+        Some(failed) if times > 1 => format!("; it has failed at least {times} times, last {failed}"),
+        Some(failed) => format!("; last failure {failed}"),
+        None => String::new(),
+    };
     let text = format!(
-        "{instance}: not renewed, {blocks_left} blocks before height {by}, else {}: {waits_for}{last}",
+        "{instance}: not renewed, {blocks_left} blocks (about {} days) before height {by}, else {}: \
+         {waits_for}{last}",
+        blocks_left / DAY,
         renewal.otherwise()
     );
-    step.log(level, text);
-    step.effect(Effect::RenewalDue { instance, by, blocks_left, waits_for, failed });
+    // lightningd's BROKEN is for what can't be: an operator that is away can.
+    step.log(level.min(Level::Unusual), text);
+    step.effect(Effect::RenewalDue { instance, by, blocks_left, level, waits_for, failed });
 }
 
 #[cfg(test)]
@@ -69,6 +91,14 @@ mod tests {
             [1000, 1216, 1324, 1378, 1405, 1419, 1426, 1427, 1428, 1429, 1430, 1431, 1432, 1433]
         );
         assert_eq!(all.first().map(|(_, level)| *level), Some(Level::Info));
-        assert!(all.iter().skip(1).all(|(_, level)| *level == Level::Unusual));
+        assert!(all.iter().skip(1).take(6).all(|(_, level)| *level == Level::Unusual));
+        assert!(all.iter().skip(7).all(|(_, level)| *level == Level::Broken), "{all:?}");
+    }
+
+    #[test]
+    fn it_looks_for_its_operator_less_often_in_between() {
+        let tries = |from: Height, to: Height| (from..to).filter(|at| looks_for_it(1_000, 1_432, *at)).count();
+        assert_eq!((tries(1_000, 1_006), tries(1_288, 1_432)), (6, 144));
+        assert!((20..100).contains(&tries(1_006, 1_288)), "{}", tries(1_006, 1_288));
     }
 }

@@ -71,7 +71,8 @@ impl std::error::Error for Worse {}
 
 impl Engine {
     /// The factory that another one of this operator, with that timeout, would renew: of those that it has with this
-    /// node and that live, the one that ends last; if the new one ends later.
+    /// node and that live, or out of which this node was evicted, the one that ends last; if the new one ends later.
+    /// One that a person wants to leave is renewed by none.
     pub(crate) fn renewed_by(
         &self,
         (operator, instance): (NodeId, InstanceId),
@@ -85,8 +86,9 @@ impl Engine {
                 && factory.instance != instance
                 && factory.funding_height().is_some()
                 && factory.restored().is_none()
-                && matches!(state, State::Funding | State::Active | State::Dying)
+                && (matches!(state, State::Funding | State::Active | State::Dying) || goes_on_chain(factory, index))
                 && factory.current.checked.contains(&index)
+                && factory.leaves.wish().is_none()
         };
         let last = self.whole().filter(lives).max_by_key(|factory| factory.current.terms.timeout_height);
         last.filter(|factory| factory.current.terms.timeout_height < timeout)
@@ -116,7 +118,9 @@ impl Engine {
         if gets < had {
             return Err(Worse::Capacity { before: had, now: gets });
         }
-        let least = self.left_behind(before).saturating_sub(most.saturating_sub(invite.price_msat));
+        // Of a channel that is on chain nothing is lost: the transaction that closes it pays its reserve.
+        let left = if before.was_evicted() { 0 } else { self.left_behind(before) };
+        let least = left.saturating_sub(most.saturating_sub(invite.price_msat));
         if new.push_msat < least {
             return Err(Worse::Push { least, now: new.push_msat });
         }
@@ -161,6 +165,13 @@ impl Engine {
             fail(step, before.instance, what);
         }
     }
+}
+
+/// Whether a client was evicted, and its channel goes on as an ordinary one.
+fn goes_on_chain(factory: &Factory, index: ClientIndex) -> bool {
+    factory.was_evicted()
+        && factory.current.ended_of(index).is_none()
+        && !factory.current.resolved.contains(&index)
 }
 
 fn capacity(invite: &Invite, client: ClientIndex) -> Amount {

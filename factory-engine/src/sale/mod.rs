@@ -183,7 +183,11 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::HandoverRefused(_)
         | Message::MoveAsk(_)
         | Message::MoveReady(_)
-        | Message::MoveRefused(_) => false,
+        | Message::MoveRefused(_)
+        | Message::LeaveAsk(_)
+        | Message::LeavePrice(_)
+        | Message::LeaveOpened(_)
+        | Message::LeaveRefused(_) => false,
     }
 }
 

@@ -78,6 +78,8 @@ macro_rules! message_struct {
 
 mod handover;
 pub use handover::*;
+mod leave;
+pub use leave::*;
 mod moves;
 mod sale;
 pub use moves::*;
@@ -308,6 +310,14 @@ tlv_enum! {
         82 "move_ready" => MoveReady(MoveReady),
         /// L → client: don't.
         84 "move_refused" => MoveRefused(MoveRefused),
+        /// Client → L: an ordinary channel, please, or what would it cost?
+        106 "leave_ask" => LeaveAsk(LeaveAsk),
+        /// L → client: what it would cost.
+        107 "leave_price" => LeavePrice(LeavePrice),
+        /// L → client: it is opened.
+        108 "leave_opened" => LeaveOpened(LeaveOpened),
+        /// L → client: it isn't.
+        110 "leave_refused" => LeaveRefused(LeaveRefused),
     }
 }
 
@@ -355,6 +365,10 @@ macro_rules! header {
             Message::MoveAsk($m) => $get,
             Message::MoveReady($m) => $get,
             Message::MoveRefused($m) => $get,
+            Message::LeaveAsk($m) => $get,
+            Message::LeavePrice($m) => $get,
+            Message::LeaveOpened($m) => $get,
+            Message::LeaveRefused($m) => $get,
         }
     };
 }

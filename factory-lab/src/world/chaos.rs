@@ -307,6 +307,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Channels { .. } => ("channels", None),
         Input::Balances(_) => ("balances", None),
         Input::Emptied { instance, .. } => ("emptied", Some(*instance)),
+        Input::OrdinaryChecked { instance, .. } => ("ordinary checked", Some(*instance)),
         Input::Fees(_) => ("fees", None),
         Input::BackendBack => ("backend back", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),

@@ -143,7 +143,7 @@ impl World {
     pub fn acceptance(&self, at: usize, instance: InstanceId) -> Result<Command, LabError> {
         let terms = self.factory(at, instance)?.current.terms_hash();
         let terms = terms.ok_or_else(|| error(format!("member {at} is the operator")))?;
-        Ok(Command::Accept { instance, terms })
+        Ok(Command::Accept { instance, terms, from: None })
     }
 
     /// Asks for liquidity for a client; nothing is delivered yet.

@@ -83,6 +83,13 @@ impl World {
             Effect::EndInvoice { instance, label } => self.end_invoice(at, instance, label),
             Effect::PayInvoice { instance, peer, invoice } => self.pay_invoice(at, instance, peer, &invoice),
             Effect::LookPayment { instance, payment_hash } => self.look_payment(at, instance, payment_hash),
+            Effect::FundChannel { instance, buyer, peer, amount } if self.is_for_leaving(at, instance, buyer) => {
+                self.fund_for_leaving(at, (instance, buyer), peer, amount);
+            }
+            Effect::CheckOrdinary { instance, channel_id, .. } => {
+                let result = self.check_ordinary(at, channel_id);
+                self.answer(at, Input::OrdinaryChecked { instance, channel_id, result });
+            }
             Effect::FundChannel { instance, buyer, peer, amount } => {
                 self.fund_channel(at, (instance, buyer), peer, amount);
             }

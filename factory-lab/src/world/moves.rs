@@ -3,16 +3,15 @@
 //! As in lightningd, an HTLC goes on over whichever of the peer's channels has most to spend among those whose fees
 //! are those of the named one, and whoever opened a channel pays for one more output of its commitment transaction.
 
-use bitcoin::{Amount, OutPoint};
 use factory_engine::admission::htlc::{ChannelPolicy, Htlc, Upstream, Verdict, admit};
 use factory_engine::tx::scripts::DUST_MSAT;
 use factory_engine::types::{ChannelId, InstanceId, NodeId, PaymentHash};
 use factory_engine::{ChannelBalance, Input, NodeError, SendMove};
 
-use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
+use crate::node::{Balances, Channel};
 use crate::{LabError, error};
 
-use super::{LSP, World};
+use super::World;
 
 /// What each side has to keep in a channel, msat: lightningd's least.
 pub const RESERVE_MSAT: u64 = 546_000;
@@ -235,50 +234,5 @@ impl World {
             return Err(error("temporary_channel_failure"));
         }
         Ok(onward)
-    }
-
-    /// An ordinary channel of the operator with a client, on chain.
-    ///
-    /// # Errors
-    /// When the operator can't pay for it.
-    pub fn open_ordinary(&mut self, client: usize, sat: u64, push_msat: u64) -> Result<ChannelId, LabError> {
-        let capacity = Amount::from_sat(sat);
-        let (key, their_key) =
-            (self.members[LSP].lightningd.channel_key(), self.members[client].lightningd.channel_key());
-        let script = funding_script(key.public(), their_key.public()).to_p2wsh();
-        let prepared = self.members[LSP].lightningd.prepare_funding(&self.chain, script, capacity, &[])?;
-        let outpoint = OutPoint { txid: prepared.tx.compute_txid(), vout: prepared.vout };
-        self.members[LSP].lightningd.send_funding(&mut self.chain, prepared.tx, &[])?;
-        let opener_msat = sat.saturating_mul(1000).saturating_sub(push_msat);
-        let balances = Balances { opener_msat, fundee_msat: push_msat };
-        let scripts =
-            (self.members[LSP].lightningd.new_script(), self.members[client].lightningd.new_script());
-        let signed = commitment(outpoint, capacity, (&key, &their_key), &scripts, balances)?;
-        let (public, their_public) = (key.public(), their_key.public());
-        let ids = [self.members[LSP].id, self.members[client].id];
-        let opens = [
-            (LSP, ids[1], PendingOpen { key, remote: their_public, capacity, push_msat }),
-            (client, ids[0], PendingOpen { key: their_key, remote: public, capacity, push_msat }),
-        ];
-        let channel_id = ChannelId::of(outpoint);
-        for (member, peer, open) in opens {
-            let channel = Channel {
-                peer,
-                outpoint,
-                capacity,
-                key: open.key,
-                remote: open.remote,
-                opener: member == LSP,
-                balances,
-                scripts: scripts.clone(),
-                commitment: signed.clone(),
-                closing: false,
-                mutual: false,
-                lost: false,
-            };
-            self.members[member].lightningd.channels.insert(channel_id, channel);
-        }
-        self.mine(1)?;
-        Ok(channel_id)
     }
 }

@@ -135,7 +135,7 @@ fn terms_hash(world: &World, at: usize, instance: InstanceId) -> TermsHash {
 fn command(world: &mut World, at: usize, op: u8, input: &mut Bytes<'_>) {
     let instance = instance(world, input);
     let command = match op & 0x1f {
-        22 => Command::Accept { instance, terms: terms_hash(world, at, instance) },
+        22 => Command::Accept { instance, terms: terms_hash(world, at, instance), from: None },
         23 => Command::Decline { instance, reason: String::from_utf8_lossy(input.take(4)).repeat(300) },
         _ => Command::Exit { instance },
     };

@@ -187,6 +187,21 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
             _ => m.cltv_delta = input.word(),
         },
         Message::MoveRefused(m) => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
+        Message::LeaveAsk(m) => match input.byte() % 2 {
+            0 => m.amount = Amount::from_sat(input.word().into()),
+            _ => m.max_price_msat = Some(input.word().into()),
+        },
+        Message::LeavePrice(m) => match input.byte() % 2 {
+            0 => m.amount = Amount::from_sat(input.word().into()),
+            _ => m.price_msat = input.word().into(),
+        },
+        Message::LeaveOpened(m) => match input.byte() % 2 {
+            0 => m.price_msat = input.word().into(),
+            _ => m.channel_id = ChannelId(input.array()),
+        },
+        Message::LeaveRefused(m) => {
+            m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100));
+        }
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),

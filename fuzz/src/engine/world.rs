@@ -133,7 +133,7 @@ impl World {
                     .filter_map(|factory| Some((factory.instance, factory.current.terms_hash()?)))
                     .collect();
                 for (instance, terms) in open {
-                    let _ = self.feed(at, Input::Command(Command::Accept { instance, terms }));
+                    let _ = self.feed(at, Input::Command(Command::Accept { instance, terms, from: None }));
                 }
             }
         }
@@ -272,6 +272,9 @@ impl World {
             Effect::ReadBalances { .. } => self.later(at, Input::Balances(vec![])),
             Effect::CheckEmpty { instance, freeze, .. } => {
                 self.later(at, Input::Emptied { instance, freeze, result: Ok(vec![]) });
+            }
+            Effect::CheckOrdinary { instance, channel_id, .. } => {
+                self.later(at, Input::OrdinaryChecked { instance, channel_id, result: Ok(()) });
             }
             Effect::SendMove(send) => {
                 let SendMove { instance, payment_hash, .. } = *send;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
-use super::super::{feerates, words};
-use super::{Command, factory, factory_json};
+use super::super::{balances, feerates, words};
+use super::{Command, factory, factory_json, ways};
 
 /// Name, usage and description of `factory-exit`.
 pub const COMMAND: Command = Command {
@@ -36,14 +36,21 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     }
     let (factory, height) = factory(&state, instance).await?;
     exit_allowed(&factory, height)?;
-    Ok(json!({
+    let mut answer = json!({
         "factory_instance": instance.to_string(),
         "state": factory.state(height).name(),
         "dry_run": dry_run,
         "exit": exit(&factory),
         "path": path(&factory),
         "next_action": words::next_action(factory.next_action(height), height),
-    }))
+    });
+    if dry_run && let Role::Client { lsp, .. } = factory.current.role {
+        let list = balances::read(&state.rpc, lsp).await?;
+        state.runtime.ask(Input::Balances(list)).await?;
+        let plan = state.runtime.read(move |engine, height| engine.plan_leave(instance, height)).await?;
+        answer["ways"] = ways::both(&factory, plan.as_ref().map_err(words::refusal), height, &state.config);
+    }
+    Ok(answer)
 }
 
 /// The transactions that this node publishes, in order.

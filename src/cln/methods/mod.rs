@@ -19,6 +19,7 @@ pub mod exit;
 pub mod factory_json;
 mod fees;
 pub mod invitations;
+pub mod leave;
 pub mod list;
 #[cfg(feature = "faults")]
 pub mod misbehave;
@@ -34,6 +35,7 @@ mod urgent;
 pub mod verify;
 pub mod warning;
 mod warnings;
+mod ways;
 
 /// What the manifest says of a command.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +65,7 @@ async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height
 }
 
 /// Factories that were archived, from the store.
-async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, RpcError> {
+pub(super) async fn archived(state: &State, instances: Vec<InstanceId>) -> Result<Vec<Factory>, RpcError> {
     if instances.is_empty() {
         return Ok(Vec::new());
     }

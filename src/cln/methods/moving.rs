@@ -68,7 +68,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
 }
 
 /// A channel by its id, or by what lightningd calls it here.
-async fn channel(state: &State, name: &str, text: &str) -> Result<ChannelId, RpcError> {
+pub(super) async fn channel(state: &State, name: &str, text: &str) -> Result<ChannelId, RpcError> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -82,7 +82,7 @@ async fn channel(state: &State, name: &str, text: &str) -> Result<ChannelId, Rpc
 }
 
 /// The engine hears what these channels hold now, and all others with their peers.
-async fn look(state: &State, channels: &[ChannelId]) -> Result<(), RpcError> {
+pub(super) async fn look(state: &State, channels: &[ChannelId]) -> Result<(), RpcError> {
     let mut peers = Vec::new();
     for channel in channels {
         peers.extend(balances::peer_of(&state.rpc, *channel).await?.filter(|peer| !peers.contains(peer)));

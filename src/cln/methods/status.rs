@@ -1,14 +1,15 @@
 //! `factory-status`.
 
+use factory_engine::report::counting::counted;
 use factory_engine::types::{Amount, Height, NodeId};
-use factory_engine::{Engine, Progress, Renewal, Role};
+use factory_engine::{Engine, Failure, Leave, Progress, Renewal, Role};
 use factory_runtime::clock;
 use serde_json::{Value, json};
 
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
-use super::super::{peers, words};
+use super::super::{abandoned, peers, words};
 use super::fees::{self, Reserve};
 use super::warning::Warning;
 use super::warnings::{self, Node};
@@ -59,6 +60,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             answer["blockheight"] = seen.height.into();
             answer["publishing"] = seen.publishing.into();
             answer["renewals"] = seen.renewals.into();
+            answer["leaves"] = seen.leaves.into();
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
@@ -68,6 +70,20 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };
+    let kept = state.mirror.last(abandoned::entries).await;
+    if !kept.is_empty() {
+        answer["closed_channels"] = kept.len().into();
+        warnings.push(Warning::new(
+            "closed_channels",
+            format!(
+                "lightningd keeps {} that both sides have closed and that never come on chain: each costs it one \
+                 call of its backend a block, and nothing else",
+                counted(kept.len(), "channel")
+            ),
+            "nothing has to be done; started with --developer, lightningd is told to forget those whose factory's \
+             output was spent 100 blocks ago",
+        ));
+    }
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.unavailable.borrow().is_none() {
@@ -134,6 +150,7 @@ struct Seen {
     height: Height,
     publishing: Vec<Value>,
     renewals: Vec<Value>,
+    leaves: Vec<Value>,
     warnings: Vec<Warning>,
 }
 
@@ -161,6 +178,7 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         height,
         publishing: fees::publishing(engine),
         renewals: engine.renewals(height).map(|renewal| one_renewal(&renewal, height)).collect(),
+        leaves: engine.leaves(height).map(|leave| one_leave(&leave)).collect(),
         warnings: warnings::look(engine, height, node),
     }
 }
@@ -181,7 +199,29 @@ fn one_renewal(renewal: &Renewal, height: Height) -> Value {
     if let Some(next) = renewal.stage.next() {
         object["next_factory_instance"] = next.to_string().into();
     }
+    let failure = |failed: &Failure| json!({"block": failed.height, "message": failed.what});
     if let Some(failed) = &renewal.failed {
+        object["failed"] = failure(failed);
+        object["failures"] = renewal.failures.iter().map(failure).collect();
+    }
+    object
+}
+
+/// How far leaving a factory is, and what it waits for.
+fn one_leave(leave: &Leave) -> Value {
+    let mut object = json!({
+        "factory_instance": leave.instance.to_string(),
+        "lsp": leave.lsp.to_string(),
+        "connected": leave.connected,
+        "stage": leave.stage.name(),
+        "waits_for": leave.stage.to_string(),
+        "since_block": leave.since,
+        "price_msat": leave.price_msat,
+    });
+    if let Some(to) = leave.to {
+        object["channel_id"] = to.to_string().into();
+    }
+    if let Some(failed) = &leave.failed {
         object["failed"] = json!({"block": failed.height, "message": failed.what});
     }
     object

@@ -1,0 +1,147 @@
+"""Between factories and ordinary channels on real nodes: a client that leaves with its operator's help, an ordinary
+channel that moves into a factory, and a client that was evicted and comes back (S22, S37)."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pyln.client import RpcError
+
+from harness import (
+    FAST,
+    activate,
+    channel_by_id,
+    channel_in,
+    connect_all,
+    create,
+    factory_of,
+    factory_with,
+    fund,
+    lsp_options,
+    mine,
+    mine_until,
+    pay_over,
+    plugin_options,
+    status,
+    wait_for,
+    wait_until_ready,
+)
+
+RESERVE_MSAT = 546_000
+PUSH_MSAT = RESERVE_MSAT + 1_000
+PAID_MSAT = 60_000_000
+DEPTH = 6
+
+
+def channel_of(client, factory):
+    return channel_in(factory, client)["channel_id"]
+
+
+def to_us(node, channel_id):
+    return int(channel_by_id(node, channel_id)["to_us_msat"])
+
+
+def state_of(node, factory):
+    return factory_of(node, factory["factory_instance"])["state"]
+
+
+def leave(client, factory, **more):
+    return client.rpc.call("factory-leave", {"factory_instance": factory["factory_instance"], **more})
+
+
+def purse(client):
+    """All that the client has, by the nodes' own account."""
+    return status(client)["total_msat"]
+
+
+def closed_together(node, channel_id):
+    """Both sides have closed it; lightningd may have moved on since."""
+    states = [c["state"] for c in node.rpc.listpeerchannels()["channels"] if c["channel_id"] == channel_id]
+    return states and states[0] not in ("CHANNELD_NORMAL", "CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")
+
+
+# S22
+def test_a_client_leaves(node_factory, bitcoind):
+    options = {"factory-push-msat": PUSH_MSAT, "factory-leave-channels": None, **FAST}
+    lsp, (client,), factory = factory_with(node_factory, bitcoind, 1, lsp=options, client=FAST)
+    old = channel_of(client, factory)
+    pay_over(lsp, client, old, "purse", PAID_MSAT)
+    before = to_us(client, old)
+    moves = before - RESERVE_MSAT
+
+    planned = leave(client, factory, dry_run=True)["ways"]
+    price = planned["leave"]["price_msat"]
+    assert price > 0, planned
+    assert (planned["leave"]["moves_msat"], planned["leave"]["stays_msat"]) == (moves, RESERVE_MSAT)
+    assert planned["leave"]["blocks"] == DEPTH and planned["leave"]["vbytes"] == 154
+    preview = client.rpc.call("factory-exit", [factory["factory_instance"], True])["ways"]
+    assert preview["exit"] == planned["exit"] and preview["leave"]["moves_msat"] == moves
+    with pytest.raises(RpcError, match=f"costs {price} msat") as refused:
+        leave(client, factory)
+    assert refused.value.error["code"] == 2507
+    assert state_of(client, factory) == "active" and status(client)["leaves"] == []
+
+    begun = leave(client, factory, max_price_msat=price)
+    new = begun["channel_id"]
+    assert begun["price_msat"] == price and begun["stage"] == "depth"
+    with pytest.raises(RpcError, match="being left already"):
+        leave(client, factory, max_price_msat=price)
+    # Its operator's word is not enough: neither for the move nor for the key.
+    mine(bitcoind, DEPTH - 1, [lsp, client], wait_for_mempool=1)
+    assert to_us(client, new) == 0 and to_us(client, old) == before
+    assert state_of(client, factory) == "active"
+    mine_until(bitcoind, [lsp, client], lambda: state_of(client, factory) == "left")
+    assert to_us(client, new) == moves - price
+    assert to_us(client, old) == RESERVE_MSAT + price
+    assert purse(client) == moves - price
+    for node in (lsp, client):
+        wait_for(lambda: channel_by_id(node, old)["state"] == "CLOSINGD_COMPLETE")
+    [left] = status(client)["leaves"]
+    assert left["stage"] == "done" and left["channel_id"] == new
+    mine(bitcoind, 1, [lsp, client])
+    wait_for(lambda: status(client).get("closed_channels") == 1)
+    # It is an ordinary channel: payments go on.
+    pay_over(lsp, client, new, "after", 1_000_000)
+    assert to_us(client, new) == moves - price + 1_000_000
+
+
+# S37
+def test_an_ordinary_channel_moves_in(node_factory, bitcoind):
+    lsp = node_factory.get_node(options=lsp_options(**{"factory-push-msat": PUSH_MSAT, **FAST}))
+    client = node_factory.get_node(options=plugin_options(**{"factory-policy": "ask", **FAST}))
+    connect_all(lsp, [client])
+    fund(bitcoind, lsp, 9_000_000, 9_000_000)
+    opened = lsp.rpc.fundchannel(client.info["id"], 300_000, push_msat=PAID_MSAT, announce=False)
+    ordinary = opened["channel_id"]
+    mine(bitcoind, 6, [lsp, client], wait_for_mempool=opened["txid"])
+    wait_for(lambda: channel_by_id(client, ordinary)["state"] == "CHANNELD_NORMAL")
+    wait_until_ready(lsp, [client])
+    created = ThreadPoolExecutor(1).submit(create, lsp, [client])
+    wait_for(lambda: client.rpc.call("factory-invitations")["invitations"])
+    [invitation] = client.rpc.call("factory-invitations")["invitations"]
+    accept = [invitation["factory_instance"], invitation["terms_hash"]]
+    with pytest.raises(RpcError, match="no confirmed ordinary channel|move_from"):
+        client.rpc.call("factory-accept", [*accept, "77" * 32])
+    scid = channel_by_id(client, ordinary)["short_channel_id"]
+    client.rpc.call("factory-accept", [*accept, scid])
+    factory = activate(bitcoind, created.result(60), lsp, [client])
+    new = channel_of(client, factory)
+    mine_until(bitcoind, [lsp, client], lambda: closed_together(client, ordinary))
+    assert to_us(client, new) == PUSH_MSAT + PAID_MSAT - RESERVE_MSAT
+    wait_for(lambda: closed_together(lsp, ordinary))
+
+
+# S32, S37
+def test_an_evicted_client_comes_back(node_factory, bitcoind):
+    options = {"factory-push-msat": PUSH_MSAT, **FAST}
+    lsp, (client,), first = factory_with(node_factory, bitcoind, 1, lsp=options, client=FAST)
+    old = channel_of(client, first)
+    pay_over(lsp, client, old, "purse", PAID_MSAT)
+    lsp.rpc.call("factory-evict", [first["factory_instance"]])
+    mine_until(bitcoind, [lsp, client], lambda: state_of(client, first) == "exited")
+    assert channel_by_id(client, old)["state"] == "CHANNELD_NORMAL"
+    before = to_us(client, old)
+    second = activate(bitcoind, create(lsp, [client]), lsp, [client])
+    new = channel_of(client, second)
+    mine_until(bitcoind, [lsp, client], lambda: closed_together(client, old))
+    assert to_us(client, new) == PUSH_MSAT + before - RESERVE_MSAT
+    pay_over(lsp, client, new, "after", 1_000_000)

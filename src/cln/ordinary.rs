@@ -1,0 +1,56 @@
+//! Ordinary channels, on chain: whether lightningd's record of one is what the chain has (S22).
+
+use bitcoin::{Amount, TxOut};
+use factory_engine::CheckFailure;
+use factory_engine::types::{ChannelId, NodeId, OutPoint};
+use serde_json::{Value, json};
+
+use super::client::{Call, CallError, field};
+use super::funding_script::Database;
+
+/// Compares the output on chain that a channel stands on with the keys that lightningd has for it.
+///
+/// # Errors
+/// What is wrong; [`CheckFailure::NotYet`] while the output isn't there.
+pub async fn check<C: Call>(
+    rpc: &C,
+    database: Database,
+    peer: NodeId,
+    channel_id: ChannelId,
+) -> Result<(), CheckFailure> {
+    let found = output(rpc, peer, channel_id).await;
+    let found = found.map_err(|error| CheckFailure::Unavailable(error.to_string()))?;
+    let (outpoint, output) = found.ok_or(CheckFailure::NotYet)?;
+    let look = move || database.check(channel_id, outpoint, &output);
+    tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
+        Err(CheckFailure::Unavailable(format!("reading lightningd's database: {error}")))
+    })
+}
+
+/// The output that a channel stands on, if it is in the chain and nobody has spent it.
+async fn output<C: Call>(
+    rpc: &C,
+    peer: NodeId,
+    channel_id: ChannelId,
+) -> Result<Option<(OutPoint, TxOut)>, CallError> {
+    let method = "listpeerchannels";
+    let answer = rpc.call(method, json!({"id": peer.to_string()})).await?;
+    let list: Vec<Value> = field(method, &answer, "channels")?;
+    let id = channel_id.to_string();
+    let Some(channel) = list.iter().find(|channel| channel["channel_id"] == id.as_str()) else {
+        return Ok(None);
+    };
+    let outpoint = OutPoint {
+        txid: field(method, channel, "funding_txid")?,
+        vout: field(method, channel, "funding_outnum")?,
+    };
+    let method = "getutxout";
+    let params = json!({"txid": outpoint.txid.to_string(), "vout": outpoint.vout});
+    let answer = rpc.call(method, params).await?;
+    // There is none for one that is spent.
+    let Some(value) = answer["amount"].as_u64().map(Amount::from_sat) else { return Ok(None) };
+    let script: String = field(method, &answer, "script")?;
+    let script_pubkey = bitcoin::ScriptBuf::from_hex(&script)
+        .map_err(|error| CallError::new(method, format!("script is no script: {error}")))?;
+    Ok(Some((outpoint, TxOut { value, script_pubkey })))
+}
