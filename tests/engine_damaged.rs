@@ -207,8 +207,9 @@ fn nothing_is_signed_or_sold_in_a_damaged_factory() {
         world.engine(1).unwrap().damage(instance),
         Some(why) if why.contains("the record is missing")
     ));
-    let accept =
-        world.feed(1, Input::Command(Command::Accept { instance, terms: TermsHash([0; 32]), from: None })).unwrap();
+    let accept = world
+        .feed(1, Input::Command(Command::Accept { instance, terms: TermsHash([0; 32]), from: None }))
+        .unwrap();
     assert!(matches!(accept, factory_lab::world::Fed::Done(Err(Refusal::Damaged { .. }))), "{accept:?}");
 }
 

@@ -9,9 +9,7 @@ use bitcoin::Amount;
 use common::factory;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::message::{LeaveOpened, Message};
-use factory_engine::{
-    CheckFailure, Command, Config, Input, LeaveStage, NotYet, Policy, Refusal, State,
-};
+use factory_engine::{CheckFailure, Command, Config, Input, LeaveStage, NotYet, Policy, Refusal, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, RESERVE_MSAT, World, losing};
@@ -170,7 +168,10 @@ fn the_operator_opens_a_channel() {
     let wish = *factory(&world, 1, old).leaves.wish().unwrap();
     let (from, to) = (channel(&world, old), wish.to.unwrap());
     assert_eq!(wish.price_msat, price);
-    assert_eq!(stage(&world, old), Some(LeaveStage::Depth(NotYet::NotDeepChannel { channel_id: to, until: None })));
+    assert_eq!(
+        stage(&world, old),
+        Some(LeaveStage::Depth(NotYet::NotDeepChannel { channel_id: to, until: None }))
+    );
     mine(&mut world, DEPTH);
     assert_eq!((handed_over(&world, old), to_us(&world, to)), ([false; 2], 0), "nothing is paid before");
     mine(&mut world, 4);
@@ -276,7 +277,11 @@ fn a_stop_at_any_step_is_resumed() {
             world.reconnect().unwrap();
             world.settle().unwrap();
             mine(&mut world, DEPTH + 6);
-            assert_eq!(world.members[LSP].lightningd.channels.len(), channels + 1, "{who} after {steps} steps");
+            assert_eq!(
+                world.members[LSP].lightningd.channels.len(),
+                channels + 1,
+                "{who} after {steps} steps"
+            );
             assert_eq!(handed_over(&world, old), [true; 2], "{who} after {steps} steps");
             in_order(&world);
             if over {
@@ -285,6 +290,25 @@ fn a_stop_at_any_step_is_resumed() {
             assert!(steps < 59, "it never ends");
         }
     }
+}
+
+/// S29: a client's node that never answers the open keeps no place for it, and can try again.
+#[test]
+fn an_open_that_is_never_answered_ends() {
+    let (mut world, old) = active(14, |_| {});
+    let price = price(&mut world, old);
+    world.members[1].lightningd.ignores_ordinary = true;
+    leave(&mut world, old, price).unwrap();
+    mine(&mut world, 2);
+    assert_eq!(factory(&world, LSP, old).leaves.opening().len(), 1);
+    mine(&mut world, 2);
+    assert!(factory(&world, LSP, old).leaves.opening().is_empty());
+    world.members[1].lightningd.ignores_ordinary = false;
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    mine(&mut world, 14);
+    assert_eq!(handed_over(&world, old), [true; 2]);
+    in_order(&world);
 }
 
 /// S22: a message that is lost comes again, and a reorganisation that takes the channel away takes what was known of
@@ -404,7 +428,8 @@ fn an_evicted_client_comes_back() {
         let to = channel(&world, new);
         let had = to_us(&world, from);
         let funded = factory(&world, 1, new).funding_height().unwrap();
-        mine(&mut world, funded + DEPTH + 2 - world.chain.height());
+        let blocks = funded + DEPTH + 2 - world.chain.height();
+        mine(&mut world, blocks);
         assert_eq!((to_us(&world, from), to_us(&world, to)), (RESERVE_MSAT, PUSH_MSAT + had - RESERVE_MSAT));
         assert!(world.members[1].lightningd.channels[&from].mutual, "both close it");
         assert_eq!(handed_over(&world, old), [false; 2], "nothing of it is left to hand over");

@@ -148,7 +148,11 @@ impl Mould {
                 height: HEIGHT,
                 protocol: PROTOCOL_ID,
             };
-            vec![vec![invited.into()], vec![Accepted { from: None }.into()], vec![OpenAccepted { attempt: 1 }.into()]]
+            vec![
+                vec![invited.into()],
+                vec![Accepted { from: None }.into()],
+                vec![OpenAccepted { attempt: 1 }.into()],
+            ]
         };
         let salt = (!lsp).then_some([7; 32]);
         records.push(vec![Signing { attempt: 1, proposal, ledger, salt }.into()]);

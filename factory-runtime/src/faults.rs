@@ -282,6 +282,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::CheckEmpty { .. } => "check-empty",
         Effect::CheckOrdinary { .. } => "check-ordinary",
         Effect::Connect { .. } => "connect",
+        Effect::Disconnect { .. } => "disconnect",
         Effect::MutualClose { .. } => "mutual-close",
         Effect::RenewalDue { .. } => "renewal-due",
         Effect::SendMove(_) => "send-move",

@@ -69,7 +69,9 @@ async fn forget(rpc: &Rpc, channel: ChannelId) {
     // lightningd looks at the chain for a funding that isn't there.
     let params = json!({"id": peer, "channel_id": id, "force": true});
     match rpc.call("dev-forget-channel", params).await {
-        Ok(_) => log::info!("lightningd forgets channel {id}: its factory is over, and nothing of it is on chain"),
+        Ok(_) => {
+            log::info!("lightningd forgets channel {id}: its factory is over, and nothing of it is on chain")
+        }
         Err(error) => log::info!("lightningd doesn't forget channel {id}: {error}"),
     }
 }
@@ -80,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_ever() {
-        let channel = |of: u8, state: &str| json!({"channel_id": ChannelId([of; 32]).to_string(), "state": state});
+        let channel =
+            |of: u8, state: &str| json!({"channel_id": ChannelId([of; 32]).to_string(), "state": state});
         let mut on_chain = channel(3, "CLOSINGD_COMPLETE");
         on_chain["short_channel_id"] = "103x1x0".into();
         let list = [channel(1, "CHANNELD_NORMAL"), channel(2, "CLOSINGD_COMPLETE"), on_chain];

@@ -35,7 +35,8 @@ use super::state::{Shared, State};
 use super::vital::Vital;
 use super::watch::{close_lost, tell};
 use super::{
-    abandoned, balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread, watch_online,
+    abandoned, balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread,
+    watch_online,
 };
 
 /// Label of the secret that every factory key is derived from. Never changes.

@@ -342,6 +342,7 @@ impl Node for Executor {
                     Input::OrdinaryChecked { instance, channel_id, result }
                 });
             }
+            Effect::Disconnect { peer } => self.disconnect(peer),
             Effect::Connect { peer } => {
                 self.spawn_logged(format!("{peer}: connecting"), async move {
                     let params = json!({"id": peer.to_string()});

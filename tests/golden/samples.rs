@@ -197,7 +197,8 @@ pub fn samples() -> Vec<Event> {
         MoveStarted { payment_hash, from: channel_id, amount_msat: 3_000_000 }.into(),
         MoveEnded { payment_hash, arrived: true, height: 822 }.into(),
         MoveOver { from: channel_id, reason: Some("the operator refuses".into()) }.into(),
-        LeaveWanted { height: 830, stays_msat: 546_000, max_price_msat: 700_000, to: Some(channel_id) }.into(),
+        LeaveWanted { height: 830, stays_msat: 546_000, max_price_msat: 700_000, to: Some(channel_id) }
+            .into(),
         LeaveOver { height: 831, reason: "the operator opens no channel".into() }.into(),
         LeaveOpened { channel_id, price_msat: 616_000, height: 832 }.into(),
         LeaveOpening { client: 1, amount: sat(111_200), price_msat: 616_000, height: 830 }.into(),

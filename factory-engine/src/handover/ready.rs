@@ -86,7 +86,9 @@ impl fmt::Display for NotYet {
                 f.write_str("there is no newer factory of this operator with a channel of ours")
             }
             Self::NoOrdinary => f.write_str("the operator has not opened an ordinary channel yet"),
-            Self::NotThere(channel) => write!(f, "lightningd doesn't show channel {channel} as one that carries payments"),
+            Self::NotThere(channel) => {
+                write!(f, "lightningd doesn't show channel {channel} as one that carries payments")
+            }
             Self::NotDeepChannel { channel_id, until: Some(until) } => {
                 write!(f, "the funding of channel {channel_id} is deep enough at height {until}")
             }

@@ -18,13 +18,20 @@ use crate::wire::words::Words;
 
 /// Ordinary channels that L opens at once for clients that leave.
 const MAX_OPENING: usize = 8;
+/// Blocks that an open may take.
+const OPENING_BLOCKS: Height = 3;
 
 fn refuse(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
     let (instance, attempt) = (factory.instance, factory.current.number);
     step.send(peer, LeaveRefused { instance, attempt, reason: Words::new(reason) });
 }
 
-fn tell_opened(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, (channel_id, price_msat): (ChannelId, u64)) {
+fn tell_opened(
+    step: &mut StepBuilder<'_>,
+    factory: &Factory,
+    peer: NodeId,
+    (channel_id, price_msat): (ChannelId, u64),
+) {
     let (instance, attempt) = (factory.instance, factory.current.number);
     step.send(peer, LeaveOpened { instance, attempt, price_msat, channel_id });
 }
@@ -136,6 +143,20 @@ impl Engine {
                 step.log(Level::Unusual, format!("{instance}: {peer}: {reason}"));
                 refuse(step, factory, peer, &reason);
             }
+        }
+    }
+
+    /// A client's node that never answers an open would take one of [`MAX_OPENING`] places for good (S29): lightningd
+    /// ends an open with its connection.
+    pub(super) fn cut_openings(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        for (client, opening) in factory.leaves.opening() {
+            let late = step.height >= opening.height.saturating_add(OPENING_BLOCKS);
+            let Some(peer) = factory.node_of(*client).filter(|peer| late && self.peers.contains(peer)) else {
+                continue;
+            };
+            let text = format!("{}: {peer} does not answer the open of its channel", factory.instance);
+            step.log(Level::Unusual, format!("{text}: disconnecting"));
+            step.effect(Effect::Disconnect { peer });
         }
     }
 

@@ -71,6 +71,7 @@ impl Engine {
     /// At every block, of each factory that a person wants to leave: what that needs next. The move is begun here, the
     /// key goes once everything is empty (`handover`).
     pub(crate) fn go_off(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        self.cut_openings(step, factory);
         let Some(wish) = factory.leaves.wish() else { return };
         let Some(leave) = self.leave(factory, step.height) else { return };
         if matches!(leave.stage, LeaveStage::Acknowledgement | LeaveStage::Done) {
@@ -203,7 +204,8 @@ impl Engine {
         let wish = wish.ok_or_else(|| Fault::stale("no channel is waited for"))?;
         if price_msat > wish.max_price_msat {
             let (asked, most) = (price_msat, wish.max_price_msat);
-            let reason = format!("the operator asks {asked} msat for its channel, and at most {most} were agreed to");
+            let reason =
+                format!("the operator asks {asked} msat for its channel, and at most {most} were agreed to");
             give_up(step, factory, &reason);
             return Ok(());
         }

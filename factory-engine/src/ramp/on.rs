@@ -67,7 +67,8 @@ impl Engine {
             return;
         }
         if known.to_us_msat <= known.reserve_msat {
-            let text = format!("{next}: channel {from} is empty, what was in it is in channel {to}: closing it");
+            let text =
+                format!("{next}: channel {from} is empty, what was in it is in channel {to}: closing it");
             step.log(Level::Info, text);
             // What is left in it is paid by the transaction that closes it.
             return step.effect(Effect::MutualClose { channel_id: from });

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn it_looks_for_its_operator_less_often_in_between() {
-        let tries = |from: Height, to: Height| (from..to).filter(|at| looks_for_it(1_000, 1_432, *at)).count();
+        let tries =
+            |from: Height, to: Height| (from..to).filter(|at| looks_for_it(1_000, 1_432, *at)).count();
         assert_eq!((tries(1_000, 1_006), tries(1_288, 1_432)), (6, 144));
         assert!((20..100).contains(&tries(1_006, 1_288)), "{}", tries(1_006, 1_288));
     }

@@ -86,7 +86,8 @@ impl Engine {
                 && factory.instance != instance
                 && factory.funding_height().is_some()
                 && factory.restored().is_none()
-                && (matches!(state, State::Funding | State::Active | State::Dying) || goes_on_chain(factory, index))
+                && (matches!(state, State::Funding | State::Active | State::Dying)
+                    || goes_on_chain(factory, index))
                 && factory.current.checked.contains(&index)
                 && factory.leaves.wish().is_none()
         };

@@ -34,6 +34,11 @@ impl World {
                 let result = result.map_err(|error| self.open_failure(at, peer, error));
                 self.answer(at, Input::ChannelStarted { instance, attempt, client, sale, result });
             }
+            Effect::Disconnect { peer } => {
+                if let Some(other) = self.member_of(peer) {
+                    self.disconnect(at, other);
+                }
+            }
             Effect::CancelChannel { peer } => {
                 if let Some(other) = self.member_of(peer) {
                     let id = self.members[at].id;
@@ -83,7 +88,9 @@ impl World {
             Effect::EndInvoice { instance, label } => self.end_invoice(at, instance, label),
             Effect::PayInvoice { instance, peer, invoice } => self.pay_invoice(at, instance, peer, &invoice),
             Effect::LookPayment { instance, payment_hash } => self.look_payment(at, instance, payment_hash),
-            Effect::FundChannel { instance, buyer, peer, amount } if self.is_for_leaving(at, instance, buyer) => {
+            Effect::FundChannel { instance, buyer, peer, amount }
+                if self.is_for_leaving(at, instance, buyer) =>
+            {
                 self.fund_for_leaving(at, (instance, buyer), peer, amount);
             }
             Effect::CheckOrdinary { instance, channel_id, .. } => {

@@ -5,8 +5,8 @@ use factory_engine::terms::ClientIndex;
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
 use factory_engine::{CheckFailure, Input, OpenFailure};
 
-use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
 use crate::LabError;
+use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
 
 use super::{LSP, World};
 
@@ -81,6 +81,10 @@ impl World {
         capacity: Amount,
     ) {
         let other = self.member_of(peer).filter(|other| self.connected(at, *other));
+        if other.is_some_and(|other| self.members[other].lightningd.ignores_ordinary) {
+            self.members[at].lightningd.unanswered.push((peer, instance, buyer));
+            return;
+        }
         let result = match other {
             None => Err(OpenFailure::Disconnected("Peer not connected".to_owned())),
             Some(other) if self.members[other].lightningd.refuses_ordinary => {

@@ -9,12 +9,7 @@ use super::exit;
 
 /// What each way costs, how long it takes, and who has to be awake for it. Without a plan, why leaving isn't possible
 /// now.
-pub fn both(
-    factory: &Factory,
-    plan: Result<&LeavePlan, String>,
-    height: Height,
-    config: &Config,
-) -> Value {
+pub fn both(factory: &Factory, plan: Result<&LeavePlan, String>, height: Height, config: &Config) -> Value {
     let mut alone = exit::exit(factory);
     alone["awake"] = "this node".into();
     json!({"leave": leave(plan, height, config), "exit": alone})
