@@ -38,6 +38,15 @@ fn active(seed: u64, change: impl Fn(&mut Config)) -> (World, InstanceId) {
     (world, instance)
 }
 
+/// Client 1 asks a person about whatever renews nothing.
+fn ask(world: &mut World) {
+    world.members[1].config.policy = Policy::Ask;
+    world.members[1].config.renew = Policy::Auto;
+    world.restart(1).unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+}
+
 fn channel(world: &World, instance: InstanceId) -> ChannelId {
     factory(world, 1, instance).current.channels[&0]
 }
@@ -266,7 +275,7 @@ fn a_stop_at_any_step_is_resumed() {
             let (mut world, old) = active(8, |_| {});
             let price = price(&mut world, old);
             let channels = world.members[LSP].lightningd.channels.len();
-            leave(&mut world, old, price).unwrap();
+            leave(&mut world, old, 2 * price).unwrap();
             let mut over = false;
             for _ in 0..steps {
                 over = !world.step().unwrap();
@@ -298,7 +307,7 @@ fn an_open_that_is_never_answered_ends() {
     let (mut world, old) = active(14, |_| {});
     let price = price(&mut world, old);
     world.members[1].lightningd.ignores_ordinary = true;
-    leave(&mut world, old, price).unwrap();
+    leave(&mut world, old, 2 * price).unwrap();
     mine(&mut world, 2);
     assert_eq!(factory(&world, LSP, old).leaves.opening().len(), 1);
     mine(&mut world, 2);
@@ -319,7 +328,7 @@ fn what_is_lost_comes_again() {
         let (mut world, old) = active(9, |_| {});
         let price = price(&mut world, old);
         world.tamper(losing(name, from));
-        leave(&mut world, old, price).unwrap();
+        leave(&mut world, old, 2 * price).unwrap();
         mine(&mut world, 2);
         world.heal();
         mine(&mut world, 12);
@@ -351,10 +360,8 @@ fn what_is_refused() {
 /// S32: while a person wants to leave it no invitation renews it; whoever exits leaves the other way.
 #[test]
 fn who_leaves_renews_nothing() {
-    let (mut world, old) = active(11, |config| {
-        config.policy = Policy::Ask;
-        config.renew = Policy::Auto;
-    });
+    let (mut world, old) = active(11, |_| {});
+    ask(&mut world);
     world.open_ordinary(1, 200_000, 0).unwrap();
     leave(&mut world, old, 0).unwrap();
     let new = world.begin(&Offer { lifetime_blocks: 600, ..offer() }).unwrap();
@@ -401,12 +408,13 @@ fn an_ordinary_channel_moves_in() {
 #[test]
 fn an_evicted_client_comes_back() {
     for worse in [false, true] {
-        let (mut world, old) = active(13, |config| {
-            config.policy = Policy::Ask;
-            config.renew = Policy::Auto;
-        });
+        let (mut world, old) = active(13, |_| {});
+        ask(&mut world);
         world.command(LSP, Command::Evict { instance: old, clients: vec![] }).unwrap();
-        world.run_until("it is out", |world| world.state(1, old) == Some(State::Exited)).unwrap();
+        for _ in 0..20 {
+            mine(&mut world, 1);
+        }
+        assert_eq!(world.state(1, old), Some(State::Exited));
         let from = channel(&world, old);
         assert!(world.members[1].lightningd.channels[&from].ended(&world.chain).is_none(), "it goes on");
         if worse {

@@ -168,6 +168,10 @@ impl Engine {
         if factory.damage().is_some() || factory.restored().is_some() {
             return Err(NotYet::OutOfUse);
         }
+        // Without a channel it has its share of the distribution, and nothing else to show for its key.
+        if !factory.current.checked.contains(&index) {
+            return Err(NotYet::Unusable(factory.instance, Unusable::NotChecked));
+        }
         if factory.is_leaving(index) || factory.paid_out(index).is_some() || has_matured(factory, height) {
             return Err(NotYet::Leaving);
         }

@@ -1,5 +1,6 @@
 //! L's side of a client that leaves for an ordinary channel: one for each client and factory, if this operator opens
-//! any. Its price is what the opening costs L, and stays in the client's old channels: L has it with the key.
+//! any: it pays for the transaction before it has anything of it (S35). Its price is what that costs, and stays in the
+//! client's old channels: L has it with the key.
 
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
