@@ -16,7 +16,7 @@ use factory_lab::world::{Fate, Fed, LSP, RESERVE_MSAT, World, losing};
 
 /// What client 1 has in its factory beside what it was pushed.
 const PAID_MSAT: u64 = 40_000_000;
-const PUSH_MSAT: u64 = 547_000;
+const PUSH_MSAT: u64 = 546_000;
 const DEPTH: u32 = 6;
 const LIFETIME: u32 = 400;
 const DYING: u32 = 110;

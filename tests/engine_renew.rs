@@ -12,7 +12,7 @@ use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World, losing};
 
-const PUSH: u64 = 547_000;
+const PUSH: u64 = 546_000;
 const RESERVE: u64 = 546_000;
 const LIFETIME: u32 = 170;
 const DYING: u32 = 110;

@@ -9,6 +9,7 @@ use crate::record::factory::{Factory, has_matured};
 use crate::record::leaves::Wish;
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
+use crate::tx::layout::RESERVE_MSAT;
 use crate::types::{ChannelId, Height, InstanceId, NodeId};
 
 /// Why a client keeps its key for now.
@@ -284,6 +285,9 @@ impl Engine {
             return factory.leaves.wish().map_or(0, |wish| wish.stays_msat);
         };
         let free = self.config.max_renewal_price_msat.saturating_sub(next.current.price_msat);
+        // A bought channel's reserve stays behind: no push can be as large as several.
+        let bought = u64::try_from(factory.own_channels().count().saturating_sub(1)).unwrap_or(0);
+        let free = free.saturating_add(bought.saturating_mul(RESERVE_MSAT));
         // It makes up for one factory that is left, not for each.
         let since = next.funding_height().unwrap_or(Height::MAX);
         let made_up = |other: &Factory| {
