@@ -114,8 +114,7 @@ static OPTIONS: [Entry; 43] = [
     Entry {
         name: "factory-leave-channels",
         kind: Kind::Flag(|to, given| to.config.leave_channels = given),
-        description: "As operator: open an ordinary channel on chain to a client that leaves a factory with \
-                      factory-leave, one for each client and factory, for what the transaction costs",
+        description: "Operator: open a channel on chain to a client that leaves (factory-leave), for its fee",
     },
     Entry {
         name: "factory-reclaim-blocks",
