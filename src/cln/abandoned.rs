@@ -5,22 +5,15 @@ use std::collections::BTreeSet;
 
 use factory_engine::types::{ChannelId, Height};
 use factory_engine::{Factory, State as FactoryState};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::channel_state::kept_for_ever;
 use super::client::{Call, Rpc};
 use super::methods;
 use super::state::State;
 
 /// Blocks between two looks.
 const BLOCKS: Height = 36;
-
-/// Of `listpeerchannels`: their ids.
-pub fn entries(channels: &[Value]) -> Vec<ChannelId> {
-    let kept = channels.iter().filter(|channel| {
-        channel["state"] == "CLOSINGD_COMPLETE" && channel.get("short_channel_id").is_none()
-    });
-    kept.filter_map(|channel| channel["channel_id"].as_str()?.parse().ok()).collect()
-}
 
 /// Those of them that nothing can come of: their factory is over for good, its root spent 100 blocks deep.
 fn buried(factories: &[Factory], height: Height, kept: &[ChannelId]) -> BTreeSet<ChannelId> {
@@ -43,7 +36,7 @@ pub async fn tidy(state: &State, height: Height) {
     if !height.is_multiple_of(BLOCKS) {
         return;
     }
-    let kept = state.mirror.last(entries).await;
+    let kept = state.mirror.last(kept_for_ever).await;
     if kept.is_empty() || !is_developer(&state.rpc).await {
         return;
     }
@@ -73,21 +66,5 @@ async fn forget(rpc: &Rpc, channel: ChannelId) {
             log::info!("lightningd forgets channel {id}: its factory is over, and nothing of it is on chain")
         }
         Err(error) => log::info!("lightningd doesn't forget channel {id}: {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_kept_for_ever() {
-        let channel =
-            |of: u8, state: &str| json!({"channel_id": ChannelId([of; 32]).to_string(), "state": state});
-        let mut on_chain = channel(3, "CLOSINGD_COMPLETE");
-        on_chain["short_channel_id"] = "103x1x0".into();
-        let list = [channel(1, "CHANNELD_NORMAL"), channel(2, "CLOSINGD_COMPLETE"), on_chain];
-        assert_eq!(entries(&list), [ChannelId([2; 32])]);
-        assert!(buried(&[], 100, &entries(&list)).is_empty());
     }
 }

@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use factory_engine::Ended;
+use factory_engine::types::ChannelId;
+use serde_json::Value;
 
 macro_rules! states {
     ($($state:ident $name:literal $ended:expr;)*) => {
@@ -64,6 +66,15 @@ states! {
     Closed "CLOSED" Some(Ended::Forgotten);
 }
 
+/// Of `listpeerchannels`: channels that both sides have closed while nothing of them is on chain. lightningd keeps them
+/// for ever.
+pub fn kept_for_ever(channels: &[Value]) -> Vec<ChannelId> {
+    let kept = channels.iter().filter(|channel| {
+        channel["state"] == ChannelState::ClosingComplete.name() && channel.get("short_channel_id").is_none()
+    });
+    kept.filter_map(|channel| channel["channel_id"].as_str()?.parse().ok()).collect()
+}
+
 /// The text names no state that this plugin knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownState;
@@ -71,6 +82,17 @@ pub struct UnknownState;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_kept_for_ever() {
+        let channel =
+            |of: u8, state: &str| json!({"channel_id": ChannelId([of; 32]).to_string(), "state": state});
+        let mut on_chain = channel(3, "CLOSINGD_COMPLETE");
+        on_chain["short_channel_id"] = "103x1x0".into();
+        let list = [channel(1, "CHANNELD_NORMAL"), channel(2, "CLOSINGD_COMPLETE"), on_chain];
+        assert_eq!(kept_for_ever(&list), [ChannelId([2; 32])]);
+    }
 
     // S34
     #[test]

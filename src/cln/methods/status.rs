@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
-use super::super::{abandoned, peers, words};
+use super::super::{channel_state, peers, words};
 use super::fees::{self, Reserve};
 use super::warning::Warning;
 use super::warnings::{self, Node};
@@ -70,7 +70,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };
-    let kept = state.mirror.last(abandoned::entries).await;
+    let kept = state.mirror.last(channel_state::kept_for_ever).await;
     if !kept.is_empty() {
         answer["closed_channels"] = kept.len().into();
         warnings.push(Warning::new(
