@@ -13,11 +13,13 @@ use crate::types::{
 };
 use crate::wire::message::Message;
 
+pub use cannot_close::CannotClose;
 pub use cannot_move::{CannotMove, MoveLimit};
 pub use command::{Command, Create};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 
+mod cannot_close;
 mod cannot_move;
 mod command;
 pub mod fees;

@@ -229,7 +229,7 @@ impl Meeting {
             assert_eq!(self.coordinator.lacks_only(client), client == last);
             if client == last {
                 let key = |client| self.table.key(client);
-                return self.coordinator.finish((client, &signatures), key);
+                return self.coordinator.finish(Some((client, &signatures)), key);
             }
             self.coordinator.signed(client, signatures);
         }
@@ -345,7 +345,7 @@ fn nobody_is_named_for_what_nobody_did() {
     // Client 1 has sent nothing, which the count of those who have would have shown.
     meeting.coordinator.signed(0, first);
     let (_, last) = meeting.answer(2);
-    let failed = meeting.coordinator.finish((2, &last), |client| meeting.table.key(client));
+    let failed = meeting.coordinator.finish(Some((2, &last)), |client| meeting.table.key(client));
     assert_eq!(failed, Err(Failure::Nobody(MusigError::WrongCount { keys: 4, partials: 3 })));
 }
 
@@ -386,7 +386,7 @@ fn partial_signatures_that_are_not_taken() {
     let early = Coordinator::new(0..6);
     assert_eq!(early.check(0, &transcript, &signatures), Err(Refused::NotNow));
     let key = |client| meeting.table.key(client);
-    assert_eq!(early.finish((0, &signatures), key), Err(Failure::NotSigned));
+    assert_eq!(early.finish(Some((0, &signatures)), key), Err(Failure::NotSigned));
 }
 
 /// Nonces that are taken back are missing again.
@@ -466,7 +466,7 @@ fn an_operator_that_cannot_sign() {
         alone.signed(client, signatures);
     }
     let (_, last) = meeting.answer(2);
-    assert_eq!(alone.finish((2, &last), |client| table.key(client)), Err(Failure::NotSigned));
+    assert_eq!(alone.finish(Some((2, &last)), |client| table.key(client)), Err(Failure::NotSigned));
 }
 
 /// S1, S7: for a type that has the trait both impls fit, and the line doesn't compile.
