@@ -5,94 +5,20 @@
 
 mod common;
 
-use bitcoin::{ScriptBuf, Transaction, TxOut};
+use bitcoin::{ScriptBuf, TxOut};
+use common::closes::{ask, close, closing, has, has_signed, in_order, logged, paid, pays, untouched, usable};
 use common::factory;
-use factory_engine::tx::layout::SpendRole;
-use factory_engine::tx::scripts::{DUST, anchor_script, key_script};
+use factory_engine::tx::layout::{SessionId, SpendRole};
+use factory_engine::tx::scripts::{DUST, anchor_script};
 use factory_engine::tx::verify::verify_input;
 use factory_engine::types::{Amount, InstanceId};
-use factory_engine::wire::message::{CloseJoin, ClosePropose, Message};
+use factory_engine::wire::message::{CloseAsk, CloseReady, Message};
 use factory_engine::{
-    Answer, BURIED, CLOSE_BLOCKS, CannotClose, ChannelNow, Command, Ended, Input, NextAction, Purpose,
-    Refusal, Standing, State, Unusable, standing, statement,
+    BURIED, CannotClose, ChannelNow, Command, Ended, Input, NextAction, Purpose, Refusal, Standing, State,
+    Unusable, standing, statement,
 };
 use factory_lab::scenario::Scenario;
-use factory_lab::world::{CrashAt, Fate, Fed, LSP, World, losing};
-
-/// Everybody has something else, to the msat.
-fn paid(seed: u64, clients: usize) -> (World, InstanceId) {
-    let scenario = Scenario::new(seed).clients(clients).short_delays().lifetime(600, 60);
-    let (mut world, instance) = scenario.active().unwrap();
-    for client in 1..=clients {
-        world.pay(LSP, client, 5_000_000 + 1_234_567 * client as u64).unwrap();
-    }
-    (world, instance)
-}
-
-fn ask(world: &mut World, at: usize, command: Command) -> Result<Answer, Refusal> {
-    match world.feed(at, Input::Command(command)).unwrap() {
-        Fed::Done(answer) => answer,
-        other => panic!("member {at}: {other:?}"),
-    }
-}
-
-fn close(world: &mut World, instance: InstanceId) -> Result<(), Refusal> {
-    let answer = ask(world, LSP, Command::Close { instance });
-    world.settle().unwrap();
-    answer.map(|_| ())
-}
-
-fn in_order(world: &mut World) {
-    world.judge_chain();
-    assert_eq!(world.judge.violations, Vec::<String>::new());
-}
-
-/// What a client has, rounded up.
-fn has(world: &World, client: usize) -> Amount {
-    Amount::from_sat(world.purse_msat(client).div_ceil(1000))
-}
-
-/// What a transaction pays a member's wallet.
-fn pays(world: &World, at: usize, tx: &Transaction) -> Amount {
-    tx.output
-        .iter()
-        .filter(|output| world.members[at].lightningd.owns(output))
-        .map(|output| output.value)
-        .sum()
-}
-
-/// The close as a member has it, finished or not.
-fn closing(world: &World, at: usize, instance: InstanceId) -> Option<factory_engine::Closing> {
-    factory(world, at, instance).current.close.as_deref().cloned()
-}
-
-fn has_signed(world: &World, at: usize, instance: InstanceId) -> bool {
-    closing(world, at, instance).is_some()
-}
-
-/// Whether a member lets HTLCs onto a client's channel.
-fn usable(world: &World, at: usize, instance: InstanceId, client: u32) -> Result<(), Unusable> {
-    let id = factory(world, at, instance).current.channels[&client];
-    let policies = world.members[at].engine.as_ref().unwrap().channel_policies();
-    policies.into_iter().find(|(known, _)| *known == id).map_or(Ok(()), |(_, policy)| policy.usable)
-}
-
-fn logged(world: &World, at: usize, text: &str) -> bool {
-    world.members[at].log.iter().any(|(_, line)| line.contains(text))
-}
-
-/// All is as if nobody had asked.
-fn untouched(world: &mut World, instance: InstanceId) {
-    for at in 0..world.members.len() {
-        assert!(!has_signed(world, at, instance), "member {at}");
-        assert_eq!(world.state(at, instance), Some(State::Active), "member {at}");
-        let clients = if at == LSP { 0..world.members.len() as u32 - 1 } else { at as u32 - 1..at as u32 };
-        for client in clients {
-            assert_eq!(usable(world, at, instance, client), Ok(()), "member {at}");
-        }
-    }
-    in_order(world);
-}
+use factory_lab::world::{Fate, LSP, World, losing};
 
 /// Everybody gets what it has, to the satoshi; the operator pays, and gets the rest; nothing moves from then on; when
 /// it is buried, nothing is left.
@@ -244,167 +170,12 @@ fn a_client_signs_nothing_over_an_htlc() {
     // The same where it is asked.
     let round = 7;
     let (attempt, peer) = (factory(&world, 2, instance).current.number, world.members[LSP].id);
-    let ask = Message::CloseAsk(factory_engine::wire::message::CloseAsk { instance, attempt, round });
+    let ask = Message::CloseAsk(CloseAsk { instance, attempt, round });
     world.feed(2, Input::Message { peer, payload: ask.encode() }).unwrap();
     assert_eq!(usable(&world, 2, instance, 1), Err(Unusable::Closing), "nothing is let on while it looks");
     world.settle().unwrap();
     assert!(logged(&world, 2, "an HTLC stands on channel"));
     untouched(&mut world, instance);
-}
-
-/// S3, S19: what a client doesn't sign, whoever proposes it.
-#[test]
-fn a_proposal_that_is_wrong() {
-    type Change = fn(&mut ClosePropose, ScriptBuf);
-    let cases: [(&str, Change); 8] = [
-        ("a satoshi less", |m, _| m.outputs[1].value -= Amount::from_sat(1)),
-        ("another script", |m, _| m.outputs[1].script_pubkey = m.outputs[0].script_pubkey.clone()),
-        ("not paid", |m, _| drop(m.outputs.remove(1))),
-        ("back into the factory", |m, coin| {
-            m.outputs.last_mut().unwrap().script_pubkey = coin;
-        }),
-        ("no script that is relayed", |m, _| {
-            m.outputs.last_mut().unwrap().script_pubkey = ScriptBuf::new_op_return([1; 20]);
-        }),
-        ("dust", |m, _| m.outputs.last_mut().unwrap().value = DUST - Amount::from_sat(1)),
-        ("no fee", |m, _| m.outputs.last_mut().unwrap().value += Amount::from_sat(5_000)),
-        ("more than there is", |m, _| m.outputs.last_mut().unwrap().value = Amount::MAX_MONEY),
-    ];
-    for (seed, (what, wrong)) in (10..).zip(cases) {
-        let (mut world, instance) = paid(seed, 3);
-        let tree = factory(&world, LSP, instance).current.tree.clone().unwrap();
-        let coin = key_script(tree.output_key(0).unwrap());
-        world.tamper(move |out| match &out.message {
-            Message::ClosePropose(propose) if out.to == 2 => {
-                Fate::changed(propose, |m| wrong(m, coin.clone()))
-            }
-            _ => Fate::Deliver,
-        });
-        close(&mut world, instance).unwrap();
-        assert!(!has_signed(&world, 2, instance), "{what}");
-        assert!(closing(&world, LSP, instance).unwrap().signature.is_none(), "{what}");
-        assert_eq!(usable(&world, 2, instance, 1), Ok(()), "{what}: it has signed nothing");
-        let named = world.members[2].id.to_string();
-        assert!(logged(&world, LSP, &named), "{what}: the operator names it");
-        in_order(&mut world);
-        // An honest one is signed at the next block.
-        world.heal();
-        world.mine(2).unwrap();
-        in_order(&mut world);
-        assert!(factory(&world, 2, instance).close_height().is_some(), "{what}");
-    }
-}
-
-/// S8: never a second close. The nonces of another try are others, and the transaction is the same.
-#[test]
-fn there_is_one_close_and_no_other() {
-    let (mut world, instance) = paid(20, 3);
-    world.tamper(losing("close_partial_signatures", 3));
-    close(&mut world, instance).unwrap();
-    let first = closing(&world, 1, instance).unwrap();
-    assert!((1..=3).all(|at| has_signed(&world, at, instance)));
-    world.run_out().unwrap();
-    let silent = world.members[3].id.to_string();
-    assert!(logged(&world, LSP, &format!("no answer in time from {silent}")), "S29");
-    // An operator that would like another one: client 1 has signed, and signs nothing else.
-    let other = first
-        .outputs()
-        .iter()
-        .map(|output| TxOut { value: output.value - Amount::from_sat(1_000), ..output.clone() });
-    let other: Vec<TxOut> = other.collect();
-    let own = first.outputs()[0].clone();
-    world.tamper(move |out| match &out.message {
-        Message::ClosePropose(propose) if out.to == 1 => {
-            let mut outputs = other.clone();
-            outputs[0] = own.clone();
-            Fate::changed(propose, |m| m.outputs = outputs)
-        }
-        _ => Fate::Deliver,
-    });
-    world.mine(1).unwrap();
-    assert_eq!(closing(&world, 1, instance).unwrap(), first);
-    assert!(logged(&world, 1, "never two"), "S8");
-    assert!(closing(&world, LSP, instance).unwrap().signature.is_none());
-    // The same again.
-    world.heal();
-    world.mine(2).unwrap();
-    in_order(&mut world);
-    for at in 0..=3 {
-        let known = closing(&world, at, instance).unwrap();
-        assert_eq!(known.txid(), first.txid(), "member {at}");
-        assert!(factory(&world, at, instance).close_height().is_some(), "member {at}");
-    }
-}
-
-/// S4: whoever sends a bad partial signature is named; the others stand still until it is given up, and leave then.
-#[test]
-fn a_bad_partial_signature() {
-    let (mut world, instance) = paid(21, 3);
-    world.tamper(|out| match &out.message {
-        Message::ClosePartialSignatures(answer) if out.from == 2 => {
-            Fate::changed(answer, |m| m.signatures[0].0[3] ^= 1)
-        }
-        _ => Fate::Deliver,
-    });
-    close(&mut world, instance).unwrap();
-    let named = format!("{} sent a bad partial signature", world.members[2].id);
-    assert!(logged(&world, LSP, &named), "S4");
-    let since = closing(&world, 1, instance).unwrap().since;
-    for at in 0..=3usize {
-        let client = at.saturating_sub(1) as u32;
-        assert_eq!(usable(&world, at, instance, client), Err(Unusable::Closing), "member {at}");
-        assert_eq!(world.state(at, instance), Some(State::Closing), "member {at}");
-    }
-    let height = world.chain.height();
-    let next = factory(&world, 1, instance).next_action(height);
-    assert_eq!(next, NextAction::FinishClose { before: since + CLOSE_BLOCKS });
-    world.mine(since + CLOSE_BLOCKS - 1 - height).unwrap();
-    in_order(&mut world);
-    assert!((1..=3).all(|at| factory(&world, at, instance).current.exiting.is_empty()));
-    world.mine(1).unwrap();
-    // The operator knows that nobody can finish it: it never signs there again, and its channels thaw.
-    assert!(closing(&world, LSP, instance).unwrap().given_up.is_some());
-    for at in 1..=3 {
-        let client = factory(&world, at, instance);
-        assert!(client.current.exiting.contains(&(at as u32 - 1)), "S19: client {at}");
-        assert_eq!(usable(&world, at, instance, at as u32 - 1), Err(Unusable::Closing), "client {at}");
-    }
-    world.heal();
-    world.mine(BURIED + 60).unwrap();
-    in_order(&mut world);
-    assert!(matches!(close(&mut world, instance), Err(Refusal::Close(_))));
-    for at in 1..=3 {
-        assert!(factory(&world, at, instance).leaf_height(at as u32 - 1).is_some(), "client {at} is out");
-    }
-}
-
-/// S19: an operator that has everybody's signature and keeps the close: whoever signed leaves.
-#[test]
-fn an_operator_that_withholds_it() {
-    let (mut world, instance) = paid(22, 2);
-    world.mute.insert("close_ready");
-    close(&mut world, instance).unwrap();
-    world.stop(LSP);
-    let since = closing(&world, 1, instance).unwrap().since;
-    let root = factory(&world, 1, instance).funding().unwrap();
-    let held = world.chain.waiting_spender(root).unwrap().clone();
-    world.chain.drop_waiting(held.compute_txid());
-    world.mine(since + CLOSE_BLOCKS + 1 - world.chain.height()).unwrap();
-    for at in [1, 2] {
-        assert!(!factory(&world, at, instance).current.exiting.is_empty(), "client {at}");
-    }
-    // And now it publishes it after all. It pays what they have: nothing has moved since.
-    let before = [1, 2].map(|client| has(&world, client));
-    let conflict = world.chain.waiting_spender(root).map(Transaction::compute_txid);
-    if let Some(txid) = conflict {
-        world.chain.drop_waiting(txid);
-    }
-    if factory(&world, 1, instance).close_height().is_none() && world.chain.coin(root).is_some() {
-        world.chain.submit(&held).unwrap();
-        world.mine(1).unwrap();
-        assert_eq!([1, 2].map(|client| pays(&world, client, &held)), before);
-        assert!(factory(&world, 1, instance).close_height().is_some());
-    }
 }
 
 /// What is lost comes again with the connection, and whoever has forgotten that it signed learns it from the close
@@ -449,7 +220,7 @@ fn a_client_that_has_forgotten_that_it_signed() {
     let outputs =
         vec![TxOut { value: Amount::from_sat(50_000), script_pubkey: key_script_of(&world, instance) }];
     let (attempt, peer) = (factory(&world, 1, instance).current.number, world.members[LSP].id);
-    let ready = factory_engine::wire::message::CloseReady { instance, attempt, outputs, signature: [7; 64] };
+    let ready = CloseReady { instance, attempt, outputs, signature: [7; 64] };
     world.feed(1, Input::Message { peer, payload: Message::CloseReady(ready).encode() }).unwrap();
     world.settle().unwrap();
     assert!(!has_signed(&world, 1, instance));
@@ -458,107 +229,6 @@ fn a_client_that_has_forgotten_that_it_signed() {
 fn key_script_of(world: &World, instance: InstanceId) -> ScriptBuf {
     let proposal = factory(world, LSP, instance).current.proposal.clone().unwrap();
     proposal.clients[1].1.clone()
-}
-
-/// What the operator doesn't take from a client.
-#[test]
-fn an_answer_that_is_wrong() {
-    type Change = fn(&mut CloseJoin);
-    let cases: [(&str, &str, Change); 4] = [
-        ("more than it has", "says that it has", |m| m.balance += Amount::from_sat(1)),
-        ("less than it has", "says that it has", |m| m.balance -= Amount::from_sat(1)),
-        ("no script", "breaks the protocol", |m| m.script = anchor_script()),
-        ("no nonce", "breaks the protocol", |m| m.nonces.clear()),
-    ];
-    for (seed, (what, says, wrong)) in (30..).zip(cases) {
-        let (mut world, instance) = paid(seed, 3);
-        world.tamper(move |out| match &out.message {
-            Message::CloseJoin(join) if out.from == 2 => Fate::changed(join, wrong),
-            _ => Fate::Deliver,
-        });
-        close(&mut world, instance).unwrap();
-        assert!(logged(&world, LSP, says), "{what}");
-        assert!(logged(&world, LSP, &world.members[2].id.to_string()), "S4: {what}");
-        untouched(&mut world, instance);
-        world.heal();
-        close(&mut world, instance).unwrap();
-        world.mine(1).unwrap();
-        in_order(&mut world);
-        assert!(factory(&world, 2, instance).close_height().is_some(), "{what}");
-    }
-}
-
-/// Messages twice, too late, or without a close.
-#[test]
-fn repeated_and_out_of_order() {
-    let (mut world, instance) = paid(35, 3);
-    let all = std::rc::Rc::new(std::cell::RefCell::new(vec![]));
-    let note = all.clone();
-    world.tamper(move |out| {
-        if out.message.name().starts_with("close_") {
-            note.borrow_mut().push((out.from, out.to, out.message.encode()));
-        }
-        Fate::Twice
-    });
-    close(&mut world, instance).unwrap();
-    let txid = closing(&world, 1, instance).unwrap().txid();
-    assert!((0..=3).all(|at| closing(&world, at, instance).unwrap().signature.is_some()));
-    world.heal();
-    let records: Vec<usize> = (0..=3).map(|at| world.members[at].store.records(instance).len()).collect();
-    let messages = all.borrow().clone();
-    for backwards in [false, true] {
-        let mut messages = messages.clone();
-        if backwards {
-            messages.reverse();
-        }
-        for (from, to, payload) in messages {
-            let peer = world.members[from].id;
-            world.feed(to, Input::Message { peer, payload }).unwrap();
-        }
-        world.settle().unwrap();
-    }
-    let after: Vec<usize> = (0..=3).map(|at| world.members[at].store.records(instance).len()).collect();
-    assert_eq!(after, records, "nothing is stored");
-    assert_eq!(closing(&world, 1, instance).unwrap().txid(), txid);
-    world.mine(1).unwrap();
-    in_order(&mut world);
-}
-
-/// S8, S10, S14: whoever crashes at whichever record. Either nobody has signed, or it is finished in the end.
-#[test]
-fn a_crash_at_any_record() {
-    for at in [LSP, 1] {
-        for steps in 1..=3 {
-            for crash in
-                [CrashAt::BeforeStore(steps), CrashAt::AfterStore(steps), CrashAt::AfterEffects(steps, 1)]
-            {
-                let (mut world, instance) = paid(40 + u64::from(steps), 2);
-                world.crash_at(at, crash);
-                let _ = world.feed(LSP, Input::Command(Command::Close { instance })).unwrap();
-                world.settle().unwrap();
-                if world.members[at].engine.is_none() {
-                    world.start(at).unwrap();
-                }
-                world.reconnect().unwrap();
-                world.settle().unwrap();
-                world.run_out().unwrap();
-                world.mine(3).unwrap();
-                in_order(&mut world);
-                if factory(&world, LSP, instance).close_height().is_none() {
-                    untouched(&mut world, instance);
-                    close(&mut world, instance).unwrap();
-                    world.mine(1).unwrap();
-                }
-                in_order(&mut world);
-                for member in 0..=2 {
-                    assert!(
-                        factory(&world, member, instance).close_height().is_some(),
-                        "{at} {crash:?}: {member}"
-                    );
-                }
-            }
-        }
-    }
 }
 
 /// S25: a close that is reorganised away is published again; and one that never comes back because the tree is there
@@ -579,15 +249,14 @@ fn a_close_that_is_reorganised_away() {
     assert!((0..=2).all(|at| factory(&world, at, instance).close_height().is_some()));
 }
 
-/// A member that publishes the tree instead: everything goes the tree's way.
+/// S25: a member that publishes the tree instead: everything goes the tree's way.
 #[test]
 fn the_tree_against_the_close() {
     let (mut world, instance) = paid(51, 3);
     close(&mut world, instance).unwrap();
     let known = factory(&world, 1, instance);
     let txid = known.current.close.as_ref().unwrap().txid();
-    let root =
-        known.signed_tx(factory_engine::tx::layout::SessionId { coin: 0, role: SpendRole::State }).unwrap();
+    let root = known.signed_tx(SessionId { coin: 0, role: SpendRole::State }).unwrap();
     world.chain.drop_waiting(txid);
     world.chain.submit(&root).unwrap();
     world.mine(1).unwrap();

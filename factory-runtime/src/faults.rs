@@ -28,7 +28,7 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Effect, Input};
 
-const MESSAGES: [&str; 37] = [
+const MESSAGES: [&str; 43] = [
     "invite",
     "join",
     "expect_channel",
@@ -66,6 +66,12 @@ const MESSAGES: [&str; 37] = [
     "move_ask",
     "move_ready",
     "move_refused",
+    "close_ask",
+    "close_join",
+    "close_propose",
+    "close_partial_signatures",
+    "close_ready",
+    "close_abort",
 ];
 
 /// Where [`Fault::Hold`] can stand still, beside messages.

@@ -142,7 +142,10 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
     match session.id.role {
         SpendRole::Distribution => Some(parent.max(factory.current.terms.timeout_height)),
         SpendRole::Sale => Some(parent),
-        SpendRole::State | SpendRole::Poison | SpendRole::Close => {
+        SpendRole::Close => {
+            Some(factory.current.close.as_ref().map_or(parent, |close| close.since.max(parent)))
+        }
+        SpendRole::State | SpendRole::Poison => {
             let lock =
                 factory.current.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
             let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));

@@ -448,6 +448,44 @@ fn whoever_cannot_sign_is_done() {
     assert!(matches!(error, SignError::Musig(MusigError::NotAMember)), "{error}");
 }
 
+/// S22: L signs with the keys of members that have handed theirs over, in their place; only the others are waited for,
+/// and whoever of these is bad is named.
+#[test]
+fn whoever_has_handed_over_is_signed_for() {
+    for bad in [false, true] {
+        let table = Table::sale();
+        let mut coordinator = Coordinator::new([0]);
+        let key = &table.keys[1];
+        let (mut signer, nonces) = Signer::<Ask>::fresh(2, key, seeds(0));
+        let nonces = Coordinator::check_nonces(&nonces, 2).unwrap();
+        assert!(coordinator.lacks_only(0) && coordinator.lacks(0));
+        // Clients 1 and 2.
+        let instance = InstanceId([1; 32]);
+        let held = || [3, 4].map(|who| FactoryKey::derive(&MasterSecret::new([who; 32]), instance, 1));
+        let mut seed = 100;
+        let fresh = || {
+            seed += 1;
+            [seed; 32]
+        };
+        let opened = coordinator
+            .open_with(table.plan(None), Some((0, &nonces)), &table.keys[0], &held(), fresh)
+            .unwrap();
+        coordinator.join(0, nonces);
+        let ask = Arc::new(Ask { nonces: opened.nonces().to_vec(), text: "sign this" });
+        coordinator.sign_with(opened, TRANSCRIPT, &table.keys[0], &held()).unwrap();
+        let (transcript, mut signatures) = signer.sign(&table.plan(Some(0)), ask, TRANSCRIPT, key).unwrap();
+        if bad {
+            signatures[1] = PartialSig([1; 32]);
+        }
+        coordinator.check(0, &transcript, &signatures).unwrap();
+        let finished = coordinator.finish(Some((0, &signatures)), |client| table.key(client));
+        match bad {
+            false => assert_eq!(check_finished(&table.plan(None), &finished.unwrap()), Ok(())),
+            true => assert!(matches!(finished, Err(Failure::Culprit { client: 0, .. }))),
+        }
+    }
+}
+
 /// An operator that could not sign itself blames nobody.
 #[test]
 fn an_operator_that_cannot_sign() {

@@ -42,10 +42,10 @@ impl Factory {
         close.signed_tx()
     }
 
-    /// Whether this node holds a close that is on chain or can be.
+    /// Whether a close is on chain, or this node holds one that can be.
     pub(crate) fn has_close(&self) -> bool {
         let finished = self.current.close.as_ref().is_some_and(|close| close.signature.is_some());
-        finished && (self.is_whole() || self.close_height().is_some())
+        self.close_height().is_some() || finished && self.is_whole()
     }
 
     /// A close that isn't finished yet, and may be.
