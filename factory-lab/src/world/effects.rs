@@ -34,6 +34,11 @@ impl World {
                 let result = result.map_err(|error| self.open_failure(at, peer, error));
                 self.answer(at, Input::ChannelStarted { instance, attempt, client, sale, result });
             }
+            Effect::Disconnect { peer } => {
+                if let Some(other) = self.member_of(peer) {
+                    self.disconnect(at, other);
+                }
+            }
             Effect::CancelChannel { peer } => {
                 if let Some(other) = self.member_of(peer) {
                     let id = self.members[at].id;
