@@ -368,7 +368,8 @@ impl World {
     /// that of the stock beside it, is on the way.
     fn evicts(&self, factory: &Factory) -> Result<(), String> {
         // A finished close pays whoever is in.
-        if factory.funding_height().is_none() || factory.finished_close().is_some() {
+        let closed = factory.finished_close().is_some() || factory.close_height().is_some();
+        if factory.funding_height().is_none() || closed {
             return Ok(());
         }
         let terms = &factory.current.terms;
