@@ -12,7 +12,7 @@ use factory_engine::tx::scripts::{DUST, anchor_script, key_script};
 use factory_engine::types::Amount;
 use factory_engine::wire::message::{CloseJoin, ClosePropose, Message};
 use factory_engine::{BURIED, CLOSE_BLOCKS, Command, Input, NextAction, Refusal, State, Unusable};
-use factory_lab::world::{CrashAt, Fate, LSP, losing};
+use factory_lab::world::{CrashAt, Fate, LSP, World, losing};
 
 /// S3, S19: what a client doesn't sign, whoever proposes it.
 #[test]
@@ -233,6 +233,16 @@ fn repeated_and_out_of_order() {
     in_order(&mut world);
 }
 
+/// A member that has crashed comes back, and all that follows from that.
+fn revive(world: &mut World, at: usize) {
+    if world.members[at].engine.is_none() {
+        world.start(at).unwrap();
+    }
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    world.run_out().unwrap();
+}
+
 /// S8, S10, S14: whoever crashes at whichever record. Either nobody has signed, or it is finished in the end.
 #[test]
 fn a_crash_at_any_record() {
@@ -246,21 +256,20 @@ fn a_crash_at_any_record() {
                 let _ = world.feed(LSP, Input::Command(Command::Close { instance })).unwrap();
                 world.settle().unwrap();
                 // It may be later that it comes to that record.
-                for _ in 0..2 {
-                    if world.members[at].engine.is_none() {
-                        world.start(at).unwrap();
-                    }
-                    world.reconnect().unwrap();
-                    world.settle().unwrap();
-                    world.run_out().unwrap();
-                    world.mine(2).unwrap();
+                for _ in 0..3 {
+                    revive(&mut world, at);
+                    world.mine(1).unwrap();
                 }
+                revive(&mut world, at);
                 in_order(&mut world);
                 if factory(&world, LSP, instance).close_height().is_none() {
                     untouched(&mut world, instance);
                     close(&mut world, instance).unwrap();
                     world.mine(1).unwrap();
+                    revive(&mut world, at);
+                    world.mine(2).unwrap();
                 }
+                revive(&mut world, at);
                 in_order(&mut world);
                 for member in 0..=2 {
                     assert!(
