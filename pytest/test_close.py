@@ -92,7 +92,7 @@ def test_everybody_gets_what_it_has(node_factory, bitcoind):
         plan["fee_sat"],
         plan["operator_sat"],
     )
-    assert done["txid"] in bitcoind.rpc.getrawmempool()
+    wait_for(lambda: done["txid"] in bitcoind.rpc.getrawmempool())
     tx = transaction(bitcoind, done["txid"])
     assert fee_of(bitcoind, tx) == done["fee_sat"]
     assert tx["vsize"] == done["vbytes"]
@@ -117,8 +117,10 @@ def test_everybody_gets_what_it_has(node_factory, bitcoind):
     assert bitcoind.rpc.getrawmempool() == []
     for node in nodes:
         show = node.rpc.call("factory-show", {"factory_instance": factory["factory_instance"]})
-        account = show["factory"].get("account") or show.get("account")
-        assert account is None or account["sum_sat"] == account["funding_sat"]
+        statement = show["statement"]
+        assert "broken" not in statement and statement["sum_sat"] == statement["funding_sat"], statement
+        kinds = {line["type"] for line in statement["lines"]}
+        assert kinds == {"close", "anchor", "fee"}, statement
     mine(bitcoind, 100, nodes)
     wait_for(lambda: all(state_of(node, factory) == "closed" for node in nodes))
 
