@@ -1,6 +1,7 @@
 //! What members ask of their lightningd.
 
 use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::RESERVE_MSAT;
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use factory_engine::{Answer, Effect, Input, OpenChannel, OpenFailure};
@@ -199,7 +200,14 @@ impl World {
 
     /// What the fundee's hook sees of an `open_channel`; stock lightningd shows no record.
     pub fn open_of(&self, peer: NodeId, capacity: Amount, push_msat: u64) -> OpenChannel {
-        OpenChannel { peer, capacity, push_msat, zeroconf: true, channel_in_factory: None }
+        OpenChannel {
+            peer,
+            capacity,
+            push_msat,
+            reserve_msat: RESERVE_MSAT,
+            zeroconf: true,
+            channel_in_factory: None,
+        }
     }
 
     /// `fundchannel_complete`: both sides commit, and the channel is usable as far as lightningd cares.
