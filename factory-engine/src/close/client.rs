@@ -204,7 +204,7 @@ impl Engine {
     ) -> Result<(), Fault> {
         let factory = self.own_factory(peer, message.instance, message.attempt)?;
         let close = self.closes.client.get(&factory.instance);
-        if !close.is_some_and(|close| close.round == message.round) {
+        if close.is_none_or(|close| close.round != message.round) {
             return Err(Fault::stale("no such close is under way"));
         }
         self.forget_close(step, factory.instance, &message.reason.to_string());
