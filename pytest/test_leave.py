@@ -77,7 +77,7 @@ def test_a_client_leaves(node_factory, bitcoind):
     assert preview["exit"] == planned["exit"] and preview["leave"]["moves_msat"] == moves
     with pytest.raises(RpcError, match=f"costs {price} msat") as refused:
         leave(client, factory)
-    assert refused.value.error["code"] == 2507
+    assert refused.value.error["code"] == 2508
     assert state_of(client, factory) == "active" and status(client)["leaves"] == []
 
     begun = leave(client, factory, max_price_msat=price)

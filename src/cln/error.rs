@@ -27,8 +27,10 @@ pub const NOT_CREATED: i32 = 2504;
 pub const NOT_SOLD: i32 = 2505;
 /// A move came to nothing; the message says why.
 pub const NOT_MOVED: i32 = 2506;
+/// A close came to nothing; the message says why.
+pub const NOT_CLOSED: i32 = 2507;
 /// A factory can't be left for an ordinary channel; the message says why.
-pub const NOT_LEFT: i32 = 2507;
+pub const NOT_LEFT: i32 = 2508;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 

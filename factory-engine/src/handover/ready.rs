@@ -173,6 +173,10 @@ impl Engine {
         if !factory.current.checked.contains(&index) {
             return Err(NotYet::Unusable(factory.instance, Unusable::NotChecked));
         }
+        // What it holds is about to be paid on chain.
+        if self.is_frozen_to_close(factory.instance) {
+            return Err(NotYet::State(State::Closing));
+        }
         if factory.is_leaving(index) || factory.paid_out(index).is_some() || has_matured(factory, height) {
             return Err(NotYet::Leaving);
         }
@@ -188,6 +192,7 @@ impl Engine {
             | State::Exited
             | State::Distributed
             | State::Left
+            | State::Closing
             | State::Reclaimed
             | State::Declined
             | State::Aborted
@@ -217,7 +222,7 @@ impl Engine {
     }
 
     /// Whether nothing of a sale is open: neither a signature, nor a payment, nor credit (S36).
-    fn is_finished(&self, factory: &Factory) -> bool {
+    pub(crate) fn is_finished(&self, factory: &Factory) -> bool {
         let sales = &factory.current.sales;
         let signed = sales.all().all(|sold| sold.is_signed() || sold.void.is_some());
         let of_this = |(instance, _): &(InstanceId, u32)| *instance == factory.instance;

@@ -54,6 +54,11 @@ pub enum Command {
         /// How much, msat; nothing for all that can go.
         amount_msat: Option<u64>,
     },
+    /// `factory-close`: L closes a factory together with everybody who is in it.
+    Close {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+    },
     /// `factory-leave` with `dry_run`: ask the operator for its price of an ordinary channel.
     AskLeave {
         /// The factory (factory_instance).
