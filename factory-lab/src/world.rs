@@ -12,6 +12,7 @@ mod fees;
 mod foreign;
 mod handed;
 mod invoices;
+mod left;
 pub(crate) mod judged;
 mod moves;
 mod network;

@@ -66,6 +66,7 @@ impl Run {
             let mut hash = [0; 32];
             hash.iter_mut().for_each(|byte| *byte = dice.next_number().to_be_bytes()[7]);
             self.held.push(Held { hash, msat, legs, until, told });
+            self.note_held();
         } else {
             for leg in legs {
                 self.world.shift((leg.from, leg.to), leg.channel, msat)?;

@@ -14,6 +14,7 @@
 //! - `people` who lies, who is gone
 //! - `prices` what liquidity costs, and whether it was got
 //! - [`probe`] whether a member could leave right now
+//! - `renew` one factory after the other: rungs, stragglers, keys
 //! - [`shrink`] the shortest schedule that still shows a violation
 
 mod buy;
@@ -29,6 +30,7 @@ mod parts;
 mod payment;
 mod people;
 mod prices;
+mod renew;
 pub mod probe;
 pub mod run;
 mod settings;

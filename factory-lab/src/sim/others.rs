@@ -73,9 +73,11 @@ impl Run {
 
     /// Whoever is asked answers, sooner or later.
     pub(super) fn answer_invitations(&mut self) -> Result<(), LabError> {
-        let Some(instance) = self.instance else { return Ok(()) };
-        for at in 1..self.world.members.len() {
-            let asks = self.world.members[at].config.policy == Policy::Ask;
+        let members = self.world.members.len();
+        let all = self.all().into_iter().flat_map(|instance| (1..members).map(move |at| (instance, at)));
+        for (instance, at) in all.collect::<Vec<_>>() {
+            let config = &self.world.members[at].config;
+            let asks = config.policy == Policy::Ask || config.renew == Policy::Ask;
             if !asks || self.world.state(at, instance) != Some(State::Invited) || !self.dice.one_in(8) {
                 continue;
             }
