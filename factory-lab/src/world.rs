@@ -12,8 +12,8 @@ mod fees;
 mod foreign;
 mod handed;
 mod invoices;
-mod left;
 pub(crate) mod judged;
+mod left;
 mod moves;
 mod network;
 mod pay;
@@ -167,6 +167,7 @@ pub struct World {
     circles: Vec<moves::Circle>,
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
+    numbers: BTreeMap<NodeId, usize>,
     rng: Rng,
     links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
@@ -206,6 +207,7 @@ impl World {
                 shadow: None,
             });
         }
+        let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();
         let mut world = Self {
             members,
             chain: Chain::new(),
@@ -226,6 +228,7 @@ impl World {
             hold_moves: false,
             circles: vec![],
             chaos: None,
+            numbers,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -492,6 +495,6 @@ impl World {
 
     /// The member with a node id.
     pub fn member_of(&self, id: NodeId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == id)
+        self.numbers.get(&id).copied()
     }
 }

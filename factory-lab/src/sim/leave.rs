@@ -31,7 +31,8 @@ impl Run {
                 leaves.then_some(when)
             })
             .collect();
-        let of: Vec<_> = (0..members).map(|_| if all.len() > 1 { self.dice.below(all.len()) } else { 0 }).collect();
+        let of: Vec<_> =
+            (0..members).map(|_| if all.len() > 1 { self.dice.below(all.len()) } else { 0 }).collect();
         let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
         // Off from now until after the timeout.
         for at in 0..members {
@@ -94,14 +95,15 @@ impl Run {
 
     /// Whether every client that relied on a channel has its leaf or its distribution on chain.
     fn all_out(&self) -> bool {
-        self.all_taken_back() && self.used.iter().all(|((at, channel), used)| {
-            let known = self.world.members[*at].lightningd.channels.get(channel);
-            let chain = &self.world.chain;
-            let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
-            let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
-            let paid = paid && (self.renewing.is_none() || chain.height() > used.timeout + 6);
-            leaf || paid || !chain.knows(used.funding) || self.is_left(*at, *channel)
-        })
+        self.all_taken_back()
+            && self.used.iter().all(|((at, channel), used)| {
+                let known = self.world.members[*at].lightningd.channels.get(channel);
+                let chain = &self.world.chain;
+                let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
+                let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
+                let paid = paid && (self.renewing.is_none() || chain.height() > used.timeout + 6);
+                leaf || paid || !chain.knows(used.funding) || self.is_left(*at, *channel)
+            })
     }
 
     /// Nothing goes wrong any more; every member does what is left to do, and the money is counted.

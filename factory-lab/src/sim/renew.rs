@@ -32,8 +32,15 @@ const MOST: usize = 4;
 const AFTER: Height = 6;
 
 /// Events of a renewal, at which a crash may be planned.
-const EVENTS: [&str; 7] =
-    ["handed_over", "handover_stored", "move_wanted", "move_started", "move_ended", "move_over", "key_received"];
+const EVENTS: [&str; 7] = [
+    "handed_over",
+    "handover_stored",
+    "move_wanted",
+    "move_started",
+    "move_ended",
+    "move_over",
+    "key_received",
+];
 /// What is said in one, from which on somebody may be silent: the operator, a client.
 const LSP_SAYS: [&str; 3] = ["handover_stored", "move_ready", "move_refused"];
 const CLIENT_SAYS: [&str; 2] = ["handover", "move_ask"];
@@ -129,6 +136,10 @@ impl Run {
                 }
             }
         }
+        if dice.one_in(3) {
+            // A move takes several HTLCs.
+            self.world.members[LSP].lightningd.htlc_maximum_msat = 1_000_000 * (2 + dice.next_number() % 20);
+        }
         let client = dice.below(clients).saturating_add(1);
         if let Some(mut own) = self.roll(Kind::CrashAt, || format!("client {client}, in a renewal")) {
             let event = EVENTS[own.below(EVENTS.len())];
@@ -199,11 +210,13 @@ impl Run {
         let funding = self.world.factory(LSP, instance).ok().and_then(Factory::funding);
         let spent = funding.is_some_and(|funding| self.world.chain.spender(funding).is_some());
         let mut used = self.used.iter().filter(|(_, used)| used.instance == instance);
-        spent && used.all(|((at, channel), _)| {
-            let known = self.world.members[*at].lightningd.channels.get(channel);
-            let out = known.is_some_and(|known| self.world.chain.confirmed(known.outpoint.txid).is_some());
-            out || self.is_left(*at, *channel)
-        })
+        spent
+            && used.all(|((at, channel), _)| {
+                let known = self.world.members[*at].lightningd.channels.get(channel);
+                let out =
+                    known.is_some_and(|known| self.world.chain.confirmed(known.outpoint.txid).is_some());
+                out || self.is_left(*at, *channel)
+            })
     }
 
     /// Whether a client has handed over the factory that this channel is of.
@@ -268,11 +281,13 @@ impl Run {
         let all = self.all();
         let up = !self.gone && self.world.members[LSP].engine.is_some();
         let height = self.world.chain.height();
-        let creating = all.iter().any(|instance| self.world.state(LSP, *instance).is_some_and(State::is_creating));
+        let creating =
+            all.iter().any(|instance| self.world.state(LSP, *instance).is_some_and(State::is_creating));
         if !up || all.len() >= MOST || !self.dice.one_in(4) || (creating && !self.dice.one_in(6)) {
             return Ok(());
         }
-        let here: Vec<usize> = (1..self.world.members.len()).filter(|at| self.world.connected(LSP, *at)).collect();
+        let here: Vec<usize> =
+            (1..self.world.members.len()).filter(|at| self.world.connected(LSP, *at)).collect();
         let due = |run: &Self, at: usize| run.newest(at).is_none_or(|factory| factory.is_due(height));
         if !here.iter().any(|at| due(self, *at)) {
             return Ok(());
@@ -365,7 +380,8 @@ impl Run {
         let moved = |run: &Self| {
             let clients = run.world.members.iter().skip(1).filter_map(|member| member.engine.as_ref());
             let mut factories = clients.flat_map(|engine| engine.factories());
-            factories.any(|factory| !factory.has_left() && factory.moves.open().any(|open| open.moved_msat > 0))
+            factories
+                .any(|factory| !factory.has_left() && factory.moves.open().any(|open| open.moved_msat > 0))
         };
         if goes && !self.gone && moved(self) && self.dice.one_in(8) {
             self.gone = true;
@@ -380,7 +396,8 @@ impl Run {
         let Some(factory) = engine.factories().find(|factory| factory.has_left()) else { return };
         let Role::Client { index, .. } = factory.current.role else { return };
         let path: Vec<ClientIndex> = factory.current.layout.path(index);
-        let txs = path.into_iter().filter_map(|coin| factory.signed_tx(SessionId { coin, role: SpendRole::State }));
+        let txs =
+            path.into_iter().filter_map(|coin| factory.signed_tx(SessionId { coin, role: SpendRole::State }));
         for tx in txs.collect::<Vec<_>>() {
             // What isn't taken comes too early, or too late.
             if !self.world.chain.knows(tx.compute_txid()) && self.world.chain.submit(&tx).is_ok() {
@@ -389,4 +406,3 @@ impl Run {
         }
     }
 }
-

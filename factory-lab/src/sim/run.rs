@@ -404,7 +404,8 @@ impl Run {
                     let early = early_of_sale(&attempt.layout, sold.sale.buyer, sale);
                     let leaves = timeout.saturating_sub(early);
                     let funding = funding.txid;
-                    self.used.insert((at, channel), Used { instance, client, funding, timeout, sale, leaves });
+                    self.used
+                        .insert((at, channel), Used { instance, client, funding, timeout, sale, leaves });
                 }
             }
         }

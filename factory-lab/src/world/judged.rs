@@ -246,7 +246,9 @@ impl World {
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.current.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
-                    found.extend(self.has_right_keys(at, factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(
+                        self.has_right_keys(at, factory).err().map(|why| format!("{why} (member {at})")),
+                    );
                     found.extend(self.takes_back(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
                 }

@@ -104,5 +104,7 @@ impl World {
 /// A client's channels of a factory: its leaf's, and what it bought.
 fn own_channels(factory: &Factory) -> Vec<ChannelId> {
     let leaf = factory.current.channels.values().copied();
-    leaf.chain(factory.own_sales().map(|sold| sold.channel_id())).collect()
+    // One that came to nothing can't be enforced.
+    let sold = factory.own_sales().filter(|sold| sold.is_signed() && sold.void.is_none());
+    leaf.chain(sold.map(|sold| sold.channel_id())).collect()
 }

@@ -194,9 +194,7 @@ impl Lie {
             _ => None,
         });
         match (&out.message, how) {
-            (Message::HandoverStored(_) | Message::Handover(_), 0) => {
-                Some(vec![])
-            }
+            (Message::HandoverStored(_) | Message::Handover(_), 0) => Some(vec![]),
             (Message::HandoverStored(m), 1) => {
                 let (instance, attempt) = (m.instance, m.attempt);
                 let refused = HandoverRefused { instance, attempt, reason: Words::new("not today") };
