@@ -2,6 +2,7 @@
 //! that the engine makes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bitcoin::{Amount, OutPoint, Transaction};
 use factory_engine::Factory;
@@ -98,13 +99,13 @@ pub struct Measured {
 }
 
 /// Plays it with as many clients, real signatures, and consensus code that takes every transaction.
-pub fn measured(clients: u32, away: &[ClientIndex]) -> (Layout, Measured) {
+pub fn measured(clients: u32, away: &[ClientIndex]) -> (Arc<Layout>, Measured) {
     let stock = Amount::from_sat(50_000);
     // Lifetimes don't change what anything weighs.
     let scenario = || Scenario::new(1).clients(clients as usize).stock(50_000).lifetime(900, 300).unchecked();
-    let feerate = |scenario: Scenario| scenario.config(|config| config.reclaim_blocks = 10);
+    let later = |scenario: Scenario| scenario.config(|config| config.reclaim_blocks = 10);
 
-    let (mut world, first) = feerate(scenario()).active().unwrap();
+    let (mut world, first) = later(scenario()).active().unwrap();
     let all = 1..=clients as usize;
     all.clone().for_each(|client| world.hand_over(client, first).unwrap());
     // No larger than what comes back: nothing of the wallet is needed.
@@ -118,7 +119,7 @@ pub fn measured(clients: u32, away: &[ClientIndex]) -> (Layout, Measured) {
     assert_eq!(funding.input.len(), 1, "the old root, and nothing else");
     assert_eq!(funding.input[0].previous_output, root(&world, first));
 
-    let (mut world, first) = feerate(scenario()).active().unwrap();
+    let (mut world, first) = later(scenario()).active().unwrap();
     let stays = |client: &usize| !away.contains(&(*client as u32 - 1));
     all.filter(stays).for_each(|client| world.hand_over(client, first).unwrap());
     let layout = world.factory(LSP, first).unwrap().current.layout.clone();

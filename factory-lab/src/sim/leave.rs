@@ -73,7 +73,8 @@ impl Run {
         instance: factory_engine::types::InstanceId,
     ) -> Result<(), LabError> {
         let state = self.world.state(at, instance);
-        if !matches!(state, Some(State::Active | State::Dying | State::Funding)) {
+        // Whoever has left is refused.
+        if !matches!(state, Some(State::Active | State::Dying | State::Funding | State::Left)) {
             return Ok(());
         }
         let fed = self.world.feed(at, Input::Command(Command::Exit { instance }))?;

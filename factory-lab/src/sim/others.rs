@@ -154,6 +154,10 @@ impl Run {
     /// lightningd closes a channel: for an error of its own or of its peer, or at its user's word.
     pub(super) fn close_alone(&mut self) {
         let height = self.world.chain.height();
+        // A run that renews has many more blocks.
+        if self.renewing.is_some() && !self.dice.one_in(5) {
+            return;
+        }
         let Some(mut dice) = self.roll(Kind::CloseAlone, || format!("height {height}")) else { return };
         let at = dice.below(self.world.members.len());
         let channels = self.world.channels_of(at);

@@ -181,8 +181,9 @@ impl Run {
                 self.try_rung()?;
             }
             self.block()?;
-            self.quiet(150)?;
-            if self.dice.one_in(2) {
+            let steps = if self.dice.one_in(8) { 30 } else { 150 };
+            self.quiet(steps)?;
+            if self.dice.one_in(4) {
                 self.try_htlc()?;
             }
             if self.dice.one_in(12) {
@@ -283,13 +284,15 @@ impl Run {
         let height = self.world.chain.height();
         let creating =
             all.iter().any(|instance| self.world.state(LSP, *instance).is_some_and(State::is_creating));
-        if !up || all.len() >= MOST || !self.dice.one_in(4) || (creating && !self.dice.one_in(6)) {
+        let last = self.is_last_moment();
+        let drawn = self.dice.one_in(if last { 2 } else { 4 });
+        if !up || all.len() >= MOST || !drawn || (creating && !self.dice.one_in(6)) {
             return Ok(());
         }
         let here: Vec<usize> =
             (1..self.world.members.len()).filter(|at| self.world.connected(LSP, *at)).collect();
         let due = |run: &Self, at: usize| run.newest(at).is_none_or(|factory| factory.is_due(height));
-        if !here.iter().any(|at| due(self, *at)) {
+        if !last && !here.iter().any(|at| due(self, *at)) {
             return Ok(());
         }
         let mut chosen = vec![];
@@ -300,6 +303,16 @@ impl Run {
             }
         }
         self.rung(&chosen)
+    }
+
+    /// Whether something is taken back alone at the next blocks, unless a funding takes it before.
+    fn is_last_moment(&self) -> bool {
+        let (height, lsp) = (self.world.chain.height(), &self.world.members[LSP]);
+        let soon = |factory: &Factory| {
+            let alone = factory.reclaim_latest().saturating_sub(lsp.config.reclaim_blocks);
+            factory.is_reclaimable_whole() && (alone.saturating_sub(3)..alone).contains(&height)
+        };
+        lsp.engine.as_ref().is_some_and(|engine| engine.factories().any(soon))
     }
 
     fn rung(&mut self, chosen: &[usize]) -> Result<(), LabError> {
@@ -364,8 +377,12 @@ impl Run {
         if self.world.moves_stand() && self.dice.one_in(30) {
             self.world.end_moves();
         }
-        if self.dice.one_in(40) {
+        if self.dice.one_in(120) {
             self.try_htlc()?;
+        }
+        // Right where somebody looks whether its channels are empty.
+        if let Some(at) = self.world.looks().filter(|_| self.dice.one_in(4)) {
+            self.try_payment(LSP, at)?;
         }
         self.go_between();
         if self.dice.one_in(40) {

@@ -136,6 +136,14 @@ impl World {
         self.circles.iter().any(|circle| circle.send.from == channel || circle.onward == channel)
     }
 
+    /// A client that has asked what its channels of a factory hold, and has not heard it yet.
+    pub(crate) fn looks(&self) -> Option<usize> {
+        let asked = |queue: &std::collections::VecDeque<Input>| {
+            queue.iter().any(|input| matches!(input, Input::Emptied { .. }))
+        };
+        self.tasks.iter().find(|(_, queue)| asked(queue)).map(|(at, _)| *at)
+    }
+
     /// Whether any do.
     pub fn moves_stand(&self) -> bool {
         !self.circles.is_empty()

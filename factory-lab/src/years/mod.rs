@@ -30,8 +30,8 @@ pub struct Settings {
     pub seed: u64,
     /// Number of clients, besides the operator.
     pub clients: usize,
-    /// How many years are counted, once the ladder stands.
-    pub years: u32,
+    /// How many hours are counted, once the ladder stands.
+    pub hours: u32,
     /// When factories are made.
     pub ladder: Ladder,
     /// On how many of the first rungs clients join, as many on each.
@@ -49,7 +49,7 @@ impl Settings {
         let (smallest, enough) = (4, (share / 2).clamp(1, 64));
         let ladder =
             Ladder { rung_blocks: 14 * DAY, due_rungs: 4, dying_rungs: 4, smallest, enough, largest: 127 };
-        Self { seed, clients, years, ladder, cohorts, troubles: true }
+        Self { seed, clients, hours: years.saturating_mul(YEAR), ladder, cohorts, troubles: true }
     }
 }
 

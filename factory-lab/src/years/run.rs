@@ -124,11 +124,11 @@ impl<'a> Years<'a> {
     }
 
     pub(super) fn play(mut self) -> Result<Economy, LabError> {
-        let until = self.counts_from.saturating_add(self.settings.years.saturating_mul(YEAR));
+        let until = self.counts_from.saturating_add(self.settings.hours);
         while self.world.chain.height() < until {
             self.hour()?;
         }
-        self.economy.years = f64::from(self.settings.years);
+        self.economy.years = f64::from(self.settings.hours) / f64::from(YEAR);
         self.economy.checks = self.world.chain.script_checks();
         self.count_purses()?;
         Ok(self.economy)
