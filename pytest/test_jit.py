@@ -3,7 +3,7 @@
 import pytest
 from pyln.client import RpcError
 
-from harness import channel_by_id, connect_all, factory_of, factory_with, find_plugin, mine, pay, wait_for
+from harness import PLUGINS, channel_by_id, connect_all, factory_of, factory_with, find_plugin, mine, pay, wait_for
 from test_prices import AMOUNT_SAT, PURSE_MSAT, credit, settled, to_us
 from test_sales import NOT_SOLD, STOCK, buy, sales
 
@@ -74,6 +74,30 @@ def test_a_sale_waits_for_a_client_that_comes_back(node_factory, bitcoind):
     bob.start()
     connect_all(lsp, [bob])
     assert bought.result(60)["kind"] == "sale"
+
+
+# S29
+def test_an_open_that_is_never_answered(node_factory, bitcoind):
+    """The operator disconnects, keeps nothing reserved, and the price is credit for the next purchase."""
+    lsp, clients, factory = factory_with(
+        node_factory, bitcoind, 2, lsp={**JIT, "factory-ceremony-timeout": 8}, client=JIT, stock_sat=STOCK
+    )
+    alice, bob = clients
+    pay(lsp, alice, PURSE_MSAT, "purse")
+    lsp.rpc.call("factory-price", {"base_msat": PRICE_MSAT})
+    stop_and_see(lsp, bob)
+    alice.rpc.plugin_start(str(PLUGINS / "ignore_opens.py"))
+    with pytest.raises(RpcError, match=f"{PRICE_MSAT} msat are paid already"):
+        buy(alice, factory, AMOUNT_SAT, max_price_msat=PRICE_MSAT)
+    assert alice.daemon.is_in_log("no answer to an open of") and lsp.daemon.is_in_log("does not answer the open")
+    settled(lsp, alice)
+    wait_for(lambda: credit(lsp, factory) == credit(alice, factory) == PRICE_MSAT)
+    assert not any(output["reserved"] for output in lsp.rpc.listfunds()["outputs"])
+    alice.rpc.plugin_stop("ignore_opens.py")
+    connect_all(lsp, [alice])
+    mine(bitcoind, 1, [lsp, alice])
+    assert buy(alice, factory, AMOUNT_SAT, max_price_msat=PRICE_MSAT)["kind"] == "jit"
+    wait_for(lambda: credit(lsp, factory) == credit(alice, factory) == 0)
 
 
 # S36

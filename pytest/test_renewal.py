@@ -18,7 +18,7 @@ from harness import (
 
 RESERVE_MSAT = 546_000
 # What keeps a client's reserve in the old channel from being a loss: it comes with the new one.
-PUSH_MSAT = RESERVE_MSAT + 1_000
+PUSH_MSAT = RESERVE_MSAT
 TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 100}
 
 

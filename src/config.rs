@@ -6,7 +6,7 @@ use cln_plugin::options::{
     DefaultIntegerConfigOption, DefaultStringConfigOption, FlagConfigOption, StringArrayConfigOption, Value,
 };
 use cln_plugin::{Builder, ConfiguredPlugin};
-use factory_engine::tx::layout::MIN_PUSH_MSAT;
+use factory_engine::tx::layout::{MIN_PUSH_MSAT, RESERVE_MSAT};
 use factory_engine::types::{Millis, NodeId};
 use factory_engine::{Config, Policy};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -201,10 +201,12 @@ static OPTIONS: [Entry; 42] = [
     },
     Entry {
         name: "factory-push-msat",
-        kind: Kind::Number(MIN_PUSH_MSAT.cast_signed(), ANY, |to| &mut to.config.push_msat),
+        kind: Kind::Number(MIN_PUSH_MSAT.cast_signed(), RESERVE_MSAT.cast_signed(), |to| {
+            &mut to.config.push_msat
+        }),
         description: "What this node gives each client of a factory when its channel opens, in \
                       millisatoshi; with less than 1000 the client's node would forget a channel that \
-                      stays off chain",
+                      stays off chain, with more than 546000, its reserve, it could die when that confirms",
     },
     Entry {
         name: "factory-state-step",

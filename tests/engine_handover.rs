@@ -16,7 +16,7 @@ use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, Fed, LSP, World, losing};
 
 /// What the operator gives in each channel: what has to stay in the one before, and 1 sat.
-const PUSH: u64 = 547_000;
+const PUSH: u64 = 546_000;
 const RESERVE: u64 = 546_000;
 /// Confirmations that a new factory has when it is usable, and those that a handover waits for.
 const USABLE: u32 = 3;
@@ -39,6 +39,10 @@ fn due(seed: u64, clients: usize) -> (World, InstanceId) {
         config.handover_depth = 6;
     });
     let (mut world, old) = scenario.active().unwrap();
+    // Who has nothing to move leaves without being asked.
+    for client in 1..=clients {
+        world.pay(LSP, client, 1_000).unwrap();
+    }
     // What moves is these tests' to say.
     world.mute.insert("move_ask");
     let dying = factory(&world, 1, old).current.terms.timeout_height - DYING;

@@ -311,6 +311,33 @@ fn ordinary_channels_that_fail_again_and_again_have_to_wait() {
     assert_eq!(books(&world, instance)[0], (0, PRICE));
 }
 
+/// S29: a buyer whose node never answers the open of its ordinary channel is disconnected, keeps its credit, and has
+/// wasted the operator's work; its place goes to others.
+#[test]
+fn an_open_that_is_never_answered_ends() {
+    let (mut world, instance) = away(13, [true; 2]);
+    world.members[1].lightningd.ignores_ordinary = true;
+    for _ in 0..12 {
+        buy(&mut world, instance);
+        world.run_out().unwrap();
+        assert!(!factory(&world, LSP, instance).current.sales.jits().is_funding(0));
+        world.connect(LSP, 1).unwrap();
+        world.run_out().unwrap();
+    }
+    let cut = |(_, line): &&(_, String)| line.contains("does not answer the open");
+    let cuts = world.members[LSP].log.iter().filter(cut).count();
+    assert!((2..12).contains(&cuts), "{cuts}");
+    assert_eq!(books(&world, instance)[0], (0, PRICE));
+    let why = world.refused(1, instance).unwrap_or_default();
+    assert!(why.contains("purchases came to nothing"), "{why}");
+    // Once its node answers it gets what it has paid for.
+    world.members[1].lightningd.ignores_ordinary = false;
+    world.now += 24 * 3_600_000;
+    buy(&mut world, instance);
+    world.run_out().unwrap();
+    assert_eq!(books(&world, instance), [(1, 0); 2]);
+}
+
 /// S28, S29: an operator whose own wallet is short blames nobody for that: its buyer may go on as soon as there are
 /// coins. Until the next block it isn't tried again, so that a buyer has few records written.
 #[test]

@@ -350,6 +350,14 @@ fn opens_that_match_nothing() {
     open.channel_in_factory = Some(record);
     let fed = world.feed(1, Input::OpenChannel(open)).unwrap();
     assert!(matches!(fed, Fed::Done(Ok(Answer::RejectOpen(_)))), "{fed:?}");
+    // S32: with less than the push as reserve lightningd could die when the channel confirms; more never comes out.
+    for reserve in [999, 546_001] {
+        let mut open = world.open_of(world.members[LSP].id, Amount::from_sat(100_000), 1_000);
+        open.reserve_msat = reserve;
+        let fed = world.feed(1, Input::OpenChannel(open)).unwrap();
+        let Fed::Done(Ok(Answer::RejectOpen(why))) = fed else { panic!("{fed:?}") };
+        assert!(why.contains("channel_reserve"), "{why}");
+    }
     assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::AcceptOpen);
     assert_eq!(answer(&mut world, 100_000, 1_000, |_| {}), Answer::NotOurs);
 }

@@ -12,7 +12,7 @@ use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World, losing};
 
-const PUSH: u64 = 547_000;
+const PUSH: u64 = 546_000;
 const RESERVE: u64 = 546_000;
 const LIFETIME: u32 = 170;
 const DYING: u32 = 110;
@@ -252,4 +252,36 @@ fn it_connects_when_it_is_due() {
     mine_to(&mut world, dying);
     assert!(here(&world));
     assert!(renewal(&world, old).connected);
+}
+
+/// S22, S37: a client with three bought channels moves out of all of them, and leaves. One reserve was made up for;
+/// those of bought channels stay behind.
+#[test]
+fn bought_channels_follow() {
+    let scenario = Scenario::new(21).clients(2).short_delays().stock(600_000).lifetime(400, 200);
+    let scenario = scenario.config(|config| {
+        config.push_msat = PUSH;
+        config.renew = Policy::Auto;
+    });
+    let (mut world, old) = scenario.active().unwrap();
+    for _ in 0..3 {
+        world.buy(1, old, 60_000, 0).unwrap();
+    }
+    assert_eq!(factory(&world, 1, old).own_channels().count(), 4);
+    world.pay(LSP, 1, 20_000_000).unwrap();
+    let held = |world: &World| -> u64 {
+        let list = world.balances(1, world.members[LSP].id);
+        list.iter().filter(|known| known.live).map(|known| known.to_us_msat).sum()
+    };
+    let before = held(&world);
+    let dying = factory(&world, 1, old).current.terms.timeout_height - 200;
+    mine_to(&mut world, dying);
+    let next = Offer { lifetime_blocks: 400, dying_blocks: 200, ..Offer::default() };
+    let new = world.make_factory(&next).unwrap();
+    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    mine_to(&mut world, until + 2);
+    assert_eq!(renewal(&world, old).stage, Stage::Done);
+    assert!(factory(&world, LSP, old).has_handed_over(0));
+    assert_eq!(held(&world), before + PUSH - 4 * RESERVE);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }

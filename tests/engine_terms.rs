@@ -219,9 +219,11 @@ fn later_attempts_are_no_worse() {
 /// S3, S32: numbers at the ends of what the wire can say are refused, and nothing wraps around.
 #[test]
 fn numbers_at_the_ends_of_their_range() {
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 18] = [
         ("stock", |m| m.terms.stock = Amount::MAX_MONEY),
         ("least push", |m| m.terms.push_msat = 0),
+        // A client that has less when its leaf confirms has a lightningd that dies.
+        ("more than the reserve", |m| m.terms.push_msat = 546_001),
         ("most push", |m| m.terms.push_msat = u64::MAX),
         ("price", |m| m.price_msat = u64::MAX),
         ("no csv", |m| m.terms.stock_csv = 0),

@@ -9,8 +9,9 @@ mod wallet;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
+use factory_engine::terms::ClientIndex;
 use factory_engine::tx::child::Children;
-use factory_engine::types::{ChannelId, NodeId, PaymentHash};
+use factory_engine::types::{ChannelId, InstanceId, NodeId, PaymentHash};
 use factory_engine::{CheckFailure, KnownChannel};
 
 use super::chain::Chain;
@@ -48,6 +49,10 @@ pub struct Lightningd {
     pub ordinary: Vec<KnownChannel>,
     /// Whether it refuses every ordinary channel that somebody opens to it.
     pub refuses_ordinary: bool,
+    /// Whether it never answers when somebody opens an ordinary channel to it.
+    pub ignores_ordinary: bool,
+    /// Its own `fundchannel` that a peer hasn't answered. Not durable.
+    pub(super) unanswered: Vec<(NodeId, InstanceId, ClientIndex)>,
     /// Whether its wallet is too short for an ordinary channel to anybody.
     pub short_of_coins: bool,
     /// Invoices that it has issued, by label. Durable.
@@ -81,6 +86,8 @@ impl Lightningd {
             channels: BTreeMap::new(),
             ordinary: vec![],
             refuses_ordinary: false,
+            ignores_ordinary: false,
+            unanswered: vec![],
             short_of_coins: false,
             invoices: BTreeMap::new(),
             free: BTreeSet::new(),

@@ -7,6 +7,7 @@ use bitcoin::hashes::{Hash, sha256};
 use bitcoin::transaction::Version;
 use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
 use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::RESERVE_MSAT;
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
 use factory_engine::{Effect, Input, OpenChannel, OpenFailure, PreparedFunding};
 
@@ -50,7 +51,14 @@ pub fn open(me: NodeId, effect: &Effect) -> Option<(NodeId, OpenChannel, Input)>
     let Effect::StartChannel { instance, attempt, client, sale, peer, capacity, push_msat } = *effect else {
         return None;
     };
-    let open = OpenChannel { peer: me, capacity, push_msat, zeroconf: true, channel_in_factory: None };
+    let open = OpenChannel {
+        peer: me,
+        capacity,
+        push_msat,
+        reserve_msat: RESERVE_MSAT,
+        zeroconf: true,
+        channel_in_factory: None,
+    };
     let script = channel_script(instance, attempt, client);
     let started = Input::ChannelStarted { instance, attempt, client, sale, result: Ok(script) };
     Some((peer, open, started))

@@ -279,6 +279,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::ReadBalances { .. } => "read-balances",
         Effect::CheckEmpty { .. } => "check-empty",
         Effect::Connect { .. } => "connect",
+        Effect::Disconnect { .. } => "disconnect",
         Effect::MutualClose { .. } => "mutual-close",
         Effect::RenewalDue { .. } => "renewal-due",
         Effect::SendMove(_) => "send-move",

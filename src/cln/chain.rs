@@ -123,7 +123,7 @@ impl std::fmt::Display for Interrupted {
             Self::Sink(reason) => f.write_str(reason),
             Self::Missing(height) => write!(
                 f,
-                "the bitcoin backend does not give block {height}, which is part of its chain: its node has \
+                "the bitcoin backend does not give block {height}, which is part of its chain: its node is slow, or has \
                  pruned it, and nothing of ours is watched before it is there"
             ),
             Self::Closed => f.write_str("shutting down"),
@@ -267,7 +267,10 @@ impl Follower {
                     let problem = format!("block {} not handled yet: {error}", self.next);
                     log::warn!("{problem}");
                     sink.health(Some(problem));
-                    if let Interrupted::Missing(height) = error {
+                    let tip = self.progress.get().tip;
+                    if let Interrupted::Missing(height) = error
+                        && pruned::can_be(height, tip)
+                    {
                         pruned::until_there(|| sink.has_block(height)).await;
                         continue;
                     }

@@ -335,6 +335,7 @@ impl Node for Executor {
                 let result = balances::read(&rpc, peer).await.map_err(NodeError::from);
                 Input::Emptied { instance, freeze, result }
             }),
+            Effect::Disconnect { peer } => self.disconnect(peer),
             Effect::Connect { peer } => {
                 self.spawn_logged(format!("{peer}: connecting"), async move {
                     let params = json!({"id": peer.to_string()});

@@ -10,7 +10,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use factory_engine::types::Height;
+
 use super::client::CallError;
+
+/// Blocks that bitcoind keeps however much it prunes (its `MIN_BLOCKS_TO_KEEP`).
+const KEPT: u32 = 288;
 
 /// Between two looks at bitcoind.
 const LOOK: Duration = Duration::from_secs(5);
@@ -22,6 +27,11 @@ const SELDOM: Duration = Duration::from_secs(1800);
 /// before, it gave none).
 pub fn says(error: &CallError) -> bool {
     error.message.starts_with("getblock ") && error.message.contains(" timed out after ")
+}
+
+/// Whether bitcoind can have pruned a block at all: what doesn't come of the last ones is merely late.
+pub fn can_be(height: Height, tip: Height) -> bool {
+    tip.saturating_sub(height) >= KEPT
 }
 
 /// Until it is worth asking the backend again. `has_it`: whether bitcoind has the block; nothing if it can't be
@@ -45,6 +55,12 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+
+    // S25: a slow bitcoind is not waited for as long as one that has pruned.
+    #[test]
+    fn the_last_blocks_are_never_pruned() {
+        assert!(!can_be(1_000, 1_000) && !can_be(713, 1_000) && can_be(712, 1_000));
+    }
 
     #[test]
     fn what_the_backend_says() {

@@ -211,6 +211,10 @@ fn opens_that_are_not_the_sales() {
     assert_ne!(answer(&mut world, 1, &|open| open.zeroconf = false), Answer::AcceptOpen);
     assert_ne!(answer(&mut world, 1, &|open| open.capacity = Amount::from_sat(50_001)), Answer::AcceptOpen);
     assert_ne!(answer(&mut world, 1, &|open| open.push_msat += 1), Answer::AcceptOpen);
+    for reserve in [999, 546_001] {
+        let harmful = answer(&mut world, 1, &|open| open.reserve_msat = reserve);
+        assert!(matches!(harmful, Answer::RejectOpen(_)), "{harmful:?}");
+    }
     for bad in bad {
         assert_ne!(answer(&mut world, 1, &|open| open.channel_in_factory = Some(bad)), Answer::AcceptOpen);
     }

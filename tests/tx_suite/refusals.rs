@@ -67,7 +67,7 @@ fn amounts() {
     assert_eq!(fees, LayoutError::AmountsTooLarge);
     let stock = refused(|terms| terms.stock = Amount::MAX);
     assert_eq!(stock, LayoutError::AmountsTooLarge);
-    for msat in [0, 999, 100_000_001] {
+    for msat in [0, 999, 546_001, 100_000_001] {
         assert_eq!(refused(|terms| terms.push_msat = msat), LayoutError::Push { msat });
     }
 }

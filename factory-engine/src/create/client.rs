@@ -369,6 +369,7 @@ impl Engine {
             .then_some((*instance, ceremony.attempt))
         });
         match matching {
+            Some(_) if let Some(reason) = open.harmful() => Answer::RejectOpen(reason),
             Some((instance, attempt)) => {
                 step.event(instance, OpenAccepted { attempt });
                 step.volatile(Volatile::Client(instance, VolatileClient::Open(ExpectedOpen::Seen)));

@@ -8,6 +8,7 @@ use crate::record::attempt::Role;
 use crate::record::factory::{Factory, has_matured};
 use crate::record::state::State;
 use crate::record::unusable::Unusable;
+use crate::tx::layout::RESERVE_MSAT;
 use crate::types::{ChannelId, Height, InstanceId, NodeId};
 
 /// Why a client keeps its key for now.
@@ -228,7 +229,8 @@ impl Engine {
             }
             left_msat = left_msat.saturating_add(msat);
         }
-        let most_msat = self.may_stay(next);
+        let bought = u64::try_from(factory.own_channels().count().saturating_sub(1)).unwrap_or(0);
+        let most_msat = self.may_stay(next).saturating_add(bought.saturating_mul(RESERVE_MSAT));
         if left_msat > most_msat {
             return Err(NotYet::NotMadeUp { left_msat, most_msat });
         }

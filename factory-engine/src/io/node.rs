@@ -5,6 +5,7 @@ use std::fmt;
 use bitcoin::{BlockHash, TxOut};
 
 use crate::record::ended::Ended;
+use crate::tx::layout::RESERVE_MSAT;
 use crate::types::{Amount, ChannelId, Height, NodeId, PaymentHash, PaymentSecret, Transaction};
 use crate::wire::message::ChannelInFactory;
 
@@ -179,10 +180,27 @@ pub struct OpenChannel {
     pub capacity: Amount,
     /// What the opener gives this node in the first commitment, msat (BOLT 2's push_msat).
     pub push_msat: u64,
+    /// What this node has to keep in the channel, msat (BOLT 2's channel_reserve_satoshis).
+    pub reserve_msat: u64,
     /// Whether its channel_type asks for zero-conf (bit 50).
     pub zeroconf: bool,
     /// The record, where the node software passes it on. Stock lightningd does not.
     pub channel_in_factory: Option<ChannelInFactory>,
+}
+
+impl OpenChannel {
+    /// What is wrong with the reserve that it asks of this node: more couldn't be moved out of it again, and with
+    /// less than the push this node's lightningd could die at the channel's confirmation ([`RESERVE_MSAT`]).
+    pub(crate) fn harmful(&self) -> Option<String> {
+        let fits = (self.push_msat..=RESERVE_MSAT).contains(&self.reserve_msat);
+        let Self { push_msat, reserve_msat, .. } = self;
+        (!fits).then(|| {
+            format!(
+                "a channel_reserve of {reserve_msat} msat: it has to be at least the push of {push_msat} msat and at \
+                 most {RESERVE_MSAT} msat"
+            )
+        })
+    }
 }
 
 /// A funding transaction whose inputs lightningd's wallet has reserved.

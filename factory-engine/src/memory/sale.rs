@@ -34,6 +34,8 @@ pub(crate) enum SalePhase {
     Asking,
     /// lightningd's `fundchannel`: an ordinary channel instead.
     Funding,
+    /// The end of that: the buyer's node hasn't answered, and its connection was cut.
+    Cut,
 }
 
 /// What a sale is about.
@@ -104,9 +106,14 @@ impl LspSale {
         }
     }
 
-    /// When it ends by itself; nothing while lightningd opens an ordinary channel.
+    /// When it ends by itself; nothing once only lightningd can say what comes of it.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        (self.phase != SalePhase::Funding).then_some(self.deadline)
+        (self.phase != SalePhase::Cut).then_some(self.deadline)
+    }
+
+    /// Whether lightningd opens an ordinary channel: it alone says what comes of it.
+    pub(crate) fn is_funding(&self) -> bool {
+        matches!(self.phase, SalePhase::Funding | SalePhase::Cut)
     }
 
     /// Whether nobody else has heard of it.

@@ -140,11 +140,11 @@ impl Engine {
         less.map_or(Ok(()), |(term, before, now)| Err(Worse::Less { term, before, now }))
     }
 
-    /// What can't be moved out of a factory, msat, as far as its channels are known: of each its reserve, or what
-    /// is in it if that is less.
+    /// What can't be moved out of a factory, msat, and has to be made up for: its leaf's channel's reserve, or what is
+    /// in it if that is less. A bought channel's stays behind: no push can be as large as several.
     pub(crate) fn left_behind(&self, factory: &Factory) -> u64 {
         let stays = |id| self.balances.of(id).map_or(0, |known| known.to_us_msat.min(known.reserve_msat));
-        factory.own_channels().map(|channel| stays(channel.channel_id)).fold(0, u64::saturating_add)
+        factory.own_channels().next().map_or(0, |channel| stays(channel.channel_id))
     }
 
     /// What came of an invitation that would have renewed a factory: said where somebody looks.

@@ -215,6 +215,9 @@ impl Engine {
                     })
             })
         })?;
+        if let Some(reason) = open.harmful() {
+            return Some(Answer::RejectOpen(reason));
+        }
         see_open(step, (*instance, *coin), sale.deal);
         Some(Answer::AcceptOpen)
     }

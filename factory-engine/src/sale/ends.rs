@@ -60,7 +60,7 @@ impl Engine {
     /// Ends a sale for now: for good if nobody has signed, until everybody is back otherwise.
     pub(crate) fn end_sale(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>, reason: &Reason) {
         let Selling { factory, coin, sale } = selling;
-        if sale.phase == SalePhase::Funding {
+        if sale.is_funding() {
             // lightningd is at it, and says what comes of it.
         } else if sale.jit_reason.is_some() || factory.next_sale(coin) == sale.deal.number {
             self.drop_sale(step, selling, reason);
@@ -133,6 +133,10 @@ impl Engine {
         let late = |selling: &Selling<'_>| selling.sale.deadline().is_some_and(|end| now >= end);
         for selling in self.sellings().filter(late) {
             let Selling { factory, coin, sale } = selling;
+            if sale.is_funding() {
+                self.cut_funding(step, selling);
+                continue;
+            }
             if sale.phase == SalePhase::Waiting {
                 let away = self.away(factory, coin);
                 let reason = Reason::about("needed for the signature, and not connected: {}", away);
@@ -148,7 +152,7 @@ impl Engine {
                     SalePhase::Joining | SalePhase::Signing => sale.signing.lacks(*client),
                     SalePhase::Opening => false,
                     SalePhase::Checking | SalePhase::Paying | SalePhase::Asking => *client == sale.deal.buyer,
-                    SalePhase::Waiting | SalePhase::Funding => false,
+                    SalePhase::Waiting | SalePhase::Funding | SalePhase::Cut => false,
                     SalePhase::Storing => !sale.stored.contains(client),
                 })
                 .map(|(_, node)| node)

@@ -139,8 +139,21 @@ impl Engine {
         let SaleTerms { buyer, amount, price_msat, .. } = sale.deal;
         let Some(peer) = factory.node_of(buyer) else { return };
         step.event(factory.instance, SaleJit { buyer, amount, price_msat, height: Some(step.height) });
-        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Funding, step.now)));
+        let deadline = step.now.saturating_add(self.config.ceremony_timeout);
+        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Funding, deadline)));
         step.effect(Effect::FundChannel { instance: factory.instance, buyer, peer, amount });
+    }
+
+    /// L: a buyer's node that never answers an open would take one of [`MAX_FUNDING`] places for good (S29).
+    /// lightningd ends an open with its connection at each point at which nothing is lost; `fundchannel_cancel`
+    /// would leave a funding that is being sent without its channel.
+    pub(crate) fn cut_funding(&self, step: &mut StepBuilder<'_>, selling: Selling<'_>) {
+        let Selling { factory, sale, .. } = selling;
+        let Some(peer) = factory.node_of(sale.deal.buyer) else { return };
+        let text = format!("{}: {peer} does not answer the open of its ordinary channel", factory.instance);
+        step.log(Level::Unusual, format!("{text}: disconnecting"));
+        step.volatile(selling.volatile(VolatileLspSale::Phase(SalePhase::Cut, step.now)));
+        step.effect(Effect::Disconnect { peer });
     }
 
     pub(crate) fn on_channel_funded(
@@ -152,16 +165,21 @@ impl Engine {
     ) {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(funding) = factory.current.sales.jits().funding.get(&buyer) else { return };
-        if let Some(coin) = factory.current.layout.stock_coin(buyer) {
+        let coin = factory.current.layout.stock_coin(buyer);
+        let sale = coin.and_then(|coin| self.lsp_sales.get(&(instance, coin)));
+        let cut = sale.is_some_and(|sale| sale.phase == SalePhase::Cut);
+        if let Some(coin) = coin {
             step.volatile(volatile(factory, coin, VolatileSale::End));
         }
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(step, factory, funding, channel_id, Some(outpoint)),
             Err(error) => {
                 // S28: two records each time. Only what the buyer's node has refused is its offence.
-                let blamed = factory.node_of(buyer).map(|peer| error.blames(peer)).unwrap_or_default();
-                match (blamed.first(), factory.current.layout.stock_coin(buyer)) {
-                    (Some(peer), _) => step.volatile(Volatile::Offence(*peer, step.now)),
+                let peer = factory.node_of(buyer);
+                let silent = cut && matches!(error, OpenFailure::Disconnected(_));
+                let blamed = peer.filter(|peer| silent || !error.blames(*peer).is_empty());
+                match (blamed, coin) {
+                    (Some(peer), _) => step.volatile(Volatile::Offence(peer, step.now)),
                     (None, Some(coin)) => {
                         step.volatile(volatile(factory, coin, VolatileSale::NotOpened(buyer, step.height)));
                     }

@@ -1,6 +1,7 @@
 //! What members ask of their lightningd.
 
 use factory_engine::terms::ClientIndex;
+use factory_engine::tx::layout::RESERVE_MSAT;
 use factory_engine::tx::verify::verify_holdings;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint, ScriptBuf, Transaction, Txid};
 use factory_engine::{Answer, Effect, Input, OpenChannel, OpenFailure};
@@ -33,6 +34,11 @@ impl World {
                 let result = self.start_channel(at, peer, capacity, push_msat)?;
                 let result = result.map_err(|error| self.open_failure(at, peer, error));
                 self.answer(at, Input::ChannelStarted { instance, attempt, client, sale, result });
+            }
+            Effect::Disconnect { peer } => {
+                if let Some(other) = self.member_of(peer) {
+                    self.disconnect(at, other);
+                }
             }
             Effect::CancelChannel { peer } => {
                 if let Some(other) = self.member_of(peer) {
@@ -194,7 +200,14 @@ impl World {
 
     /// What the fundee's hook sees of an `open_channel`; stock lightningd shows no record.
     pub fn open_of(&self, peer: NodeId, capacity: Amount, push_msat: u64) -> OpenChannel {
-        OpenChannel { peer, capacity, push_msat, zeroconf: true, channel_in_factory: None }
+        OpenChannel {
+            peer,
+            capacity,
+            push_msat,
+            reserve_msat: RESERVE_MSAT,
+            zeroconf: true,
+            channel_in_factory: None,
+        }
     }
 
     /// `fundchannel_complete`: both sides commit, and the channel is usable as far as lightningd cares.

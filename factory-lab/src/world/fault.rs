@@ -143,6 +143,7 @@ impl World {
         member.engine = None;
         member.shadow = None;
         member.lightningd.forget_opens(None);
+        member.lightningd.unanswered.clear();
         member.lightningd.invoices.values_mut().for_each(IssuedInvoice::forget_wait);
         self.tasks.remove(&at);
         self.unstored.retain(|(who, _)| *who != at);

@@ -134,6 +134,10 @@ impl World {
         let other = self.member_of(peer).filter(|other| self.connected(at, *other));
         let chances = self.chaos.as_mut().map(|chaos| &mut chaos.chances);
         let fails = chances.and_then(|chances| chances.roll(Kind::OpenFails, || format!("client {buyer}")));
+        if other.is_some_and(|other| self.members[other].lightningd.ignores_ordinary) {
+            self.members[at].lightningd.unanswered.push((peer, instance, buyer));
+            return;
+        }
         let result = match (other, fails) {
             _ if self.members[at].lightningd.short_of_coins => {
                 Err(OpenFailure::Own("Could not afford the channel".to_owned()))
@@ -156,6 +160,15 @@ impl World {
             }
         };
         self.answer(at, Input::ChannelFunded { instance, buyer, result });
+    }
+
+    /// lightningd ends an open with the connection.
+    pub(super) fn end_unanswered(&mut self, at: usize, peer: NodeId) {
+        let ended = self.members[at].lightningd.unanswered.extract_if(.., |(other, ..)| *other == peer);
+        for (_, instance, buyer) in ended.collect::<Vec<_>>() {
+            let died = OpenFailure::Disconnected("Owning subdaemon openingd died".to_owned());
+            self.answer(at, Input::ChannelFunded { instance, buyer, result: Err(died) });
+        }
     }
 
     /// `waitsendpay`, or `listsendpays` of what has ended. What is under way answers when it ends.

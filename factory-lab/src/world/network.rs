@@ -47,6 +47,7 @@ impl World {
             self.wire.remove(&(from, to));
             let peer = self.members[to].id;
             self.members[from].lightningd.forget_opens(Some(peer));
+            self.end_unanswered(from, peer);
             if self.members[from].engine.is_some() {
                 self.tasks.entry(from).or_default().push_back(Input::PeerDown { peer });
             }

@@ -2,6 +2,7 @@
 
 use bitcoin::{TxOut, Witness};
 use factory_engine::io::fees::{FeeNews, Feerates, Refused, Report, Trouble};
+use factory_engine::tx::layout::RESERVE_MSAT;
 use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, ScriptBuf, TermsHash, Transaction};
 use factory_engine::wire::codec::Codec;
@@ -279,6 +280,7 @@ fn open(world: &mut World, at: usize, input: &mut Bytes<'_>) {
         peer: id(input.below(MEMBERS + 1)),
         capacity: Amount::from_sat(if input.byte() < 200 { 100_000 } else { u64::MAX }),
         push_msat: if input.byte() < 200 { 1_000 } else { 0 },
+        reserve_msat: RESERVE_MSAT,
         zeroconf: input.byte() < 200,
         channel_in_factory: record.filter(|_| input.byte() < 100),
     };

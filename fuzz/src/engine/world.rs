@@ -298,6 +298,7 @@ impl World {
             | Effect::CloseChannel { .. }
             | Effect::MutualClose { .. }
             | Effect::Connect { .. }
+            | Effect::Disconnect { .. }
             | Effect::RenewalDue { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}

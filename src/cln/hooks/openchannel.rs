@@ -52,6 +52,7 @@ fn parse(request: &Value) -> Option<OpenChannel> {
         peer: open["id"].as_str()?.parse().ok()?,
         capacity: Amount::from_sat(open["funding_msat"].as_u64()? / 1000),
         push_msat: open["push_msat"].as_u64()?,
+        reserve_msat: open["channel_reserve_msat"].as_u64()?,
         zeroconf: bits.is_some_and(|bits| bits.iter().any(|bit| bit.as_u64() == Some(ZEROCONF))),
         channel_in_factory: record(&open["channel_in_factory"]),
     })

@@ -18,6 +18,11 @@ pub struct Jits {
 }
 
 impl Jits {
+    /// L: whether a channel for this client is being opened.
+    pub fn is_funding(&self, buyer: ClientIndex) -> bool {
+        self.funding.contains_key(&buyer)
+    }
+
     /// Those that were opened, the oldest first.
     pub fn opened(&self) -> &[SaleJitOpened] {
         &self.opened

@@ -27,7 +27,7 @@ pub(super) fn check(terms: &Terms) -> Result<(u32, u32), LayoutError> {
     }
     // Capacities are at most 2.1 × 10^15 sat: no overflow in msat.
     let smallest = terms.capacities.iter().map(|capacity| capacity.to_sat()).min().unwrap_or(0);
-    if !(MIN_PUSH_MSAT..=smallest.saturating_mul(1000)).contains(&terms.push_msat) {
+    if !(MIN_PUSH_MSAT..=smallest.saturating_mul(1000).min(RESERVE_MSAT)).contains(&terms.push_msat) {
         return Err(LayoutError::Push { msat: terms.push_msat });
     }
     if terms.tree_feerate < MIN_FEERATE {

@@ -6,7 +6,7 @@ use bitcoin::Amount;
 
 use super::limits::{
     LOCK_TIME_THRESHOLD, MAX_CLIENTS, MAX_EXIT_BLOCKS, MAX_FEERATE, MAX_LEVELS, MAX_V3_VBYTES, MIN_CHANNEL,
-    MIN_FEERATE, MIN_PUSH_MSAT,
+    MIN_FEERATE, MIN_PUSH_MSAT, RESERVE_MSAT,
 };
 use crate::terms::ClientIndex;
 use crate::tx::scripts::DUST;
@@ -52,7 +52,7 @@ pub enum LayoutError {
     },
     /// More than 21 million bitcoin.
     AmountsTooLarge,
-    /// A push below [`MIN_PUSH_MSAT`] or above the smallest capacity.
+    /// A push below [`MIN_PUSH_MSAT`], or above [`RESERVE_MSAT`] or the smallest capacity.
     Push {
         /// What the terms push to each client, msat.
         msat: u64,
@@ -161,8 +161,8 @@ impl fmt::Display for LayoutError {
             }
             Self::Push { msat } => write!(
                 f,
-                "push of {msat} msat: it must be at least {MIN_PUSH_MSAT} msat and \
-                 at most the smallest capacity"
+                "push of {msat} msat: it must be at least {MIN_PUSH_MSAT} msat and at most {RESERVE_MSAT} msat, \
+                 which a client keeps in its channel, and the smallest capacity"
             ),
             Self::StockTooSmall { stock, needed } => write!(
                 f,

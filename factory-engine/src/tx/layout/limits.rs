@@ -26,6 +26,12 @@ pub const LOCK_TIME_THRESHOLD: Height = 500_000_000;
 /// Smallest push when a channel opens, msat: a fundee forgets an unconfirmed channel that never held
 /// anything for it.
 pub const MIN_PUSH_MSAT: u64 = 1_000;
+/// What a client always keeps in its channel, msat: L asks for no reserve, and lightningd takes its dust limit.
+///
+/// It is the largest push too. A fundee's lightningd subtracts the push from what it has when the funding confirms, and
+/// dies if that is less, again at each start. A channel of a factory confirms late, if ever: by then its client may have
+/// paid all but its reserve away.
+pub const RESERVE_MSAT: u64 = 546_000;
 
 /// Serialised size of a P2TR or P2WSH output, bytes.
 const OUTPUT_BYTES: u64 = 8 + 1 + 34;
