@@ -39,7 +39,7 @@ fn main() {
     let stock = Amount::from_sat(50_000);
     let scenario = Scenario::new(1).clients(clients).stock(50_000).lifetime(900, 600).unchecked();
     let scenario = scenario.config(|config| {
-        config.push_msat = 547_000;
+        config.push_msat = 546_000;
         config.renew = Policy::Auto;
         config.handover_depth = u16::try_from(DEPTH).unwrap();
     });

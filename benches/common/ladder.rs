@@ -62,11 +62,10 @@ pub fn expected(layout: &Layout, sizes: &Sizes, away: f64) -> Eviction {
         let Some((parent, _)) = coin.source else { continue };
         let above = layout.node(parent).unwrap();
         let (own, over) = (count(&coin.clients), count(&above.clients));
+        // Everybody below it came, and somebody beside it did not.
+        sum.reclaim += (all_come(own) - all_come(over)) * sizes.input;
         if coin.stock {
             sum.stock += (1.0 - all_come(own)) * sizes.stock;
-        } else {
-            // Everybody below it came, and somebody beside it did not.
-            sum.reclaim += (all_come(own) - all_come(over)) * sizes.input;
         }
     }
     let clients = layout.coins()[0].clients.clone();
@@ -84,7 +83,8 @@ fn of(layout: &Layout, away: &[ClientIndex]) -> (u64, usize) {
     let vbytes = nodes.iter().map(|node| layout.node(*node).unwrap().vbytes).sum();
     let beside = (0..).zip(layout.coins()).filter(|(index, coin)| {
         let shown = coin.source.is_some_and(|(parent, _)| nodes.contains(&parent));
-        shown && !coin.stock && !nodes.contains(index)
+        let all_came = !away.iter().any(|client| coin.clients.contains(client));
+        shown && if coin.stock { all_came } else { !nodes.contains(index) }
     });
     (vbytes, beside.count())
 }

@@ -13,7 +13,7 @@ use crate::fault::{Dice, Kind};
 use crate::offer::shape;
 use crate::world::chaos::Commit;
 use crate::world::chaos::lie::Lie;
-use crate::world::{Fed, LSP};
+use crate::world::{Fed, LSP, RESERVE_MSAT};
 use crate::{LabError, error};
 
 use super::run::Run;
@@ -22,8 +22,8 @@ use super::run::Run;
 const RENEWALS: u64 = u64::MAX - 1;
 /// One run in so many renews.
 const PART: usize = 3;
-/// What the operator gives in each channel: what stays behind in the one before, and 1 sat.
-const PUSH_MSAT: u64 = 547_000;
+/// What the operator gives in each channel: what stays behind in the one before.
+const PUSH_MSAT: u64 = RESERVE_MSAT;
 /// Deeper than any reorganisation here.
 const HANDOVER_DEPTH: u16 = 7;
 /// The most factories of a run.

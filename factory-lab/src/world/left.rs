@@ -19,6 +19,9 @@ impl World {
         let engine = self.members[at].engine.as_ref().ok_or("lab: it is down")?;
         let factory = engine.factory(instance).ok_or("lab: no such factory")?;
         let mut left_msat: u64 = 0;
+        // Of what was bought the reserve stays behind.
+        let bought = own_channels(factory).len().saturating_sub(1);
+        let bought_msat = u64::try_from(bought).unwrap_or(u64::MAX).saturating_mul(RESERVE_MSAT);
         for channel in own_channels(factory) {
             let known = self.members[at].lightningd.channels.get(&channel);
             let known = known.ok_or_else(|| format!("S22: channel {channel} is not there"))?;
@@ -38,7 +41,7 @@ impl World {
         let others = engine.factories().filter(|other| other.instance != instance);
         let mut why = "there is no other".to_owned();
         for next in others {
-            match self.takes_its_place(at, factory, next, left_msat) {
+            match self.takes_its_place(at, factory, next, left_msat.saturating_sub(bought_msat)) {
                 Ok(()) => return Ok(()),
                 Err(reason) => why = reason,
             }

@@ -11,7 +11,7 @@ use crate::chain::Market;
 use crate::fault::Dice;
 use crate::offer::Offer;
 use crate::scenario::Scenario;
-use crate::world::{Fed, LSP, World};
+use crate::world::{Fed, LSP, RESERVE_MSAT, World};
 use crate::{LabError, error};
 
 use super::economy::Economy;
@@ -21,10 +21,8 @@ use super::{DAY, Settings, YEAR};
 
 /// The part of the seed's stream that decides about everything but people.
 const STREAM: u64 = 1 << 41;
-/// What the operator gives in each channel, msat: what stays behind in the one before, and 1 sat.
-const PUSH_MSAT: u64 = 547_000;
-/// What a client lets stay behind beyond that, msat: a reserve for each of five channels that it has bought.
-const BEHIND_MSAT: u64 = 5 * 546_000;
+/// What the operator gives in each channel, msat: what stays behind in the one before.
+const PUSH_MSAT: u64 = RESERVE_MSAT;
 /// Capacity of each channel and stock of each sub-factory, sat.
 const CAPACITY: u64 = 200_000;
 const STOCK: u64 = 60_000;
@@ -75,8 +73,6 @@ impl<'a> Years<'a> {
             config.handover_depth = 2;
             config.reclaim_blocks = DAY;
             config.sale_blocks = 12;
-            // Of each channel that was bought a reserve stays behind.
-            config.max_renewal_price_msat = BEHIND_MSAT;
         });
         let mut world = scenario.world()?;
         for _ in 0..settings.clients / 100 + 8 {
