@@ -32,6 +32,17 @@ pub struct Eviction {
 }
 
 impl Eviction {
+    /// So many times that.
+    pub fn scaled(self, times: f64) -> Self {
+        let Self { nodes, reclaim, stock, neighbours } = self;
+        Self {
+            nodes: nodes * times,
+            reclaim: reclaim * times,
+            stock: stock * times,
+            neighbours: neighbours * times,
+        }
+    }
+
     pub fn all(&self) -> f64 {
         self.nodes + self.reclaim + self.stock + self.neighbours
     }
