@@ -6,14 +6,19 @@ from harness import (
     activate,
     channel_by_id,
     channel_in,
+    connect_all,
     create,
     factory_of,
     factory_with,
+    fund,
+    lsp_options,
     mine,
     mine_until,
     pay_over,
+    plugin_options,
     status,
     wait_for,
+    wait_for_synced,
 )
 
 RESERVE_MSAT = 546_000
@@ -76,3 +81,30 @@ def test_three_generations(node_factory, bitcoind):
     wait_for(lambda: state_of(lsp, first) in ("reclaimed", "closed"))
     # Nothing else of it ever came on chain.
     assert bitcoind.rpc.getrawmempool() == []
+
+
+# S37
+def test_a_client_of_two_operators(node_factory, bitcoind):
+    """Each operator's factory is followed by its own next one; balances stay with whom they are."""
+    options = {"factory-push-msat": PUSH_MSAT, "factory-reclaim-blocks": 10, **FAST}
+    lsps = node_factory.get_nodes(2, opts=[lsp_options(**options)] * 2)
+    (client,) = node_factory.get_nodes(1, opts=[plugin_options(**FAST)])
+    nodes, firsts = [*lsps, client], []
+    for lsp in lsps:
+        fund(bitcoind, lsp, 3_000_000)
+        connect_all(lsp, [client])
+    wait_for_synced(bitcoind, nodes)
+    for lsp, amount in zip(lsps, (20_000_000, 70_000_000)):
+        first = activate(bitcoind, create(lsp, [client], **TERMS), lsp, [client])
+        pay_over(lsp, client, channel_of(client, first), f"purse {amount}", amount)
+        firsts.append(first)
+    total = status(client)["total_msat"]
+    dying = max(first["timeout_block"] for first in firsts) - TERMS["dying_blocks"]
+    mine(bitcoind, dying - bitcoind.rpc.getblockcount(), nodes)
+    nexts = [next_factory(bitcoind, lsp, [client]) for lsp in lsps]
+    mine_until(bitcoind, nodes, lambda: all(state_of(client, first) == "left" for first in firsts))
+    for lsp, first, following, amount in zip(lsps, firsts, nexts, (20_000_000, 70_000_000)):
+        assert factory_of(client, following["factory_instance"])["lsp"] == lsp.info["id"]
+        assert to_us(client, channel_of(client, following)) == amount + PUSH_MSAT
+        wait_for(lambda: channel_by_id(client, channel_of(client, first))["state"] == "CLOSINGD_COMPLETE")
+    assert status(client)["total_msat"] == total
