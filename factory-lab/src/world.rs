@@ -274,7 +274,9 @@ impl World {
         let is_known = |(height, hash): &(Height, BlockHash)| {
             self.chain.block(*height).is_some_and(|block| block.hash == *hash)
         };
-        if let Some((kept, _)) = self.members[at].view.last().copied().filter(is_known) {
+        let last = self.members[at].view.last().copied();
+        let gone = last.is_some_and(|last| !is_known(&last));
+        if let Some((kept, _)) = last.filter(is_known) {
             self.members[at].view.pop();
             self.doubt_above(at, kept)?;
         }
@@ -282,6 +284,10 @@ impl World {
         let damaged = |engine: &&Engine| engine.factories().any(|factory| factory.damage().is_some());
         let birth = self.members[at].engine.as_ref().filter(damaged).and_then(Engine::scan_from);
         self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
+        // What was handled above is forgotten with it: as in the plugin all of that is in doubt.
+        if let Some(birth) = birth.filter(|_| gone) {
+            self.doubt_above(at, birth.saturating_sub(1))?;
+        }
         self.sync(at)?;
         self.feed_until_stored(at, &Input::Started { channels })
     }

@@ -75,7 +75,9 @@ impl World {
             };
             match self.coin_at(at, *outpoint, &nothing) {
                 Some((factory, coin)) if self.is_all_handed(factory, coin) => {
-                    if self.chain.height() >= latest(factory) && self.chain.coin(*outpoint).is_some() {
+                    // By the last block that it has handled.
+                    let late = self.seen(at).is_some_and(|seen| seen >= latest(factory));
+                    if late && self.chain.coin(*outpoint).is_some() {
                         found.push("S38: too late for an input of a funding".into());
                     }
                 }
