@@ -283,11 +283,14 @@ impl World {
         // S33: what the chain has said may be in a record that isn't understood, so that it is read again.
         let damaged = |engine: &&Engine| engine.factories().any(|factory| factory.damage().is_some());
         let birth = self.members[at].engine.as_ref().filter(damaged).and_then(Engine::scan_from);
-        self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
-        // What was handled above is forgotten with it: as in the plugin all of that is in doubt.
+        // As in the plugin all that was handled above is in doubt, and forgotten once that is stored.
         if let Some(birth) = birth.filter(|_| gone) {
             self.doubt_above(at, birth.saturating_sub(1))?;
+            if self.members[at].engine.is_none() {
+                return Ok(());
+            }
         }
+        self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
         self.sync(at)?;
         self.feed_until_stored(at, &Input::Started { channels })
     }
