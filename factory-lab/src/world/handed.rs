@@ -57,7 +57,10 @@ impl World {
         let events = [(instance, vec![event])];
         self.members[at].store.append(&events).map_err(|_| error("its store fails"))?;
         self.judge.stored(at, &events);
-        self.judge_events(at, &events);
+        // As if agreed: whether it may is not asked.
+        if let Some(Event::HandedOver(_)) = events.first().and_then(|(_, events)| events.first()) {
+            self.note_handed(at, instance).map_err(error)?;
+        }
         self.follow(at, &events)?;
         let [(_, events)] = events;
         let engine = self.members[at].engine.as_mut().ok_or_else(|| error(format!("member {at} is down")))?;
