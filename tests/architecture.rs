@@ -106,13 +106,20 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "handover",
                 &["types", "terms", "tx", "wire", "record", "policy", "io", "memory", "step", "engine"],
             ),
+            (
+                "close",
+                &["types", "terms", "tx", "wire", "record", "signing", "io", "memory", "step", "engine"],
+            ),
             // Whether a client may leave is what a renewal waits for in the end.
             (
                 "renew",
                 &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
             ),
             ("moving", &["types", "tx", "wire", "record", "io", "memory", "step", "engine", "admission"]),
-            ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
+            (
+                "handle",
+                &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale", "close"],
+            ),
         ],
     ),
     (PLUGIN, &[("config", &[]), ("cln", &["config"])]),

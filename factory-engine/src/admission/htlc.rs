@@ -300,6 +300,11 @@ impl Engine {
                 policy.usable = policy.usable.and(Err(Unusable::HandedOver));
             }
         }
+        if self.is_frozen_to_close(factory.instance) {
+            for (_, policy) in &mut policies {
+                policy.usable = policy.usable.and(Err(Unusable::Closing));
+            }
+        }
         policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         policies
     }

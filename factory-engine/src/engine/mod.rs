@@ -2,6 +2,7 @@
 //! Handlers see it read-only; only [`Engine::apply`] and loading change it.
 
 mod apply;
+mod apply_close;
 mod apply_sale;
 mod archive;
 
@@ -11,6 +12,7 @@ use bitcoin::BlockHash;
 
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
+use crate::memory::closing::Closes;
 use crate::memory::fees;
 use crate::memory::leaving::Leaving;
 use crate::memory::moving::Moving;
@@ -172,6 +174,8 @@ pub struct Engine {
     /// Client: factories that it is about to leave.
     pub(crate) leaving: Leaving,
     pub(crate) moving: Moving,
+    /// Cooperative closes under way.
+    pub(crate) closes: Closes,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -211,6 +215,7 @@ impl Engine {
             balances: Balances::default(),
             leaving: Leaving::default(),
             moving: Moving::default(),
+            closes: Closes::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -302,6 +307,7 @@ impl Engine {
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
             .chain(self.moving.deadline())
+            .chain(self.closes.deadline())
             .min()
     }
 

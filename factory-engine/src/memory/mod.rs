@@ -8,6 +8,7 @@ use bitcoin::BlockHash;
 
 use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
+use crate::memory::closing::VolatileClose;
 use crate::memory::fees::VolatileFees;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
@@ -21,6 +22,7 @@ use crate::wire::message::Propose;
 
 pub mod balances;
 pub mod ceremony;
+pub(crate) mod closing;
 pub mod fees;
 pub mod leaving;
 pub mod moving;
@@ -49,6 +51,7 @@ pub(crate) enum Volatile {
     Reclaim(VolatileReclaim),
     Balances(Vec<ChannelBalance>),
     Leaving(VolatileLeaving),
+    Close(VolatileClose),
     Move(VolatileMove),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),

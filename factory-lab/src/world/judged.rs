@@ -74,6 +74,7 @@ impl World {
                 Event::SaleDropped(e) => self.may_drop(at, instance, e),
                 Event::HandedOver(_) => self.hands_over(at, instance),
                 Event::KeyReceived(e) => self.may_have_key(instance, e.client),
+                Event::CloseSigning(e) => self.may_close(at, instance, e),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -378,7 +379,9 @@ impl World {
     /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
     /// that of the stock beside it, is on the way.
     fn evicts(&self, factory: &Factory) -> Result<(), String> {
-        if factory.funding_height().is_none() {
+        // A finished close pays whoever is in.
+        let closed = factory.finished_close().is_some() || factory.close_height().is_some();
+        if factory.funding_height().is_none() || closed {
             return Ok(());
         }
         let terms = &factory.current.terms;
