@@ -71,7 +71,7 @@ pub struct Run {
     /// Blocks in a row that the operator has handled with somebody connected, and its start before them.
     sells: (u32, u32),
     /// What is going to happen where factories are renewed.
-    pub(super) renewing: Option<super::renew::Renewing>,
+    pub(super) renewing: Option<super::renewing::Renewing>,
 }
 
 impl Run {
@@ -82,7 +82,7 @@ impl Run {
     pub fn new(seed: u64, clients: usize, chaos: Chaos) -> Result<Self, LabError> {
         let mut dice = Dice::new(seed, SCENARIO);
         let confirmations = if dice.one_in(2) { 3 } else { 1 };
-        let mut renewing = super::renew::Renewing::of(seed);
+        let mut renewing = super::renewing::Renewing::of(seed);
         let mut scenario = Scenario::new(seed).clients(clients).short_delays().config(|config| {
             config.stock_csv = 5;
             config.funding_confirmations = confirmations;

@@ -1,10 +1,11 @@
 //! A client's key, on its way to the operator: as if both had agreed on it.
 
-use factory_engine::Role;
 use factory_engine::record::decode_record;
 use factory_engine::record::event::{Event, HandedOver, HandoverStored, KeyReceived};
+use factory_engine::tx::layout::CoinIndex;
 use factory_engine::tx::musig::{FactoryKey, MasterSecret, seal};
 use factory_engine::types::InstanceId;
+use factory_engine::{Factory, Role};
 
 use crate::{LabError, error};
 
@@ -66,4 +67,11 @@ impl World {
         let engine = self.members[at].engine.as_mut().ok_or_else(|| error(format!("member {at} is down")))?;
         engine.load(instance, [events]).map_err(error)
     }
+}
+
+/// Whether the operator has the key of every client of a coin: what it may take back, and has to.
+pub(super) fn has_every_key(factory: &Factory, coin: CoinIndex) -> bool {
+    let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    let mut clients = clients.into_iter().peekable();
+    clients.peek().is_some() && clients.all(|client| factory.has_handed_over(client))
 }

@@ -14,7 +14,7 @@ use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 use crate::chain::{Reject, fee_of};
 
 use super::World;
-use super::reclaimed::has_every_key;
+use super::handed::has_every_key;
 
 impl World {
     /// Whether a member does something else than its engine: nothing is promised to it.

@@ -8,6 +8,7 @@ use factory_engine::{Factory, Input, Role};
 
 use crate::node::refused;
 
+use super::handed::has_every_key;
 use super::judged::early;
 use super::{LSP, World};
 
@@ -143,13 +144,6 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// Whether the operator has the key of every client of a coin: what it may take back, and has to.
-pub(super) fn has_every_key(factory: &Factory, coin: CoinIndex) -> bool {
-    let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
-    let mut clients = clients.into_iter().peekable();
-    clients.peek().is_some() && clients.all(|client| factory.has_handed_over(client))
 }
 
 /// The height at which somebody would have to be evicted first.

@@ -10,8 +10,8 @@ use factory_engine::{Factory, Role, Sold};
 
 use crate::chain::check_scripts;
 
+use super::handed::has_every_key;
 use super::judged::early_of_sale;
-use super::reclaimed::has_every_key;
 use super::{LSP, World};
 
 impl World {
