@@ -147,6 +147,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "sim",
                 &["fault", "key", "rng", "chain", "store", "judge", "node", "offer", "world", "scenario"],
             ),
+            ("years", &["fault", "chain", "offer", "world", "scenario"]),
         ],
     ),
 ];

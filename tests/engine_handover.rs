@@ -227,6 +227,8 @@ fn not_with_an_htlc() {
     assert_eq!(usable(&world), Ok(()));
     world.feed(1, Input::Balances(before)).unwrap();
     assert_eq!(usable(&world), Err(Unusable::HandedOver), "nothing is let on while somebody looks");
+    let one = world.members[1].engine.as_ref().unwrap().policy_of(id).unwrap();
+    assert_eq!(one.usable, Err(Unusable::HandedOver), "nor by whoever asks for one channel, as a move does");
     // What was asked for at another time says nothing about now.
     let mut old_list = world.balances(1, peer);
     old_list.iter_mut().for_each(|channel| channel.htlcs = false);

@@ -83,6 +83,13 @@ kinds! {
     WalletLocked "wallet-locked" 20_000 "A member's wallet can't be used for up to 5 blocks (each block).";
     Held "held" 250_000 "A payment of any size is held for up to 80 blocks, and its preimage perhaps told and not taken (each payment).";
     Dust "dust" 150_000 "It is so small that perhaps no commitment transaction shows it (each payment).";
+    Straggler "straggler" 80_000 "A client is away until its factory is about to end, ends, or has ended (each client, of runs that renew).";
+    KeyRefused "key-refused" 60_000 "The operator never acknowledges a key, refuses it, or sends one back (each run that renews).";
+    KeyKept "key-kept" 60_000 "A client moves and keeps its key, or hands a wrong one over (each run that renews).";
+    TreePublished "tree-published" 60_000 "A client publishes its path after it has handed its key over (each run that renews).";
+    GoneBetween "gone-between" 40_000 "The operator is gone for good once a balance has moved and no key was handed over (each run that renews).";
+    MoveStands "move-stands" 200_000 "The HTLCs of a move stand for a while (each HTLC).";
+    NotFree "not-free" 30_000 "The operator's node can't set fees, or says so and doesn't (each run that renews).";
     SlowBlock "slow-block" 20_000 "The next block takes hours (each block).";
 }
 

@@ -29,6 +29,8 @@ pub struct Judge {
     finished: BTreeMap<(OutPoint, SpendRole), Txid>,
     /// Clients' keys that the operator has, by factory: the client has stored that it may.
     handed: BTreeSet<(InstanceId, ClientIndex)>,
+    /// Members that have stored that their key may leave.
+    left: BTreeSet<(usize, InstanceId)>,
     /// Members whose database came back from an older copy.
     restored: BTreeSet<usize>,
     /// What did not hold, with the property's number.
@@ -93,6 +95,9 @@ impl Judge {
                     self.sales.insert((at, instance, OfSale::Signed(e.number)));
                     let first = e.signatures.first().copied().map(OfSale::Signature);
                     self.sales.extend(first.map(|first| (at, instance, first)));
+                }
+                Event::HandedOver(_) => {
+                    self.left.insert((at, instance));
                 }
                 Event::Signed(_) => {
                     let attempt = self.attempts.get(&(at, instance)).copied().unwrap_or(0);
@@ -179,6 +184,9 @@ impl Judge {
                 }
             }
             Message::SaleStored(m) => self.of_sale(at, instance, OfSale::Signed(m.number), "stored"),
+            Message::Handover(_) if !self.left.contains(&(at, instance)) => {
+                self.violations.push(format!("S10: member {at} sends its key before that is stored"));
+            }
             Message::Stored(_) => self.durable(at, instance, attempt, Stage::Signed, "stored"),
             Message::Ready(_) => self.durable(at, instance, attempt, Stage::Signed, "ready"),
             Message::Propose(_) => self.durable(at, instance, attempt, Stage::Signing, "propose"),

@@ -14,6 +14,7 @@
 //! - [`world`] members, messages, time, faults
 //! - [`scenario`] the builder of worlds, with a factory that is begun, active, sold from, ...
 //! - [`scripted`] a lightningd that always says yes, for worlds that have no other
+//! - [`years`] years of a ladder of factories, and what they cost
 //! - [`sim`] many worlds, with a random schedule of faults each
 
 pub mod chain;
@@ -29,6 +30,7 @@ pub mod scripted;
 pub mod sim;
 pub mod store;
 pub mod world;
+pub mod years;
 
 use std::fmt;
 

@@ -119,6 +119,11 @@ impl Store {
         self.records.entry(instance).or_default()
     }
 
+    /// A factory's records are archived: no start reads them again.
+    pub fn forget(&mut self, instance: InstanceId) {
+        self.records.remove(&instance);
+    }
+
     /// Instances of every factory with records.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
         self.records.keys().copied()

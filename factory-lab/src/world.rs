@@ -14,6 +14,7 @@ mod foreign;
 mod handed;
 mod invoices;
 pub(crate) mod judged;
+mod left;
 mod moves;
 mod network;
 mod ordinary;
@@ -168,6 +169,7 @@ pub struct World {
     circles: Vec<moves::Circle>,
     /// Random faults, in the simulator.
     pub chaos: Option<Box<Chaos>>,
+    numbers: BTreeMap<NodeId, usize>,
     rng: Rng,
     links: BTreeMap<(usize, usize), Link>,
     wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
@@ -207,6 +209,7 @@ impl World {
                 shadow: None,
             });
         }
+        let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();
         let mut world = Self {
             members,
             chain: Chain::new(),
@@ -227,6 +230,7 @@ impl World {
             hold_moves: false,
             circles: vec![],
             chaos: None,
+            numbers,
             rng: Rng::new(seed, "schedule"),
             links: BTreeMap::new(),
             wire: BTreeMap::new(),
@@ -272,13 +276,22 @@ impl World {
         let is_known = |(height, hash): &(Height, BlockHash)| {
             self.chain.block(*height).is_some_and(|block| block.hash == *hash)
         };
-        if let Some((kept, _)) = self.members[at].view.last().copied().filter(is_known) {
+        let last = self.members[at].view.last().copied();
+        let gone = last.is_some_and(|last| !is_known(&last));
+        if let Some((kept, _)) = last.filter(is_known) {
             self.members[at].view.pop();
             self.doubt_above(at, kept)?;
         }
         // S33: what the chain has said may be in a record that isn't understood, so that it is read again.
         let damaged = |engine: &&Engine| engine.factories().any(|factory| factory.damage().is_some());
         let birth = self.members[at].engine.as_ref().filter(damaged).and_then(Engine::scan_from);
+        // As in the plugin all that was handled above is in doubt, and forgotten once that is stored.
+        if let Some(birth) = birth.filter(|_| gone) {
+            self.doubt_above(at, birth.saturating_sub(1))?;
+            if self.members[at].engine.is_none() {
+                return Ok(());
+            }
+        }
         self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
         self.sync(at)?;
         self.feed_until_stored(at, &Input::Started { channels })
@@ -493,6 +506,6 @@ impl World {
 
     /// The member with a node id.
     pub fn member_of(&self, id: NodeId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == id)
+        self.numbers.get(&id).copied()
     }
 }

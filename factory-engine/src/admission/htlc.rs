@@ -286,24 +286,26 @@ impl Engine {
     /// is a channel like any other.
     pub fn channel_policies(&self) -> Vec<(ChannelId, ChannelPolicy)> {
         let height = self.tip().map_or(0, |(height, _)| height);
+        self.factories().flat_map(|factory| self.policies_in(factory, height)).collect()
+    }
+
+    /// Those of one factory.
+    fn policies_in(&self, factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
         let mut policies = Vec::new();
-        for factory in self.factories() {
-            let first = policies.len();
-            policies.extend(leaf_policies(factory, height));
-            policies.extend(sale_policies(factory, height));
-            if self.leaving.frozen(factory.instance).is_some() {
-                // S22: nothing may move while somebody looks whether they are empty.
-                for (_, policy) in policies.iter_mut().skip(first) {
-                    policy.usable = policy.usable.and(Err(Unusable::HandedOver));
-                }
+        policies.extend(leaf_policies(factory, height));
+        policies.extend(sale_policies(factory, height));
+        if self.leaving.frozen(factory.instance).is_some() {
+            // S22: nothing may move while somebody looks whether they are empty.
+            for (_, policy) in &mut policies {
+                policy.usable = policy.usable.and(Err(Unusable::HandedOver));
             }
-            if self.is_frozen_to_close(factory.instance) {
-                for (_, policy) in policies.iter_mut().skip(first) {
-                    policy.usable = policy.usable.and(Err(Unusable::Closing));
-                }
-            }
-            policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         }
+        if self.is_frozen_to_close(factory.instance) {
+            for (_, policy) in &mut policies {
+                policy.usable = policy.usable.and(Err(Unusable::Closing));
+            }
+        }
+        policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         policies
     }
 
@@ -313,16 +315,11 @@ impl Engine {
         let named = |attempt: &Attempt| {
             attempt.channels.values().any(|id| *id == channel) || attempt.sales.names(channel)
         };
-        let mut policies =
-            self.factories().filter(|factory| factory.attempts().any(named)).flat_map(|factory| {
-                let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
-                leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
-            });
-        let (_, mut policy) = policies.find(|(id, _)| *id == channel)?;
-        if self.is_frozen_to_close(policy.instance) {
-            policy.usable = policy.usable.and(Err(Unusable::Closing));
-        }
-        Some(policy)
+        let mut policies = self
+            .factories()
+            .filter(|factory| factory.attempts().any(named))
+            .flat_map(|factory| self.policies_in(factory, height));
+        policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
     }
 
     /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that

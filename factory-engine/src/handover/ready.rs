@@ -234,17 +234,18 @@ impl Engine {
 
     /// A younger factory of the same operator whose channel can take everything, for good.
     fn successor(&self, factory: &Factory, lsp: NodeId, height: Height) -> Result<&Factory, NotYet> {
-        let mut nearest = NotYet::NoChannel;
+        let (mut longest, mut nearest) = (None, NotYet::NoChannel);
         for next in self.successors(factory, lsp) {
             match self.is_irrevocable(next, height) {
-                Ok(()) => return Ok(next),
+                // Not one that is due as well, if there is another.
+                Ok(()) => longest = [longest, Some(next)].into_iter().flatten().max_by_key(|next| ends(next)),
                 Err(why) => nearest = why,
             }
         }
-        Err(nearest)
+        longest.ok_or(nearest)
     }
 
-    /// Funded factories of this operator that end later than this one, and that this node is in; the longest last.
+    /// Funded factories of this operator that end later than this one, and that this node is in.
     pub(crate) fn successors(&self, factory: &Factory, lsp: NodeId) -> impl Iterator<Item = &Factory> {
         let ends = factory.current.terms.timeout_height;
         let instance = factory.instance;
@@ -348,4 +349,8 @@ impl Engine {
         };
         find(channel_id).map(|_| ()).ok_or(NotYet::Unknown(channel_id))
     }
+}
+
+fn ends(factory: &Factory) -> Height {
+    factory.current.terms.timeout_height
 }

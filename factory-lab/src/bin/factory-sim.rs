@@ -8,6 +8,7 @@ use factory_lab::fault::{Kind, Rates};
 use factory_lab::sim::many::many;
 use factory_lab::sim::shrink::shrink;
 use factory_lab::sim::{Options, Outcome, play};
+use factory_lab::years::Settings;
 
 #[cfg(modelled_signatures)]
 #[global_allocator]
@@ -29,6 +30,8 @@ factory-sim: the real engine of every member in one process, with random faults 
   --trace            print what happens, line by line
   --coverage         print every transition and commit that was reached
   --list-faults      names, usual rates, meanings
+  --years N          no random runs, but N years of a ladder of factories, and what they cost: 1,000 clients unless
+                     --clients says another number; with --trace each factory and each eviction is told
   --planted [NAME]   plant bugs and look for them: where planted/run has built this
 ";
 
@@ -49,13 +52,14 @@ struct Arguments {
     jobs: usize,
     options: Options,
     coverage: bool,
+    years: Option<u32>,
     planted: Option<Option<String>>,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let rates = Rates::default();
-    let options = Options { seed: 1, clients: 4, rates, only: None, lines: false };
-    let mut parsed = Arguments { runs: 100, jobs: 1, options, coverage: false, planted: None };
+    let options = Options { seed: 1, clients: 0, rates, only: None, lines: false };
+    let mut parsed = Arguments { runs: 100, jobs: 1, options, coverage: false, years: None, planted: None };
     let mut args = std::env::args().skip(1).peekable();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -74,6 +78,9 @@ fn arguments() -> Result<Arguments, String> {
             }
         }
     }
+    if parsed.options.clients == 0 {
+        parsed.options.clients = if parsed.years.is_some() { 1_000 } else { 4 };
+    }
     Ok(parsed)
 }
 
@@ -83,6 +90,9 @@ fn set(parsed: &mut Arguments, arg: &str, value: &str) -> Result<(), String> {
         |name: &str| Kind::named(name).ok_or_else(|| format!("{arg}: no fault {name:?}\n{}", faults()));
     match arg {
         "--runs" => parsed.runs = number()?,
+        "--years" => {
+            parsed.years = Some(u32::try_from(number()?).map_err(|error| error.to_string())?);
+        }
         "--seed" => parsed.options.seed = number()?,
         "--jobs" => {
             parsed.jobs = usize::try_from(number()?).map_err(|error| error.to_string())?;
@@ -92,8 +102,8 @@ fn set(parsed: &mut Arguments, arg: &str, value: &str) -> Result<(), String> {
         }
         "--clients" => {
             parsed.options.clients = usize::try_from(number()?).map_err(|error| error.to_string())?;
-            if !(1..=64).contains(&parsed.options.clients) {
-                return Err("--clients: from 1 to 64".into());
+            if !(1..=2_000).contains(&parsed.options.clients) {
+                return Err("--clients: from 1 to 2000\n".into());
             }
         }
         "--mode" if value == MODE => {}
@@ -145,6 +155,9 @@ fn main() -> ExitCode {
     if arguments.planted.is_some() {
         return planted(&arguments);
     }
+    if let Some(years) = arguments.years {
+        return play_years(&arguments, years);
+    }
     let began = now();
     let (alone, done) = (arguments.runs == 1, AtomicU64::new(0));
     let seen = |outcome: &Outcome| {
@@ -177,6 +190,29 @@ fn main() -> ExitCode {
         arguments.options.clients
     );
     ExitCode::SUCCESS
+}
+
+/// Years of a ladder.
+fn play_years(arguments: &Arguments, years: u32) -> ExitCode {
+    let options = &arguments.options;
+    let settings = Settings::new(options.seed, options.clients, years);
+    let began = now();
+    let mut say = |line: String| {
+        if options.lines {
+            println!("{line}");
+        }
+    };
+    match factory_lab::years::play(&settings, &mut say) {
+        Ok(economy) => {
+            println!("{economy}");
+            println!("violations        0 ({MODE} mode, {:.0} s)", began.elapsed().as_secs_f64());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("VIOLATION with seed {}: {error}", options.seed);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// A violation, as short as it gets.

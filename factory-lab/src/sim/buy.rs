@@ -35,7 +35,9 @@ impl Run {
 
     /// Any part of the stock, all of it, or what can't be sold.
     fn buy(&mut self, at: usize) -> Result<(), LabError> {
-        let Some(instance) = self.instance else { return Ok(()) };
+        let all = self.all();
+        let place = if all.len() > 1 { self.dice.below(all.len()) } else { 0 };
+        let Some(instance) = all.get(place).copied() else { return Ok(()) };
         let Some(engine) = &self.world.members[at].engine else { return Ok(()) };
         let Some(factory) = engine.factory(instance) else { return Ok(()) };
         let Role::Client { index, .. } = factory.current.role else { return Ok(()) };

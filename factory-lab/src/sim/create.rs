@@ -20,6 +20,9 @@ impl Run {
     /// A violation.
     pub(super) fn create(&mut self) -> Result<(), LabError> {
         let mut command = self.command()?;
+        if let Some(renewing) = &mut self.renewing {
+            renewing.first(&mut command);
+        }
         if let Some(mut dice) = self.roll(Kind::ThiefTerms, || "the operator".into()) {
             self.steal(&mut command, &mut dice)?;
         }
@@ -61,11 +64,14 @@ impl Run {
 
     fn command(&mut self) -> Result<Create, LabError> {
         let clients = self.world.members.len().saturating_sub(1);
-        let profile = match self.dice.below(7) {
+        let mut profile = match self.dice.below(7) {
             0..4 => Profile::Static,
             4..6 => Profile::Stateful,
             _ => Profile::Flat,
         };
+        if let Some(renewing) = &mut self.renewing {
+            profile = renewing.profile(profile);
+        }
         let config = &self.world.members[LSP].config;
         let shape = shape(clients, profile, config)?;
         let early = longest(&shape, config);
@@ -118,7 +124,7 @@ impl Run {
 }
 
 /// Blocks that the longest exit of a shape takes.
-fn longest(shape: &Shape, config: &Config) -> u32 {
+pub(super) fn longest(shape: &Shape, config: &Config) -> u32 {
     let kinds = shape.levels.iter().map(|level| level.kind).chain([shape.leaf.kind]);
     let lock = u32::from(config.state_step) * u32::from(config.state_count.saturating_sub(1));
     let each = u32::from(config.confirm_blocks);

@@ -40,6 +40,7 @@ impl Run {
     pub(super) fn show_htlcs(&mut self) -> Result<(), LabError> {
         let height = self.world.chain.height();
         self.held.retain(|held| held.until >= height);
+        self.note_held();
         if self.held.is_empty() {
             return Ok(());
         }
@@ -68,6 +69,12 @@ impl Run {
             self.world.show_fees(at)?;
         }
         Ok(())
+    }
+
+    /// Channels on which an HTLC stands are known to whoever reads what they hold.
+    pub(super) fn note_held(&mut self) {
+        let legs = self.held.iter().flat_map(|held| &held.legs);
+        self.world.htlcs_on = legs.map(|leg| leg.channel).collect();
     }
 
     /// What a member did about its HTLCs at this block.

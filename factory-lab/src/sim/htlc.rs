@@ -27,6 +27,14 @@ impl Run {
             2 | 3 => (client, LSP),
             _ => (client, self.dice.below(clients).saturating_add(1)),
         };
+        self.try_payment(from, to)
+    }
+
+    /// One payment from one member to another.
+    ///
+    /// # Errors
+    /// As [`Run::try_htlc`].
+    pub(super) fn try_payment(&mut self, from: usize, to: usize) -> Result<(), LabError> {
         let mut msat = 1_000 * (1 + self.dice.next_number() % 60_000);
         if let Some(mut dice) = self.roll(Kind::Dust, || format!("from {from} to {to}")) {
             msat = 1 + dice.next_number() % 600_000;
@@ -62,10 +70,14 @@ impl Run {
                 let legs = dice.below(legs.len()).saturating_add(1);
                 (height.saturating_add(dice.below_u32(40)), legs)
             });
-            let until = height.saturating_add(1).saturating_add(dice.below_u32(80));
+            // Where factories are renewed most are settled before anybody leaves for them.
+            let short = self.renewing.is_some() && !dice.one_in(12);
+            let blocks = if short { 6 } else { 80 };
+            let until = height.saturating_add(1).saturating_add(dice.below_u32(blocks));
             let mut hash = [0; 32];
             hash.iter_mut().for_each(|byte| *byte = dice.next_number().to_be_bytes()[7]);
             self.held.push(Held { hash, msat, legs, until, told });
+            self.note_held();
         } else {
             for leg in legs {
                 self.world.shift((leg.from, leg.to), leg.channel, msat)?;

@@ -18,7 +18,10 @@ impl Run {
     /// # Errors
     /// A violation.
     pub(super) fn leave(&mut self) -> Result<(), LabError> {
-        let Some(instance) = self.instance else { return Ok(()) };
+        let all = self.all();
+        if all.is_empty() {
+            return Ok(());
+        }
         let members = self.world.members.len();
         // When each member gives its command: in how many blocks.
         let plans: Vec<Option<u32>> = (0..members)
@@ -28,6 +31,8 @@ impl Run {
                 leaves.then_some(when)
             })
             .collect();
+        let of: Vec<_> =
+            (0..members).map(|_| if all.len() > 1 { self.dice.below(all.len()) } else { 0 }).collect();
         let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
         // Off from now until after the timeout.
         for at in 0..members {
@@ -44,8 +49,9 @@ impl Run {
                 self.try_buy()?;
             }
             for (at, plan) in plans.iter().enumerate() {
-                if plan.is_some_and(|when| when <= blocks) {
-                    self.command_exit(at, instance)?;
+                let instance = of.get(at).and_then(|place| all.get(*place));
+                if let Some(instance) = instance.filter(|_| plan.is_some_and(|when| when <= blocks)) {
+                    self.command_exit(at, *instance)?;
                 }
             }
             self.block()?;
@@ -61,39 +67,44 @@ impl Run {
         Ok(())
     }
 
-    fn command_exit(
+    pub(super) fn command_exit(
         &mut self,
         at: usize,
         instance: factory_engine::types::InstanceId,
     ) -> Result<(), LabError> {
         let state = self.world.state(at, instance);
-        if !matches!(state, Some(State::Active | State::Dying | State::Funding)) {
+        // Whoever has left is refused.
+        if !matches!(state, Some(State::Active | State::Dying | State::Funding | State::Left)) {
             return Ok(());
         }
         let fed = self.world.feed(at, Input::Command(Command::Exit { instance }))?;
         if at == LSP && matches!(fed, Fed::Done(Ok(_))) {
-            self.evicted = Some(self.world.chain.height());
+            self.evicted.insert(instance, self.world.chain.height());
         }
         Ok(())
     }
 
-    fn probe_some(&mut self) -> Result<(), LabError> {
+    pub(super) fn probe_some(&mut self) -> Result<(), LabError> {
         let used: Vec<_> = self.used.keys().copied().collect();
         match used.get(self.dice.below(used.len())) {
-            Some((at, channel)) if self.world.is_owed(*at) => self.probe(*at, *channel),
+            Some((at, channel)) if self.world.is_owed(*at) && !self.is_left(*at, *channel) => {
+                self.probe(*at, *channel)
+            }
             _ => Ok(()),
         }
     }
 
     /// Whether every client that relied on a channel has its leaf or its distribution on chain.
     fn all_out(&self) -> bool {
-        self.used.iter().all(|((at, channel), used)| {
-            let known = self.world.members[*at].lightningd.channels.get(channel);
-            let chain = &self.world.chain;
-            let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
-            let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
-            leaf || paid || !chain.knows(used.funding)
-        })
+        self.all_taken_back()
+            && self.used.iter().all(|((at, channel), used)| {
+                let known = self.world.members[*at].lightningd.channels.get(channel);
+                let chain = &self.world.chain;
+                let leaf = known.is_some_and(|known| chain.confirmed(known.outpoint.txid).is_some());
+                let paid = self.gained(*at).is_ok_and(|gained| gained > Amount::ZERO);
+                let paid = paid && (self.renewing.is_none() || chain.height() > used.timeout + 6);
+                leaf || paid || !chain.knows(used.funding) || self.is_left(*at, *channel)
+            })
     }
 
     /// Nothing goes wrong any more; every member does what is left to do, and the money is counted.
@@ -114,6 +125,7 @@ impl Run {
         }
         self.calm_everything();
         self.world.end_payments(true);
+        self.world.end_moves();
         while self.mend(1)? {
             self.quiet(4)?;
         }
@@ -194,7 +206,8 @@ impl Run {
             }
         }
         // One that published an attempt's funding that it had given up is where its lie has brought it.
-        if self.world.is_owed(LSP) && self.lsp_state().is_some_and(State::is_creating) {
+        let creating = |instance| self.world.state(LSP, instance).is_some_and(State::is_creating);
+        if self.world.is_owed(LSP) && self.all().into_iter().any(creating) {
             return Err(error("S29: the operator waits for nothing"));
         }
         self.ended = match self.lsp_state() {
@@ -214,7 +227,8 @@ impl Run {
             let mut owed = Amount::ZERO;
             for ((owner, channel), used) in &self.used {
                 let funded = self.world.chain.confirmed(used.funding).is_some();
-                if *owner != at || !funded || self.is_too_late(at, *channel, used) {
+                let gone = self.is_left(at, *channel);
+                if *owner != at || !funded || gone || self.is_too_late(at, *channel, used) {
                     continue;
                 }
                 let balance =
@@ -240,8 +254,10 @@ impl Run {
     /// on chain before a distribution could take it.
     fn count_evicted(&self) -> Result<(), LabError> {
         let margin = u32::from(self.world.members[LSP].config.margin_blocks);
-        let Some(began) = self.evicts().filter(|_| self.lost <= margin) else { return Ok(()) };
         for ((at, channel), used) in &self.used {
+            let lost = self.lost.get(&used.instance).copied().unwrap_or(0);
+            let began = self.evicts(used.instance).filter(|_| lost <= margin);
+            let Some(began) = began.filter(|_| !self.is_left(*at, *channel)) else { continue };
             // Blocks of a spike count for sales, too: nobody raises their fees yet.
             if used.sale > 0 && (self.takes_stock || self.lost_since(began) > margin) {
                 continue;
@@ -262,8 +278,9 @@ impl Run {
 
     /// S19 for the operator: it began to evict in time, so everybody is out with a channel.
     fn count_operator(&mut self) -> Result<(), LabError> {
-        let Some(began) = self.evicted else { return Ok(()) };
         for ((at, channel), used) in &self.used {
+            let began = self.evicted.get(&used.instance).copied();
+            let Some(began) = began.filter(|_| !self.is_left(*at, *channel)) else { continue };
             let Some(known) = self.world.members[*at].lightningd.channels.get(channel) else { continue };
             if used.sale > 0 && (self.takes_stock || self.lost_since(began) > SLACK) {
                 continue; // As above.

@@ -14,6 +14,7 @@
 //! - `people` who lies, who is gone
 //! - `prices` what liquidity costs, and whether it was got
 //! - [`probe`] whether a member could leave right now
+//! - `renew` one factory after the other: rungs, stragglers, keys; `renewing`: what decides about it
 //! - [`shrink`] the shortest schedule that still shows a violation
 
 mod buy;
@@ -30,6 +31,8 @@ mod payment;
 mod people;
 mod prices;
 pub mod probe;
+mod renew;
+mod renewing;
 pub mod run;
 mod settings;
 pub mod shrink;

@@ -73,9 +73,11 @@ impl Run {
 
     /// Whoever is asked answers, sooner or later.
     pub(super) fn answer_invitations(&mut self) -> Result<(), LabError> {
-        let Some(instance) = self.instance else { return Ok(()) };
-        for at in 1..self.world.members.len() {
-            let asks = self.world.members[at].config.policy == Policy::Ask;
+        let members = self.world.members.len();
+        let all = self.all().into_iter().flat_map(|instance| (1..members).map(move |at| (instance, at)));
+        for (instance, at) in all.collect::<Vec<_>>() {
+            let config = &self.world.members[at].config;
+            let asks = config.policy == Policy::Ask || config.renew == Policy::Ask;
             if !asks || self.world.state(at, instance) != Some(State::Invited) || !self.dice.one_in(8) {
                 continue;
             }
@@ -152,6 +154,10 @@ impl Run {
     /// lightningd closes a channel: for an error of its own or of its peer, or at its user's word.
     pub(super) fn close_alone(&mut self) {
         let height = self.world.chain.height();
+        // A run that renews has many more blocks.
+        if self.renewing.is_some() && !self.dice.one_in(5) {
+            return;
+        }
         let Some(mut dice) = self.roll(Kind::CloseAlone, || format!("height {height}")) else { return };
         let at = dice.below(self.world.members.len());
         let channels = self.world.channels_of(at);

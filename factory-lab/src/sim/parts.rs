@@ -1,6 +1,7 @@
 //! What a run remembers of channels, losses, copies and fees.
 
-use factory_engine::types::{Height, Txid};
+use factory_engine::terms::ClientIndex;
+use factory_engine::types::{Height, InstanceId, Txid};
 
 use crate::fault::Dice;
 use crate::node::Lightningd;
@@ -10,6 +11,8 @@ use crate::world::restore::Backup;
 /// A client's channel that its engine has called usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Used {
+    pub(super) instance: InstanceId,
+    pub(super) client: ClientIndex,
     pub(super) funding: Txid,
     pub(super) timeout: Height,
     /// Of a bought channel the sale's number; 0 of a leaf's.

@@ -36,8 +36,8 @@ impl Run {
     /// # Errors
     /// When it isn't.
     pub(super) fn count_prices(&self) -> Result<(), LabError> {
-        let Some(instance) = self.instance else { return Ok(()) };
         let dearest = LIMITS.into_iter().max().unwrap_or(0);
-        self.world.judge_books(instance, dearest).map_err(error)
+        let mut all = self.all().into_iter();
+        all.try_for_each(|instance| self.world.judge_books(instance, dearest)).map_err(error)
     }
 }

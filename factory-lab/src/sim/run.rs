@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::Txid;
 use bitcoin::hashes::Hash;
 use factory_engine::types::{ChannelId, Height, InstanceId};
-use factory_engine::{Sold, State};
+use factory_engine::{Role, Sold, State};
 
 use crate::chain::FIRST;
 use crate::fault::{Dice, Kind};
@@ -46,14 +46,17 @@ pub struct Run {
     pub(super) instance: Option<InstanceId>,
     pub(super) used: BTreeMap<(usize, ChannelId), Used>,
     pub(super) gone: bool,
-    pub(super) evicted: Option<Height>,
+    /// Earlier factories, which `instance` renews: the oldest first.
+    pub(super) before: Vec<InstanceId>,
+    /// When the operator began to evict, by factory.
+    pub(super) evicted: BTreeMap<InstanceId, Height>,
     /// Members that are off for long.
     pub(super) asleep: BTreeSet<usize>,
     /// Members that were off from before the timeout until after it.
     pub(super) slept: BTreeSet<usize>,
     pub(super) losses: Vec<Loss>,
     /// Blocks that an eviction under way has lost to faults, as far as we know.
-    pub(super) lost: u32,
+    pub(super) lost: BTreeMap<InstanceId, u32>,
     /// Payments that nobody has settled yet.
     pub(super) held: Vec<super::payment::Held>,
     censored: Vec<(Txid, Height)>,
@@ -67,6 +70,8 @@ pub struct Run {
     pub(super) strangers: Option<usize>,
     /// Blocks in a row that the operator has handled with somebody connected, and its start before them.
     sells: (u32, u32),
+    /// What is going to happen where factories are renewed.
+    pub(super) renewing: Option<super::renewing::Renewing>,
 }
 
 impl Run {
@@ -77,6 +82,7 @@ impl Run {
     pub fn new(seed: u64, clients: usize, chaos: Chaos) -> Result<Self, LabError> {
         let mut dice = Dice::new(seed, SCENARIO);
         let confirmations = if dice.one_in(2) { 3 } else { 1 };
+        let mut renewing = super::renewing::Renewing::of(seed);
         let mut scenario = Scenario::new(seed).clients(clients).short_delays().config(|config| {
             config.stock_csv = 5;
             config.funding_confirmations = confirmations;
@@ -85,7 +91,12 @@ impl Run {
             config.credit_blocks = 9;
         });
         for at in 0..=clients {
-            scenario = scenario.config_of(at, |own| *own = own_config(own, at, &mut dice));
+            scenario = scenario.config_of(at, |own| {
+                *own = own_config(own, at, &mut dice);
+                if let Some(renewing) = &mut renewing {
+                    renewing.configure(own, at);
+                }
+            });
         }
         let world = scenario.world()?;
         let mut run = Self {
@@ -100,11 +111,12 @@ impl Run {
             instance: None,
             used: BTreeMap::new(),
             gone: false,
-            evicted: None,
+            before: vec![],
+            evicted: BTreeMap::new(),
             asleep: BTreeSet::new(),
             slept: BTreeSet::new(),
             losses: vec![],
-            lost: 0,
+            lost: BTreeMap::new(),
             held: vec![],
             censored: vec![],
             fees: super::parts::Fees::new(seed),
@@ -115,11 +127,13 @@ impl Run {
             takes_stock: false,
             strangers: None,
             sells: (0, 0),
+            renewing,
         };
         run.give_coins();
         run.world.mine(8)?;
         run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
+        run.choose_renewers(clients);
         Ok(run)
     }
 
@@ -134,6 +148,7 @@ impl Run {
     pub fn play(&mut self) -> Result<(), LabError> {
         self.create()?;
         self.live()?;
+        self.renew()?;
         self.leave()?;
         self.settle_up()
     }
@@ -181,6 +196,7 @@ impl Run {
         {
             self.acts_at = None;
         }
+        self.renewal_tick()?;
         self.restore()?;
         self.damage();
         self.answer_invitations()?;
@@ -242,6 +258,7 @@ impl Run {
     /// A block, and whatever the chain does besides; everybody handles it.
     pub(super) fn block(&mut self) -> Result<(), LabError> {
         self.blocks = self.blocks.saturating_add(1);
+        self.renewal_block()?;
         let height = self.world.chain.height();
         let deepest = height.saturating_sub(FIRST + 8).min(6);
         let text = || format!("height {height}");
@@ -336,15 +353,23 @@ impl Run {
     /// Blocks that do not count for an eviction.
     pub(super) fn lose(&mut self, blocks: u32) {
         self.note_loss(None, blocks);
-        let evicts = self.evicts();
-        self.evicted = self.evicted.or(evicts);
-        self.lost = self.lost.saturating_add(if evicts.is_some() { blocks } else { 0 });
+        for instance in self.all() {
+            let Some(evicts) = self.evicts(instance) else { continue };
+            self.evicted.entry(instance).or_insert(evicts);
+            let lost = self.lost.entry(instance).or_default();
+            *lost = lost.saturating_add(blocks);
+        }
+    }
+
+    /// Every factory of the run, the newest last.
+    pub(super) fn all(&self) -> Vec<InstanceId> {
+        self.before.iter().copied().chain(self.instance).collect()
     }
 
     /// The height at which the operator began to evict.
-    pub(super) fn evicts(&self) -> Option<Height> {
+    pub(super) fn evicts(&self, instance: InstanceId) -> Option<Height> {
         let engine = self.world.members[LSP].engine.as_ref()?;
-        let factory = engine.factory(self.instance?)?;
+        let factory = engine.factory(instance)?;
         factory.current.eviction.as_ref().map(|(height, _)| *height)
     }
 
@@ -357,6 +382,8 @@ impl Run {
                     continue;
                 }
                 let Some(factory) = engine.factory(policy.instance) else { continue };
+                let Role::Client { index: client, .. } = factory.current.role else { continue };
+                let instance = factory.instance;
                 let attempts = factory.attempts();
                 let fits = |tree: &factory_engine::tx::tree::Tree| {
                     let ids = (0..factory.current.terms.clients())
@@ -367,7 +394,8 @@ impl Run {
                 let sold = find_sold(engine, channel);
                 if let Some(tree) = tree {
                     let timeout = factory.current.terms.timeout_height;
-                    let used = Used { funding: tree.funding().txid, timeout, sale: 0, leaves: timeout };
+                    let funding = tree.funding().txid;
+                    let used = Used { instance, client, funding, timeout, sale: 0, leaves: timeout };
                     self.used.insert((at, channel), used);
                 } else if let Some((attempt, sold)) = sold
                     && let Some(funding) = attempt.funding()
@@ -375,7 +403,9 @@ impl Run {
                     let (timeout, sale) = (attempt.terms.timeout_height, sold.sale.number);
                     let early = early_of_sale(&attempt.layout, sold.sale.buyer, sale);
                     let leaves = timeout.saturating_sub(early);
-                    self.used.insert((at, channel), Used { funding: funding.txid, timeout, sale, leaves });
+                    let funding = funding.txid;
+                    self.used
+                        .insert((at, channel), Used { instance, client, funding, timeout, sale, leaves });
                 }
             }
         }

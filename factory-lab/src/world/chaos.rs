@@ -249,7 +249,7 @@ impl Chaos {
 }
 
 /// Events that few runs come to.
-const RARE: [&str; 13] = [
+const RARE: [&str; 20] = [
     "forgotten",
     "declined",
     "eviction_started",
@@ -263,6 +263,13 @@ const RARE: [&str; 13] = [
     "channel_ended",
     "restored",
     "reorged",
+    "handed_over",
+    "key_received",
+    "handover_stored",
+    "move_wanted",
+    "move_started",
+    "move_ended",
+    "move_over",
 ];
 
 /// What is likely to happen to a step with these events, if it is one that few runs come to.

@@ -1,10 +1,11 @@
 //! A client's key, on its way to the operator: as if both had agreed on it.
 
-use factory_engine::Role;
 use factory_engine::record::decode_record;
 use factory_engine::record::event::{Event, HandedOver, HandoverStored, KeyReceived};
+use factory_engine::tx::layout::CoinIndex;
 use factory_engine::tx::musig::{FactoryKey, MasterSecret, seal};
 use factory_engine::types::InstanceId;
+use factory_engine::{Factory, Role};
 
 use crate::{LabError, error};
 
@@ -57,10 +58,20 @@ impl World {
         let events = [(instance, vec![event])];
         self.members[at].store.append(&events).map_err(|_| error("its store fails"))?;
         self.judge.stored(at, &events);
-        self.judge_events(at, &events);
+        // As if agreed: whether it may is not asked.
+        if let Some(Event::HandedOver(_)) = events.first().and_then(|(_, events)| events.first()) {
+            self.note_handed(at, instance).map_err(error)?;
+        }
         self.follow(at, &events)?;
         let [(_, events)] = events;
         let engine = self.members[at].engine.as_mut().ok_or_else(|| error(format!("member {at} is down")))?;
         engine.load(instance, [events]).map_err(error)
     }
+}
+
+/// Whether the operator has the key of every client of a coin: what it may take back, and has to.
+pub(super) fn has_every_key(factory: &Factory, coin: CoinIndex) -> bool {
+    let clients = factory.current.layout.coin(coin).map(|coin| coin.clients.clone()).unwrap_or_default();
+    let mut clients = clients.into_iter().peekable();
+    clients.peek().is_some() && clients.all(|client| factory.has_handed_over(client))
 }

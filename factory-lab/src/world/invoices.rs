@@ -244,9 +244,14 @@ impl World {
                         "price: member {at} paid {paid} msat, and the operator says {spent} and a credit of {credit}"
                     ));
                 }
-                let known =
-                    factory.current.sales.jits().opened().iter().filter(|jit| jit.buyer == index).count();
                 let peer = self.members[at].id;
+                // lightningd's list says nothing of factories.
+                let of = |factory: &Factory| {
+                    let index = factory.client_of(peer);
+                    let opened = factory.current.sales.jits().opened().iter();
+                    opened.filter(|jit| Some(jit.buyer) == index).count()
+                };
+                let known: usize = self.members[LSP].engine.iter().flat_map(|e| e.factories()).map(of).sum();
                 let ordinary = &self.members[LSP].lightningd.ordinary;
                 let there = ordinary.iter().filter(|channel| channel.peer == peer).count();
                 if known != there {

@@ -14,6 +14,7 @@ use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 use crate::chain::{Reject, fee_of};
 
 use super::World;
+use super::handed::has_every_key;
 
 impl World {
     /// Whether a member does something else than its engine: nothing is promised to it.
@@ -51,6 +52,13 @@ impl World {
     pub(super) fn judge_events(&mut self, at: usize, events: &[(InstanceId, Vec<Event>)]) {
         let mut found = self.signs_damaged(at, events);
         if !self.is_owed(at) {
+            // What it has done with its key others go by.
+            let left = |(_, events): &&(InstanceId, Vec<Event>)| {
+                events.iter().any(|event| matches!(event, Event::HandedOver(_)))
+            };
+            for (instance, _) in events.iter().filter(left) {
+                found.extend(self.note_handed(at, *instance).err());
+            }
             self.judge.violations.extend(found);
             return;
         }
@@ -64,7 +72,8 @@ impl World {
                 Event::SaleSigning(e) => self.may_sell(at, instance, e),
                 Event::SaleSigned(e) => self.sale_holds(at, instance, e),
                 Event::SaleDropped(e) => self.may_drop(at, instance, e),
-                Event::HandedOver(_) => self.note_handed(at, instance),
+                Event::HandedOver(_) => self.hands_over(at, instance),
+                Event::KeyReceived(e) => self.may_have_key(instance, e.client),
                 Event::CloseSigning(e) => self.may_close(at, instance, e),
                 _ => Ok(()),
             };
@@ -238,6 +247,9 @@ impl World {
                 found.extend(self.buyer_leaves(factory).err().map(|why| format!("{why} (member {at})")));
                 if factory.current.role == Role::Lsp {
                     found.extend(self.evicts(factory).err().map(|why| format!("{why} (member {at})")));
+                    found.extend(
+                        self.has_right_keys(at, factory).err().map(|why| format!("{why} (member {at})")),
+                    );
                     found.extend(self.takes_back(factory).err().map(|why| format!("{why} (member {at})")));
                     found.extend(self.takes_stock(factory).err().map(|why| format!("{why} (member {at})")));
                 }
@@ -403,7 +415,7 @@ impl World {
     fn takes_stock(&self, factory: &Factory) -> Result<(), String> {
         let coins = (0..).zip(factory.current.layout.coins()).filter(|(_, coin)| coin.stock);
         // What is all the operator's by its keys is not waited for: `takes_back`.
-        let waits = |coin: &u32| !self.is_all_handed(factory, *coin);
+        let waits = |coin: &u32| !has_every_key(factory, *coin);
         let coins = coins.map(|(coin, _)| coin).filter(waits);
         for outpoint in coins.filter_map(|coin| self.unsold(factory, coin)) {
             let Some(at) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };

@@ -108,10 +108,18 @@ impl World {
         if self.members[at].lightningd.payments.get(&send.payment_hash) == Some(&true) {
             self.judge.violations.push(format!("S37: member {at} pays {} a second time", send.payment_hash));
         }
+        let standing = self.circles.iter().any(|circle| circle.at == at && circle.send.from == send.from);
+        if standing {
+            self.judge.violations.push(format!("S37: member {at} moves twice what is in {}", send.from));
+        }
+        let stands = |chaos: &mut Box<super::chaos::Chaos>| {
+            chaos.chances.roll(crate::fault::Kind::MoveStands, || format!("member {at}")).is_some()
+        };
+        let stands = self.chaos.as_mut().is_some_and(stands);
         match self.begin_circle(at, &send) {
             Ok(onward) => {
                 let circle = Circle { at, send, onward };
-                if self.hold_moves {
+                if self.hold_moves || stands {
                     self.circles.push(circle);
                 } else {
                     let arrived = self.settle_circle(&circle);
@@ -120,6 +128,24 @@ impl World {
             }
             Err(why) => self.end_circle(at, &send, Err(why)),
         }
+    }
+
+    /// Whether HTLCs of a move stand on a channel.
+    pub(crate) fn is_moving(&self, channel: ChannelId) -> bool {
+        self.circles.iter().any(|circle| circle.send.from == channel || circle.onward == channel)
+    }
+
+    /// A client that has asked what its channels of a factory hold, and has not heard it yet.
+    pub(crate) fn looks(&self) -> Option<usize> {
+        let asked = |queue: &std::collections::VecDeque<Input>| {
+            queue.iter().any(|input| matches!(input, Input::Emptied { .. }))
+        };
+        self.tasks.iter().find(|(_, queue)| asked(queue)).map(|(at, _)| *at)
+    }
+
+    /// Whether any do.
+    pub fn moves_stand(&self) -> bool {
+        !self.circles.is_empty()
     }
 
     /// Circles that stand arrive, if they can.
@@ -143,6 +169,23 @@ impl World {
     fn settle_circle(&mut self, Circle { at, send, onward }: &Circle) -> Result<(), LabError> {
         let operator = self.member_of(send.peer).ok_or_else(|| error("no such peer"))?;
         let before = self.purse_msat(*at);
+        // Once one of them has ended nobody lets a preimage go: both HTLCs come back.
+        for channel in [send.from, *onward] {
+            let open = |member: usize| {
+                let known = self.members[member].lightningd.channels.get(&channel);
+                known.is_some_and(|known| !known.closing)
+            };
+            if !open(*at) || !open(operator) {
+                return Err(error("a channel has ended meanwhile"));
+            }
+        }
+        let has = |of: usize, channel| {
+            let known = self.members[of].lightningd.channels.get(&channel);
+            known.map_or(0, |known| sides(known).0)
+        };
+        if has(*at, send.from).min(has(operator, *onward)) < send.amount_msat {
+            return Err(error("Insufficient balance"));
+        }
         self.shift((*at, operator), send.from, send.amount_msat)?;
         self.shift((operator, *at), *onward, send.amount_msat)?;
         if self.purse_msat(*at) != before {

@@ -8,6 +8,7 @@ use factory_engine::{Factory, Input, Role};
 
 use crate::node::refused;
 
+use super::handed::has_every_key;
 use super::judged::early;
 use super::{LSP, World};
 
@@ -39,6 +40,9 @@ impl World {
         for input in tx.input.iter().filter(|input| input.witness.len() == 1) {
             let Some((factory, coin)) = self.coin_at(at, input.previous_output, tx) else { continue };
             of.push(factory.instance);
+            if coin == 0 && self.chain.height() < latest(factory) && self.is_promised(at, factory.instance) {
+                found.push("S38: what is promised to a funding is taken alone".to_owned());
+            }
             if !self.is_all_handed(factory, coin) {
                 found.push(format!("S38: coin {coin} is spent without every key of it"));
             }
@@ -53,10 +57,17 @@ impl World {
         self.judge.violations.extend(found);
     }
 
+    /// Whether a funding that isn't in the chain is to spend a factory's funding output.
+    fn is_promised(&self, at: usize, instance: InstanceId) -> bool {
+        let factories = self.members[at].engine.iter().flat_map(|engine| engine.factories());
+        factories.flat_map(Factory::promised).any(|input| input.instance == instance)
+    }
+
     /// The same of a funding's inputs: those are the operator's own too, and there is time for it to confirm.
     pub(super) fn judge_reclaimed_inputs(&mut self, at: usize, inputs: &[(OutPoint, Witness)]) {
         let mut found = vec![];
-        for (outpoint, _) in inputs {
+        // A liar's own losses are nobody's concern, and its store isn't judged.
+        for (outpoint, _) in inputs.iter().filter(|_| self.is_owed(at)) {
             let nothing = Transaction {
                 version: bitcoin::transaction::Version::TWO,
                 lock_time: bitcoin::absolute::LockTime::ZERO,
@@ -65,7 +76,9 @@ impl World {
             };
             match self.coin_at(at, *outpoint, &nothing) {
                 Some((factory, coin)) if self.is_all_handed(factory, coin) => {
-                    if self.chain.height() >= latest(factory) && self.chain.coin(*outpoint).is_some() {
+                    // By the last block that it has handled.
+                    let late = self.seen(at).is_some_and(|seen| seen >= latest(factory));
+                    if late && self.chain.coin(*outpoint).is_some() {
                         found.push("S38: too late for an input of a funding".into());
                     }
                 }
@@ -113,7 +126,7 @@ impl World {
         let asked = u32::from(factory.stock_payout.is_none()) * 4;
         for (coin, known) in (0..).zip(factory.current.layout.coins()) {
             let outpoint = if known.stock { self.unsold(factory, coin) } else { tree.coin_outpoint(coin) };
-            let Some(outpoint) = outpoint.filter(|_| self.is_all_handed(factory, coin)) else { continue };
+            let Some(outpoint) = outpoint.filter(|_| has_every_key(factory, coin)) else { continue };
             let Some(confirmed) = self.chain.coin(outpoint).and_then(|coin| coin.height) else { continue };
             let by = match coin {
                 0 => latest(factory),
@@ -134,7 +147,7 @@ impl World {
 }
 
 /// The height at which somebody would have to be evicted first.
-fn latest(factory: &Factory) -> Height {
+pub(super) fn latest(factory: &Factory) -> Height {
     let terms = &factory.current.terms;
     let stock = match terms.stock.to_sat() {
         0 => 0,

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
-use factory_engine::KnownChannel;
-use factory_engine::types::{ChannelId, Height, PaymentHash};
+use factory_engine::types::{ChannelId, Height, InstanceId, PaymentHash};
+use factory_engine::{KnownChannel, Remains};
 
 use crate::LabError;
 use crate::node::{Channel, IssuedInvoice};
@@ -90,6 +90,18 @@ impl World {
             }
         }
         self.start(at)
+    }
+
+    /// What is over leaves a member's memory and its records, as in the plugin after a while. Which factories.
+    pub fn archive(&mut self, at: usize, height: Height) -> Vec<InstanceId> {
+        let member = &mut self.members[at];
+        let Some(engine) = &mut member.engine else { return vec![] };
+        let over: Vec<InstanceId> = engine.archivable(height).collect();
+        if !over.is_empty() {
+            engine.archive(over.iter().map(|instance| (*instance, Remains::Records { since: height })));
+            over.iter().for_each(|instance| member.store.forget(*instance));
+        }
+        over
     }
 
     /// Whether a node has lost part of its memory.

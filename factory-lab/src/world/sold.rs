@@ -10,6 +10,7 @@ use factory_engine::{Factory, Role, Sold};
 
 use crate::chain::check_scripts;
 
+use super::handed::has_every_key;
 use super::judged::early_of_sale;
 use super::{LSP, World};
 
@@ -153,7 +154,12 @@ impl World {
         let Some(engine) = self.members[at].engine.as_ref().filter(|_| at == LSP && self.is_owed(at)) else {
             return;
         };
-        let sales = engine.factories().flat_map(|factory| factory.current.sales.all());
+        // What all of its clients have handed over is nobody else's any more (S22).
+        let theirs =
+            |factory: &'_ Factory, sold: &Sold| !sold.coin().is_some_and(|coin| has_every_key(factory, coin));
+        let sales = engine
+            .factories()
+            .flat_map(|factory| factory.current.sales.all().filter(move |sold| theirs(factory, sold)));
         let spends =
             |sold: &Sold| sold.sale.sessions.first().is_some_and(|session| session.outpoint == input);
         let sold = sales.filter(|sold| sold.is_signed()).find(|sold| spends(sold));
@@ -169,7 +175,10 @@ impl World {
         }
         let is_client = factory.current.role != Role::Lsp;
         let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
-        let wanted = factory.current.sales.all().filter(|sold| !is_client || Some(sold.sale.number) <= last);
+        let theirs = |sold: &&Sold| !sold.coin().is_some_and(|coin| has_every_key(factory, coin));
+        let wanted = factory.current.sales.all();
+        let wanted =
+            wanted.filter(|sold| if is_client { Some(sold.sale.number) <= last } else { theirs(sold) });
         let mut due: Vec<Transaction> = wanted.filter_map(Sold::signed_sale).collect();
         if is_client && self.chain.height() >= factory.current.terms.timeout_height {
             due.extend(factory.current.sales.all().filter_map(Sold::signed_distribution));

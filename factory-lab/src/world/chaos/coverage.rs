@@ -8,8 +8,22 @@ use factory_engine::State;
 /// What can become of a commit besides being stored.
 const CRASHES: [&str; 3] = ["crash before", "crash after", "store fails"];
 /// Inputs that an operator and a client have a use for.
-const BOTH: [&str; 10] =
-    ["started", "peer up", "peer down", "block", "reorg", "htlcs", "tick", "command", "abort", "sale_abort"];
+const BOTH: [&str; 14] = [
+    "started",
+    "peer up",
+    "peer down",
+    "block",
+    "reorg",
+    "htlcs",
+    "tick",
+    "command",
+    "abort",
+    "sale_abort",
+    "channels",
+    "fees",
+    "balances",
+    "published",
+];
 /// Inputs that only an operator has a use for.
 const LSP: &[&str] = &[
     "join",
@@ -31,6 +45,9 @@ const LSP: &[&str] = &[
     "invoice ended",
     "jit_accept",
     "channel funded",
+    "move_ask",
+    "fees set",
+    "handover",
 ];
 /// Inputs that only a client has a use for.
 const CLIENT: &[&str] = &[
@@ -54,6 +71,12 @@ const CLIENT: &[&str] = &[
     "sale_wait",
     "jit_offer",
     "jit_opened",
+    "move_ready",
+    "move_refused",
+    "move ended",
+    "emptied",
+    "handover_stored",
+    "handover_refused",
 ];
 
 /// Input, role and the state in which it is handled.

@@ -4,7 +4,8 @@ use bitcoin::{Amount, ScriptBuf};
 
 use crate::world::{LSP, Outgoing};
 use factory_engine::tx::musig::{AggNonce, FactoryKey, MasterSecret};
-use factory_engine::wire::message::{Abort, Message, Propose};
+use factory_engine::wire::message::{Abort, HandoverRefused, Message, Propose};
+use factory_engine::wire::words::Words;
 
 use crate::fault::{Dice, Kind};
 
@@ -33,12 +34,16 @@ impl Lie {
     pub fn tell(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {
         let name = out.message.name();
         let of_sale = name.starts_with("sale_") || name.starts_with("jit_");
-        if out.from != self.at || (self.in_sales && !of_sale) {
+        let of_key = matches!(self.kind, Kind::KeyRefused | Kind::KeyKept);
+        if out.from != self.at || (self.in_sales && !of_sale && !of_key) {
             return None;
         }
         if self.kind == Kind::Withhold {
             let kept = if self.in_sales { "sale_partial_signatures" } else { "sale_stored" };
             return (name == kept).then(Vec::new);
+        }
+        if matches!(self.kind, Kind::KeyRefused | Kind::KeyKept) {
+            return self.of_key(out, heard);
         }
         if self.kind == Kind::Replay {
             return self.replay(out, heard);
@@ -175,6 +180,50 @@ impl Lie {
     /// A script as a channel has it, and nobody's.
     fn some_script(&mut self) -> ScriptBuf {
         ScriptBuf::from_bytes(self.dice.next_number().to_be_bytes().to_vec()).to_p2wsh()
+    }
+
+    /// A lie about a key that is handed over: always the same one.
+    fn of_key(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {
+        let how = self.dice.clone().below(4);
+        // Half of the operators take everybody else's key.
+        if self.at == LSP && self.in_sales && out.to != self.to {
+            return None;
+        }
+        let theirs = heard.iter().rev().find_map(|out| match &out.message {
+            Message::Handover(m) => Some(m.clone()),
+            _ => None,
+        });
+        match (&out.message, how) {
+            (Message::HandoverStored(_) | Message::Handover(_), 0) => Some(vec![]),
+            (Message::HandoverStored(m), 1) => {
+                let (instance, attempt) = (m.instance, m.attempt);
+                let refused = HandoverRefused { instance, attempt, reason: Words::new("not today") };
+                Some(vec![Message::from(refused).encode()])
+            }
+            (Message::HandoverStored(_), 2) => Some(vec![Message::from(theirs?).encode()]),
+            (Message::HandoverStored(m), _) => {
+                let mut other = m.clone();
+                other.attempt = other.attempt.saturating_add(1);
+                Some(vec![Message::from(other).encode(), Message::from(theirs?).encode()])
+            }
+            (Message::Handover(m), 1) => {
+                let mut wrong = m.clone();
+                wrong.key.sealed[7] ^= 1;
+                Some(vec![Message::from(wrong).encode()])
+            }
+            (Message::Handover(m), 2) => {
+                // Another client's, or of another factory; as if it were its own.
+                let mut foreign = theirs?;
+                (foreign.instance, foreign.attempt) = (m.instance, m.attempt);
+                Some(vec![Message::from(foreign).encode()])
+            }
+            (Message::Handover(m), _) => {
+                let mut wrong = m.clone();
+                wrong.key.sealed[7] ^= 1;
+                Some(vec![out.message.encode(), Message::from(wrong).encode()])
+            }
+            _ => None,
+        }
     }
 
     fn replay(&mut self, out: &Outgoing, heard: &[Outgoing]) -> Option<Vec<Vec<u8>>> {
