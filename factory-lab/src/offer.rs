@@ -61,6 +61,7 @@ impl Offer {
             lifetime_blocks: self.lifetime_blocks,
             dying_blocks: self.dying_blocks,
             tree_feerate: self.tree_feerate,
+            push_msat: None,
         }
     }
 
