@@ -145,6 +145,8 @@ pub fn samples() -> Vec<Event> {
         HandoverStored {}.into(),
         KeyReceived { client: 1, key: SealedKey { ephemeral: keys()[1], sealed: [0x61; 32] }, height: 4_101 }
             .into(),
+        Rung { number: 3, opens: 4_180, more: true }.into(),
+        Woken { height: 4_200, clients: vec![0, 2] }.into(),
         SaleOpening {
             coin: 3,
             number: 1,

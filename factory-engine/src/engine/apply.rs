@@ -118,6 +118,7 @@ impl Engine {
             Volatile::Balances(list) => self.balances.take(&list),
             Volatile::Leaving(change) => self.leaving.apply(change),
             Volatile::Move(change) => self.moving.apply(change),
+            Volatile::Climbing(change) => self.climbing.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Reclaim(change) => self.reclaims.apply(change),
             Volatile::Offence(peer, now) => self.offences.note(peer, now),

@@ -11,6 +11,7 @@ use bitcoin::BlockHash;
 
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
+use crate::memory::climbing::Climbing;
 use crate::memory::fees;
 use crate::memory::leaving::Leaving;
 use crate::memory::moving::Moving;
@@ -172,6 +173,8 @@ pub struct Engine {
     /// Client: factories that it is about to leave.
     pub(crate) leaving: Leaving,
     pub(crate) moving: Moving,
+    /// L: what its ladder looks at, and what failed.
+    pub(crate) climbing: Climbing,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -211,6 +214,7 @@ impl Engine {
             balances: Balances::default(),
             leaving: Leaving::default(),
             moving: Moving::default(),
+            climbing: Climbing::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -302,6 +306,7 @@ impl Engine {
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
             .chain(self.moving.deadline())
+            .chain(self.climbing.look_at)
             .min()
     }
 

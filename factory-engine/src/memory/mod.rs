@@ -8,6 +8,7 @@ use bitcoin::BlockHash;
 
 use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
+use crate::memory::climbing::VolatileClimbing;
 use crate::memory::fees::VolatileFees;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
@@ -21,6 +22,7 @@ use crate::wire::message::Propose;
 
 pub mod balances;
 pub mod ceremony;
+pub(crate) mod climbing;
 pub mod fees;
 pub mod leaving;
 pub mod moving;
@@ -50,6 +52,7 @@ pub(crate) enum Volatile {
     Balances(Vec<ChannelBalance>),
     Leaving(VolatileLeaving),
     Move(VolatileMove),
+    Climbing(VolatileClimbing),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

@@ -17,9 +17,11 @@ pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use moves::*;
+pub use rungs::*;
 pub use sale::*;
 
 mod moves;
+mod rungs;
 mod sale;
 
 tlv_struct! {
@@ -382,6 +384,10 @@ tlv_enum! {
         53 "move_ended" => MoveEnded(MoveEnded),
         /// Client: a move has come to its end.
         54 "move_over" => MoveOver(MoveOver),
+        /// L: a ladder began this factory.
+        67 "rung" => Rung(Rung),
+        /// L: clients that are due were sent for.
+        68 "woken" => Woken(Woken),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
-use crate::record::event::{Event, Signing};
+use crate::record::event::{Event, Rung, Signing};
 use crate::record::moves::Moves;
 use crate::record::sales::Sold;
 use crate::record::state::State;
@@ -53,6 +53,10 @@ pub struct Factory {
     pub stock_payout: Option<ScriptBuf>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// L: the rung of its ladder that it was begun as, if it was.
+    pub rung: Option<Rung>,
+    /// L: height at which a client was last sent for.
+    pub woken: BTreeMap<ClientIndex, Height>,
     /// Client: what goes from one of its channels with L to another, and is kept here.
     pub moves: Moves,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
@@ -99,6 +103,8 @@ impl Factory {
             pays: BTreeMap::new(),
             stock_payout: None,
             birth,
+            rung: None,
+            woken: BTreeMap::new(),
             moves: Moves::default(),
             restored: None,
             damage: None,
@@ -233,6 +239,8 @@ impl Factory {
             Event::SaleJitAgreed(e) => self.current.sales.jit_agreed(e),
             Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
+            Event::Rung(e) => self.rung = Some(*e),
+            Event::Woken(e) => self.woken.extend(e.clients.iter().map(|client| (*client, e.height))),
             Event::MoveWanted(e) => self.moves.want(e)?,
             Event::MoveStarted(e) => self.moves.start(e)?,
             Event::MoveEnded(e) => self.moves.end(e)?,

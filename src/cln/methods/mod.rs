@@ -19,6 +19,7 @@ pub mod exit;
 pub mod factory_json;
 mod fees;
 pub mod invitations;
+pub mod ladder;
 pub mod list;
 #[cfg(feature = "faults")]
 pub mod misbehave;
