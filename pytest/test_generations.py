@@ -1,5 +1,5 @@
 """Three generations of eight clients on real nodes: one comes from an ordinary channel, one never comes back in time
-(S21, S22, S37, S38). Payments from and to everybody before, during and after."""
+(S21, S22, S32, S37, S38). Payments from and to everybody before, during and after."""
 
 from harness import (
     FAST,

@@ -106,6 +106,10 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "handover",
                 &["types", "terms", "tx", "wire", "record", "policy", "io", "memory", "step", "engine"],
             ),
+            (
+                "close",
+                &["types", "terms", "tx", "wire", "record", "signing", "io", "memory", "step", "engine"],
+            ),
             // Whether a client may leave is what a renewal waits for in the end.
             (
                 "renew",
@@ -117,7 +121,10 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 &["types", "terms", "tx", "record", "policy", "io", "memory", "step", "engine", "report"],
             ),
             ("moving", &["types", "tx", "wire", "record", "io", "memory", "step", "engine", "admission"]),
-            ("handle", &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale"]),
+            (
+                "handle",
+                &["types", "wire", "record", "io", "memory", "step", "engine", "chain", "sale", "close"],
+            ),
         ],
     ),
     (PLUGIN, &[("config", &[]), ("cln", &["config"])]),

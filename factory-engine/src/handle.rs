@@ -1,6 +1,7 @@
 //! Where inputs go: each to the handlers of the capabilities that it concerns.
 
 use crate::chain::channels::close_again;
+use crate::close;
 use crate::engine::Engine;
 use crate::io::{Answer, Command, Entropy, Input, KnownChannel, Level, Refusal};
 use crate::memory::Volatile;
@@ -47,6 +48,7 @@ impl Engine {
                 self.buy(step, instance, amount, max_price_msat)
             }
             Command::AskPrice { instance, amount } => self.ask_price(step, instance, amount),
+            Command::Close { instance } => self.close(step, instance),
             Command::Move { from, to, amount_msat } => self.begin_move(step, from, to, amount_msat),
         }
     }
@@ -61,6 +63,7 @@ impl Engine {
             Command::Accept { instance, .. }
             | Command::Decline { instance, .. }
             | Command::Buy { instance, .. }
+            | Command::Close { instance }
             | Command::AskPrice { instance, .. } => (*instance, false),
         };
         match self.damage(instance) {
@@ -79,6 +82,7 @@ impl Engine {
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
                 self.handover_peer_up(step, peer);
+                self.closes_peer_up(step, peer);
                 for factory in self.whole() {
                     if factory.client_of(peer).is_some() {
                         self.ask_for_unfinished(step, factory, peer);
@@ -98,6 +102,7 @@ impl Engine {
                 self.lsp_sales_peer_down(step, peer);
                 self.client_sales_peer_down(step, peer);
                 self.moves_peer_down(step, peer);
+                self.closes_peer_down(step, peer);
             }
             Input::Message { peer, payload } => self.on_message(step, peer, &payload),
             Input::FundingPrepared { instance, attempt, result } => {
@@ -159,7 +164,11 @@ impl Engine {
                 self.find_free_moves(step, &list);
                 self.on_balances(step, list);
             }
-            Input::Emptied { instance, freeze, result } => self.on_emptied(step, instance, freeze, result),
+            Input::Emptied { instance, freeze, result } => {
+                if !self.on_close_looked(step, instance, freeze, &result) {
+                    self.on_emptied(step, instance, freeze, result);
+                }
+            }
             Input::Reorg { height } => self.on_reorg(step, height),
             Input::Fees(news) => self.on_fees(step, news),
             Input::BackendBack => self.on_backend_back(step),
@@ -173,6 +182,7 @@ impl Engine {
                 self.lsp_sales_tick(step);
                 self.client_sales_tick(step);
                 self.moves_tick(step);
+                self.closes_tick(step);
                 self.climb_tick(step);
             }
             Input::Command(_) | Input::OpenChannel(_) => {}
@@ -195,6 +205,7 @@ impl Engine {
             return;
         }
         let of_sale = sale::ends_sale(&message);
+        let of_close = close::ends_close(&message);
         let result = match message {
             Message::Invite(m) => self.on_invite(step, peer, m),
             Message::Join(m) => self.on_join(step, peer, m),
@@ -236,6 +247,12 @@ impl Engine {
             Message::MoveAsk(m) => self.on_move_ask(step, peer, &m),
             Message::MoveReady(m) => self.on_move_ready(step, peer, &m),
             Message::MoveRefused(m) => self.on_move_refused(step, peer, &m),
+            Message::CloseAsk(m) => self.on_close_ask(step, peer, &m),
+            Message::CloseJoin(m) => self.on_close_join(step, peer, &m),
+            Message::ClosePropose(m) => self.on_close_propose(step, peer, &m),
+            Message::ClosePartialSignatures(m) => self.on_close_partials(step, peer, &m),
+            Message::CloseReady(m) => self.on_close_ready(step, peer, &m),
+            Message::CloseAbort(m) => self.on_close_abort(step, peer, &m),
         };
         match result {
             Ok(()) => {}
@@ -245,6 +262,7 @@ impl Engine {
             Err(Fault::Peer(reason)) => {
                 step.log(Level::Unusual, format!("{instance}: fault of {peer} in {name}: {reason}"));
                 match self.factories.get(&instance) {
+                    Some(factory) if of_close => self.close_fault(step, factory, peer, &reason),
                     Some(factory) if of_sale => self.on_sale_fault(step, factory, peer, &reason),
                     Some(factory) => self.on_fault(step, factory, peer, &reason),
                     None => {}

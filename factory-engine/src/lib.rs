@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -33,6 +33,7 @@ mod handle;
 
 pub mod admission;
 pub mod chain;
+pub mod close;
 pub mod create;
 pub mod engine;
 pub mod fees;
@@ -58,13 +59,14 @@ pub mod wire;
 pub use admission::htlc::{ChannelPolicy, Doubt};
 pub use chain::evict::{Eviction, evictable, eviction};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
+pub use close::ready::ClosePlan;
 pub use create::online::Online;
 pub use engine::{Engine, Folded, Remains};
 pub use handover::ready::NotYet;
 pub use io::{
-    Answer, Block, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create, Direction, Effect,
-    Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel, OpenFailure,
-    PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep, WakeReason,
+    Answer, Block, CannotClose, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create,
+    Direction, Effect, Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel,
+    OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep, WakeReason,
 };
 pub use ladder::LadderStanding;
 pub use memory::balances::Balances;
@@ -76,6 +78,7 @@ pub use policy::ladder::{BadLadder, Ladder, Rung};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use record::attempt::{Attempt, Creation, Role};
+pub use record::close::{CLOSE_BLOCKS, Closing};
 pub use record::ended::Ended;
 pub use record::factory::{BURIED, Factory};
 pub use record::load_error::LoadError;

@@ -183,6 +183,11 @@ impl Chain {
         Ok(txid)
     }
 
+    /// Every mempool forgets a transaction: whoever needs it sends it again.
+    pub fn drop_waiting(&mut self, txid: Txid) {
+        self.mempool.retain(|other| other.compute_txid() != txid);
+    }
+
     /// Whether a transaction is in the mempool or in a block.
     pub fn knows(&self, txid: Txid) -> bool {
         self.mempool.iter().any(|other| other.compute_txid() == txid) || self.confirmed(txid).is_some()

@@ -2,6 +2,7 @@
 
 mod chain;
 pub mod chaos;
+mod closed;
 mod course;
 mod effects;
 mod ended;

@@ -28,48 +28,13 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint, Transaction, Txid};
 use factory_engine::wire::message::Message;
 use factory_engine::{Command, Effect, Input};
 
-const MESSAGES: [&str; 37] = [
-    "invite",
-    "join",
-    "expect_channel",
-    "expecting",
-    "propose",
-    "partial_signatures",
-    "ready",
-    "stored",
-    "channel_committed",
-    "channel_checked",
-    "funding_broadcast",
-    "resume",
-    "abort",
-    "buy",
-    "sale_offer",
-    "sale_join",
-    "sale_committed",
-    "sale_checked",
-    "sale_propose",
-    "sale_partial_signatures",
-    "sale_ready",
-    "sale_stored",
-    "sale_abort",
-    "ask_price",
-    "price",
-    "sale_invoice",
-    "sale_wait",
-    "jit_offer",
-    "jit_accept",
-    "jit_opened",
-    "sale_void",
-    "credit_back",
-    "sale_missing",
-    "sale_shown",
-    "move_ask",
-    "move_ready",
-    "move_refused",
-];
+/// Whether there is a message of this name.
+fn is_message(name: &str) -> bool {
+    (0..=u16::MAX).any(|kind| Message::name_of(kind) == Some(name))
+}
 
 /// Where [`Fault::Hold`] can stand still, beside messages.
-const STEPS: [&str; 32] = [
+const STEPS: [&str; 38] = [
     "journal",
     "folded",
     "create",
@@ -102,6 +67,12 @@ const STEPS: [&str; 32] = [
     "fees-set",
     "send-move",
     "move-ended",
+    "read-balances",
+    "check-empty",
+    "connect",
+    "disconnect",
+    "mutual-close",
+    "renewal-due",
 ];
 
 /// Where [`Fault::Panic`] can panic.
@@ -135,7 +106,7 @@ fn fault() -> std::sync::MutexGuard<'static, Option<Fault>> {
 
 /// Misbehaves from now on. The error lists what there is.
 pub fn arm(name: &str) -> Result<(), String> {
-    let message = |text: &str| MESSAGES.contains(&text).then(|| text.to_owned());
+    let message = |text: &str| is_message(text).then(|| text.to_owned());
     let armed = if let Some(text) = name.strip_prefix("hold-") {
         hold(text)
     } else if let Some(text) = name.strip_prefix("drop-first-") {
@@ -193,7 +164,7 @@ fn hold(text: &str) -> Option<Fault> {
     let (step, count) = text.split_once(':').unwrap_or((text, "1"));
     let count: usize = count.parse().ok()?;
     let message = step.strip_prefix("send-").or_else(|| step.strip_prefix("got-"));
-    let known = STEPS.contains(&step) || message.is_some_and(|name| MESSAGES.contains(&name));
+    let known = STEPS.contains(&step) || message.is_some_and(is_message);
     known.then(|| Fault::Hold(step.to_owned(), count.saturating_sub(1)))
 }
 

@@ -124,6 +124,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);
     let builder = plain(builder, methods::evict::COMMAND, methods::evict::call);
+    let builder = plain(builder, methods::close::COMMAND, methods::close::call);
     #[cfg(feature = "faults")]
     let builder = plain(builder, methods::misbehave::COMMAND, methods::misbehave::call);
     plain(builder, methods::status::COMMAND, methods::status::call)

@@ -27,6 +27,8 @@ pub const NOT_CREATED: i32 = 2504;
 pub const NOT_SOLD: i32 = 2505;
 /// A move came to nothing; the message says why.
 pub const NOT_MOVED: i32 = 2506;
+/// A close came to nothing; the message says why.
+pub const NOT_CLOSED: i32 = 2507;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 

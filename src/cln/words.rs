@@ -3,7 +3,7 @@
 
 use factory_engine::admission::hold::Full;
 use factory_engine::types::Height;
-use factory_engine::{NextAction, Phase, Refusal, TOLD_TO};
+use factory_engine::{CannotClose, NextAction, Phase, Refusal, TOLD_TO};
 
 /// What to do about a factory whose records are not understood.
 pub const MEND: &str = "Start the version of the plugin that wrote them, or put the record back from a backup of \
@@ -33,6 +33,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         }
         Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
         Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
+        Refusal::Close(why) => close(why),
         Refusal::Damaged { .. } => format!("{refusal}. {MEND}"),
         Refusal::Stopping => "the plugin is shutting down".to_owned(),
         // These say it all.
@@ -55,9 +56,29 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::PaymentUnderWay
         | Refusal::Amount(_)
         | Refusal::Move(_)
+        | Refusal::Closing(_)
         | Refusal::NotStored(_)
         | Refusal::Stale(_)
         | Refusal::ReadOnly(_) => refusal.to_string(),
+    }
+}
+
+/// Why a factory can't be closed by all together, and what to do.
+fn close(why: &CannotClose) -> String {
+    match why {
+        CannotClose::Client => format!("{why}: to leave it alone use factory-exit"),
+        CannotClose::Leaving => format!("{why}: factory-evict takes the others there"),
+        CannotClose::AllHandedOver => format!("{why}, by itself (factory-show)"),
+        CannotClose::Sale | CannotClose::Move(_) | CannotClose::Htlc(_) => {
+            format!("{why}: try again once it is done")
+        }
+        CannotClose::UnderWay => format!("{why}: see factory-status"),
+        CannotClose::GivenUp(_) => format!("{why}: use factory-evict"),
+        CannotClose::Away(_) => format!("{why}: try again when they are, or evict them (factory-evict)"),
+        CannotClose::NotLive(_) => {
+            format!("{why}: see listpeerchannels; or evict its client (factory-evict)")
+        }
+        CannotClose::Restored(_) | CannotClose::State(_) | CannotClose::Outputs(_) => why.to_string(),
     }
 }
 
@@ -90,6 +111,8 @@ pub fn next_action(action: NextAction, height: Height) -> String {
         | NextAction::Stands
         | NextAction::PaidOut
         | NextAction::Reclaimed
+        | NextAction::Closing
+        | NextAction::FinishClose { .. }
         | NextAction::Acknowledge
         | NextAction::Left
         | NextAction::Settled

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 #![allow(dead_code)] // Each test file uses another part of it.
 
+pub mod closes;
+
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::message::{Invite, Message};

@@ -9,6 +9,7 @@ use factory_engine::record::ended::Ended;
 use factory_engine::record::event::*;
 use factory_engine::record::reclaimed::ReclaimedInput;
 use factory_engine::terms::{Kind, Leaf, Level, Shape, Terms};
+use factory_engine::tx::close::Share;
 use factory_engine::tx::layout::{SessionId, SpendRole};
 use factory_engine::tx::musig::{PublicKey, SealedKey};
 use factory_engine::types::*;
@@ -199,6 +200,15 @@ pub fn samples() -> Vec<Event> {
         MoveStarted { payment_hash, from: channel_id, amount_msat: 3_000_000 }.into(),
         MoveEnded { payment_hash, arrived: true, height: 822 }.into(),
         MoveOver { from: channel_id, reason: Some("the operator refuses".into()) }.into(),
+        CloseSigning {
+            outputs: vec![TxOut { value: sat(61_234), script_pubkey: script(9) }],
+            shares: vec![Share { client: 0, balance: sat(61_234), script: script(9) }],
+            ledger: ledger(),
+            height: 823,
+        }
+        .into(),
+        CloseSigned { signature: [0x46; 64] }.into(),
+        CloseGivenUp { reason: "not everybody has signed it in time".into(), height: 967 }.into(),
     ]
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod chain;
+mod closes;
 mod distributions;
 mod faults;
 mod frontier;

@@ -32,6 +32,11 @@ fn point(times: usize) -> PublicKey {
     text.parse().unwrap()
 }
 
+/// An output of a close.
+fn paid(sat: u64, byte: u8) -> TxOut {
+    TxOut { value: Amount::from_sat(sat), script_pubkey: p2wsh(byte) }
+}
+
 fn x_only(times: usize) -> XOnlyPublicKey {
     point(times).x_only_public_key().0
 }
@@ -393,6 +398,51 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         (
             "move_refused",
             Message::MoveRefused(MoveRefused { instance, attempt, from, to, reason: Words::new("not now") }),
+        ),
+        ("close_ask", Message::CloseAsk(CloseAsk { instance, attempt, round: 7 })),
+        (
+            "close_join",
+            Message::CloseJoin(CloseJoin {
+                instance,
+                attempt,
+                round: 7,
+                nonces: vec![PubNonce(counting(0x20))],
+                balance: Amount::from_sat(61_234),
+                script: p2wsh(0x5b),
+            }),
+        ),
+        (
+            "close_propose",
+            Message::ClosePropose(ClosePropose {
+                instance,
+                attempt,
+                round: 7,
+                outputs: vec![paid(61_234, 0x5b), paid(40_000, 0x5c)],
+                nonces: vec![AggNonce(counting(0x30))],
+            }),
+        ),
+        (
+            "close_partial_signatures",
+            Message::ClosePartialSignatures(ClosePartialSignatures {
+                instance,
+                attempt,
+                round: 7,
+                transcript: [0x65; 32],
+                signatures: vec![PartialSig([0x66; 32])],
+            }),
+        ),
+        (
+            "close_ready",
+            Message::CloseReady(CloseReady {
+                instance,
+                attempt,
+                outputs: vec![paid(61_234, 0x5b), paid(40_000, 0x5c)],
+                signature: [0x67; 64],
+            }),
+        ),
+        (
+            "close_abort",
+            Message::CloseAbort(CloseAbort { instance, attempt, round: 7, reason: Words::new("not now") }),
         ),
     ]
 }

@@ -297,6 +297,11 @@ impl Engine {
                     policy.usable = policy.usable.and(Err(Unusable::HandedOver));
                 }
             }
+            if self.is_frozen_to_close(factory.instance) {
+                for (_, policy) in policies.iter_mut().skip(first) {
+                    policy.usable = policy.usable.and(Err(Unusable::Closing));
+                }
+            }
             policies.extend(factory.past().iter().flat_map(|past| given_up(factory, past, height)));
         }
         policies
@@ -313,7 +318,11 @@ impl Engine {
                 let past = factory.past().iter().flat_map(move |past| given_up(factory, past, height));
                 leaf_policies(factory, height).into_iter().chain(sale_policies(factory, height)).chain(past)
             });
-        policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
+        let (_, mut policy) = policies.find(|(id, _)| *id == channel)?;
+        if self.is_frozen_to_close(policy.instance) {
+            policy.usable = policy.usable.and(Err(Unusable::Closing));
+        }
+        Some(policy)
     }
 
     /// Peers and capacities of zero-conf channels that were accepted for a factory. A channel that

@@ -83,6 +83,10 @@ impl Engine {
         if factory.current.role != Role::Lsp || factory.funding_height().is_none() {
             return;
         }
+        // It pays everybody who is in.
+        if factory.has_close() {
+            return;
+        }
         // A look at the numbers first: this runs for every factory at every block.
         let sold = factory.current.sales.all().map(|sold| sold.sale.number).max().unwrap_or(0);
         let sales = sold.saturating_mul(factory.current.terms.confirm_blocks.into());

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use crate::chain::closing::end_unfinished_close;
 use crate::chain::ended::leave_with_ended;
 use crate::chain::sales::leave_with_sales;
 use crate::engine::Engine;
@@ -19,10 +20,12 @@ use crate::report::statement::statement;
 use crate::step::builder::StepBuilder;
 use crate::step::check_channel;
 use crate::terms::ClientIndex;
+use crate::tx::close::CLOSE;
 use crate::tx::layout::{SessionId, SpendRole};
 use crate::types::{Height, InstanceId, OutPoint, Transaction};
 
 pub mod channels;
+mod closing;
 pub mod ended;
 pub mod evict;
 pub mod handover;
@@ -87,6 +90,7 @@ impl Engine {
             self.evict_in_time(step, &mut after);
             leave_with_sales(step, &mut after);
             leave_with_ended(step, &mut after);
+            end_unfinished_close(step, &mut after);
             self.publish(step, &after);
             if factory.damage().is_some() {
                 // S33: it can be left, and nothing else goes on.
@@ -99,6 +103,7 @@ impl Engine {
             check_again(step, &after);
             self.renew(step, &after);
             self.go_on_leaving(step, &after);
+            self.go_on_closing(step, &after);
             self.resume_sales(step, &after, None);
             self.end_late_sales(step, &after);
             self.want_credit_back(step, &after);
@@ -238,6 +243,10 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if factory.has_left() {
         return Err(Refusal::HasLeft(factory.instance));
     }
+    // It pays all of it, sooner, and the path would only be in its way.
+    if factory.has_close() {
+        return Err(Refusal::Closing(factory.instance));
+    }
     if let Role::Client { index, .. } = factory.current.role
         && factory.funding_height().is_some()
         && !factory.current.checked.contains(&index)
@@ -248,7 +257,9 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
         return Err(Refusal::NoChannelToExit { instance, timeout });
     }
     match factory.state(height) {
-        State::Funding | State::Active | State::Dying | State::Exiting | State::Exited => Ok(()),
+        State::Funding | State::Active | State::Dying | State::Closing | State::Exiting | State::Exited => {
+            Ok(())
+        }
         state @ (State::Invited
         | State::Joining
         | State::Signing
@@ -330,6 +341,11 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
     let mut wanted: Vec<SessionId> = Vec::new();
     let matured = has_matured(factory, height);
     let nodes = wanted_nodes(factory, height).into_iter();
+    // A finished close takes the place of everything below, but not of what a client has from the timeout on.
+    let close = factory.finished_close().filter(|_| !matured || factory.current.role == Role::Lsp);
+    let takes_all = close.is_some();
+    let nodes = nodes.filter(|_| !takes_all);
+    let close = close.map(|tx| (session_name(factory, CLOSE), tx));
     wanted.extend(nodes.map(|node| SessionId { coin: node, role: SpendRole::State }));
     // A client that is still in takes its distribution: all of its capacity instead of its balance.
     if let (true, Role::Client { index, .. }) = (matured, factory.current.role) {
@@ -344,7 +360,7 @@ pub fn due(factory: &Factory, height: Height) -> Vec<(String, Transaction)> {
         .into_iter()
         .filter(|session| is_due(factory, *session, height))
         .filter_map(|session| Some((session_name(factory, session), factory.signed_tx(session)?)));
-    tree.chain(sales::due(factory, matured)).collect()
+    close.into_iter().chain(tree).chain(sales::due(factory, matured)).collect()
 }
 
 /// Whether a transaction's input exists, is unspent, and its timelocks allow the next block.

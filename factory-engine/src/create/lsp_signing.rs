@@ -159,7 +159,8 @@ impl Engine {
         partials: &[PartialSig],
     ) {
         let signing = &ceremony.signing;
-        let signatures = match signing.finish((client, partials), |client| member_key(factory, client)) {
+        let signatures = match signing.finish(Some((client, partials)), |client| member_key(factory, client))
+        {
             Ok(signatures) => signatures,
             Err(failure) => return self.not_signed(step, factory, &failure),
         };

@@ -65,6 +65,7 @@ impl Engine {
             self.factories.remove(&instance);
             self.lsp.remove(&instance);
             self.client.remove(&instance);
+            self.closes.forget(instance);
         }
     }
 
@@ -117,6 +118,7 @@ impl Engine {
             }
             Volatile::Balances(list) => self.balances.take(&list),
             Volatile::Leaving(change) => self.leaving.apply(change),
+            Volatile::Close(change) => self.apply_volatile_close(change, effects),
             Volatile::Move(change) => self.moving.apply(change),
             Volatile::Climbing(change) => self.climbing.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),

@@ -41,6 +41,7 @@ impl Engine {
             self.withheld.retain(|(of, _), _| *of != instance);
             self.asked_back.retain(|(of, _), _| *of != instance);
             self.not_opened.retain(|(of, _), _| *of != instance);
+            self.closes.forget(instance);
             self.purchases.remove(&instance);
             self.asked.remove(&instance);
             self.shown.remove(&instance);

@@ -2,6 +2,7 @@
 //! Handlers see it read-only; only [`Engine::apply`] and loading change it.
 
 mod apply;
+mod apply_close;
 mod apply_sale;
 mod archive;
 
@@ -12,6 +13,7 @@ use bitcoin::BlockHash;
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::climbing::Climbing;
+use crate::memory::closing::Closes;
 use crate::memory::fees;
 use crate::memory::leaving::Leaving;
 use crate::memory::moving::Moving;
@@ -173,6 +175,8 @@ pub struct Engine {
     /// Client: factories that it is about to leave.
     pub(crate) leaving: Leaving,
     pub(crate) moving: Moving,
+    /// Cooperative closes under way.
+    pub(crate) closes: Closes,
     /// L: what its ladder looks at, and what failed.
     pub(crate) climbing: Climbing,
     pub(crate) shown: BTreeMap<InstanceId, State>,
@@ -214,6 +218,7 @@ impl Engine {
             balances: Balances::default(),
             leaving: Leaving::default(),
             moving: Moving::default(),
+            closes: Closes::default(),
             climbing: Climbing::default(),
             shown: BTreeMap::new(),
             generation: 0,
@@ -306,6 +311,7 @@ impl Engine {
             .chain(sales)
             .chain(waiting.map(|purchase| purchase.deadline))
             .chain(self.moving.deadline())
+            .chain(self.closes.deadline())
             .chain(self.climbing.look_at)
             .min()
     }

@@ -26,7 +26,9 @@ pub(crate) fn bump(
     let txid = parent.compute_txid();
     let spends = parent.input.first()?.previous_output;
     let of_tree = factory.current.tree.as_ref()?.sessions().iter();
-    let mut sessions = of_tree.chain(factory.current.sales.all().flat_map(|sold| &sold.sale.sessions));
+    let sold = factory.current.sales.all().flat_map(|sold| &sold.sale.sessions);
+    let close = factory.current.close.as_deref().map(|close| &close.session);
+    let mut sessions = of_tree.chain(sold).chain(close);
     let session = sessions.find(|session| session.outpoint == spends && session.txid == txid)?;
     let anchor = parent.output.iter().position(|output| output.script_pubkey == anchor_script())?;
     let paid = parent.output.iter().try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
@@ -77,7 +79,9 @@ fn behind<'f>(
                 let same = factory.current.layout.stock_coin(client) == Some(session.id.coin);
                 (vec![], channel.sale.filter(|_| same)?.checked_sub(this)?.saturating_add(1))
             }
-            SpendRole::State | SpendRole::Distribution | SpendRole::Poison | SpendRole::Close => {
+            // It pays what is in all of them.
+            SpendRole::Close => (vec![], 1),
+            SpendRole::State | SpendRole::Distribution | SpendRole::Poison => {
                 let leaves = all_leave
                     || factory.current.exiting.contains(&client)
                     || factory.current.evicting.contains(&client) && !factory.has_handed_over(client);
@@ -138,7 +142,10 @@ fn due_since(factory: &Factory, session: &Session) -> Option<Height> {
     match session.id.role {
         SpendRole::Distribution => Some(parent.max(factory.current.terms.timeout_height)),
         SpendRole::Sale => Some(parent),
-        SpendRole::State | SpendRole::Poison | SpendRole::Close => {
+        SpendRole::Close => {
+            Some(factory.current.close.as_ref().map_or(parent, |close| close.since.max(parent)))
+        }
+        SpendRole::State | SpendRole::Poison => {
             let lock =
                 factory.current.layout.node(session.id.coin).filter(|node| node.kind == NodeKind::State);
             let unlocked = parent.saturating_add(lock.map_or(0, |node| node.sequence));

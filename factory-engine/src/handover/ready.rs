@@ -109,6 +109,10 @@ impl Engine {
         if factory.damage().is_some() || factory.restored().is_some() {
             return Err(NotYet::OutOfUse);
         }
+        // What it holds is about to be paid on chain.
+        if self.is_frozen_to_close(factory.instance) {
+            return Err(NotYet::State(State::Closing));
+        }
         if factory.is_leaving(index) || factory.paid_out(index).is_some() || has_matured(factory, height) {
             return Err(NotYet::Leaving);
         }
@@ -124,6 +128,7 @@ impl Engine {
             | State::Exited
             | State::Distributed
             | State::Left
+            | State::Closing
             | State::Reclaimed
             | State::Declined
             | State::Aborted
@@ -136,7 +141,7 @@ impl Engine {
     }
 
     /// Whether nothing of a sale is open: neither a signature, nor a payment, nor credit (S36).
-    fn is_finished(&self, factory: &Factory) -> bool {
+    pub(crate) fn is_finished(&self, factory: &Factory) -> bool {
         let sales = &factory.current.sales;
         let signed = sales.all().all(|sold| sold.is_signed() || sold.void.is_some());
         let of_this = |(instance, _): &(InstanceId, u32)| *instance == factory.instance;

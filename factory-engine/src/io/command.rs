@@ -52,6 +52,11 @@ pub enum Command {
         /// How much, msat; nothing for all that can go.
         amount_msat: Option<u64>,
     },
+    /// `factory-close`: L closes a factory together with everybody who is in it.
+    Close {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+    },
     /// `factory-buy` with `dry_run`: ask the operator for its price.
     AskPrice {
         /// The factory (factory_instance).

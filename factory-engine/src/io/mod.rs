@@ -5,12 +5,14 @@ use crate::record::event::SaleJitOpened;
 use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, ScriptBuf, Txid};
 
+pub use cannot_close::CannotClose;
 pub use cannot_move::{CannotMove, MoveLimit};
 pub use command::{Command, Create};
 pub use effect::{Effect, SendMove, WakeReason};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 
+mod cannot_close;
 mod cannot_move;
 mod command;
 mod effect;

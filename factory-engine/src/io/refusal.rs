@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::io::cannot_close::CannotClose;
 use crate::io::cannot_move::CannotMove;
 use crate::policy::Bound;
 use crate::record::state::State;
@@ -124,6 +125,10 @@ pub enum Refusal {
     PaymentUnderWay,
     /// The amount can't be bought.
     Amount(SaleError),
+    /// The factory can't be closed by all together.
+    Close(CannotClose),
+    /// It is being closed by all together, and what this node has is paid by that.
+    Closing(InstanceId),
     /// A balance can't go from one channel to another.
     Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
@@ -202,7 +207,9 @@ impl Refusal {
             | Self::NoStock
             | Self::NotCooperative(_)
             | Self::SaleUnderWay
-            | Self::PaymentUnderWay => RefusalKind::WrongState,
+            | Self::PaymentUnderWay
+            | Self::Close(_)
+            | Self::Closing(_) => RefusalKind::WrongState,
             Self::Damaged { .. }
             | Self::NotStored(_)
             | Self::Stale(_)
@@ -287,6 +294,11 @@ impl fmt::Display for Refusal {
             ),
             Self::Amount(error) => error.fmt(f),
             Self::Move(why) => why.fmt(f),
+            Self::Close(why) => why.fmt(f),
+            Self::Closing(instance) => write!(
+                f,
+                "factory {instance} is closed by all its members together: that pays this node all that it has there"
+            ),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
             Self::Stale(stale) => stale.fmt(f),
             Self::ReadOnly(reason) => f.write_str(reason),
@@ -306,6 +318,12 @@ impl From<NotCooperative> for Refusal {
 impl From<SaleError> for Refusal {
     fn from(error: SaleError) -> Self {
         Self::Amount(error)
+    }
+}
+
+impl From<CannotClose> for Refusal {
+    fn from(why: CannotClose) -> Self {
+        Self::Close(why)
     }
 }
 

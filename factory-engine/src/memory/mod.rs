@@ -9,6 +9,7 @@ use bitcoin::BlockHash;
 use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
 use crate::memory::climbing::VolatileClimbing;
+use crate::memory::closing::VolatileClose;
 use crate::memory::fees::VolatileFees;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
@@ -23,6 +24,7 @@ use crate::wire::message::Propose;
 pub mod balances;
 pub mod ceremony;
 pub(crate) mod climbing;
+pub(crate) mod closing;
 pub mod fees;
 pub mod leaving;
 pub mod moving;
@@ -51,6 +53,7 @@ pub(crate) enum Volatile {
     Reclaim(VolatileReclaim),
     Balances(Vec<ChannelBalance>),
     Leaving(VolatileLeaving),
+    Close(VolatileClose),
     Move(VolatileMove),
     Climbing(VolatileClimbing),
     /// It has wasted our work, at this time.

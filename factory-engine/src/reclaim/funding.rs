@@ -41,6 +41,7 @@ impl Engine {
                 && wanted_nodes(factory, height).is_empty()
                 && height < self.reclaims_alone_from(factory)
                 && !self.is_promised(factory.instance)
+                && !factory.has_close()
         };
         let coin = |factory: &Factory| Some((factory.instance, factory.reclaimable().into_iter().next()?));
         self.whole().filter(fits).filter_map(coin).collect()

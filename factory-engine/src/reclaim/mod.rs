@@ -88,7 +88,7 @@ impl Engine {
 
     /// Whether a coin is taken alone now. One that this node itself goes through on somebody's way out isn't.
     fn is_due_alone(&self, factory: &Factory, coin: &Reclaimable, height: Height) -> bool {
-        if wanted_nodes(factory, height).contains(&coin.coin) {
+        if wanted_nodes(factory, height).contains(&coin.coin) || factory.has_close() {
             return false;
         }
         if coin.coin == 0 {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 
 use crate::record::Proposal;
+use crate::record::close::Closing;
 use crate::record::ended::Ended;
 use crate::record::event::FundingReserved;
 use crate::record::load_error::{LoadError, inconsistent};
@@ -141,6 +142,8 @@ pub struct Attempt {
     pub(crate) keys: BTreeMap<ClientIndex, SealedKey>,
     /// Client: L has stored its key.
     pub handover_stored: bool,
+    /// The cooperative close that was signed for: at most one, ever (S8).
+    pub close: Option<Box<Closing>>,
 }
 
 impl Attempt {
@@ -180,6 +183,7 @@ impl Attempt {
             handed_over: BTreeMap::new(),
             keys: BTreeMap::new(),
             handover_stored: false,
+            close: None,
         })
     }
 

@@ -16,10 +16,12 @@ use super::ended::Ended;
 pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
+pub use close::*;
 pub use moves::*;
 pub use rungs::*;
 pub use sale::*;
 
+mod close;
 mod moves;
 mod rungs;
 mod sale;
@@ -384,6 +386,12 @@ tlv_enum! {
         53 "move_ended" => MoveEnded(MoveEnded),
         /// Client: a move has come to its end.
         54 "move_over" => MoveOver(MoveOver),
+        /// A partial signature of the cooperative close may leave.
+        61 "close_signing" => CloseSigning(CloseSigning),
+        /// The cooperative close is finished.
+        62 "close_signed" => CloseSigned(CloseSigned),
+        /// L: the cooperative close never will be finished.
+        63 "close_given_up" => CloseGivenUp(CloseGivenUp),
         /// L: a ladder began this factory.
         67 "rung" => Rung(Rung),
         /// L: clients that are due were sent for.
@@ -402,12 +410,13 @@ impl Event {
         }
     }
 
-    /// What this node signs once the event is stored (S8); empty for all but two kinds.
+    /// What this node signs once the event is stored (S8); empty for all but three kinds.
     #[expect(clippy::wildcard_enum_match_arm, reason = "of all others nothing")]
     pub(crate) fn ledger(&self) -> &[LedgerEntry] {
         match self {
             Self::Signing(signing) => &signing.ledger,
             Self::SaleSigning(signing) => &signing.ledger,
+            Self::CloseSigning(signing) => &signing.ledger,
             _ => &[],
         }
     }

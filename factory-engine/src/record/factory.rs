@@ -23,6 +23,7 @@ pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, w
 pub use reclaim::Reclaimable;
 
 mod attempts;
+mod close;
 mod onchain;
 mod reclaim;
 mod sales;
@@ -245,6 +246,13 @@ impl Factory {
             Event::MoveStarted(e) => self.moves.start(e)?,
             Event::MoveEnded(e) => self.moves.end(e)?,
             Event::MoveOver(e) => self.moves.over(e)?,
+            Event::CloseSigning(e) => self.begin_close(e)?,
+            Event::CloseSigned(e) => self.finish_close(e)?,
+            Event::CloseGivenUp(e) => {
+                if let Some(close) = self.current.close.as_mut() {
+                    close.given_up.get_or_insert_with(|| e.reason.clone());
+                }
+            }
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
             Event::Forgotten(_) => {}
         }
@@ -336,6 +344,9 @@ impl Factory {
         if self.has_left() {
             return State::Left;
         }
+        if self.has_close() || self.is_closing(height) {
+            return State::Closing;
+        }
         if self.distribution_confirmed() {
             return State::Distributed;
         }
@@ -387,7 +398,8 @@ impl Factory {
     /// The same with its transaction.
     pub(crate) fn spend_of(&self, outpoint: OutPoint, txid: Txid) -> Option<&Session> {
         let sales = self.current.sales.all().flat_map(|sold| &sold.sale.sessions);
-        let sessions = self.current.tree.as_ref()?.sessions().iter().chain(sales);
+        let close = self.current.close.as_deref().map(|close| &close.session);
+        let sessions = self.current.tree.as_ref()?.sessions().iter().chain(sales).chain(close);
         sessions.filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
     }
 
@@ -451,6 +463,10 @@ impl Factory {
         if self.has_handed_over(client) {
             return Err(Unusable::HandedOver);
         }
+        // What a close pays is fixed, and it may confirm yet.
+        if self.is_closing(height) {
+            return Err(Unusable::Closing);
+        }
         if self.leaf_height(client).is_some() {
             return Ok(());
         }
@@ -474,6 +490,7 @@ impl Factory {
             | State::Opening
             | State::Distributed
             | State::Reclaimed
+            | State::Closing
             | State::Left
             | State::Declined
             | State::Aborted

@@ -5,6 +5,7 @@
 //! event that comes later a new number, and what is older is read for ever.
 
 pub mod attempt;
+pub mod close;
 mod codec;
 pub mod ended;
 pub mod event;

@@ -30,6 +30,8 @@ pub enum State {
     Distributed,
     /// The operator has taken everything back, with the keys that were handed over.
     Reclaimed,
+    /// It is closed by all together: from the first signature until what pays everybody is buried.
+    Closing,
     /// This client has handed its key over: nothing of this node's is left in it (S22).
     Left,
     /// The client declined the invitation.
@@ -42,7 +44,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a factory's life.
-    pub const ALL: [State; 16] = [
+    pub const ALL: [State; 17] = [
         State::Invited,
         State::Joining,
         State::Signing,
@@ -55,6 +57,7 @@ impl State {
         State::Exited,
         State::Distributed,
         State::Reclaimed,
+        State::Closing,
         State::Left,
         State::Declined,
         State::Aborted,
@@ -76,6 +79,7 @@ impl State {
             State::Exited => "exited",
             State::Distributed => "distributed",
             State::Reclaimed => "reclaimed",
+            State::Closing => "closing",
             State::Left => "left",
             State::Declined => "declined",
             State::Aborted => "aborted",

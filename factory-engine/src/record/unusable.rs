@@ -16,6 +16,8 @@ pub enum Unusable {
     Ended(Ended),
     /// Its client has handed its key over, or is about to: the operator has all of it (S22).
     HandedOver,
+    /// What it holds is about to be paid by a cooperative close, or may be.
+    Closing,
     /// The factory's funding is not as deep as the terms say.
     NotDeep {
         /// Confirmations that the terms ask for.
@@ -40,6 +42,7 @@ impl fmt::Display for Unusable {
             Self::Leaving => f.write_str("it is being taken on chain"),
             Self::Ended(how) => how.fmt(f),
             Self::HandedOver => f.write_str("its client hands over what it had in this factory"),
+            Self::Closing => f.write_str("the factory is closed: what the channel holds is paid on chain"),
             Self::NotDeep { confirmations } => {
                 write!(f, "the factory's funding has not {confirmations} confirmations yet")
             }

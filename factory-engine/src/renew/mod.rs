@@ -161,6 +161,8 @@ impl Engine {
     pub fn renewal(&self, factory: &Factory, height: Height) -> Option<Renewal> {
         let Role::Client { lsp, index } = factory.current.role else { return None };
         let over = !factory.has_left() && (factory.is_leaving(index) || factory.paid_out(index).is_some());
+        // A close pays what is in it: nothing has to follow.
+        let over = over || factory.has_close();
         if !factory.is_due(height) || over || factory.state(height) == State::Closed {
             return None;
         }

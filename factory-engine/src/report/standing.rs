@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::record::attempt::Role;
+use crate::record::close::CLOSE_BLOCKS;
 use crate::record::ended::Ended;
 use crate::record::factory::{Factory, open_stock, own_clients, wanted_nodes};
 use crate::record::state::State;
@@ -29,6 +30,8 @@ pub enum Standing {
     PaidOut,
     /// L has taken back what was handed over.
     Reclaimed,
+    /// All members close it together, or have.
+    Closing,
     /// This client has handed its key over.
     Left,
     /// Every channel of this node is settled on chain, for good.
@@ -46,6 +49,7 @@ impl Standing {
             Standing::Out => "out",
             Standing::PaidOut => "paid_out",
             Standing::Reclaimed => "reclaimed",
+            Standing::Closing => "closing",
             Standing::Left => "left",
             Standing::Closed => "closed",
         }
@@ -60,6 +64,7 @@ impl Standing {
             Standing::MustExit => "the timeout is here: what is still in has to come out now",
             Standing::Out => "the leaf is on chain: the channel is lightningd's alone",
             Standing::PaidOut => "a distribution has paid the clients",
+            Standing::Closing => "all members close it together: what each has is paid by one transaction",
             Standing::Reclaimed => "the operator has taken it back, with the keys that were handed over",
             Standing::Left => "this node's key is handed over: nothing here is its any more",
             Standing::Closed => "everything is settled",
@@ -140,6 +145,13 @@ pub enum NextAction {
     PaidOut,
     /// Nothing: L has taken everything back, and that is to be buried.
     Reclaimed,
+    /// Nothing: the close is on its way, or on chain and to be buried.
+    Closing,
+    /// The operator finishes the close, or this client leaves by its path.
+    FinishClose {
+        /// The last height for that.
+        before: Height,
+    },
     /// Client: its key is on its way to the operator, which has not confirmed it yet (S22).
     Acknowledge,
     /// Client: its key is handed over, until the operator has spent the factory's coin.
@@ -198,6 +210,13 @@ impl fmt::Display for NextAction {
             }
             Self::Stands => "nothing: the channel stands on chain by itself and goes on",
             Self::PaidOut => "nothing: the distribution transaction has paid",
+            Self::Closing => "nothing: the close pays everybody; kept until that is buried",
+            Self::FinishClose { before } => {
+                return write!(
+                    f,
+                    "everybody has to sign the close before height {before}; channels stand still until then"
+                );
+            }
             Self::Reclaimed => "nothing: the operator has taken it back; kept until that is buried",
             Self::Acknowledge => "the operator has to confirm that it has stored this node's key",
             Self::Left => {
@@ -282,7 +301,8 @@ fn publishes(factory: &Factory, id: SessionId, height: Height) -> bool {
             factory.current.role != Role::Lsp && height >= factory.current.terms.timeout_height
         }
         SpendRole::Sale => factory.current.role == Role::Lsp || factory.own_sales().next().is_some(),
-        SpendRole::Poison | SpendRole::Close => false,
+        SpendRole::Close => factory.current.close.as_ref().is_some_and(|close| close.signature.is_some()),
+        SpendRole::Poison => false,
     }
 }
 
@@ -306,6 +326,7 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         State::Closed => Standing::Closed,
         State::Distributed => Standing::PaidOut,
         State::Reclaimed => Standing::Reclaimed,
+        State::Closing if factory.current.exiting.is_empty() => Standing::Closing,
         State::Exited => Standing::Out,
         State::Left => Standing::Left,
         _ if factory.next_eviction().is_some_and(|at| factory.current.role == Role::Lsp && height >= at) => {
@@ -325,6 +346,7 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
         | State::Funding
         | State::Active
         | State::Dying
+        | State::Closing
         | State::Declined
         | State::Aborted => Standing::Safe,
     })
@@ -379,6 +401,11 @@ impl Factory {
             State::Left => NextAction::Acknowledge,
             State::Distributed => NextAction::PaidOut,
             State::Reclaimed => NextAction::Reclaimed,
+            State::Closing => match self.unfinished_close() {
+                Some(_) if !self.current.exiting.is_empty() => NextAction::PublishPath,
+                Some(close) => NextAction::FinishClose { before: close.since.saturating_add(CLOSE_BLOCKS) },
+                None => NextAction::Closing,
+            },
             State::Closed => NextAction::Settled,
             State::Declined => NextAction::Declined,
             State::Aborted => NextAction::Failed,

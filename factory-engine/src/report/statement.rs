@@ -23,6 +23,8 @@ pub enum Purpose {
     Stock(CoinIndex),
     /// What L has taken back with everybody's keys (S38), to its wallet or into another factory's funding.
     Reclaimed,
+    /// What a close has paid: this client, or somebody whose share this node doesn't know, or L.
+    Closed(Option<ClientIndex>),
     /// An anchor of a transaction of the factory; whoever raises its fee may have spent it since.
     Anchor,
     /// To miners, for this transaction.
@@ -43,6 +45,7 @@ impl Purpose {
             Purpose::Payout(_) => "distribution",
             Purpose::Stock(_) => "stock",
             Purpose::Reclaimed => "reclaimed",
+            Purpose::Closed(_) => "close",
             Purpose::Anchor => "anchor",
             Purpose::Fee(_) => "fee",
             Purpose::Unspent(_) => "unspent",
@@ -276,6 +279,10 @@ fn what(factory: &Factory, session: &Session, vout: u32, output: &TxOut) -> Resu
         };
         let (client, _) = paid.get(place).copied().ok_or_else(unknown)?;
         return Ok(Part::Final(Purpose::Payout(client)));
+    }
+    if role == SpendRole::Close {
+        let close = factory.current.close.as_ref().ok_or_else(unknown)?;
+        return Ok(Part::Final(Purpose::Closed(close.owner(&output.script_pubkey))));
     }
     if role == SpendRole::Sale {
         let sold = factory.current.sales.of(coin).iter().find(|sold| sold.txid() == session.txid);

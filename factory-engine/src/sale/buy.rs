@@ -5,6 +5,8 @@ use crate::io::{Answer, Refusal};
 use crate::memory::Volatile;
 use crate::memory::sale::{Purchase, VolatileSale};
 use crate::record::attempt::Role;
+use crate::record::state::State;
+use crate::record::unusable::NotCooperative;
 use crate::sale::{Quote, check_amount, cooperative};
 use crate::step::builder::StepBuilder;
 use crate::types::{Amount, Height, InstanceId};
@@ -25,6 +27,9 @@ impl Engine {
         };
         let coin = factory.current.layout.stock_coin(index).ok_or(Refusal::NoStock)?;
         cooperative(factory, coin, height)?;
+        if self.is_frozen_to_close(instance) {
+            return Err(NotCooperative::State(State::Closing).into());
+        }
         if !self.peers.contains(&lsp) {
             return Err(Refusal::OperatorAway(lsp));
         }

@@ -10,6 +10,8 @@ use crate::memory::sale::{ClientSale, NoPrice, Purchase, SaleTerms, VolatileClie
 use crate::record::attempt::Role;
 use crate::record::event::{SaleOpenAccepted, SaleSigned};
 use crate::record::factory::Factory;
+use crate::record::state::State;
+use crate::record::unusable::NotCooperative;
 use crate::sale::error::BadOffer;
 use crate::sale::proof::{ask_for_sale, show_sale};
 use crate::sale::{cooperative, place, session_count};
@@ -158,6 +160,9 @@ impl Engine {
             return Err(BadOffer::Ahead { made, known });
         }
         cooperative(factory, coin, step.height)?;
+        if self.is_frozen_to_close(factory.instance) {
+            return Err(NotCooperative::State(State::Closing).into());
+        }
         if offer.number == next && factory.current.sales.of(coin).last().is_some_and(|last| !last.is_signed())
         {
             return Err(BadOffer::Unfinished);

@@ -108,7 +108,7 @@ impl Engine {
         last: (ClientIndex, &[PartialSig]),
     ) {
         let Selling { factory, coin, sale } = selling;
-        let signatures = match sale.signing.finish(last, |client| member_key(factory, client)) {
+        let signatures = match sale.signing.finish(Some(last), |client| member_key(factory, client)) {
             Ok(signatures) => signatures,
             Err(failure) => {
                 let reason = match culprit(factory, &failure) {

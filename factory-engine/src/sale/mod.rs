@@ -129,6 +129,7 @@ fn cooperative(factory: &Factory, coin: CoinIndex, height: Height) -> Result<(),
         | State::Exited
         | State::Distributed
         | State::Reclaimed
+        | State::Closing
         | State::Left
         | State::Declined
         | State::Aborted
@@ -183,7 +184,13 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::HandoverRefused(_)
         | Message::MoveAsk(_)
         | Message::MoveReady(_)
-        | Message::MoveRefused(_) => false,
+        | Message::MoveRefused(_)
+        | Message::CloseAsk(_)
+        | Message::CloseJoin(_)
+        | Message::ClosePropose(_)
+        | Message::ClosePartialSignatures(_)
+        | Message::CloseReady(_)
+        | Message::CloseAbort(_) => false,
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! Handlers look at it and name what they have just been sent; it changes when their step is applied.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
 
 use crate::signing::blame::{Evidence, culprit};
@@ -17,8 +16,8 @@ use crate::tx::musig::{
 
 /// One signing, from the first nonce to the finished signatures.
 pub struct Coordinator {
-    /// Indices of the clients that sign, besides L.
-    members: Range<ClientIndex>,
+    /// Indices of the clients that sign, besides L and whoever's key L has.
+    members: BTreeSet<ClientIndex>,
     nonces: BTreeMap<ClientIndex, Vec<CheckedNonce>>,
     proposed: Option<Proposed>,
     partials: BTreeMap<ClientIndex, Vec<PartialSig>>,
@@ -32,12 +31,16 @@ struct Proposed {
     transcript: [u8; 32],
     /// L's partial signatures; none if it could not sign.
     own: Vec<PartialSig>,
+    /// Those of members whose keys L has, which have a part in every session.
+    held: Vec<Vec<PartialSig>>,
 }
 
 /// Everybody's nonces are summed: what L proposes, and its own secret nonces for it.
 pub struct Opened {
     plan: Plan,
     own: Vec<SecNonce>,
+    /// In the order of the keys.
+    held: Vec<Vec<SecNonce>>,
     sums: Vec<AggNonce>,
     rounds: Vec<Round>,
 }
@@ -56,7 +59,8 @@ impl Opened {
 
 impl Coordinator {
     /// A signing by these clients: no nonce is here yet.
-    pub fn new(members: Range<ClientIndex>) -> Self {
+    pub fn new(members: impl IntoIterator<Item = ClientIndex>) -> Self {
+        let members = members.into_iter().collect();
         Self { members, nonces: BTreeMap::new(), proposed: None, partials: BTreeMap::new() }
     }
 
@@ -106,20 +110,40 @@ impl Coordinator {
         plan: Plan,
         last: Option<(ClientIndex, &[CheckedNonce])>,
         key: &FactoryKey,
+        seed: impl FnMut() -> [u8; 32],
+    ) -> Result<Opened, MusigError> {
+        self.open_with(plan, last, key, &[], seed)
+    }
+
+    /// The same where L signs in the place of some members too, which have a part in every session: `held` are
+    /// their keys (S22).
+    ///
+    /// # Errors
+    /// When the nonces don't add up.
+    pub fn open_with(
+        &self,
+        plan: Plan,
+        last: Option<(ClientIndex, &[CheckedNonce])>,
+        key: &FactoryKey,
+        held: &[FactoryKey],
         mut seed: impl FnMut() -> [u8; 32],
     ) -> Result<Opened, MusigError> {
-        let (own, public): (Vec<_>, Vec<_>) =
-            plan.parts().iter().map(|_| new_checked_nonce(seed(), key)).unzip();
+        let mut fresh = |key| -> (Vec<SecNonce>, Vec<CheckedNonce>) {
+            plan.parts().iter().map(|_| new_checked_nonce(seed(), key)).unzip()
+        };
+        let (own, public) = fresh(key);
+        let (held, held_public): (Vec<_>, Vec<_>) = held.iter().map(&mut fresh).unzip();
         let mut sums = Vec::with_capacity(plan.sessions());
         let mut rounds = Vec::with_capacity(plan.sessions());
         let theirs = plan.collate(with(&self.nonces, last));
-        for ((part, own), theirs) in plan.parts().iter().zip(&public).zip(theirs) {
-            let nonces = theirs.into_iter().map(|(_, nonce)| nonce).chain([own]);
+        for (at, ((part, own), theirs)) in plan.parts().iter().zip(&public).zip(theirs).enumerate() {
+            let held = held_public.iter().filter_map(|nonces| nonces.get(at));
+            let nonces = theirs.into_iter().map(|(_, nonce)| nonce).chain([own]).chain(held);
             let (sum, round) = Round::start(plan.key(part)?, nonces, &part.entry.sighash)?;
             sums.push(sum);
             rounds.push(round);
         }
-        Ok(Opened { plan, own, sums, rounds })
+        Ok(Opened { plan, own, held, sums, rounds })
     }
 
     /// Makes L's partial signatures. Their ledger entries are durable by now (S8, S10); the nonces are consumed
@@ -128,9 +152,26 @@ impl Coordinator {
     /// # Errors
     /// When L can't sign. It is waited for the clients all the same, and nothing comes of it.
     pub fn sign(&mut self, opened: Opened, transcript: [u8; 32], key: &FactoryKey) -> Result<(), SignError> {
-        let Opened { plan, own, rounds, .. } = opened;
+        self.sign_with(opened, transcript, key, &[])
+    }
+
+    /// The same with the keys of other members that it was opened with, in their order.
+    ///
+    /// # Errors
+    /// When L can't sign.
+    pub fn sign_with(
+        &mut self,
+        opened: Opened,
+        transcript: [u8; 32],
+        key: &FactoryKey,
+        held: &[FactoryKey],
+    ) -> Result<(), SignError> {
+        let Opened { plan, own, held: nonces, rounds, .. } = opened;
         let signed = sign_all(&plan, key, own, &rounds);
-        let proposed = self.proposed.insert(Proposed { plan, rounds, transcript, own: vec![] });
+        let sign = |(key, nonces)| sign_all(&plan, key, nonces, &rounds);
+        let signed_too: Result<Vec<_>, _> = held.iter().zip(nonces).map(sign).collect();
+        let proposed = self.proposed.insert(Proposed { plan, rounds, transcript, own: vec![], held: vec![] });
+        proposed.held = signed_too?;
         proposed.own = signed?;
         Ok(())
     }
@@ -165,26 +206,27 @@ impl Coordinator {
     }
 
     /// The finished signatures in the order of the plan, each verified. `last` are partial signatures that came
-    /// in this very step, `key` a client's key.
+    /// in this very step, if one is waited for, `key` a client's key.
     ///
     /// # Errors
     /// When one is not valid; only then a culprit is looked for (S4).
     pub fn finish(
         &self,
-        last: (ClientIndex, &[PartialSig]),
+        last: Option<(ClientIndex, &[PartialSig])>,
         key: impl Fn(ClientIndex) -> Option<PublicKey>,
     ) -> Result<Vec<[u8; 64]>, Failure> {
         let proposed = self.proposed.as_ref().ok_or(Failure::NotSigned)?;
-        let Proposed { plan, rounds, own, .. } = proposed;
+        let Proposed { plan, rounds, own, held, .. } = proposed;
         if rounds.len() != plan.sessions() || own.len() != plan.sessions() {
             return Err(Failure::NotSigned);
         }
-        let partials = plan.collate(with(&self.partials, Some(last)));
+        let partials = plan.collate(with(&self.partials, last));
         let sessions = plan.parts().iter().zip(rounds).zip(own).zip(partials).enumerate();
         let mut signatures = Vec::with_capacity(plan.sessions());
         for (at, (((part, round), own), theirs)) in sessions {
             let agg = plan.key(part).map_err(|_| Failure::NotSigned)?;
-            match round.finish(agg, theirs.iter().map(|(_, partial)| *partial).chain([own])) {
+            let held = held.iter().filter_map(|partials| partials.get(at));
+            match round.finish(agg, theirs.iter().map(|(_, partial)| *partial).chain([own]).chain(held)) {
                 Ok(signature) => signatures.push(signature),
                 Err(error) => {
                     let nonces = plan.collate(with(&self.nonces, None)).nth(at).unwrap_or_default();

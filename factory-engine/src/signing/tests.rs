@@ -229,7 +229,7 @@ impl Meeting {
             assert_eq!(self.coordinator.lacks_only(client), client == last);
             if client == last {
                 let key = |client| self.table.key(client);
-                return self.coordinator.finish((client, &signatures), key);
+                return self.coordinator.finish(Some((client, &signatures)), key);
             }
             self.coordinator.signed(client, signatures);
         }
@@ -345,7 +345,7 @@ fn nobody_is_named_for_what_nobody_did() {
     // Client 1 has sent nothing, which the count of those who have would have shown.
     meeting.coordinator.signed(0, first);
     let (_, last) = meeting.answer(2);
-    let failed = meeting.coordinator.finish((2, &last), |client| meeting.table.key(client));
+    let failed = meeting.coordinator.finish(Some((2, &last)), |client| meeting.table.key(client));
     assert_eq!(failed, Err(Failure::Nobody(MusigError::WrongCount { keys: 4, partials: 3 })));
 }
 
@@ -386,7 +386,7 @@ fn partial_signatures_that_are_not_taken() {
     let early = Coordinator::new(0..6);
     assert_eq!(early.check(0, &transcript, &signatures), Err(Refused::NotNow));
     let key = |client| meeting.table.key(client);
-    assert_eq!(early.finish((0, &signatures), key), Err(Failure::NotSigned));
+    assert_eq!(early.finish(Some((0, &signatures)), key), Err(Failure::NotSigned));
 }
 
 /// Nonces that are taken back are missing again.
@@ -448,6 +448,44 @@ fn whoever_cannot_sign_is_done() {
     assert!(matches!(error, SignError::Musig(MusigError::NotAMember)), "{error}");
 }
 
+/// S22: L signs with the keys of members that have handed theirs over, in their place; only the others are waited for,
+/// and whoever of these is bad is named.
+#[test]
+fn whoever_has_handed_over_is_signed_for() {
+    for bad in [false, true] {
+        let table = Table::sale();
+        let mut coordinator = Coordinator::new([0]);
+        let key = &table.keys[1];
+        let (mut signer, nonces) = Signer::<Ask>::fresh(2, key, seeds(0));
+        let nonces = Coordinator::check_nonces(&nonces, 2).unwrap();
+        assert!(coordinator.lacks_only(0) && coordinator.lacks(0));
+        // Clients 1 and 2.
+        let instance = InstanceId([1; 32]);
+        let held = || [3, 4].map(|who| FactoryKey::derive(&MasterSecret::new([who; 32]), instance, 1));
+        let mut seed = 100;
+        let fresh = || {
+            seed += 1;
+            [seed; 32]
+        };
+        let opened = coordinator
+            .open_with(table.plan(None), Some((0, &nonces)), &table.keys[0], &held(), fresh)
+            .unwrap();
+        coordinator.join(0, nonces);
+        let ask = Arc::new(Ask { nonces: opened.nonces().to_vec(), text: "sign this" });
+        coordinator.sign_with(opened, TRANSCRIPT, &table.keys[0], &held()).unwrap();
+        let (transcript, mut signatures) = signer.sign(&table.plan(Some(0)), ask, TRANSCRIPT, key).unwrap();
+        if bad {
+            signatures[1] = PartialSig([1; 32]);
+        }
+        coordinator.check(0, &transcript, &signatures).unwrap();
+        let finished = coordinator.finish(Some((0, &signatures)), |client| table.key(client));
+        match bad {
+            false => assert_eq!(check_finished(&table.plan(None), &finished.unwrap()), Ok(())),
+            true => assert!(matches!(finished, Err(Failure::Culprit { client: 0, .. }))),
+        }
+    }
+}
+
 /// An operator that could not sign itself blames nobody.
 #[test]
 fn an_operator_that_cannot_sign() {
@@ -466,7 +504,7 @@ fn an_operator_that_cannot_sign() {
         alone.signed(client, signatures);
     }
     let (_, last) = meeting.answer(2);
-    assert_eq!(alone.finish((2, &last), |client| table.key(client)), Err(Failure::NotSigned));
+    assert_eq!(alone.finish(Some((2, &last)), |client| table.key(client)), Err(Failure::NotSigned));
 }
 
 /// S1, S7: for a type that has the trait both impls fit, and the line doesn't compile.

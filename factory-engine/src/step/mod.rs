@@ -29,7 +29,7 @@ impl Step {
     /// Whether channels take HTLCs afterwards that took none before, or the other way round, without anything being
     /// stored: whoever keeps a copy of their policies needs another (S22).
     pub fn changes_policies(&self) -> bool {
-        self.volatile.iter().any(|change| matches!(change, Volatile::Leaving(_)))
+        self.volatile.iter().any(|change| matches!(change, Volatile::Leaving(_) | Volatile::Close(_)))
     }
 }
 

@@ -35,7 +35,7 @@ pub enum SpendRole {
     Distribution,
     /// A superseded state's outputs to the clients (S23).
     Poison,
-    /// The cooperative end of a factory; no transaction has this role yet.
+    /// The cooperative end of a factory: to everybody what it has.
     Close,
 }
 

@@ -8,12 +8,14 @@
 //! - [`transcript`] the hash over all of it that every member compares
 //! - [`verify`] finished transactions against real consensus code
 //! - [`child`] the child that raises a transaction's fee
+//! - [`close`] one transaction from the funding output to what everybody has
 //! - [`coins`] which coins of a wallet pay for something
 //! - [`sale`] sales out of a sub-factory's stock
 //! - [`reclaim`] coins that L takes back with everybody's keys
 //! - [`plan`] the planner: which shape for so many clients
 
 pub mod child;
+pub mod close;
 pub mod coins;
 pub mod layout;
 #[cfg(modelled_signatures)]

@@ -76,6 +76,8 @@ macro_rules! message_struct {
     };
 }
 
+mod close;
+pub use close::*;
 mod handover;
 pub use handover::*;
 mod moves;
@@ -308,6 +310,18 @@ tlv_enum! {
         82 "move_ready" => MoveReady(MoveReady),
         /// L → client: don't.
         84 "move_refused" => MoveRefused(MoveRefused),
+        /// L → client: what do you have, and where do you want it?
+        88 "close_ask" => CloseAsk(CloseAsk),
+        /// Client → L: this, there; and I would sign.
+        90 "close_join" => CloseJoin(CloseJoin),
+        /// L → client: the close, to be signed.
+        92 "close_propose" => ClosePropose(ClosePropose),
+        /// Client → L: my signature of it.
+        94 "close_partial_signatures" => ClosePartialSignatures(ClosePartialSignatures),
+        /// L → client: the finished close.
+        96 "close_ready" => CloseReady(CloseReady),
+        /// Either way: no close, or not now.
+        98 "close_abort" => CloseAbort(CloseAbort),
     }
 }
 
@@ -355,6 +369,12 @@ macro_rules! header {
             Message::MoveAsk($m) => $get,
             Message::MoveReady($m) => $get,
             Message::MoveRefused($m) => $get,
+            Message::CloseAsk($m) => $get,
+            Message::CloseJoin($m) => $get,
+            Message::ClosePropose($m) => $get,
+            Message::ClosePartialSignatures($m) => $get,
+            Message::CloseReady($m) => $get,
+            Message::CloseAbort($m) => $get,
         }
     };
 }

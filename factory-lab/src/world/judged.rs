@@ -65,6 +65,7 @@ impl World {
                 Event::SaleSigned(e) => self.sale_holds(at, instance, e),
                 Event::SaleDropped(e) => self.may_drop(at, instance, e),
                 Event::HandedOver(_) => self.note_handed(at, instance),
+                Event::CloseSigning(e) => self.may_close(at, instance, e),
                 _ => Ok(()),
             };
             found.extend(verdict.err().map(|why| format!("{why} (member {at})")));
@@ -366,7 +367,9 @@ impl World {
     /// S21: whoever is still in when the time to its timeout is no more than its way out takes, and
     /// that of the stock beside it, is on the way.
     fn evicts(&self, factory: &Factory) -> Result<(), String> {
-        if factory.funding_height().is_none() {
+        // A finished close pays whoever is in.
+        let closed = factory.finished_close().is_some() || factory.close_height().is_some();
+        if factory.funding_height().is_none() || closed {
             return Ok(());
         }
         let terms = &factory.current.terms;

@@ -91,7 +91,9 @@ impl World {
         engine.factories().find_map(|factory| {
             let tree = factory.current.tree.iter().flat_map(|tree| tree.sessions());
             let sales = factory.current.sales.all().flat_map(|sold| &sold.sale.sessions);
-            let mut sessions = tree.chain(sales).filter(|session| session.outpoint == outpoint).peekable();
+            let close = factory.current.close.as_deref().map(|close| &close.session);
+            let all = tree.chain(sales).chain(close);
+            let mut sessions = all.filter(|session| session.outpoint == outpoint).peekable();
             let coin = sessions.peek()?.id.coin;
             let own = sessions.any(|session| session.txid == txid);
             (!own).then_some((factory, coin))

@@ -1,5 +1,6 @@
 //! Messages that are nearly right: well formed, of the right ceremony, and wrong in one thing.
 
+use bitcoin::TxOut;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
 use factory_engine::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
@@ -187,6 +188,28 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
             _ => m.cltv_delta = input.word(),
         },
         Message::MoveRefused(m) => m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100)),
+        Message::CloseAsk(m) => m.round = input.word().into(),
+        Message::CloseJoin(m) => match input.byte() % 4 {
+            0 => m.round = input.word().into(),
+            1 => m.balance = Amount::from_sat(input.word().into()),
+            2 => m.script = script(&m.script, input),
+            _ => list(&mut m.nonces, input, |PubNonce(nonce), input| flip(nonce, input)),
+        },
+        Message::ClosePropose(m) => match input.byte() % 4 {
+            0 => m.round = input.word().into(),
+            1 => list(&mut m.nonces, input, |AggNonce(nonce), input| flip(nonce, input)),
+            _ => paid(&mut m.outputs, input),
+        },
+        Message::ClosePartialSignatures(m) => match input.byte() % 3 {
+            0 => m.round = input.word().into(),
+            1 => flip(&mut m.transcript, input),
+            _ => list(&mut m.signatures, input, |PartialSig(signature), input| flip(signature, input)),
+        },
+        Message::CloseReady(m) => match input.byte() % 2 {
+            0 => flip(&mut m.signature, input),
+            _ => paid(&mut m.outputs, input),
+        },
+        Message::CloseAbort(m) => m.round = input.word().into(),
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),
@@ -267,4 +290,12 @@ fn point(key: &mut PublicKey, input: &mut Bytes<'_>) {
 fn hash(input: &mut Bytes<'_>) -> Txid {
     use bitcoin::hashes::Hash;
     Txid::from_byte_array(input.array())
+}
+
+/// Outputs of a close: other values, other scripts, more or fewer of them.
+fn paid(outputs: &mut Vec<TxOut>, input: &mut Bytes<'_>) {
+    list(outputs, input, |output, input| {
+        output.value = Amount::from_sat(output.value.to_sat().wrapping_add(input.byte().into()));
+        output.script_pubkey = script(&output.script_pubkey, input);
+    });
 }

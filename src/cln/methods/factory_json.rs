@@ -215,6 +215,8 @@ fn client_state(factory: &Factory, client: ClientIndex, height: Height) -> &'sta
         "reclaimed"
     } else if factory.has_handed_over(client) {
         "handed_over"
+    } else if factory.is_closing(height) && !factory.current.exiting.contains(&client) {
+        "closing"
     } else if factory.is_leaving(client) {
         "leaving"
     } else if factory.current.ended_of(client).is_some() {

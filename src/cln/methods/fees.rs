@@ -229,6 +229,7 @@ fn needed(
             FactoryState::Exited
                 | FactoryState::Distributed
                 | FactoryState::Reclaimed
+                | FactoryState::Closing
                 | FactoryState::Left
                 | FactoryState::Declined
                 | FactoryState::Aborted

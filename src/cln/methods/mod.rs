@@ -12,6 +12,7 @@ use super::state::State;
 
 pub mod accept;
 pub mod buy;
+pub mod close;
 pub mod create;
 pub mod decline;
 pub mod evict;

@@ -129,7 +129,8 @@ fn account(statement: &Statement) -> Value {
             Purpose::Channel(client) | Purpose::Payout(client) => object["client"] = client.into(),
             Purpose::Stock(coin) | Purpose::Unspent(coin) => object["coin"] = coin.into(),
             Purpose::Others(coin) | Purpose::Elsewhere(coin) => object["coin"] = coin.into(),
-            Purpose::Anchor | Purpose::Reclaimed | Purpose::Fee(_) => {}
+            Purpose::Closed(Some(client)) => object["client"] = client.into(),
+            Purpose::Closed(None) | Purpose::Anchor | Purpose::Reclaimed | Purpose::Fee(_) => {}
         }
         object
     };

@@ -63,16 +63,17 @@ impl Factory {
         // Of a sale that never was finished nothing is left but its price, which comes back first (S36).
         let own = || self.own_sales().filter(|sold| sold.void.is_none());
         // lightningd never settles a channel that was taken back (it waits for the funding output), but keeps
-        // it closed: no HTLC can ask for that either.
+        // it closed: no HTLC can ask for that either. The same for what a close has paid.
         let closed = |channel| self.current.ended.contains_key(&channel);
+        let gone = self.close_height().is_some();
         let resolved = |client: &ClientIndex| {
             let channel = self.current.channels.get(client).copied();
             self.current.resolved.contains(client)
-                || (self.reclaimed(*client).is_some() && channel.is_some_and(closed))
+                || ((gone || self.reclaimed(*client).is_some()) && channel.is_some_and(closed))
         };
         let sale_resolved = |sold: &&Sold| {
             self.current.sales.is_resolved(sold.channel_id())
-                || (self.is_stock_taken_back(sold) && closed(sold.channel_id()))
+                || ((gone || self.is_stock_taken_back(sold)) && closed(sold.channel_id()))
         };
         let sales = own().filter(sale_resolved).count();
         let channels = own_clients(self).filter(resolved).count();

@@ -157,6 +157,10 @@ impl Factory {
         if self.has_left() {
             return self.is_left_behind(buried);
         }
+        // It has paid everybody, whatever was in the channels, sold or stock.
+        if let Some(at) = self.close_height() {
+            return buried(at);
+        }
         let settled = |client: ClientIndex| {
             self.current.resolved.contains(&client)
                 || self.paid_out(client).is_some_and(buried)

@@ -111,6 +111,7 @@ impl Factory {
             let ours = [SpendRole::State, SpendRole::Distribution].into_iter().any(|role| {
                 tree.session(SessionId { coin, role }).is_some_and(|session| session.txid == txid)
             });
+            let ours = ours || self.current.close.as_ref().is_some_and(|close| close.txid() == txid);
             let height = *self.confirmed.get(&txid)?;
             (!ours && self.may_be_reclaimed(coin)).then_some((height, txid))
         };

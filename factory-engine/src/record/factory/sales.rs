@@ -63,6 +63,9 @@ impl Factory {
         if self.has_handed_over(sold.sale.buyer) {
             return Err(Unusable::HandedOver);
         }
+        if self.is_closing(height) {
+            return Err(Unusable::Closing);
+        }
         if self.confirmed.contains_key(&sold.txid()) {
             return Ok(());
         }

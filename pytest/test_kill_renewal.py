@@ -1,0 +1,127 @@
+"""`kill -9` of the plugin and of lightningd, on each side, at each step of a renewal and of what is taken back after it
+(S10, S14, S22, S37, S38). `pytest -m matrix` runs every case, without it a slice runs."""
+
+import itertools
+
+import pytest
+
+from harness import (
+    FAST,
+    activate,
+    connect_all,
+    create,
+    factories,
+    find_plugin,
+    fund,
+    important,
+    lsp_options,
+    mine,
+    mine_until,
+    pay_over,
+    plugin_options,
+    spender,
+    status,
+    wait_for,
+    wait_for_synced,
+)
+from test_chain import statement
+from test_generations import root_of
+from test_renewal import PUSH_MSAT, RESERVE_MSAT, TERMS, channel_of, next_factory, state_of, to_us
+from world import KILLS, OF_A_KILL, ended
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+
+RENEWAL = {
+    "client": """send-move_ask got-move_ready send-move move-ended check-empty send-handover got-handover_stored
+        mutual-close""".split(),
+    "lsp": "got-move_ask set-fees fees-set send-move_ready got-handover send-handover_stored mutual-close".split(),
+}
+# Of the funding that takes the factory before the last one back.
+RECLAIM = "prepare-funding funding-prepared send-funding".split()
+# What CI runs.
+SLICE = {("client", "send-handover", "lightningd"), ("lsp", "got-handover", "plugin"), ("lsp", "send-funding", "plugin")}
+PURSE_MSAT = 30_000_000
+ENDED = ("aborted", "declined")
+# What lightningd says after a kill in the middle of a forward.
+BROKEN = OF_A_KILL.pattern + "|Unable to calculate fees collected"
+
+
+def cases():
+    steps = [(side, step) for side, steps in RENEWAL.items() for step in steps] + [("lsp", step) for step in RECLAIM]
+    for (side, step), kill in itertools.product(steps, ("plugin", "lightningd")):
+        marks = [pytest.mark.matrix] + ([] if (side, step, kill) in SLICE else [pytest.mark.bulk])
+        yield pytest.param(side, step, kill, marks=marks, id=f"{side} {step} {kill}")
+
+
+def mine_until_still(bitcoind, executor, node, others, limit=12):
+    """Mines block by block, until a node stands still."""
+
+    def still():
+        return node.daemon.is_in_log("fault: standing still")
+
+    for _ in range(limit):
+        mine(bitcoind, 1, others)
+        height = bitcoind.rpc.getblockcount()
+        seen = executor.submit(wait_for, lambda: status(node)["blockheight"] >= height)
+        wait_for(lambda: still() or seen.done())
+        if still():
+            return
+    # Its last step follows on no block.
+    wait_for(still)
+
+
+@pytest.mark.parametrize("side, step, kill", list(cases()))
+def test_killed_in_a_renewal(node_factory, bitcoind, side, step, kill):
+    dies = {"plugin": find_plugin(faults=True), "may_fail": True, "allow_warning": True, "broken_log": BROKEN}
+    operator = lsp_options(**{"factory-push-msat": PUSH_MSAT, "factory-reclaim-blocks": 10, **FAST, **dies})
+    options = [important(operator), *[important(plugin_options(**FAST, **dies)) for _ in range(2)]]
+    nodes, executor = node_factory.get_nodes(3, opts=options), node_factory.executor
+    lsp, *clients = nodes
+    fund(bitcoind, lsp, 4_000_000)
+    connect_all(lsp, clients)
+    wait_for_synced(bitcoind, nodes)
+    first = activate(bitcoind, create(lsp, clients, **TERMS), lsp, clients)
+    victim = lsp if side == "lsp" else clients[0]
+    others = [node for node in nodes if node is not victim]
+
+    def revive():
+        KILLS[kill](victim)
+        victim.start()
+        connect_all(lsp, clients)
+        mine(bitcoind, 0, nodes)
+
+    for client in clients:
+        pay_over(lsp, client, channel_of(client, first), f"purse {client.info['id']}", PURSE_MSAT)
+    totals = [status(client)["total_msat"] for client in clients]
+    mine(bitcoind, first["timeout_block"] - TERMS["dying_blocks"] - bitcoind.rpc.getblockcount(), nodes)
+    second = next_factory(bitcoind, lsp, clients)
+    if step not in RECLAIM:
+        victim.rpc.call("misbehave", [f"hold-{step}"])
+        mine_until_still(bitcoind, executor, victim, others)
+        revive()
+    mine_until(bitcoind, nodes, lambda: all(state_of(client, first) == "left" for client in clients))
+    for client, total in zip(clients, totals):
+        assert to_us(client, channel_of(client, first)) == RESERVE_MSAT
+        assert status(client)["total_msat"] == total == to_us(client, channel_of(client, second))
+        sent = client.rpc.listsendpays()["payments"]
+        assert [payment["status"] for payment in sent if payment["status"] != "failed"] == ["complete"]
+        pay_over(client, lsp, channel_of(client, second), f"after {client.info['id']}")
+
+    if step in RECLAIM:
+        victim.rpc.call("misbehave", [f"hold-{step}"])
+        creating = executor.submit(create, lsp, clients, **TERMS)
+        victim.daemon.wait_for_log("fault: standing still")
+        revive()
+        ended(creating)
+        known = [first["factory_instance"], second["factory_instance"]]
+        made = [seen for seen in factories(lsp) if seen["factory_instance"] not in known]
+        # Before it was stored that its coins are reserved it is forgotten, or given up.
+        third = next((seen for seen in made if seen["state"] not in ENDED), None) or create(lsp, clients, **TERMS)
+        third = activate(bitcoind, third, lsp, clients)
+    else:
+        third = next_factory(bitcoind, lsp, clients)
+    spent = spender(bitcoind, *root_of(first))
+    assert spent["txid"] == third["funding_txid"]
+    wait_for(lambda: state_of(lsp, first) in ("reclaimed", "closed"))
+    for factory in (first, second, third):
+        statement(bitcoind, lsp, factory["factory_instance"])
