@@ -19,11 +19,13 @@ pub struct Settings {
     pub config: Config,
     /// What `factory-bitcoin-rpc` says; what it means depends on lightningd's own options.
     pub bitcoin_rpc: String,
+    /// Path of the program that is run for a client that has to come; empty for none.
+    pub wake_command: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { config: Config::default(), bitcoin_rpc: "auto".to_owned() }
+        Self { config: Config::default(), bitcoin_rpc: "auto".to_owned(), wake_command: String::new() }
     }
 }
 
@@ -78,7 +80,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 43] = [
+static OPTIONS: [Entry; 44] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -327,6 +329,14 @@ static OPTIONS: [Entry; 43] = [
                       have to allow it",
     },
     Entry {
+        name: "factory-wake-command",
+        kind: Kind::Text(|from| or_none(&from.wake_command), set_wake_command),
+        description: "Path of a program that this node runs when a client that has to come is away, once a rung \
+                      of factory-ladder and before an HTLC of the client's runs out; its arguments are the \
+                      factory's id, the client's node id, the height by which it has to come, and renewal or \
+                      htlc. 'none' runs nothing",
+    },
+    Entry {
         name: "factory-unsafe-skip-funding-check",
         kind: Kind::Flag(|to, given| to.config.unsafe_skip_funding_check = given),
         description: "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's \
@@ -481,120 +491,23 @@ fn set_bitcoin_rpc(to: &mut Settings, text: &str) -> Result<(), BadOption> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use factory_engine::Term;
+/// In place of a path: there is none.
+const NONE: &str = "none";
 
-    /// The ends of what a number may be, and what it is now; seconds as seconds.
-    fn number(entry: &Entry, settings: &mut Settings) -> Option<(i64, i64, i64)> {
-        match entry.kind {
-            Kind::Number(least, most, setting) => Some((least, most, setting(settings).get())),
-            Kind::Seconds(least, setting) => Some((least, MAX_SECONDS, (*setting(settings) / 1000).get())),
-            Kind::Text(..) | Kind::List(_) | Kind::Flag(_) => None,
-        }
-    }
-
-    fn named(name: &str) -> &'static Entry {
-        OPTIONS.iter().find(|entry| entry.name == name).unwrap()
-    }
-
-    fn set(name: &str, value: Value) -> Result<Settings, BadOption> {
-        let mut settings = Settings::default();
-        named(name).set(&mut settings, Some(value)).map(|()| settings)
-    }
-
-    /// Each option that has a number: both ends are taken, and what is beyond is answered with both.
-    #[test]
-    fn an_error_about_a_range_names_both_ends_and_what_came() {
-        let numbers = OPTIONS.iter().filter(|entry| number(entry, &mut Settings::default()).is_some());
-        assert_eq!(numbers.clone().count(), 35);
-        for entry in numbers {
-            let (name, mut settings) = (entry.name, Settings::default());
-            let (least, most, default) = number(entry, &mut settings).unwrap();
-            assert!(least < most, "{name}");
-            for value in [least, most, default] {
-                assert_eq!(entry.set(&mut settings, Some(Value::Integer(value))), Ok(()), "{name}");
-                assert_eq!(number(entry, &mut settings).unwrap().2, value, "{name}");
-            }
-            let above = most.checked_add(1).filter(|_| matches!(entry.kind, Kind::Number(..)));
-            for beyond in [least.checked_sub(1), above, Some(i64::MIN)].into_iter().flatten() {
-                let error = entry.set(&mut settings, Some(Value::Integer(beyond))).unwrap_err().to_string();
-                let ends = format!("{name}: {beyond} is out of range, it may be {least} to {most}");
-                assert_eq!(error, ends);
-                assert_eq!(number(entry, &mut settings).unwrap().2, default, "{name}");
-            }
-        }
-        let error = set("factory-confirm-blocks", Value::Integer(70_000)).unwrap_err().to_string();
-        assert_eq!(error, "factory-confirm-blocks: 70000 is out of range, it may be 1 to 65535");
-    }
-
-    #[test]
-    fn each_option_sets_one_setting_and_no_two_the_same() {
-        let all = |settings: &mut Settings| -> Vec<_> {
-            OPTIONS.iter().map(|entry| number(entry, settings).map(|(_, _, now)| now)).collect()
-        };
-        let defaults = all(&mut Settings::default());
-        for (at, entry) in OPTIONS.iter().enumerate() {
-            assert_eq!(OPTIONS.iter().filter(|other| other.name == entry.name).count(), 1, "{}", entry.name);
-            let mut settings = Settings::default();
-            let Some((least, most, default)) = number(entry, &mut settings) else { continue };
-            let another = if default == least { most } else { least };
-            entry.set(&mut settings, Some(Value::Integer(another))).unwrap();
-            let mut expected = defaults.clone();
-            expected[at] = Some(another);
-            assert_eq!(all(&mut settings), expected, "{}", entry.name);
-        }
-        for entry in &OPTIONS {
-            let Kind::Flag(set) = entry.kind else { continue };
-            let (mut with, mut without) = (Settings::default(), Settings::default());
-            set(&mut with, true);
-            set(&mut without, false);
-            assert_ne!(format!("{with:?}"), format!("{without:?}"), "{}", entry.name);
-            assert_eq!(format!("{without:?}"), format!("{:?}", Settings::default()), "{}", entry.name);
-        }
-    }
-
-    #[test]
-    fn bad_values_are_named() {
-        let text = |text: &str| Value::String(text.to_owned());
-        let error = set("factory-policy", text("Auto")).unwrap_err().0;
-        assert_eq!(error, "factory-policy: expected never, ask or auto, got 'Auto'");
-        let error = set("factory-allow-lsp", Value::StringArray(vec!["02ab".to_owned()])).unwrap_err().0;
-        assert!(error.starts_with("factory-allow-lsp: ") && error.ends_with(", got '02ab'"), "{error}");
-        let error = set("factory-jit", text("yes")).unwrap_err().0;
-        assert!(error.starts_with("factory-jit: ") && error.contains("yes"), "{error}");
-    }
-
-    #[test]
-    fn operators_that_may_invite() {
-        let node = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
-        let list = |texts: &[&str]| Value::StringArray(texts.iter().map(|text| (*text).to_owned()).collect());
-        let one = set("factory-allow-lsp", list(&[node])).unwrap().config;
-        assert_eq!((one.allowed_lsps, one.anybody_invites), (Some(vec![node.parse().unwrap()]), false));
-        let anybody = set("factory-allow-lsp", list(&[node, "any"])).unwrap().config;
-        assert_eq!((anybody.allowed_lsps, anybody.anybody_invites), (None, true));
-        let mut settings = Settings::default();
-        named("factory-allow-lsp").set(&mut settings, None).unwrap();
-        assert_eq!((settings.config.allowed_lsps, settings.config.anybody_invites), (None, false));
-    }
-
-    // S32
-    #[test]
-    fn every_bound_of_terms_has_its_option() {
-        let options: Vec<&str> = OPTIONS.iter().map(|entry| entry.name).collect();
-        let settings = Term::ALL.into_iter().flat_map(|term| [term.least_setting(), term.most_setting()]);
-        for setting in settings.flatten().chain(["min-feerate-percent"]) {
-            assert!(options.contains(&format!("factory-{setting}").as_str()), "{setting}");
-        }
-    }
-
-    #[test]
-    fn timeouts_are_milliseconds() {
-        let seconds = |name, value| set(name, Value::Integer(value)).map(|settings| settings.config);
-        assert_eq!(seconds("factory-invite-timeout", 60).unwrap().invite_timeout, 60_000);
-        assert!(seconds("factory-invite-timeout", 0).is_err());
-        assert_eq!(seconds("factory-hold-time", 0).unwrap().hold.time, 0);
-        assert_eq!(seconds("factory-hold-time", i64::MAX).unwrap().hold.time, 366 * 24 * 3600 * 1000);
-    }
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { NONE } else { text }
 }
+
+/// It is run as it is, without a shell: a path that depends on where lightningd was started is a mistake.
+fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    let path = if text == NONE { "" } else { text };
+    if !path.is_empty() && !path.starts_with('/') {
+        let expected = "expected the absolute path of a program, without arguments, or none";
+        return Err(BadOption(format!("factory-wake-command: {expected}, got '{text}'")));
+    }
+    path.clone_into(&mut to.wake_command);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,11 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 "ramp",
                 &["types", "terms", "wire", "record", "policy", "io", "memory", "step", "engine", "handover"],
             ),
+            // A rung is an ordinary creation.
+            (
+                "ladder",
+                &["types", "terms", "tx", "record", "policy", "io", "memory", "step", "engine", "report"],
+            ),
             ("moving", &["types", "tx", "wire", "record", "io", "memory", "step", "engine", "admission"]),
             (
                 "handle",

@@ -184,11 +184,7 @@ fn not_with_a_balance() {
 #[test]
 fn not_for_less_than_stays_behind() {
     let (mut world, old) = due(4, 2);
-    world.members[LSP].config.push_msat = RESERVE - 1;
-    world.restart(LSP).unwrap();
-    world.reconnect().unwrap();
-    world.settle().unwrap();
-    let new = world.make_factory(&offer()).unwrap();
+    let new = world.make_factory(&Offer { push_msat: Some(RESERVE - 1), ..offer() }).unwrap();
     move_all(&mut world, old, new);
     deepen(&mut world, new, DEPTH + 1);
     assert_eq!(handed_over(&world, old), [false; 2]);

@@ -29,7 +29,7 @@ use factory_engine::types::{NodeId, ProtocolId};
 use factory_engine::wire::codec::{BigSize, Codec, Reader, Records};
 use factory_engine::wire::envelope::Envelope;
 use factory_engine::wire::message::{ChannelInFactory, Message};
-use factory_engine::{Config, Engine, PriceList};
+use factory_engine::{Config, Engine, Ladder, PriceList};
 use frozen::{folder, lines};
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -74,11 +74,16 @@ fn wire() -> Vec<(String, Vec<u8>)> {
             ("terms".to_owned(), wire_samples::terms().encoded()),
             ("channel_in_factory".to_owned(), wire_samples::channel_in_factory().encoded()),
             ("prices".to_owned(), prices().to_bytes()),
+            ("ladder".to_owned(), ladder().to_bytes()),
         ])
         .collect()
 }
 
 /// No message, but stored as it is.
+fn ladder() -> Ladder {
+    Ladder { begins: 4_180, tree_feerate: Some(700), ..Ladder::default() }
+}
+
 fn prices() -> PriceList {
     PriceList { base_msat: 700_001, ppm: 2_500 }
 }
@@ -149,6 +154,7 @@ fn everything_that_travels_has_frozen_bytes() {
     let record = ChannelInFactory::decoded(&frozen["channel_in_factory"]);
     assert_eq!(record, Ok(wire_samples::channel_in_factory()));
     assert_eq!(PriceList::from_bytes(&frozen["prices"]), Ok(prices()));
+    assert_eq!(Ladder::from_bytes(&frozen["ladder"]), Ok(ladder()));
 }
 
 /// Types of the records of a TLV stream.

@@ -98,6 +98,7 @@ impl Engine {
                     }
                 }
                 self.resume_moves(step, Some(peer));
+                self.climb_soon(step);
             }
             Input::PeerDown { peer } => {
                 step.volatile(Volatile::PeerDown(peer));
@@ -161,6 +162,8 @@ impl Engine {
                 self.on_block(step, &block);
                 self.resume_moves(step, None);
                 self.end_free_moves(step);
+                self.climb(step);
+                self.wake(step);
             }
             Input::Htlcs(htlcs) => self.on_htlcs(step, &htlcs),
             Input::Channels { list, whole } => self.on_channels(step, &list, whole),
@@ -191,6 +194,7 @@ impl Engine {
                 self.client_sales_tick(step);
                 self.moves_tick(step);
                 self.closes_tick(step);
+                self.climb_tick(step);
             }
             Input::Command(_) | Input::OpenChannel(_) => {}
         }

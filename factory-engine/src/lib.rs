@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -39,6 +39,7 @@ pub mod engine;
 pub mod fees;
 pub mod handover;
 pub mod io;
+pub mod ladder;
 pub mod memory;
 pub mod moving;
 pub mod policy;
@@ -66,13 +67,15 @@ pub use handover::ready::{NotYet, Successor};
 pub use io::{
     Answer, Block, CannotClose, CannotMove, ChannelBalance, ChannelNow, CheckFailure, Command, Create,
     Direction, Effect, Entropy, Input, Invoice, KnownChannel, Level, MoveLimit, NodeError, OpenChannel,
-    OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep,
+    OpenFailure, PendingHtlc, PreparedFunding, Refusal, RefusalKind, SendMove, StaleStep, WakeReason,
 };
+pub use ladder::LadderStanding;
 pub use memory::balances::Balances;
 pub use memory::ceremony::Phase;
 pub use memory::leaving::{Failure, Priced};
 pub use memory::sale::{NoPrice, OrdinaryChannel, Purchase, Quoted};
 pub use moving::plan::{MoveBlocks, MovePlan};
+pub use policy::ladder::{BadLadder, Ladder, Rung};
 pub use policy::prices::{BadPrices, PriceList};
 pub use policy::{Bound, Bounds, Config, Fit, KnownFees, Policy, Term};
 pub use ramp::plan::{Leave, LeavePlan, LeaveStage};

@@ -28,6 +28,8 @@ pub struct Offer {
     pub dying_blocks: u32,
     /// Feerate of the tree's transactions, sat/kw.
     pub tree_feerate: u32,
+    /// What each client is given, msat, if it isn't the operator's usual.
+    pub push_msat: Option<u64>,
 }
 
 impl Default for Offer {
@@ -39,6 +41,7 @@ impl Default for Offer {
             lifetime_blocks: 4320,
             dying_blocks: 2016,
             tree_feerate: 1000,
+            push_msat: None,
         }
     }
 }
@@ -61,6 +64,7 @@ impl Offer {
             lifetime_blocks: self.lifetime_blocks,
             dying_blocks: self.dying_blocks,
             tree_feerate: self.tree_feerate,
+            push_msat: self.push_msat,
         }
     }
 

@@ -32,7 +32,7 @@ use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{ChannelId, Height, InstanceId, Millis, NodeId, Txid};
 use factory_engine::wire::link::Link;
-use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State};
+use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State, WakeReason};
 
 use super::chain::{Chain, Reject};
 use super::judge::Judge;
@@ -160,6 +160,8 @@ pub struct World {
     pub mute: BTreeSet<&'static str>,
     /// Notifications that a factory ends: member, factory, blocks that are left.
     pub notices: Vec<(usize, InstanceId, u32)>,
+    /// Clients that the operator has sent for: the factory, the member, the height by which it has to come, and why.
+    pub wakes: Vec<(InstanceId, usize, Height, WakeReason)>,
     /// What each client has paid for liquidity, by factory, msat.
     paid: BTreeMap<(usize, InstanceId), u64>,
     /// Payments that are under way.
@@ -225,6 +227,7 @@ impl World {
             htlcs_on: BTreeSet::new(),
             mute: BTreeSet::new(),
             notices: vec![],
+            wakes: vec![],
             paid: BTreeMap::new(),
             stuck: vec![],
             hold_moves: false,

@@ -7,7 +7,7 @@ use bitcoin::hashes::Hash;
 use factory_engine::record::event::encode_record;
 use factory_engine::types::{Height, InstanceId, Millis};
 use factory_engine::wire::codec::DecodeError;
-use factory_engine::{Answer, Effect, Engine, Input, Level, PriceList, Refusal, Step};
+use factory_engine::{Answer, Effect, Engine, Input, Ladder, Level, PriceList, Refusal, Step};
 
 use crate::store::{Store, StoreError};
 
@@ -20,6 +20,8 @@ use super::handle::{Inbox, Read, Reply, Request, Transition};
 const TIP: &str = "tip";
 /// Name under which the price list is kept.
 const PRICES: &str = "prices";
+/// Name under which the ladder is kept; empty for none.
+const LADDER: &str = "ladder";
 /// While it catches up a node notes where it is this often, at each block that changed something, and at
 /// the end.
 const KEEP_TIP: Millis = 1_000;
@@ -60,6 +62,14 @@ pub async fn stored_prices<S: Store>(
     store: &mut S,
 ) -> Result<Option<Result<PriceList, DecodeError>>, StoreError> {
     Ok(store.get(PRICES).await?.map(|bytes| PriceList::from_bytes(&bytes)))
+}
+
+/// The ladder, as it was set last; `Err` inside is one that isn't understood, and why.
+pub async fn stored_ladder<S: Store>(
+    store: &mut S,
+) -> Result<Option<Result<Ladder, DecodeError>>, StoreError> {
+    let bytes = store.get(LADDER).await?.filter(|bytes| !bytes.is_empty());
+    Ok(bytes.map(|bytes| Ladder::from_bytes(&bytes)))
 }
 
 impl<S: Store, N: Node> Runtime<S, N> {
@@ -149,6 +159,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 }
             }
             Request::Prices(prices, reply) => self.set_prices(prices, reply).await,
+            Request::Ladder(ladder, reply) => self.set_ladder(ladder, reply).await,
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.
                 let _ = done.send(());
@@ -260,6 +271,15 @@ impl<S: Store, N: Node> Runtime<S, N> {
         answer(Some(reply), result.map(|()| Answer::Done));
     }
 
+    async fn set_ladder(&mut self, ladder: Option<Ladder>, reply: Reply) {
+        let stored = self.store.put(LADDER, ladder.map_or_else(Vec::new, Ladder::to_bytes)).await;
+        let result = stored.map_err(|error| Refusal::NotStored(error.to_string()));
+        if result.is_ok() {
+            self.engine.set_ladder(ladder);
+        }
+        answer(Some(reply), result.map(|()| Answer::Done));
+    }
+
     fn refresh_view(&mut self) {
         if std::mem::take(&mut self.stale_view) {
             self.inbox.view.update_htlc(&self.engine);
@@ -321,7 +341,9 @@ pub async fn run_unavailable<N: Node>(inbox: &mut Inbox, reason: &str, node: Opt
         match request {
             Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.to_owned()))),
             Request::Read(read) => refuse_read(read, reason),
-            Request::Prices(_, reply) => answer(Some(reply), Err(Refusal::ReadOnly(reason.to_owned()))),
+            Request::Prices(_, reply) | Request::Ladder(_, reply) => {
+                answer(Some(reply), Err(Refusal::ReadOnly(reason.to_owned())));
+            }
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.
                 let _ = done.send(());

@@ -256,6 +256,7 @@ fn effect_step(effect: &Effect) -> Option<&'static str> {
         Effect::Disconnect { .. } => "disconnect",
         Effect::MutualClose { .. } => "mutual-close",
         Effect::RenewalDue { .. } => "renewal-due",
+        Effect::Wake { .. } => "wake",
         Effect::SendMove(_) => "send-move",
         Effect::SetFees { .. } => "set-fees",
         Effect::CloseChannel { .. } => "close-channel",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_engine::{Answer, Engine, Input, PriceList, Refusal, RefusalKind, State};
+use factory_engine::{Answer, Engine, Input, Ladder, PriceList, Refusal, RefusalKind, State};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::peers::Peers;
@@ -60,6 +60,8 @@ pub(super) enum Request {
     CaughtUp,
     /// What liquidity costs from now on.
     Prices(PriceList, Reply),
+    /// When factories follow on those that end, from now on.
+    Ladder(Option<Ladder>, Reply),
     Flush(oneshot::Sender<()>),
 }
 
@@ -154,6 +156,13 @@ impl Handle {
     pub async fn set_prices(&self, prices: PriceList) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Prices(prices, reply));
+        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
+    }
+
+    /// When factories follow on those that end, from now on. Stored when it returns.
+    pub async fn set_ladder(&self, ladder: Option<Ladder>) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Ladder(ladder, reply));
         answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
     }
 

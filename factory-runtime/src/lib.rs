@@ -17,7 +17,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Runtime, forget_tip, run_unavailable, stored_prices, stored_tip};
+pub use self::core::{Runtime, forget_tip, run_unavailable, stored_ladder, stored_prices, stored_tip};
 pub use clock::{SystemEntropy, now};
 pub use handle::{Gone, Handle, Inbox, Transition, channel};
 pub use view::{HtlcView, MOST_BEHIND, View};

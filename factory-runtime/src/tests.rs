@@ -85,6 +85,7 @@ fn create() -> Input {
         lifetime_blocks: 8_640,
         dying_blocks: 1_008,
         tree_feerate: 500,
+        push_msat: None,
     }))
 }
 

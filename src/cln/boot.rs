@@ -33,6 +33,7 @@ use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
+use super::waker::Waker;
 use super::watch::{close_lost, tell};
 use super::{
     abandoned, balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread,
@@ -78,7 +79,7 @@ pub fn rpc(configuration: &Configuration) -> Rpc {
 pub async fn prepare(
     configuration: &Configuration,
     config: Config,
-    bitcoin_rpc: String,
+    (bitcoin_rpc, wake_command): (String, String),
     outbox: Outbox,
     vital: Vital,
 ) -> Result<Prepared, CallError> {
@@ -115,6 +116,7 @@ pub async fn prepare(
         outbox.clone(),
         kept.clone(),
         bumper.clone(),
+        Waker::new(wake_command, outbox.clone()),
     );
     let mut engine = Engine::new(me, master, config.clone());
     let mut store = datastore::store(rpc.clone());
@@ -280,6 +282,13 @@ async fn load_into<S: Store>(engine: &mut Engine, store: &mut S) -> Result<Tip, 
         Some(Err(error)) => {
             log::error!("the price list is damaged, nothing is sold before factory-price sets it: {error}");
             engine.forget_prices();
+        }
+    }
+    match factory_runtime::stored_ladder(store).await.map_err(said)? {
+        None => {}
+        Some(Ok(ladder)) => engine.set_ladder(Some(ladder)),
+        Some(Err(error)) => {
+            log::error!("the ladder is damaged, no rung begins before factory-ladder sets it: {error}");
         }
     }
     Ok(stored_tip)

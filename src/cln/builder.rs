@@ -20,6 +20,7 @@ use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
 use super::state::State;
 use super::vital::Vital;
+use super::waker::WAKE_TOPIC;
 use super::{boot, datastore, guard, methods, peers, watch};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
@@ -75,12 +76,13 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let configuration = configured.configuration();
-    let Settings { config, bitcoin_rpc } = match config::read(&configured) {
+    let Settings { config, bitcoin_rpc, wake_command } = match config::read(&configured) {
         Ok(settings) => settings,
         Err(error) => return give_up(configured, outbox, error).await,
     };
     let (vital, mut deaths) = Vital::new();
-    let prepared = boot::prepare(&configuration, config, bitcoin_rpc, outbox.clone(), vital.clone()).await;
+    let said = (bitcoin_rpc, wake_command);
+    let prepared = boot::prepare(&configuration, config, said, outbox.clone(), vital.clone()).await;
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return give_up(configured, outbox, error).await,
@@ -103,6 +105,7 @@ fn promises(output: DuplexStream) -> Draft {
         .featurebits(FeatureBitsKind::Node, peers::our_features())
         .notification(NotificationTopic::new(STATE_TOPIC))
         .notification(NotificationTopic::new(RENEWAL_TOPIC))
+        .notification(NotificationTopic::new(WAKE_TOPIC))
 }
 
 fn commands(builder: Draft) -> Draft {
@@ -117,6 +120,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
+    let builder = plain(builder, methods::ladder::COMMAND, methods::ladder::call);
     let builder = plain(builder, methods::reserve::COMMAND, methods::reserve::call);
     let builder = plain(builder, methods::leave::COMMAND, methods::leave::call);
     let builder = plain(builder, methods::exit::COMMAND, methods::exit::call);

@@ -24,6 +24,7 @@ use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
+use super::waker::Waker;
 use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wallet, words};
 
 /// How long a call may take that waits for a peer.
@@ -55,6 +56,7 @@ pub struct Executor {
     turns: Arc<Semaphore>,
     channels: Lanes,
     fees: Lanes,
+    waker: Waker,
 }
 
 impl Executor {
@@ -66,6 +68,7 @@ impl Executor {
         outbox: Outbox,
         kept: Kept<Rpc>,
         bumper: Bumper<Rpc>,
+        waker: Waker,
     ) -> Self {
         let away = Away { rpc: rpc.clone(), runtime: runtime.clone(), waits: Arc::default() };
         let raises = Raises::default();
@@ -82,6 +85,7 @@ impl Executor {
             turns: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
             channels: Lanes::default(),
             fees: Lanes::default(),
+            waker,
         }
     }
 
@@ -370,6 +374,7 @@ impl Node for Executor {
                 }
                 self.outbox.publish(RENEWAL_TOPIC, body);
             }
+            Effect::Wake { instance, peer, by, reason } => self.waker.wake(instance, peer, by, reason),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
                     let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});

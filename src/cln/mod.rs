@@ -68,6 +68,7 @@ pub mod state;
 #[cfg(test)]
 mod toy;
 pub mod vital;
+pub mod waker;
 pub mod wallet;
 pub mod watch;
 mod watch_online;

@@ -58,6 +58,11 @@ impl Params {
         }
     }
 
+    /// A parameter that was given and that nobody has asked for.
+    pub fn left(&self) -> Option<&str> {
+        self.values.keys().next().map(String::as_str)
+    }
+
     /// A parameter that must be there.
     pub fn required<T: Parameter>(&mut self, name: &str) -> Result<T, RpcError> {
         self.optional(name)?.ok_or_else(|| RpcError::parameter(format!("missing required parameter: {name}")))

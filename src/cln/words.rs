@@ -46,6 +46,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::ThisNode(_)
         | Refusal::NamedTwice(_)
         | Refusal::Terms(_)
+        | Refusal::NoShape(_)
         | Refusal::LifetimeTooShort { .. }
         | Refusal::OwnFactory(_)
         | Refusal::OperatorAway(_)

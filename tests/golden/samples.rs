@@ -207,6 +207,8 @@ pub fn samples() -> Vec<Event> {
         .into(),
         CloseSigned { signature: [0x46; 64] }.into(),
         CloseGivenUp { reason: "not everybody has signed it in time".into(), height: 967 }.into(),
+        Rung { number: 3, opens: 4_180, more: true }.into(),
+        Woken { height: 4_200, clients: vec![0, 2] }.into(),
         LeaveWanted { height: 830, stays_msat: 546_000, max_price_msat: 700_000, to: Some(channel_id) }
             .into(),
         LeaveOver { height: 831, reason: "the operator opens no channel".into() }.into(),

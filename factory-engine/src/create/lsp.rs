@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::io::{Answer, Create, Effect, NodeError, OpenFailure, PreparedFunding, Refusal};
 use crate::memory::Volatile;
 use crate::memory::ceremony::{LspCeremony, LspStage, Opening, Phase, VolatileLsp};
+use crate::policy::Config;
 use crate::record::event::{Created, FundingReserved};
 use crate::record::factory::Factory;
 use crate::signing::Coordinator;
@@ -17,45 +18,67 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::Layout;
 use crate::tx::scripts::{is_payout, key_script};
 use crate::tx::tree::funding_key;
-use crate::types::{Amount, InstanceId, NodeId, OutPoint, PROTOCOL_ID, ScriptBuf, Transaction};
+use crate::types::{Amount, Height, InstanceId, NodeId, OutPoint, PROTOCOL_ID, ScriptBuf, Transaction};
 use crate::wire::message::{Abort, ChannelInFactory, ExpectChannel, Invite, Join};
+
+/// What a factory that is asked for at `height` would be, with these settings.
+pub fn terms(
+    config: &Config,
+    me: NodeId,
+    instance: InstanceId,
+    create: &Create,
+    push_msat: u64,
+    height: Height,
+) -> Terms {
+    Terms {
+        instance,
+        lsp: me,
+        shape: create.shape.clone(),
+        capacities: create.clients.iter().map(|(_, capacity)| *capacity).collect(),
+        stock: create.stock,
+        push_msat,
+        state_step: config.state_step,
+        state_count: config.state_count,
+        stock_csv: config.stock_csv,
+        tree_feerate: create.tree_feerate,
+        timeout_height: height.saturating_add(create.lifetime_blocks),
+        dying_blocks: create.dying_blocks,
+        confirm_blocks: config.confirm_blocks,
+        margin_blocks: config.margin_blocks,
+        funding_confirmations: config.funding_confirmations,
+    }
+}
+
+/// Its transactions.
+///
+/// # Errors
+/// When the terms make no factory, or one that would end before it is of use.
+pub fn layout(terms: &Terms, lifetime_blocks: u32) -> Result<Layout, Refusal> {
+    let layout = Layout::new(terms).map_err(Refusal::Terms)?;
+    let needed = u32::from(layout.worst_blocks_early()).saturating_add(terms.dying_blocks);
+    if lifetime_blocks <= needed {
+        return Err(Refusal::LifetimeTooShort { lifetime_blocks, needed });
+    }
+    // S21: from its first day on it would have to be evicted.
+    let needed = layout
+        .worst_eviction_blocks()
+        .saturating_add(u32::from(terms.funding_confirmations))
+        .saturating_add(1);
+    if lifetime_blocks <= needed {
+        return Err(Refusal::NoTimeToEvict { lifetime_blocks, needed, stock_csv: terms.stock_csv });
+    }
+    Ok(layout)
+}
 
 impl Engine {
     pub(crate) fn create(&self, step: &mut StepBuilder<'_>, create: &Create) -> Result<Answer, Refusal> {
         self.check_clients(create)?;
         let instance = InstanceId(step.rng.bytes32());
-        let config = &self.config;
-        let terms = Terms {
-            instance,
-            lsp: self.me,
-            shape: create.shape.clone(),
-            capacities: create.clients.iter().map(|(_, capacity)| *capacity).collect(),
-            stock: create.stock,
-            push_msat: config.push_msat,
-            state_step: config.state_step,
-            state_count: config.state_count,
-            stock_csv: config.stock_csv,
-            tree_feerate: create.tree_feerate,
-            timeout_height: step.height.saturating_add(create.lifetime_blocks),
-            dying_blocks: create.dying_blocks,
-            confirm_blocks: config.confirm_blocks,
-            margin_blocks: config.margin_blocks,
-            funding_confirmations: config.funding_confirmations,
-        };
-        let layout = Layout::new(&terms).map_err(Refusal::Terms)?;
-        let needed = u32::from(layout.worst_blocks_early()).saturating_add(create.dying_blocks);
-        if create.lifetime_blocks <= needed {
-            return Err(Refusal::LifetimeTooShort { lifetime_blocks: create.lifetime_blocks, needed });
-        }
-        // S21: from its first day on it would have to be evicted.
-        let needed = layout
-            .worst_eviction_blocks()
-            .saturating_add(u32::from(terms.funding_confirmations))
-            .saturating_add(1);
-        if create.lifetime_blocks <= needed {
-            let (lifetime_blocks, stock_csv) = (create.lifetime_blocks, terms.stock_csv);
-            return Err(Refusal::NoTimeToEvict { lifetime_blocks, needed, stock_csv });
-        }
+        let timeout = step.height.saturating_add(create.lifetime_blocks);
+        let nodes = create.clients.iter().map(|(node, _)| *node);
+        let push_msat = create.push_msat.unwrap_or_else(|| self.push_for(nodes, timeout, step.height));
+        let terms = terms(&self.config, self.me, instance, create, push_msat, step.height);
+        layout(&terms, create.lifetime_blocks)?;
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
         step.event(
             instance,

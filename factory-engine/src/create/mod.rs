@@ -11,6 +11,7 @@ mod later;
 pub mod lsp;
 pub mod lsp_signing;
 pub mod online;
+mod push;
 
 /// The terms as they are hashed into the transcript.
 pub(crate) fn terms_bytes(factory: &Factory) -> Vec<u8> {

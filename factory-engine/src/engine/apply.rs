@@ -120,6 +120,7 @@ impl Engine {
             Volatile::Leaving(change) => self.leaving.apply(change),
             Volatile::Close(change) => self.apply_volatile_close(change, effects),
             Volatile::Move(change) => self.moving.apply(change),
+            Volatile::Climbing(change) => self.climbing.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Reclaim(change) => self.reclaims.apply(change),
             Volatile::Offence(peer, now) => self.offences.note(peer, now),

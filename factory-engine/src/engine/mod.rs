@@ -12,6 +12,7 @@ use bitcoin::BlockHash;
 
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
+use crate::memory::climbing::Climbing;
 use crate::memory::closing::Closes;
 use crate::memory::fees;
 use crate::memory::leaving::Leaving;
@@ -176,6 +177,8 @@ pub struct Engine {
     pub(crate) moving: Moving,
     /// Cooperative closes under way.
     pub(crate) closes: Closes,
+    /// L: what its ladder looks at, and what failed.
+    pub(crate) climbing: Climbing,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
@@ -216,6 +219,7 @@ impl Engine {
             leaving: Leaving::default(),
             moving: Moving::default(),
             closes: Closes::default(),
+            climbing: Climbing::default(),
             shown: BTreeMap::new(),
             generation: 0,
         }
@@ -308,6 +312,7 @@ impl Engine {
             .chain(waiting.map(|purchase| purchase.deadline))
             .chain(self.moving.deadline())
             .chain(self.closes.deadline())
+            .chain(self.climbing.look_at)
             .min()
     }
 

@@ -95,4 +95,7 @@ pub struct Create {
     pub dying_blocks: u32,
     /// Feerate of the tree's transactions, sat/kw.
     pub tree_feerate: u32,
+    /// Given to each client when its channel opens, msat; nothing for what their renewals need
+    /// ([`Engine::push_for`](crate::engine::Engine::push_for)).
+    pub push_msat: Option<u64>,
 }

@@ -306,6 +306,18 @@ pub enum Effect {
         /// What failed last, if something did.
         failed: Option<String>,
     },
+    /// Publish `factory_wake`, a notification of the plugin, and run the operator's program for it: a client that has
+    /// to come is away.
+    Wake {
+        /// The factory for which it has to come (factory_instance).
+        instance: InstanceId,
+        /// Node id of the client.
+        peer: NodeId,
+        /// Height by which it has to.
+        by: Height,
+        /// What for.
+        reason: WakeReason,
+    },
     /// A line for the log.
     Log {
         /// lightningd's log level for the line.
@@ -313,6 +325,25 @@ pub enum Effect {
         /// The line, without secrets.
         text: String,
     },
+}
+
+/// What a client has to come for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WakeReason {
+    /// Its factory ends: it has to join the next one, or to go on there.
+    Renewal,
+    /// An HTLC on its channel runs out.
+    Htlc,
+}
+
+impl WakeReason {
+    /// Its name in the notification and for the operator's program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Renewal => "renewal",
+            Self::Htlc => "htlc",
+        }
+    }
 }
 
 /// One HTLC of a move.

@@ -8,7 +8,7 @@ use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash,
 pub use cannot_close::CannotClose;
 pub use cannot_move::{CannotMove, MoveLimit};
 pub use command::{Command, Create};
-pub use effect::{Effect, SendMove};
+pub use effect::{Effect, SendMove, WakeReason};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 

@@ -26,6 +26,8 @@ pub enum Refusal {
     NotConnected(NodeId),
     /// The terms make no factory.
     Terms(LayoutError),
+    /// There is no tree for so many clients, and why.
+    NoShape(String),
     /// The timeout would come before the longest exit is over.
     LifetimeTooShort {
         /// Blocks from now to the timeout.
@@ -198,6 +200,7 @@ impl Refusal {
             Self::Move(why) => RefusalKind::of_move(why),
             Self::NoClients
             | Self::Terms(_)
+            | Self::NoShape(_)
             | Self::LifetimeTooShort { .. }
             | Self::NoTimeToEvict { .. }
             | Self::NoSuchClient { .. }
@@ -246,6 +249,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{node} is not connected, or doesn't speak {PROTOCOL_NAME}")
             }
             Self::Terms(error) => error.fmt(f),
+            Self::NoShape(why) => f.write_str(why),
             Self::LifetimeTooShort { lifetime_blocks, needed } => write!(
                 f,
                 "lifetime_blocks of {lifetime_blocks} is too short: dying_blocks and the worst exit alone take \

@@ -8,6 +8,7 @@ use bitcoin::BlockHash;
 
 use crate::io::ChannelBalance;
 use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, VolatileLsp};
+use crate::memory::climbing::VolatileClimbing;
 use crate::memory::closing::VolatileClose;
 use crate::memory::fees::VolatileFees;
 use crate::memory::leaving::VolatileLeaving;
@@ -22,6 +23,7 @@ use crate::wire::message::Propose;
 
 pub mod balances;
 pub mod ceremony;
+pub(crate) mod climbing;
 pub(crate) mod closing;
 pub mod fees;
 pub mod leaving;
@@ -53,6 +55,7 @@ pub(crate) enum Volatile {
     Leaving(VolatileLeaving),
     Close(VolatileClose),
     Move(VolatileMove),
+    Climbing(VolatileClimbing),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::policy::ladder::Ladder;
 use crate::policy::prices::PriceList;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, LayoutError};
@@ -13,6 +14,7 @@ pub use bounds::{Because, Bound, Bounds, Fit, KnownFees, Term};
 pub use limits::{DustLimits, HoldLimits};
 
 mod bounds;
+pub mod ladder;
 mod limits;
 pub mod prices;
 
@@ -113,6 +115,8 @@ pub struct Config {
     pub jit: bool,
     /// L: whether it opens an ordinary channel on chain to a client that leaves a factory.
     pub leave_channels: bool,
+    /// L: when factories follow on those that end: `factory-ladder`, which the plugin keeps in its datastore.
+    pub ladder: Option<Ladder>,
     /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
     pub prices: PriceList,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
@@ -161,6 +165,7 @@ impl Default for Config {
             sale_wait: 60_000,
             jit: false,
             leave_channels: false,
+            ladder: None,
             prices: PriceList::default(),
             unsafe_skip_funding_check: false,
         }

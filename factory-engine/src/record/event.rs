@@ -19,11 +19,13 @@ pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use close::*;
 pub use leave::*;
 pub use moves::*;
+pub use rungs::*;
 pub use sale::*;
 
 mod close;
 mod leave;
 mod moves;
+mod rungs;
 mod sale;
 
 tlv_struct! {
@@ -396,6 +398,10 @@ tlv_enum! {
         62 "close_signed" => CloseSigned(CloseSigned),
         /// L: the cooperative close never will be finished.
         63 "close_given_up" => CloseGivenUp(CloseGivenUp),
+        /// L: a ladder began this factory.
+        67 "rung" => Rung(Rung),
+        /// L: clients that are due were sent for.
+        68 "woken" => Woken(Woken),
         /// Client: a person wants to leave the factory for an ordinary channel.
         70 "leave_wanted" => LeaveWanted(LeaveWanted),
         /// Client: nothing comes of that.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
-use crate::record::event::{Event, Signing};
+use crate::record::event::{Event, Rung, Signing};
 use crate::record::leaves::Leaves;
 use crate::record::moves::Moves;
 use crate::record::sales::Sold;
@@ -55,6 +55,10 @@ pub struct Factory {
     pub stock_payout: Option<ScriptBuf>,
     /// Lowest height whose block may hold something of this factory.
     pub birth: Option<Height>,
+    /// L: the rung of its ladder that it was begun as, if it was.
+    pub rung: Option<Rung>,
+    /// L: height at which a client was last sent for.
+    pub woken: BTreeMap<ClientIndex, Height>,
     /// Client: what goes from one of its channels with L to another, and is kept here.
     pub moves: Moves,
     /// Who leaves it for an ordinary channel.
@@ -105,6 +109,8 @@ impl Factory {
             pays: BTreeMap::new(),
             stock_payout: None,
             birth,
+            rung: None,
+            woken: BTreeMap::new(),
             moves: Moves::default(),
             leaves: Leaves::default(),
             comes_from: None,
@@ -242,6 +248,8 @@ impl Factory {
             Event::SaleJitAgreed(e) => self.current.sales.jit_agreed(e),
             Event::SaleJitFailed(e) => self.current.sales.jit_failed(e)?,
             Event::SaleJitOpened(e) => self.current.sales.jit_opened(e),
+            Event::Rung(e) => self.rung = Some(*e),
+            Event::Woken(e) => self.woken.extend(e.clients.iter().map(|client| (*client, e.height))),
             Event::MoveWanted(e) => self.moves.want(e)?,
             Event::MoveStarted(e) => self.moves.start(e)?,
             Event::MoveEnded(e) => self.moves.end(e)?,

@@ -326,12 +326,12 @@ tlv_enum! {
         98 "close_abort" => CloseAbort(CloseAbort),
         /// Client → L: an ordinary channel, please, or what would it cost?
         106 "leave_ask" => LeaveAsk(LeaveAsk),
-        /// L → client: what it would cost.
-        107 "leave_price" => LeavePrice(LeavePrice),
         /// L → client: it is opened.
         108 "leave_opened" => LeaveOpened(LeaveOpened),
         /// L → client: it isn't.
         110 "leave_refused" => LeaveRefused(LeaveRefused),
+        /// L → client: what it would cost.
+        112 "leave_price" => LeavePrice(LeavePrice),
     }
 }
 

@@ -88,6 +88,7 @@ impl Run {
             lifetime_blocks: 2 * early + 16 + self.dice.below_u32(10) + longer,
             dying_blocks,
             tree_feerate: 1000,
+            push_msat: None,
         })
     }
 

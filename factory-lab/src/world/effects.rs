@@ -125,6 +125,11 @@ impl World {
             Effect::RenewalDue { instance, blocks_left, .. } => {
                 self.notices.push((at, instance, blocks_left));
             }
+            Effect::Wake { instance, peer, by, reason } => {
+                if let Some(client) = self.member_of(peer) {
+                    self.wakes.push((instance, client, by, reason));
+                }
+            }
             Effect::SendMove(send) => self.send_move(at, *send),
             Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
             Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),

@@ -1,6 +1,7 @@
 //! S22, S37 from outside: what a client that hands its key over still has there, and where its money is instead;
 //! and whether what the operator has is that key.
 
+use factory_engine::record::leaves::Wish;
 use factory_engine::terms::ClientIndex;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::{Factory, Role};
@@ -19,6 +20,9 @@ impl World {
         let engine = self.members[at].engine.as_ref().ok_or("lab: it is down")?;
         let factory = engine.factory(instance).ok_or("lab: no such factory")?;
         let mut left_msat: u64 = 0;
+        let wish = factory.leaves.wish();
+        // What a person agreed to leave behind for an ordinary channel.
+        let mut price_msat = wish.map_or(0, |wish| wish.price_msat.min(wish.max_price_msat));
         // Of what was bought the reserve stays behind.
         let bought = own_channels(factory).len().saturating_sub(1);
         let bought_msat = u64::try_from(bought).unwrap_or(u64::MAX).saturating_mul(RESERVE_MSAT);
@@ -26,17 +30,21 @@ impl World {
             let known = self.members[at].lightningd.channels.get(&channel);
             let known = known.ok_or_else(|| format!("S22: channel {channel} is not there"))?;
             let has = if known.opener { known.balances.opener_msat } else { known.balances.fundee_msat };
-            if has > RESERVE_MSAT {
-                return Err(format!("S22: it hands its key over, and {has} msat are in {channel}"));
-            }
+            let more = has.saturating_sub(RESERVE_MSAT);
+            price_msat = price_msat
+                .checked_sub(more)
+                .ok_or_else(|| format!("S22: it hands its key over, and {has} msat are in {channel}"))?;
             if self.htlcs_on.contains(&channel) || self.is_moving(channel) {
                 return Err(format!("S22: it hands its key over, and an HTLC stands on {channel}"));
             }
-            left_msat = left_msat.saturating_add(has);
+            left_msat = left_msat.saturating_add(has.min(RESERVE_MSAT));
         }
         let open = factory.current.sales.all().find(|sold| !sold.is_signed() && sold.void.is_none());
         if let Some(open) = open {
             return Err(format!("S22: it hands its key over, and sale {} is open", open.sale.number));
+        }
+        if let Some(wish) = wish {
+            return self.leaves_for(at, factory, *wish, left_msat);
         }
         let others = engine.factories().filter(|other| other.instance != instance);
         let mut why = "there is no other".to_owned();
@@ -47,6 +55,23 @@ impl World {
             }
         }
         Err(format!("S22: it hands its key over, and its new channel isn't there for good: {why}"))
+    }
+
+    /// Whether a client's money can be in an ordinary channel instead, or it had none.
+    fn leaves_for(&self, at: usize, factory: &Factory, wish: Wish, left_msat: u64) -> Result<(), String> {
+        if left_msat > wish.stays_msat {
+            return Err(format!("S22: {left_msat} msat stay behind, and {} were agreed to", wish.stays_msat));
+        }
+        let Some(to) = wish.to else { return Ok(()) };
+        let list = self.balances(at, factory.lsp());
+        let known = list.iter().find(|known| known.channel_id == to && known.live);
+        let confirmed = known.and_then(|known| known.confirmed);
+        let depth = confirmed.map(|at| self.chain.height().saturating_sub(at).saturating_add(1));
+        let least = u32::from(self.members[at].config.handover_depth);
+        match depth {
+            Some(depth) if depth >= least => Ok(()),
+            _ => Err(format!("S22: it hands its key over, and channel {to} is {depth:?} deep")),
+        }
     }
 
     /// Whether a client's money can be in this factory instead.

@@ -303,6 +303,7 @@ impl World {
             | Effect::Connect { .. }
             | Effect::Disconnect { .. }
             | Effect::RenewalDue { .. }
+            | Effect::Wake { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

@@ -19,14 +19,14 @@ use super::super::requests::Request;
 use super::super::state::State;
 use super::super::{peers, wallet};
 use super::fees::Reserve;
-use super::planning::{Plan, Wishes, client, list, plan};
+use super::planning::{Plan, Wishes, client, list, plan, settings};
 use super::{Command, factory, factory_json};
 
 /// Name, usage and description of `factory-create`.
 pub const COMMAND: Command = Command {
     name: "factory-create",
     usage: "clients capacity_sat [stock_sat] [profile] [lifetime_blocks] [dying_blocks] [feerate] [dry_run] \
-            [ignore_reserve] [group]",
+            [ignore_reserve] [group] [push_msat]",
     description: "Create a channel factory with these clients, a channel of capacity_sat for each; \
                   answers once its funding is broadcast. Clients that are online at the same times share a \
                   sub-factory, unless group=false",
@@ -43,6 +43,7 @@ const NAMES: &[&str] = &[
     "dry_run",
     "ignore_reserve",
     "group",
+    "push_msat",
 ];
 
 /// Looked at without a change of state after this long: clients answer in between.
@@ -59,8 +60,8 @@ pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
     let dry_run = params.optional("dry_run")?.unwrap_or(false);
     let ignore_reserve = params.optional("ignore_reserve")?.unwrap_or(false);
 
-    let height = state.runtime.read(|_, height| height).await?;
-    let plan = plan(state.me, &state.config, height, clients, &state.online.get(), &wishes)?;
+    let (height, config) = settings(&state, &clients, &wishes).await?;
+    let plan = plan(state.me, &config, height, clients, &state.online.get(), &wishes)?;
     check_clients(&state, &plan.create).await?;
     let wallet = check_wallet(&state, &plan).await?;
     let reserve = reserve_after(&state, &plan).await?;

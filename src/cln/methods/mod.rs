@@ -17,9 +17,11 @@ pub mod create;
 pub mod decline;
 pub mod evict;
 pub mod exit;
+mod exit_cost;
 pub mod factory_json;
 mod fees;
 pub mod invitations;
+pub mod ladder;
 pub mod leave;
 pub mod list;
 #[cfg(feature = "faults")]

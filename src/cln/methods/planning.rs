@@ -43,6 +43,8 @@ pub struct Wishes {
     pub dying_blocks: u32,
     /// Feerate of the tree's transactions, sat/kw.
     pub feerate: u32,
+    /// Given to each client when its channel opens, msat; nothing for what their renewals need.
+    pub push_msat: Option<u64>,
     /// Whether clients that are online at the same times share a sub-factory, as far as that is known.
     pub group: bool,
 }
@@ -55,6 +57,7 @@ impl Wishes {
             profile: params.optional("profile")?.unwrap_or_default(),
             lifetime_blocks: params.optional("lifetime_blocks")?.unwrap_or(LIFETIME_BLOCKS),
             group: params.optional("group")?.unwrap_or(true),
+            push_msat: params.optional("push_msat")?,
             dying_blocks: params.optional("dying_blocks")?.unwrap_or(DYING_BLOCKS),
             feerate: match params.optional::<Value>("feerate")? {
                 None => default_feerate(state).await?,
@@ -69,6 +72,21 @@ async fn default_feerate(state: &State) -> Result<u32, RpcError> {
     let least = |engine: &Engine, _| Bounds::default().least_feerate(engine.known_fees()).0;
     let least = state.runtime.read(least).await?;
     Ok(least.saturating_add(least / 4).max(FEERATE))
+}
+
+/// Height of the last block, and settings in which `push_msat` is what these clients' renewals need.
+pub async fn settings(
+    state: &State,
+    clients: &[(NodeId, Amount)],
+    wishes: &Wishes,
+) -> Result<(Height, Config), RpcError> {
+    let nodes: Vec<NodeId> = clients.iter().map(|(node, _)| *node).collect();
+    let lifetime = wishes.lifetime_blocks;
+    let look = move |engine: &Engine, height: Height| {
+        (height, engine.push_for(nodes, height.saturating_add(lifetime), height))
+    };
+    let (height, push_msat) = state.runtime.read(look).await?;
+    Ok((height, Config { push_msat, ..Config::clone(&state.config) }))
 }
 
 /// lightningd knows all its ways to write a feerate.
@@ -120,7 +138,7 @@ pub fn plan(
         shape: shape.clone(),
         capacities: clients.iter().map(|(_, capacity)| *capacity).collect(),
         stock: wishes.stock,
-        push_msat: config.push_msat,
+        push_msat: wishes.push_msat.unwrap_or(config.push_msat),
         state_step: config.state_step,
         state_count: config.state_count,
         stock_csv: config.stock_csv,
@@ -140,6 +158,7 @@ pub fn plan(
         lifetime_blocks: wishes.lifetime_blocks,
         dying_blocks: wishes.dying_blocks,
         tree_feerate: wishes.feerate,
+        push_msat: wishes.push_msat,
     };
     Ok(Plan { create, layout, profile: wishes.profile, online_percent })
 }
@@ -185,6 +204,7 @@ impl Plan {
             "anchors_sat": anchors.map(|(_, value)| value.to_sat()).fold(0, u64::saturating_add),
             "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
             "feerate_perkw": self.create.tree_feerate,
+            "push_msat": self.layout.terms().push_msat,
             "lifetime_blocks": self.create.lifetime_blocks,
             "dying_blocks": self.create.dying_blocks,
         });
@@ -294,6 +314,7 @@ mod tests {
                 lifetime_blocks: LIFETIME_BLOCKS,
                 dying_blocks: DYING_BLOCKS,
                 feerate: FEERATE,
+                push_msat: None,
                 group: false,
             };
             let clients = (3..11).map(|client| (NodeId([client; 33]), Amount::from_sat(500_000))).collect();

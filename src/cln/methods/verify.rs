@@ -10,7 +10,7 @@ use super::super::client::{Call, field};
 use super::super::error::{RpcError, WRONG_STATE};
 use super::super::params::Params;
 use super::super::state::State;
-use super::{Command, exit, factory};
+use super::{Command, exit_cost, factory};
 
 /// Name, usage and description of `factory-verify`.
 pub const COMMAND: Command = Command {
@@ -25,7 +25,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: InstanceId = Params::new(&["factory_instance"], &params)?.required("factory_instance")?;
     let (factory, height) = factory(&state, instance).await?;
     let ours = our_balance(&state, &factory).await?;
-    let mut exit = exit::exit(&factory);
+    let mut exit = exit_cost::exit(&factory);
     exit["brings_msat"] = ours.into();
     let (checked, problems) = check(factory.clone()).await?;
     Ok(json!({

@@ -5,12 +5,12 @@ use factory_engine::types::Height;
 use factory_engine::{Config, Factory, LeavePlan};
 use serde_json::{Value, json};
 
-use super::exit;
+use super::exit_cost::exit;
 
 /// What each way costs, how long it takes, and who has to be awake for it. Without a plan, why leaving isn't possible
 /// now.
 pub fn both(factory: &Factory, plan: Result<&LeavePlan, String>, height: Height, config: &Config) -> Value {
-    let mut alone = exit::exit(factory);
+    let mut alone = exit(factory);
     alone["awake"] = "this node".into();
     json!({"leave": leave(plan, height, config), "exit": alone})
 }

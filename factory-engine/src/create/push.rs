@@ -1,0 +1,36 @@
+//! What an operator gives each client when its channel opens.
+
+use crate::engine::Engine;
+use crate::record::attempt::Role;
+use crate::record::factory::Factory;
+use crate::tx::layout::RESERVE_MSAT;
+use crate::types::{Height, NodeId};
+
+impl Engine {
+    /// L: what each client of a factory that is created at `height` and ends at `timeout` is given when its channel
+    /// opens, msat, if the command doesn't say: `factory-push-msat`, or where it renews another factory for one of them
+    /// that client's reserve, 546,000 msat, which is the largest push. The reserve stays behind in the old channel, and
+    /// S22 lets no key leave as long as that isn't made up for. The terms have one number for all clients.
+    pub fn push_for(
+        &self,
+        clients: impl IntoIterator<Item = NodeId>,
+        timeout: Height,
+        height: Height,
+    ) -> u64 {
+        let ends = |factory: &&Factory| (height..timeout).contains(&factory.current.terms.timeout_height);
+        let old: Vec<&Factory> = self.whole().filter(ends).collect();
+        let renews = |node: NodeId| old.iter().any(|factory| is_left(factory, node));
+        if clients.into_iter().any(renews) {
+            return self.config.push_msat.max(RESERVE_MSAT);
+        }
+        self.config.push_msat
+    }
+}
+
+/// L: whether a client leaves a channel in this factory when it goes to another: it is in it, and neither out of it nor
+/// on its way out.
+fn is_left(factory: &Factory, node: NodeId) -> bool {
+    let client = factory.client_of(node).filter(|_| factory.current.role == Role::Lsp);
+    let funded = factory.funding_height().is_some() && factory.restored().is_none();
+    funded && client.is_some_and(|client| !factory.is_leaving(client) && !factory.has_handed_over(client))
+}

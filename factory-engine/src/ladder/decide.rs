@@ -1,0 +1,308 @@
+//! The decision at each block, or when somebody connects: whether a rung begins now, and with whom. A function of
+//! what is due and who is here; nothing else has a part in it.
+
+use std::fmt;
+
+use crate::policy::ladder::Ladder;
+use crate::types::{Amount, Height, InstanceId, NodeId};
+
+use super::plan::shares;
+
+/// A client whose factory is in its dying period, and that has no place in a later one yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Its node.
+    pub node: NodeId,
+    /// The factory that ends (factory_instance).
+    pub instance: InstanceId,
+    /// Height by which its key has to be handed over: from there on it is evicted (S21).
+    pub by: Height,
+    /// Height up to which a rung that begins is early enough for that.
+    pub last: Height,
+    /// Whether it is connected, and may be invited.
+    pub here: bool,
+    /// The capacity of its next channel.
+    pub next: Amount,
+}
+
+/// What has come of a rung so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Whether a factory of the ladder's is being created.
+    pub under_way: bool,
+    /// Factories of this rung that live.
+    pub factories: u32,
+    /// Whether more clients were there than one factory may have, and not all of them have a place yet.
+    pub more: bool,
+    /// Attempts at this rung that came to nothing.
+    pub failed: u32,
+    /// Height at which the last of them ended.
+    pub failed_at: Height,
+}
+
+/// What is done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// A factory is created for these.
+    Begin(Vec<Due>),
+    /// Nothing, for this reason.
+    Wait(Wait),
+}
+
+/// Why nothing is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// There is no ladder.
+    NoLadder,
+    /// It is paused.
+    Paused,
+    /// The first rung opens later.
+    NotYet {
+        /// Height at which it does.
+        opens: Height,
+    },
+    /// A factory is being created.
+    UnderWay,
+    /// Nobody is due.
+    NobodyDue,
+    /// An attempt at this rung failed, and the next one waits.
+    Again {
+        /// Height from which on it is tried again.
+        from: Height,
+    },
+    /// Too few of those that are due are connected.
+    Few {
+        /// Who is.
+        here: u32,
+        /// Who is due.
+        due: u32,
+        /// Height from which on fewer are enough.
+        latest: Height,
+    },
+    /// Fewer than the smallest factory has are connected, and each of them has another rung.
+    TooFew {
+        /// Who is.
+        here: u32,
+        /// Clients of the smallest factory.
+        smallest: u32,
+        /// Height at which the next rung opens.
+        next: Height,
+    },
+    /// This rung is done; whoever came after it waits for the next.
+    Done {
+        /// Height at which the next rung opens.
+        next: Height,
+    },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLadder => f.write_str("no ladder is set"),
+            Self::Paused => f.write_str("it is paused: factory-ladder resume"),
+            Self::NotYet { opens } => write!(f, "the first rung opens at height {opens}"),
+            Self::UnderWay => f.write_str("a factory is being created"),
+            Self::NobodyDue => f.write_str("nobody is due who has no place in a later factory"),
+            Self::Again { from } => {
+                write!(f, "the last attempt failed; it is tried again from height {from}")
+            }
+            Self::Few { here, due, latest } => {
+                write!(f, "{here} of {due} due clients are connected; from height {latest} on that is enough")
+            }
+            Self::TooFew { here, smallest, next } => write!(
+                f,
+                "{here} due clients are connected, fewer than the {smallest} of the smallest factory; the next rung \
+                 opens at height {next}"
+            ),
+            Self::Done { next } => write!(f, "this rung is done; the next one opens at height {next}"),
+        }
+    }
+}
+
+/// Blocks before an attempt at a rung that failed is tried again; after the next failure twice as many, and so on.
+const AGAIN: u32 = 3;
+
+/// Whether a rung begins at `height`. `settled` says that everybody who is there had time to connect: right after a
+/// start, and at the first connection, nobody is taken for away.
+pub fn decide(ladder: Option<&Ladder>, height: Height, made: Made, due: &[Due], settled: bool) -> Decision {
+    match try_decide(ladder, height, made, due, settled) {
+        Ok(clients) => Decision::Begin(clients),
+        Err(wait) => Decision::Wait(wait),
+    }
+}
+
+fn try_decide(
+    ladder: Option<&Ladder>,
+    height: Height,
+    made: Made,
+    due: &[Due],
+    settled: bool,
+) -> Result<Vec<Due>, Wait> {
+    let ladder = ladder.ok_or(Wait::NoLadder)?;
+    if ladder.paused {
+        return Err(Wait::Paused);
+    }
+    let rung = ladder.rung_at(height).ok_or(Wait::NotYet { opens: ladder.begins })?;
+    if made.under_way {
+        return Err(Wait::UnderWay);
+    }
+    // Whoever can't be done in time any more is evicted, and comes back from there.
+    let due: Vec<Due> = due.iter().copied().filter(|due| height <= due.last).collect();
+    if due.is_empty() {
+        return Err(Wait::NobodyDue);
+    }
+    if let Some(times) = made.failed.checked_sub(1) {
+        let pause = AGAIN.checked_shl(times.min(10)).unwrap_or(u32::MAX);
+        let from = made.failed_at.saturating_add(pause);
+        if height < from {
+            return Err(Wait::Again { from });
+        }
+    }
+    let mut here: Vec<Due> = due.iter().copied().filter(|due| due.here).collect();
+    let last = here.iter().any(|due| due.last < rung.ends);
+    if made.factories > 0 && !made.more && !last {
+        return Err(Wait::Done { next: rung.ends });
+    }
+    let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
+    if !ladder.is_enough(here.len(), due.len()) {
+        let few = Wait::Few { here: count(here.len()), due: count(due.len()), latest: rung.latest };
+        // It can't wait for that if it is too late for somebody then.
+        let must = here.iter().any(|due| due.last <= height);
+        if here.is_empty() || !must && (height < rung.latest || !settled) {
+            return Err(few);
+        }
+        if count(here.len()) < ladder.smallest && !last {
+            let (here, smallest) = (count(here.len()), ladder.smallest);
+            return Err(Wait::TooFew { here, smallest, next: rung.ends });
+        }
+    }
+    Ok(first_share(&mut here, ladder))
+}
+
+/// Of more clients than a factory may have, those whose time is nearest; the rest make factories as large, at once
+/// after it. In the order in which they came: who shared a leaf does so again.
+fn first_share(here: &mut [Due], ladder: &Ladder) -> Vec<Due> {
+    here.sort_by_key(|due| due.by);
+    let most = usize::try_from(ladder.largest).unwrap_or(usize::MAX);
+    shares(here, most).first().map_or_else(Vec::new, |first| first.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPENS: Height = 1_000;
+
+    fn ladder() -> Ladder {
+        Ladder {
+            begins: OPENS,
+            rung_blocks: 20,
+            wait_blocks: 10,
+            smallest: 2,
+            largest: 4,
+            ..Ladder::default()
+        }
+    }
+
+    /// Clients whose last rung is far away, the first so many of them here.
+    fn due(all: u8, here: u8) -> Vec<Due> {
+        let client = |number| Due {
+            node: NodeId([number; 33]),
+            instance: InstanceId([9; 32]),
+            by: 5_000,
+            last: 4_982,
+            here: number < here,
+            next: Amount::from_sat(100_000),
+        };
+        (0..all).map(client).collect()
+    }
+
+    fn at(height: Height, made: Made, due: &[Due]) -> Result<usize, Wait> {
+        match decide(Some(&ladder()), height, made, due, true) {
+            Decision::Begin(clients) => {
+                assert!(clients.iter().all(|client| client.here));
+                Ok(clients.len())
+            }
+            Decision::Wait(wait) => Err(wait),
+        }
+    }
+
+    #[test]
+    fn nothing_begins_without_a_ladder_or_while_it_is_paused() {
+        let wait = |ladder: Option<&Ladder>| decide(ladder, OPENS, Made::default(), &due(3, 3), true);
+        assert_eq!(wait(None), Decision::Wait(Wait::NoLadder));
+        assert_eq!(wait(Some(&Ladder { paused: true, ..ladder() })), Decision::Wait(Wait::Paused));
+        assert_eq!(at(OPENS - 1, Made::default(), &due(3, 3)), Err(Wait::NotYet { opens: OPENS }));
+        assert_eq!(at(OPENS, Made::default(), &[]), Err(Wait::NobodyDue));
+        let made = Made { under_way: true, ..Made::default() };
+        assert_eq!(at(OPENS, made, &due(3, 3)), Err(Wait::UnderWay));
+    }
+
+    /// Enough of them at once; fewer only from the latest date on, and not right after a start.
+    #[test]
+    fn enough_or_the_latest_date() {
+        assert_eq!(at(OPENS, Made::default(), &due(4, 4)), Ok(4));
+        let few = Wait::Few { here: 3, due: 4, latest: OPENS + 10 };
+        assert_eq!(at(OPENS, Made::default(), &due(4, 3)), Err(few));
+        assert_eq!(at(OPENS + 9, Made::default(), &due(4, 3)), Err(few));
+        assert_eq!(at(OPENS + 10, Made::default(), &due(4, 3)), Ok(3));
+        let fresh = decide(Some(&ladder()), OPENS + 10, Made::default(), &due(4, 3), false);
+        assert_eq!(fresh, Decision::Wait(few));
+        let too_few = Wait::TooFew { here: 1, smallest: 2, next: OPENS + 20 };
+        assert_eq!(at(OPENS + 10, Made::default(), &due(4, 1)), Err(too_few));
+        let nobody = Wait::Few { here: 0, due: 4, latest: OPENS + 10 };
+        assert_eq!(at(OPENS + 19, Made::default(), &due(4, 0)), Err(nobody));
+    }
+
+    /// S38: the smallest factory is a matter of cost; nobody is evicted for it.
+    #[test]
+    fn the_last_rung_takes_everybody() {
+        let mut all = due(4, 1);
+        all[0].last = OPENS + 19;
+        assert_eq!(at(OPENS + 10, Made::default(), &all), Ok(1));
+        // It doesn't wait for the latest date if that is too late.
+        all[0].last = OPENS + 5;
+        assert!(at(OPENS + 4, Made::default(), &all).is_err());
+        assert_eq!(at(OPENS + 5, Made::default(), &all), Ok(1));
+        assert_eq!(
+            at(OPENS + 6, Made::default(), &all),
+            Err(Wait::Few { here: 0, due: 3, latest: OPENS + 10 })
+        );
+        // Also in a rung that is done.
+        let made = Made { factories: 1, ..Made::default() };
+        assert_eq!(at(OPENS + 5, made, &all), Ok(1));
+    }
+
+    #[test]
+    fn a_rung_is_one_factory_unless_more_are_there_than_it_takes() {
+        let done = Made { factories: 1, ..Made::default() };
+        assert_eq!(at(OPENS + 10, done, &due(3, 3)), Err(Wait::Done { next: OPENS + 20 }));
+        assert_eq!(at(OPENS + 20, Made::default(), &due(3, 3)), Ok(3), "the next one has made none");
+        // Five make a factory of three, and one of two at once after it.
+        assert_eq!(at(OPENS, Made::default(), &due(5, 5)), Ok(3));
+        assert_eq!(at(OPENS + 1, Made { more: true, ..done }, &due(2, 2)), Ok(2));
+    }
+
+    /// Those whose time is nearest come first.
+    #[test]
+    fn who_has_least_time_is_first() {
+        let mut all = due(5, 5);
+        (all[3].by, all[4].by) = (4_000, 4_500);
+        let Decision::Begin(first) = decide(Some(&ladder()), OPENS, Made::default(), &all, true) else {
+            panic!("it waits")
+        };
+        let nodes: Vec<u8> = first.iter().map(|due| due.node.0[0]).collect();
+        assert_eq!(nodes, [3, 4, 0]);
+    }
+
+    /// What failed is tried again, each time after a longer wait.
+    #[test]
+    fn a_failed_rung_is_tried_again() {
+        for (failed, pause) in [(1, 3), (2, 6), (3, 12)] {
+            let made = Made { failed, failed_at: OPENS, ..Made::default() };
+            let from = OPENS + pause;
+            assert_eq!(at(from - 1, made, &due(4, 4)), Err(Wait::Again { from }));
+            assert_eq!(at(from, made, &due(4, 4)), Ok(4));
+        }
+    }
+}
