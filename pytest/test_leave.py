@@ -106,8 +106,11 @@ def test_a_client_leaves(node_factory, bitcoind):
 
 # S37
 def test_an_ordinary_channel_moves_in(node_factory, bitcoind):
-    lsp = node_factory.get_node(options=lsp_options(**{"factory-push-msat": PUSH_MSAT, **FAST}))
-    client = node_factory.get_node(options=plugin_options(**{"factory-policy": "ask", **FAST}))
+    options = [
+        lsp_options(**{"factory-push-msat": PUSH_MSAT, **FAST}),
+        plugin_options(**{"factory-policy": "ask", **FAST}),
+    ]
+    lsp, client = node_factory.get_nodes(2, opts=options)
     connect_all(lsp, [client])
     fund(bitcoind, lsp, 9_000_000, 9_000_000)
     opened = lsp.rpc.fundchannel(client.info["id"], 300_000, push_msat=PAID_MSAT, announce=False)

@@ -15,10 +15,11 @@ from promises import MANIFEST, Request, Response, hold, load, notifications, sch
 UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
 # Counts and places: numbers without a unit.
 BARE = {
-    "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "coin", "coins", "coins_at_once",
-    "coins_ready", "depth", "distributions", "factories", "funding_outnum", "given_back", "index", "kept", "made",
-    "htlcs", "missing", "outnum", "partial_signatures", "sale", "sale_members", "sales", "state_count", "sub_factories",
-    "transactions", "unconfirmed",
+    "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "closed_channels", "coin",
+    "coins", "coins_at_once", "coins_ready", "depth", "distributions", "evicted", "factories", "failed",
+    "funding_outnum", "given_back", "handed_over", "htlcs", "index", "kept", "largest", "made", "missing", "number",
+    "outnum", "partial_signatures", "reclaims", "renewed", "rung", "rungs", "sale", "sale_members", "sales",
+    "smallest", "state_count", "sub_factories", "transactions", "unconfirmed", "usable_rungs",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 

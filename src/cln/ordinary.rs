@@ -48,9 +48,35 @@ async fn output<C: Call>(
     let params = json!({"txid": outpoint.txid.to_string(), "vout": outpoint.vout});
     let answer = rpc.call(method, params).await?;
     // There is none for one that is spent.
-    let Some(value) = answer["amount"].as_u64().map(Amount::from_sat) else { return Ok(None) };
+    if answer["amount"].is_null() {
+        return Ok(None);
+    }
+    let unclear = || CallError::new(method, format!("amount {} is none", answer["amount"]));
+    let value = in_sat(&answer["amount"]).ok_or_else(unclear)?;
     let script: String = field(method, &answer, "script")?;
     let script_pubkey = bitcoin::ScriptBuf::from_hex(&script)
         .map_err(|error| CallError::new(method, format!("script is no script: {error}")))?;
     Ok(Some((outpoint, TxOut { value, script_pubkey })))
+}
+
+/// An amount as lightningd's backends give it: a number of satoshi, or text such as `1000sat`.
+fn in_sat(amount: &Value) -> Option<Amount> {
+    let text = amount.as_str().map(|text| text.strip_suffix("sat").unwrap_or(text));
+    let sat = amount.as_u64().or_else(|| text?.parse().ok());
+    sat.map(Amount::from_sat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_a_backend() {
+        for amount in [json!(111_200), json!("111200sat"), json!("111200")] {
+            assert_eq!(in_sat(&amount), Some(Amount::from_sat(111_200)), "{amount}");
+        }
+        for amount in [json!(null), json!("111200msat"), json!("0.5btc"), json!(-1), json!(1.5)] {
+            assert_eq!(in_sat(&amount), None, "{amount}");
+        }
+    }
 }
