@@ -154,6 +154,9 @@ struct Course<'a> {
     planned: Planned,
 }
 
+/// Lays a factory of these capacities out that begins at this height.
+type Build<'a> = dyn Fn(&[Amount], Height) -> Result<Layout, NoPlan> + 'a;
+
 /// The course of a ladder over the factories that live. `build` makes the layout of a factory of these capacities
 /// that begins at this height.
 ///
@@ -163,7 +166,7 @@ pub fn plan(
     ladder: &Ladder,
     question: Question,
     living: Vec<Group>,
-    build: &dyn Fn(&[Amount], Height) -> Result<Layout, NoPlan>,
+    build: &Build<'_>,
 ) -> Result<Planned, NoPlan> {
     let live = living.into_iter().map(|group| Live { group, late: vec![], stage: Stage::Lives }).collect();
     let (waiting, out, planned) = (vec![], vec![], Planned::default());
@@ -288,12 +291,7 @@ impl Course<'_> {
         self.waiting.iter().filter_map(|waiting| waiting.group).any(last)
     }
 
-    fn create(
-        &mut self,
-        rung: Rung,
-        height: Height,
-        build: &dyn Fn(&[Amount], Height) -> Result<Layout, NoPlan>,
-    ) -> Result<(), NoPlan> {
+    fn create(&mut self, rung: Rung, height: Height, build: &Build<'_>) -> Result<(), NoPlan> {
         let most = usize::try_from(self.ladder.largest).unwrap_or(usize::MAX).max(1);
         let least = usize::try_from(self.ladder.smallest).unwrap_or(usize::MAX);
         if self.waiting.is_empty() || self.waiting.len() < least && !self.is_last(rung) {
