@@ -8,7 +8,7 @@ mod common;
 use bitcoin::Amount;
 use common::factory;
 use factory_engine::types::{ChannelId, InstanceId};
-use factory_engine::wire::message::{LeaveOpened, Message};
+use factory_engine::wire::message::{LeaveAsk, LeaveOpened, Message};
 use factory_engine::{CheckFailure, Command, Config, Input, LeaveStage, NotYet, Policy, Refusal, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
@@ -267,6 +267,58 @@ fn an_operator_that_does_not_do_it() {
     }
 }
 
+/// S35: no client has an operator open a channel that is larger than what it has to move.
+#[test]
+fn an_operator_opens_no_larger_channel_than_it_takes() {
+    let (mut world, old) = active(17, |_| {});
+    let price = price(&mut world, old);
+    let channels =
+        world.members[LSP].lightningd.channels.len() + world.members[LSP].lightningd.ordinary.len();
+    world.tamper(|out| match &out.message {
+        Message::LeaveAsk(asked) => {
+            Fate::replace(LeaveAsk { amount: Amount::from_sat(100_001), ..asked.clone() })
+        }
+        _ => Fate::Deliver,
+    });
+    leave(&mut world, old, 2 * price).unwrap();
+    world.settle().unwrap();
+    assert!(over(&world, old).contains("no channel of that size"), "{}", over(&world, old));
+    let now = world.members[LSP].lightningd.channels.len() + world.members[LSP].lightningd.ordinary.len();
+    assert_eq!(now, channels);
+    in_order(&world);
+}
+
+/// S29: a client that is paid more than its new channel takes, before that is deep, isn't kept in its wish for ever.
+#[test]
+fn a_channel_that_has_become_too_small_ends_it() {
+    let (mut world, old) = active(18, |_| {});
+    let price = price(&mut world, old);
+    leave(&mut world, old, 2 * price).unwrap();
+    world.settle().unwrap();
+    world.pay(LSP, 1, 55_000_000).unwrap();
+    mine(&mut world, 145);
+    assert_eq!(handed_over(&world, old), [false; 2]);
+    assert!(over(&world, old).contains("after 144 blocks"), "{}", over(&world, old));
+    in_order(&world);
+}
+
+/// S36: an operator that names a channel which was there before is paid nothing for it.
+#[test]
+fn a_channel_that_was_there_before_is_not_the_one_that_was_asked_for() {
+    let (mut world, old) = active(19, |_| {});
+    let small = world.open_ordinary(1, 30_000, 1_000_000).unwrap();
+    mine(&mut world, 1);
+    let price = price(&mut world, old);
+    world.tamper(move |out| match &out.message {
+        Message::LeaveOpened(opened) => Fate::replace(LeaveOpened { channel_id: small, ..opened.clone() }),
+        _ => Fate::Deliver,
+    });
+    leave(&mut world, old, 2 * price).unwrap();
+    world.settle().unwrap();
+    assert!(over(&world, old).contains("was there before"), "{}", over(&world, old));
+    in_order(&world);
+}
+
 /// S10, S37: whoever stops, at whichever step, the client leaves in the end, and nothing is paid or opened twice.
 #[test]
 fn a_stop_at_any_step_is_resumed() {
@@ -443,4 +495,38 @@ fn an_evicted_client_comes_back() {
         assert_eq!(handed_over(&world, old), [false; 2], "nothing of it is left to hand over");
         in_order(&world);
     }
+}
+
+/// S37, S10: two factories that could both take an evicted client's channel, and are deep in the same block: it moves
+/// once, into one of them.
+#[test]
+fn an_evicted_client_moves_into_one_of_two_factories() {
+    let (mut world, old) = active(14, |_| {});
+    world.command(LSP, Command::Evict { instance: old, clients: vec![] }).unwrap();
+    mine(&mut world, 20);
+    world.members[1].config.policy = Policy::Auto;
+    world.members[1].config.renew = Policy::Auto;
+    world.restart(1).unwrap();
+    world.reconnect().unwrap();
+    let from = channel(&world, old);
+    let had = to_us(&world, from);
+    let both = [600, 610].map(|lifetime_blocks| {
+        let new = world.begin(&Offer { lifetime_blocks, ..offer() }).unwrap();
+        world.settle().unwrap();
+        new
+    });
+    let purse = world.purse_msat(1);
+    for _ in 0..DEPTH + 6 {
+        world.mine(1).unwrap();
+        world.settle().unwrap();
+    }
+    for new in both {
+        assert_eq!(world.state(1, new), Some(State::Active));
+    }
+    assert!(world.purse_msat(1) >= purse);
+    assert_eq!(to_us(&world, from), RESERVE_MSAT);
+    let got = both.map(|new| to_us(&world, channel(&world, new)));
+    assert_eq!(got.iter().sum::<u64>(), 2 * PUSH_MSAT + had - RESERVE_MSAT, "{got:?}");
+    world.restart(1).unwrap();
+    in_order(&world);
 }

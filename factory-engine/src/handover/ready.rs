@@ -298,7 +298,7 @@ impl Engine {
         let since = next.funding_height().unwrap_or(Height::MAX);
         let made_up = |other: &Factory| {
             let left = other.current.handed_over.values().any(|height| *height >= since);
-            other.lsp() == next.lsp() && other.has_left() && left
+            other.lsp() == next.lsp() && other.has_left() && left && other.leaves.wish().is_none()
         };
         if self.factories.values().any(made_up) {
             free

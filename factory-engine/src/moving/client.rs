@@ -58,6 +58,9 @@ impl Engine {
         if !self.peers.contains(&plan.peer) {
             return Err(Refusal::OperatorAway(plan.peer));
         }
+        if let Some(to) = step.moves_to(from) {
+            return Err(Refusal::from(CannotMove::UnderWay { from, to }));
+        }
         let instance = plan.instance;
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         let height = step.height;

@@ -5,6 +5,7 @@
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
 use crate::memory::Volatile;
+use crate::memory::sale::VolatileSale;
 use crate::ramp::{OPENING_WEIGHT, capacity};
 use crate::record::attempt::Role;
 use crate::record::event::{LeaveFunded, LeaveOpening};
@@ -13,7 +14,7 @@ use crate::record::state::State;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
-use crate::types::{ChannelId, Height, InstanceId, NodeId};
+use crate::types::{Amount, ChannelId, Height, InstanceId, NodeId};
 use crate::wire::message::{LeaveAsk, LeaveOpened, LeavePrice, LeaveRefused};
 use crate::wire::words::Words;
 
@@ -57,10 +58,19 @@ impl Engine {
             tell_opened(step, factory, peer, opened);
             return Ok(());
         }
-        let Some(amount) = capacity(message.amount) else {
+        // S35: no larger than what can be moved out, or a client could have all of this wallet put into one channel.
+        let own = factory.own_channels().filter(|channel| channel.client == client);
+        let most: Amount = own.map(|channel| channel.capacity).sum();
+        let Some(amount) = capacity(message.amount).filter(|_| message.amount <= most) else {
             refuse(step, factory, peer, "there is no channel of that size");
             return Ok(());
         };
+        // S28: whoever lets opens fail again and again has to wait.
+        if let Some(wait) = self.offences.wait(peer, step.now).filter(|_| message.max_price_msat.is_some()) {
+            let reason = format!("too much came to nothing: try again in {} s", wait / 1_000);
+            refuse(step, factory, peer, &reason);
+            return Ok(());
+        }
         if let Err(reason) = self.may_open(factory, client, step.height) {
             refuse(step, factory, peer, reason);
             return Ok(());
@@ -136,13 +146,23 @@ impl Engine {
                 tell_opened(step, factory, peer, (channel_id, opening.price_msat));
             }
             Err(error) => {
-                // S28: two records each time. Only what the client's node has refused is its offence.
-                if let Some(peer) = error.blames(peer).first() {
-                    step.volatile(Volatile::Offence(*peer, step.now));
+                // S28: two records each time. What the client's node has refused, or not answered, is its offence.
+                let late = height >= opening.height.saturating_add(OPENING_BLOCKS);
+                let silent = late && matches!(error, OpenFailure::Disconnected(_));
+                if silent || !error.blames(peer).is_empty() {
+                    step.volatile(Volatile::Offence(peer, step.now));
+                } else {
+                    // Of no coin of the factory.
+                    step.volatile(Volatile::Sale(instance, 0, VolatileSale::NotOpened(client, height)));
                 }
                 let reason = format!("its channel can't be opened: {error}");
                 step.log(Level::Unusual, format!("{instance}: {peer}: {reason}"));
-                refuse(step, factory, peer, &reason);
+                // What this node's wallet has is nobody's business.
+                let told = match error {
+                    OpenFailure::Own(_) => "this operator's node can't open it now".to_owned(),
+                    OpenFailure::Refused(_) | OpenFailure::Disconnected(_) => reason,
+                };
+                refuse(step, factory, peer, &told);
             }
         }
     }

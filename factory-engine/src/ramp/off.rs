@@ -78,8 +78,9 @@ impl Engine {
             return;
         }
         let asked = wish.height.saturating_add(PATIENCE);
-        let waits = matches!(leave.stage, LeaveStage::Channel | LeaveStage::Depth(_));
-        if waits && step.height >= asked {
+        // A move that is under way ends by itself, and what it has moved isn't in the way of anything else.
+        let moves = factory.moves.open().next().is_some();
+        if !moves && step.height >= asked {
             let reason = format!("{} after {PATIENCE} blocks", leave.stage);
             return give_up(step, factory, &reason);
         }
@@ -206,6 +207,13 @@ impl Engine {
             let (asked, most) = (price_msat, wish.max_price_msat);
             let reason =
                 format!("the operator asks {asked} msat for its channel, and at most {most} were agreed to");
+            give_up(step, factory, &reason);
+            return Ok(());
+        }
+        // S36: nothing is paid for what was there before.
+        let known = self.balances.of(channel_id).and_then(|known| known.confirmed);
+        if known.is_some_and(|confirmed| confirmed <= wish.height) {
+            let reason = format!("the operator names channel {channel_id}, which was there before");
             give_up(step, factory, &reason);
             return Ok(());
         }

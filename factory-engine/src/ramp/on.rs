@@ -63,7 +63,8 @@ impl Engine {
 
     fn come_on(&self, step: &mut StepBuilder<'_>, next: InstanceId, known: &ChannelBalance, to: ChannelId) {
         let from = known.channel_id;
-        if known.htlcs || self.is_moving(known.peer) {
+        // Two factories of one operator may be ready for it in the same block.
+        if known.htlcs || self.is_moving(known.peer) || step.moves_to(from).is_some() {
             return;
         }
         if known.to_us_msat <= known.reserve_msat {

@@ -16,7 +16,7 @@ pub struct LeavePlan {
     pub lsp: NodeId,
     /// What goes to the ordinary channel, msat.
     pub move_msat: u64,
-    /// What stays behind in the factory's channels as their reserve, msat.
+    /// The most that stays behind in the factory's channels as their reserve, msat.
     pub stays_msat: u64,
     /// The ordinary channel that can take it; nothing if the operator has to open one, or nothing is to be moved.
     pub to: Option<ChannelId>,
@@ -111,7 +111,8 @@ impl Engine {
         for channel in factory.own_channels() {
             let known = self.balances.of(channel.channel_id).filter(|known| known.live);
             let known = known.ok_or_else(|| no(NotYet::Unknown(channel.channel_id)))?;
-            stays_msat = stays_msat.saturating_add(known.to_us_msat.min(known.reserve_msat));
+            // All of it: what is paid to an empty channel meanwhile can't be moved out of it either.
+            stays_msat = stays_msat.saturating_add(known.reserve_msat);
         }
         let move_msat = self.to_move(factory);
         let to = self.ordinary(lsp).filter(|known| known.receivable_msat >= move_msat);

@@ -86,6 +86,10 @@ impl Engine {
             (true, true) if funding.sum::<usize>() >= MAX_FUNDING => {
                 Some("too many ordinary channels are being opened: try again in a moment")
             }
+            // What lightningd says of one would be taken for the other.
+            (true, true) if factory.leaves.opening().contains_key(&sale.deal.buyer) => {
+                Some("another channel is being opened to it: try again in a moment")
+            }
             (true, true) => None,
             (false, _) => Some("the operator opens no ordinary channel instead"),
             (true, false) => Some("this client takes no ordinary channel instead"),

@@ -7,7 +7,7 @@ use crate::record::factory::Factory;
 use crate::signing::Asked;
 use crate::step::Step;
 use crate::step::fault::Fault;
-use crate::types::{Height, InstanceId, Millis, NodeId};
+use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
 use crate::wire::words::Words;
 
@@ -38,6 +38,14 @@ impl<'a> StepBuilder<'a> {
             Some((last, events)) if *last == instance => events.push(event),
             _ => self.step.events.push((instance, vec![event])),
         }
+    }
+
+    /// Where a channel is emptied to, if this very step begins that: handlers see the factories as they were before it.
+    pub(crate) fn moves_to(&self, from: ChannelId) -> Option<ChannelId> {
+        self.step.events.iter().flat_map(|(_, events)| events).find_map(|event| match event {
+            Event::MoveWanted(wanted) if wanted.from == from => Some(wanted.to),
+            _ => None,
+        })
     }
 
     /// Adds a change of memory alone, made when the step is applied.
