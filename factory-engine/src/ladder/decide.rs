@@ -176,14 +176,17 @@ fn try_decide(
             return Err(Wait::TooFew { here, smallest, next: rung.ends });
         }
     }
-    Ok(first_share(&mut here, ladder))
+    Ok(first_share(&mut here, ladder, made.failed))
 }
 
 /// Of more clients than a factory may have, those whose time is nearest; the rest make factories as large, at once
-/// after it. In the order in which they came: who shared a leaf does so again.
-fn first_share(here: &mut [Due], ladder: &Ladder) -> Vec<Due> {
+/// after it. In the order in which they came: who shared a leaf does so again. What has failed twice is tried with half
+/// as many, and so on: the wallet may be short of coins for all of them, or one of them makes each attempt fail.
+fn first_share(here: &mut [Due], ladder: &Ladder, failed: u32) -> Vec<Due> {
     here.sort_by_key(|due| due.by);
     let most = usize::try_from(ladder.largest).unwrap_or(usize::MAX);
+    let fewer = here.len().checked_shr(failed.saturating_sub(1)).unwrap_or(0);
+    let most = most.min(fewer.max(1));
     shares(here, most).first().map_or_else(Vec::new, |first| first.to_vec())
 }
 
@@ -295,14 +298,14 @@ mod tests {
         assert_eq!(nodes, [3, 4, 0]);
     }
 
-    /// What failed is tried again, each time after a longer wait.
+    /// What failed is tried again, each time after a longer wait, and with fewer.
     #[test]
     fn a_failed_rung_is_tried_again() {
-        for (failed, pause) in [(1, 3), (2, 6), (3, 12)] {
+        for (failed, pause, clients) in [(1, 3, 4), (2, 6, 2), (3, 12, 1), (9, 768, 1)] {
             let made = Made { failed, failed_at: OPENS, ..Made::default() };
             let from = OPENS + pause;
             assert_eq!(at(from - 1, made, &due(4, 4)), Err(Wait::Again { from }));
-            assert_eq!(at(from, made, &due(4, 4)), Ok(4));
+            assert_eq!(at(from, made, &due(4, 4)), Ok(clients));
         }
     }
 }
