@@ -42,9 +42,9 @@ impl<'a> StepBuilder<'a> {
 
     /// Where a channel is emptied to, if this very step begins that: handlers see the factories as they were before it.
     pub(crate) fn moves_to(&self, from: ChannelId) -> Option<ChannelId> {
-        self.step.events.iter().flat_map(|(_, events)| events).find_map(|event| match event {
-            Event::MoveWanted(wanted) if wanted.from == from => Some(wanted.to),
-            _ => None,
+        self.step.events.iter().flat_map(|(_, events)| events).find_map(|event| {
+            let Event::MoveWanted(wanted) = event else { return None };
+            (wanted.from == from).then_some(wanted.to)
         })
     }
 
