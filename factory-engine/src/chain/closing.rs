@@ -21,8 +21,7 @@ pub(crate) fn end_unfinished_close(step: &mut StepBuilder<'_>, factory: &mut Cow
     let late = height >= since.saturating_add(CLOSE_BLOCKS);
     match factory.current.role {
         Role::Lsp => {
-            let leaves = !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty();
-            let reason = match (factory.is_whole() && !leaves, late) {
+            let reason = match (factory.is_whole() && !factory.is_being_left(), late) {
                 (false, _) => "part of the tree is on chain, or on its way there",
                 (true, true) => "not everybody has signed it in time",
                 (true, false) => return,

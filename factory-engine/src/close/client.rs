@@ -98,11 +98,9 @@ impl Engine {
                 false => Err(format!("it has {balance}, and has signed for {}", before.balance)),
             };
         }
-        let place = usize::try_from(index).ok();
-        let clients = factory.current.proposal.as_ref().map(|proposal| &proposal.clients);
         // Of its own wallet, as its distributions pay to it.
-        let script = place.zip(clients).and_then(|(place, clients)| clients.get(place));
-        let (_, script) = script.ok_or("nothing was proposed")?;
+        let proposed = factory.current.proposal.as_ref().and_then(|proposal| proposal.client(index));
+        let (_, script) = proposed.ok_or("nothing was proposed")?;
         Ok(Share { client: index, balance, script: script.clone() })
     }
 

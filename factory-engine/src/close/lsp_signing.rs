@@ -85,8 +85,7 @@ impl Engine {
             return Ok(before.session.clone());
         }
         // S24: something may have begun since they were asked.
-        if !factory.is_whole() || !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty()
-        {
+        if !factory.is_whole() || factory.is_being_left() {
             return Err("part of the tree is on chain, or on its way there".to_owned());
         }
         // What is the operator's goes to its own wallet, never back to where everybody has to sign.
@@ -143,8 +142,7 @@ impl Engine {
             }
         };
         // S24: whoever leaves has published its path since, or is about to.
-        let leaves = !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty();
-        if leaves || !factory.is_whole() {
+        if !factory.is_whole() || factory.is_being_left() {
             let reason = "part of the tree is on chain, or on its way there".into();
             return self.end_close(step, factory, close, &reason);
         }

@@ -77,12 +77,11 @@ impl Engine {
             return Err(CannotClose::Restored(why.to_owned()));
         }
         // S24: nothing cooperative beside a tree that is on chain, or that somebody takes there.
-        let leaves = !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty();
         let ended = factory.own_channels().any(|channel| {
             factory.current.ended.contains_key(&channel.channel_id)
                 && !factory.has_handed_over(channel.client)
         });
-        if factory.funding_height().is_some() && (leaves || ended || !factory.is_whole()) {
+        if factory.funding_height().is_some() && (factory.is_being_left() || ended || !factory.is_whole()) {
             return Err(CannotClose::Leaving);
         }
         match factory.state(height) {
@@ -151,8 +150,8 @@ impl Engine {
         let mut shares = vec![];
         for client in members {
             let balance = held(factory, client, list)?;
-            let payout = usize::try_from(client).ok().and_then(|at| proposal?.clients.get(at));
-            let script = payout.map(|(_, script)| script.clone()).unwrap_or_default();
+            let proposed = proposal.and_then(|proposal| proposal.client(client));
+            let script = proposed.map(|(_, script)| script.clone()).unwrap_or_default();
             shares.push(Share { client, balance, script });
         }
         let built = self.close_of(factory, &shares, rest, height).map_err(CannotClose::Outputs)?;

@@ -592,6 +592,5 @@ pub(crate) fn roster(proposal: &Proposal) -> Roster {
 
 /// A client's key in the current attempt, as it was proposed to all.
 pub(crate) fn member_key(factory: &Factory, client: ClientIndex) -> Option<PublicKey> {
-    let place = usize::try_from(client).ok()?;
-    factory.current.proposal.as_ref()?.clients.get(place).map(|(key, _)| *key)
+    factory.current.proposal.as_ref()?.client(client).map(|(key, _)| *key)
 }

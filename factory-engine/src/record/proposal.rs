@@ -23,3 +23,10 @@ tlv_struct! {
         pub foreign_keys: Vec<(u32, XOnlyPublicKey)> => 10,
     }
 }
+
+impl Proposal {
+    /// A client's factory key and payout script.
+    pub(crate) fn client(&self, client: ClientIndex) -> Option<&(PublicKey, ScriptBuf)> {
+        self.clients.get(usize::try_from(client).ok()?)
+    }
+}

@@ -336,7 +336,7 @@ pub fn standing(factory: &Factory, height: Height) -> Option<Standing> {
             Standing::MustExit
         }
         State::Exiting => Standing::Leaving,
-        _ if !factory.current.exiting.is_empty() || !factory.current.evicting.is_empty() => Standing::Leaving,
+        _ if factory.is_being_left() => Standing::Leaving,
         _ if spent => Standing::PartlyExited,
         State::Invited
         | State::Joining

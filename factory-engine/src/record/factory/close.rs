@@ -21,6 +21,11 @@ impl Factory {
             && self.funding().is_some_and(|funding| !self.spent.contains_key(&funding))
     }
 
+    /// Whether somebody takes its path on chain, or is taken there (S24).
+    pub(crate) fn is_being_left(&self) -> bool {
+        !self.current.exiting.is_empty() || !self.current.evicting.is_empty()
+    }
+
     /// Whether a close that this node has signed for may still confirm, or has: then nothing moves on the
     /// factory's channels. What it pays was fixed with the signature, and whoever has the finished one can
     /// publish it at any time. It can't any more once what it spends is spent otherwise, for good; and L alone
