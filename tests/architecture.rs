@@ -71,7 +71,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
             ("policy", &["types", "terms", "tx", "wire"]),
             ("io", &["types", "terms", "tx", "wire", "record", "policy"]),
             ("memory", &["types", "terms", "tx", "wire", "record", "signing", "io"]),
-            ("step", &["types", "wire", "record", "signing", "io", "memory"]),
+            ("step", &["types", "terms", "wire", "record", "signing", "io", "memory"]),
             (
                 "engine",
                 &["types", "terms", "tx", "wire", "record", "signing", "policy", "io", "memory", "step"],

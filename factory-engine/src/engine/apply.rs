@@ -123,6 +123,9 @@ impl Engine {
             Volatile::Climbing(change) => self.climbing.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Reclaim(change) => self.reclaims.apply(change),
+            Volatile::NotOpened(instance, client, height) => {
+                self.not_opened.insert((instance, client), height);
+            }
             Volatile::Offence(peer, now) => self.offences.note(peer, now),
             Volatile::Forgive(peer) => self.offences.forgive(peer),
         }

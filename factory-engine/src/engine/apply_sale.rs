@@ -45,9 +45,6 @@ impl Engine {
             VolatileSale::AskedBack(client, height) => {
                 self.asked_back.insert((instance, client), height);
             }
-            VolatileSale::NotOpened(client, height) => {
-                self.not_opened.insert((instance, client), height);
-            }
             VolatileSale::Sign(job) => self.sign_sale(instance, coin, *job, effects),
             // A step may end the sale that it also changes.
             VolatileSale::Lsp(change) => {

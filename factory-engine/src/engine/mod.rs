@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::BlockHash;
 
+use crate::io::KnownChannel;
 use crate::memory::balances::Balances;
 use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::climbing::Climbing;
@@ -30,7 +31,7 @@ use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::musig::{FactoryKey, MasterSecret};
-use crate::types::{Height, InstanceId, Millis, NodeId};
+use crate::types::{Amount, Height, InstanceId, Millis, NodeId};
 
 pub use archive::Remains;
 
@@ -314,6 +315,24 @@ impl Engine {
             .chain(self.closes.deadline())
             .chain(self.climbing.look_at)
             .min()
+    }
+
+    /// L: the channel that lightningd has opened while this node was stopped. lightningd keeps no label of ours: one
+    /// of this size that is nothing else, and was not in the chain before, is taken for it.
+    pub(crate) fn opened_since<'c>(
+        &self,
+        channels: &'c [KnownChannel],
+        peer: Option<NodeId>,
+        capacity: Amount,
+        height: Option<Height>,
+    ) -> Option<&'c KnownChannel> {
+        let is_new = |confirmed: Option<Height>| confirmed.is_none_or(|at| Some(at) > height);
+        channels.iter().find(|channel| {
+            Some(channel.peer) == peer
+                && channel.capacity == capacity
+                && is_new(channel.confirmed)
+                && !self.factories.values().any(|factory| factory.names(channel.channel_id))
+        })
     }
 
     /// All factories, by instance id.

@@ -16,6 +16,7 @@ use crate::memory::moving::VolatileMove;
 use crate::memory::reclaim::VolatileReclaim;
 use crate::memory::sale::VolatileSale;
 use crate::signing::SignJob;
+use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::tree::Tree;
 use crate::types::{Height, InstanceId, Millis, NodeId};
@@ -56,6 +57,8 @@ pub(crate) enum Volatile {
     Close(VolatileClose),
     Move(VolatileMove),
     Climbing(VolatileClimbing),
+    /// L: height at which a client's ordinary channel came to nothing by nobody's fault.
+    NotOpened(InstanceId, ClientIndex, Height),
     /// It has wasted our work, at this time.
     Offence(NodeId, Millis),
     /// It has done what it was asked for.

@@ -228,8 +228,6 @@ pub(crate) enum VolatileSale {
     Withheld(Vec<NodeId>),
     /// Height at which a client asked for its credit.
     AskedBack(ClientIndex, Height),
-    /// L: height at which a client's ordinary channel came to nothing by nobody's fault.
-    NotOpened(ClientIndex, Height),
 }
 
 /// A change of L's side of a sale.

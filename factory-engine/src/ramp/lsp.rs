@@ -4,8 +4,6 @@
 
 use crate::engine::Engine;
 use crate::io::{Effect, KnownChannel, Level, OpenFailure};
-use crate::memory::Volatile;
-use crate::memory::sale::VolatileSale;
 use crate::ramp::{OPENING_WEIGHT, capacity};
 use crate::record::attempt::Role;
 use crate::record::event::{LeaveFunded, LeaveOpening};
@@ -146,15 +144,8 @@ impl Engine {
                 tell_opened(step, factory, peer, (channel_id, opening.price_msat));
             }
             Err(error) => {
-                // S28: two records each time. What the client's node has refused, or not answered, is its offence.
                 let late = height >= opening.height.saturating_add(OPENING_BLOCKS);
-                let silent = late && matches!(error, OpenFailure::Disconnected(_));
-                if silent || !error.blames(peer).is_empty() {
-                    step.volatile(Volatile::Offence(peer, step.now));
-                } else {
-                    // Of no coin of the factory.
-                    step.volatile(Volatile::Sale(instance, 0, VolatileSale::NotOpened(client, height)));
-                }
+                step.blame_unopened((instance, client), Some(peer), &error, late);
                 let reason = format!("its channel can't be opened: {error}");
                 step.log(Level::Unusual, format!("{instance}: {peer}: {reason}"));
                 // What this node's wallet has is nobody's business.
@@ -190,13 +181,7 @@ impl Engine {
     ) {
         for (client, opening) in factory.leaves.opening() {
             let peer = factory.node_of(*client);
-            let is_new = |confirmed: Option<Height>| confirmed.is_none_or(|at| at > opening.height);
-            let found = channels.iter().find(|channel| {
-                Some(channel.peer) == peer
-                    && channel.capacity == opening.amount
-                    && is_new(channel.confirmed)
-                    && !self.factories.values().any(|factory| names(factory, channel.channel_id))
-            });
+            let found = self.opened_since(channels, peer, opening.amount, Some(opening.height));
             let result = found.map(|found| found.channel_id);
             let stopped = || OpenFailure::Own("this node was stopped meanwhile".to_owned());
             self.on_leave_funded(step, factory.instance, *client, result.ok_or_else(stopped));
@@ -212,11 +197,4 @@ impl Engine {
             tell_opened(step, factory, peer, opened);
         }
     }
-}
-
-/// Whether a channel is one of a factory's, or was opened for something else of it.
-fn names(factory: &Factory, channel_id: ChannelId) -> bool {
-    factory.own_channels().any(|own| own.channel_id == channel_id)
-        || factory.current.sales.names(channel_id)
-        || factory.leaves.names(channel_id)
 }

@@ -7,7 +7,6 @@ use crate::memory::Volatile;
 use crate::memory::sale::{
     LspSale, OrdinaryChannel, Purchase, SalePhase, SaleTerms, VolatileLspSale, VolatileSale,
 };
-use crate::record::attempt::Attempt;
 use crate::record::event::{SaleJit, SaleJitAgreed, SaleJitFailed, SaleJitOpened};
 use crate::record::factory::Factory;
 use crate::sale::error::BadOffer;
@@ -18,7 +17,7 @@ use crate::step::fault::Fault;
 use crate::step::reason::Reason;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
-use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint};
+use crate::types::{ChannelId, InstanceId, NodeId, OutPoint};
 use crate::wire::message::{JitAccept, JitOffer, JitOpened, SaleWait};
 use crate::wire::words::Words;
 
@@ -178,17 +177,7 @@ impl Engine {
         match result {
             Ok((channel_id, outpoint)) => self.jit_opened(step, factory, funding, channel_id, Some(outpoint)),
             Err(error) => {
-                // S28: two records each time. Only what the buyer's node has refused is its offence.
-                let peer = factory.node_of(buyer);
-                let silent = cut && matches!(error, OpenFailure::Disconnected(_));
-                let blamed = peer.filter(|peer| silent || !error.blames(*peer).is_empty());
-                match (blamed, coin) {
-                    (Some(peer), _) => step.volatile(Volatile::Offence(peer, step.now)),
-                    (None, Some(coin)) => {
-                        step.volatile(volatile(factory, coin, VolatileSale::NotOpened(buyer, step.height)));
-                    }
-                    (None, None) => {}
-                }
+                step.blame_unopened((instance, buyer), factory.node_of(buyer), &error, cut);
                 self.jit_failed(step, factory, funding, &error.to_string());
             }
         }
@@ -227,15 +216,7 @@ impl Engine {
     ) {
         for (buyer, funding) in &factory.current.sales.jits().funding {
             let peer = factory.node_of(*buyer);
-            // lightningd keeps no label of ours: one of this size that is nothing else, and was not in the
-            // chain before, is taken for it.
-            let is_new = |confirmed: Option<Height>| confirmed.is_none_or(|at| Some(at) > funding.height);
-            let found = channels.iter().find(|channel| {
-                Some(channel.peer) == peer
-                    && channel.capacity == funding.amount
-                    && is_new(channel.confirmed)
-                    && !self.factories.values().any(|factory| is_known(factory, channel.channel_id))
-            });
+            let found = self.opened_since(channels, peer, funding.amount, funding.height);
             match found {
                 Some(channel) => self.jit_opened(step, factory, funding, channel.channel_id, None),
                 None => self.jit_failed(step, factory, funding, "this node was stopped meanwhile"),
@@ -372,15 +353,6 @@ fn is_agreed(factory: &Factory, opened: &SaleJitOpened) -> bool {
     let agreed = jits.agreed.as_ref();
     agreed.is_some_and(|agreed| agreed.amount == opened.amount && agreed.price_msat == opened.price_msat)
         && jits.opened.iter().all(|jit| jit.channel_id != opened.channel_id)
-}
-
-/// Whether a channel is one of a factory's, of any attempt or sale, or came in place of one.
-fn is_known(factory: &Factory, channel_id: ChannelId) -> bool {
-    let of_tree = |attempt: &Attempt| {
-        let outpoint = |client| attempt.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
-        (0..attempt.terms.clients()).filter_map(outpoint).any(|leaf| ChannelId::of(leaf) == channel_id)
-    };
-    factory.attempts().any(of_tree) || factory.current.sales.names(channel_id)
 }
 
 fn tell_opened(step: &mut StepBuilder<'_>, factory: &Factory, jit: &SaleJitOpened) {

@@ -1,12 +1,13 @@
 //! A step while it is being made.
 
-use crate::io::{Answer, Effect, Entropy, Level};
+use crate::io::{Answer, Effect, Entropy, Level, OpenFailure};
 use crate::memory::Volatile;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::signing::Asked;
 use crate::step::Step;
 use crate::step::fault::Fault;
+use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height, InstanceId, Millis, NodeId};
 use crate::wire::message::{Abort, Message};
 use crate::wire::words::Words;
@@ -51,6 +52,22 @@ impl<'a> StepBuilder<'a> {
     /// Adds a change of memory alone, made when the step is applied.
     pub(crate) fn volatile(&mut self, change: Volatile) {
         self.step.volatile.push(change);
+    }
+
+    /// S28: an ordinary channel that wasn't opened has cost records. Whoever refused it, or was cut off because it
+    /// didn't answer, has wasted that; where it is nobody's fault it isn't tried again before the next block.
+    pub(crate) fn blame_unopened(
+        &mut self,
+        (instance, client): (InstanceId, ClientIndex),
+        peer: Option<NodeId>,
+        error: &OpenFailure,
+        unanswered: bool,
+    ) {
+        let silent = unanswered && matches!(error, OpenFailure::Disconnected(_));
+        match peer.filter(|peer| silent || !error.blames(*peer).is_empty()) {
+            Some(peer) => self.volatile(Volatile::Offence(peer, self.now)),
+            None => self.volatile(Volatile::NotOpened(instance, client, self.height)),
+        }
     }
 
     pub(crate) fn effect(&mut self, effect: Effect) {

@@ -6,9 +6,19 @@ use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::Sold;
 use crate::record::state::State;
 use crate::terms::{ClientIndex, Terms};
-use crate::types::{Height, Txid};
+use crate::types::{ChannelId, Height, Txid};
 
 impl Factory {
+    /// Whether a channel is one of this factory's, of any attempt or sale, or was opened in place of one or for a
+    /// client that leaves.
+    pub(crate) fn names(&self, channel_id: ChannelId) -> bool {
+        let of_tree = |attempt: &Attempt| {
+            let outpoint = |client| attempt.tree.as_ref().and_then(|tree| tree.channel_outpoint(client));
+            (0..attempt.terms.clients()).filter_map(outpoint).any(|leaf| ChannelId::of(leaf) == channel_id)
+        };
+        self.attempts().any(of_tree) || self.current.sales.names(channel_id) || self.leaves.names(channel_id)
+    }
+
     /// Another attempt takes the place of the current one. Of that all is dropped, unless its signatures
     /// were finished.
     pub(crate) fn start_attempt(
