@@ -89,11 +89,6 @@ impl World {
             Effect::EndInvoice { instance, label } => self.end_invoice(at, instance, label),
             Effect::PayInvoice { instance, peer, invoice } => self.pay_invoice(at, instance, peer, &invoice),
             Effect::LookPayment { instance, payment_hash } => self.look_payment(at, instance, payment_hash),
-            Effect::FundChannel { instance, buyer, peer, amount }
-                if self.is_for_leaving(at, instance, buyer) =>
-            {
-                self.fund_for_leaving(at, (instance, buyer), peer, amount);
-            }
             Effect::CheckOrdinary { instance, channel_id, .. } => {
                 let result = self.check_ordinary(at, channel_id);
                 self.answer(at, Input::OrdinaryChecked { instance, channel_id, result });
@@ -247,6 +242,18 @@ impl World {
             .map(|(vout, _)| vout)
             .ok_or_else(|| error("Could not find output to fund channel"))?;
         let outpoint = OutPoint { txid: leaf.compute_txid(), vout };
+        self.members[at].lightningd.pending.remove(&peer);
+        self.members[other].lightningd.pending.remove(&id);
+        self.commit_channel(outpoint, (at, ours), (other, theirs))
+    }
+
+    /// Both sides sign a channel's first commitment, and list it.
+    pub(super) fn commit_channel(
+        &mut self,
+        outpoint: OutPoint,
+        (at, ours): (usize, PendingOpen),
+        (other, theirs): (usize, PendingOpen),
+    ) -> Result<ChannelId, LabError> {
         let balances = Balances {
             opener_msat: (ours.capacity.to_sat() * 1000).saturating_sub(ours.push_msat),
             fundee_msat: ours.push_msat,
@@ -267,12 +274,10 @@ impl World {
             mutual: false,
             lost: false,
         };
-        let (mine, yours) = (channel(peer, ours, true), channel(id, theirs, false));
+        let (id, peer) = (self.members[at].id, self.members[other].id);
         let channel_id = ChannelId::of(outpoint);
-        for (member, peer, channel) in [(at, peer, mine), (other, id, yours)] {
-            let lightningd = &mut self.members[member].lightningd;
-            lightningd.pending.remove(&peer);
-            lightningd.channels.insert(channel_id, channel);
+        for (member, channel) in [(at, channel(peer, ours, true)), (other, channel(id, theirs, false))] {
+            self.members[member].lightningd.channels.insert(channel_id, channel);
         }
         Ok(channel_id)
     }

@@ -123,7 +123,7 @@ impl World {
         Ok(())
     }
 
-    /// `fundchannel`: an ordinary channel, of which nothing but that it exists matters here.
+    /// `fundchannel`. Of an ordinary channel nothing but that it exists matters here, unless a client leaves for it.
     pub(super) fn fund_channel(
         &mut self,
         at: usize,
@@ -147,6 +147,11 @@ impl World {
                 Err(OpenFailure::Refused("They sent an error: no".to_owned()))
             }
             (_, Some(_)) => Err(OpenFailure::Disconnected("Owning subdaemon openingd died".to_owned())),
+            (Some(other), None) if self.is_for_leaving(at, instance, buyer) => {
+                let funded = self.fund_ordinary(other, capacity, 0);
+                let funded = funded.map(|outpoint| (ChannelId::of(outpoint), outpoint));
+                funded.map_err(|error| OpenFailure::Own(error.to_string()))
+            }
             (Some(other), None) => {
                 let txid = Txid::from_byte_array(self.members[at].lightningd.rng.bytes32());
                 let outpoint = OutPoint { txid, vout: 0 };

@@ -1,12 +1,12 @@
 //! Ordinary channels, on chain.
 
 use bitcoin::{Amount, OutPoint};
+use factory_engine::CheckFailure;
 use factory_engine::terms::ClientIndex;
-use factory_engine::types::{ChannelId, InstanceId, NodeId};
-use factory_engine::{CheckFailure, Input, OpenFailure};
+use factory_engine::types::{ChannelId, InstanceId};
 
 use crate::LabError;
-use crate::node::{Balances, Channel, PendingOpen, commitment, funding_script};
+use crate::node::{PendingOpen, funding_script};
 
 use super::{LSP, World};
 
@@ -22,7 +22,7 @@ impl World {
     }
 
     /// The same, and its transaction waits for a block.
-    fn fund_ordinary(
+    pub(super) fn fund_ordinary(
         &mut self,
         client: usize,
         capacity: Amount,
@@ -34,35 +34,10 @@ impl World {
         let prepared = self.members[LSP].lightningd.prepare_funding(&self.chain, script, capacity, &[])?;
         let outpoint = OutPoint { txid: prepared.tx.compute_txid(), vout: prepared.vout };
         self.members[LSP].lightningd.send_funding(&mut self.chain, prepared.tx, &[])?;
-        let opener_msat = capacity.to_sat().saturating_mul(1000).saturating_sub(push_msat);
-        let balances = Balances { opener_msat, fundee_msat: push_msat };
-        let scripts =
-            (self.members[LSP].lightningd.new_script(), self.members[client].lightningd.new_script());
-        let signed = commitment(outpoint, capacity, (&key, &their_key), &scripts, balances)?;
         let (public, their_public) = (key.public(), their_key.public());
-        let ids = [self.members[LSP].id, self.members[client].id];
-        let opens = [
-            (LSP, ids[1], PendingOpen { key, remote: their_public, capacity, push_msat }),
-            (client, ids[0], PendingOpen { key: their_key, remote: public, capacity, push_msat }),
-        ];
-        let channel_id = ChannelId::of(outpoint);
-        for (member, peer, open) in opens {
-            let channel = Channel {
-                peer,
-                outpoint,
-                capacity,
-                key: open.key,
-                remote: open.remote,
-                opener: member == LSP,
-                balances,
-                scripts: scripts.clone(),
-                commitment: signed.clone(),
-                closing: false,
-                mutual: false,
-                lost: false,
-            };
-            self.members[member].lightningd.channels.insert(channel_id, channel);
-        }
+        let ours = PendingOpen { key, remote: their_public, capacity, push_msat };
+        let theirs = PendingOpen { key: their_key, remote: public, capacity, push_msat };
+        self.commit_channel(outpoint, (LSP, ours), (client, theirs))?;
         Ok(outpoint)
     }
 
@@ -70,33 +45,6 @@ impl World {
     pub(super) fn is_for_leaving(&self, at: usize, instance: InstanceId, client: ClientIndex) -> bool {
         let known = self.factory(at, instance);
         known.is_ok_and(|factory| factory.leaves.opening().contains_key(&client))
-    }
-
-    /// `fundchannel` to a client that leaves.
-    pub(super) fn fund_for_leaving(
-        &mut self,
-        at: usize,
-        (instance, buyer): (InstanceId, ClientIndex),
-        peer: NodeId,
-        capacity: Amount,
-    ) {
-        let other = self.member_of(peer).filter(|other| self.connected(at, *other));
-        if other.is_some_and(|other| self.members[other].lightningd.ignores_ordinary) {
-            self.members[at].lightningd.unanswered.push((peer, instance, buyer));
-            return;
-        }
-        let result = match other {
-            None => Err(OpenFailure::Disconnected("Peer not connected".to_owned())),
-            Some(other) if self.members[other].lightningd.refuses_ordinary => {
-                Err(OpenFailure::Refused("They sent an error: no".to_owned()))
-            }
-            Some(other) => {
-                let funded = self.fund_ordinary(other, capacity, 0);
-                let funded = funded.map(|outpoint| (ChannelId::of(outpoint), outpoint));
-                funded.map_err(|error| OpenFailure::Own(error.to_string()))
-            }
-        };
-        self.answer(at, Input::ChannelFunded { instance, buyer, result });
     }
 
     /// lightningd's record of an ordinary channel, and the output that is on chain.
