@@ -246,7 +246,7 @@ impl Engine {
         if dying.is_empty() {
             return vec![];
         }
-        let places = self.places(height);
+        let (places, purses) = (self.places(height), self.purses(height));
         let mut due: Vec<Due> = vec![];
         for factory in dying {
             let timeout = factory.current.terms.timeout_height;
@@ -266,41 +266,39 @@ impl Engine {
                     by,
                     last: by.saturating_sub(RENEWAL_BLOCKS),
                     here: self.peers.contains(node) && self.offences.wait(*node, now).is_none(),
-                    next: self.next_capacity(ladder, *node, height),
+                    next: next_capacity(ladder, purses.get(node)),
                 });
             }
         }
         due
     }
 
-    /// A client's next channel takes whatever it has in factories of this node that it is in.
-    fn next_capacity(&self, ladder: &Ladder, node: NodeId, height: Height) -> Amount {
-        let (mut before, mut all, mut has_msat) = (Amount::ZERO, Amount::ZERO, Some(0u64));
+    /// What each client has in factories of this node that it is in.
+    fn purses(&self, height: Height) -> BTreeMap<NodeId, Purse> {
+        let mut purses: BTreeMap<NodeId, Purse> = BTreeMap::new();
         for factory in self.whole().filter(|factory| factory.current.role == Role::Lsp) {
-            let Some(client) = factory.client_of(node).filter(|client| is_in(factory, *client)) else {
-                continue;
-            };
             if factory.funding_height().is_none() || height >= factory.current.terms.timeout_height {
                 continue;
             }
-            before = before.max(factory.capacity(client));
-            for channel in factory.own_channels().filter(|channel| channel.client == client) {
-                all = all.checked_add(channel.capacity).unwrap_or(Amount::MAX_MONEY);
+            for (client, node) in (0..).zip(&factory.current.clients) {
+                if is_in(factory, client) {
+                    let purse = purses.entry(*node).or_default();
+                    purse.before = purse.before.max(factory.capacity(client));
+                }
+            }
+            for channel in factory.own_channels().filter(|channel| is_in(factory, channel.client)) {
+                let Some(node) = factory.node_of(channel.client) else { continue };
                 let known = self.balances.of(channel.channel_id);
                 let theirs = known.map(|known| msat(channel.capacity).saturating_sub(known.to_us_msat));
-                has_msat = has_msat.zip(theirs).map(|(has, more)| has.saturating_add(more));
+                purses.entry(node).or_default().add(channel.capacity, theirs);
             }
         }
-        match has_msat {
-            Some(has_msat) => ladder.next_capacity(before, has_msat),
-            // It may have all of it.
-            None => before.max(all.min(ladder.max_capacity)),
-        }
+        purses
     }
 
     /// The factories of this node that live, each with the clients that have no place in a later one, for a preview.
     pub fn ladder_groups(&self, ladder: &Ladder, height: Height) -> Vec<Group> {
-        let places = self.places(height);
+        let (places, purses) = (self.places(height), self.purses(height));
         let lives = |factory: &&Factory| {
             factory.current.role == Role::Lsp
                 && factory.restored().is_none()
@@ -313,10 +311,41 @@ impl Engine {
                 is_in(factory, *client) && places.get(node).is_some_and(|last| *last == timeout)
             });
             let next =
-                |(client, node): (ClientIndex, &NodeId)| (client, self.next_capacity(ladder, *node, height));
+                |(client, node): (ClientIndex, &NodeId)| (client, next_capacity(ladder, purses.get(node)));
             Group { layout: factory.current.layout.clone(), members: members.map(next).collect() }
         };
         self.whole().filter(lives).map(group).collect()
+    }
+}
+
+/// What a client has over all of its channels with this node in factories.
+#[derive(Default)]
+struct Purse {
+    /// Its largest channel that a factory was created with.
+    before: Amount,
+    /// Capacity of all.
+    all: Amount,
+    /// What it has in those that are known, msat.
+    has_msat: u64,
+    /// Whether there is one of which that isn't known.
+    unknown: bool,
+}
+
+impl Purse {
+    fn add(&mut self, capacity: Amount, has_msat: Option<u64>) {
+        self.all = self.all.checked_add(capacity).unwrap_or(Amount::MAX_MONEY);
+        self.has_msat = self.has_msat.saturating_add(has_msat.unwrap_or(0));
+        self.unknown |= has_msat.is_none();
+    }
+}
+
+/// A client's next channel takes whatever it has.
+fn next_capacity(ladder: &Ladder, purse: Option<&Purse>) -> Amount {
+    match purse {
+        // It may have all of it.
+        Some(purse) if purse.unknown => purse.before.max(purse.all.min(ladder.max_capacity)),
+        Some(purse) => ladder.next_capacity(purse.before, purse.has_msat),
+        None => ladder.next_capacity(Amount::ZERO, 0),
     }
 }
 
