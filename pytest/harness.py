@@ -10,6 +10,8 @@ from pyln.testing.utils import TIMEOUT
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "pytest" / "plugins"
 FEATURE_BIT = 271
+# What a client always keeps in its channel with the operator: lightningd's dust limit.
+RESERVE_MSAT = 546_000
 
 
 # Exits that are as short as they can be, and deadlines that a test can wait for.
@@ -290,6 +292,11 @@ def factory_of(node, instance):
     return found[0]
 
 
+def state_of(node, factory):
+    """A factory's state as a node sees it."""
+    return factory_of(node, factory["factory_instance"])["state"]
+
+
 def wait_for_factory(node, instance, *wanted):
     wait_for(lambda: factory_of(node, instance)["state"] in wanted)
 
@@ -300,11 +307,21 @@ def channel_in(factory, client):
     return channel_by_id(client, place["channel_id"])
 
 
+def channel_of(client, factory):
+    """Id of a client's own channel in a factory."""
+    return channel_in(factory, client)["channel_id"]
+
+
 def channel_by_id(node, channel_id):
     channels = node.rpc.listpeerchannels()["channels"]
     found = [channel for channel in channels if channel.get("channel_id") == channel_id]
     assert len(found) == 1, (channel_id, channels)
     return found[0]
+
+
+def to_us(node, channel_id):
+    """What a node has in one channel, msat."""
+    return int(channel_by_id(node, channel_id)["to_us_msat"])
 
 
 def activate(bitcoind, factory, lsp, clients):

@@ -8,8 +8,8 @@ from harness import (
     FAST,
     anchor_of,
     channel_in,
+    channel_of,
     connect_all,
-    factory_of,
     factory_with,
     fee_of,
     find_plugin,
@@ -19,6 +19,7 @@ from harness import (
     pay_over,
     send_direct,
     spender,
+    state_of,
     transaction,
     wait_for,
     wait_for_synced,
@@ -32,12 +33,8 @@ def closed_with(node_factory, bitcoind, **options):
     """Three clients: two have been paid, one has the satoshi that every channel begins with."""
     lsp, clients, factory = factory_with(node_factory, bitcoind, 3, **options, **TERMS)
     for client, amount in zip(clients, PAID):
-        pay_over(lsp, client, channel_of(factory, client), f"purse {amount}", amount)
+        pay_over(lsp, client, channel_of(client, factory), f"purse {amount}", amount)
     return lsp, clients, factory, [balance(factory, client) for client in clients]
-
-
-def channel_of(factory, client):
-    return channel_in(factory, client)["channel_id"]
 
 
 def balance(factory, client):
@@ -47,10 +44,6 @@ def balance(factory, client):
 
 def close(lsp, factory, **more):
     return lsp.rpc.call("factory-close", {"factory_instance": factory["factory_instance"], **more})
-
-
-def state_of(node, factory):
-    return factory_of(node, factory["factory_instance"])["state"]
 
 
 def root_spender(bitcoind, factory):
@@ -100,7 +93,7 @@ def test_everybody_gets_what_it_has(node_factory, bitcoind):
     wait_for(lambda: all(state_of(node, factory) == "closing" for node in nodes))
     for payer, payee in ((lsp, clients[0]), (clients[1], lsp)):
         invoice = payee.rpc.invoice(1_000_000, f"late {payer.info['id']}", "late")
-        channel = channel_of(factory, clients[0] if payee is clients[0] else clients[1])
+        channel = channel_of(clients[0] if payee is clients[0] else clients[1], factory)
         with pytest.raises(RpcError):
             send_direct(payer, payee, invoice, channel)
             payer.rpc.waitsendpay(invoice["payment_hash"], 30)
@@ -140,7 +133,7 @@ def test_not_now(node_factory, bitcoind):
     assert [state_of(node, factory) for node in nodes] == ["active"] * 4
     assert [balance(factory, client) for client in clients] == owned
     # A payment as ever.
-    pay_over(lsp, clients[2], channel_of(factory, clients[2]), "after", 40_000_000)
+    pay_over(lsp, clients[2], channel_of(clients[2], factory), "after", 40_000_000)
     owned[2] = balance(factory, clients[2])
     done = close(lsp, factory)
     mine(bitcoind, 1, nodes, wait_for_mempool=done["txid"])

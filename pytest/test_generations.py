@@ -3,10 +3,11 @@
 
 from harness import (
     FAST,
+    RESERVE_MSAT,
     channel_by_id,
     channel_in,
+    channel_of,
     connect_all,
-    factory_of,
     factory_with,
     mine,
     mine_until,
@@ -14,11 +15,13 @@ from harness import (
     pay_over,
     plugin_options,
     spender,
+    state_of,
     status,
+    to_us,
     wait_for,
 )
 from test_chain import path_of, statement
-from test_renewal import PUSH_MSAT, RESERVE_MSAT, TERMS, channel_of, next_factory, state_of, to_us
+from test_renewal import PUSH_MSAT, TERMS, next_factory
 
 PURSE_MSAT = 40_000_000
 CAPACITY_MSAT = TERMS["capacity_sat"] * 1000

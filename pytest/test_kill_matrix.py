@@ -18,7 +18,7 @@ import pytest
 import harness
 from conftest import StrictBitcoinD
 from harness import factories, factory_of, mine, reserved, status, wait_for
-from world import COINS, KILLS, World, ended, gone, plugin_process, records_on_disk
+from world import COINS, KILLS, RESERVED_BLOCKS, World, ended, gone, plugin_process, records_on_disk
 
 # One world after the other: with pytest-xdist, in one process.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300), pytest.mark.xdist_group("worlds")]
@@ -61,11 +61,10 @@ UNIMPORTANT = ["got-join", "send-ready", "complete-channel", "in mempool"]
 ONCE = ["got-join", "send-propose", "got-stored:2", "complete-channel:2"]
 WORLD_LASTS = 8
 # Where the operator dies before it could store which coins it had reserved: they come free by themselves
-# after so many blocks (src/cln/wallet.rs).
+# after RESERVED_BLOCKS.
 BEFORE_RESERVED_IS_STORED = ("funding-prepared", "send-expect_channel")
 # The wallet is at it while channels are opened: whether it is done, and that is stored, is a matter of time.
 MAYBE_BEFORE_RESERVED_IS_STORED = ("got-expecting", "start-channel", "channel-started", "channel-started:2")
-RESERVED_BLOCKS = 12
 # The same where a node dies between reserving the coins of an exit's child and noting it (src/cln/bump.rs).
 CHILD_BLOCKS = 36
 

@@ -7,7 +7,9 @@ import pytest
 
 from harness import (
     FAST,
+    RESERVE_MSAT,
     activate,
+    channel_of,
     connect_all,
     create,
     factories,
@@ -21,14 +23,17 @@ from harness import (
     plugin_options,
     reserved,
     spender,
+    state_of,
     status,
+    to_us,
     wait_for,
     wait_for_synced,
 )
 from test_chain import statement
 from test_generations import root_of
-from test_renewal import PUSH_MSAT, RESERVE_MSAT, TERMS, channel_of, next_factory, state_of, to_us
-from world import KILLS, OF_A_KILL, ended
+from test_move import BOOKKEEPING
+from test_renewal import PUSH_MSAT, TERMS, next_factory
+from world import KILLS, OF_A_KILL, RESERVED_BLOCKS, ended
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
@@ -42,11 +47,8 @@ RECLAIM = "prepare-funding funding-prepared send-funding".split()
 # What CI runs.
 SLICE = {("client", "send-handover", "lightningd"), ("lsp", "got-handover", "plugin"), ("lsp", "send-funding", "plugin")}
 PURSE_MSAT = 30_000_000
-# As in the kill matrix.
-RESERVED_BLOCKS = 12
 ENDED = ("aborted", "declined")
-# What lightningd says after a kill in the middle of a forward.
-BROKEN = OF_A_KILL.pattern + "|Unable to calculate fees collected"
+BROKEN = f"{OF_A_KILL.pattern}|{BOOKKEEPING}"
 
 
 def cases():

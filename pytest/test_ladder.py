@@ -6,6 +6,7 @@ import stat
 import pytest
 from harness import (
     FAST,
+    RESERVE_MSAT,
     channel_in,
     connect_all,
     factories,
@@ -14,12 +15,12 @@ from harness import (
     mine,
     mine_until,
     pay_over,
+    state_of,
     status,
     wait_for,
 )
 from pyln.client import RpcError
 
-RESERVE_MSAT = 546_000
 TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 60}
 LADDER = {
     "command": "set",
@@ -35,10 +36,6 @@ LADDER = {
 
 def ladder(node, **params):
     return node.rpc.call("factory-ladder", params)
-
-
-def state_of(node, factory):
-    return factory_of(node, factory["factory_instance"])["state"]
 
 
 def due_block(factory):

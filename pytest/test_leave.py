@@ -8,12 +8,12 @@ from pyln.client import RpcError
 
 from harness import (
     FAST,
+    RESERVE_MSAT,
     activate,
     channel_by_id,
-    channel_in,
+    channel_of,
     connect_all,
     create,
-    factory_of,
     factory_with,
     fund,
     lsp_options,
@@ -21,27 +21,16 @@ from harness import (
     mine_until,
     pay_over,
     plugin_options,
+    state_of,
     status,
+    to_us,
     wait_for,
     wait_until_ready,
 )
 
-RESERVE_MSAT = 546_000
 PUSH_MSAT = RESERVE_MSAT
 PAID_MSAT = 60_000_000
 DEPTH = 6
-
-
-def channel_of(client, factory):
-    return channel_in(factory, client)["channel_id"]
-
-
-def to_us(node, channel_id):
-    return int(channel_by_id(node, channel_id)["to_us_msat"])
-
-
-def state_of(node, factory):
-    return factory_of(node, factory["factory_instance"])["state"]
 
 
 def leave(client, factory, **more):

@@ -8,6 +8,7 @@ from pyln.client import RpcError
 from harness import (
     FAST,
     PLUGINS,
+    RESERVE_MSAT,
     activate,
     channel_by_id,
     channel_in,
@@ -18,10 +19,10 @@ from harness import (
     mine,
     pay_over,
     status,
+    to_us,
     wait_for,
 )
 
-RESERVE_MSAT = 546_000
 PAID_MSAT = 100_000_000
 # A move takes 0.2 s on an idle machine; this is what it may take on one that is busy with other tests.
 MOVE_SECONDS = 10
@@ -36,10 +37,6 @@ def two_factories(node_factory, bitcoind, lsp=None, client=None, **more):
     old, new = (channel_in(factory, client)["channel_id"] for factory in (first, second))
     pay_over(lsp, client, old, "purse", PAID_MSAT)
     return lsp, client, old, new
-
-
-def to_us(node, channel_id):
-    return int(channel_by_id(node, channel_id)["to_us_msat"])
 
 
 def quiet(*nodes):

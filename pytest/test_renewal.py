@@ -3,9 +3,10 @@ output is an input of the one after (S22, S37, S38)."""
 
 from harness import (
     FAST,
+    RESERVE_MSAT,
     activate,
     channel_by_id,
-    channel_in,
+    channel_of,
     connect_all,
     create,
     factory_of,
@@ -16,28 +17,16 @@ from harness import (
     mine_until,
     pay_over,
     plugin_options,
+    state_of,
     status,
+    to_us,
     wait_for,
     wait_for_synced,
 )
 
-RESERVE_MSAT = 546_000
 # What keeps a client's reserve in the old channel from being a loss: it comes with the new one.
 PUSH_MSAT = RESERVE_MSAT
 TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 100}
-
-
-def channel_of(client, factory):
-    """A client's own channel in a factory."""
-    return channel_in(factory, client)["channel_id"]
-
-
-def to_us(node, channel_id):
-    return int(channel_by_id(node, channel_id)["to_us_msat"])
-
-
-def state_of(node, factory):
-    return factory_of(node, factory["factory_instance"])["state"]
 
 
 def next_factory(bitcoind, lsp, clients):

@@ -1,7 +1,7 @@
 """A store that can't write: nothing is sent, nothing has changed, whoever asked is told, and it all goes
 on once there is room again."""
 
-import pathlib
+import os
 import re
 import resource
 

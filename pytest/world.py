@@ -19,6 +19,8 @@ from harness import FAST, connect_all, create, factories, faulty, fund, wait_for
 CAPACITY_SAT = 100_000
 # The operator's funding, and what lightningd keeps back for the anchors of its channels.
 COINS = [2_000_000] * 3
+# Coins that are reserved and of which nothing was stored come free after so many blocks (src/cln/wallet.rs).
+RESERVED_BLOCKS = 12
 ANCHOR_SCRIPT = "51024e73"
 CHANNEL_ANCHOR_SAT = 330
 # What lightningd itself logs as broken when its important plugin or a peer's process is shot.
