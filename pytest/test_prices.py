@@ -30,16 +30,19 @@ def test_a_price_is_shown_refused_and_paid(node_factory, bitcoind):
     lsp, clients, factory = factory_with(node_factory, bitcoind, 2, stock_sat=STOCK)
     alice, bob = clients
     pay(lsp, alice, PURSE_MSAT, "purse")
-    assert lsp.rpc.call("factory-price") == {"base_msat": 0, "ppm": 0}
-    assert lsp.rpc.call("factory-price", {"base_msat": 12_345, "ppm": 10_000}) == {"base_msat": 12_345, "ppm": 10_000}
-    for params, text in (({"ppm": 1_000_001}, "ppm"), ({"base_msat": -1}, "base_msat"), ({"base": 1}, "base")):
+    free = {"base_msat": 0, "ppm": 0, "renewal_base_msat": 0, "renewal_ppm": 0}
+    assert lsp.rpc.call("factory-price") == free
+    asked = {**free, "base_msat": 12_345, "ppm": 10_000}
+    assert lsp.rpc.call("factory-price", {"base_msat": 12_345, "ppm": 10_000}) == asked
+    wrong = {"ppm": 1_000_001, "base_msat": -1, "base": 1, "renewal_ppm": 1_000_001}
+    for params, text in (({name: value}, name) for name, value in wrong.items()):
         with pytest.raises(RpcError, match=text) as refused:
             lsp.rpc.call("factory-price", params)
         assert refused.value.error["code"] == -32602
     # It outlives a restart.
     lsp.restart()
     connect_all(lsp, clients)
-    assert lsp.rpc.call("factory-price") == {"base_msat": 12_345, "ppm": 10_000}
+    assert lsp.rpc.call("factory-price") == asked
     wait_until_usable(lsp, alice, channel_in(factory, alice)["channel_id"])
 
     shown = buy(alice, factory, AMOUNT_SAT, dry_run=True)

@@ -1,6 +1,9 @@
 """A factory renews itself on real nodes: its clients move to the next one, hand their keys over, and its funding
 output is an input of the one after (S22, S37, S38)."""
 
+import pytest
+from pyln.client import RpcError
+
 from harness import (
     FAST,
     RESERVE_MSAT,
@@ -70,6 +73,42 @@ def test_three_generations(node_factory, bitcoind):
     wait_for(lambda: state_of(lsp, first) in ("reclaimed", "closed"))
     # Nothing else of it ever came on chain.
     assert bitcoind.rpc.getrawmempool() == []
+
+
+# S22, S32
+def test_a_renewal_has_a_price(node_factory, bitcoind):
+    """Shown before, within what the client may pay, and paid once the new channel is there: by what stays behind."""
+    price, purse = 2_000_000 + 300_000, 30_000_000
+    limit = {"factory-max-renewal-price-msat": price, **FAST}
+    lsp, (client,), first = factory_with(node_factory, bitcoind, 1, client=limit, **TERMS)
+    assert "price_msat" not in factory_of(lsp, first["factory_instance"])["clients"][0]
+    lsp.rpc.call("factory-price", {"renewal_base_msat": 2_000_000, "renewal_ppm": 1_000})
+    nodes = [lsp, client]
+    pay_over(lsp, client, channel_of(client, first), "purse", purse)
+    total = status(client)["total_msat"]
+    mine(bitcoind, first["timeout_block"] - TERMS["dying_blocks"] - bitcoind.rpc.getblockcount(), nodes)
+    plan = lsp.rpc.call("factory-create", {"clients": [client.info["id"]], **TERMS, "dry_run": True})
+    assert plan["renewal_price_msat"] == price
+
+    second = next_factory(bitcoind, lsp, [client])
+    assert factory_of(lsp, second["factory_instance"])["clients"][0]["price_msat"] == price
+    (renewal,) = status(client)["renewals"]
+    assert (renewal["stage"], renewal["price_msat"]) == ("depth", price)
+    # Nothing of it is paid yet.
+    assert status(client)["total_msat"] == total + PUSH_MSAT
+    mine_until(bitcoind, nodes, lambda: state_of(client, first) == "left")
+    assert to_us(client, channel_of(client, first)) == RESERVE_MSAT + price
+    assert status(client)["total_msat"] == total + PUSH_MSAT - RESERVE_MSAT - price
+    left = lambda: factory_of(lsp, first["factory_instance"])["clients"][0]
+    wait_for(lambda: left().get("renewal_paid_msat") == price)
+
+    # A factory-price that is more than the client takes: it stays, and both are told why.
+    mine(bitcoind, second["timeout_block"] - TERMS["dying_blocks"] - bitcoind.rpc.getblockcount(), nodes)
+    lsp.rpc.call("factory-price", {"renewal_base_msat": 2_000_001})
+    with pytest.raises(RpcError):
+        create(lsp, [client], **TERMS)
+    (failed,) = [one for one in status(client)["renewals"] if one["stage"] != "done"]
+    assert f"price_msat is {price + 1}" in failed["failed"]["message"]
 
 
 # S37

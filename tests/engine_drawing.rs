@@ -61,7 +61,7 @@ fn nothing_left_and_nothing_that_can_be_sold() {
     let sold = format!("sale 1 to client 0: {everything} sat, signed");
     assert_eq!(lines(&world, LSP, instance)[..2], [sold.as_str(), "stock: all of 300000 sat is sold"]);
 
-    let scenario = with_stock(3).prices(PriceList { base_msat: 700_001, ppm: 0 });
+    let scenario = with_stock(3).prices(PriceList::of_sales(700_001, 0));
     let (mut world, instance) = scenario.config(|config| config.sale_blocks = 6).active().unwrap();
     world.pay(LSP, 1, 20_000_000).unwrap();
     world.tamper(losing("sale_partial_signatures", 2));

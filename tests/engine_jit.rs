@@ -18,7 +18,7 @@ const AMOUNT: Amount = Amount::from_sat(50_000);
 /// Four clients in one leaf, two sub-factories with stock, an operator that wants money, and client 2 away.
 fn away(seed: u64, jit: [bool; 2]) -> (World, InstanceId) {
     let scenario = Scenario::new(seed).clients(4).stock(300_000);
-    let scenario = scenario.prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = scenario.prices(PriceList::of_sales(PRICE, 0));
     let scenario = scenario.config(|config| config.jit = jit[1]).config_of(LSP, |config| config.jit = jit[0]);
     let (mut world, instance) = scenario.active().unwrap();
     world.pay(LSP, 1, 20_000_000).unwrap();
@@ -394,7 +394,7 @@ fn whoever_is_away_has_done_nothing() {
 /// records without end.
 #[test]
 fn a_buyer_that_is_gone_whenever_its_channel_is_opened_has_to_wait() {
-    let scenario = Scenario::new(13).clients(4).stock(300_000).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = Scenario::new(13).clients(4).stock(300_000).prices(PriceList::of_sales(PRICE, 0));
     let (mut world, instance) = scenario.active().unwrap();
     let records = |world: &World| world.members[LSP].store.records(instance).len();
     let before = records(&world);

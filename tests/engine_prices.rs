@@ -27,7 +27,7 @@ fn active(seed: u64, prices: PriceList) -> (World, InstanceId) {
 }
 
 fn flat() -> PriceList {
-    PriceList { base_msat: PRICE, ppm: 0 }
+    PriceList::of_sales(PRICE, 0)
 }
 
 fn credits(world: &World, instance: InstanceId) -> [u64; 2] {
@@ -36,7 +36,7 @@ fn credits(world: &World, instance: InstanceId) -> [u64; 2] {
 
 #[test]
 fn a_sale_costs_its_price_and_no_more() {
-    let (mut world, instance) = active(1, PriceList { base_msat: 10_000, ppm: 20_000 });
+    let (mut world, instance) = active(1, PriceList::of_sales(10_000, 20_000));
     let before = purse(&world, instance);
     let question = Command::AskPrice { instance, amount: Amount::from_sat(50_000) };
     world.command(1, question).unwrap();
@@ -86,7 +86,7 @@ fn what_is_above_the_limit_is_refused_and_nothing_changes() {
 
 #[test]
 fn whoever_cannot_pay_gets_nothing_and_loses_nothing() {
-    let (mut world, instance) = active(3, PriceList { base_msat: PURSE * 2, ppm: 0 });
+    let (mut world, instance) = active(3, PriceList::of_sales(PURSE * 2, 0));
     let before = purse(&world, instance);
     world.ask(1, instance, 50_000, PURSE * 2).unwrap().unwrap();
     world.run_out().unwrap();
@@ -118,7 +118,7 @@ fn a_payment_that_fails_ends_its_own_purchase_alone() {
         });
         world.ask(1, waits, 40_000, PRICE).unwrap().unwrap();
         world.settle().unwrap();
-        world.members[LSP].engine.as_mut().unwrap().set_prices(PriceList { base_msat: PURSE * 2, ppm: 0 });
+        world.members[LSP].engine.as_mut().unwrap().set_prices(PriceList::of_sales(PURSE * 2, 0));
         world.ask(1, dear, 50_000, PURSE * 2).unwrap().unwrap();
         world.settle().unwrap();
         let why = world.refused(1, dear).unwrap();

@@ -214,7 +214,7 @@ fn a_client_without_a_channel() {
 #[test]
 fn a_payment_that_is_not_settled() {
     let (mut world, instance) = with_stock(11, 300_000);
-    let prices = PriceList { base_msat: 500, ppm: 0 };
+    let prices = PriceList::of_sales(500, 0);
     world.members[LSP].engine.as_mut().unwrap().set_prices(prices);
     world.command(1, buy(instance, 50_000)).unwrap();
     let pays = |world: &World| {

@@ -7,7 +7,7 @@ mod common;
 use common::factory;
 use factory_engine::types::InstanceId;
 use factory_engine::wire::message::{Invite, Message};
-use factory_engine::{Config, Level, NotYet, Policy, Renewal, Stage, State};
+use factory_engine::{Config, Level, NotYet, Policy, PriceList, Renewal, Stage, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, World, losing};
@@ -126,20 +126,116 @@ fn whom_a_person_is_asked_about() {
     assert!(!factory(&world, 1, new).accepted);
 }
 
-/// S32: a renewal costs what it may cost, and its price counts with what stays behind.
+/// What the operator asks for a renewal, in a list that asks for sales as well.
+fn prices(renewal_base_msat: u64, renewal_ppm: u32) -> PriceList {
+    let renewals = PriceList { renewal_base_msat: Some(renewal_base_msat), ..PriceList::of_sales(9, 9) };
+    PriceList { renewal_ppm: Some(renewal_ppm), ..renewals }
+}
+
+/// What client 1 has in all its channels that live, msat.
+fn held(world: &World) -> u64 {
+    let list = world.balances(1, world.members[LSP].id);
+    list.iter().filter(|known| known.live).map(|known| known.to_us_msat).sum()
+}
+
+/// S32: a renewal costs what it may cost, and nothing if it is none.
 #[test]
 fn a_renewal_has_its_price() {
-    for (limit, accepted) in [(499, false), (500, true)] {
-        let (mut world, _) = due(4, |config| config.max_renewal_price_msat = limit);
-        world.tamper(|out| match &out.message {
-            Message::Invite(invite) => Fate::replace(Invite { price_msat: 500, ..invite.clone() }),
-            _ => Fate::Deliver,
+    let capacity = Offer::default().capacity.to_sat();
+    // 1 % of the new channel, and 500 msat.
+    let price = capacity * 10 + 500;
+    for (limit, accepted) in [(price - 1, false), (price, true)] {
+        let (mut world, old) = due(4, |config| {
+            config.prices = prices(500, 10_000);
+            config.max_renewal_price_msat = limit;
         });
+        let first = &factory(&world, 1, old).current;
+        assert_eq!((first.price_msat, first.paid_msat.len()), (0, 0), "it renews nothing");
         let new = world.begin(&offer()).unwrap();
         world.settle().unwrap();
         let known = world.factory(1, new).is_ok_and(|factory| factory.accepted);
         assert_eq!(known, accepted, "{limit}");
+        let asked = if accepted { Some(price) } else { None };
+        assert_eq!(renewal(&world, old).price_msat, asked);
+        assert_eq!(factory(&world, LSP, new).current.price_of(0), price);
     }
+}
+
+/// S22, S37: the price stays behind in the old channel, to the msat, once the new one is there for good; the operator
+/// knows what it got. Whoever has less pays what it has.
+#[test]
+fn what_it_costs_stays_behind() {
+    for (purse, price, paid) in [(20_000_000, 1_500_000, 1_500_000), (700_000, 1_500_000, 700_000)] {
+        let (mut world, old) = due(9, |config| {
+            config.prices = prices(price, 0);
+            config.max_renewal_price_msat = 2_000_000;
+        });
+        world.pay(LSP, 1, purse).unwrap();
+        let before = held(&world);
+        let new = world.make_factory(&offer()).unwrap();
+        let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+        mine_to(&mut world, until - 1);
+        assert_eq!(held(&world), before + PUSH, "nothing is paid before the new channel is deep enough");
+        mine_to(&mut world, until + 2);
+        assert_eq!(renewal(&world, old).stage, Stage::Done);
+        // What its first channel was given is as good as what it was paid.
+        let paid = (paid + PUSH - RESERVE).min(price);
+        assert_eq!(held(&world), before + PUSH - RESERVE - paid);
+        assert_eq!(factory(&world, LSP, old).current.paid_msat.get(&0), Some(&paid));
+        let known = |(_, line): &(Level, String)| line.contains("that its renewal costs");
+        assert_eq!(world.members[LSP].log.iter().filter(|line| known(line)).count(), 1);
+        assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+    }
+}
+
+/// S32: what was asked for holds through later attempts and restarts, whatever the list says by then.
+#[test]
+fn a_price_is_kept() {
+    let (mut world, _) = due(10, |config| {
+        config.prices = prices(1_500, 0);
+        config.max_renewal_price_msat = 1_500;
+    });
+    // The first attempt comes to nothing.
+    let new = world.begin(&offer()).unwrap();
+    world.members[LSP].engine.as_mut().unwrap().set_prices(prices(9_000, 0));
+    world.restart(LSP).unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    let attempt = &factory(&world, LSP, new).current;
+    assert!(attempt.number > 1);
+    assert_eq!(attempt.price_of(0), 1_500);
+    assert_eq!(factory(&world, 1, new).current.price_msat, 1_500);
+}
+
+/// One renewal takes the place of two factories, and is paid for once.
+#[test]
+fn two_factories_cost_one_price() {
+    let price = 1_500_000;
+    let (mut world, first) = active(12, |config| {
+        config.prices = prices(price, 0);
+        config.max_renewal_price_msat = RESERVE + price;
+    });
+    let second = world.make_factory(&offer()).unwrap();
+    let channels = [first, second].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    world.pay(LSP, 1, 5_000_000).unwrap();
+    world.shift_between(1, channels[0], channels[1], 2_000_000).unwrap();
+    // Nothing moves before both are due.
+    world.tamper(losing("move_ask", 1));
+    let dying = factory(&world, 1, second).current.terms.timeout_height - DYING;
+    mine_to(&mut world, dying);
+    let third = world.make_factory(&offer()).unwrap();
+    let until = factory(&world, 1, third).funding_height().unwrap() + 5;
+    mine_to(&mut world, until);
+    let before = held(&world);
+    assert!([first, second].iter().all(|old| matches!(renewal(&world, *old).stage, Stage::Move { .. })));
+    world.heal();
+    // A move that was begun into the second ends first.
+    mine_to(&mut world, until + 20);
+    assert!([first, second].iter().all(|old| renewal(&world, *old).stage == Stage::Done));
+    assert_eq!(held(&world), before - 2 * RESERVE - price);
+    let paid = [first, second].map(|old| factory(&world, LSP, old).current.paid_msat.get(&0).copied());
+    assert_eq!(paid.iter().flatten().copied().collect::<Vec<_>>(), [price]);
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
 
 /// Each step of a renewal says what it waits for, and until when there is time.
@@ -269,10 +365,6 @@ fn bought_channels_follow() {
     }
     assert_eq!(factory(&world, 1, old).own_channels().count(), 4);
     world.pay(LSP, 1, 20_000_000).unwrap();
-    let held = |world: &World| -> u64 {
-        let list = world.balances(1, world.members[LSP].id);
-        list.iter().filter(|known| known.live).map(|known| known.to_us_msat).sum()
-    };
     let before = held(&world);
     let dying = factory(&world, 1, old).current.terms.timeout_height - 200;
     mine_to(&mut world, dying);

@@ -21,8 +21,7 @@ const CREDIT_BLOCKS: u32 = 10;
 
 /// Four clients in one leaf, two sub-factories with stock, and an operator that wants money.
 fn active(seed: u64, jit: bool) -> (World, InstanceId) {
-    let scenario =
-        Scenario::new(seed).clients(4).stock(300_000).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = Scenario::new(seed).clients(4).stock(300_000).prices(PriceList::of_sales(PRICE, 0));
     let scenario = scenario.config(|config| {
         config.jit = jit;
         config.sale_blocks = SALE_BLOCKS;

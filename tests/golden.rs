@@ -74,6 +74,7 @@ fn wire() -> Vec<(String, Vec<u8>)> {
             ("terms".to_owned(), wire_samples::terms().encoded()),
             ("channel_in_factory".to_owned(), wire_samples::channel_in_factory().encoded()),
             ("prices".to_owned(), prices().to_bytes()),
+            ("prices/renewals".to_owned(), renewal_prices().to_bytes()),
             ("ladder".to_owned(), ladder().to_bytes()),
         ])
         .collect()
@@ -85,7 +86,12 @@ fn ladder() -> Ladder {
 }
 
 fn prices() -> PriceList {
-    PriceList { base_msat: 700_001, ppm: 2_500 }
+    PriceList::of_sales(700_001, 2_500)
+}
+
+/// With what came later.
+fn renewal_prices() -> PriceList {
+    PriceList { renewal_base_msat: Some(1_000_001), renewal_ppm: Some(0), ..prices() }
 }
 
 /// Hex of each frozen line, by name.
@@ -154,6 +160,7 @@ fn everything_that_travels_has_frozen_bytes() {
     let record = ChannelInFactory::decoded(&frozen["channel_in_factory"]);
     assert_eq!(record, Ok(wire_samples::channel_in_factory()));
     assert_eq!(PriceList::from_bytes(&frozen["prices"]), Ok(prices()));
+    assert_eq!(PriceList::from_bytes(&frozen["prices/renewals"]), Ok(renewal_prices()));
     assert_eq!(Ladder::from_bytes(&frozen["ladder"]), Ok(ladder()));
 }
 

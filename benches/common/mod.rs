@@ -134,6 +134,7 @@ impl Mould {
                 terms: terms.clone(),
                 clients: (0..self.clients).map(node).collect(),
                 protocol: PROTOCOL_ID,
+                prices_msat: None,
             };
             let coin = TxOut { value: layout.funding_value(), script_pubkey: channel(0) };
             let prevouts = vec![coin; funding_tx.input.len()];

@@ -170,6 +170,7 @@ impl Engine {
             Input::Balances(list) => {
                 self.moves_on_balances(step, &list);
                 self.find_free_moves(step, &list);
+                self.note_what_was_paid(step, &list);
                 self.on_balances(step, list);
             }
             Input::OrdinaryChecked { instance, channel_id, result } => {

@@ -211,14 +211,14 @@ fn a_price_answers_the_question_that_was_asked() {
         assert_eq!(asked(&world).unwrap().unwrap().price_msat, PRICE);
     }
     let engine = |at: usize| world.members[at].engine.as_ref().unwrap();
-    assert_eq!(engine(LSP).prices(), PriceList { base_msat: PRICE, ppm: 0 });
+    assert_eq!(engine(LSP).prices(), PriceList::of_sales(PRICE, 0));
     assert_eq!([LSP, 1].map(|at| engine(at).credit_msat(instance)), [0, 0]);
 }
 
 /// Two factories of one operator sell to the same client at once, and neither takes the other's for its own.
 #[test]
 fn two_factories_sell_at_once() {
-    let scenario = leaf(27).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = leaf(27).prices(PriceList::of_sales(PRICE, 0));
     let (mut world, first) = scenario.active().unwrap();
     let offer = factory_lab::offer::Offer { stock: Amount::from_sat(300_000), ..Default::default() };
     let second = world.begin(&offer).unwrap();
@@ -244,7 +244,7 @@ fn two_factories_sell_at_once() {
 #[test]
 fn two_factories_sell_the_same_at_once() {
     for swapped in [false, true] {
-        let scenario = leaf(28).prices(PriceList { base_msat: PRICE, ppm: 0 });
+        let scenario = leaf(28).prices(PriceList::of_sales(PRICE, 0));
         let (mut world, first) = scenario.active().unwrap();
         let offer = factory_lab::offer::Offer { stock: Amount::from_sat(300_000), ..Default::default() };
         let second = world.begin(&offer).unwrap();
@@ -283,7 +283,7 @@ fn two_factories_sell_the_same_at_once() {
 #[test]
 fn a_payment_that_fails_ends_its_own_purchase() {
     for failing in [0, 1] {
-        let scenario = leaf(33).prices(PriceList { base_msat: PRICE, ppm: 0 });
+        let scenario = leaf(33).prices(PriceList::of_sales(PRICE, 0));
         let (mut world, first) = scenario.active().unwrap();
         let offer = factory_lab::offer::Offer { stock: Amount::from_sat(300_000), ..Default::default() };
         let second = world.begin(&offer).unwrap();

@@ -35,7 +35,7 @@ fn active(seed: u64) -> (World, InstanceId) {
 
 /// The same with an operator that wants money, and a buyer that has some.
 fn dear(seed: u64) -> (World, InstanceId) {
-    let scenario = leaf(seed).prices(PriceList { base_msat: PRICE, ppm: 0 });
+    let scenario = leaf(seed).prices(PriceList::of_sales(PRICE, 0));
     let (mut world, instance) = scenario.active().unwrap();
     world.pay(LSP, 1, 20_000_000).unwrap();
     (world, instance)
@@ -43,8 +43,7 @@ fn dear(seed: u64) -> (World, InstanceId) {
 
 /// An ordinary channel may come instead of a sale, and client 2 is there and sends no nonces.
 fn silent_neighbour(seed: u64) -> (World, InstanceId) {
-    let scenario =
-        leaf(seed).prices(PriceList { base_msat: PRICE, ppm: 0 }).config(|config| config.jit = true);
+    let scenario = leaf(seed).prices(PriceList::of_sales(PRICE, 0)).config(|config| config.jit = true);
     let (mut world, instance) = scenario.active().unwrap();
     world.pay(LSP, 1, 20_000_000).unwrap();
     world.tamper(silence);

@@ -88,20 +88,28 @@ fn ledger() -> Vec<LedgerEntry> {
     vec![entry(0, SpendRole::State), entry(1, SpendRole::Distribution), entry(2, SpendRole::Sale)]
 }
 
+fn created(prices_msat: Option<Vec<u64>>) -> Created {
+    Created { terms: terms(), clients: vec![node(3), node(4)], protocol: PROTOCOL_ID, prices_msat }
+}
+
+fn attempt_started(prices_msat: Option<Vec<u64>>) -> AttemptStarted {
+    AttemptStarted {
+        attempt: 2,
+        terms: terms(),
+        clients: vec![node(3)],
+        reason: "no answer".into(),
+        left_out: vec![node(4)],
+        caused: vec![node(5)],
+        prices_msat,
+    }
+}
+
 /// In the order of their numbers.
 pub fn samples() -> Vec<Event> {
     let (payment_hash, channel_id) = (PaymentHash([0x31; 32]), ChannelId([0x32; 32]));
     vec![
-        Created { terms: terms(), clients: vec![node(3), node(4)], protocol: PROTOCOL_ID }.into(),
-        AttemptStarted {
-            attempt: 2,
-            terms: terms(),
-            clients: vec![node(3)],
-            reason: "no answer".into(),
-            left_out: vec![node(4)],
-            caused: vec![node(5)],
-        }
-        .into(),
+        created(None).into(),
+        attempt_started(None).into(),
         Invited {
             attempt: 1,
             terms: terms(),
@@ -215,6 +223,7 @@ pub fn samples() -> Vec<Event> {
         LeaveOpened { channel_id, price_msat: 616_000, height: 832 }.into(),
         LeaveOpening { client: 1, amount: sat(111_200), price_msat: 616_000, height: 830 }.into(),
         LeaveFunded { client: 1, channel_id: Some(channel_id), height: 831 }.into(),
+        RenewalPaid { client: 1, msat: 6_000 }.into(),
     ]
 }
 
@@ -272,14 +281,18 @@ pub fn named() -> Vec<(&'static str, Event)> {
 fn later() -> Vec<(&'static str, Event)> {
     let reclaims =
         vec![ReclaimedInput { instance: InstanceId([0x12; 32]), coin: 0, outpoint: outpoint(7, 1) }];
-    vec![(
-        "funding_reserved/reclaims",
-        FundingReserved {
-            attempt: 1,
-            tx: proposal().funding_tx,
-            prevouts: vec![TxOut { value: sat(150_000), script_pubkey: script(9) }],
-            reclaims: Some(reclaims),
-        }
-        .into(),
-    )]
+    vec![
+        (
+            "funding_reserved/reclaims",
+            FundingReserved {
+                attempt: 1,
+                tx: proposal().funding_tx,
+                prevouts: vec![TxOut { value: sat(150_000), script_pubkey: script(9) }],
+                reclaims: Some(reclaims),
+            }
+            .into(),
+        ),
+        ("created/prices", created(Some(vec![0, 7_000])).into()),
+        ("attempt_started/prices", attempt_started(Some(vec![7_000])).into()),
+    ]
 }

@@ -158,7 +158,7 @@ fn restored() -> (World, InstanceId) {
 /// A neighbour is away: an ordinary channel comes instead.
 fn jit() -> (World, InstanceId) {
     let price = 1_000_000;
-    let scenario = with_stock(3).prices(PriceList { base_msat: price, ppm: 0 });
+    let scenario = with_stock(3).prices(PriceList::of_sales(price, 0));
     let (mut world, instance) = scenario.config(|config| config.jit = true).active().unwrap();
     one_more(&mut world);
     world.pay(LSP, 1, 20_000_000).unwrap();

@@ -104,6 +104,7 @@ impl Engine {
             check_again(step, &after);
             self.renew(step, &after);
             self.go_off(step, &after);
+            self.look_what_was_paid(step, &after);
             self.go_on(step, &after);
             self.go_on_leaving(step, &after);
             self.go_on_closing(step, &after);

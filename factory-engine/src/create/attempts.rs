@@ -18,7 +18,7 @@ use crate::wire::message::{Abort, Invite, Resume};
 use crate::wire::words::Words;
 
 use super::client::MAX_ATTEMPT;
-use super::lsp::{inputs, invite};
+use super::lsp::{asked, inputs, invite};
 
 impl Engine {
     pub(crate) fn lsp_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
@@ -201,14 +201,11 @@ impl Engine {
         for node in left_out {
             step.volatile(Volatile::Offence(*node, step.now));
         }
-        let kept: Vec<(NodeId, bitcoin::Amount)> = factory
-            .current
-            .clients
-            .iter()
-            .copied()
-            .zip(factory.current.terms.capacities.iter().copied())
-            .filter(|(node, _)| !left_out.contains(node))
-            .collect();
+        let current = &factory.current;
+        let places = (0..).zip(&current.clients).zip(&current.terms.capacities);
+        let places = places.filter(|((_, node), _)| !left_out.contains(node));
+        let kept: Vec<(NodeId, bitcoin::Amount, u64)> =
+            places.map(|((client, node), capacity)| (*node, *capacity, current.price_of(client))).collect();
         let too_many = last && left_out.is_empty()
             || self.config.max_attempts <= 1
             || factory.current.number >= MAX_ATTEMPT;
@@ -218,8 +215,9 @@ impl Engine {
         }
         self.clean_up(step, factory, left_out, &reason);
         let attempt = factory.current.number.saturating_add(1);
-        let clients: Vec<NodeId> = kept.iter().map(|(node, _)| *node).collect();
-        let capacities = kept.iter().map(|(_, capacity)| *capacity).collect();
+        let clients: Vec<NodeId> = kept.iter().map(|(node, ..)| *node).collect();
+        let capacities = kept.iter().map(|(_, capacity, _)| *capacity).collect();
+        let prices_msat: Vec<u64> = kept.iter().map(|(.., msat)| *msat).collect();
         let terms = Terms { capacities, ..factory.current.terms.clone() };
         step.log(
             Level::Info,
@@ -239,9 +237,10 @@ impl Engine {
                 reason: short(&reason.to_string()),
                 left_out: left_out.to_vec(),
                 caused: caused.into_iter().filter(|node| !left_out.contains(node)).collect(),
+                prices_msat: asked(prices_msat.clone()),
             },
         );
-        self.invite(step, &terms, attempt, &clients);
+        self.invite(step, &terms, attempt, &clients, &prices_msat);
     }
 
     /// Ends creation for good.
@@ -281,7 +280,7 @@ fn count(clients: usize) -> u32 {
 /// The current attempt's invitation, once more.
 fn invitation(factory: &Factory, client: ClientIndex) -> Invite {
     let Attempt { terms, layout, number, .. } = &factory.current;
-    invite(terms, layout, *number, client)
+    invite(terms, layout, *number, (client, factory.current.price_of(client)))
 }
 
 fn over(resume: &Resume, reason: &str) -> Abort {

@@ -2,6 +2,7 @@
 //! What is signed is in `lsp_signing`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use crate::engine::Engine;
 use crate::io::{Answer, Create, Effect, NodeError, OpenFailure, PreparedFunding, Refusal};
@@ -77,14 +78,19 @@ impl Engine {
         let timeout = step.height.saturating_add(create.lifetime_blocks);
         let nodes = create.clients.iter().map(|(node, _)| *node);
         let push_msat = create.push_msat.unwrap_or_else(|| self.push_for(nodes, timeout, step.height));
+        let prices_msat = self.renewal_prices(&create.clients, timeout, step.height);
         let terms = terms(&self.config, self.me, instance, create, push_msat, step.height);
         layout(&terms, create.lifetime_blocks)?;
         let clients: Vec<NodeId> = create.clients.iter().map(|(node, _)| *node).collect();
-        step.event(
-            instance,
-            Created { terms: terms.clone(), clients: clients.clone(), protocol: PROTOCOL_ID },
-        );
-        self.invite(step, &terms, 1, &clients);
+        let asked = asked(prices_msat.clone());
+        let created = Created {
+            terms: terms.clone(),
+            clients: clients.clone(),
+            protocol: PROTOCOL_ID,
+            prices_msat: asked,
+        };
+        step.event(instance, created);
+        self.invite(step, &terms, 1, &clients, &prices_msat);
         Ok(Answer::Created(instance))
     }
 
@@ -108,7 +114,14 @@ impl Engine {
     }
 
     /// Begins an attempt: its ceremony, and an invitation for each client that is connected.
-    pub(super) fn invite(&self, step: &mut StepBuilder<'_>, terms: &Terms, attempt: u32, clients: &[NodeId]) {
+    pub(super) fn invite(
+        &self,
+        step: &mut StepBuilder<'_>,
+        terms: &Terms,
+        attempt: u32,
+        clients: &[NodeId],
+        prices_msat: &[u64],
+    ) {
         let deadline = step.now.saturating_add(self.config.invite_timeout);
         let own_key = self.factory_key(terms.instance, attempt).public().x_only_public_key().0.serialize();
         let ceremony = LspCeremony::new(attempt, terms.clients(), own_key, LspStage::Inviting, deadline);
@@ -117,9 +130,10 @@ impl Engine {
         let Ok(layout) = Layout::new(terms) else {
             return;
         };
-        for (client, node) in (0u32..).zip(clients) {
+        let prices_msat = prices_msat.iter().copied().chain(iter::repeat(0));
+        for ((client, node), price_msat) in (0u32..).zip(clients).zip(prices_msat) {
             if self.peers.contains(node) {
-                step.send(*node, invite(terms, &layout, attempt, client));
+                step.send(*node, invite(terms, &layout, attempt, (client, price_msat)));
             }
         }
     }
@@ -365,13 +379,23 @@ pub(super) fn inputs(tx: &Transaction) -> Vec<OutPoint> {
     tx.input.iter().map(|input| input.previous_output).collect()
 }
 
-pub(super) fn invite(terms: &Terms, layout: &Layout, attempt: u32, client: ClientIndex) -> Invite {
+/// What an event keeps of the prices: nothing where nobody is asked for anything.
+pub(super) fn asked(prices_msat: Vec<u64>) -> Option<Vec<u64>> {
+    prices_msat.iter().any(|msat| *msat > 0).then_some(prices_msat)
+}
+
+pub(super) fn invite(
+    terms: &Terms,
+    layout: &Layout,
+    attempt: u32,
+    (client, price_msat): (ClientIndex, u64),
+) -> Invite {
     Invite {
         instance: terms.instance,
         attempt,
         terms: terms.clone(),
         client,
-        price_msat: 0,
+        price_msat,
         channel_in_factory: ChannelInFactory {
             factory_protocol: crate::wire::message::protocol_id(),
             factory_instance: terms.instance,

@@ -1,10 +1,10 @@
-//! What an operator gives each client when its channel opens.
+//! What an operator gives each client when its channel opens, and asks of it for its renewal.
 
 use crate::engine::Engine;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::tx::layout::RESERVE_MSAT;
-use crate::types::{Height, NodeId};
+use crate::types::{Amount, Height, NodeId};
 
 impl Engine {
     /// L: what each client of a factory that is created at `height` and ends at `timeout` is given when its channel
@@ -17,13 +17,30 @@ impl Engine {
         timeout: Height,
         height: Height,
     ) -> u64 {
-        let ends = |factory: &&Factory| (height..timeout).contains(&factory.current.terms.timeout_height);
-        let old: Vec<&Factory> = self.whole().filter(ends).collect();
+        let old = self.ending(timeout, height);
         let renews = |node: NodeId| old.iter().any(|factory| is_left(factory, node));
         if clients.into_iter().any(renews) {
             return self.config.push_msat.max(RESERVE_MSAT);
         }
         self.config.push_msat
+    }
+
+    /// L: what each of these clients is asked for its channel of such a factory, by capacity, msat: `factory-price`'s
+    /// renewal price if it leaves a channel in another factory for it, and nothing if it comes from elsewhere. What
+    /// became an ordinary channel on chain isn't renewed: nothing can stay behind in it.
+    pub fn renewal_prices(&self, clients: &[(NodeId, Amount)], timeout: Height, height: Height) -> Vec<u64> {
+        let old = self.ending(timeout, height);
+        let price = |(node, capacity): &(NodeId, Amount)| {
+            let renews = old.iter().any(|factory| is_left(factory, *node));
+            if renews { self.config.prices.renewal_msat(*capacity) } else { 0 }
+        };
+        clients.iter().map(price).collect()
+    }
+
+    /// The factories that end before one that ends at `timeout`.
+    fn ending(&self, timeout: Height, height: Height) -> Vec<&Factory> {
+        let ends = |factory: &&Factory| (height..timeout).contains(&factory.current.terms.timeout_height);
+        self.whole().filter(ends).collect()
     }
 }
 

@@ -2,15 +2,17 @@
 
 use crate::engine::Engine;
 use crate::handover::{Context, close_channels};
-use crate::io::Level;
+use crate::io::{ChannelBalance, Effect, Level};
 use crate::record::attempt::Role;
-use crate::record::event::KeyReceived;
+use crate::record::event::{KeyReceived, RenewalPaid};
 use crate::record::factory::{Factory, member_key};
+use crate::record::state::State;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
+use crate::tx::layout::RESERVE_MSAT;
 use crate::tx::musig::{FactoryKey, MusigError, SealedKey, open};
-use crate::types::NodeId;
+use crate::types::{Height, NodeId};
 use crate::wire::message::{Handover, HandoverRefused, HandoverStored};
 use crate::wire::words::Words;
 
@@ -58,7 +60,72 @@ impl Engine {
         }
         step.send(peer, HandoverStored { instance, attempt });
         close_channels(step, factory, true, |other| other == client);
+        // What it has left behind is what it pays.
+        step.effect(Effect::ReadBalances { peer });
         Ok(())
+    }
+
+    /// What a client that has left a factory was asked for its renewal, msat; nothing if that was nothing, another
+    /// factory's channels hold it, or it is known what was paid.
+    fn owed(&self, factory: &Factory, client: ClientIndex) -> Option<u64> {
+        let left = *factory.current.handed_over.get(&client)?;
+        let node = *factory.current.clients.get(usize::try_from(client).ok()?)?;
+        if factory.current.paid_msat.contains_key(&client) || factory.leaves.opened(client).is_some() {
+            return None;
+        }
+        let operated = || self.whole().filter(|other| other.current.role == Role::Lsp);
+        let is_next = |next: &&Factory| {
+            ends(next) > ends(factory) && next.funding_height().is_some() && next.client_of(node).is_some()
+        };
+        // A client goes to the one that ends last.
+        let next = operated().filter(is_next).max_by_key(|next| ends(next))?;
+        // One renewal takes the place of several, and costs once.
+        let before = |other: &Factory| {
+            let other_left = other.client_of(node).and_then(|client| other.current.handed_over.get(&client));
+            let since = next.funding_height().unwrap_or(Height::MAX)..=left;
+            other_left
+                .is_some_and(|at| since.contains(at) && (*at, other.instance) < (left, factory.instance))
+        };
+        if operated().any(before) {
+            return None;
+        }
+        Some(next.current.price_of(next.client_of(node)?)).filter(|msat| *msat > 0)
+    }
+
+    /// At every block: what was left behind for renewals is looked at until it is known.
+    pub(crate) fn look_what_was_paid(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
+        if factory.current.role != Role::Lsp || factory.state(step.height) == State::Closed {
+            return;
+        }
+        for client in factory.current.handed_over.keys().copied() {
+            let node = usize::try_from(client).ok().and_then(|place| factory.current.clients.get(place));
+            if let Some(peer) = node.filter(|_| self.owed(factory, client).is_some()) {
+                step.effect(Effect::ReadBalances { peer: *peer });
+            }
+        }
+    }
+
+    /// What a client that has handed its key over has left behind beyond its reserves is what it pays for its renewal.
+    pub(crate) fn note_what_was_paid(&self, step: &mut StepBuilder<'_>, list: &[ChannelBalance]) {
+        for factory in self.whole().filter(|factory| factory.current.role == Role::Lsp) {
+            for client in factory.current.handed_over.keys().copied() {
+                let Some(price_msat) = self.owed(factory, client) else { continue };
+                let own = factory.own_channels().filter(|channel| channel.client == client);
+                let left = own.map(|channel| {
+                    let known = list.iter().find(|known| known.channel_id == channel.channel_id)?;
+                    let all = channel.capacity.to_sat().saturating_mul(1_000);
+                    Some(all.saturating_sub(known.to_us_msat).saturating_sub(RESERVE_MSAT))
+                });
+                let Some(left) = left.collect::<Option<Vec<u64>>>() else { continue };
+                let msat = left.into_iter().fold(0, u64::saturating_add).min(price_msat);
+                let text = format!(
+                    "{}: client {client} pays {msat} of the {price_msat} msat that its renewal costs",
+                    factory.instance
+                );
+                step.log(if msat < price_msat { Level::Unusual } else { Level::Info }, text);
+                step.event(factory.instance, RenewalPaid { client, msat });
+            }
+        }
     }
 
     /// The key of a client that has handed it over; nothing if it hasn't.
@@ -77,4 +144,8 @@ impl Engine {
         let context = Context::new(instance, attempt, client);
         open(key, &self.factory_key(instance, attempt), &context.parts(), member)
     }
+}
+
+fn ends(factory: &Factory) -> Height {
+    factory.current.terms.timeout_height
 }

@@ -123,6 +123,17 @@ impl fmt::Display for NotYet {
 
 impl std::error::Error for NotYet {}
 
+/// What may go from one channel of a factory that is left to where its money is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Movable {
+    /// The channel (BOLT 2's `channel_id`).
+    pub from: ChannelId,
+    /// How much, msat.
+    pub amount_msat: u64,
+    /// What of the price stays in it, msat.
+    pub stays_msat: u64,
+}
+
 /// Where a client's money is once it has left a factory.
 #[derive(Debug, Clone, Copy)]
 pub enum Successor<'e> {
@@ -279,9 +290,44 @@ impl Engine {
         }
     }
 
-    /// What may stay behind in a factory's channels beyond their reserve, msat: the price of an ordinary channel.
-    pub(crate) fn price_behind(&self, factory: &Factory) -> u64 {
-        factory.leaves.wish().map_or(0, |wish| wish.price_msat)
+    /// What stays behind in a factory's channels beyond their reserve, msat, as far as there is so much: the price of
+    /// the ordinary channel, or of the renewal.
+    pub(crate) fn price_behind(&self, factory: &Factory, next: Successor<'_>) -> u64 {
+        match next {
+            Successor::Factory(next) if self.has_been_renewed(next) => 0,
+            Successor::Factory(next) => next.current.price_msat,
+            Successor::Ordinary(_) | Successor::Nothing => {
+                factory.leaves.wish().map_or(0, |wish| wish.price_msat)
+            }
+        }
+    }
+
+    /// What may leave each of a factory's channels, msat: all but its reserve, and but the price, of which each keeps
+    /// what the ones before it don't hold.
+    pub(crate) fn movable<'e>(
+        &'e self,
+        factory: &'e Factory,
+        mut price_msat: u64,
+    ) -> impl Iterator<Item = Movable> + 'e {
+        factory.own_channels().filter_map(move |channel| {
+            let from = channel.channel_id;
+            let known = self.balances.of(from)?;
+            let more = known.to_us_msat.saturating_sub(known.reserve_msat);
+            let stays_msat = more.min(price_msat);
+            price_msat = price_msat.saturating_sub(stays_msat);
+            let amount_msat = more.saturating_sub(stays_msat);
+            (amount_msat > 0).then_some(Movable { from, amount_msat, stays_msat })
+        })
+    }
+
+    /// Whether a client has left another factory since this one was funded: it takes that one's place, makes up for
+    /// what stayed there, and was paid for.
+    fn has_been_renewed(&self, next: &Factory) -> bool {
+        let since = next.funding_height().unwrap_or(Height::MAX);
+        self.factories.values().any(|other| {
+            let left = other.current.handed_over.values().any(|height| *height >= since);
+            other.lsp() == next.lsp() && other.has_left() && left && other.leaves.wish().is_none()
+        })
     }
 
     /// What may stay behind in a factory's channels as reserve, msat: what a person was told; or what its successor
@@ -295,16 +341,7 @@ impl Engine {
         let bought = u64::try_from(factory.own_channels().count().saturating_sub(1)).unwrap_or(0);
         let free = free.saturating_add(bought.saturating_mul(RESERVE_MSAT));
         // It makes up for one factory that is left, not for each.
-        let since = next.funding_height().unwrap_or(Height::MAX);
-        let made_up = |other: &Factory| {
-            let left = other.current.handed_over.values().any(|height| *height >= since);
-            other.lsp() == next.lsp() && other.has_left() && left && other.leaves.wish().is_none()
-        };
-        if self.factories.values().any(made_up) {
-            free
-        } else {
-            next.current.terms.push_msat.saturating_add(free)
-        }
+        if self.has_been_renewed(next) { free } else { next.current.terms.push_msat.saturating_add(free) }
     }
 
     /// Whether nothing is left to move: no HTLC, and in each channel no more than has to stay (S22). `list` is what
@@ -319,7 +356,7 @@ impl Engine {
         list: &[ChannelBalance],
     ) -> Result<(), NotYet> {
         let find = |id: ChannelId| list.iter().find(|balance| balance.channel_id == id && balance.live);
-        let (mut left_msat, mut price_msat) = (0u64, self.price_behind(factory));
+        let (mut left_msat, mut price_msat) = (0u64, self.price_behind(factory, next));
         for channel in factory.own_channels() {
             let channel_id = channel.channel_id;
             let balance = find(channel_id).ok_or(NotYet::Unknown(channel_id))?;

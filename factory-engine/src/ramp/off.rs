@@ -105,23 +105,7 @@ impl Engine {
     /// Everything but what stays behind for the operator.
     fn move_off(&self, step: &mut StepBuilder<'_>, factory: &Factory, wish: &Wish) {
         let Some(to) = wish.to else { return };
-        let mut price_msat = wish.price_msat;
-        for channel in factory.own_channels() {
-            let from = channel.channel_id;
-            let known = self.balances.of(from);
-            let more = known.map_or(0, |known| known.to_us_msat.saturating_sub(known.reserve_msat));
-            let stays = more.min(price_msat);
-            price_msat = price_msat.saturating_sub(stays);
-            if more == stays || factory.moves.of(from).is_some() {
-                continue;
-            }
-            let amount_msat = (stays > 0).then(|| more.saturating_sub(stays));
-            if let Err(why) = self.begin_move(step, from, to, amount_msat) {
-                let what = format!("what is in channel {from} doesn't move to channel {to}: {why}");
-                step.log(Level::Debug, format!("{}: {what}", factory.instance));
-                fail(step, factory.instance, &what);
-            }
-        }
+        self.move_what_may(step, factory, to, wish.price_msat);
     }
 
     /// lightningd's channel and the chain agree, or they don't (S22).

@@ -193,7 +193,7 @@ impl Engine {
             (Ok(()), _) => LeaveStage::HandOver(None),
             (Err(NotYet::Balance { .. }), Successor::Nothing) => LeaveStage::Channel,
             (Err(NotYet::Balance { .. }), _) => {
-                let msat = self.to_move(factory).saturating_sub(self.price_behind(factory));
+                let msat = self.to_move(factory).saturating_sub(self.price_behind(factory, next));
                 LeaveStage::Move(msat)
             }
             (Err(why), _) => LeaveStage::HandOver(Some(why)),

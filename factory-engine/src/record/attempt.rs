@@ -98,6 +98,8 @@ pub struct Attempt {
     pub layout: Arc<Layout>,
     /// Client: what L asks for joining, msat. L: 0.
     pub price_msat: u64,
+    /// L: what each client was asked for its renewal, msat, in leaf order; empty where nobody was.
+    pub(crate) prices_msat: Vec<u64>,
     /// L: the clients' nodes in leaf order. A client doesn't know its neighbours' nodes.
     pub clients: Vec<NodeId>,
     /// How far its creation has come.
@@ -140,6 +142,8 @@ pub struct Attempt {
     pub handed_over: BTreeMap<ClientIndex, Height>,
     /// L: their keys, as they came.
     pub(crate) keys: BTreeMap<ClientIndex, SealedKey>,
+    /// L: what they have left behind for their renewals, msat, where that was asked for and is known.
+    pub paid_msat: BTreeMap<ClientIndex, u64>,
     /// Client: L has stored its key.
     pub handover_stored: bool,
     /// The cooperative close that was signed for: at most one, ever (S8).
@@ -161,6 +165,7 @@ impl Attempt {
             terms: terms.clone(),
             layout: Arc::new(layout),
             price_msat: 0,
+            prices_msat: vec![],
             clients: vec![],
             creation: Creation::Joining,
             invited_at: None,
@@ -182,6 +187,7 @@ impl Attempt {
             ended: BTreeMap::new(),
             handed_over: BTreeMap::new(),
             keys: BTreeMap::new(),
+            paid_msat: BTreeMap::new(),
             handover_stored: false,
             close: None,
         })
@@ -217,6 +223,17 @@ impl Attempt {
             engine.input(part);
         }
         Some(TermsHash(sha256::Hash::from_engine(engine).to_byte_array()))
+    }
+
+    /// What a client is asked for this channel, msat; of another client this node doesn't know it.
+    pub fn price_of(&self, client: ClientIndex) -> u64 {
+        match self.role {
+            Role::Lsp => {
+                let place = usize::try_from(client).ok();
+                place.and_then(|place| self.prices_msat.get(place)).copied().unwrap_or(0)
+            }
+            Role::Client { .. } => self.price_msat,
+        }
     }
 
     /// Clients whose channel is this node's too.

@@ -13,7 +13,7 @@ use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv
 
 use super::Proposal;
 use super::ended::Ended;
-pub use super::handed::{HandedOver, HandoverStored, KeyReceived};
+pub use super::handed::{HandedOver, HandoverStored, KeyReceived, RenewalPaid};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use close::*;
@@ -37,6 +37,8 @@ tlv_struct! {
         pub clients: Vec<NodeId> => 2,
         /// Which kind of factory it is, and of which major version.
         pub protocol: ProtocolId => 4,
+        /// What each client is asked for its renewal, msat, in leaf order; absent where nobody is asked for anything.
+        pub prices_msat: Option<Vec<u64>> => 5,
     }
 }
 
@@ -55,6 +57,8 @@ tlv_struct! {
         pub left_out: Vec<NodeId> => 8,
         /// Who was the cause and may try again, once (S30).
         pub caused: Vec<NodeId> => 10,
+        /// What each client is asked for its renewal, msat, as in the first attempt.
+        pub prices_msat: Option<Vec<u64>> => 11,
     }
 }
 
@@ -412,6 +416,8 @@ tlv_enum! {
         73 "leave_opening" => LeaveOpening(LeaveOpening),
         /// L: that was opened, or could not be.
         74 "leave_funded" => LeaveFunded(LeaveFunded),
+        /// L: what a client has left behind for its renewal.
+        75 "renewal_paid" => RenewalPaid(RenewalPaid),
     }
 }
 

@@ -95,6 +95,9 @@ impl Factory {
         let mut current = Attempt::new(event.name(), role, attempt, terms)?;
         current.clients = clients;
         current.price_msat = price_msat;
+        if let Event::Created(e) = event {
+            current.prices_msat = prices("Created", e.prices_msat.as_ref(), &e.clients)?;
+        }
         current.creation = creation;
         current.invited_at = birth;
         Ok(Self {
@@ -135,6 +138,7 @@ impl Factory {
             Event::AttemptStarted(e) => {
                 self.start_attempt("AttemptStarted", Role::Lsp, e.attempt, &e.terms)?;
                 self.current.clients = e.clients.clone();
+                self.current.prices_msat = prices("AttemptStarted", e.prices_msat.as_ref(), &e.clients)?;
                 self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
                 self.strikes.extend(e.caused.iter().copied());
                 self.current.creation = Creation::Joining;
@@ -215,6 +219,9 @@ impl Factory {
             Event::KeyReceived(e) => {
                 self.current.handed_over.entry(e.client).or_insert(e.height);
                 self.current.keys.insert(e.client, e.key);
+            }
+            Event::RenewalPaid(e) => {
+                self.current.paid_msat.insert(e.client, e.msat);
             }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
@@ -561,6 +568,16 @@ impl Factory {
     /// Funding transactions that we signed for, and their inputs (S12).
     pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
         &self.signed_for
+    }
+}
+
+/// One price a client, or none for anybody.
+fn prices(event: &'static str, msat: Option<&Vec<u64>>, clients: &[NodeId]) -> Result<Vec<u64>, LoadError> {
+    match msat {
+        Some(msat) if msat.len() != clients.len() => {
+            Err(inconsistent(event, "the number of prices is not that of its clients"))
+        }
+        msat => Ok(msat.cloned().unwrap_or_default()),
     }
 }
 

@@ -30,3 +30,13 @@ tlv_struct! {
         pub height: Height => 4,
     }
 }
+
+tlv_struct! {
+    /// L: what a client that has handed its key over left behind for its renewal.
+    pub struct RenewalPaid {
+        /// Index of the client, in leaf order.
+        pub client: ClientIndex => 0,
+        /// Beyond the reserve of its channels, msat; no more than was asked for.
+        pub msat: u64 => 2,
+    }
+}

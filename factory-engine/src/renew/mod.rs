@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::engine::Engine;
 use crate::handover::client::fail;
-use crate::handover::ready::{NotYet, Successor};
+use crate::handover::ready::{Movable, NotYet, Successor};
 use crate::io::{Effect, Level};
 use crate::memory::leaving::Failure;
 use crate::policy::Policy;
@@ -21,7 +21,7 @@ use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::StepBuilder;
-use crate::types::{Height, InstanceId, NodeId};
+use crate::types::{ChannelId, Height, InstanceId, NodeId};
 
 /// What follows on a factory that ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub struct Renewal {
     pub by: Height,
     /// What it waits for.
     pub stage: Stage,
+    /// What the operator asks for it, msat, once it has invited this node: it stays behind in the old channels, if
+    /// there is so much beyond their reserve.
+    pub price_msat: Option<u64>,
     /// What failed last, if something did and it isn't done.
     pub failed: Option<Failure>,
     /// What failed so far, the oldest first, as far as it is remembered.
@@ -178,6 +181,7 @@ impl Engine {
             by: factory.eviction_height(index).min(factory.safe_end()),
             failed: failures.last().cloned(),
             failures,
+            price_msat: stage.next().and_then(|next| self.price_to(factory, next)),
             stage,
             connected: self.peers.contains(&lsp),
         })
@@ -237,9 +241,19 @@ impl Engine {
         let list: Vec<_> = self.balances.with(factory.lsp()).copied().collect();
         match self.is_empty(factory, Successor::Factory(next), &list) {
             Ok(()) => Stage::HandOver { next: Some(next.instance), why: None },
-            Err(NotYet::Balance { .. }) => Stage::Move { next: next.instance, msat: self.to_move(factory) },
+            Err(NotYet::Balance { .. }) => {
+                let price_msat = self.price_behind(factory, Successor::Factory(next));
+                let msat = self.to_move(factory).saturating_sub(price_msat);
+                Stage::Move { next: next.instance, msat }
+            }
             Err(why) => Stage::HandOver { next: Some(next.instance), why: Some(why) },
         }
+    }
+
+    /// What a renewal into another factory costs.
+    fn price_to(&self, factory: &Factory, next: InstanceId) -> Option<u64> {
+        let next = self.factories.get(&next)?;
+        Some(self.price_behind(factory, Successor::Factory(next)))
     }
 
     /// What is in a factory's channels beyond what has to stay, msat, as far as they are known.
@@ -249,17 +263,30 @@ impl Engine {
         factory.own_channels().map(|channel| more(channel.channel_id)).fold(0, u64::saturating_add)
     }
 
-    /// Whatever is in the old channels goes to the new one; a move that is under way goes on by itself (S37).
+    /// Whatever is in the old channels goes to the new one, but the price; a move that is under way goes on by itself
+    /// (S37).
     fn move_over(&self, step: &mut StepBuilder<'_>, factory: &Factory, next: InstanceId) {
-        let next = self.factories.get(&next).and_then(|next| next.own_channels().next());
-        let Some(to) = next.map(|channel| channel.channel_id) else { return };
-        for channel in factory.own_channels() {
-            let from = channel.channel_id;
-            let more = self.balances.of(from).is_some_and(|known| known.to_us_msat > known.reserve_msat);
-            if !more || factory.moves.open().any(|open| open.from == from) {
+        let Some(next) = self.factories.get(&next) else { return };
+        let Some(to) = next.own_channels().next() else { return };
+        let price_msat = self.price_behind(factory, Successor::Factory(next));
+        self.move_what_may(step, factory, to.channel_id, price_msat);
+    }
+
+    /// Begins to move what may leave each channel of a factory.
+    pub(crate) fn move_what_may(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        to: ChannelId,
+        price_msat: u64,
+    ) {
+        for Movable { from, amount_msat, stays_msat } in self.movable(factory, price_msat) {
+            if factory.moves.of(from).is_some() {
                 continue;
             }
-            if let Err(why) = self.begin_move(step, from, to, None) {
+            // What comes in meanwhile goes as well, if nothing has to stay.
+            let amount_msat = (stays_msat > 0).then_some(amount_msat);
+            if let Err(why) = self.begin_move(step, from, to, amount_msat) {
                 let what = format!("what is in channel {from} doesn't move to channel {to}: {why}");
                 step.log(Level::Debug, format!("{}: {what}", factory.instance));
                 fail(step, factory.instance, &what);

@@ -19,7 +19,12 @@ pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config 
         own.policy = Policy::Ask;
     }
     if at == LSP && dice.one_in(2) {
-        own.prices = PriceList { base_msat: dice.next_number() % BASE_MSAT, ppm: dice.below_u32(PPM) };
+        own.prices = PriceList {
+            base_msat: dice.next_number() % BASE_MSAT,
+            ppm: dice.below_u32(PPM),
+            renewal_base_msat: dice.one_in(2).then(|| dice.next_number() % BASE_MSAT),
+            renewal_ppm: dice.one_in(2).then(|| dice.below_u32(PPM)),
+        };
     }
     own
 }

@@ -21,8 +21,7 @@ impl World {
         let factory = engine.factory(instance).ok_or("lab: no such factory")?;
         let mut left_msat: u64 = 0;
         let wish = factory.leaves.wish();
-        // What a person agreed to leave behind for an ordinary channel.
-        let mut price_msat = wish.map_or(0, |wish| wish.price_msat.min(wish.max_price_msat));
+        let mut more_msat: u64 = 0;
         // Of what was bought the reserve stays behind.
         let bought = own_channels(factory).len().saturating_sub(1);
         let bought_msat = u64::try_from(bought).unwrap_or(u64::MAX).saturating_mul(RESERVE_MSAT);
@@ -30,10 +29,7 @@ impl World {
             let known = self.members[at].lightningd.channels.get(&channel);
             let known = known.ok_or_else(|| format!("S22: channel {channel} is not there"))?;
             let has = if known.opener { known.balances.opener_msat } else { known.balances.fundee_msat };
-            let more = has.saturating_sub(RESERVE_MSAT);
-            price_msat = price_msat
-                .checked_sub(more)
-                .ok_or_else(|| format!("S22: it hands its key over, and {has} msat are in {channel}"))?;
+            more_msat = more_msat.saturating_add(has.saturating_sub(RESERVE_MSAT));
             if self.htlcs_on.contains(&channel) || self.is_moving(channel) {
                 return Err(format!("S22: it hands its key over, and an HTLC stands on {channel}"));
             }
@@ -44,12 +40,19 @@ impl World {
             return Err(format!("S22: it hands its key over, and sale {} is open", open.sale.number));
         }
         if let Some(wish) = wish {
+            // What a person agreed to leave behind for an ordinary channel.
+            let price_msat = wish.price_msat.min(wish.max_price_msat);
+            if more_msat > price_msat {
+                return Err(format!(
+                    "S22: it hands its key over, and {more_msat} msat more are in its channels"
+                ));
+            }
             return self.leaves_for(at, factory, *wish, left_msat);
         }
         let others = engine.factories().filter(|other| other.instance != instance);
         let mut why = "there is no other".to_owned();
         for next in others {
-            match self.takes_its_place(at, factory, next, left_msat.saturating_sub(bought_msat)) {
+            match self.takes_its_place(at, factory, next, left_msat.saturating_sub(bought_msat), more_msat) {
                 Ok(()) => return Ok(()),
                 Err(reason) => why = reason,
             }
@@ -81,6 +84,7 @@ impl World {
         factory: &Factory,
         next: &Factory,
         left_msat: u64,
+        more_msat: u64,
     ) -> Result<(), String> {
         let Role::Client { lsp, index } = next.current.role else { return Err("it is no client".into()) };
         if lsp != factory.lsp() || self.judge.has_handed_over(next.instance, index) {
@@ -98,8 +102,21 @@ impl World {
             return Err(format!("its funding is {depth} deep"));
         }
         self.record_fits(at, &next.current, index)?;
-        if left_msat > now.push_msat.saturating_add(config.max_renewal_price_msat) {
-            return Err(format!("{left_msat} msat stay behind, and {} were given", now.push_msat));
+        // Its price is paid once, whatever it takes the place of.
+        let engine = self.members[at].engine.as_ref().ok_or("lab: it is down")?;
+        let paid = engine.factories().any(|other| {
+            let left = other.current.handed_over.values().any(|height| *height >= confirmed);
+            left && other.instance != factory.instance && other.leaves.wish().is_none()
+        });
+        let price_msat = if paid { 0 } else { next.current.price_msat };
+        if more_msat > price_msat {
+            return Err(format!(
+                "{more_msat} msat more than reserves stay behind, and it costs {price_msat}"
+            ));
+        }
+        let behind_msat = left_msat.saturating_add(more_msat);
+        if behind_msat > now.push_msat.saturating_add(config.max_renewal_price_msat) {
+            return Err(format!("{behind_msat} msat stay behind, and {} were given", now.push_msat));
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use super::super::requests::Request;
 use super::super::state::State;
 use super::super::{peers, wallet};
 use super::fees::Reserve;
-use super::planning::{Plan, Wishes, client, list, plan, settings};
+use super::planning::{Plan, Wishes, client, list, now, plan};
 use super::{Command, factory, factory_json};
 
 /// Name, usage and description of `factory-create`.
@@ -60,8 +60,8 @@ pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
     let dry_run = params.optional("dry_run")?.unwrap_or(false);
     let ignore_reserve = params.optional("ignore_reserve")?.unwrap_or(false);
 
-    let (height, config) = settings(&state, &clients, &wishes).await?;
-    let plan = plan(state.me, &config, height, clients, &state.online.get(), &wishes)?;
+    let now = now(&state, &clients, &wishes).await?;
+    let plan = plan(state.me, &now, clients, &state.online.get(), &wishes)?;
     check_clients(&state, &plan.create).await?;
     let wallet = check_wallet(&state, &plan).await?;
     let reserve = reserve_after(&state, &plan).await?;

@@ -140,6 +140,14 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
         object["channel_id"] = channel.to_string().into();
         insert_node(&mut object, node, *channel);
     }
+    // A client sees its own beside the factory's terms.
+    let price_msat = factory.current.price_of(client);
+    if factory.current.role == Role::Lsp && price_msat > 0 {
+        object["price_msat"] = price_msat.into();
+    }
+    if let Some(paid_msat) = factory.current.paid_msat.get(&client) {
+        object["renewal_paid_msat"] = (*paid_msat).into();
+    }
     let credit = factory.current.sales.account().credit(client);
     if credit > 0 {
         object["credit_msat"] = credit.into();

@@ -9,7 +9,7 @@ use super::super::error::RpcError;
 use super::super::params::{Parameter, Params};
 use super::super::state::State;
 use super::Command;
-use super::planning::{Wishes, client, list, plan, settings};
+use super::planning::{Wishes, client, list, now, plan};
 
 /// Name, usage and description of `factory-plan`.
 pub const COMMAND: Command = Command {
@@ -30,8 +30,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         None => list(clients)?.iter().map(|value| client(value, capacity)).collect::<Result<_, _>>()?,
     };
     let wishes = Wishes::parse(&state, &mut params).await?;
-    let (height, config) = settings(&state, &clients, &wishes).await?;
-    let plan = plan(state.me, &config, height, clients, &state.online.get(), &wishes)?;
+    let now = now(&state, &clients, &wishes).await?;
+    let plan = plan(state.me, &now, clients, &state.online.get(), &wishes)?;
     let mut answer = plan.json();
     answer["alternatives"] = plan.alternatives().into();
     Ok(answer)

@@ -74,19 +74,28 @@ async fn default_feerate(state: &State) -> Result<u32, RpcError> {
     Ok(least.saturating_add(least / 4).max(FEERATE))
 }
 
-/// Height of the last block, and settings in which `push_msat` is what these clients' renewals need.
-pub async fn settings(
-    state: &State,
-    clients: &[(NodeId, Amount)],
-    wishes: &Wishes,
-) -> Result<(Height, Config), RpcError> {
-    let nodes: Vec<NodeId> = clients.iter().map(|(node, _)| *node).collect();
+/// What depends on what this node has with the clients already.
+pub struct Now {
+    /// Height of the last block.
+    pub height: Height,
+    /// Settings, in which `push_msat` is what these clients' renewals need.
+    pub config: Config,
+    /// What the clients are asked for their renewals, together, msat.
+    pub renewals_msat: u64,
+}
+
+/// What a factory with these clients would follow from, were it begun now.
+pub async fn now(state: &State, clients: &[(NodeId, Amount)], wishes: &Wishes) -> Result<Now, RpcError> {
+    let clients = clients.to_vec();
     let lifetime = wishes.lifetime_blocks;
     let look = move |engine: &Engine, height: Height| {
-        (height, engine.push_for(nodes, height.saturating_add(lifetime), height))
+        let timeout = height.saturating_add(lifetime);
+        let push_msat = engine.push_for(clients.iter().map(|(node, _)| *node), timeout, height);
+        (height, push_msat, engine.renewal_prices(&clients, timeout, height))
     };
-    let (height, push_msat) = state.runtime.read(look).await?;
-    Ok((height, Config { push_msat, ..Config::clone(&state.config) }))
+    let (height, push_msat, prices_msat) = state.runtime.read(look).await?;
+    let renewals_msat = prices_msat.into_iter().fold(0, u64::saturating_add);
+    Ok(Now { height, config: Config { push_msat, ..Config::clone(&state.config) }, renewals_msat })
 }
 
 /// lightningd knows all its ways to write a feerate.
@@ -106,17 +115,19 @@ pub struct Plan {
     profile: Profile,
     /// How likely a purchase finds everybody online that has to sign, percent, where that is known.
     online_percent: Option<u32>,
+    /// What the clients are asked for their renewals, together, msat.
+    renewals_msat: u64,
 }
 
 /// Chooses a shape and works out its consequences. The error says what to change.
 pub fn plan(
     me: NodeId,
-    config: &Config,
-    height: Height,
+    now: &Now,
     mut clients: Vec<(NodeId, Amount)>,
     online: &Online,
     wishes: &Wishes,
 ) -> Result<Plan, RpcError> {
+    let Now { height, config, renewals_msat } = now;
     let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
     let delays = Delays {
         state_step: config.state_step,
@@ -160,7 +171,7 @@ pub fn plan(
         tree_feerate: wishes.feerate,
         push_msat: wishes.push_msat,
     };
-    Ok(Plan { create, layout, profile: wishes.profile, online_percent })
+    Ok(Plan { create, layout, profile: wishes.profile, online_percent, renewals_msat: *renewals_msat })
 }
 
 /// The mean over all sub-factories; nothing unless every client was seen some time.
@@ -205,6 +216,7 @@ impl Plan {
             "fee_sat": nodes.iter().map(|node| node.fee.to_sat()).fold(0, u64::saturating_add),
             "feerate_perkw": self.create.tree_feerate,
             "push_msat": self.layout.terms().push_msat,
+            "renewal_price_msat": self.renewals_msat,
             "lifetime_blocks": self.create.lifetime_blocks,
             "dying_blocks": self.create.dying_blocks,
         });

@@ -199,6 +199,9 @@ fn one_renewal(renewal: &Renewal, height: Height) -> Value {
     if let Some(next) = renewal.stage.next() {
         object["next_factory_instance"] = next.to_string().into();
     }
+    if let Some(price_msat) = renewal.price_msat {
+        object["price_msat"] = price_msat.into();
+    }
     let failure = |failed: &Failure| json!({"block": failed.height, "message": failed.what});
     if let Some(failed) = &renewal.failed {
         object["failed"] = failure(failed);
