@@ -317,6 +317,7 @@ mod tests {
     #[test]
     fn an_operators_defaults_pass_a_clients() {
         let (config, height) = (Config::default(), 800_000);
+        let now = Now { height, config: config.clone(), renewals_msat: 0 };
         for (profile, stock) in
             [(Profile::Static, 0), (Profile::Static, 500_000), (Profile::Stateful, 500_000)]
         {
@@ -330,7 +331,7 @@ mod tests {
                 group: false,
             };
             let clients = (3..11).map(|client| (NodeId([client; 33]), Amount::from_sat(500_000))).collect();
-            let plan = plan(NodeId([2; 33]), &config, height, clients, &Online::default(), &wishes).unwrap();
+            let plan = plan(NodeId([2; 33]), &now, clients, &Online::default(), &wishes).unwrap();
             for fees in [(0, 0), (253, 4_000)] {
                 let fees = KnownFees { mempool_minimum: fees.0, estimate: fees.1 };
                 for bound in config.bounds.of(plan.layout.terms(), 0, height, fees) {
