@@ -413,3 +413,39 @@ fn an_htlc_that_runs_out_wakes_its_client() {
     assert_eq!((instance, woken), (first, client));
     assert_eq!(by, expiry);
 }
+
+/// S37: who was evicted and is here again is asked into the next rung, once, with a channel that takes what it has. Its
+/// neighbour in the leaf, which came on chain with it, is too.
+#[test]
+fn an_evicted_client_is_asked_once() {
+    for renew in [Policy::Auto, Policy::Never] {
+        let (mut world, old) = laddered(31, 4, |ladder| ladder.smallest = 1);
+        world.members[4].config.renew = renew;
+        world.members[4].config.policy = Policy::Ask;
+        world.restart(4).unwrap();
+        world.reconnect().unwrap();
+        world.command(LSP, Command::Evict { instance: old, clients: vec![3] }).unwrap();
+        let begins = dying(&world, old);
+        go_to(&mut world, begins + 3);
+        let engine = world.engine(LSP).unwrap();
+        let lives =
+            |factory: &&factory_engine::Factory| factory.rung.is_some() && factory.failure().is_none();
+        let new = engine.factories().find(lives).unwrap();
+        let [neighbour, out] = [3, 4].map(|member| world.members[member].id);
+        let capacity = |node| new.client_of(node).map(|client| new.capacity(client));
+        let before = factory(&world, LSP, old).capacity(3);
+        assert_eq!(capacity(neighbour), Some(before));
+        assert_eq!(capacity(out), (renew == Policy::Auto).then_some(before), "{renew:?}");
+        assert_eq!(new.left_out.iter().any(|(node, _)| *node == out), renew == Policy::Never);
+        assert_eq!(standing(&world).due, []);
+        // Nobody is asked again, and who has come has its channel on chain closed.
+        let rungs = engine.factories().filter(|factory| factory.rung.is_some()).count();
+        go_to(&mut world, begins + 30);
+        assert_eq!(world.engine(LSP).unwrap().factories().filter(|of| of.rung.is_some()).count(), rungs);
+        let mutual = |client: usize| {
+            let id = factory(&world, client, old).own_channels().next().unwrap().channel_id;
+            world.members[client].lightningd.channels[&id].mutual
+        };
+        assert_eq!([3, 4].map(mutual), [true, renew == Policy::Auto]);
+    }
+}

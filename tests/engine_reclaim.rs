@@ -15,7 +15,7 @@ use factory_engine::tx::plan::Profile;
 use factory_engine::types::{Amount, Height, InstanceId};
 use factory_engine::wire::message::Message;
 use factory_engine::{
-    BURIED, ChannelNow, Ended, Input, NextAction, Purpose, Standing, State, standing, statement,
+    BURIED, ChannelNow, Command, Ended, Input, NextAction, Purpose, Standing, State, standing, statement,
 };
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
@@ -267,6 +267,33 @@ fn fees_rise_while_it_waits() {
     txids.dedup();
     assert!(txids.len() > 2, "it was replaced: {sent:?}");
     assert!(sent.iter().all(|sent| sent.result.is_ok()), "{sent:?}");
+}
+
+/// S38: a way on chain that was begun before the last key came, and that fees keep from getting through, gives way to the
+/// reclaim while there is time. With all keys nothing is begun any more.
+#[test]
+fn a_way_that_does_not_get_through_gives_way() {
+    let (mut world, instance) = scenario(31, 4).active().unwrap();
+    let latest = latest(&world, instance);
+    mine_to(&mut world, latest - 3);
+    world.chain.market.strict = true;
+    world.chain.market.floor = 12_500;
+    let exit = Command::Exit { instance };
+    world.command(LSP, exit.clone()).unwrap();
+    hand_over(&mut world, instance, 1..=4);
+    let refusal = world.command(LSP, exit).unwrap_err().to_string();
+    assert!(refusal.contains("every client"), "{refusal}");
+    mine_to(&mut world, latest + 2);
+    let (_, tx) = world.chain.spender(root(&world, instance)).unwrap();
+    assert!(world.members[LSP].lightningd.owns(&tx.output[0]), "{:?}", world.sent);
+    assert_eq!(tx.output.len(), 1);
+    assert_eq!(world.state(LSP, instance), Some(State::Reclaimed));
+
+    // With some keys the rest has its way.
+    let (mut world, instance) = scenario(32, 4).active().unwrap();
+    hand_over(&mut world, instance, [1, 2, 3]);
+    world.command(LSP, Command::Exit { instance }).unwrap();
+    assert_eq!(factory(&world, LSP, instance).current.exiting, BTreeSet::from([3]));
 }
 
 /// S26: something that pays more is in its way: it outbids that, as far as it is worth it.

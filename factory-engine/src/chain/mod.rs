@@ -154,8 +154,11 @@ impl Engine {
         let factory = self.factories.get(&instance).ok_or(Refusal::Unknown(instance))?;
         exit_allowed(factory, step.height)?;
         // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
-        let clients: Vec<ClientIndex> =
-            own_clients(factory).filter(|client| !factory.current.exiting.contains(client)).collect();
+        // What has been handed over needs no place on chain (S22).
+        let stays = |client: &ClientIndex| {
+            !factory.current.exiting.contains(client) && !factory.has_handed_over(*client)
+        };
+        let clients: Vec<ClientIndex> = own_clients(factory).filter(stays).collect();
         if !clients.is_empty() {
             self.start_exit(step, factory, clients, TOLD_TO);
         }
@@ -247,6 +250,9 @@ impl Engine {
 pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if factory.has_left() {
         return Err(Refusal::HasLeft(factory.instance));
+    }
+    if factory.is_handed_over(0) {
+        return Err(Refusal::AllGoneOver(factory.instance));
     }
     // It pays all of it, sooner, and the path would only be in its way.
     if factory.has_close() {

@@ -100,6 +100,8 @@ pub enum Refusal {
     },
     /// This node has handed its key over: it has nothing in this factory any more (S22).
     HasLeft(InstanceId),
+    /// Every client has handed its key over: nothing of the factory has to come on chain (S38).
+    AllGoneOver(InstanceId),
     /// This client has handed its key over: nothing of it has to come on chain (S22).
     GoneOver(ClientIndex),
     /// This node is a client: it evicts nobody.
@@ -219,6 +221,7 @@ impl Refusal {
             | Self::NothingOnChain { .. }
             | Self::NoChannelToExit { .. }
             | Self::HasLeft(_)
+            | Self::AllGoneOver(_)
             | Self::OperatorEvicts
             | Self::OperatorSells
             | Self::NoStock
@@ -293,6 +296,10 @@ impl fmt::Display for Refusal {
                 f,
                 "this node has handed its key of factory {instance} over: it has nothing there any more, and may \
                  not take anything on chain"
+            ),
+            Self::AllGoneOver(instance) => write!(
+                f,
+                "every client of factory {instance} has handed its key over: nothing of it needs a place on chain"
             ),
             Self::GoneOver(client) => {
                 write!(f, "client {client} has handed its key over: its channel needs no place on chain")

@@ -8,16 +8,17 @@ use crate::types::{Amount, Height, InstanceId, NodeId};
 
 use super::plan::shares;
 
-/// A client whose factory is in its dying period, and that has no place in a later one yet.
+/// A client whose factory is in its dying period, and that has no place in a later one yet; or one that was evicted and
+/// is here again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
     /// Its node.
     pub node: NodeId,
     /// The factory that ends (factory_instance).
     pub instance: InstanceId,
-    /// Height by which its key has to be handed over: from there on it is evicted (S21).
+    /// Height by which its key has to be handed over: from there on it is evicted (S21). [`Height::MAX`] if it was.
     pub by: Height,
-    /// Height up to which a rung that begins is early enough for that.
+    /// Height up to which a rung that begins is early enough for that; or the same.
     pub last: Height,
     /// Whether it is connected, and may be invited.
     pub here: bool,
@@ -47,6 +48,13 @@ pub enum Decision {
     Begin(Vec<Due>),
     /// Nothing, for this reason.
     Wait(Wait),
+}
+
+impl Due {
+    /// Whether its channel is on chain already: it comes back, whenever that is.
+    pub fn was_evicted(&self) -> bool {
+        self.by == Height::MAX
+    }
 }
 
 /// Why nothing is begun.

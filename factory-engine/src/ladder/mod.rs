@@ -13,7 +13,7 @@ mod wake;
 use std::collections::BTreeMap;
 
 use crate::engine::Engine;
-use crate::io::{Answer, Create, Effect, Level, Refusal};
+use crate::io::{Answer, ChannelBalance, Create, Effect, Level, Refusal};
 use crate::memory::Volatile;
 use crate::memory::climbing::VolatileClimbing;
 use crate::policy::Bounds;
@@ -243,7 +243,8 @@ impl Engine {
             factory.current.role == Role::Lsp && factory.restored().is_none() && factory.is_due(height)
         };
         let dying: Vec<&Factory> = self.whole().filter(is_due).collect();
-        if dying.is_empty() {
+        let evicted: Vec<(&Factory, ClientIndex, NodeId)> = self.evicted_who_are_here(now).collect();
+        if dying.is_empty() && evicted.is_empty() {
             return vec![];
         }
         let (places, purses) = (self.places(height), self.purses(height));
@@ -265,12 +266,44 @@ impl Engine {
                     instance: factory.instance,
                     by,
                     last: by.saturating_sub(RENEWAL_BLOCKS),
-                    here: self.peers.contains(node) && self.offences.wait(*node, now).is_none(),
+                    here: self.may_be_invited(*node, now),
                     next: next_capacity(ladder, purses.get(node)),
                 });
             }
         }
+        for (factory, client, node) in evicted {
+            if places.contains_key(&node) || due.iter().any(|due| due.node == node) {
+                continue;
+            }
+            let mut purse = Purse { before: factory.capacity(client), ..Purse::default() };
+            for channel in factory.own_channels().filter(|channel| channel.client == client) {
+                purse.take(channel.capacity, self.balances.of(channel.channel_id));
+            }
+            let next = next_capacity(ladder, Some(&purse));
+            let never = Height::MAX;
+            due.push(Due { node, instance: factory.instance, by: never, last: never, here: true, next });
+        }
         due
+    }
+
+    fn may_be_invited(&self, node: NodeId, now: Millis) -> bool {
+        self.peers.contains(&node) && self.offences.wait(node, now).is_none()
+    }
+
+    /// Clients that were evicted, or whose neighbours were: their channel is on chain, where it goes on, and they are
+    /// connected. Their next factory takes it in. A ladder asks each once: who was left out of one of its factories since
+    /// isn't asked again by itself.
+    fn evicted_who_are_here(&self, now: Millis) -> impl Iterator<Item = (&Factory, ClientIndex, NodeId)> {
+        let operated = || self.whole().filter(|factory| factory.current.role == Role::Lsp);
+        let all = operated().filter(|factory| factory.restored().is_none()).flat_map(|factory| {
+            let clients = (0..).zip(factory.current.clients.iter().copied());
+            let clients = clients.filter(|(client, _)| lives_on_chain(factory, *client));
+            clients.map(move |(client, node)| (factory, client, node))
+        });
+        all.filter(move |(_, _, node)| {
+            let asked = || operated().any(|rung| rung.rung.is_some() && was_left_out(rung, *node));
+            self.may_be_invited(*node, now) && !asked()
+        })
     }
 
     /// What each client has in factories of this node that it is in.
@@ -288,9 +321,7 @@ impl Engine {
             }
             for channel in factory.own_channels().filter(|channel| is_in(factory, channel.client)) {
                 let Some(node) = factory.node_of(channel.client) else { continue };
-                let known = self.balances.of(channel.channel_id);
-                let theirs = known.map(|known| msat(channel.capacity).saturating_sub(known.to_us_msat));
-                purses.entry(node).or_default().add(channel.capacity, theirs);
+                purses.entry(node).or_default().take(channel.capacity, self.balances.of(channel.channel_id));
             }
         }
         purses
@@ -332,7 +363,9 @@ struct Purse {
 }
 
 impl Purse {
-    fn add(&mut self, capacity: Amount, has_msat: Option<u64>) {
+    /// One more channel, and what this node has in it as far as that is known.
+    fn take(&mut self, capacity: Amount, known: Option<&ChannelBalance>) {
+        let has_msat = known.map(|known| msat(capacity).saturating_sub(known.to_us_msat));
         self.all = self.all.checked_add(capacity).unwrap_or(Amount::MAX_MONEY);
         self.has_msat = self.has_msat.saturating_add(has_msat.unwrap_or(0));
         self.unknown |= has_msat.is_none();
@@ -394,6 +427,20 @@ fn is_in(factory: &Factory, client: ClientIndex) -> bool {
     !factory.has_handed_over(client)
         && !factory.is_leaving(client)
         && factory.current.ended_of(client).is_none()
+}
+
+/// Whether a client has its channel on chain, where it goes on.
+fn lives_on_chain(factory: &Factory, client: ClientIndex) -> bool {
+    factory.leaf_height(client).is_some()
+        && !factory.has_handed_over(client)
+        && !factory.current.resolved.contains(&client)
+        && factory.current.ended_of(client).is_none()
+}
+
+/// Whether nothing came of a factory for a client because it didn't join.
+fn was_left_out(factory: &Factory, node: NodeId) -> bool {
+    let alone = factory.failure().is_some() && factory.current.clients == [node];
+    alone || factory.left_out.iter().any(|(who, _)| *who == node)
 }
 
 fn msat(amount: Amount) -> u64 {

@@ -10,7 +10,7 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 use crate::record::Proposal;
 use crate::record::close::Closing;
 use crate::record::ended::Ended;
-use crate::record::event::FundingReserved;
+use crate::record::event::{Event, FundingReserved};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::{Sales, Sold};
 use crate::record::state::State;
@@ -223,6 +223,21 @@ impl Attempt {
             engine.input(part);
         }
         Some(TermsHash(sha256::Hash::from_engine(engine).to_byte_array()))
+    }
+
+    /// L: one price for each client, or none for anybody.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "no other event has any")]
+    pub(super) fn take_prices(&mut self, event: &Event) -> Result<(), LoadError> {
+        let msat = match event {
+            Event::Created(e) => e.prices_msat.clone(),
+            Event::AttemptStarted(e) => e.prices_msat.clone(),
+            _ => None,
+        };
+        if msat.as_ref().is_some_and(|msat| msat.len() != self.clients.len()) {
+            return Err(inconsistent(event.name(), "the number of prices is not that of its clients"));
+        }
+        self.prices_msat = msat.unwrap_or_default();
+        Ok(())
     }
 
     /// What a client is asked for this channel, msat; of another client this node doesn't know it.

@@ -93,11 +93,8 @@ impl Factory {
             return Err(inconsistent(event.name(), "it names another factory_instance"));
         }
         let mut current = Attempt::new(event.name(), role, attempt, terms)?;
-        current.clients = clients;
-        current.price_msat = price_msat;
-        if let Event::Created(e) = event {
-            current.prices_msat = prices("Created", e.prices_msat.as_ref(), &e.clients)?;
-        }
+        (current.clients, current.price_msat) = (clients, price_msat);
+        current.take_prices(event)?;
         current.creation = creation;
         current.invited_at = birth;
         Ok(Self {
@@ -138,7 +135,7 @@ impl Factory {
             Event::AttemptStarted(e) => {
                 self.start_attempt("AttemptStarted", Role::Lsp, e.attempt, &e.terms)?;
                 self.current.clients = e.clients.clone();
-                self.current.prices_msat = prices("AttemptStarted", e.prices_msat.as_ref(), &e.clients)?;
+                self.current.take_prices(event)?;
                 self.left_out.extend(e.left_out.iter().map(|node| (*node, e.reason.clone())));
                 self.strikes.extend(e.caused.iter().copied());
                 self.current.creation = Creation::Joining;
@@ -568,16 +565,6 @@ impl Factory {
     /// Funding transactions that we signed for, and their inputs (S12).
     pub fn signed_for(&self) -> &[(Txid, Vec<OutPoint>)] {
         &self.signed_for
-    }
-}
-
-/// One price a client, or none for anybody.
-fn prices(event: &'static str, msat: Option<&Vec<u64>>, clients: &[NodeId]) -> Result<Vec<u64>, LoadError> {
-    match msat {
-        Some(msat) if msat.len() != clients.len() => {
-            Err(inconsistent(event, "the number of prices is not that of its clients"))
-        }
-        msat => Ok(msat.cloned().unwrap_or_default()),
     }
 }
 

@@ -231,11 +231,14 @@ fn due(engine: &Engine, due: &Due) -> Value {
     let mut object = json!({
         "id": due.node.to_string(),
         "factory_instance": due.instance.to_string(),
-        "by_block": due.by,
-        "last_block": due.last,
+        "evicted": due.was_evicted(),
         "connected": due.here,
         "capacity_sat": due.next.to_sat(),
     });
+    if !due.was_evicted() {
+        object["by_block"] = due.by.into();
+        object["last_block"] = due.last.into();
+    }
     let factory = engine.factory(due.instance);
     if let Some(woken) = factory.and_then(|factory| factory.woken.get(&factory.client_of(due.node)?)) {
         object["woken_block"] = (*woken).into();

@@ -55,7 +55,11 @@ pub(crate) fn wanted_nodes(factory: &Factory, height: Height) -> BTreeSet<NodeIn
             let has_none = |node: &NodeIndex| !layout.coin(*node).is_some_and(|coin| coin.has_distribution);
             layout.path(index).into_iter().filter(has_none).collect()
         }
-        Role::Lsp | Role::Client { .. } => path_nodes(factory),
+        Role::Client { .. } => path_nodes(factory),
+        Role::Lsp => {
+            let way = path_nodes(factory).into_iter();
+            way.filter(|node| !factory.is_taken_back_by_now(*node, height)).collect()
+        }
     }
 }
 

@@ -88,6 +88,16 @@ impl Factory {
         terms.timeout_height.saturating_sub(blocks)
     }
 
+    /// L: whether a coin whose keys it all has is taken back whatever else was to become of it: a way through it that
+    /// isn't in the chain by now would be in the way until distributions compete with both (S38).
+    pub(crate) fn is_taken_back_by_now(&self, coin: CoinIndex, height: Height) -> bool {
+        let by = || match coin {
+            0 => self.reclaim_latest(),
+            _ => self.current.terms.timeout_height.saturating_sub(self.current.terms.margin_blocks.into()),
+        };
+        self.is_handed_over(coin) && height >= by()
+    }
+
     /// L: whether all of the factory is its own again, and still where it was: nothing but the funding is on
     /// chain.
     pub fn is_reclaimable_whole(&self) -> bool {
