@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back() {
         let list = PriceList::of_sales(7, 9);
-        assert_eq!(list.to_bytes(), [0, 1, 7, 2, 1, 9]);
+        assert_eq!(list.to_bytes(), [0, 8, 0, 0, 0, 0, 0, 0, 0, 7, 2, 4, 0, 0, 0, 9]);
         for renewal_base_msat in [None, Some(8)] {
             let list = PriceList { renewal_base_msat, ..list };
             assert_eq!(PriceList::from_bytes(&list.to_bytes()), Ok(list));
