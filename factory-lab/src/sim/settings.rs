@@ -12,11 +12,17 @@ const BASE_MSAT: u64 = 20_000;
 
 const PPM: u32 = 4_000;
 
+/// What most clients pay for a renewal, msat: more than any of them costs.
+const RENEWAL_MSAT: u64 = 1_000_000;
+
 /// What one member has of its own in its configuration.
 pub(super) fn own_config(common: &Config, at: usize, dice: &mut Dice) -> Config {
     let mut own = Config { jit: dice.one_in(2), cltv_delta: CLTV_DELTA, ..common.clone() };
     if at != LSP && dice.one_in(12) {
         own.policy = Policy::Ask;
+    }
+    if at != LSP && !dice.one_in(12) {
+        own.max_renewal_price_msat = own.max_renewal_price_msat.max(RENEWAL_MSAT);
     }
     if at == LSP && dice.one_in(2) {
         own.prices = PriceList {
