@@ -138,8 +138,6 @@ def test_killed_at_every_step(node_factory, bitcoind, who):
     slow = {**FAST, "factory-invite-timeout": 60, "factory-ceremony-timeout": 60, "factory-confirmations": 1}
     options = [lsp_options(**slow), plugin_options(may_fail=True), faulty(f"drop-first-{STEPS[0]}")]
     options[0]["may_fail"] = True
-    # What its plugin has to say of a lightningd that was killed under it.
-    options[0]["broken_log"] = "cannot store: .* cannot reach lightningd"
     lsp, (alice, bob) = start(node_factory, bitcoind, options, coins=[2_000_000] * 3)
     victim = lsp if who == "lsp" else alice
     known = set()

@@ -188,7 +188,10 @@ impl<S: Store, N: Node> Runtime<S, N> {
         let step = self.engine.handle(input, now(), self.height(), &mut self.entropy);
         if let Err(error) = self.commit(&step).await {
             // The step is dropped: nothing of it happened, in memory or outside (S14).
-            log::error!("cannot store: {error}");
+            match &error {
+                StoreError::Gone(why) => log::warn!("cannot store, is the node stopping? {why}"),
+                StoreError::Failed(why) => log::error!("cannot store: {why}"),
+            }
             answer(reply, Err(Refusal::NotStored(error.to_string())));
             return;
         }

@@ -308,7 +308,7 @@ async fn survive_lost_step<S: Store>(
     for instance in instances {
         let events = vec![Event::Restored(Restored { reason: why.to_owned() })];
         store.append(&[(instance, encode_record(&events))]).await?;
-        engine.load(instance, [events]).map_err(|error| StoreError(error.to_string()))?;
+        engine.load(instance, [events]).map_err(|error| StoreError::Failed(error.to_string()))?;
     }
     factory_runtime::forget_tip(store).await?;
     // From here on nothing tells the next start of it.

@@ -75,7 +75,8 @@ fn listed(mut entry: Value) -> Result<Listed, KeyError> {
 fn failed(error: CallError) -> KeyError {
     match error.code {
         Some(KEY_EXISTS) => KeyError::Exists,
-        _ => KeyError::Failed(error.to_string()),
+        Some(_) => KeyError::Failed(error.to_string()),
+        None => KeyError::Unanswered(error.to_string()),
     }
 }
 
@@ -130,8 +131,8 @@ mod tests {
     async fn what_is_answered() {
         let exists = told(Err(Some(KEY_EXISTS)));
         assert_eq!(exists.create(&key(), &[]).await, Err(KeyError::Exists));
-        let failed = KeyError::Failed("datastore: refused".to_owned());
-        for code in [None, Some(-1)] {
+        let why = "datastore: refused".to_owned();
+        for (code, failed) in [(None, KeyError::Unanswered(why.clone())), (Some(-1), KeyError::Failed(why))] {
             let node = told(Err(code));
             assert_eq!(node.create(&key(), &[]).await, Err(failed.clone()));
             assert_eq!(node.replace(&key(), &[]).await, Err(failed.clone()));

@@ -11,6 +11,8 @@ pub type Key = Vec<String>;
 pub enum KeyError {
     /// There is something under this key already. Nothing was changed.
     Exists,
+    /// The database gave no answer: it may be gone. The call may have taken effect all the same.
+    Unanswered(String),
     /// Anything else. The call may have taken effect all the same.
     Failed(String),
 }
@@ -19,7 +21,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exists => f.write_str("the key exists already"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Unanswered(why) | Self::Failed(why) => f.write_str(why),
         }
     }
 }

@@ -233,17 +233,17 @@ impl<K: KeyValue> Keyed<K> {
     /// Where each of these records goes.
     fn place(&self, records: &[(InstanceId, Vec<u8>)]) -> Result<Vec<Entry>, StoreError> {
         let known = self.next.as_ref();
-        let known =
-            known.ok_or_else(|| StoreError("nothing may be written before all is read".to_owned()))?;
+        let known = known
+            .ok_or_else(|| StoreError::Failed("nothing may be written before all is read".to_owned()))?;
         let mut next: HashMap<InstanceId, u32> = HashMap::new();
         let place = |(instance, record): &(InstanceId, Vec<u8>)| {
             if self.archived.contains(instance) {
-                return Err(StoreError(format!("factory {instance} is archived")));
+                return Err(StoreError::Failed(format!("factory {instance} is archived")));
             }
             let next =
                 next.entry(*instance).or_insert_with(|| known.get(instance).copied().unwrap_or_default());
             if *next > MAX_SEQUENCE {
-                return Err(StoreError(format!("factory {instance} has too many records")));
+                return Err(StoreError::Failed(format!("factory {instance} has too many records")));
             }
             let entry = Entry { instance: *instance, sequence: *next, record: record.clone() };
             *next = next.saturating_add(1);
@@ -287,7 +287,7 @@ impl<K: KeyValue> Store for Keyed<K> {
             }
             let found = self.read(instance, entries).await?;
             if let Some(conflict) = found.conflict {
-                self.lost.get_or_insert(conflict.0);
+                self.lost.get_or_insert(conflict.to_string());
             }
             // The list was read entry by entry: it can't exceed 8 digits.
             next.insert(instance, u32::try_from(found.next).unwrap_or(MAX_SEQUENCE));
@@ -397,7 +397,7 @@ impl<K: KeyValue> Store for Keyed<K> {
             }
             entries => {
                 let parts = journal::encode(entries).filter(|parts| parts.len() <= MAX_PARTS);
-                let parts = parts.ok_or_else(|| StoreError("the step is too large".to_owned()))?;
+                let parts = parts.ok_or_else(|| StoreError::Failed("the step is too large".to_owned()))?;
                 let keys = (0..).map(part_key);
                 self.write_all(keys.zip(parts.iter().map(Vec::as_slice)).collect()).await?;
                 Some(parts.len())
@@ -420,7 +420,10 @@ impl<K: KeyValue> Store for Keyed<K> {
 
     async fn put(&mut self, name: &str, value: Vec<u8>) -> Result<(), StoreError> {
         if value.len() > journal::PART {
-            return Err(StoreError(format!("{name}: {} bytes are too many for one value", value.len())));
+            return Err(StoreError::Failed(format!(
+                "{name}: {} bytes are too many for one value",
+                value.len()
+            )));
         }
         self.keys.replace(&below(name), &value).await.map_err(|error| failed("writing", error))
     }
@@ -431,7 +434,11 @@ impl<K: KeyValue> Store for Keyed<K> {
 }
 
 fn failed(what: &str, error: KeyError) -> StoreError {
-    StoreError(format!("{what}: {error}"))
+    let why = format!("{what}: {error}");
+    match error {
+        KeyError::Unanswered(_) => StoreError::Gone(why),
+        KeyError::Exists | KeyError::Failed(_) => StoreError::Failed(why),
+    }
 }
 
 fn below(name: &str) -> Key {
@@ -501,7 +508,7 @@ fn part_key(part: usize) -> Key {
 
 fn differs(entry: &Entry) -> StoreError {
     let Entry { instance, sequence, .. } = entry;
-    StoreError(format!("factory {instance}: record {sequence} is not what the journal says"))
+    StoreError::Failed(format!("factory {instance}: record {sequence} is not what the journal says"))
 }
 
 fn sequence_text(sequence: impl std::fmt::Display) -> String {

@@ -42,7 +42,7 @@ impl MemoryStore {
         let mut inner = self.lock();
         if inner.failures > 0 {
             inner.failures -= 1;
-            return Err(StoreError("told to fail".to_owned()));
+            return Err(StoreError::Failed("told to fail".to_owned()));
         }
         Ok(inner)
     }
@@ -83,7 +83,7 @@ impl Store for MemoryStore {
         if let Some((instance, _)) =
             records.iter().find(|(instance, _)| inner.archived.contains_key(instance))
         {
-            return Err(StoreError(format!("factory {instance} is archived")));
+            return Err(StoreError::Failed(format!("factory {instance} is archived")));
         }
         for (instance, record) in records {
             inner.records.entry(*instance).or_default().push(record.clone());

@@ -17,11 +17,18 @@ use factory_engine::types::{Height, InstanceId};
 
 /// Why something was not stored or read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// What keeps the records gave no answer: a node that stops ends its database before its plugins.
+    Gone(String),
+    /// Anything else.
+    Failed(String),
+}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Gone(why) | Self::Failed(why) => f.write_str(why),
+        }
     }
 }
 
