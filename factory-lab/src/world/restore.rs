@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
+use factory_engine::record::decode_record;
 use factory_engine::types::{ChannelId, Height, InstanceId, PaymentHash};
 use factory_engine::{KnownChannel, Remains};
 
@@ -63,6 +64,8 @@ impl World {
         member.lightningd.payments = older.payments;
         member.lightningd.rng = older.rng;
         member.restored = true;
+        // A copy that is older than the damage has none.
+        member.damaged &= has_garbage(&member.store);
         self.judge.restored(at);
         for (channel_id, newer) in newer {
             let known = self.members[at].lightningd.channels.get_mut(&channel_id);
@@ -118,4 +121,10 @@ impl World {
     pub fn is_owed(&self, at: usize) -> bool {
         !self.is_dishonest(at) && !self.is_restored(at) && !self.is_damaged(at)
     }
+}
+
+/// Whether a store has a record that can't be read.
+fn has_garbage(store: &Store) -> bool {
+    let unreadable = |instance| store.records(instance).iter().any(|record| decode_record(record).is_err());
+    store.instances().into_iter().any(unreadable)
 }
