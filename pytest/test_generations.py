@@ -18,6 +18,7 @@ from harness import (
     state_of,
     status,
     to_us,
+    transaction,
     wait_for,
 )
 from test_chain import path_of, statement
@@ -53,6 +54,19 @@ class Purses:
 
 def root_of(factory):
     return factory["funding_txid"], factory["funding_outnum"]
+
+
+def check_path_sizes(bitcoind, lsp, factory, path):
+    """Each transaction of a path is as large on chain as the engine says, which docs/comparison.md counts with."""
+    said = {tx["txid"]: tx["vbytes"] for tx in lsp.rpc.call("factory-show", [factory["factory_instance"]])["transactions"]}
+    assert {txid: transaction(bitcoind, txid)["vsize"] for txid in path} == {txid: said[txid] for txid in path}
+
+
+def check_funding_size(bitcoind, funding):
+    """A funding is as large as docs/comparison.md says (a): P2TR throughout, key paths."""
+    ins, outs = len(funding["vin"]), len(funding["vout"])
+    assert [len(vin["txinwitness"]) for vin in funding["vin"]] == [1] * ins
+    assert funding["weight"] == 4 * (10 + 41 * ins + 43 * outs) + 2 + 66 * ins
 
 
 def test_eight_clients_three_generations(node_factory, bitcoind):
@@ -111,6 +125,7 @@ def test_eight_clients_three_generations(node_factory, bitcoind):
     place = next(c["client"] for c in first["clients"] if c["id"] == straggler.info["id"])
     path = [tx["txid"] for tx in path_of(lsp, first["factory_instance"], place)]
     assert totals["reclaimed"] > 0 and spender(bitcoind, *root_of(first))["txid"] == path[0]
+    check_path_sizes(bitcoind, lsp, first, path)
     straggler.start()
     connect_all(lsp, [straggler])
     wait_for(lambda: channel_in(first, straggler)["state"] == "CHANNELD_NORMAL")
@@ -133,6 +148,7 @@ def test_eight_clients_three_generations(node_factory, bitcoind):
     assert spent["txid"] == fourth["funding_txid"]
     (witness,) = [vin["txinwitness"] for vin in spent["vin"] if (vin["txid"], vin["vout"]) == root_of(second)]
     assert len(witness) == 1, "by key path"
+    check_funding_size(bitcoind, spent)
     wait_for(lambda: state_of(lsp, second) in ("reclaimed", "closed"))
     for factory in (first, second, third, fourth):
         statement(bitcoind, lsp, factory["factory_instance"])
