@@ -93,6 +93,7 @@ pub use record::state::State;
 pub use record::unusable::{NotCooperative, Unusable};
 pub use renew::terms::Worse;
 pub use renew::{Renewal, Stage};
+pub use report::package::{Packaged, Part, package};
 pub use report::progress::Progress;
 pub use report::standing::{NextAction, Sighting, Standing, sightings, standing};
 pub use report::statement::{AccountProblem, Line, Purpose, Statement, statement};

@@ -117,6 +117,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::list::COMMAND, methods::list::call);
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
+    let builder = plain(builder, methods::export::COMMAND, methods::export::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);

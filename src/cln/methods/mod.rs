@@ -18,6 +18,7 @@ pub mod decline;
 pub mod evict;
 pub mod exit;
 mod exit_cost;
+pub mod export;
 pub mod factory_json;
 mod fees;
 pub mod invitations;
