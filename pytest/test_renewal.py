@@ -99,8 +99,8 @@ def test_a_renewal_has_a_price(node_factory, bitcoind):
     mine_until(bitcoind, nodes, lambda: state_of(client, first) == "left")
     assert to_us(client, channel_of(client, first)) == RESERVE_MSAT + price
     assert status(client)["total_msat"] == total + PUSH_MSAT - RESERVE_MSAT - price
-    left = lambda: factory_of(lsp, first["factory_instance"])["clients"][0]
-    wait_for(lambda: left().get("renewal_paid_msat") == price)
+    place = lambda: factory_of(lsp, second["factory_instance"])["clients"][0]
+    wait_for(lambda: place().get("renewal_paid_msat") == price)
 
     # A factory-price that is more than the client takes: it stays, and both are told why.
     mine(bitcoind, second["timeout_block"] - TERMS["dying_blocks"] - bitcoind.rpc.getblockcount(), nodes)

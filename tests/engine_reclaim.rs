@@ -296,6 +296,24 @@ fn a_way_that_does_not_get_through_gives_way() {
     assert_eq!(factory(&world, LSP, instance).current.exiting, BTreeSet::from([3]));
 }
 
+/// S33, S38: of a factory whose records aren't all understood nothing is taken back, so that the way on chain stays open
+/// with all keys, to the end.
+#[test]
+fn a_damaged_factory_keeps_its_way() {
+    let (mut world, instance) = scenario(33, 4).active().unwrap();
+    hand_over(&mut world, instance, 1..=4);
+    let records = world.members[LSP].store.records(instance).len();
+    world.damage(LSP, instance, records - 6, vec![]);
+    world.restart(LSP).unwrap();
+    world.reconnect().unwrap();
+    let height = latest(&world, instance);
+    world.mine(height.saturating_sub(world.chain.height())).unwrap();
+    world.command(LSP, Command::Exit { instance }).unwrap();
+    world.mine(2).unwrap();
+    let (_, tx) = world.chain.spender(root(&world, instance)).unwrap();
+    assert!(tx.output.len() > 1, "the tree's first transaction");
+}
+
 /// S26: something that pays more is in its way: it outbids that, as far as it is worth it.
 #[test]
 fn it_outbids_a_path_that_waits() {

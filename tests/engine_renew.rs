@@ -150,7 +150,7 @@ fn a_renewal_has_its_price() {
             config.max_renewal_price_msat = limit;
         });
         let first = &factory(&world, 1, old).current;
-        assert_eq!((first.price_msat, first.paid_msat.len()), (0, 0), "it renews nothing");
+        assert_eq!((first.price_msat, first.paid_by(0)), (0, None), "it renews nothing");
         let new = world.begin(&offer()).unwrap();
         world.settle().unwrap();
         let known = world.factory(1, new).is_ok_and(|factory| factory.accepted);
@@ -181,7 +181,7 @@ fn what_it_costs_stays_behind() {
         // What its first channel was given is as good as what it was paid.
         let paid = (paid + PUSH - RESERVE).min(price);
         assert_eq!(held(&world), before + PUSH - RESERVE - paid);
-        assert_eq!(factory(&world, LSP, old).current.paid_msat.get(&0), Some(&paid));
+        assert_eq!(factory(&world, LSP, new).current.paid_by(0), Some(paid));
         let known = |(_, line): &(Level, String)| line.contains("that its renewal costs");
         assert_eq!(world.members[LSP].log.iter().filter(|line| known(line)).count(), 1);
         assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
@@ -205,6 +205,88 @@ fn a_price_is_kept() {
     assert!(attempt.number > 1);
     assert_eq!(attempt.price_of(0), 1_500);
     assert_eq!(factory(&world, 1, new).current.price_msat, 1_500);
+}
+
+/// S22: what arrives in the old channel while it moves goes as well, and the price stays all the same.
+#[test]
+fn what_comes_in_meanwhile_pays_nothing_more() {
+    let price = 1_500_000;
+    let (mut world, old) = due(14, |config| {
+        config.prices = prices(price, 0);
+        config.max_renewal_price_msat = price;
+    });
+    world.pay(LSP, 1, 20_000_000).unwrap();
+    let new = world.make_factory(&offer()).unwrap();
+    let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    world.tamper(losing("handover", 1));
+    world.mine(until - world.chain.height()).unwrap();
+    for _ in 0..4 {
+        world.settle().unwrap();
+        world.shift((LSP, 1), from, 40_000).unwrap();
+        world.mine(1).unwrap();
+    }
+    world.settle().unwrap();
+    let left = world.balances(1, world.members[LSP].id).into_iter().find(|known| known.channel_id == from);
+    assert!(left.unwrap().to_us_msat >= RESERVE + price, "{left:?} {to}");
+    assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
+}
+
+/// S32: whoever pays for renewals isn't renewed more often than before: the time before it is due again is a term.
+#[test]
+fn a_longer_dying_period_costs_more() {
+    for (price, accepted) in [(0, true), (500, false)] {
+        let (mut world, _) = due(15, |config| {
+            config.prices = prices(price, 0);
+            config.max_renewal_price_msat = 10_000;
+        });
+        let new = world.begin(&Offer { dying_blocks: DYING + 20, ..offer() }).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.factory(1, new).is_ok_and(|factory| factory.accepted), accepted, "{price}");
+    }
+}
+
+/// S33: where the list of prices is lost nobody is renewed for nothing.
+#[test]
+fn a_lost_list_renews_nobody() {
+    let (mut world, _) = due(16, |_| {});
+    world.members[LSP].engine.as_mut().unwrap().forget_prices();
+    let refused = world.begin(&offer()).unwrap_err().to_string();
+    assert!(refused.contains("list of prices is lost"), "{refused}");
+    world.members[LSP].engine.as_mut().unwrap().set_prices(prices(0, 0));
+    world.begin(&offer()).unwrap();
+}
+
+/// S22: an empty factory that is left first pays nothing of the price: the next one does.
+#[test]
+fn an_empty_factory_pays_nothing() {
+    let price = 1_500_000;
+    let (mut world, first) = active(17, |config| {
+        config.prices = prices(price, 0);
+        config.max_renewal_price_msat = RESERVE + price;
+    });
+    let settings = |world: &mut World, policy, renew| {
+        (world.members[1].config.policy, world.members[1].config.renew) = (policy, renew);
+        world.restart(1).unwrap();
+        world.reconnect().unwrap();
+        world.settle().unwrap();
+    };
+    // Nothing is left before both are due, and the third one is there.
+    settings(&mut world, Policy::Auto, Policy::Never);
+    let second = world.make_factory(&offer()).unwrap();
+    let channels = [first, second].map(|instance| factory(&world, 1, instance).current.channels[&0]);
+    world.shift((LSP, 1), channels[1], 5_000_000).unwrap();
+    let dying = factory(&world, 1, second).current.terms.timeout_height - DYING;
+    mine_to(&mut world, dying);
+    let third = world.make_factory(&offer()).unwrap();
+    let until = factory(&world, 1, third).funding_height().unwrap() + 5;
+    mine_to(&mut world, until);
+    let before = held(&world);
+    settings(&mut world, Policy::Auto, Policy::Auto);
+    mine_to(&mut world, until + 6);
+    assert!([first, second].iter().all(|old| renewal(&world, *old).stage == Stage::Done));
+    assert_eq!(before - held(&world), price + 2 * RESERVE);
+    assert_eq!(factory(&world, LSP, third).current.paid_by(0), Some(price));
 }
 
 /// One renewal takes the place of two factories, and is paid for once.
@@ -233,8 +315,7 @@ fn two_factories_cost_one_price() {
     mine_to(&mut world, until + 20);
     assert!([first, second].iter().all(|old| renewal(&world, *old).stage == Stage::Done));
     assert_eq!(held(&world), before - 2 * RESERVE - price);
-    let paid = [first, second].map(|old| factory(&world, LSP, old).current.paid_msat.get(&0).copied());
-    assert_eq!(paid.iter().flatten().copied().collect::<Vec<_>>(), [price]);
+    assert_eq!(factory(&world, LSP, third).current.paid_by(0), Some(price));
     assert!(world.judge.violations.is_empty(), "{:?}", world.judge.violations);
 }
 

@@ -31,6 +31,8 @@ pub struct Judge {
     handed: BTreeSet<(InstanceId, ClientIndex)>,
     /// Members that have stored that their key may leave.
     left: BTreeSet<(usize, InstanceId)>,
+    /// What a member left behind for its place in a factory, msat.
+    paid: BTreeMap<(usize, InstanceId), u64>,
     /// Members whose database came back from an older copy.
     restored: BTreeSet<usize>,
     /// What did not hold, with the property's number.
@@ -117,6 +119,17 @@ impl Judge {
                 self.violations.push(format!("S8: member {at} signs {key:?} twice"));
             }
         }
+    }
+
+    /// A member leaves so much behind for its place in a factory, msat.
+    pub(crate) fn note_paid(&mut self, at: usize, next: InstanceId, msat: u64) {
+        let paid = self.paid.entry((at, next)).or_default();
+        *paid = paid.saturating_add(msat);
+    }
+
+    /// What it has left behind for it so far, msat.
+    pub(crate) fn paid_msat(&self, at: usize, next: InstanceId) -> u64 {
+        self.paid.get(&(at, next)).copied().unwrap_or(0)
     }
 
     /// A client has handed its key of a factory over.

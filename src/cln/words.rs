@@ -33,6 +33,7 @@ pub fn refusal(refusal: &Refusal) -> String {
         Refusal::LeavesAlready(_) => format!("{refusal}: factory-status says how far it is"),
         Refusal::CannotComeOn { .. } => format!("{refusal}: see listpeerchannels"),
         Refusal::HasLeft(_) => format!("{refusal}: its money is in the channel that it has moved to"),
+        Refusal::NoPrices => format!("{refusal}: set it again with factory-price"),
         Refusal::AllGoneOver(_) | Refusal::GoneOver(_) => {
             format!("{refusal}: the operator's own key takes it, by itself (factory-show)")
         }

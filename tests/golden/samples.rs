@@ -223,7 +223,8 @@ pub fn samples() -> Vec<Event> {
         LeaveOpened { channel_id, price_msat: 616_000, height: 832 }.into(),
         LeaveOpening { client: 1, amount: sat(111_200), price_msat: 616_000, height: 830 }.into(),
         LeaveFunded { client: 1, channel_id: Some(channel_id), height: 831 }.into(),
-        RenewalPaid { client: 1, msat: 6_000 }.into(),
+        RenewalPaid { client: 1, of: InstanceId([0x12; 32]), msat: 6_000 }.into(),
+        Renewed { of: InstanceId([0x12; 32]), msat: 6_000 }.into(),
     ]
 }
 

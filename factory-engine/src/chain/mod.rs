@@ -156,7 +156,8 @@ impl Engine {
         // Whoever's leaf is on chain by somebody else's doing still wants its channel closed.
         // What has been handed over needs no place on chain (S22).
         let stays = |client: &ClientIndex| {
-            !factory.current.exiting.contains(client) && !factory.has_handed_over(*client)
+            let gone_over = factory.has_handed_over(*client) && factory.damage().is_none();
+            !factory.current.exiting.contains(client) && !gone_over
         };
         let clients: Vec<ClientIndex> = own_clients(factory).filter(stays).collect();
         if !clients.is_empty() {
@@ -251,7 +252,8 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if factory.has_left() {
         return Err(Refusal::HasLeft(factory.instance));
     }
-    if factory.is_handed_over(0) {
+    // S33: of a factory whose records aren't all understood nothing is taken back, so that this is its only way.
+    if factory.is_handed_over(0) && factory.damage().is_none() {
         return Err(Refusal::AllGoneOver(factory.instance));
     }
     // It pays all of it, sooner, and the path would only be in its way.

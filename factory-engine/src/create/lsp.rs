@@ -78,6 +78,9 @@ impl Engine {
         let timeout = step.height.saturating_add(create.lifetime_blocks);
         let nodes = create.clients.iter().map(|(node, _)| *node);
         let push_msat = create.push_msat.unwrap_or_else(|| self.push_for(nodes, timeout, step.height));
+        if self.lacks_prices(&create.clients, timeout, step.height) {
+            return Err(Refusal::NoPrices);
+        }
         let prices_msat = self.renewal_prices(&create.clients, timeout, step.height);
         let terms = terms(&self.config, self.me, instance, create, push_msat, step.height);
         layout(&terms, create.lifetime_blocks)?;

@@ -37,6 +37,13 @@ impl Engine {
         clients.iter().map(price).collect()
     }
 
+    /// L: whether what these clients' renewals cost isn't known.
+    pub(crate) fn lacks_prices(&self, clients: &[(NodeId, Amount)], timeout: Height, height: Height) -> bool {
+        let old = || self.ending(timeout, height);
+        self.prices_unknown
+            && clients.iter().any(|(node, _)| old().iter().any(|factory| is_left(factory, *node)))
+    }
+
     /// The factories that end before one that ends at `timeout`.
     fn ending(&self, timeout: Height, height: Height) -> Vec<&Factory> {
         let ends = |factory: &&Factory| (height..timeout).contains(&factory.current.terms.timeout_height);

@@ -1,13 +1,14 @@
 //! A client's side of a handover.
 
 use crate::engine::Engine;
+use crate::handover::ready::{Successor, kept_behind};
 use crate::handover::{Context, close_channels};
 use crate::io::{ChannelBalance, Effect, Level, NodeError};
 use crate::memory::Volatile;
 use crate::memory::leaving::{Failure, VolatileLeaving};
 use crate::policy::Policy;
 use crate::record::attempt::Role;
-use crate::record::event::{HandedOver, HandoverStored};
+use crate::record::event::{HandedOver, HandoverStored, Renewed};
 use crate::record::factory::Factory;
 use crate::step::builder::{StepBuilder, short};
 use crate::step::fault::Fault;
@@ -17,7 +18,7 @@ use crate::wire::message::{Handover, HandoverRefused, HandoverStored as StoredMe
 
 impl Engine {
     /// Whether a client leaves this factory as soon as it is empty: by itself, or because a person said so.
-    fn wants_to_leave(&self, factory: &Factory, height: u32) -> bool {
+    pub(crate) fn wants_to_leave(&self, factory: &Factory, height: u32) -> bool {
         factory.leaves.wish().is_some() || self.config.renew != Policy::Never && factory.is_due(height)
     }
 
@@ -73,15 +74,17 @@ impl Engine {
         let empty = |list: &Vec<ChannelBalance>| {
             let next = self.may_leave(factory, step.height).map_err(|why| why.to_string())?;
             self.is_empty(factory, next, list).map_err(|why| why.to_string())?;
-            Ok(next)
+            let find = |id| list.iter().find(|known| known.channel_id == id);
+            let left = kept_behind(factory, self.price_behind(factory, next), find);
+            Ok((next, left.fold(0, |sum: u64, kept| sum.saturating_add(kept.stays_msat))))
         };
         let looked = result.as_ref().map_err(ToString::to_string).and_then(empty);
         thaw(step, instance);
         if let Ok(list) = result {
             step.volatile(Volatile::Balances(list));
         }
-        let next = match looked {
-            Ok(next) => next,
+        let (next, msat) = match looked {
+            Ok(looked) => looked,
             Err(why) => return step.log(Level::Debug, format!("{instance}: not handed over yet: {why}")),
         };
         let Some(handover) = self.sealed(step, factory) else {
@@ -90,6 +93,9 @@ impl Engine {
         let text = format!("{instance}: empty; its key goes to the operator, and its money is in {next}");
         step.log(Level::Info, text);
         step.event(instance, HandedOver { height: step.height });
+        if let Successor::Factory(next) = next {
+            step.event(next.instance, Renewed { of: instance, msat });
+        }
         step.send(factory.lsp(), handover);
     }
 

@@ -1,12 +1,13 @@
 //! L's side of a handover: a key that isn't its member's is worth nothing, and nothing of it is stored.
 
+use std::collections::BTreeSet;
+
 use crate::engine::Engine;
 use crate::handover::{Context, close_channels};
 use crate::io::{ChannelBalance, Effect, Level};
 use crate::record::attempt::Role;
 use crate::record::event::{KeyReceived, RenewalPaid};
 use crate::record::factory::{Factory, member_key};
-use crate::record::state::State;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::terms::ClientIndex;
@@ -15,6 +16,9 @@ use crate::tx::musig::{FactoryKey, MusigError, SealedKey, open};
 use crate::types::{Height, NodeId};
 use crate::wire::message::{Handover, HandoverRefused, HandoverStored};
 use crate::wire::words::Words;
+
+/// Blocks after a handover in which it is looked what was left behind.
+const LOOK_BLOCKS: u32 = 12;
 
 impl Engine {
     /// A client's key (S22): checked against the key that everybody knows, stored, and then acknowledged.
@@ -65,65 +69,68 @@ impl Engine {
         Ok(())
     }
 
-    /// What a client that has left a factory was asked for its renewal, msat; nothing if that was nothing, another
-    /// factory's channels hold it, or it is known what was paid.
-    fn owed(&self, factory: &Factory, client: ClientIndex) -> Option<u64> {
-        let left = *factory.current.handed_over.get(&client)?;
-        let node = *factory.current.clients.get(usize::try_from(client).ok()?)?;
-        if factory.current.paid_msat.contains_key(&client) || factory.leaves.opened(client).is_some() {
-            return None;
-        }
-        let operated = || self.whole().filter(|other| other.current.role == Role::Lsp);
+    /// The factory that a client has left another one for, the client's place there, and what it was asked for: nothing
+    /// if it was asked for nothing, or what it paid is known.
+    fn owed(&self, left: &Factory, client: ClientIndex) -> Option<(&Factory, ClientIndex, u64)> {
+        let since = *left.current.handed_over.get(&client)?;
+        let node = left.node_of(client)?;
         let is_next = |next: &&Factory| {
-            ends(next) > ends(factory) && next.funding_height().is_some() && next.client_of(node).is_some()
+            next.current.role == Role::Lsp
+                && ends(next) > ends(left)
+                && next.funding_height().is_some_and(|height| height <= since)
         };
+        let places = self.whole().filter(is_next).filter_map(|next| Some((next, next.client_of(node)?)));
         // A client goes to the one that ends last.
-        let next = operated().filter(is_next).max_by_key(|next| ends(next))?;
-        // One renewal takes the place of several, and costs once.
-        let before = |other: &Factory| {
-            let other_left = other.client_of(node).and_then(|client| other.current.handed_over.get(&client));
-            let since = next.funding_height().unwrap_or(Height::MAX)..=left;
-            other_left
-                .is_some_and(|at| since.contains(at) && (*at, other.instance) < (left, factory.instance))
-        };
-        if operated().any(before) {
-            return None;
-        }
-        Some(next.current.price_of(next.client_of(node)?)).filter(|msat| *msat > 0)
+        let (next, place) = places.max_by_key(|(next, _)| ends(next))?;
+        let known = next.current.paid_msat.contains_key(&(place, left.instance));
+        let asked = next.current.price_of(place).saturating_sub(next.current.paid_by(place).unwrap_or(0));
+        (!known && asked > 0 && left.leaves.opened(client).is_none()).then_some((next, place, asked))
     }
 
-    /// At every block: what was left behind for renewals is looked at until it is known.
+    /// Factories of this node that ask somebody for a renewal.
+    fn asks_for_renewals(&self) -> bool {
+        self.whole().any(|factory| !factory.current.prices_msat.is_empty())
+    }
+
+    /// At every block: what was left behind for renewals is looked at until it is known, for a while.
     pub(crate) fn look_what_was_paid(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
-        if factory.current.role != Role::Lsp || factory.state(step.height) == State::Closed {
+        if factory.current.role != Role::Lsp || !self.asks_for_renewals() {
             return;
         }
-        for client in factory.current.handed_over.keys().copied() {
-            let node = usize::try_from(client).ok().and_then(|place| factory.current.clients.get(place));
-            if let Some(peer) = node.filter(|_| self.owed(factory, client).is_some()) {
-                step.effect(Effect::ReadBalances { peer: *peer });
+        for (client, since) in &factory.current.handed_over {
+            let soon = step.height < since.saturating_add(LOOK_BLOCKS);
+            if let Some(peer) =
+                factory.node_of(*client).filter(|_| soon && self.owed(factory, *client).is_some())
+            {
+                step.effect(Effect::ReadBalances { peer });
             }
         }
     }
 
     /// What a client that has handed its key over has left behind beyond its reserves is what it pays for its renewal.
     pub(crate) fn note_what_was_paid(&self, step: &mut StepBuilder<'_>, list: &[ChannelBalance]) {
-        for factory in self.whole().filter(|factory| factory.current.role == Role::Lsp) {
-            for client in factory.current.handed_over.keys().copied() {
-                let Some(price_msat) = self.owed(factory, client) else { continue };
-                let own = factory.own_channels().filter(|channel| channel.client == client);
-                let left = own.map(|channel| {
+        if !self.asks_for_renewals() {
+            return;
+        }
+        let peers: BTreeSet<NodeId> = list.iter().map(|known| known.peer).collect();
+        for left in self.whole().filter(|factory| factory.current.role == Role::Lsp) {
+            for peer in &peers {
+                let Some(client) = left.client_of(*peer) else { continue };
+                let Some((next, place, asked_msat)) = self.owed(left, client) else { continue };
+                let own = left.own_channels().filter(|channel| channel.client == client);
+                let behind = own.map(|channel| {
                     let known = list.iter().find(|known| known.channel_id == channel.channel_id)?;
                     let all = channel.capacity.to_sat().saturating_mul(1_000);
                     Some(all.saturating_sub(known.to_us_msat).saturating_sub(RESERVE_MSAT))
                 });
-                let Some(left) = left.collect::<Option<Vec<u64>>>() else { continue };
-                let msat = left.into_iter().fold(0, u64::saturating_add).min(price_msat);
+                let Some(behind) = behind.collect::<Option<Vec<u64>>>() else { continue };
+                let msat = behind.into_iter().fold(0, u64::saturating_add).min(asked_msat);
                 let text = format!(
-                    "{}: client {client} pays {msat} of the {price_msat} msat that its renewal costs",
-                    factory.instance
+                    "{}: client {place} pays {msat} of the {asked_msat} msat that its renewal costs, in factory {}",
+                    next.instance, left.instance
                 );
-                step.log(if msat < price_msat { Level::Unusual } else { Level::Info }, text);
-                step.event(factory.instance, RenewalPaid { client, msat });
+                step.log(if msat < asked_msat { Level::Unusual } else { Level::Info }, text);
+                step.event(next.instance, RenewalPaid { client: place, of: left.instance, msat });
             }
         }
     }

@@ -123,15 +123,30 @@ impl fmt::Display for NotYet {
 
 impl std::error::Error for NotYet {}
 
-/// What may go from one channel of a factory that is left to where its money is next.
+/// What of a price one channel keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Movable {
+pub(crate) struct Kept {
     /// The channel (BOLT 2's `channel_id`).
-    pub from: ChannelId,
-    /// How much, msat.
-    pub amount_msat: u64,
-    /// What of the price stays in it, msat.
+    pub channel_id: ChannelId,
+    /// What is in it beyond its reserve, msat.
+    pub more_msat: u64,
+    /// What of that stays, msat.
     pub stays_msat: u64,
+}
+
+/// What stays in each of a factory's channels that are known: of a price each keeps what the ones before it don't hold.
+pub(crate) fn kept_behind<'b>(
+    factory: &Factory,
+    mut price_msat: u64,
+    find: impl Fn(ChannelId) -> Option<&'b ChannelBalance>,
+) -> impl Iterator<Item = Kept> {
+    factory.own_channels().filter_map(move |channel| {
+        let known = find(channel.channel_id)?;
+        let more_msat = known.to_us_msat.saturating_sub(known.reserve_msat);
+        let stays_msat = more_msat.min(price_msat);
+        price_msat = price_msat.saturating_sub(stays_msat);
+        Some(Kept { channel_id: channel.channel_id, more_msat, stays_msat })
+    })
 }
 
 /// Where a client's money is once it has left a factory.
@@ -291,43 +306,39 @@ impl Engine {
     }
 
     /// What stays behind in a factory's channels beyond their reserve, msat, as far as there is so much: the price of
-    /// the ordinary channel, or of the renewal.
+    /// the ordinary channel, or of the renewal, less what was left in others for it.
     pub(crate) fn price_behind(&self, factory: &Factory, next: Successor<'_>) -> u64 {
         match next {
-            Successor::Factory(next) if self.has_been_renewed(next) => 0,
-            Successor::Factory(next) => next.current.price_msat,
+            Successor::Factory(next) => next.current.price_msat.saturating_sub(next.current.left_for_it()),
             Successor::Ordinary(_) | Successor::Nothing => {
                 factory.leaves.wish().map_or(0, |wish| wish.price_msat)
             }
         }
     }
 
-    /// What may leave each of a factory's channels, msat: all but its reserve, and but the price, of which each keeps
-    /// what the ones before it don't hold.
-    pub(crate) fn movable<'e>(
-        &'e self,
-        factory: &'e Factory,
-        mut price_msat: u64,
-    ) -> impl Iterator<Item = Movable> + 'e {
-        factory.own_channels().filter_map(move |channel| {
-            let from = channel.channel_id;
-            let known = self.balances.of(from)?;
-            let more = known.to_us_msat.saturating_sub(known.reserve_msat);
-            let stays_msat = more.min(price_msat);
-            price_msat = price_msat.saturating_sub(stays_msat);
-            let amount_msat = more.saturating_sub(stays_msat);
-            (amount_msat > 0).then_some(Movable { from, amount_msat, stays_msat })
-        })
-    }
-
-    /// Whether a client has left another factory since this one was funded: it takes that one's place, makes up for
-    /// what stayed there, and was paid for.
-    fn has_been_renewed(&self, next: &Factory) -> bool {
-        let since = next.funding_height().unwrap_or(Height::MAX);
-        self.factories.values().any(|other| {
-            let left = other.current.handed_over.values().any(|height| *height >= since);
-            other.lsp() == next.lsp() && other.has_left() && left && other.leaves.wish().is_none()
-        })
+    /// What has to stay in a channel when a move takes its balance to where this node's money is next, msat.
+    pub(crate) fn stays_in<'b>(
+        &self,
+        (from, to): (ChannelId, ChannelId),
+        height: Height,
+        find: impl Fn(ChannelId) -> Option<&'b ChannelBalance>,
+    ) -> u64 {
+        let is_own = |factory: &&Factory| {
+            factory.current.role != Role::Lsp && factory.own_channels().any(|own| own.channel_id == from)
+        };
+        let Some(factory) = self.whole().find(is_own) else { return 0 };
+        let next = match factory.leaves.wish() {
+            Some(wish) => wish.to.filter(|next| *next == to).map(Successor::Ordinary),
+            None if self.wants_to_leave(factory, height) => {
+                let goes =
+                    |next: &&Factory| next.own_channels().next().is_some_and(|own| own.channel_id == to);
+                self.successors(factory, factory.lsp()).find(goes).map(Successor::Factory)
+            }
+            None => None,
+        };
+        let price_msat = next.map_or(0, |next| self.price_behind(factory, next));
+        let kept = kept_behind(factory, price_msat, find).find(|kept| kept.channel_id == from);
+        kept.map_or(0, |kept| kept.stays_msat)
     }
 
     /// What may stay behind in a factory's channels as reserve, msat: what a person was told; or what its successor
@@ -341,7 +352,11 @@ impl Engine {
         let bought = u64::try_from(factory.own_channels().count().saturating_sub(1)).unwrap_or(0);
         let free = free.saturating_add(bought.saturating_mul(RESERVE_MSAT));
         // It makes up for one factory that is left, not for each.
-        if self.has_been_renewed(next) { free } else { next.current.terms.push_msat.saturating_add(free) }
+        if next.current.is_renewal_of_some() {
+            free
+        } else {
+            next.current.terms.push_msat.saturating_add(free)
+        }
     }
 
     /// Whether nothing is left to move: no HTLC, and in each channel no more than has to stay (S22). `list` is what

@@ -100,6 +100,8 @@ pub enum Refusal {
     },
     /// This node has handed its key over: it has nothing in this factory any more (S22).
     HasLeft(InstanceId),
+    /// The list of prices is lost, and what a renewal costs isn't known (S33).
+    NoPrices,
     /// Every client has handed its key over: nothing of the factory has to come on chain (S38).
     AllGoneOver(InstanceId),
     /// This client has handed its key over: nothing of it has to come on chain (S22).
@@ -222,6 +224,7 @@ impl Refusal {
             | Self::NoChannelToExit { .. }
             | Self::HasLeft(_)
             | Self::AllGoneOver(_)
+            | Self::NoPrices
             | Self::OperatorEvicts
             | Self::OperatorSells
             | Self::NoStock
@@ -296,6 +299,9 @@ impl fmt::Display for Refusal {
                 f,
                 "this node has handed its key of factory {instance} over: it has nothing there any more, and may \
                  not take anything on chain"
+            ),
+            Self::NoPrices => f.write_str(
+                "the list of prices is lost: what a renewal costs isn't known, and one of these clients would be renewed",
             ),
             Self::AllGoneOver(instance) => write!(
                 f,

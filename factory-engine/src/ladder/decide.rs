@@ -154,8 +154,10 @@ fn try_decide(
     if made.under_way {
         return Err(Wait::UnderWay);
     }
-    // Whoever can't be done in time any more is evicted, and comes back from there.
-    let due: Vec<Due> = due.iter().copied().filter(|due| height <= due.last).collect();
+    // Whoever can't be done in time any more is evicted, and comes back from there: into a place that is left, since it
+    // can wait for the next rung as well.
+    let (evicted, due): (Vec<Due>, Vec<Due>) = due.iter().copied().partition(Due::was_evicted);
+    let due: Vec<Due> = due.into_iter().filter(|due| height <= due.last).collect();
     if due.is_empty() {
         return Err(Wait::NobodyDue);
     }
@@ -184,7 +186,13 @@ fn try_decide(
             return Err(Wait::TooFew { here, smallest, next: rung.ends });
         }
     }
-    Ok(first_share(&mut here, ladder, made.failed))
+    let mut clients = first_share(&mut here, ladder, made.failed);
+    // Only at a first try: they are none of what makes it come off.
+    if made.failed == 0 {
+        let left = usize::try_from(ladder.largest).unwrap_or(usize::MAX).saturating_sub(clients.len());
+        clients.extend(evicted.into_iter().filter(|client| client.here).take(left));
+    }
+    Ok(clients)
 }
 
 /// Of more clients than a factory may have, those whose time is nearest; the rest make factories as large, at once

@@ -138,8 +138,9 @@ impl Engine {
         if self.climbing.refused.as_ref().is_some_and(waits) {
             return;
         }
-        let here = due.iter().filter(|due| due.here && step.height <= due.last).count();
-        let more = clients.len() < here;
+        let is_due = |due: &&Due| due.here && step.height <= due.last && !due.was_evicted();
+        let here = due.iter().filter(is_due).count();
+        let more = clients.iter().filter(is_due).count() < here;
         let created = self.rung_create(ladder, clients).and_then(|create| self.create(step, &create));
         match created {
             Ok(Answer::Created(instance)) => {
@@ -243,7 +244,10 @@ impl Engine {
             factory.current.role == Role::Lsp && factory.restored().is_none() && factory.is_due(height)
         };
         let dying: Vec<&Factory> = self.whole().filter(is_due).collect();
-        let evicted: Vec<(&Factory, ClientIndex, NodeId)> = self.evicted_who_are_here(now).collect();
+        // Where renewals have a price an eviction isn't a way around it: such a client is the operator's to invite.
+        let free = self.config.prices.renewal_msat(Amount::MAX_MONEY) == 0 && !self.prices_unknown;
+        let evicted: Vec<(&Factory, ClientIndex, NodeId)> =
+            self.evicted_who_are_here(now).filter(|_| free).collect();
         if dying.is_empty() && evicted.is_empty() {
             return vec![];
         }
@@ -300,8 +304,9 @@ impl Engine {
             let clients = clients.filter(|(client, _)| lives_on_chain(factory, *client));
             clients.map(move |(client, node)| (factory, client, node))
         });
-        all.filter(move |(_, _, node)| {
-            let asked = || operated().any(|rung| rung.rung.is_some() && was_left_out(rung, *node));
+        all.filter(move |(factory, client, node)| {
+            let out = factory.leaf_height(*client).unwrap_or(0);
+            let asked = || operated().any(|rung| rung.rung.is_some() && was_left_out(rung, *node, out));
             self.may_be_invited(*node, now) && !asked()
         })
     }
@@ -433,14 +438,17 @@ fn is_in(factory: &Factory, client: ClientIndex) -> bool {
 fn lives_on_chain(factory: &Factory, client: ClientIndex) -> bool {
     factory.leaf_height(client).is_some()
         && !factory.has_handed_over(client)
+        && !factory.current.exiting.contains(&client)
         && !factory.current.resolved.contains(&client)
         && factory.current.ended_of(client).is_none()
 }
 
-/// Whether nothing came of a factory for a client because it didn't join.
-fn was_left_out(factory: &Factory, node: NodeId) -> bool {
+/// Whether a client didn't join a factory that was made after `since`.
+fn was_left_out(factory: &Factory, node: NodeId, since: Height) -> bool {
+    let made = factory.current.ended_at.or(factory.funding_height());
     let alone = factory.failure().is_some() && factory.current.clients == [node];
-    alone || factory.left_out.iter().any(|(who, _)| *who == node)
+    let out = alone || factory.left_out.iter().any(|(who, _)| *who == node);
+    out && made.is_none_or(|height| height >= since)
 }
 
 fn msat(amount: Amount) -> u64 {

@@ -233,9 +233,11 @@ impl Engine {
                 continue;
             }
             let known = |id| list.iter().find(|channel| channel.channel_id == id);
+            let stays = self.stays_in((open.from, open.to), step.height, known);
             match (known(open.from), known(open.to)) {
                 (Some(from), Some(to)) => {
-                    self.send_part(step, factory, open, (from, to), (cltv_delta, own.fails))
+                    let from = super::plan::without(from, stays);
+                    self.send_part(step, factory, open, (&from, to), (cltv_delta, own.fails))
                 }
                 (None, _) => over(step, factory, open.from, Some("the channel that it leaves is gone")),
                 (Some(_), None) => {

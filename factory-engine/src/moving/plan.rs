@@ -94,6 +94,12 @@ pub fn next_part(
     Ok((amount_msat, limit))
 }
 
+/// A channel of which so much can't be spent, msat, besides its reserve.
+pub(super) fn without(channel: &ChannelBalance, msat: u64) -> ChannelBalance {
+    let reserve_msat = channel.reserve_msat.saturating_add(msat);
+    ChannelBalance { spendable_msat: channel.spendable_msat.saturating_sub(msat), reserve_msat, ..*channel }
+}
+
 /// All HTLCs, if what was seen of both channels is all that happens.
 fn parts(
     from: &ChannelBalance,
@@ -160,7 +166,8 @@ impl Engine {
                 least_msat: old.minimum_htlc_out_msat.max(1),
             });
         }
-        let (parts, limit) = parts(old, new, amount_msat)?;
+        let stays = self.stays_in((from, to), height, |id| self.balances.of(id));
+        let (parts, limit) = parts(&without(old, stays), new, amount_msat)?;
         let amount_msat = parts.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
         let stays_msat = old.to_us_msat.saturating_sub(amount_msat);
         Ok(MovePlan {

@@ -1,6 +1,5 @@
 //! One attempt at creating a factory, and what became of it: what belongs to it falls with it.
 
-use crate::types::Transaction;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::terms::{ClientIndex, Terms};
 use crate::tx::layout::{Layout, SessionId};
 use crate::tx::musig::SealedKey;
 use crate::tx::tree::Tree;
-use crate::types::{ChannelId, Height, NodeId, OutPoint, TermsHash};
+use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint, TermsHash, Transaction};
 use crate::wire::codec::Codec;
 
 /// Tag of [`Attempt::terms_hash`], as BIP-340 has them.
@@ -142,8 +141,10 @@ pub struct Attempt {
     pub handed_over: BTreeMap<ClientIndex, Height>,
     /// L: their keys, as they came.
     pub(crate) keys: BTreeMap<ClientIndex, SealedKey>,
-    /// L: what they have left behind for their renewals, msat, where that was asked for and is known.
-    pub paid_msat: BTreeMap<ClientIndex, u64>,
+    /// L: what clients have left behind for their place here, in which other factory, msat.
+    pub(crate) paid_msat: BTreeMap<(ClientIndex, InstanceId), u64>,
+    /// Client: the factories that it has left for this one, and what it left behind in each for its price, msat.
+    pub(crate) left_msat: BTreeMap<InstanceId, u64>,
     /// Client: L has stored its key.
     pub handover_stored: bool,
     /// The cooperative close that was signed for: at most one, ever (S8).
@@ -188,6 +189,7 @@ impl Attempt {
             handed_over: BTreeMap::new(),
             keys: BTreeMap::new(),
             paid_msat: BTreeMap::new(),
+            left_msat: BTreeMap::new(),
             handover_stored: false,
             close: None,
         })
@@ -249,6 +251,22 @@ impl Attempt {
             }
             Role::Client { .. } => self.price_msat,
         }
+    }
+
+    /// L: what a client has left behind for its place here, msat; nothing if it has left nothing yet.
+    pub fn paid_by(&self, client: ClientIndex) -> Option<u64> {
+        let own = self.paid_msat.iter().filter(|((of, _), _)| *of == client);
+        own.map(|(_, msat)| *msat).reduce(u64::saturating_add)
+    }
+
+    /// Client: whether it has left another factory for this one: that one's reserve is made up for.
+    pub(crate) fn is_renewal_of_some(&self) -> bool {
+        !self.left_msat.is_empty()
+    }
+
+    /// Client: what it has left behind for this one's price, msat.
+    pub(crate) fn left_for_it(&self) -> u64 {
+        self.left_msat.values().fold(0, |sum, msat| sum.saturating_add(*msat))
     }
 
     /// Clients whose channel is this node's too.

@@ -13,7 +13,7 @@ use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, plain_codec, tlv
 
 use super::Proposal;
 use super::ended::Ended;
-pub use super::handed::{HandedOver, HandoverStored, KeyReceived, RenewalPaid};
+pub use super::handed::{HandedOver, HandoverStored, KeyReceived, RenewalPaid, Renewed};
 use super::reclaimed::ReclaimedInput;
 pub use super::{RECORD_VERSION, RecordError, decode_record, encode_record};
 pub use close::*;
@@ -416,8 +416,10 @@ tlv_enum! {
         73 "leave_opening" => LeaveOpening(LeaveOpening),
         /// L: that was opened, or could not be.
         74 "leave_funded" => LeaveFunded(LeaveFunded),
-        /// L: what a client has left behind for its renewal.
+        /// L: what a client has left behind for its place here.
         75 "renewal_paid" => RenewalPaid(RenewalPaid),
+        /// Client: it has left another factory for this one.
+        76 "renewed" => Renewed(Renewed),
     }
 }
 

@@ -218,7 +218,10 @@ impl Factory {
                 self.current.keys.insert(e.client, e.key);
             }
             Event::RenewalPaid(e) => {
-                self.current.paid_msat.insert(e.client, e.msat);
+                self.current.paid_msat.insert((e.client, e.of), e.msat);
+            }
+            Event::Renewed(e) => {
+                self.current.left_msat.insert(e.of, e.msat);
             }
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());

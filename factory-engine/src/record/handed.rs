@@ -2,7 +2,7 @@
 
 use crate::terms::ClientIndex;
 use crate::tx::musig::SealedKey;
-use crate::types::Height;
+use crate::types::{Height, InstanceId};
 use crate::wire::codec::tlv_struct;
 
 tlv_struct! {
@@ -32,11 +32,23 @@ tlv_struct! {
 }
 
 tlv_struct! {
-    /// L: what a client that has handed its key over left behind for its renewal.
+    /// L: what a client left behind in a factory whose key it has handed over, for its place in this one.
     pub struct RenewalPaid {
-        /// Index of the client, in leaf order.
+        /// Index of the client in this factory, in leaf order.
         pub client: ClientIndex => 0,
-        /// Beyond the reserve of its channels, msat; no more than was asked for.
+        /// The factory that it left (factory_instance).
+        pub of: InstanceId => 2,
+        /// Beyond the reserve of its channels there, msat; no more than was asked for.
+        pub msat: u64 => 4,
+    }
+}
+
+tlv_struct! {
+    /// Client: it has left another factory for this one.
+    pub struct Renewed {
+        /// The factory that it left (factory_instance).
+        pub of: InstanceId => 0,
+        /// What it left behind there for this one's price, msat.
         pub msat: u64 => 2,
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::engine::Engine;
 use crate::handover::client::fail;
-use crate::handover::ready::{Movable, NotYet, Successor};
+use crate::handover::ready::{Kept, NotYet, Successor, kept_behind};
 use crate::io::{Effect, Level};
 use crate::memory::leaving::Failure;
 use crate::policy::Policy;
@@ -272,7 +272,8 @@ impl Engine {
         self.move_what_may(step, factory, to.channel_id, price_msat);
     }
 
-    /// Begins to move what may leave each channel of a factory.
+    /// Begins to move what may leave each channel of a factory: all but its reserve and the price, whatever comes in
+    /// meanwhile.
     pub(crate) fn move_what_may(
         &self,
         step: &mut StepBuilder<'_>,
@@ -280,13 +281,13 @@ impl Engine {
         to: ChannelId,
         price_msat: u64,
     ) {
-        for Movable { from, amount_msat, stays_msat } in self.movable(factory, price_msat) {
-            if factory.moves.of(from).is_some() {
+        for Kept { channel_id: from, more_msat, stays_msat } in
+            kept_behind(factory, price_msat, |id| self.balances.of(id))
+        {
+            if more_msat <= stays_msat || factory.moves.of(from).is_some() {
                 continue;
             }
-            // What comes in meanwhile goes as well, if nothing has to stay.
-            let amount_msat = (stays_msat > 0).then_some(amount_msat);
-            if let Err(why) = self.begin_move(step, from, to, amount_msat) {
+            if let Err(why) = self.begin_move(step, from, to, None) {
                 let what = format!("what is in channel {from} doesn't move to channel {to}: {why}");
                 step.log(Level::Debug, format!("{}: {what}", factory.instance));
                 fail(step, factory.instance, &what);

@@ -9,7 +9,7 @@ use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::record::state::State;
 use crate::step::builder::StepBuilder;
-use crate::terms::ClientIndex;
+use crate::terms::{ClientIndex, Terms};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 use crate::wire::message::Invite;
 
@@ -131,9 +131,18 @@ impl Engine {
         // What fees are now counts where they have fallen.
         let estimate = self.known_fees().estimate;
         let feerate = if estimate == 0 { old.tree_feerate } else { old.tree_feerate.min(estimate) };
+        // Whoever pays for each renewal isn't asked for it more often.
+        let rests = |terms: &Terms, from: Height| {
+            terms.timeout_height.saturating_sub(terms.dying_blocks).saturating_sub(from)
+        };
+        let (rested, rest) = match invite.price_msat {
+            0 => (0, 0),
+            _ => (rests(old, began).saturating_sub(LATE), rests(new, height)),
+        };
         let stock_csv = if new.stock > Amount::ZERO { old.stock_csv } else { 0 };
-        let terms: [(&str, u64, u64); 7] = [
+        let terms: [(&str, u64, u64); 8] = [
             ("lifetime_blocks", lived.into(), lives.into()),
+            ("lifetime_blocks - dying_blocks", rested.into(), rest.into()),
             ("dying_blocks", old.dying_blocks.into(), new.dying_blocks.into()),
             ("feerate_perkw", feerate.into(), new.tree_feerate.into()),
             ("funding_confirmations", old.funding_confirmations.into(), new.funding_confirmations.into()),

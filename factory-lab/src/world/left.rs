@@ -16,7 +16,15 @@ impl World {
         verdict
     }
 
-    fn may_hand_over(&self, at: usize, instance: InstanceId) -> Result<(), String> {
+    fn may_hand_over(&mut self, at: usize, instance: InstanceId) -> Result<(), String> {
+        if let Some((next, more_msat)) = self.successor_of(at, instance)? {
+            self.judge.note_paid(at, next, more_msat);
+        }
+        Ok(())
+    }
+
+    /// The factory that takes the place of one, and what stays behind for it; nothing if an ordinary channel does.
+    fn successor_of(&self, at: usize, instance: InstanceId) -> Result<Option<(InstanceId, u64)>, String> {
         let engine = self.members[at].engine.as_ref().ok_or("lab: it is down")?;
         let factory = engine.factory(instance).ok_or("lab: no such factory")?;
         let mut left_msat: u64 = 0;
@@ -47,13 +55,15 @@ impl World {
                     "S22: it hands its key over, and {more_msat} msat more are in its channels"
                 ));
             }
-            return self.leaves_for(at, factory, *wish, left_msat);
+            return self.leaves_for(at, factory, *wish, left_msat).map(|()| None);
         }
-        let others = engine.factories().filter(|other| other.instance != instance);
+        // A client goes to the one that ends last.
+        let mut others: Vec<_> = engine.factories().filter(|other| other.instance != instance).collect();
+        others.sort_by_key(|other| std::cmp::Reverse(other.current.terms.timeout_height));
         let mut why = "there is no other".to_owned();
         for next in others {
             match self.takes_its_place(at, factory, next, left_msat.saturating_sub(bought_msat), more_msat) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Some((next.instance, more_msat))),
                 Err(reason) => why = reason,
             }
         }
@@ -103,12 +113,8 @@ impl World {
         }
         self.record_fits(at, &next.current, index)?;
         // Its price is paid once, whatever it takes the place of.
-        let engine = self.members[at].engine.as_ref().ok_or("lab: it is down")?;
-        let paid = engine.factories().any(|other| {
-            let left = other.current.handed_over.values().any(|height| *height >= confirmed);
-            left && other.instance != factory.instance && other.leaves.wish().is_none()
-        });
-        let price_msat = if paid { 0 } else { next.current.price_msat };
+        let paid_msat = self.judge.paid_msat(at, next.instance);
+        let price_msat = next.current.price_msat.saturating_sub(paid_msat);
         if more_msat > price_msat {
             return Err(format!(
                 "{more_msat} msat more than reserves stay behind, and it costs {price_msat}"

@@ -109,12 +109,7 @@ impl World {
         self.shift((LSP, client), to, msat)
     }
 
-    pub(crate) fn shift(
-        &mut self,
-        (from, to): (usize, usize),
-        id: ChannelId,
-        msat: u64,
-    ) -> Result<(), LabError> {
+    pub fn shift(&mut self, (from, to): (usize, usize), id: ChannelId, msat: u64) -> Result<(), LabError> {
         let missing = || error("the channel is gone");
         let ours = self.members[from].lightningd.channels.get(&id).ok_or_else(missing)?;
         let theirs = self.members[to].lightningd.channels.get(&id).ok_or_else(missing)?;

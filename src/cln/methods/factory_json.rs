@@ -145,8 +145,8 @@ fn one_client(factory: &Factory, client: ClientIndex, node: &Node, height: Heigh
     if factory.current.role == Role::Lsp && price_msat > 0 {
         object["price_msat"] = price_msat.into();
     }
-    if let Some(paid_msat) = factory.current.paid_msat.get(&client) {
-        object["renewal_paid_msat"] = (*paid_msat).into();
+    if let Some(paid_msat) = factory.current.paid_by(client) {
+        object["renewal_paid_msat"] = paid_msat.into();
     }
     let credit = factory.current.sales.account().credit(client);
     if credit > 0 {

@@ -95,7 +95,8 @@ impl Factory {
             0 => self.reclaim_latest(),
             _ => self.current.terms.timeout_height.saturating_sub(self.current.terms.margin_blocks.into()),
         };
-        self.is_handed_over(coin) && height >= by()
+        // S33: of a factory whose records aren't all understood nothing is taken back.
+        self.is_handed_over(coin) && self.damage().is_none() && height >= by()
     }
 
     /// L: whether all of the factory is its own again, and still where it was: nothing but the funding is on
