@@ -1,4 +1,4 @@
-"""An exit package, published with bitcoin-cli alone by the words of docs/recovery.md: plugin and nodes are gone (S19, S39)."""
+"""An exit package, published with bitcoin-cli alone by the words of docs/recovery.md: plugin and nodes are gone (S19)."""
 
 import json
 import os

@@ -59,6 +59,7 @@ pub mod wire;
 // What whoever runs an engine needs.
 pub use admission::htlc::{ChannelPolicy, Doubt};
 pub use chain::evict::{Eviction, evictable, eviction};
+pub use chain::package::{Packaged, Part, package};
 pub use chain::{TOLD_TO, Watched, exit_allowed};
 pub use close::ready::ClosePlan;
 pub use create::online::Online;
@@ -93,7 +94,6 @@ pub use record::state::State;
 pub use record::unusable::{NotCooperative, Unusable};
 pub use renew::terms::Worse;
 pub use renew::{Renewal, Stage};
-pub use report::package::{Packaged, Part, package};
 pub use report::progress::Progress;
 pub use report::standing::{NextAction, Sighting, Standing, sightings, standing};
 pub use report::statement::{AccountProblem, Line, Purpose, Statement, statement};

@@ -31,6 +31,7 @@ pub mod ended;
 pub mod evict;
 pub mod handover;
 pub mod htlcs;
+pub mod package;
 pub mod sales;
 pub mod stock;
 

@@ -9,7 +9,7 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 use crate::record::Proposal;
 use crate::record::close::Closing;
 use crate::record::ended::Ended;
-use crate::record::event::{Event, FundingReserved};
+use crate::record::event::{Event, FundingReserved, RenewalPaid, Renewed};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::{Sales, Sold};
 use crate::record::state::State;
@@ -251,6 +251,14 @@ impl Attempt {
             }
             Role::Client { .. } => self.price_msat,
         }
+    }
+
+    pub(super) fn note_paid(&mut self, event: &RenewalPaid) {
+        self.paid_msat.insert((event.client, event.of), event.msat);
+    }
+
+    pub(super) fn note_renewed(&mut self, event: &Renewed) {
+        self.left_msat.insert(event.of, event.msat);
     }
 
     /// L: what a client has left behind for its place here, msat; nothing if it has left nothing yet.

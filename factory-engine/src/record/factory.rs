@@ -217,12 +217,8 @@ impl Factory {
                 self.current.handed_over.entry(e.client).or_insert(e.height);
                 self.current.keys.insert(e.client, e.key);
             }
-            Event::RenewalPaid(e) => {
-                self.current.paid_msat.insert((e.client, e.of), e.msat);
-            }
-            Event::Renewed(e) => {
-                self.current.left_msat.insert(e.of, e.msat);
-            }
+            Event::RenewalPaid(e) => self.current.note_paid(e),
+            Event::Renewed(e) => self.current.note_renewed(e),
             Event::Aborted(e) => {
                 self.current.creation = Creation::Aborted(e.reason.clone());
                 self.current.ended_at = Some(e.height);

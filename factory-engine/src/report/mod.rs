@@ -2,7 +2,6 @@
 
 pub mod counting;
 pub mod drawing;
-pub mod package;
 pub mod progress;
 pub mod standing;
 pub mod statement;

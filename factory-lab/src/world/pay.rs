@@ -109,6 +109,10 @@ impl World {
         self.shift((LSP, client), to, msat)
     }
 
+    /// So much over one channel, without asking either side's plugin, and settled at once.
+    ///
+    /// # Errors
+    /// When there is not as much.
     pub fn shift(&mut self, (from, to): (usize, usize), id: ChannelId, msat: u64) -> Result<(), LabError> {
         let missing = || error("the channel is gone");
         let ours = self.members[from].lightningd.channels.get(&id).ok_or_else(missing)?;

@@ -1,5 +1,5 @@
 //! An exit package: every finished transaction that a member holds, and what each waits for, so that anybody can
-//! publish them without this plugin and without its node. No key is in it (S39).
+//! publish them without this plugin and without its node. No key is in it (S19).
 //!
 //! What is published in which order follows from the inputs alone: a transaction may be sent once its input is on
 //! chain and its timelocks allow it (BIP 65, BIP 68).
