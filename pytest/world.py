@@ -86,7 +86,9 @@ class World:
         )
         # Nobody falls silent but by a kill; what it takes to notice one is not the matter here.
         patient = {**FAST, "factory-invite-timeout": 60, "factory-ceremony-timeout": 60, "factory-confirmations": 2}
-        roles = [{**patient, "factory-policy": "never", **options}, {}, {}]
+        # A channel that an exit brought on chain would move into the next case's factory by itself, and be closed amid it.
+        stays = {"factory-renew": "never"}
+        roles = [{**patient, "factory-policy": "never", **options}, stays, stays]
         self.nodes = self.factory.get_nodes(3, opts=[self._options(**role) for role in roles])
         self.lsp, *self.clients = self.nodes
         self.known = set()
