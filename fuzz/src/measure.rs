@@ -31,7 +31,8 @@ const fn ms(count: u64) -> Duration {
 
 impl Bounds {
     /// Whatever only reads: a millisecond for each kilobyte. The bitcoin crate reserves up to a
-    /// megabyte for a list before it reads it: inputs, outputs, a witness, and its index.
+    /// megabyte for a list before it reads it: inputs, outputs, a witness, and its index; and up to 4 MB for an
+    /// element of a witness.
     pub const DECODER: Self = Self { memory: (7 * MIB, 64), time: (ms(20), ms(1)) };
     /// Some messages of some hundred kilobytes come from a few bytes here.
     pub const LINK: Self = Self { memory: (7 * MIB, 64), time: (ms(40), ms(1)) };
