@@ -138,6 +138,21 @@ fn held(world: &World) -> u64 {
     list.iter().filter(|known| known.live).map(|known| known.to_us_msat).sum()
 }
 
+/// Height at which a factory's funding is deep enough to leave another one for it.
+fn deep(world: &World, new: InstanceId) -> u32 {
+    factory(world, 1, new).funding_height().unwrap() + 5
+}
+
+/// A third factory, once the second is due as well, up to the block in which it is deep enough: that height.
+fn third(world: &mut World, second: InstanceId) -> (InstanceId, u32) {
+    let dying = factory(world, 1, second).current.terms.timeout_height - DYING;
+    mine_to(world, dying);
+    let third = world.make_factory(&offer()).unwrap();
+    let until = deep(world, third);
+    mine_to(world, until);
+    (third, until)
+}
+
 /// S32: a renewal costs what it may cost, and nothing if it is none.
 #[test]
 fn a_renewal_has_its_price() {
@@ -173,7 +188,7 @@ fn what_it_costs_stays_behind() {
         world.pay(LSP, 1, purse).unwrap();
         let before = held(&world);
         let new = world.make_factory(&offer()).unwrap();
-        let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+        let until = deep(&world, new);
         mine_to(&mut world, until - 1);
         assert_eq!(held(&world), before + PUSH, "nothing is paid before the new channel is deep enough");
         mine_to(&mut world, until + 2);
@@ -218,7 +233,7 @@ fn what_comes_in_meanwhile_pays_nothing_more() {
     world.pay(LSP, 1, 20_000_000).unwrap();
     let new = world.make_factory(&offer()).unwrap();
     let [from, to] = [old, new].map(|instance| factory(&world, 1, instance).current.channels[&0]);
-    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    let until = deep(&world, new);
     world.tamper(losing("handover", 1));
     world.mine(until - world.chain.height()).unwrap();
     for _ in 0..4 {
@@ -276,11 +291,7 @@ fn an_empty_factory_pays_nothing() {
     let second = world.make_factory(&offer()).unwrap();
     let channels = [first, second].map(|instance| factory(&world, 1, instance).current.channels[&0]);
     world.shift((LSP, 1), channels[1], 5_000_000).unwrap();
-    let dying = factory(&world, 1, second).current.terms.timeout_height - DYING;
-    mine_to(&mut world, dying);
-    let third = world.make_factory(&offer()).unwrap();
-    let until = factory(&world, 1, third).funding_height().unwrap() + 5;
-    mine_to(&mut world, until);
+    let (third, until) = third(&mut world, second);
     let before = held(&world);
     settings(&mut world, Policy::Auto, Policy::Auto);
     mine_to(&mut world, until + 6);
@@ -303,11 +314,7 @@ fn two_factories_cost_one_price() {
     world.shift_between(1, channels[0], channels[1], 2_000_000).unwrap();
     // Nothing moves before both are due.
     world.tamper(losing("move_ask", 1));
-    let dying = factory(&world, 1, second).current.terms.timeout_height - DYING;
-    mine_to(&mut world, dying);
-    let third = world.make_factory(&offer()).unwrap();
-    let until = factory(&world, 1, third).funding_height().unwrap() + 5;
-    mine_to(&mut world, until);
+    let (third, until) = third(&mut world, second);
     let before = held(&world);
     assert!([first, second].iter().all(|old| matches!(renewal(&world, *old).stage, Stage::Move { .. })));
     world.heal();
@@ -339,7 +346,7 @@ fn where_it_stands() {
     let state = world.state(1, new).unwrap();
     assert_eq!(renewal(&world, old).stage, Stage::Creation { next: new, state });
     world.activate(new).unwrap();
-    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    let until = deep(&world, new);
     assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
     world.tamper(losing("move_ask", 1));
     mine_to(&mut world, until);
@@ -374,7 +381,7 @@ fn a_renewal_goes_all_the_way_by_itself() {
     let new = world.begin(&offer()).unwrap();
     world.settle().unwrap();
     world.activate(new).unwrap();
-    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    let until = deep(&world, new);
     mine_to(&mut world, until - 1);
     assert_eq!(renewal(&world, old).stage, Stage::Depth { next: new, until });
     assert_eq!(held(&world), before + PUSH);
@@ -451,7 +458,7 @@ fn bought_channels_follow() {
     mine_to(&mut world, dying);
     let next = Offer { lifetime_blocks: 400, dying_blocks: 200, ..Offer::default() };
     let new = world.make_factory(&next).unwrap();
-    let until = factory(&world, 1, new).funding_height().unwrap() + 5;
+    let until = deep(&world, new);
     mine_to(&mut world, until + 2);
     assert_eq!(renewal(&world, old).stage, Stage::Done);
     assert!(factory(&world, LSP, old).has_handed_over(0));

@@ -4,7 +4,9 @@
 //! What is published in which order follows from the inputs alone: a transaction may be sent once its input is on
 //! chain and its timelocks allow it (BIP 65, BIP 68).
 
-use bitcoin::Transaction;
+use std::collections::BTreeSet;
+
+use bitcoin::{Transaction, TxOut};
 
 use crate::chain::sales;
 use crate::record::attempt::Role;
@@ -76,65 +78,64 @@ pub fn package(factory: &Factory) -> Vec<Packaged> {
             (vec![], all(layout.nodes().len()))
         }
     };
-    let of = |part: Part, id: SessionId| {
-        let session = tree.session(id)?;
-        one(factory, part, session_name(factory, id), session, factory.signed_tx(id)?)
+    let own = Own {
+        channels: factory.own_channels().map(|channel| channel.funding).collect(),
+        payouts: own_payouts(factory),
     };
-    let nodes = nodes.into_iter().map(|coin| (Part::Path, SessionId { coin, role: SpendRole::State }));
+    let of_tree = |part: Part, coin: CoinIndex, role: SpendRole| {
+        let id = SessionId { coin, role };
+        own.packaged(part, session_name(factory, id), tree.session(id)?, factory.signed_tx(id)?)
+    };
+    let path = nodes.into_iter().filter_map(|coin| of_tree(Part::Path, coin, SpendRole::State));
     let last =
-        coins.into_iter().map(|coin| (Part::Distribution, SessionId { coin, role: SpendRole::Distribution }));
+        coins.into_iter().filter_map(|coin| of_tree(Part::Distribution, coin, SpendRole::Distribution));
     let sold = sales::wanted_sales(factory).filter_map(|sold| {
-        one(factory, Part::Sale, sales::name(sold), sold.sale.sessions.first()?, sold.signed_sale()?)
+        own.packaged(Part::Sale, sales::name(sold), sold.sale.sessions.first()?, sold.signed_sale()?)
     });
     let rests = sales::wanted_sales(factory).filter_map(|sold| {
         let name = format!("distribution after {}", sales::name(sold));
-        one(factory, Part::Distribution, name, sold.sale.sessions.get(1)?, sold.signed_distribution()?)
+        own.packaged(Part::Distribution, name, sold.sale.sessions.get(1)?, sold.signed_distribution()?)
     });
     let rests = rests.filter(|_| factory.current.role != Role::Lsp);
     let close = factory.current.close.as_deref().and_then(|close| {
-        one(factory, Part::Close, "cooperative close".to_owned(), &close.session, close.signed_tx()?)
+        own.packaged(Part::Close, "cooperative close".to_owned(), &close.session, close.signed_tx()?)
     });
-    let path = nodes.filter_map(|(part, id)| of(part, id));
-    path.chain(sold).chain(close).chain(last.filter_map(|(part, id)| of(part, id))).chain(rests).collect()
+    path.chain(sold).chain(close).chain(last).chain(rests).collect()
 }
 
-fn one(factory: &Factory, part: Part, name: String, session: &Session, tx: Transaction) -> Option<Packaged> {
-    let first = tx.input.first()?;
-    let paid = tx.output.iter().map(|output| output.value).sum::<Amount>();
-    let depth = match first.sequence.to_relative_lock_time() {
-        Some(bitcoin::relative::LockTime::Blocks(blocks)) => blocks.value(),
-        _ => 0,
-    };
-    let locked = tx.lock_time.to_consensus_u32();
-    let place = |vout: usize| Some(OutPoint { txid: session.txid, vout: u32::try_from(vout).ok()? });
-    let anchor = tx.output.iter().position(|output| output.script_pubkey == anchor_script());
-    let own = own_outputs(factory, part, session.txid);
-    let scripts = own_payouts(factory);
-    let is_own = |vout: usize| {
-        let output = tx.output.get(vout);
-        own.iter().any(|point| usize::try_from(point.vout) == Ok(vout))
-            || part != Part::Path && output.is_some_and(|output| scripts.contains(&output.script_pubkey))
-    };
-    Some(Packaged {
-        part,
-        name,
-        txid: session.txid,
-        input: session.outpoint,
-        fee: session.prevout.value.checked_sub(paid).unwrap_or(Amount::ZERO),
-        input_depth: depth.max(1),
-        from_block: (locked > 0).then(|| locked.saturating_add(1)),
-        anchor: anchor.and_then(place),
-        pays: (0..tx.output.len()).filter(|vout| is_own(*vout)).filter_map(place).collect(),
-        tx,
-    })
+/// What of a factory's outputs is this member's.
+struct Own {
+    channels: BTreeSet<OutPoint>,
+    payouts: Vec<ScriptBuf>,
 }
 
-/// Funding outputs of this member's channels in a transaction.
-fn own_outputs(factory: &Factory, part: Part, txid: Txid) -> Vec<OutPoint> {
-    if !matches!(part, Part::Path | Part::Sale) {
-        return vec![];
+impl Own {
+    fn packaged(&self, part: Part, name: String, session: &Session, tx: Transaction) -> Option<Packaged> {
+        let first = tx.input.first()?;
+        let paid = tx.output.iter().map(|output| output.value).sum::<Amount>();
+        let depth = match first.sequence.to_relative_lock_time() {
+            Some(bitcoin::relative::LockTime::Blocks(blocks)) => blocks.value(),
+            _ => 0,
+        };
+        let locked = tx.lock_time.to_consensus_u32();
+        let outputs = || (0u32..).map(|vout| OutPoint { txid: session.txid, vout }).zip(&tx.output);
+        let is_own = |(place, output): &(OutPoint, &TxOut)| {
+            self.channels.contains(place)
+                || part != Part::Path && self.payouts.contains(&output.script_pubkey)
+        };
+        Some(Packaged {
+            part,
+            name,
+            txid: session.txid,
+            input: session.outpoint,
+            fee: session.prevout.value.checked_sub(paid).unwrap_or(Amount::ZERO),
+            input_depth: depth.max(1),
+            from_block: (locked > 0).then(|| locked.saturating_add(1)),
+            anchor: outputs().find(|(_, out)| out.script_pubkey == anchor_script()).map(|(place, _)| place),
+            pays: outputs().filter(is_own).map(|(place, _)| place).collect(),
+            tx,
+        })
     }
-    factory.own_channels().map(|channel| channel.funding).filter(|funding| funding.txid == txid).collect()
 }
 
 /// Scripts that only this client can spend from, of those that a factory pays.

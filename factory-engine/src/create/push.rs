@@ -18,7 +18,7 @@ impl Engine {
         height: Height,
     ) -> u64 {
         let old = self.ending(timeout, height);
-        let renews = |node: NodeId| old.iter().any(|factory| is_left(factory, node));
+        let renews = |node: NodeId| renews(&old, node);
         if clients.into_iter().any(renews) {
             return self.config.push_msat.max(RESERVE_MSAT);
         }
@@ -31,17 +31,15 @@ impl Engine {
     pub fn renewal_prices(&self, clients: &[(NodeId, Amount)], timeout: Height, height: Height) -> Vec<u64> {
         let old = self.ending(timeout, height);
         let price = |(node, capacity): &(NodeId, Amount)| {
-            let renews = old.iter().any(|factory| is_left(factory, *node));
-            if renews { self.config.prices.renewal_msat(*capacity) } else { 0 }
+            if renews(&old, *node) { self.config.prices.renewal_msat(*capacity) } else { 0 }
         };
         clients.iter().map(price).collect()
     }
 
     /// L: whether what these clients' renewals cost isn't known.
     pub(crate) fn lacks_prices(&self, clients: &[(NodeId, Amount)], timeout: Height, height: Height) -> bool {
-        let old = || self.ending(timeout, height);
-        self.prices_unknown
-            && clients.iter().any(|(node, _)| old().iter().any(|factory| is_left(factory, *node)))
+        let old = self.ending(timeout, height);
+        self.prices_unknown && clients.iter().any(|(node, _)| renews(&old, *node))
     }
 
     /// The factories that end before one that ends at `timeout`.
@@ -49,6 +47,11 @@ impl Engine {
         let ends = |factory: &&Factory| (height..timeout).contains(&factory.current.terms.timeout_height);
         self.whole().filter(ends).collect()
     }
+}
+
+/// L: whether a client leaves a channel in one of these.
+fn renews(old: &[&Factory], node: NodeId) -> bool {
+    old.iter().any(|factory| is_left(factory, node))
 }
 
 /// L: whether a client leaves a channel in this factory when it goes to another: it is in it, and neither out of it nor

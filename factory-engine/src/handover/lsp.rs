@@ -94,16 +94,15 @@ impl Engine {
 
     /// At every block: what was left behind for renewals is looked at until it is known, for a while.
     pub(crate) fn look_what_was_paid(&self, step: &mut StepBuilder<'_>, factory: &Factory) {
-        if factory.current.role != Role::Lsp || !self.asks_for_renewals() {
+        let soon = |since: &Height| step.height < since.saturating_add(LOOK_BLOCKS);
+        let left = factory.current.handed_over.iter().filter(|(_, since)| soon(since));
+        let clients: Vec<ClientIndex> = left.map(|(client, _)| *client).collect();
+        if factory.current.role != Role::Lsp || clients.is_empty() || !self.asks_for_renewals() {
             return;
         }
-        for (client, since) in &factory.current.handed_over {
-            let soon = step.height < since.saturating_add(LOOK_BLOCKS);
-            if let Some(peer) =
-                factory.node_of(*client).filter(|_| soon && self.owed(factory, *client).is_some())
-            {
-                step.effect(Effect::ReadBalances { peer });
-            }
+        let owing = clients.into_iter().filter(|client| self.owed(factory, *client).is_some());
+        for peer in owing.filter_map(|client| factory.node_of(client)) {
+            step.effect(Effect::ReadBalances { peer });
         }
     }
 
