@@ -51,6 +51,31 @@ fn an_unsettled_htlc_starts_the_exit() {
     }
 }
 
+/// S18: whoever asks of one channel hears what the list of all has, from the moment at which its funding is known:
+/// before lightningd has the channel, too.
+#[test]
+fn one_channel_has_the_policy_that_the_list_has() {
+    let (mut world, instance) = Scenario::new(11).clients(3).begun().unwrap();
+    let mut early = 0;
+    let mut is_checked = |world: &World| {
+        for engine in world.members.iter().filter_map(|member| member.engine.as_ref()) {
+            let factory = engine.factory(instance);
+            for (id, policy) in engine.channel_policies() {
+                early += u32::from(factory.is_some_and(|known| known.current.channels.is_empty()));
+                assert_eq!(engine.policy_of(id), Some(policy));
+            }
+        }
+    };
+    while world.state(LSP, instance).is_some_and(State::is_creating) {
+        is_checked(&world);
+        assert!(world.step().unwrap() || world.advance().unwrap());
+    }
+    world.mine(3).unwrap();
+    assert_eq!(world.state(LSP, instance), Some(State::Active));
+    is_checked(&world);
+    assert!(early > 0, "each channel is known before lightningd has it");
+}
+
 /// S18: a funding that a reorganisation took and brought back is as young as any other, also while L gets
 /// everybody out.
 #[test]

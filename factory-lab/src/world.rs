@@ -405,8 +405,7 @@ impl World {
         }
         let (from, to) = pending[self.rng.below(pending.len())];
         if from == to {
-            let input = self.tasks.get_mut(&to).and_then(VecDeque::pop_front);
-            if let Some(input) = input {
+            if let Some(input) = next(&mut self.tasks, &to) {
                 let again = input.is_said_once().then(|| input.clone());
                 if self.feed(to, input)? == Fed::StoreFailed
                     && let Some(input) = again
@@ -511,4 +510,14 @@ impl World {
     pub fn member_of(&self, id: NodeId) -> Option<usize> {
         self.numbers.get(&id).copied()
     }
+}
+
+/// Takes the first of a queue. One that is empty goes: each step looks at all that are there.
+fn next<K: Ord, T>(queues: &mut BTreeMap<K, VecDeque<T>>, key: &K) -> Option<T> {
+    let queue = queues.get_mut(key)?;
+    let first = queue.pop_front();
+    if queue.is_empty() {
+        queues.remove(key);
+    }
+    first
 }

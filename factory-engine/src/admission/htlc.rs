@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::Engine;
 use crate::record::attempt::{Attempt, Role};
-use crate::record::factory::{Factory, own_clients};
+use crate::record::factory::{Factory, Usability, own_clients};
 use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::sale::Sale;
@@ -205,13 +205,17 @@ fn given_up(factory: &Factory, past: &Attempt, height: Height) -> Vec<(ChannelId
 }
 
 /// The policies of the channels that the factory was created with.
-fn leaf_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+fn leaf_policies(
+    factory: &Factory,
+    usable: &Usability<'_>,
+    height: Height,
+) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |client| {
         let funding = factory.current.tree.as_ref()?.channel_outpoint(client)?;
         let policy = ChannelPolicy {
             instance: factory.instance,
             client: factory.node_of(client),
-            usable: factory.channel_usable(client, height),
+            usable: usable.channel(client),
             blocks_early: factory.current.layout.blocks_early(client),
             safe_end: factory.safe_end(),
         };
@@ -221,7 +225,11 @@ fn leaf_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPo
 }
 
 /// The policies of channels that were bought, or are being opened for a sale (S18).
-fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
+fn sale_policies(
+    factory: &Factory,
+    usable: &Usability<'_>,
+    height: Height,
+) -> Vec<(ChannelId, ChannelPolicy)> {
     let policy = |sale: &Sale, usable| {
         let blocks_early = factory.sale_blocks_early(sale.buyer, sale.number);
         let safe_end = factory.current.terms.timeout_height.saturating_sub(u32::from(blocks_early));
@@ -230,7 +238,7 @@ fn sale_policies(factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPo
         (ChannelId::of(sale.channel), policy)
     };
     let sold = factory.own_sales().filter(|sold| !settled(factory, sold.txid(), height));
-    let sold = sold.map(|sold| policy(&sold.sale, factory.sale_usable(sold, height)));
+    let sold = sold.map(|sold| policy(&sold.sale, usable.sale(sold)));
     let not_signed = || Err(Unusable::NotSigned);
     sold.chain(factory.current.sales.openings().map(|(_, sale)| policy(sale, not_signed()))).collect()
 }
@@ -291,9 +299,9 @@ impl Engine {
 
     /// Those of one factory.
     fn policies_in(&self, factory: &Factory, height: Height) -> Vec<(ChannelId, ChannelPolicy)> {
-        let mut policies = Vec::new();
-        policies.extend(leaf_policies(factory, height));
-        policies.extend(sale_policies(factory, height));
+        let usable = Usability::new(factory, height);
+        let mut policies = leaf_policies(factory, &usable, height);
+        policies.extend(sale_policies(factory, &usable, height));
         if self.leaving.frozen(factory.instance).is_some() {
             // S22: nothing may move while somebody looks whether they are empty.
             for (_, policy) in &mut policies {
@@ -312,12 +320,10 @@ impl Engine {
     /// The policy of one channel, as [`Engine::channel_policies`] has it.
     pub fn policy_of(&self, channel: ChannelId) -> Option<ChannelPolicy> {
         let height = self.tip().map_or(0, |(height, _)| height);
-        let named = |attempt: &Attempt| {
-            attempt.channels.values().any(|id| *id == channel) || attempt.sales.names(channel)
-        };
+        let is_of = |attempt: &Attempt| attempt.has_channel(channel);
         let mut policies = self
             .factories()
-            .filter(|factory| factory.attempts().any(named))
+            .filter(|factory| factory.attempts().any(is_of))
             .flat_map(|factory| self.policies_in(factory, height));
         policies.find(|(id, _)| *id == channel).map(|(_, policy)| policy)
     }

@@ -51,6 +51,7 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         self.ledger.record(event.ledger());
+        self.changed.insert(instance);
         let result = match self.factories.get_mut(&instance) {
             None => Factory::begin(instance, event).map(|factory| {
                 self.factories.insert(instance, factory);
@@ -161,12 +162,19 @@ impl Engine {
     fn show_states(&mut self, effects: &mut Vec<Effect>) {
         // Without a height a factory's state isn't known: after a restart it would seem to wait for its funding.
         let Some((height, _)) = self.tip else { return };
-        for (instance, factory) in &self.factories {
+        let changed = std::mem::take(&mut self.changed);
+        // A state follows from the factory and the height: most steps change neither of most factories.
+        let instances: Vec<InstanceId> = match self.shown_at.replace(height) == Some(height) {
+            true => changed.into_iter().collect(),
+            false => self.factories.keys().copied().collect(),
+        };
+        for instance in instances {
+            let Some(factory) = self.factories.get(&instance) else { continue };
             let new = factory.state(height);
-            let old = self.shown.insert(*instance, new);
+            let old = self.shown.insert(instance, new);
             if old != Some(new) {
-                effects.push(state_changed(*instance, old, new, factory.failure()));
-                effects.push(Effect::StateChanged { instance: *instance, old, new });
+                effects.push(state_changed(instance, old, new, factory.failure()));
+                effects.push(Effect::StateChanged { instance, old, new });
             }
         }
         // Every factory that is there was shown: if there are no more, none is gone.

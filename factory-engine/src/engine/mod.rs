@@ -181,6 +181,9 @@ pub struct Engine {
     /// L: what its ladder looks at, and what failed.
     pub(crate) climbing: Climbing,
     pub(crate) shown: BTreeMap<InstanceId, State>,
+    /// The height at which those were, and the factories that have changed since.
+    pub(crate) shown_at: Option<Height>,
+    pub(crate) changed: BTreeSet<InstanceId>,
     /// L: the list of prices is lost, and what liquidity costs isn't known.
     pub(crate) prices_unknown: bool,
     /// Counts what has changed any of the above: a step follows from one generation alone.
@@ -222,6 +225,8 @@ impl Engine {
             closes: Closes::default(),
             climbing: Climbing::default(),
             shown: BTreeMap::new(),
+            shown_at: None,
+            changed: BTreeSet::new(),
             generation: 0,
         }
     }
@@ -249,6 +254,7 @@ impl Engine {
         self.ledger.record(&folded.ledger);
         match (folded.factory, folded.damage) {
             (Some(factory), _) => {
+                self.changed.insert(factory.instance);
                 self.factories.insert(factory.instance, factory);
             }
             (None, Some(damage)) => {

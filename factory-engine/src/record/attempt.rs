@@ -285,6 +285,14 @@ impl Attempt {
         }
     }
 
+    /// Whether a channel of this node's is one of the tree's or of a sale's, whether or not lightningd has it yet.
+    pub(crate) fn has_channel(&self, channel: ChannelId) -> bool {
+        let outpoint = |client| self.tree.as_ref()?.channel_outpoint(client);
+        self.own_clients().filter_map(outpoint).any(|outpoint| ChannelId::of(outpoint) == channel)
+            || self.sales.names(channel)
+            || self.sales.openings().any(|(_, sale)| ChannelId::of(sale.channel) == channel)
+    }
+
     /// How lightningd has ended a client's first channel, if it has (S34).
     pub fn ended_of(&self, client: ClientIndex) -> Option<Ended> {
         self.ended.get(self.channels.get(&client)?).copied()

@@ -10,7 +10,6 @@ use crate::record::leaves::Leaves;
 use crate::record::moves::Moves;
 use crate::record::sales::Sold;
 use crate::record::state::State;
-use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::layout::{Layout, NodeIndex, SessionId, SpendRole};
 use crate::tx::musig::{KeyAgg, PublicKey};
@@ -22,12 +21,14 @@ pub(crate) use crate::record::load_error::inconsistent;
 pub use onchain::{BURIED, session_name};
 pub(crate) use onchain::{OpenStock, has_matured, is_dead, open_stock, unspent, wanted_nodes};
 pub use reclaim::Reclaimable;
+pub(crate) use usable::Usability;
 
 mod attempts;
 mod close;
 mod onchain;
 mod reclaim;
 mod sales;
+mod usable;
 
 /// A factory, as this node has it on disk. Nothing here is volatile: ceremonies are elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -400,10 +401,18 @@ impl Factory {
     }
 
     fn distribution_confirmed(&self) -> bool {
-        self.spent.iter().any(|(outpoint, txid)| {
-            let spend = self.session_of(*outpoint, *txid);
-            spend.is_some_and(|id| id.role == SpendRole::Distribution)
-        })
+        let is_out = |session: &Session| {
+            session.id.role == SpendRole::Distribution
+                && self.spent.get(&session.outpoint) == Some(&session.txid)
+        };
+        !self.spent.is_empty() && self.sessions().any(is_out)
+    }
+
+    /// All that is signed together, of the tree, of sales, of a close.
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        let tree = self.current.tree.iter().flat_map(|tree| tree.sessions());
+        let sales = self.current.sales.all().flat_map(|sold| &sold.sale.sessions);
+        tree.chain(sales).chain(self.current.close.as_deref().map(|close| &close.session))
     }
 
     /// Which of our transactions it is that spends an outpoint, if it is one of ours.
@@ -413,10 +422,7 @@ impl Factory {
 
     /// The same with its transaction.
     pub(crate) fn spend_of(&self, outpoint: OutPoint, txid: Txid) -> Option<&Session> {
-        let sales = self.current.sales.all().flat_map(|sold| &sold.sale.sessions);
-        let close = self.current.close.as_deref().map(|close| &close.session);
-        let sessions = self.current.tree.as_ref()?.sessions().iter().chain(sales).chain(close);
-        sessions.filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
+        self.sessions().filter(|session| session.outpoint == outpoint).find(|session| session.txid == txid)
     }
 
     /// Whether this node publishes a client's path, or has.
@@ -471,53 +477,6 @@ impl Factory {
     pub fn node_confirmed(&self, node: NodeIndex) -> bool {
         let tx = self.current.tree.as_ref().and_then(|tree| tree.node_tx(node));
         tx.is_some_and(|tx| self.confirmed.contains_key(&tx.compute_txid()))
-    }
-
-    /// Whether a client's channel may carry HTLCs, and otherwise why not (S18).
-    pub fn channel_usable(&self, client: ClientIndex, height: Height) -> Result<(), Unusable> {
-        if !self.current.checked.contains(&client) {
-            return Err(Unusable::NotChecked);
-        }
-        if let Some(how) = self.current.ended_of(client) {
-            return Err(Unusable::Ended(how));
-        }
-        // S22: whatever moved there now would be the operator's.
-        if self.has_handed_over(client) {
-            return Err(Unusable::HandedOver);
-        }
-        // What a close pays is fixed, and it may confirm yet.
-        if self.is_closing(height) {
-            return Err(Unusable::Closing);
-        }
-        if self.leaf_height(client).is_some() {
-            return Ok(());
-        }
-        if self.damage.is_some() {
-            return Err(Unusable::Damaged);
-        }
-        if self.current.exiting.contains(&client) {
-            return Err(Unusable::Leaving);
-        }
-        match self.state(height) {
-            State::Active | State::Dying => Ok(()),
-            // Others leave, or L gets everybody out; a reorganisation may have taken the funding with it.
-            State::Exiting | State::Exited if self.is_deep(height) => Ok(()),
-            State::Funding | State::Exiting | State::Exited => {
-                Err(Unusable::NotDeep { confirmations: self.current.terms.funding_confirmations })
-            }
-            state @ (State::Invited
-            | State::Joining
-            | State::Signing
-            | State::Storing
-            | State::Opening
-            | State::Distributed
-            | State::Reclaimed
-            | State::Closing
-            | State::Left
-            | State::Declined
-            | State::Aborted
-            | State::Closed) => Err(Unusable::State(state)),
-        }
     }
 
     /// Whether the funding has the confirmations that the terms ask for.

@@ -155,10 +155,7 @@ impl Run {
     /// Whether a member lets an HTLC in, out, or through.
     fn admits(&self, at: usize, (incoming, outgoing): (Option<&Leg>, Option<&Leg>)) -> bool {
         let Some(engine) = &self.world.members[at].engine else { return false };
-        let policies = engine.channel_policies();
-        let find = |leg: Option<&Leg>| {
-            policies.iter().find(|(id, _)| Some(*id) == leg.map(|leg| leg.channel)).map(|(_, policy)| policy)
-        };
+        let find = |leg: Option<&Leg>| engine.policy_of(leg?.channel);
         for leg in [incoming, outgoing].into_iter().flatten().filter(|leg| find(Some(leg)).is_none()) {
             // As the plugin's hook does with what only looks like a factory's channel (S18).
             let known = self.world.members[at].lightningd.channels.get(&leg.channel);
@@ -171,9 +168,10 @@ impl Run {
             }
         }
         let own = outgoing.map(|leg| leg.expiry);
+        let (before, after) = (find(incoming), find(outgoing));
         let htlc = Htlc {
-            incoming: find(incoming),
-            outgoing: find(outgoing),
+            incoming: before.as_ref(),
+            outgoing: after.as_ref(),
             cltv_expiry: incoming.map(|leg| leg.expiry).or(own).unwrap_or(0),
             outgoing_cltv_expiry: own,
             cltv_delta: CLTV_DELTA,

@@ -1,7 +1,5 @@
 //! Connections: the plugin's own link layer over queues of lightning messages.
 
-use std::collections::VecDeque;
-
 use factory_engine::Input;
 use factory_engine::types::NodeId;
 use factory_engine::wire::link::{Incoming, Link, LinkLimits};
@@ -9,7 +7,7 @@ use factory_engine::wire::message::{Message, protocol_id};
 
 use crate::{LabError, error};
 
-use super::{Fate, Outgoing, World};
+use super::{Fate, Outgoing, World, next};
 
 impl World {
     /// Connects two nodes that are up.
@@ -25,7 +23,6 @@ impl World {
         }
         for pair in [(a, b), (b, a)] {
             self.links.insert(pair, Link::new(LinkLimits::default()));
-            self.wire.insert(pair, VecDeque::new());
             self.transmit(pair.0, pair.1);
         }
         self.reestablish(a, b);
@@ -123,19 +120,14 @@ impl World {
     }
 
     fn transmit(&mut self, from: usize, to: usize) {
-        let (Some(link), Some(wire)) = (self.links.get_mut(&(from, to)), self.wire.get_mut(&(from, to)))
-        else {
-            return;
-        };
+        let Some(link) = self.links.get_mut(&(from, to)) else { return };
         while let Some(raw) = link.poll_transmit() {
-            wire.push_back(raw);
+            self.wire.entry((from, to)).or_default().push_back(raw);
         }
     }
 
     pub(super) fn deliver(&mut self, from: usize, to: usize) -> Result<(), LabError> {
-        let Some(raw) = self.wire.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
-            return Ok(());
-        };
+        let Some(raw) = next(&mut self.wire, &(from, to)) else { return Ok(()) };
         self.delivered = self.delivered.saturating_add(1);
         // The end of the connection before is known before anything of this one.
         let peer = self.members[from].id;

@@ -62,10 +62,9 @@ impl World {
         'channels: for channel_id in self.channels_of(client) {
             for member in [hop.0, hop.1] {
                 let engine = self.members[member].engine.as_ref().ok_or_else(|| error("a node is down"))?;
-                let policies = engine.channel_policies();
-                let policy = policies.iter().find(|(id, _)| *id == channel_id).map(|(_, policy)| policy);
+                let policy = engine.policy_of(channel_id);
                 let htlc = Htlc {
-                    incoming: policy,
+                    incoming: policy.as_ref(),
                     outgoing: None,
                     cltv_expiry: expiry,
                     outgoing_cltv_expiry: None,

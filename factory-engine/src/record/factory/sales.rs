@@ -4,11 +4,10 @@ use crate::record::attempt::Role;
 use crate::record::event::{SaleOpening, SaleSigning, SaleVoid};
 use crate::record::load_error::{LoadError, inconsistent};
 use crate::record::sales::Sold;
-use crate::record::unusable::Unusable;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
 use crate::tx::sale::{Sale, SaleError, Stock};
-use crate::types::{Amount, Height, ScriptBuf};
+use crate::types::{Amount, ScriptBuf};
 
 use super::{Factory, roster};
 
@@ -49,30 +48,6 @@ impl Factory {
         let sales = u32::from(self.current.terms.confirm_blocks).saturating_mul(number);
         let blocks = u32::from(self.current.layout.blocks_early(buyer)).saturating_add(sales);
         u16::try_from(blocks).unwrap_or(u16::MAX)
-    }
-
-    /// Whether a bought channel may carry HTLCs, and otherwise why not (S18). Its script was checked
-    /// before the sale was signed.
-    pub fn sale_usable(&self, sold: &Sold, height: Height) -> Result<(), Unusable> {
-        if !sold.is_signed() {
-            return Err(Unusable::NotSigned);
-        }
-        if let Some(how) = self.current.ended.get(&sold.channel_id()) {
-            return Err(Unusable::Ended(*how));
-        }
-        if self.has_handed_over(sold.sale.buyer) {
-            return Err(Unusable::HandedOver);
-        }
-        if self.is_closing(height) {
-            return Err(Unusable::Closing);
-        }
-        if self.confirmed.contains_key(&sold.txid()) {
-            return Ok(());
-        }
-        if self.leaf_height(sold.sale.buyer).is_some() {
-            return Err(Unusable::SaleUnconfirmed);
-        }
-        self.channel_usable(sold.sale.buyer, height)
     }
 
     /// Rebuilds a sale from what is known of the factory (S3).
