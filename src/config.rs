@@ -21,11 +21,18 @@ pub struct Settings {
     pub bitcoin_rpc: String,
     /// Path of the program that is run for a client that has to come; empty for none.
     pub wake_command: String,
+    /// Path of the file that keeps copies of what is stored; empty for none.
+    pub backup_file: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { config: Config::default(), bitcoin_rpc: "auto".to_owned(), wake_command: String::new() }
+        Self {
+            config: Config::default(),
+            bitcoin_rpc: "auto".to_owned(),
+            wake_command: String::new(),
+            backup_file: String::new(),
+        }
     }
 }
 
@@ -80,7 +87,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 44] = [
+static OPTIONS: [Entry; 46] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -337,6 +344,20 @@ static OPTIONS: [Entry; 44] = [
                       htlc. 'none' runs nothing",
     },
     Entry {
+        name: "factory-backup-file",
+        kind: Kind::Text(|from| or_none(&from.backup_file), set_backup_file),
+        description: "Path of a file, on another disk, that keeps a sealed copy of all that this node stores of its \
+                      factories: with it and hsm_secret factory-restore brings them back. This node binds itself in \
+                      a factory only once the copy is written. 'none' keeps none",
+    },
+    Entry {
+        name: "factory-min-keepers",
+        kind: Kind::Number(0, 1, |to| &mut to.config.min_keepers),
+        description: "Number of keepers that must have a copy of all that is stored of a factory before this node says \
+                      that it has its path, pays for liquidity, gives its key away or funds it: with 1 it waits as \
+                      long as the backup file can't be written, with 0 it goes on and factory-status says so",
+    },
+    Entry {
         name: "factory-unsafe-skip-funding-check",
         kind: Kind::Flag(|to, given| to.config.unsafe_skip_funding_check = given),
         description: "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's \
@@ -506,6 +527,18 @@ fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
         return Err(BadOption(format!("factory-wake-command: {expected}, got '{text}'")));
     }
     path.clone_into(&mut to.wake_command);
+    Ok(())
+}
+
+/// A path that depends on where lightningd was started is a mistake.
+fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    let path = if text == NONE { "" } else { text };
+    if !path.is_empty() && (!path.starts_with('/') || path.ends_with('/')) {
+        let expected = "expected the absolute path of a file, or none";
+        return Err(BadOption(format!("factory-backup-file: {expected}, got '{text}'")));
+    }
+    path.clone_into(&mut to.backup_file);
+    to.config.backup_file = !path.is_empty();
     Ok(())
 }
 

@@ -49,7 +49,10 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
 
 /// All that a crate's `[dependencies]` may have.
 const DEPENDENCIES: [(&str, &[&str]); 3] = [
-    ("factory-engine", &["bitcoin", "bitcoinconsensus", "secp256k1", "secp-musig", "zeroize"]),
+    (
+        "factory-engine",
+        &["bitcoin", "bitcoinconsensus", "chacha20poly1305", "secp256k1", "secp-musig", "zeroize"],
+    ),
     ("factory-runtime", &["bitcoin", "factory-engine", "getrandom", "log", "tokio"]),
     ("factory-lab", &["bitcoin", "factory-engine", "factory-runtime", "serde_json"]),
 ];
@@ -98,6 +101,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
                     "engine",
                 ],
             ),
+            ("backup", &["types", "tx", "io", "memory", "step", "engine"]),
             (
                 "reclaim",
                 &["types", "terms", "tx", "record", "signing", "policy", "io", "memory", "step", "engine"],

@@ -188,6 +188,8 @@ impl Engine {
                 self.on_reclaim_published(step, txid, &report);
                 self.on_published(step, txid, *report);
             }
+            Input::Kept { keeper, list } => self.on_kept(step, keeper, list),
+            Input::NotKept { keeper, reason } => self.on_not_kept(step, keeper, reason),
             Input::Tick => {
                 self.lsp_tick(step);
                 self.client_tick(step);

@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`backup`], [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -32,6 +32,7 @@
 mod handle;
 
 pub mod admission;
+pub mod backup;
 pub mod chain;
 pub mod close;
 pub mod create;

@@ -14,6 +14,7 @@ mod foreign;
 mod handed;
 mod invoices;
 pub(crate) mod judged;
+mod keeper;
 mod left;
 mod moves;
 mod network;
@@ -83,6 +84,9 @@ pub struct Member {
     pub starts: u32,
     /// What a restart would make of the store, kept up to date record by record.
     shadow: Option<Engine>,
+    /// What its keeper has, on another machine.
+    pub copies: BTreeMap<InstanceId, Vec<Vec<u8>>>,
+    keeper_broken: bool,
 }
 
 /// A broadcast of some member, and what the chain said.
@@ -209,6 +213,8 @@ impl World {
                 weighed: BTreeSet::new(),
                 starts: 0,
                 shadow: None,
+                copies: BTreeMap::new(),
+                keeper_broken: false,
             });
         }
         let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();
@@ -297,7 +303,9 @@ impl World {
         }
         self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
         self.sync(at)?;
-        self.feed_until_stored(at, &Input::Started { channels })
+        self.feed_until_stored(at, &Input::Started { channels })?;
+        self.copy_all(at);
+        Ok(())
     }
 
     /// S25: what confirmed above the last block that is known to have been handled may be gone.

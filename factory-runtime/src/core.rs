@@ -9,7 +9,7 @@ use factory_engine::types::{Height, InstanceId, Millis};
 use factory_engine::wire::codec::DecodeError;
 use factory_engine::{Answer, Effect, Engine, Input, Ladder, Level, PriceList, Refusal, Step};
 
-use crate::store::{Store, StoreError};
+use crate::store::{History, Store, StoreError};
 
 use super::Node;
 use super::clock::{SystemEntropy, now};
@@ -41,6 +41,8 @@ pub struct Runtime<S, N> {
     stale_view: bool,
     /// When a block was last noted as handled, and which.
     tip_kept: Option<(Millis, BlockHash)>,
+    /// Factories wait for the next start, which has to read the chain again.
+    recovered: bool,
 }
 
 /// The last block that was handled before a restart.
@@ -85,6 +87,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             base_height: 0,
             stale_view: true,
             tip_kept: None,
+            recovered: false,
         }
     }
 
@@ -160,11 +163,40 @@ impl<S: Store, N: Node> Runtime<S, N> {
             }
             Request::Prices(prices, reply) => self.set_prices(prices, reply).await,
             Request::Ladder(ladder, reply) => self.set_ladder(ladder, reply).await,
+            Request::Records(instance, reply) => {
+                let records = self.store.load(instance).await;
+                // Whoever asked may have given up.
+                let _ = reply.send(records.map_err(|error| Refusal::NotRead(error.to_string())));
+            }
+            Request::Recover(histories, reply) => {
+                let stored = self.recover(histories).await;
+                answer(Some(reply), stored.map(|()| Answer::Done));
+            }
             Request::Flush(done) => {
                 // Whoever waits for it may be gone.
                 let _ = done.send(());
             }
         }
+    }
+
+    /// Of factories of which nothing is stored, all or none. The engine doesn't hear of them before the next start,
+    /// which reads the chain again for them.
+    async fn recover(&mut self, histories: Vec<History>) -> Result<(), Refusal> {
+        let failed = |error: StoreError| Refusal::NotStored(error.to_string());
+        let mut all = vec![];
+        for (instance, records) in histories {
+            if !self.store.load(instance).await.map_err(failed)?.is_empty()
+                || self.engine.is_archived(instance)
+            {
+                return Err(Refusal::NotStored(format!("there are records of factory {instance} already")));
+            }
+            all.extend(records.into_iter().map(|record| (instance, record)));
+        }
+        self.store.append(&all).await.map_err(failed)?;
+        forget_tip(&mut self.store).await.map_err(failed)?;
+        // What follows would be noted as handled.
+        self.recovered = true;
+        Ok(())
     }
 
     async fn handle_if(&mut self, input: Option<Input>) {
@@ -254,7 +286,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         let (Some((height, hash)), Some(_)) = (self.engine.tip(), self.engine.scan_from()) else {
             return;
         };
-        if self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+        if self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
             return;
         }
         self.tip_kept = Some((now(), hash));
@@ -344,7 +376,11 @@ pub async fn run_unavailable<N: Node>(inbox: &mut Inbox, reason: &str, node: Opt
         match request {
             Request::Input(_, reply) => answer(reply, Err(Refusal::ReadOnly(reason.to_owned()))),
             Request::Read(read) => refuse_read(read, reason),
-            Request::Prices(_, reply) | Request::Ladder(_, reply) => {
+            Request::Records(_, reply) => {
+                // Whoever asked may have given up.
+                let _ = reply.send(Err(Refusal::ReadOnly(reason.to_owned())));
+            }
+            Request::Prices(_, reply) | Request::Ladder(_, reply) | Request::Recover(_, reply) => {
                 answer(Some(reply), Err(Refusal::ReadOnly(reason.to_owned())));
             }
             Request::Flush(done) => {

@@ -10,6 +10,7 @@ use factory_engine::{Answer, Engine, Input, Ladder, PriceList, Refusal, RefusalK
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::peers::Peers;
+use super::store::History;
 use super::view::View;
 
 /// Bytes of one peer's messages that may wait for the runtime (S28). lightningd passes a million a
@@ -62,6 +63,10 @@ pub(super) enum Request {
     Prices(PriceList, Reply),
     /// When factories follow on those that end, from now on.
     Ladder(Option<Ladder>, Reply),
+    /// The records of a factory, as they are stored.
+    Records(InstanceId, oneshot::Sender<Result<Vec<Vec<u8>>, Refusal>>),
+    /// Records of factories that this node has lost, and the word that it has.
+    Recover(Vec<History>, Reply),
     Flush(oneshot::Sender<()>),
 }
 
@@ -163,6 +168,21 @@ impl Handle {
     pub async fn set_ladder(&self, ladder: Option<Ladder>) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Ladder(ladder, reply));
+        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
+    }
+
+    /// The records of one factory, as they are stored now.
+    pub async fn records(&self, instance: InstanceId) -> Result<Vec<Vec<u8>>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Records(instance, reply));
+        answer.await.unwrap_or_else(|_| Err(Gone.into()))
+    }
+
+    /// Stores records of factories of which this node has none, all of them or nothing; the next start follows
+    /// them, from where the chain has the first of them on. `Recovered` is for the caller to add.
+    pub async fn recover(&self, histories: Vec<History>) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Recover(histories, reply));
         answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
     }
 

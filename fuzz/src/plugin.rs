@@ -105,6 +105,8 @@ impl Plugin {
             chain_problem: tokio::sync::watch::Sender::new(None),
             unavailable: tokio::sync::watch::Sender::new(None),
             scan: Progress::default(),
+            backup: None,
+            copy_key: None,
             important: true,
             vital: cln_factory::cln::vital::Vital::new().0,
             started: factory_runtime::now(),

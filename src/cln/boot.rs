@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
+use factory_engine::backup::CopyKey;
 use factory_engine::io::fees::FeeNews;
 use factory_engine::record::event::{Event, Restored};
 use factory_engine::record::{decode_record, encode_record};
@@ -23,6 +25,9 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
+use crate::config::Settings;
+
+use super::backup::{self, Backup, catch_up};
 use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
 use super::chain::{self, Follower, Interrupted, Sink};
@@ -78,11 +83,11 @@ pub fn rpc(configuration: &Configuration) -> Rpc {
 /// Loads everything and starts the runtime.
 pub async fn prepare(
     configuration: &Configuration,
-    config: Config,
-    (bitcoin_rpc, wake_command): (String, String),
+    settings: Settings,
     outbox: Outbox,
     vital: Vital,
 ) -> Result<Prepared, CallError> {
+    let Settings { config, bitcoin_rpc, wake_command, backup_file } = settings;
     let network_dir = Path::new(&configuration.lightning_dir);
     let rpc = rpc(configuration);
     let info = rpc.call("getinfo", json!({})).await?;
@@ -101,6 +106,9 @@ pub async fn prepare(
             .map_err(|error| CallError::new("configuration", error))?;
     let kept = Kept::new(rpc.clone());
     let master = master_secret(&rpc).await?;
+    let copy_key = Arc::new(CopyKey::derive(&master));
+    let backup = (!backup_file.is_empty()).then(|| Backup::new(backup_file.into(), Arc::clone(&copy_key)));
+    let (wanted, wishes) = backup::channel();
 
     // Statistics.
     let online = online::load(&rpc).await.unwrap_or_else(|error| {
@@ -116,19 +124,23 @@ pub async fn prepare(
         outbox.clone(),
         kept.clone(),
         bumper.clone(),
-        Waker::new(wake_command, outbox.clone()),
+        (Waker::new(wake_command, outbox.clone()), wanted),
     );
     let mut engine = Engine::new(me, master, config.clone());
     let mut store = datastore::store(rpc.clone());
     let (news, news_receiver) = watch::channel(0);
     let (unavailable, begin) = (watch::Sender::new(None), oneshot::channel());
     // What hooks rest on: before we answer `init`, if it can be read.
-    let first = load_into(&mut engine, &mut store).await;
-    let owner = Owner { engine, store, executor, inbox, unavailable: unavailable.clone() };
+    let first = load_into(&mut engine, &mut store, backup.as_ref()).await;
+    let owner =
+        Owner { engine, store, executor, inbox, backup: backup.clone(), unavailable: unavailable.clone() };
     if let Err(reason) = &first {
         owner.refuse_everything(reason);
     }
     vital.spawn("owns the engine", owner.run(first, begin.0));
+    if let Some(backup) = backup.clone() {
+        vital.spawn("keeps the backup file", backup::keep(backup, rpc.clone(), handle.clone(), wishes));
+    }
     let mut shared = Shared {
         online,
         bitcoind,
@@ -138,6 +150,8 @@ pub async fn prepare(
         unavailable,
         important: guard::is_important(&configs["configs"], &guard::own_path()),
         vital,
+        backup,
+        copy_key: Some(copy_key),
         ..Shared::new(rpc, handle, outbox, config)
     };
     if let Some(blocks) = cltv_final {
@@ -166,6 +180,7 @@ struct Owner<S> {
     store: S,
     executor: Executor,
     inbox: Inbox,
+    backup: Option<Backup>,
     unavailable: watch::Sender<Option<String>>,
 }
 
@@ -184,7 +199,7 @@ impl<S: Store> Owner<S> {
             if tokio::time::timeout(READ_AGAIN, refusing).await.is_ok() {
                 return;
             }
-            loaded = load_into(&mut self.engine, &mut self.store).await;
+            loaded = load_into(&mut self.engine, &mut self.store, self.backup.as_ref()).await;
         };
         if self.unavailable.send_replace(None).is_some() {
             log::info!("what is stored can be read now: factories are guarded");
@@ -248,16 +263,25 @@ type Tip = Option<(Height, BlockHash)>;
 /// What can't be read at all. A record that isn't understood is no error: it puts its factory out of use
 /// (S33).
 pub async fn load<S: Store>(mut engine: Engine, mut store: S) -> Result<Loaded<S>, String> {
-    let stored_tip = load_into(&mut engine, &mut store).await?;
+    let stored_tip = load_into(&mut engine, &mut store, None).await?;
     Ok(Loaded { engine, store, stored_tip })
 }
 
-async fn load_into<S: Store>(engine: &mut Engine, store: &mut S) -> Result<Tip, String> {
+async fn load_into<S: Store>(
+    engine: &mut Engine,
+    store: &mut S,
+    backup: Option<&Backup>,
+) -> Result<Tip, String> {
     let said = |error: StoreError| error.to_string();
     engine.archive(store.archived().await.map_err(said)?);
-    let histories = store.load_all().await.map_err(said)?;
+    let mut histories = store.load_all().await.map_err(said)?;
+    let newer = catch_up::newer(&histories, backup::copies(backup).await);
+    newer.bring_back(store, &mut histories).await.map_err(said)?;
     for folded in fold_all(&histories)? {
         engine.adopt(folded);
+    }
+    for (instance, event) in newer.to_be_told(engine) {
+        tell_now(engine, store, instance, event).await.map_err(said)?;
     }
     // What was signed for, and forgotten (S12).
     let unknown =
@@ -306,13 +330,23 @@ async fn survive_lost_step<S: Store>(
     let instances: Vec<InstanceId> =
         engine.factories().filter(whole).map(|factory| factory.instance).collect();
     for instance in instances {
-        let events = vec![Event::Restored(Restored { reason: why.to_owned() })];
-        store.append(&[(instance, encode_record(&events))]).await?;
-        engine.load(instance, [events]).map_err(|error| StoreError::Failed(error.to_string()))?;
+        tell_now(engine, store, instance, Event::Restored(Restored { reason: why.to_owned() })).await?;
     }
     factory_runtime::forget_tip(store).await?;
     // From here on nothing tells the next start of it.
     store.set_lost_aside().await
+}
+
+/// A record that isn't a step's, before there are any.
+async fn tell_now<S: Store>(
+    engine: &mut Engine,
+    store: &mut S,
+    instance: InstanceId,
+    event: Event,
+) -> Result<(), StoreError> {
+    let events = vec![event];
+    store.append(&[(instance, encode_record(&events))]).await?;
+    engine.load(instance, [events]).map_err(|error| StoreError::Failed(error.to_string()))
 }
 
 /// What is over is read once more at most: a start takes as long as there are factories alive.

@@ -11,7 +11,7 @@ use factory_engine::wire::envelope::MESSAGE_TYPE;
 use serde_json::Value;
 use tokio::io::{DuplexStream, Stdin};
 
-use crate::config::{self, Settings};
+use crate::config;
 
 use super::error::RpcError;
 use super::executor::{RENEWAL_TOPIC, STATE_TOPIC};
@@ -76,13 +76,12 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     // `None`: lightningd only wanted the manifest.
     let Some(configured) = config::register(builder).configure().await? else { return Ok(()) };
     let configuration = configured.configuration();
-    let Settings { config, bitcoin_rpc, wake_command } = match config::read(&configured) {
+    let settings = match config::read(&configured) {
         Ok(settings) => settings,
         Err(error) => return give_up(configured, outbox, error).await,
     };
     let (vital, mut deaths) = Vital::new();
-    let said = (bitcoin_rpc, wake_command);
-    let prepared = boot::prepare(&configuration, config, said, outbox.clone(), vital.clone()).await;
+    let prepared = boot::prepare(&configuration, settings, outbox.clone(), vital.clone()).await;
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return give_up(configured, outbox, error).await,
@@ -118,6 +117,7 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::export::COMMAND, methods::export::call);
+    let builder = plain(builder, methods::restore::COMMAND, methods::restore::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);

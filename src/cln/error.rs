@@ -31,6 +31,8 @@ pub const NOT_MOVED: i32 = 2506;
 pub const NOT_CLOSED: i32 = 2507;
 /// A factory can't be left for an ordinary channel; the message says why.
 pub const NOT_LEFT: i32 = 2508;
+/// Nothing was restored; the message says why.
+pub const NOT_RESTORED: i32 = 2509;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 

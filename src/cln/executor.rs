@@ -16,6 +16,7 @@ use factory_runtime::{Handle, Node};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::backup::Wanted;
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::failures::{CANNOT_AFFORD, fund_failure, open_failure};
@@ -57,6 +58,7 @@ pub struct Executor {
     channels: Lanes,
     fees: Lanes,
     waker: Waker,
+    copies: Wanted,
 }
 
 impl Executor {
@@ -68,7 +70,7 @@ impl Executor {
         outbox: Outbox,
         kept: Kept<Rpc>,
         bumper: Bumper<Rpc>,
-        waker: Waker,
+        (waker, copies): (Waker, Wanted),
     ) -> Self {
         let away = Away { rpc: rpc.clone(), runtime: runtime.clone(), waits: Arc::default() };
         let raises = Raises::default();
@@ -86,6 +88,7 @@ impl Executor {
             channels: Lanes::default(),
             fees: Lanes::default(),
             waker,
+            copies,
         }
     }
 
@@ -283,6 +286,7 @@ impl Node for Executor {
                 });
             }
             Effect::Bump(raise) => self.raises.push(*raise),
+            Effect::Copy { instance, urgent } => self.copies.push(instance, urgent),
             Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);

@@ -18,6 +18,7 @@
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 mod abandoned;
+pub mod backup;
 mod balances;
 pub mod bitcoind;
 pub mod bolt12;

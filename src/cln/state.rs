@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use factory_engine::Config;
+use factory_engine::backup::CopyKey;
 use factory_engine::types::{Height, Millis, NodeId};
 use factory_runtime::Handle;
 use tokio::sync::watch;
 
+use super::backup::Backup;
 use super::bitcoind::Bitcoind;
 use super::chain::Progress;
 use super::channels::{Changes, Channels};
@@ -66,6 +68,10 @@ pub struct Shared {
     pub unavailable: watch::Sender<Option<String>>,
     /// Whether lightningd stops when this plugin does.
     pub important: bool,
+    /// Where copies of what is stored are kept.
+    pub backup: Option<Backup>,
+    /// Opens this node's copies.
+    pub copy_key: Option<Arc<CopyKey>>,
     /// Starts tasks whose end is the process's.
     pub vital: Vital,
     /// When the plugin has started.
@@ -97,6 +103,8 @@ impl Shared {
             chain_problem: watch::Sender::new(None),
             unavailable: watch::Sender::new(None),
             important: false,
+            backup: None,
+            copy_key: None,
             vital: Vital::new().0,
             started: factory_runtime::now(),
             sighted: AtomicBool::new(false),

@@ -64,6 +64,8 @@ pub fn refusal(refusal: &Refusal) -> String {
         | Refusal::Move(_)
         | Refusal::Closing(_)
         | Refusal::NotStored(_)
+        | Refusal::NotRead(_)
+        | Refusal::ChannelsLost { .. }
         | Refusal::Stale(_)
         | Refusal::ReadOnly(_) => refusal.to_string(),
     }

@@ -23,7 +23,7 @@ fn set(name: &str, value: Value) -> Result<Settings, BadOption> {
 #[test]
 fn an_error_about_a_range_names_both_ends_and_what_came() {
     let numbers = OPTIONS.iter().filter(|entry| number(entry, &mut Settings::default()).is_some());
-    assert_eq!(numbers.clone().count(), 35);
+    assert_eq!(numbers.clone().count(), 36);
     for entry in numbers {
         let (name, mut settings) = (entry.name, Settings::default());
         let (least, most, default) = number(entry, &mut settings).unwrap();

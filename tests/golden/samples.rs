@@ -225,6 +225,7 @@ pub fn samples() -> Vec<Event> {
         LeaveFunded { client: 1, channel_id: Some(channel_id), height: 831 }.into(),
         RenewalPaid { client: 1, of: InstanceId([0x12; 32]), msat: 6_000 }.into(),
         Renewed { of: InstanceId([0x12; 32]), msat: 6_000 }.into(),
+        Recovered { reason: "the machine is lost".to_owned() }.into(),
     ]
 }
 

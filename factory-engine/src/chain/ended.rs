@@ -50,6 +50,10 @@ impl Engine {
         listed: &Listed,
         whole: bool,
     ) {
+        // S39: that lightningd has lost its channels is known, and a path is of no use without one.
+        if factory.has_lost_channels() {
+            return;
+        }
         let is_news = |channel: &OwnChannel| {
             !factory.current.ended.contains_key(&channel.channel_id)
                 && !factory.current.exiting.contains(&channel.client)
@@ -97,7 +101,10 @@ fn how_ended(factory: &Factory, channel: &OwnChannel, listed: &Listed, whole: bo
 /// Leaves with channels that lightningd has ended while their funding is neither on chain nor on its way there.
 /// Whether there are any. At every block again: what was no factory yet may be one by now.
 pub(crate) fn leave_with_ended(step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) -> bool {
-    if factory.current.ended.is_empty() || exit_allowed(factory, step.height).is_err() {
+    if factory.current.ended.is_empty()
+        || factory.has_lost_channels()
+        || exit_allowed(factory, step.height).is_err()
+    {
         return false;
     }
     let waits = |channel: &OwnChannel| {

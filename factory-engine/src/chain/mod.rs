@@ -257,6 +257,11 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if factory.is_handed_over(0) && factory.damage().is_none() {
         return Err(Refusal::AllGoneOver(factory.instance));
     }
+    // S39: nobody but the operator could close what the leaf pays.
+    if let (Role::Client { .. }, true) = (factory.current.role, factory.has_lost_channels()) {
+        let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
+        return Err(Refusal::ChannelsLost { instance, timeout });
+    }
     // It pays all of it, sooner, and the path would only be in its way.
     if factory.has_close() {
         return Err(Refusal::Closing(factory.instance));

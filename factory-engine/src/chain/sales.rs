@@ -48,7 +48,7 @@ pub(crate) fn due(factory: &Factory, matured: bool) -> Vec<(String, Transaction)
 /// clients alike, so whoever bought some leaves in time, should L not have evicted it by then.
 pub(crate) fn leave_with_sales(step: &mut StepBuilder<'_>, factory: &mut Cow<'_, Factory>) {
     let Role::Client { index, .. } = factory.current.role else { return };
-    if factory.has_left() || factory.has_close() {
+    if factory.has_left() || factory.has_close() || factory.has_lost_channels() {
         return;
     }
     let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();

@@ -1,6 +1,8 @@
 //! Applying a step: memory changes, nonces are consumed, effects come out.
 
 use crate::engine::Engine;
+use std::collections::BTreeSet;
+
 use crate::io::{Effect, Level, StaleStep};
 use crate::memory::Volatile;
 use crate::memory::ceremony::LspStage;
@@ -31,7 +33,11 @@ impl Engine {
                 trees.insert(*instance, tree.clone());
             }
         }
+        let mut written = BTreeSet::new();
         for (instance, events) in events {
+            // One record each.
+            self.keeping.add_records(instance, 1);
+            written.insert(instance);
             for event in events {
                 self.apply_event(instance, &event, &trees, &mut effects);
             }
@@ -40,7 +46,7 @@ impl Engine {
             self.apply_volatile(change, &mut effects);
         }
         self.show_states(&mut effects);
-        Ok(effects)
+        Ok(self.hold_back(effects, &written))
     }
 
     fn apply_event(
@@ -124,6 +130,7 @@ impl Engine {
             Volatile::Climbing(change) => self.climbing.apply(change),
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Reclaim(change) => self.reclaims.apply(change),
+            Volatile::Keeping(change) => self.keeping.apply(change),
             Volatile::NotOpened(instance, client, height) => {
                 self.not_opened.insert((instance, client), height);
             }

@@ -45,6 +45,7 @@ impl Engine {
             self.purchases.remove(&instance);
             self.asked.remove(&instance);
             self.shown.remove(&instance);
+            self.keeping.forget(instance);
             self.archived.insert(instance, remains);
         }
     }

@@ -3,6 +3,7 @@
 
 mod apply;
 mod apply_close;
+mod apply_keeping;
 mod apply_sale;
 mod archive;
 
@@ -16,6 +17,7 @@ use crate::memory::ceremony::{ClientCeremony, ExpectedOpen, LspCeremony};
 use crate::memory::climbing::Climbing;
 use crate::memory::closing::Closes;
 use crate::memory::fees;
+use crate::memory::keeping::Keeping;
 use crate::memory::leaving::Leaving;
 use crate::memory::moving::Moving;
 use crate::memory::offences::Offences;
@@ -42,6 +44,8 @@ pub struct Folded {
     factory: Option<Factory>,
     ledger: Vec<event::LedgerEntry>,
     damage: Option<String>,
+    /// Number of the records.
+    records: u32,
 }
 
 impl Folded {
@@ -54,9 +58,12 @@ impl Folded {
         before: Option<Factory>,
         records: impl IntoIterator<Item = Vec<Event>>,
     ) -> Result<Self, LoadError> {
-        let mut folded = Self { instance, factory: before, ledger: Vec::new(), damage: None };
-        for event in records.into_iter().flatten() {
-            folded.take(&event)?;
+        let mut folded = Self { instance, factory: before, ledger: Vec::new(), damage: None, records: 0 };
+        for events in records {
+            folded.records = folded.records.saturating_add(1);
+            for event in events {
+                folded.take(&event)?;
+            }
         }
         Ok(folded)
     }
@@ -68,8 +75,9 @@ impl Folded {
         instance: InstanceId,
         records: impl IntoIterator<Item = Result<Vec<Event>, RecordError>>,
     ) -> Self {
-        let mut folded = Self { instance, factory: None, ledger: Vec::new(), damage: None };
+        let mut folded = Self { instance, factory: None, ledger: Vec::new(), damage: None, records: 0 };
         for (index, record) in (0u32..).zip(records) {
+            folded.records = index.saturating_add(1);
             let taken = match record {
                 Ok(events) => folded.take_all(&events),
                 Err(error) => Err(error.into()),
@@ -86,7 +94,7 @@ impl Folded {
 
     /// Of nothing, for this reason.
     pub fn unreadable(instance: InstanceId, why: String) -> Self {
-        Self { instance, factory: None, ledger: Vec::new(), damage: Some(why) }
+        Self { instance, factory: None, ledger: Vec::new(), damage: Some(why), records: 0 }
     }
 
     fn take(&mut self, event: &Event) -> Result<(), LoadError> {
@@ -180,6 +188,8 @@ pub struct Engine {
     pub(crate) closes: Closes,
     /// L: what its ladder looks at, and what failed.
     pub(crate) climbing: Climbing,
+    /// Who has a copy of what.
+    pub(crate) keeping: Keeping,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// The height at which those were, and the factories that have changed since.
     pub(crate) shown_at: Option<Height>,
@@ -224,6 +234,7 @@ impl Engine {
             moving: Moving::default(),
             closes: Closes::default(),
             climbing: Climbing::default(),
+            keeping: Keeping::default(),
             shown: BTreeMap::new(),
             shown_at: None,
             changed: BTreeSet::new(),
@@ -252,6 +263,7 @@ impl Engine {
     pub fn adopt(&mut self, folded: Folded) {
         self.next_generation();
         self.ledger.record(&folded.ledger);
+        self.keeping.add_records(folded.instance, folded.records);
         match (folded.factory, folded.damage) {
             (Some(factory), _) => {
                 self.changed.insert(factory.instance);

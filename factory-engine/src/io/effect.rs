@@ -318,6 +318,14 @@ pub enum Effect {
         /// What for.
         reason: WakeReason,
     },
+    /// Have the keepers take a copy of a factory's records as they are stored now (S39). Answered by
+    /// [`Input::Kept`] or [`Input::NotKept`], of this copy or of a newer one.
+    Copy {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Whether something waits for it.
+        urgent: bool,
+    },
     /// A line for the log.
     Log {
         /// lightningd's log level for the line.

@@ -241,6 +241,21 @@ pub enum Input {
         /// Its target, its child, and what is wrong if something is.
         report: Box<Report>,
     },
+    /// A keeper has copies of these factories, each with so many records (S39): those that [`Effect::Copy`] asked
+    /// for, and at the start those that it has.
+    Kept {
+        /// Who has them.
+        keeper: Keeper,
+        /// Each with its counter.
+        list: Vec<(InstanceId, u32)>,
+    },
+    /// A keeper could not take a copy.
+    NotKept {
+        /// Who.
+        keeper: Keeper,
+        /// Why, for people.
+        reason: String,
+    },
     /// Time went by: [`Engine::poll_timeout`](crate::engine::Engine::poll_timeout) was reached.
     Tick,
 }
@@ -259,6 +274,21 @@ impl Input {
                 | Self::ChannelFunded { .. }
                 | Self::OrdinaryFound { .. }
         )
+    }
+}
+
+/// Who keeps copies of what this node stores (S39).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeper {
+    /// The file that `factory-backup-file` names.
+    File,
+}
+
+impl std::fmt::Display for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File => "the backup file",
+        })
     }
 }
 

@@ -100,6 +100,13 @@ pub enum Refusal {
     },
     /// This node has handed its key over: it has nothing in this factory any more (S22).
     HasLeft(InstanceId),
+    /// This node has lost its channels in the factory: on chain they would be the operator's to close (S39).
+    ChannelsLost {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// From this height on the distribution pays this node.
+        timeout: Height,
+    },
     /// The list of prices is lost, and what a renewal costs isn't known (S33).
     NoPrices,
     /// Every client has handed its key over: nothing of the factory has to come on chain (S38).
@@ -153,6 +160,8 @@ pub enum Refusal {
     Move(CannotMove),
     /// What follows could not be stored (S14), and this is what the store said.
     NotStored(String),
+    /// What is stored could not be read, and this is what the store said.
+    NotRead(String),
     /// Something else was applied meanwhile.
     Stale(StaleStep),
     /// What is stored is not understood, and why: nothing is touched.
@@ -223,6 +232,7 @@ impl Refusal {
             | Self::NothingOnChain { .. }
             | Self::NoChannelToExit { .. }
             | Self::HasLeft(_)
+            | Self::ChannelsLost { .. }
             | Self::AllGoneOver(_)
             | Self::NoPrices
             | Self::OperatorEvicts
@@ -237,6 +247,7 @@ impl Refusal {
             | Self::Closing(_) => RefusalKind::WrongState,
             Self::Damaged { .. }
             | Self::NotStored(_)
+            | Self::NotRead(_)
             | Self::Stale(_)
             | Self::ReadOnly(_)
             | Self::Stopping => RefusalKind::Unavailable,
@@ -300,6 +311,12 @@ impl fmt::Display for Refusal {
                 "this node has handed its key of factory {instance} over: it has nothing there any more, and may \
                  not take anything on chain"
             ),
+            Self::ChannelsLost { instance, timeout } => write!(
+                f,
+                "this node has lost its channels of factory {instance}: on chain only the operator could close them. \
+                 Ask it to (lightningd's emergencyrecover does), or wait for the timeout at height {timeout}, from \
+                 where on the distribution pays this node its whole capacity"
+            ),
             Self::NoPrices => f.write_str(
                 "the list of prices is lost: what a renewal costs isn't known, and one of these clients would be renewed",
             ),
@@ -337,6 +354,7 @@ impl fmt::Display for Refusal {
                 "factory {instance} is closed by all its members together: that pays this node all that it has there"
             ),
             Self::NotStored(error) => write!(f, "cannot store: {error}"),
+            Self::NotRead(error) => write!(f, "cannot read what is stored: {error}"),
             Self::Stale(stale) => stale.fmt(f),
             Self::ReadOnly(reason) => f.write_str(reason),
             Self::Stopping => f.write_str("this node is stopping"),

@@ -11,6 +11,7 @@ use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, Volat
 use crate::memory::climbing::VolatileClimbing;
 use crate::memory::closing::VolatileClose;
 use crate::memory::fees::VolatileFees;
+use crate::memory::keeping::VolatileKeeping;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
 use crate::memory::reclaim::VolatileReclaim;
@@ -27,6 +28,7 @@ pub mod ceremony;
 pub(crate) mod climbing;
 pub(crate) mod closing;
 pub mod fees;
+pub(crate) mod keeping;
 pub mod leaving;
 pub mod moving;
 pub(crate) mod offences;
@@ -57,6 +59,7 @@ pub(crate) enum Volatile {
     Close(VolatileClose),
     Move(VolatileMove),
     Climbing(VolatileClimbing),
+    Keeping(VolatileKeeping),
     /// L: height at which a client's ordinary channel came to nothing by nobody's fault.
     NotOpened(InstanceId, ClientIndex, Height),
     /// It has wasted our work, at this time.

@@ -119,6 +119,11 @@ pub struct Config {
     pub ladder: Option<Ladder>,
     /// L: what liquidity costs: `factory-price`, which the plugin keeps in its datastore.
     pub prices: PriceList,
+    /// Whether a file keeps copies of what is stored (S39): `factory-backup-file`.
+    pub backup_file: bool,
+    /// Keepers that have to have a copy of all that is stored of a factory before this node binds itself there for
+    /// good; with 0 as many as there are, and none that fails is waited for (S39).
+    pub min_keepers: u8,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
     /// switched off).
     pub unsafe_skip_funding_check: bool,
@@ -134,6 +139,8 @@ impl Default for Config {
             bounds: Bounds::default(),
             renew: Policy::Auto,
             max_renewal_price_msat: 0,
+            backup_file: false,
+            min_keepers: 0,
             handover_depth: 6,
             funding_confirmations: 3,
             confirm_blocks: delays.confirm_blocks,

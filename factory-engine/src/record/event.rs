@@ -304,6 +304,16 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// All that this node had is lost but for a copy of its records that somebody kept (S39). lightningd has none of
+    /// the factory's channels any more, and the factory is exit-only from now on (S9). A client publishes nothing
+    /// of its path: its leaf would be locked up with the operator, while the distribution pays it alone.
+    pub struct Recovered {
+        /// Where the copy came from, for people.
+        pub reason: String => 0,
+    }
+}
+
 tlv_enum! {
     /// A durable change of one factory. Numbers are never reused: a record outlives the version
     /// that wrote it.
@@ -420,6 +430,8 @@ tlv_enum! {
         75 "renewal_paid" => RenewalPaid(RenewalPaid),
         /// Client: it has left another factory for this one.
         76 "renewed" => Renewed(Renewed),
+        /// The records came from a copy, and the channels are lost.
+        77 "recovered" => Recovered(Recovered),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::record::Proposal;
 use crate::record::attempt::{Attempt, Creation, Role};
-use crate::record::event::{Event, Rung, Signing};
+use crate::record::event::{Event, Recovered, Rung, Signing};
 use crate::record::leaves::Leaves;
 use crate::record::moves::Moves;
 use crate::record::sales::Sold;
@@ -68,6 +68,8 @@ pub struct Factory {
     pub comes_from: Option<ChannelId>,
     /// Why the factory is exit-only on this node, if it is (S9): whichever attempt is in use.
     restored: Option<String>,
+    /// Whether lightningd has lost the channels that it had here (S39).
+    recovered: bool,
     /// Why not all of its records are understood, if so (S33). No event says so: it is found at a start.
     damage: Option<String>,
     /// Inputs of funding transactions that we signed for, in any attempt (S12).
@@ -116,6 +118,7 @@ impl Factory {
             leaves: Leaves::default(),
             comes_from: None,
             restored: None,
+            recovered: false,
             damage: None,
             signed_for: vec![],
             opens_accepted: vec![],
@@ -271,6 +274,7 @@ impl Factory {
             Event::LeaveOpening(e) => self.leaves.begin(e),
             Event::LeaveFunded(e) => self.leaves.fund(e)?,
             Event::Restored(e) => self.restored = Some(e.reason.clone()),
+            Event::Recovered(e) => self.recover(e),
             Event::Forgotten(_) => {}
         }
         Ok(())
@@ -279,6 +283,21 @@ impl Factory {
     /// Why nothing cooperative is signed in this factory any more, if so (S9).
     pub fn restored(&self) -> Option<&str> {
         self.restored.as_deref()
+    }
+
+    /// What this node's exit would publish is of no use without its channel.
+    fn recover(&mut self, event: &Recovered) {
+        self.restored = Some(event.reason.clone());
+        self.recovered = true;
+        if let Role::Client { .. } = self.current.role {
+            self.current.exiting.clear();
+        }
+    }
+
+    /// Whether lightningd has lost the channels that it had here: a client then has what its operator closes, or
+    /// all of its capacity from the timeout on (S39).
+    pub fn has_lost_channels(&self) -> bool {
+        self.recovered
     }
 
     /// Why it is out of use: some of its records are not understood, so that nothing is signed for it and

@@ -318,6 +318,8 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Fees(_) => ("fees", None),
         Input::BackendBack => ("backend back", None),
         Input::Published { report, .. } => ("published", Some(report.instance)),
+        Input::Kept { .. } => ("kept", None),
+        Input::NotKept { .. } => ("not kept", None),
         Input::Tick => ("tick", None),
     }
 }

@@ -129,6 +129,7 @@ impl World {
             Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
             Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
+            Effect::Copy { instance, .. } => self.copy(at, instance),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
                     chaos.changed(at, old, new);

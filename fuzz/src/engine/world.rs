@@ -304,6 +304,7 @@ impl World {
             | Effect::Disconnect { .. }
             | Effect::RenewalDue { .. }
             | Effect::Wake { .. }
+            | Effect::Copy { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

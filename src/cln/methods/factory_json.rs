@@ -89,6 +89,9 @@ pub fn factory(factory: &Factory, node: &Node, height: Height) -> Value {
     if let Some(reason) = factory.restored() {
         object["exit_only"] = reason.into();
     }
+    if factory.has_lost_channels() {
+        object["channels_lost"] = true.into();
+    }
     if let Some((since, reason)) = &factory.current.exit {
         object["exit"] = json!({"since_block": since, "reason": words::why_begun(reason, "factory-exit")});
     }

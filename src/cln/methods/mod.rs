@@ -33,6 +33,7 @@ pub mod planning;
 pub mod price;
 mod purse;
 pub mod reserve;
+pub mod restore;
 pub mod show;
 pub mod status;
 mod urgent;

@@ -61,6 +61,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             answer["publishing"] = seen.publishing.into();
             answer["renewals"] = seen.renewals.into();
             answer["leaves"] = seen.leaves.into();
+            answer["backup"] = copies(&state, seen.copies);
             (seen.ready, seen.warnings)
         }
         Err(refusal) => {
@@ -151,7 +152,18 @@ struct Seen {
     publishing: Vec<Value>,
     renewals: Vec<Value>,
     leaves: Vec<Value>,
+    copies: Copies,
     warnings: Vec<Warning>,
+}
+
+/// Factories of which others should have a copy of what is stored (S39).
+struct Copies {
+    /// All of them.
+    wanted: usize,
+    /// Those of which at least one keeper has all.
+    kept: usize,
+    /// Those in which this node binds itself to nothing before a copy is there.
+    waiting: Vec<String>,
 }
 
 fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
@@ -179,8 +191,30 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         publishing: fees::publishing(engine),
         renewals: engine.renewals(height).map(|renewal| one_renewal(&renewal, height)).collect(),
         leaves: engine.leaves(height).map(|leave| one_leave(&leave)).collect(),
+        copies: copies_of(engine),
         warnings: warnings::look(engine, height, node),
     }
+}
+
+fn copies_of(engine: &Engine) -> Copies {
+    let all = engine.worth_keeping();
+    let kept: Vec<_> = all.iter().filter_map(|instance| Some((*instance, engine.kept(*instance)?))).collect();
+    Copies {
+        wanted: all.len(),
+        kept: kept.iter().filter(|(_, kept)| !kept.keepers.is_empty()).count(),
+        waiting: kept.iter().filter(|(_, kept)| kept.waits).map(|(of, _)| of.to_string()).collect(),
+    }
+}
+
+fn copies(state: &State, copies: Copies) -> Value {
+    let mut object = json!({"factories": copies.wanted, "copied": copies.kept, "waiting": copies.waiting});
+    match &state.backup {
+        Some(backup) => object["file"] = backup.path().display().to_string().into(),
+        None => {
+            object["next"] = "nobody has a copy: name a file on another disk (factory-backup-file)".into();
+        }
+    }
+    object
 }
 
 /// Where the renewal of a factory is, what it waits for, by which height, and what failed last.

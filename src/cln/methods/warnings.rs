@@ -1,6 +1,7 @@
 //! What `factory-status` warns of, and what to do about it.
 
 use factory_engine::chain::channels::OwnChannel;
+use factory_engine::io::Keeper;
 use factory_engine::types::{Amount, Height, NodeId};
 use factory_engine::{Engine, Factory, Role, State as FactoryState};
 use factory_runtime::MOST_BEHIND;
@@ -67,6 +68,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
         warnings.extend(paid(engine, factory, height));
     }
     warnings.extend(suspects(engine, node));
+    warnings.extend(copies(engine));
     warnings.extend(fees::warnings(engine));
     warnings
 }
@@ -180,6 +182,16 @@ fn ended(factory: &Factory) -> Vec<Warning> {
         Some(Warning::of(factory, "channel_ended", message, action))
     };
     factory.own_channels().filter(off_chain).filter_map(one).collect()
+}
+
+/// S39: where copies are to be kept and aren't. That none are to be is in the answer itself.
+fn copies(engine: &Engine) -> Option<Warning> {
+    let why = engine.keeper_trouble(Keeper::File)?;
+    Some(Warning::new(
+        "backup_file",
+        format!("the backup file takes no copy: {why}"),
+        "see that it can be written; until then what this node stores of its factories is nowhere else",
+    ))
 }
 
 /// Channels that were accepted as a factory's and are no factory's that is known (S18).

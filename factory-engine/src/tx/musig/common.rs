@@ -20,6 +20,13 @@ impl MasterSecret {
     pub fn new(secret: [u8; 32]) -> Self {
         Self(Zeroizing::new(secret))
     }
+
+    /// Another secret of this node, that says nothing of this one: HMAC-SHA256 with this as key over the label.
+    pub(crate) fn derive(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut engine = HmacEngine::<sha256::Hash>::new(&*self.0);
+        engine.input(label);
+        Zeroizing::new(Hmac::from_engine(engine).to_byte_array())
+    }
 }
 
 /// HMAC-SHA256 with the master secret as key over label ‖ instance ‖ attempt ‖ salt ‖ counter: a factory

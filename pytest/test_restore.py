@@ -1,0 +1,235 @@
+"""A machine is gone, and what is left is hsm_secret and the backup file (S9, S39, S40); by docs/recovery.md."""
+
+import os
+import pathlib
+import shutil
+
+import pytest
+from pyln.client import RpcError
+
+from harness import (
+    FAST,
+    activate,
+    connect_all,
+    create,
+    factories,
+    factory_of,
+    fund,
+    lsp_options,
+    mine,
+    mine_until,
+    onchain_msat,
+    pay,
+    plugin_options,
+    status,
+    wait_for,
+    wait_for_synced,
+)
+from test_restored import older_copy
+from test_sales import STOCK, buy
+
+CAPACITY = 500_000
+NOT_RESTORED = 2509
+# What lightningd says of channels that it has from a static backup alone, and of a plugin that stops with it.
+LOST = {"may_fail": True, "broken_log": ".*"}
+
+
+def file_of(directory, name):
+    return os.path.join(directory, name)
+
+
+def backed_up(node_factory, bitcoind, directory, lsp=None, client=None, **more):
+    """An operator with clients alice and bob, a backup file each, and their factory."""
+    names = ["lsp", "alice", "bob"]
+    own = [{**FAST, **(lsp or {})}, client or {}, {}]
+    make = [lsp_options, plugin_options, plugin_options]
+    options = [
+        make(**{"factory-backup-file": file_of(directory, name), **given})
+        for make, name, given in zip(make, names, own)
+    ]
+    lsp, *clients = node_factory.get_nodes(3, opts=options)
+    fund(bitcoind, lsp, 9_000_000)
+    connect_all(lsp, clients)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    factory = create(lsp, clients, capacity_sat=CAPACITY, **more)
+    return lsp, clients, activate(bitcoind, factory, lsp, clients)
+
+
+def wait_until_copied(*nodes):
+    def copied(node):
+        backup = status(node)["backup"]
+        return backup["copied"] == backup["factories"] == 1 and backup["waiting"] == []
+
+    wait_for(lambda: all(copied(node) for node in nodes))
+
+
+def burn(node, keep=("hsm_secret",)):
+    """Everything of the node but these files is gone; a new lightningd starts in its place."""
+    node.stop()
+    directory = pathlib.Path(node.daemon.lightning_dir) / "regtest"
+    for path in directory.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    node.start()
+
+
+def restore(node, instance):
+    """As the page says; gives what the preview promised."""
+    assert factories(node) == []
+    preview = node.rpc.call("factory-restore", {"dry_run": True})
+    (one,) = preview["factories"]
+    assert one["factory_instance"] == instance and one["outcome"] == "restored" and preview["restored"] == 0
+    assert factories(node) == []
+    done = node.rpc.call("factory-restore")
+    assert done["restored"] == 1 and "restart lightningd" in done["next"], done
+    assert done["stubs"] == done["channels"] == (2 if one["role"] == "lsp" else 1), done
+    again = node.rpc.call("factory-restore")
+    assert again["restored"] == 0 and again["factories"][0]["outcome"] == "known", again
+    node.restart()
+    wait_for(lambda: [factory["factory_instance"] for factory in factories(node)] == [instance])
+    factory = factory_of(node, instance)
+    assert factory["channels_lost"] and "backup file" in factory["exit_only"]
+    return one
+
+
+# S39
+def test_a_machine_burns_and_the_operator_is_gone(node_factory, bitcoind, directory):
+    lsp, clients, factory = backed_up(
+        node_factory, bitcoind, directory, client=LOST, lifetime_blocks=150, dying_blocks=40
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_until_copied(lsp, alice, bob)
+    lsp.stop()
+    bob.stop()
+    burn(alice)
+    promised = restore(alice, instance)
+    assert promised["capacity_msat"] == CAPACITY * 1000 and promised["role"] == "client"
+    timeout = promised["timeout_block"]
+    with pytest.raises(RpcError, match="lost its channels") as refused:
+        alice.rpc.call("factory-exit", {"factory_instance": instance})
+    assert refused.value.error["code"] == 2501
+    mine(bitcoind, timeout - 1 - bitcoind.rpc.getblockcount(), [alice])
+    assert bitcoind.rpc.getrawmempool() == [], "nothing is published before it pays"
+    mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > (CAPACITY - 10_000) * 1000)
+    assert factory_of(alice, instance)["state"] == "distributed"
+
+
+# S34, S39
+def test_a_machine_burns_and_the_operator_closes(node_factory, bitcoind, directory):
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=LOST, lsp={"broken_log": ".*"})
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_until_copied(lsp, alice, bob)
+    burn(alice)
+    restore(alice, instance)
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
+    # Bob's channel is another's, and goes on.
+    connect_all(lsp, [bob])
+    pay(lsp, bob, 10_000_000, "to bob")
+
+
+# S9, S39
+def test_an_operators_machine_burns(node_factory, bitcoind, directory):
+    lsp, clients, factory = backed_up(
+        node_factory, bitcoind, directory, lsp=LOST, client={"broken_log": ".*"}, lifetime_blocks=150, dying_blocks=40
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_until_copied(lsp, alice, bob)
+    for client in clients:
+        client.stop()
+    burn(lsp)
+    promised = restore(lsp, instance)
+    assert promised["role"] == "lsp" and "taken on chain" in promised["next"]
+    fund(bitcoind, lsp, 1_000_000)
+    timeout = promised["timeout_block"]
+    leaf = factory_of(lsp, instance)["clients"][0]["funding_txid"]
+    # Its clients never come back: it gets them out before distributions pay it nothing.
+    out = lambda: bitcoind.rpc.gettxout(leaf, factory_of(lsp, instance)["clients"][0]["funding_outnum"], False)
+    mine_until(bitcoind, [lsp], out, limit=timeout - bitcoind.rpc.getblockcount())
+    assert bitcoind.rpc.getblockcount() < timeout
+
+
+# S9
+def test_a_copied_disk_is_exit_only(node_factory, bitcoind, directory):
+    """Its file knows of a sale that the older copy has forgotten: it is back before anybody is told anything."""
+    dies = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=dies, stock_sat=STOCK)
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, bob, 100_000_000, "to bob")
+    wait_until_copied(bob)
+    with older_copy(bob, lambda: connect_all(lsp, clients)):
+        buy(alice, factory, 200_000)
+        wait_for(lambda: len(factory_of(bob, instance).get("sales", [])) == 0)
+        wait_until_copied(bob)
+        lsp.stop()
+    assert "older backup" in factory_of(bob, instance)["exit_only"]
+    lsp.start()
+    connect_all(lsp, clients)
+    with pytest.raises(RpcError, match="exit-only"):
+        buy(bob, factory, 100_000)
+
+
+# S40
+def test_what_is_no_backup_of_this_node_is_refused(node_factory, bitcoind, directory):
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory)
+    alice, bob = clients
+    wait_until_copied(lsp, alice, bob)
+    own, other = pathlib.Path(file_of(directory, "alice")), pathlib.Path(file_of(directory, "bob"))
+    assert factory["factory_instance"] not in own.read_bytes().hex(), "a keeper learns nothing of it"
+    cut = own.with_name("cut")
+    cut.write_bytes(own.read_bytes()[:-1])
+    strange = own.with_name("strange")
+    strange.write_bytes(b"something else")
+    for path, why in [
+        (other, "not sealed by this node"),
+        (cut, "cut off"),
+        (strange, "no backup of this plugin"),
+        (own.with_name("nowhere"), "no such file"),
+        (pathlib.Path(directory), "directory"),
+    ]:
+        with pytest.raises(RpcError, match=why) as refused:
+            alice.rpc.call("factory-restore", {"file": str(path)})
+        assert refused.value.error["code"] == NOT_RESTORED
+    with pytest.raises(RpcError, match="absolute path"):
+        alice.rpc.call("factory-restore", {"file": "backup"})
+    known = alice.rpc.call("factory-restore")
+    assert known["restored"] == 0 and known["factories"][0]["outcome"] == "known"
+    # Somebody else's file is never overwritten, and is said to be one.
+    before = other.read_bytes()
+    alice.stop()
+    alice.daemon.opts["factory-backup-file"] = str(other)
+    alice.start()
+    wait_for(lambda: [one for one in status(alice)["warnings"] if one["code"] == "backup_file"])
+    (warning,) = [one for one in status(alice)["warnings"] if one["code"] == "backup_file"]
+    assert "not sealed by this node" in warning["message"]
+    assert other.read_bytes() == before
+
+
+# S39
+def test_nothing_is_promised_while_the_disk_is_full(node_factory, bitcoind, directory):
+    """The file can't be written: with factory-min-keepers a client has not said stored, and goes on once it can be."""
+    folder = pathlib.Path(directory) / "other-disk"
+    options = [
+        lsp_options(**FAST),
+        plugin_options(**{"factory-backup-file": str(folder / "alice"), "factory-min-keepers": 1}),
+    ]
+    lsp, alice = node_factory.get_nodes(2, opts=options)
+    fund(bitcoind, lsp, 9_000_000)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, [lsp, alice])
+    create_later = node_factory.executor.submit(create, lsp, [alice])
+    wait_for(lambda: status(alice)["backup"]["waiting"])
+    (warning,) = [one for one in status(alice)["warnings"] if one["code"] == "backup_file"]
+    assert "No such file" in warning["message"]
+    assert factories(lsp)[0]["state"] == "storing"
+    folder.mkdir()
+    factory = create_later.result()
+    activate(bitcoind, factory, lsp, [alice])
+    wait_until_copied(alice)

@@ -1,0 +1,163 @@
+//! The backup file: sealed copies, one after the other.
+//!
+//! `cln-factory backup 1` and a line feed, the number of copies (u32), then of each: tag (32 bytes), counter (u32),
+//! length (u32), and what is sealed; numbers are big-endian. It is replaced as a whole: a new file beside it gets
+//! its name once it is on the disk, so that a crash, or a disk that is full, leaves the one before.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use factory_engine::backup::SealedCopy;
+
+/// Its first bytes; the number is the format's.
+const MAGIC: &[u8] = b"cln-factory backup 1\n";
+/// More than all copies of an operator with ten thousand clients; what is larger is something else.
+const LARGEST: u64 = 1 << 30;
+
+/// Why a file is no backup that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadFile {
+    /// There is none of this name.
+    Missing,
+    /// What the operating system says.
+    Io(String),
+    /// It begins with something else.
+    NotABackup,
+    /// Something of it is missing, or too much.
+    Broken,
+    /// It has more bytes than any backup.
+    TooLarge(u64),
+}
+
+impl fmt::Display for BadFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("there is no such file"),
+            Self::Io(why) => f.write_str(why),
+            Self::NotABackup => f.write_str("it is no backup of this plugin's"),
+            Self::Broken => f.write_str("it is cut off, or something was added to it"),
+            Self::TooLarge(bytes) => write!(f, "it has {bytes} bytes, more than any backup has"),
+        }
+    }
+}
+
+impl std::error::Error for BadFile {}
+
+/// What a file holds, nothing of it opened yet.
+pub fn read(path: &Path) -> Result<Vec<SealedCopy>, BadFile> {
+    let said = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => BadFile::Missing,
+        _ => BadFile::Io(error.to_string()),
+    };
+    let file = File::open(path).map_err(said)?;
+    let bytes = file.metadata().map_err(said)?.len();
+    if bytes > LARGEST {
+        return Err(BadFile::TooLarge(bytes));
+    }
+    let mut all = Vec::new();
+    file.take(LARGEST).read_to_end(&mut all).map_err(said)?;
+    parse(&all)
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<SealedCopy>, BadFile> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(BadFile::NotABackup)?;
+    let (count, mut rest) = number(rest)?;
+    let mut copies = Vec::new();
+    for _ in 0..count {
+        let (tag, after) = rest.split_first_chunk::<32>().ok_or(BadFile::Broken)?;
+        let (counter, after) = number(after)?;
+        let (length, after) = number(after)?;
+        let length = usize::try_from(length).map_err(|_| BadFile::Broken)?;
+        let (sealed, after) = after.split_at_checked(length).ok_or(BadFile::Broken)?;
+        copies.push(SealedCopy { tag: *tag, counter, sealed: sealed.to_vec() });
+        rest = after;
+    }
+    if rest.is_empty() { Ok(copies) } else { Err(BadFile::Broken) }
+}
+
+fn number(bytes: &[u8]) -> Result<(u32, &[u8]), BadFile> {
+    let (number, rest) = bytes.split_first_chunk::<4>().ok_or(BadFile::Broken)?;
+    Ok((u32::from_be_bytes(*number), rest))
+}
+
+fn serialize<'a>(copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::Result<Vec<u8>> {
+    let too_many = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(u32::try_from(copies.len()).map_err(too_many)?.to_be_bytes());
+    for copy in copies {
+        bytes.extend(copy.tag);
+        bytes.extend(copy.counter.to_be_bytes());
+        bytes.extend(u32::try_from(copy.sealed.len()).map_err(too_many)?.to_be_bytes());
+        bytes.extend(&copy.sealed);
+    }
+    Ok(bytes)
+}
+
+/// Replaces the file by one with these copies; when it returns they are on the disk.
+///
+/// # Errors
+/// What the operating system says. The file is as it was then.
+pub fn write<'a>(path: &Path, copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::Result<()> {
+    let bytes = serialize(copies)?;
+    let beside = beside(path);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    // The new name, too, is on the disk only after this.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Where the new file is written.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(number: u8, length: usize) -> SealedCopy {
+        SealedCopy { tag: [number; 32], counter: number.into(), sealed: vec![number; length] }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = std::env::temp_dir().join(format!("cln-factory-backup-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("backup");
+        assert_eq!(read(&path), Err(BadFile::Missing));
+        for copies in [vec![], vec![copy(1, 0), copy(2, 300)], vec![copy(3, 5)]] {
+            write(&path, copies.iter()).unwrap();
+            assert_eq!(read(&path), Ok(copies));
+            assert!(!beside(&path).exists());
+        }
+        // S39: whoever can't write leaves what is there.
+        std::fs::create_dir(beside(&path)).unwrap();
+        write(&path, [copy(4, 1)].iter()).unwrap_err();
+        assert_eq!(read(&path), Ok(vec![copy(3, 5)]));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn whatever_is_cut_off_or_longer_is_refused() {
+        let all = serialize([copy(1, 3), copy(2, 40)].iter()).unwrap();
+        for end in 0..all.len() {
+            let why = if end < MAGIC.len() { BadFile::NotABackup } else { BadFile::Broken };
+            assert_eq!(parse(&all[..end]), Err(why), "{end}");
+        }
+        assert_eq!(parse(&[&all[..], &[0]].concat()), Err(BadFile::Broken));
+        assert_eq!(parse(b"something else"), Err(BadFile::NotABackup));
+        // A length that no memory has.
+        let mut huge = serialize([copy(1, 3)].iter()).unwrap();
+        let at = MAGIC.len() + 4 + 32 + 4;
+        huge[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(parse(&huge), Err(BadFile::Broken));
+    }
+}
