@@ -519,23 +519,28 @@ fn or_none(text: &str) -> &str {
     if text.is_empty() { NONE } else { text }
 }
 
-/// It is run as it is, without a shell: a path that depends on where lightningd was started is a mistake.
-fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    let path = if text == NONE { "" } else { text };
-    if !path.is_empty() && !path.starts_with('/') {
-        let expected = "expected the absolute path of a program, without arguments, or none";
-        return Err(BadOption(format!("factory-wake-command: {expected}, got '{text}'")));
+/// A path, or nothing; one that depends on where lightningd was started is a mistake.
+fn absolute<'a>(option: &str, expected: &str, text: &'a str) -> Result<&'a str, BadOption> {
+    match text {
+        NONE => Ok(""),
+        path if path.is_empty() || path.starts_with('/') => Ok(path),
+        _ => Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'"))),
     }
-    path.clone_into(&mut to.wake_command);
+}
+
+/// It is run as it is, without a shell.
+fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    let expected = "the absolute path of a program, without arguments";
+    absolute("factory-wake-command", expected, text)?.clone_into(&mut to.wake_command);
     Ok(())
 }
 
-/// A path that depends on where lightningd was started is a mistake.
+/// What ends with a slash is a directory.
 fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    let path = if text == NONE { "" } else { text };
-    if !path.is_empty() && (!path.starts_with('/') || path.ends_with('/')) {
-        let expected = "expected the absolute path of a file, or none";
-        return Err(BadOption(format!("factory-backup-file: {expected}, got '{text}'")));
+    let (option, expected) = ("factory-backup-file", "the absolute path of a file");
+    let path = absolute(option, expected, text)?;
+    if path.ends_with('/') {
+        return Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'")));
     }
     path.clone_into(&mut to.backup_file);
     to.config.backup_file = !path.is_empty();

@@ -115,9 +115,7 @@ impl Handle {
     /// Asks the engine, and waits for its answer. When it comes, everything that it rests on is
     /// stored.
     pub async fn ask(&self, input: Input) -> Result<Answer, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Input(input, Some(reply)));
-        answer.await.unwrap_or_else(|_| Err(Gone.into()))
+        self.answered(|reply| Request::Input(input, Some(reply))).await
     }
 
     /// Something happened. What is [said once](Input::is_said_once) is brought until it is stored.
@@ -145,45 +143,38 @@ impl Handle {
         &self,
         look: impl FnOnce(&Engine, Height) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Read(Box::new(move |engine| {
-            let seen = match engine {
-                Ok((engine, height)) => Ok(look(engine, height)),
-                Err(reason) => Err(Refusal::ReadOnly(reason.to_owned())),
-            };
-            // Whoever asked may have given up; then nobody wants the answer.
-            let _ = reply.send(seen);
-        })));
-        answer.await.unwrap_or_else(|_| Err(Gone.into()))
+        let read = |reply: oneshot::Sender<_>| {
+            Request::Read(Box::new(move |engine| {
+                let seen = match engine {
+                    Ok((engine, height)) => Ok(look(engine, height)),
+                    Err(reason) => Err(Refusal::ReadOnly(reason.to_owned())),
+                };
+                // Whoever asked may have given up; then nobody wants the answer.
+                let _ = reply.send(seen);
+            }))
+        };
+        self.answered(read).await
     }
 
     /// What liquidity costs from now on. Stored when it returns.
     pub async fn set_prices(&self, prices: PriceList) -> Result<(), Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Prices(prices, reply));
-        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
+        self.answered(|reply| Request::Prices(prices, reply)).await.map(drop)
     }
 
     /// When factories follow on those that end, from now on. Stored when it returns.
     pub async fn set_ladder(&self, ladder: Option<Ladder>) -> Result<(), Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Ladder(ladder, reply));
-        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
+        self.answered(|reply| Request::Ladder(ladder, reply)).await.map(drop)
     }
 
     /// The records of one factory, as they are stored now.
     pub async fn records(&self, instance: InstanceId) -> Result<Vec<Vec<u8>>, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Records(instance, reply));
-        answer.await.unwrap_or_else(|_| Err(Gone.into()))
+        self.answered(|reply| Request::Records(instance, reply)).await
     }
 
     /// Stores records of factories of which this node has none, all of them or nothing; the next start follows
     /// them, from where the chain has the first of them on. `Recovered` is for the caller to add.
     pub async fn recover(&self, histories: Vec<History>) -> Result<(), Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Recover(histories, reply));
-        answer.await.unwrap_or_else(|_| Err(Gone.into())).map(drop)
+        self.answered(|reply| Request::Recover(histories, reply)).await.map(drop)
     }
 
     /// A peer connected. Gives the connection's number, for [`Handle::features`].
@@ -246,6 +237,16 @@ impl Handle {
     /// What hooks answer from, without asking the engine.
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// Sends a request, and waits for its answer.
+    async fn answered<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request(reply));
+        answer.await.unwrap_or_else(|_| Err(Gone.into()))
     }
 
     fn next_connection(&self) -> u64 {

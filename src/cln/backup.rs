@@ -155,6 +155,7 @@ pub async fn keep(backup: Backup, rpc: Rpc, runtime: Handle, mut wishes: Wishes)
         other: BTreeSet::new(),
     };
     keeper.begin().await;
+    keeper.copy_until_done(&mut wishes).await;
     while let Some((instance, mut urgent)) = wishes.0.recv().await {
         keeper.wanted.insert(instance);
         let collected = tokio::time::Instant::now() + COLLECT;
@@ -168,16 +169,7 @@ pub async fn keep(backup: Backup, rpc: Rpc, runtime: Handle, mut wishes: Wishes)
                 Err(_) => break,
             }
         }
-        while let Ok((instance, _)) = wishes.0.try_recv() {
-            keeper.wanted.insert(instance);
-        }
-        while let Err(why) = keeper.copy().await {
-            keeper.runtime.input(Input::NotKept { keeper: Keeper::File, reason: why });
-            tokio::time::sleep(AGAIN).await;
-            while let Ok((instance, _)) = wishes.0.try_recv() {
-                keeper.wanted.insert(instance);
-            }
-        }
+        keeper.copy_until_done(&mut wishes).await;
     }
 }
 
@@ -216,17 +208,28 @@ impl FileKeeper {
                         "{}: {why}; name another file, or move this one away",
                         self.backup.path.display()
                     );
-                    self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
-                    tokio::time::sleep(AGAIN).await;
+                    self.fail(reason).await;
                 }
             }
         }
         let living = self.runtime.read(|engine, _| engine.worth_keeping()).await;
         self.wanted.extend(living.unwrap_or_default());
-        while let Err(reason) = self.copy().await {
-            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
-            tokio::time::sleep(AGAIN).await;
+    }
+
+    /// Copies what is wanted now, and what is meanwhile; a disk that takes nothing is tried again.
+    async fn copy_until_done(&mut self, wishes: &mut Wishes) {
+        loop {
+            while let Ok((instance, _)) = wishes.0.try_recv() {
+                self.wanted.insert(instance);
+            }
+            let Err(reason) = self.copy().await else { return };
+            self.fail(reason).await;
         }
+    }
+
+    async fn fail(&self, reason: String) {
+        self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
+        tokio::time::sleep(AGAIN).await;
     }
 
     /// Writes what is wanted; nothing of it is wanted any more then.

@@ -369,8 +369,7 @@ pub(super) async fn read_archived<S: Store>(
         let records = store.load(instance).await.map_err(|error| error.to_string())?;
         histories.push((instance, records));
     }
-    let folded = tokio::task::spawn_blocking(move || fold_all(&histories)).await;
-    let folded = folded.map_err(|error| error.to_string())??;
+    let (_, folded) = fold_elsewhere(histories).await?;
     Ok(folded.into_iter().filter_map(Folded::into_factory).collect())
 }
 
@@ -382,20 +381,23 @@ pub async fn living<S: Store>(mut store: S) -> Result<Vec<InstanceId>, String> {
     let histories = store.load_all().await.map_err(|error| error.to_string())?;
     let tip = factory_runtime::stored_tip(&mut store).await.map_err(|error| error.to_string())?;
     let height = tip.map_or(0, |(height, _)| height);
-    let instances: Vec<InstanceId> = histories.iter().map(|(instance, _)| *instance).collect();
-    let folded = tokio::task::spawn_blocking(move || fold_all(&histories)).await;
-    let folded = folded.map_err(|error| error.to_string())??;
+    let (histories, folded) = fold_elsewhere(histories).await?;
     let lives = folded.into_iter().map(|folded| folded.into_factory());
-    let lives = instances.into_iter().zip(lives).filter(|(_, factory)| {
+    let lives = histories.into_iter().zip(lives).filter(|(_, factory)| {
         // Of what can't be read at all nobody knows.
         factory.as_ref().is_none_or(|factory| may_hold_money(factory, height))
     });
-    Ok(lives.map(|(instance, _)| instance).collect())
+    Ok(lives.map(|((instance, _), _)| instance).collect())
 }
 
 fn may_hold_money(factory: &Factory, height: Height) -> bool {
-    let bound = !factory.signed_for().is_empty() || !factory.opens_accepted().is_empty();
-    factory.damage().is_some() || bound && factory.state(height) != FactoryState::Closed
+    factory.damage().is_some() || factory.is_bound() && factory.state(height) != FactoryState::Closed
+}
+
+/// What can be read of each, beside these; while it takes, others go on.
+pub(super) async fn fold_elsewhere(histories: Vec<History>) -> Result<(Vec<History>, Vec<Folded>), String> {
+    let fold = move || fold_all(&histories).map(|folded| (histories, folded));
+    tokio::task::spawn_blocking(fold).await.map_err(|error| error.to_string())?
 }
 
 /// What can be read of each. On all cores: a thousand factories of 64 members take one of them many seconds, and

@@ -27,8 +27,6 @@ const TAG_LABEL: &[u8] = b"tag";
 const AD_LABEL: &[u8] = b"cln-factory copy 1";
 /// Bytes of the nonce.
 pub const NONCE: usize = 24;
-/// Bytes that a copy has beside its records: tag, counter, nonce, authenticator, factory_instance.
-pub const OVERHEAD: usize = 32 + 4 + NONCE + 16 + 32;
 
 /// Every record of one factory, in order, as the store has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +144,9 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
     use super::*;
+
+    /// Bytes that a copy has beside its records: tag, counter, nonce, authenticator, factory_instance.
+    const OVERHEAD: usize = 32 + 4 + NONCE + 16 + 32;
 
     fn key(secret: u8) -> CopyKey {
         CopyKey::derive(&MasterSecret::new([secret; 32]))

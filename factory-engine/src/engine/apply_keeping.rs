@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::Engine;
 use crate::io::{Effect, Keeper};
+use crate::record::factory::Factory;
 use crate::types::InstanceId;
 
 impl Engine {
@@ -35,11 +36,8 @@ impl Engine {
         effects
     }
 
-    /// Whether something of a factory was signed for, or a channel opened: then money of this node's may be there.
+    /// Whether money of this node's may be in a factory.
     pub(crate) fn is_worth_keeping(&self, instance: InstanceId) -> bool {
-        let bound = |factory: &crate::record::factory::Factory| {
-            !factory.signed_for().is_empty() || !factory.opens_accepted().is_empty()
-        };
-        self.factories.get(&instance).is_some_and(bound)
+        self.factories.get(&instance).is_some_and(Factory::is_bound)
     }
 }

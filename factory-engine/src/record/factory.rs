@@ -294,6 +294,11 @@ impl Factory {
         }
     }
 
+    /// Whether something was signed for it, or a channel opened: then money of this node's may be in it.
+    pub fn is_bound(&self) -> bool {
+        !self.signed_for().is_empty() || !self.opens_accepted().is_empty()
+    }
+
     /// Whether lightningd has lost the channels that it had here: a client then has what its operator closes, or
     /// all of its capacity from the timeout on (S39).
     pub fn has_lost_channels(&self) -> bool {

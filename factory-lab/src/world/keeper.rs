@@ -4,7 +4,7 @@ use factory_engine::Input;
 use factory_engine::io::Keeper;
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Recovered};
-use factory_engine::types::{ChannelId, InstanceId};
+use factory_engine::types::InstanceId;
 
 use crate::LabError;
 use crate::store::Store;
@@ -71,17 +71,9 @@ impl World {
         member.lightningd.reserved.clear();
         member.restored = true;
         self.judge.restored(at);
-        let closed: Vec<(usize, ChannelId)> = channels
-            .into_iter()
-            .filter_map(|(channel_id, channel)| Some((self.member_of(channel.peer)?, channel_id)))
-            .collect();
         self.start(at)?;
-        for (other, channel_id) in closed.into_iter().filter(|_| asks) {
-            let theirs = self.members[other].lightningd.channels.get_mut(&channel_id);
-            if let Some(theirs) = theirs.filter(|theirs| theirs.peer == id) {
-                theirs.closing = true;
-                self.say_ended(other, channel_id);
-            }
+        for (channel_id, channel) in channels.into_iter().filter(|_| asks) {
+            self.peer_closes(id, channel.peer, channel_id);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
 use factory_engine::record::decode_record;
-use factory_engine::types::{ChannelId, Height, InstanceId, PaymentHash};
+use factory_engine::types::{ChannelId, Height, InstanceId, NodeId, PaymentHash};
 use factory_engine::{KnownChannel, Remains};
 
 use crate::LabError;
@@ -81,18 +81,19 @@ impl World {
                 known.lost = true;
                 known.closing = true;
             }
-            for other in self.members.iter_mut().filter(|other| other.id == newer.peer) {
-                if let Some(theirs) = other.lightningd.channels.get_mut(&channel_id)
-                    && theirs.peer == id
-                {
-                    theirs.closing = true;
-                }
-            }
-            if let Some(other) = self.member_of(newer.peer) {
-                self.say_ended(other, channel_id);
-            }
+            self.peer_closes(id, newer.peer, channel_id);
         }
         self.start(at)
+    }
+
+    /// A peer closes its channel with the node of this id, if it has it, as lightningd does with whoever has lost it.
+    pub(super) fn peer_closes(&mut self, id: NodeId, peer: NodeId, channel_id: ChannelId) {
+        let Some(other) = self.member_of(peer) else { return };
+        let theirs = self.members[other].lightningd.channels.get_mut(&channel_id);
+        if let Some(theirs) = theirs.filter(|theirs| theirs.peer == id) {
+            theirs.closing = true;
+        }
+        self.say_ended(other, channel_id);
     }
 
     /// What is over leaves a member's memory and its records, as in the plugin after a while. Which factories.

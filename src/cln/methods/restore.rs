@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use factory_engine::backup::Copy;
+use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Recovered};
-use factory_engine::record::{decode_record, encode_record};
 use factory_engine::types::Height;
 use factory_engine::{Engine, Factory, Folded, Role, State as FactoryState};
+use factory_runtime::store::History;
 use serde_json::{Value, json};
 
 use super::super::backup::{Backup, statics};
-use super::super::error::{NOT_RESTORED, RpcError};
+use super::super::boot::fold_elsewhere;
+use super::super::error::{NOT_RESTORED, RpcError, UNAVAILABLE};
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory_json};
@@ -67,29 +68,34 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         (instances.iter().map(fate).collect::<Vec<_>>(), height)
     };
     let (mut fates, height) = state.runtime.read(look).await?;
-    for (fate, copy) in fates.iter_mut().zip(&copies) {
+    let histories = copies.into_iter().map(|copy| (copy.instance, copy.records)).collect();
+    let unread = |why| RpcError::new(UNAVAILABLE, format!("cannot read the copies: {why}"));
+    let (copies, folded) = fold_elsewhere(histories).await.map_err(unread)?;
+    let folded: Vec<Option<Factory>> = folded.into_iter().map(Folded::into_factory).collect();
+    for (fate, ((instance, _), factory)) in fates.iter_mut().zip(copies.iter().zip(&folded)) {
         // It was forgotten since: there is nothing to bring back.
-        if folded(copy).into_factory().is_none() {
+        if factory.is_none() {
             *fate = Fate::Finished;
         }
         // Brought back by this command already, and lightningd wasn't restarted.
-        if *fate == Fate::Restored && !state.runtime.records(copy.instance).await?.is_empty() {
+        if *fate == Fate::Restored && !state.runtime.records(*instance).await?.is_empty() {
             *fate = Fate::Known;
         }
     }
+    let shown = copies.iter().zip(&folded).zip(&fates);
     let factories: Vec<Value> =
-        copies.iter().zip(&fates).map(|(copy, fate)| describe(copy, *fate, height)).collect();
+        shown.map(|((copy, factory), fate)| describe(copy, factory.as_ref(), *fate, height)).collect();
     let reason = format!(
         "this node has lost what it had of it; its records are those of the backup file {}",
         backup.path().display()
     );
     let lost = copies.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
     let scbs: Vec<Vec<u8>> =
-        lost.filter_map(|(copy, _)| statics.get(&copy.instance)).flatten().cloned().collect();
+        lost.filter_map(|((instance, _), _)| statics.get(instance)).flatten().cloned().collect();
     let missing = copies.into_iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
     let recovered = encode_record(&[Event::Recovered(Recovered { reason })]);
     let histories: Vec<_> = missing
-        .map(|(copy, _)| (copy.instance, copy.records.into_iter().chain([recovered.clone()]).collect()))
+        .map(|((instance, records), _)| (instance, records.into_iter().chain([recovered.clone()]).collect()))
         .collect();
     let count = histories.len();
     if !dry_run && count > 0 {
@@ -146,19 +152,15 @@ fn backup(state: &State, file: Option<String>) -> Result<Backup, RpcError> {
     }
 }
 
-fn folded(copy: &Copy) -> Folded {
-    Folded::readable(copy.instance, copy.records.iter().map(|bytes| decode_record(bytes)))
-}
-
 /// What a copy holds, and what comes of it.
-fn describe(copy: &Copy, fate: Fate, height: Height) -> Value {
+fn describe((instance, records): &History, factory: Option<&Factory>, fate: Fate, height: Height) -> Value {
     let mut object = json!({
-        "factory_instance": copy.instance.to_string(),
-        "records": copy.records.len(),
+        "factory_instance": instance.to_string(),
+        "records": records.len(),
         "outcome": fate.name(),
     });
-    let Some(factory) = folded(copy).into_factory() else { return object };
-    object["role"] = factory_json::role(&factory).into();
+    let Some(factory) = factory else { return object };
+    object["role"] = factory_json::role(factory).into();
     object["lsp"] = factory.lsp().to_string().into();
     object["state"] = factory.state(height).name().into();
     object["timeout_block"] = factory.current.terms.timeout_height.into();
@@ -166,7 +168,7 @@ fn describe(copy: &Copy, fate: Fate, height: Height) -> Value {
         object["capacity_msat"] = factory.capacity(index).to_sat().saturating_mul(1_000).into();
     }
     if fate == Fate::Restored {
-        object["next"] = next(&factory, height).into();
+        object["next"] = next(factory, height).into();
     }
     object
 }
