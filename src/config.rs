@@ -28,7 +28,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            config: Config::default(),
+            config: Config { peer_backup: true, ..Config::default() },
             bitcoin_rpc: "auto".to_owned(),
             wake_command: String::new(),
             backup_file: String::new(),
@@ -87,7 +87,7 @@ const MAX_SECONDS: i64 = 366 * 24 * 3600;
 const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 46] = [
+static OPTIONS: [Entry; 49] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -352,10 +352,29 @@ static OPTIONS: [Entry; 46] = [
     },
     Entry {
         name: "factory-min-keepers",
-        kind: Kind::Number(0, 1, |to| &mut to.config.min_keepers),
-        description: "Number of keepers that must have a copy of all that is stored of a factory before this node says \
-                      that it has its path, pays for liquidity, gives its key away or funds it: with 1 it waits as \
-                      long as the backup file can't be written, with 0 it goes on and factory-status says so",
+        kind: Kind::Number(0, 8, |to| &mut to.config.min_keepers),
+        description: "Number of keepers (the backup file, the operator, and peers of factory-keeper) that must have a \
+                      copy of all that is stored of a factory before this node says that it has its path, pays for \
+                      liquidity, gives its key away or funds it. It waits for as long as there are fewer; with 0 it \
+                      waits for those that there are, goes on when they fail, and factory-status says so",
+    },
+    Entry {
+        name: "factory-no-peer-backup",
+        kind: Kind::Flag(|to, given| to.config.peer_backup = !given),
+        description: "Have no peer keep copies of what this node stores of its factories. Without it the operator of \
+                      each does, sealed, and gives them back when this node has lost them",
+    },
+    Entry {
+        name: "factory-keeper",
+        kind: Kind::List(set_keepers),
+        description: "Node id of a peer beside the operators that is asked to keep copies, if it serves \
+                      (factory-keep-for-peers); may be given several times",
+    },
+    Entry {
+        name: "factory-keep-for-peers",
+        kind: Kind::Flag(|to, given| to.config.serves_copies = given),
+        description: "Keep sealed copies for every peer that this node has a channel with, at most 4 MB each, and not \
+                      only for the clients of its factories",
     },
     Entry {
         name: "factory-unsafe-skip-funding-check",
@@ -495,10 +514,18 @@ fn set_renew(to: &mut Settings, text: &str) -> Result<(), BadOption> {
     Ok(())
 }
 
+fn node_id(option: &str, text: &str) -> Result<NodeId, BadOption> {
+    text.parse().map_err(|error| BadOption(format!("{option}: {error}, got '{text}'")))
+}
+
+fn set_keepers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
+    let parse = |text: &String| node_id("factory-keeper", text);
+    to.config.keepers = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
 fn set_allowed(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| -> Result<NodeId, BadOption> {
-        text.parse().map_err(|error| BadOption(format!("factory-allow-lsp: {error}, got '{text}'")))
-    };
+    let parse = |text: &String| node_id("factory-allow-lsp", text);
     if texts.iter().any(|text| text == ANYBODY) {
         to.config.anybody_invites = true;
     } else {

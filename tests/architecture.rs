@@ -101,7 +101,7 @@ const DIRECTIONS: [(&str, Table); 3] = [
                     "engine",
                 ],
             ),
-            ("backup", &["types", "tx", "io", "memory", "step", "engine"]),
+            ("backup", &["types", "wire", "record", "io", "memory", "step", "engine"]),
             (
                 "reclaim",
                 &["types", "terms", "tx", "record", "signing", "policy", "io", "memory", "step", "engine"],

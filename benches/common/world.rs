@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, BlockHash, Transaction};
+use factory_engine::backup::{Copy, SealedCopy};
+use factory_engine::io::{ShelfAnswer, ShelfRequest};
 use factory_engine::policy::{Config, Policy};
 use factory_engine::record::event::encode_record;
 use factory_engine::terms::Shape;
@@ -61,6 +63,10 @@ pub struct Member {
     pub received: usize,
     /// Bytes of records.
     pub stored: usize,
+    /// Its records, where copies of them are kept: one factory's.
+    pub records: Vec<Vec<u8>>,
+    /// What it keeps for others.
+    pub shelf: BTreeMap<(NodeId, [u8; 32]), SealedCopy>,
     /// When its processor is free.
     free: Duration,
 }
@@ -98,6 +104,7 @@ pub struct World {
     pub funding: Option<Transaction>,
     pub height: u32,
     pub memory: Option<Memory>,
+    copies: bool,
     network: Network,
     links: BTreeMap<(usize, usize), Link>,
     /// When the wire from one to the other has taken what was sent.
@@ -122,7 +129,12 @@ fn index(node: NodeId) -> usize {
 impl World {
     /// An operator and so many clients, connected.
     pub fn new(clients: usize, network: Network) -> Self {
-        let config = || Config { policy: Policy::Auto, ..Config::default() };
+        Self::with(clients, network, false)
+    }
+
+    /// The same; whether the operator keeps copies for its clients.
+    pub fn with(clients: usize, network: Network, copies: bool) -> Self {
+        let config = || Config { policy: Policy::Auto, peer_backup: copies, ..Config::default() };
         let member = |at: usize| Member {
             engine: Engine::new(
                 node(at),
@@ -134,6 +146,8 @@ impl World {
             sent: 0,
             received: 0,
             stored: 0,
+            records: vec![],
+            shelf: BTreeMap::new(),
             free: Duration::ZERO,
         };
         let mut world = Self {
@@ -141,6 +155,7 @@ impl World {
             funding: None,
             height: HEIGHT,
             memory: None,
+            copies,
             network,
             links: BTreeMap::new(),
             wires: BTreeMap::new(),
@@ -294,7 +309,11 @@ impl World {
         let member = &mut self.members[at];
         let start = cpu_time();
         let step = member.engine.handle(input, self.now.as_millis() as u64, self.height, &mut self.rng);
-        member.stored += step.events.iter().map(|(_, events)| encode_record(events).len()).sum::<usize>();
+        let records: Vec<Vec<u8>> = step.events.iter().map(|(_, events)| encode_record(events)).collect();
+        member.stored += records.iter().map(Vec::len).sum::<usize>();
+        if self.copies {
+            member.records.extend(records);
+        }
         let answer = step.answer.clone().unwrap();
         let effects = member.engine.apply(step).unwrap();
         self.spend(at, cpu_time() - start);
@@ -350,6 +369,22 @@ impl World {
                 self.links.get_mut(&(at, to)).unwrap().send(&message).unwrap();
                 self.spend(at, cpu_time() - start);
                 self.transmit(at, to);
+            }
+            Effect::Copy { instance, peers: true, .. } => {
+                let copies = vec![Copy { instance, records: self.members[at].records.clone() }];
+                self.input(at, Input::Copied { instance, copies });
+            }
+            Effect::Shelf { peer, request } => {
+                let answer = match request {
+                    ShelfRequest::Put(copy) => {
+                        let (tag, counter) = (copy.tag, copy.counter);
+                        self.members[at].shelf.insert((peer, tag), copy);
+                        ShelfAnswer::Put { tag, counter, result: Ok(()) }
+                    }
+                    ShelfRequest::List => ShelfAnswer::List(vec![]),
+                    other => panic!("{other:?}"),
+                };
+                self.input(at, Input::Shelf { peer, answer });
             }
             Effect::Log { level, text } if level >= Level::Unusual => panic!("{text}"),
             _ => {}

@@ -5,6 +5,8 @@ use crate::close;
 use crate::engine::Engine;
 use crate::io::{Answer, Command, Entropy, Input, KnownChannel, Level, Refusal};
 use crate::memory::Volatile;
+use crate::memory::keepers::VolatileKeepers;
+use crate::memory::keeping::VolatileKeeping;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::sale;
@@ -83,6 +85,7 @@ impl Engine {
             Input::Started { channels } => self.on_started(step, &channels),
             Input::PeerUp { peer, channels } => {
                 step.volatile(Volatile::PeerUp(peer, channels));
+                self.keepers_peer_up(step, peer);
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
                 self.handover_peer_up(step, peer);
@@ -189,8 +192,14 @@ impl Engine {
                 self.on_published(step, txid, *report);
             }
             Input::Kept { keeper, list } => self.on_kept(step, keeper, list),
-            Input::NotKept { keeper, reason } => self.on_not_kept(step, keeper, reason),
+            Input::NotKept { keeper, reason } => self.on_not_kept(step, keeper, None, reason),
+            Input::Copied { instance, copies } => self.on_copied(step, instance, &copies),
+            Input::Shelf { peer, answer } => self.on_shelf_answer(step, peer, answer),
+            Input::BroughtBack { peer, instance, had, copied, compared } => {
+                self.on_brought_back(step, (peer, instance), had, copied, compared);
+            }
             Input::Tick => {
+                self.keepers_tick(step);
                 self.lsp_tick(step);
                 self.client_tick(step);
                 self.lsp_sales_tick(step);
@@ -216,6 +225,19 @@ impl Engine {
         if let Some(why) = self.damage(instance) {
             // S33: silence ends whatever the peer waits for, and commits us to nothing.
             step.log(Level::Unusual, format!("{instance}: ignored {name} from {peer}: {why}"));
+            return;
+        }
+        let has_us_sign =
+            matches!(message, Message::Propose(_) | Message::SalePropose(_) | Message::ClosePropose(_));
+        if has_us_sign && self.may_be_outdated(instance) {
+            let waits = self.keeping.keepers.may_defer(instance, peer);
+            let what = if waits { "waits" } else { "is ignored" };
+            let why = "a keeper may know more of it than this node (S9)";
+            step.log(Level::Info, format!("{instance}: {name} from {peer} {what}: {why}"));
+            if waits {
+                let change = VolatileKeepers::Deferred(instance, peer, payload.to_vec());
+                step.volatile(Volatile::Keeping(VolatileKeeping::Keepers(change)));
+            }
             return;
         }
         let of_sale = sale::ends_sale(&message);
@@ -271,6 +293,13 @@ impl Engine {
             Message::LeavePrice(m) => self.on_leave_price(step, peer, &m),
             Message::LeaveOpened(m) => self.on_leave_opened(step, peer, &m),
             Message::LeaveRefused(m) => self.on_leave_refused(step, peer, &m),
+            Message::AskCopies(_) => self.on_ask_copies(step, peer),
+            Message::Copies(m) => self.on_copies(step, peer, m),
+            Message::Keep(m) => self.on_keep(step, peer, m),
+            Message::Kept(m) => self.on_peer_kept(step, peer, &m),
+            Message::AskCopy(m) => self.on_ask_copy(step, peer, m.tag),
+            Message::CopyBack(m) => self.on_copy_back(step, peer, m),
+            Message::ForgetCopy(m) => self.on_forget_copy(step, peer, m.tag),
         };
         match result {
             Ok(()) => {}

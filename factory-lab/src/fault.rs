@@ -91,6 +91,8 @@ kinds! {
     MoveStands "move-stands" 200_000 "The HTLCs of a move stand for a while (each HTLC).";
     NotFree "not-free" 30_000 "The operator's node can't set fees, or says so and doesn't (each run that renews).";
     SlowBlock "slow-block" 20_000 "The next block takes hours (each block).";
+    MachineLost "machine-lost" 400_000 "A client's machine burns: it comes back with its seed alone, and with what its operator keeps (each run with copies).";
+    KeeperLies "keeper-lies" 150_000 "The operator says that it keeps a newer copy, keeps an old one, or none (each run with copies).";
 }
 
 impl Kind {

@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
+use factory_engine::backup::SealedCopy;
 use factory_engine::policy::Config;
 use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
@@ -44,6 +45,7 @@ use super::{LabError, error};
 
 pub use exit::{Account, Exit};
 pub use fault::{CrashAt, Fate, Outgoing, losing};
+pub use keeper::ShelfLie;
 pub use moves::{OPENER_MSAT, RESERVE_MSAT};
 
 /// The operator's number among the members.
@@ -87,6 +89,12 @@ pub struct Member {
     /// What its keeper has, on another machine.
     pub copies: BTreeMap<InstanceId, Vec<Vec<u8>>>,
     keeper_broken: bool,
+    /// What it keeps for others.
+    pub shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
+    /// How it lies about that.
+    pub shelf_lie: Option<ShelfLie>,
+    /// Channels that its lightningd had when its machine was lost.
+    burnt: Vec<(ChannelId, NodeId)>,
 }
 
 /// A broadcast of some member, and what the chain said.
@@ -215,6 +223,9 @@ impl World {
                 shadow: None,
                 copies: BTreeMap::new(),
                 keeper_broken: false,
+                shelves: BTreeMap::new(),
+                shelf_lie: None,
+                burnt: vec![],
             });
         }
         let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
-use factory_engine::record::event::encode_record;
-use factory_engine::types::{Height, InstanceId, Millis};
+use factory_engine::backup::{Comparison, Copy, WITH_A_PEER, compare};
+use factory_engine::io::Compared;
+use factory_engine::record::{decode_record, encode_record};
+use factory_engine::types::{Height, InstanceId, Millis, NodeId};
 use factory_engine::wire::codec::DecodeError;
-use factory_engine::{Answer, Effect, Engine, Input, Ladder, Level, PriceList, Refusal, Step};
+use factory_engine::{Answer, Effect, Engine, Folded, Input, Ladder, Level, PriceList, Refusal, Step};
 
 use crate::store::{History, Store, StoreError};
 
@@ -43,6 +45,10 @@ pub struct Runtime<S, N> {
     tip_kept: Option<(Millis, BlockHash)>,
     /// Factories wait for the next start, which has to read the chain again.
     recovered: bool,
+    /// Copies that have more than is stored.
+    newer: Vec<(NodeId, Copy)>,
+    /// Messages that waited.
+    again: Vec<Input>,
 }
 
 /// The last block that was handled before a restart.
@@ -88,6 +94,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
             stale_view: true,
             tip_kept: None,
             recovered: false,
+            newer: vec![],
+            again: vec![],
         }
     }
 
@@ -107,6 +115,12 @@ impl<S: Store, N: Node> Runtime<S, N> {
                 }
             };
             self.serve(request).await;
+            for (peer, copy) in std::mem::take(&mut self.newer) {
+                self.bring_back(peer, copy).await;
+            }
+            for input in std::mem::take(&mut self.again) {
+                self.handle(input, None).await;
+            }
         }
     }
 
@@ -197,6 +211,44 @@ impl<S: Store, N: Node> Runtime<S, N> {
         // What follows would be noted as handled.
         self.recovered = true;
         Ok(())
+    }
+
+    /// S9: a copy that begins with all that is stored of its factory brings back the rest. Nothing is signed there before
+    /// the engine knows. The next start reads the chain again: blocks may have gone by without what comes back.
+    async fn bring_back(&mut self, peer: NodeId, copy: Copy) {
+        let instance = copy.instance;
+        let stored = match self.store.load(instance).await {
+            Ok(stored) => stored,
+            Err(error) => return log::error!("{instance}: cannot compare its records with a copy: {error}"),
+        };
+        let compared = match compare(&copy.records, &stored, WITH_A_PEER) {
+            Comparison::Older => Compared::Older,
+            Comparison::Other => Compared::Other,
+            Comparison::Newer(missing) => match self.take_back(instance, missing).await {
+                Ok(true) => Compared::Newer,
+                Ok(false) => Compared::Other,
+                // Nothing is signed there until the next connection asks again.
+                Err(error) => return log::error!("{instance}: cannot store what a keeper has: {error}"),
+            },
+        };
+        let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let (had, copied) = (number(&stored), number(&copy.records));
+        self.handle(Input::BroughtBack { peer, instance, had, copied, compared }, None).await;
+    }
+
+    /// Whether these records go on where those that are stored end; then they are stored, too.
+    async fn take_back(&mut self, instance: InstanceId, missing: Vec<Vec<u8>>) -> Result<bool, StoreError> {
+        let events = missing.iter().map(|record| decode_record(record)).collect::<Result<Vec<_>, _>>();
+        let before = self.engine.factory(instance).cloned();
+        let folded = events.ok().and_then(|events| Folded::new(instance, before, events).ok());
+        let Some(folded) = folded else { return Ok(false) };
+        forget_tip(&mut self.store).await?;
+        self.recovered = true;
+        let records: Vec<_> = missing.into_iter().map(|record| (instance, record)).collect();
+        self.store.append(&records).await?;
+        self.engine.bring_back(folded);
+        self.stale_view = true;
+        Ok(true)
     }
 
     async fn handle_if(&mut self, input: Option<Input>) {
@@ -336,6 +388,8 @@ impl<S: Store, N: Node> Runtime<S, N> {
         match effect {
             Effect::Send { peer, message } => self.inbox.peers.send(peer, &message, &self.node),
             Effect::Log { level, text } => write_log(level, &text),
+            Effect::BringBack { peer, copy } => self.newer.push((peer, copy)),
+            Effect::ReadAgain { peer, payload } => self.again.push(Input::Message { peer, payload }),
             Effect::StateChanged { instance, new, .. } => {
                 // Nobody may be listening.
                 let _ = self.inbox.transitions.send(Transition { instance, new });

@@ -66,6 +66,7 @@ fn words(message: &Message) -> Option<&Words> {
         Message::HandoverRefused(refused) => &refused.reason,
         Message::LeaveRefused(refused) => &refused.reason,
         Message::MoveRefused(refused) => &refused.reason,
+        Message::Kept(kept) => return kept.refused.as_ref(),
         _ => return None,
     })
 }

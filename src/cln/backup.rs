@@ -1,6 +1,7 @@
-//! `factory-backup-file`: a file that keeps a copy of every record of every factory that lives (S39).
+//! Copies of every record of every factory that lives (S39): in the file that `factory-backup-file` names, and for the
+//! peers that keep some.
 //!
-//! One task owns it. The engine says of which factories a copy is wanted ([`Effect::Copy`](factory_engine::Effect)),
+//! One task makes them. The engine says of which factories a copy is wanted ([`Effect::Copy`](factory_engine::Effect)),
 //! and hears which are on the disk; what binds this node waits for that (`factory_engine::backup`).
 
 pub mod catch_up;
@@ -13,13 +14,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use factory_engine::backup::copy::NONCE;
 use factory_engine::backup::{Copy, CopyError, CopyKey, SealedCopy};
 use factory_engine::io::Keeper;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::{Entropy, Factory, Input};
 use factory_runtime::{Handle, SystemEntropy};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use file::BadFile;
 use statics::Statics;
@@ -28,18 +29,31 @@ use super::client::Rpc;
 
 /// How long copies for which nothing waits are collected.
 const COLLECT: Duration = Duration::from_secs(1);
+/// Over how long copies for peers are spread, where nothing waits: they all go to one operator.
+const SPREAD: Duration = Duration::from_secs(10);
 /// How long a disk may take. lightningd waits for a start.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries to write.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Asks for copies; a cheap clone. Without a file nobody hears it.
+/// A copy of a factory's records as they are now.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// The factory (factory_instance).
+    pub instance: InstanceId,
+    /// Whether something waits for it.
+    pub urgent: bool,
+    /// Whether peers should have one too.
+    pub peers: bool,
+}
+
+/// Asks for copies; a cheap clone.
 #[derive(Debug, Clone)]
-pub struct Wanted(mpsc::UnboundedSender<(InstanceId, bool)>);
+pub struct Wanted(mpsc::UnboundedSender<Wish>);
 
 /// What the task hears.
 #[derive(Debug)]
-pub struct Wishes(mpsc::UnboundedReceiver<(InstanceId, bool)>);
+pub struct Wishes(mpsc::UnboundedReceiver<Wish>);
 
 /// Both ends.
 pub fn channel() -> (Wanted, Wishes) {
@@ -48,10 +62,10 @@ pub fn channel() -> (Wanted, Wishes) {
 }
 
 impl Wanted {
-    /// A copy of a factory's records as they are now; at once, if something waits for it.
-    pub fn push(&self, instance: InstanceId, urgent: bool) {
-        // Without a file nobody listens.
-        let _ = self.0.send((instance, urgent));
+    /// At once, if something waits for it.
+    pub fn push(&self, wish: Wish) {
+        // The task ends with the process.
+        let _ = self.0.send(wish);
     }
 }
 
@@ -143,117 +157,147 @@ pub async fn copies(backup: Option<&Backup>) -> Vec<Copy> {
     }
 }
 
-/// Keeps the file up to date for as long as the plugin runs.
-pub async fn keep(backup: Backup, rpc: Rpc, runtime: Handle, mut wishes: Wishes) {
-    let mut keeper = FileKeeper {
-        backup,
+/// Makes copies, for the file and for peers, for as long as the plugin runs.
+pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes: Wishes) {
+    let has_file = backup.is_some();
+    let mut copier = Copier {
         rpc,
         runtime,
         statics: BTreeMap::new(),
-        copies: BTreeMap::new(),
-        wanted: BTreeSet::new(),
-        other: BTreeSet::new(),
+        for_peers: BTreeSet::new(),
+        peers_due: None,
+        for_file: BTreeSet::new(),
+        file: backup.map(FileKeeper::new),
     };
-    keeper.begin().await;
-    keeper.copy_until_done(&mut wishes).await;
-    while let Some((instance, mut urgent)) = wishes.0.recv().await {
-        keeper.wanted.insert(instance);
-        let collected = tokio::time::Instant::now() + COLLECT;
+    if has_file {
+        let living = copier.runtime.read(|engine, _| engine.worth_keeping()).await;
+        copier.for_file.extend(living.unwrap_or_default());
+        copier.copy_until_done(&mut wishes).await;
+    }
+    loop {
+        let wish = match copier.peers_due {
+            None => wishes.0.recv().await,
+            Some(due) => match tokio::time::timeout_at(due, wishes.0.recv()).await {
+                Ok(wish) => wish,
+                Err(_) => {
+                    copier.hand_to_peers().await;
+                    continue;
+                }
+            },
+        };
+        let Some(wish) = wish else { return };
+        copier.want(wish);
+        let mut urgent = wish.urgent;
+        let collected = Instant::now() + COLLECT;
         while !urgent {
             match tokio::time::timeout_at(collected, wishes.0.recv()).await {
-                Ok(Some((instance, hurry))) => {
-                    keeper.wanted.insert(instance);
-                    urgent = hurry;
+                Ok(Some(wish)) => {
+                    copier.want(wish);
+                    urgent = wish.urgent;
                 }
                 Ok(None) => return,
                 Err(_) => break,
             }
         }
-        keeper.copy_until_done(&mut wishes).await;
+        copier.copy_until_done(&mut wishes).await;
     }
 }
 
-struct FileKeeper {
-    backup: Backup,
+/// What makes copies of records.
+struct Copier {
     rpc: Rpc,
     runtime: Handle,
     /// lightningd's static channel backups, by factory.
     statics: BTreeMap<InstanceId, Statics>,
-    /// What is in the file.
-    copies: BTreeMap<InstanceId, SealedCopy>,
-    /// Factories of which a newer copy is wanted.
-    wanted: BTreeSet<InstanceId>,
-    /// Factories whose copy in the file is longer than this node's records, and isn't of them.
-    other: BTreeSet<InstanceId>,
+    /// Factories of which peers want a newer copy.
+    for_peers: BTreeSet<InstanceId>,
+    /// When they get it.
+    peers_due: Option<Instant>,
+    /// Factories of which the file wants one.
+    for_file: BTreeSet<InstanceId>,
+    file: Option<FileKeeper>,
 }
 
-impl FileKeeper {
-    /// Reads what is there, and looks what of it is old.
-    async fn begin(&mut self) {
-        loop {
-            match self.backup.read().await {
-                Ok(copies) => {
-                    let (sealed, opened): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
-                    self.copies = opened.iter().map(|copy| copy.instance).zip(sealed).collect();
-                    let known = |(of, scbs): (InstanceId, Vec<Vec<u8>>)| {
-                        let one = |scb: Vec<u8>| Some((statics::channel_of(&scb)?, scb));
-                        (of, scbs.into_iter().filter_map(one).collect::<Statics>())
-                    };
-                    self.statics = statics::split(opened).1.into_iter().map(known).collect();
-                    break;
-                }
-                // Nothing is overwritten: it may be all that is left of another node.
-                Err(why) => {
-                    let reason = format!(
-                        "{}: {why}; name another file, or move this one away",
-                        self.backup.path.display()
-                    );
-                    self.fail(reason).await;
-                }
-            }
+impl Copier {
+    fn want(&mut self, wish: Wish) {
+        if wish.peers {
+            self.for_peers.insert(wish.instance);
+            // A block concerns all of an operator's clients at once.
+            let [first, ..] = SystemEntropy.bytes32();
+            let pause = if wish.urgent { Duration::ZERO } else { COLLECT + SPREAD * u32::from(first) / 256 };
+            let due = Instant::now() + pause;
+            self.peers_due = Some(self.peers_due.map_or(due, |before| before.min(due)));
         }
-        let living = self.runtime.read(|engine, _| engine.worth_keeping()).await;
-        self.wanted.extend(living.unwrap_or_default());
+        if self.file.is_some() {
+            self.for_file.insert(wish.instance);
+        }
     }
 
-    /// Copies what is wanted now, and what is meanwhile; a disk that takes nothing is tried again.
+    /// Copies what is wanted now, and what is meanwhile; a disk that takes nothing is tried again, and peers don't
+    /// wait for it.
     async fn copy_until_done(&mut self, wishes: &mut Wishes) {
         loop {
-            while let Ok((instance, _)) = wishes.0.try_recv() {
-                self.wanted.insert(instance);
+            while let Ok(wish) = wishes.0.try_recv() {
+                self.want(wish);
             }
-            let Err(reason) = self.copy().await else { return };
-            self.fail(reason).await;
+            self.hand_to_peers().await;
+            let Err(reason) = self.write().await else { return };
+            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
+            let again = Instant::now() + AGAIN;
+            while let Ok(Some(wish)) = tokio::time::timeout_at(again, wishes.0.recv()).await {
+                self.want(wish);
+                self.hand_to_peers().await;
+            }
         }
     }
 
-    async fn fail(&self, reason: String) {
-        self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
-        tokio::time::sleep(AGAIN).await;
+    /// Gives the engine what it has peers keep, once that is due.
+    async fn hand_to_peers(&mut self) {
+        if self.peers_due.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.peers_due = None;
+        let wanted = std::mem::take(&mut self.for_peers);
+        // Without them a factory is worth its whole capacity after the timeout.
+        if let Err(why) = self.look_at_channels(&wanted).await {
+            log::warn!("peers get no static channel backups: {why}");
+        }
+        for instance in wanted {
+            match self.records(instance).await {
+                Ok(records) => {
+                    let mut copies = vec![Copy { instance, records }];
+                    copies.extend(self.statics_of(instance));
+                    self.runtime.input(Input::Copied { instance, copies });
+                }
+                Err(why) => {
+                    log::warn!("factory {instance}: no copy for peers yet: {why}");
+                    self.for_peers.insert(instance);
+                    self.peers_due = Some(Instant::now() + AGAIN);
+                }
+            }
+        }
     }
 
     /// Writes what is wanted; nothing of it is wanted any more then.
-    async fn copy(&mut self) -> Result<(), String> {
-        let mut copies = self.copies.clone();
-        for instance in &self.wanted {
-            let records = self.runtime.records(*instance).await.map_err(|refusal| refusal.to_string())?;
-            let known = copies.get(instance).map_or(0, |copy| copy.counter);
-            let sealed = self.seal(*instance, records)?;
-            if sealed.counter >= known {
-                copies.insert(*instance, sealed);
-            } else if self.other.insert(*instance) {
-                // A start has said that the factory is exit-only.
-                log::warn!(
-                    "factory {instance}: the backup file has a copy of {known} records, and this node has {} that \
-                     differ: the copy is kept as it is",
-                    sealed.counter
-                );
+    async fn write(&mut self) -> Result<(), String> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let written = self.write_to(&mut file).await;
+        self.file = Some(file);
+        written
+    }
+
+    async fn write_to(&mut self, file: &mut FileKeeper) -> Result<(), String> {
+        // What is kept of channels is kept as it was first.
+        self.statics.append(&mut file.begin().await?);
+        let wanted = self.for_file.clone();
+        self.look_at_channels(&wanted).await?;
+        let mut copies = file.copies.clone();
+        for instance in &wanted {
+            let records = self.records(*instance).await?;
+            file.replace(&mut copies, *instance, records)?;
+            if let Some(copy) = self.statics_of(*instance) {
+                file.replace(&mut copies, copy.instance, copy.records)?;
             }
-        }
-        for (instance, scbs) in self.new_statics().await? {
-            let sealed = self.seal(statics::name(instance), scbs.values().cloned().collect())?;
-            copies.insert(statics::name(instance), sealed);
-            self.statics.insert(instance, scbs);
         }
         let known: Vec<InstanceId> = copies.keys().copied().collect();
         let over = self.runtime.read(move |engine, _| {
@@ -263,31 +307,29 @@ impl FileKeeper {
             copies.remove(&instance);
             copies.remove(&statics::name(instance));
         }
-        if copies != self.copies || !self.backup.path.exists() {
-            let (path, list) = (self.backup.path.clone(), copies.clone());
-            let written = within(move || file::write(&path, list.values())).await?;
-            written.map_err(|error| format!("{}: {error}", self.backup.path.display()))?;
-            self.copies = copies;
-        }
-        self.wanted.clear();
-        let statics: BTreeSet<InstanceId> = self.statics.keys().map(|of| statics::name(*of)).collect();
-        let none = |instance: &InstanceId| self.other.contains(instance) || statics.contains(instance);
-        let kept = self.copies.iter().filter(|(instance, _)| !none(instance));
+        file.write(copies).await?;
+        self.for_file.clear();
+        let names: BTreeSet<InstanceId> = self.statics.keys().map(|of| statics::name(*of)).collect();
+        let none = |instance: &InstanceId| file.other.contains(instance) || names.contains(instance);
+        let kept = file.copies.iter().filter(|(instance, _)| !none(instance));
         let list = kept.map(|(instance, copy)| (*instance, copy.counter)).collect();
         self.runtime.input(Input::Kept { keeper: Keeper::File, list });
         Ok(())
     }
 
-    fn seal(&self, instance: InstanceId, records: Vec<Vec<u8>>) -> Result<SealedCopy, String> {
-        let mut nonce = [0; NONCE];
-        nonce.copy_from_slice(&SystemEntropy.bytes32()[..NONCE]);
-        let sealed = self.backup.key.seal(&Copy { instance, records }, nonce);
-        sealed.ok_or_else(|| format!("factory {instance} has more records than a copy can"))
+    async fn records(&self, instance: InstanceId) -> Result<Vec<Vec<u8>>, String> {
+        self.runtime.records(instance).await.map_err(|refusal| refusal.to_string())
     }
 
-    /// Of the wanted factories that have channels of which no static backup is kept yet: all that are to be kept.
-    async fn new_statics(&self) -> Result<Vec<(InstanceId, Statics)>, String> {
-        let wanted = self.wanted.clone();
+    /// The static channel backups of a factory, as a copy of their own.
+    fn statics_of(&self, instance: InstanceId) -> Option<Copy> {
+        let records = self.statics.get(&instance)?.values().cloned().collect();
+        Some(Copy { instance: statics::name(instance), records })
+    }
+
+    /// Notes static backups of these factories' channels, of those that have none yet.
+    async fn look_at_channels(&mut self, wanted: &BTreeSet<InstanceId>) -> Result<(), String> {
+        let wanted = wanted.clone();
         let channels = self.runtime.read(move |engine, _| {
             let of = |instance| {
                 let own = engine.factory(instance).into_iter().flat_map(Factory::own_channels);
@@ -295,7 +337,6 @@ impl FileKeeper {
             };
             wanted.into_iter().map(of).collect::<Vec<_>>()
         });
-        let mut new = vec![];
         for (instance, channels) in channels.await.map_err(|refusal| refusal.to_string())? {
             let kept = self.statics.get(&instance);
             let missing: BTreeSet<ChannelId> =
@@ -303,12 +344,85 @@ impl FileKeeper {
             if missing.is_empty() {
                 continue;
             }
-            let mut all = statics::read(&self.rpc, &missing).await.map_err(|error| error.to_string())?;
-            if !all.is_empty() {
-                all.extend(kept.cloned().unwrap_or_default());
-                new.push((instance, all));
+            let new = statics::read(&self.rpc, &missing).await.map_err(|error| error.to_string())?;
+            if !new.is_empty() {
+                self.statics.entry(instance).or_default().extend(new);
             }
         }
-        Ok(new)
+        Ok(())
+    }
+}
+
+/// The backup file.
+struct FileKeeper {
+    backup: Backup,
+    /// Whether it was read.
+    begun: bool,
+    /// What is in it.
+    copies: BTreeMap<InstanceId, SealedCopy>,
+    /// Factories whose copy in the file is longer than this node's records, and isn't of them.
+    other: BTreeSet<InstanceId>,
+}
+
+impl FileKeeper {
+    fn new(backup: Backup) -> Self {
+        Self { backup, begun: false, copies: BTreeMap::new(), other: BTreeSet::new() }
+    }
+
+    /// Reads what is there, the first time; gives the static channel backups in it.
+    async fn begin(&mut self) -> Result<BTreeMap<InstanceId, Statics>, String> {
+        if self.begun {
+            return Ok(BTreeMap::new());
+        }
+        // Nothing is overwritten: it may be all that is left of another node.
+        let unread =
+            |why| format!("{}: {why}; name another file, or move this one away", self.backup.path.display());
+        let (sealed, opened): (Vec<_>, Vec<_>) =
+            self.backup.read().await.map_err(unread)?.into_iter().unzip();
+        self.copies = opened.iter().map(|copy| copy.instance).zip(sealed).collect();
+        self.begun = true;
+        let known = |(of, scbs): (InstanceId, Vec<Vec<u8>>)| {
+            let one = |scb: Vec<u8>| Some((statics::channel_of(&scb)?, scb));
+            (of, scbs.into_iter().filter_map(one).collect::<Statics>())
+        };
+        Ok(statics::split(opened).1.into_iter().map(known).collect())
+    }
+
+    /// Puts a newer copy among them, if it is newer.
+    fn replace(
+        &mut self,
+        copies: &mut BTreeMap<InstanceId, SealedCopy>,
+        instance: InstanceId,
+        records: Vec<Vec<u8>>,
+    ) -> Result<(), String> {
+        let known =
+            copies.get(&instance).map_or(0, |copy| usize::try_from(copy.counter).unwrap_or(usize::MAX));
+        let count = records.len();
+        if count > known {
+            copies.insert(instance, self.seal(instance, records)?);
+        } else if count < known && self.other.insert(instance) {
+            // A start has said that the factory is exit-only.
+            log::warn!(
+                "factory {instance}: the backup file has a copy of {known} records, and this node has {count} that \
+                 differ: the copy is kept as it is"
+            );
+        }
+        Ok(())
+    }
+
+    fn seal(&self, instance: InstanceId, records: Vec<Vec<u8>>) -> Result<SealedCopy, String> {
+        let sealed = self.backup.key.seal(&Copy { instance, records });
+        sealed.ok_or_else(|| format!("factory {instance} has more records than a copy can"))
+    }
+
+    /// Replaces the file by one with these, if they aren't what it has.
+    async fn write(&mut self, copies: BTreeMap<InstanceId, SealedCopy>) -> Result<(), String> {
+        if copies != self.copies || !self.backup.path.exists() {
+            let (path, list) = (self.backup.path.clone(), copies.clone());
+            let written = within(move || file::write(&path, list.values())).await?;
+            written.map_err(|error| format!("{}: {error}", self.backup.path.display()))?;
+            self.copies = copies;
+        }
+        Ok(())
     }
 }

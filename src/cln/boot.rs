@@ -138,9 +138,7 @@ pub async fn prepare(
         owner.refuse_everything(reason);
     }
     vital.spawn("owns the engine", owner.run(first, begin.0));
-    if let Some(backup) = backup.clone() {
-        vital.spawn("keeps the backup file", backup::keep(backup, rpc.clone(), handle.clone(), wishes));
-    }
+    vital.spawn("makes copies", backup::keep(backup.clone(), rpc.clone(), handle.clone(), wishes));
     let mut shared = Shared {
         online,
         bitcoind,

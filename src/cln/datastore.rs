@@ -22,6 +22,11 @@ pub struct Datastore<C>(C);
 /// The plugin's store: records in lightningd's datastore.
 pub type NodeStore<C> = Keyed<Datastore<C>>;
 
+/// The datastore of the node behind this connection.
+pub fn keys<C: Call>(rpc: C) -> Datastore<C> {
+    Datastore(rpc)
+}
+
 /// The store of the node behind this connection.
 pub fn store<C: Call>(rpc: C) -> NodeStore<C> {
     Keyed::new(Datastore(rpc))

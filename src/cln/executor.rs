@@ -12,13 +12,15 @@ use factory_engine::io::fees::{Refused, Report, Trouble};
 use factory_engine::tx::child::Coin;
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, OutPoint};
 use factory_engine::{CheckFailure, Effect, Input, Invoice, NodeError, OpenFailure};
+use factory_runtime::store::shelf::Shelves;
 use factory_runtime::{Handle, Node};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::backup::Wanted;
+use super::backup::{Wanted, Wish};
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
+use super::datastore::{self, Datastore};
 use super::failures::{CANNOT_AFFORD, fund_failure, open_failure};
 use super::funding_script::Database;
 use super::kept::Kept;
@@ -30,6 +32,9 @@ use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wa
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds in which a peer may agree to a close. By force lightningd cuts the connection, and holds it for 5 s more: a
+/// busy peer takes longer than one.
+const ALONE_AFTER: u32 = 10;
 /// Between two looks at a backend that is away.
 const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 /// Notification topic for changes of state.
@@ -59,6 +64,9 @@ pub struct Executor {
     fees: Lanes,
     waker: Waker,
     copies: Wanted,
+    shelves: Shelves<Datastore<Rpc>>,
+    /// One request about a peer's shelf after the other.
+    kept_for: Lanes,
 }
 
 impl Executor {
@@ -76,7 +84,6 @@ impl Executor {
         let raises = Raises::default();
         tokio::spawn(raise_all(raises.clone(), bumper, runtime.clone(), away.clone()));
         Self {
-            rpc,
             runtime,
             database,
             outbox,
@@ -89,6 +96,9 @@ impl Executor {
             fees: Lanes::default(),
             waker,
             copies,
+            shelves: Shelves::new(datastore::keys(rpc.clone())),
+            kept_for: Lanes::default(),
+            rpc,
         }
     }
 
@@ -286,7 +296,15 @@ impl Node for Executor {
                 });
             }
             Effect::Bump(raise) => self.raises.push(*raise),
-            Effect::Copy { instance, urgent } => self.copies.push(instance, urgent),
+            Effect::Copy { instance, urgent, peers } => self.copies.push(Wish { instance, urgent, peers }),
+            Effect::Shelf { peer, request } => {
+                let (shelves, runtime) = (self.shelves.clone(), self.runtime.clone());
+                self.kept_for.push(peer, async move {
+                    if let Some(answer) = shelves.serve(peer, request).await {
+                        runtime.input(Input::Shelf { peer, answer });
+                    }
+                });
+            }
             Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);
@@ -381,7 +399,7 @@ impl Node for Executor {
             Effect::Wake { instance, peer, by, reason } => self.waker.wake(instance, peer, by, reason),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
-                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": ALONE_AFTER});
                     rpc.call("close", params).await.map(|closed| closed["type"].to_string())
                 });
             }
@@ -389,7 +407,10 @@ impl Node for Executor {
                 self.state_changed(instance, old.map(|state| state.name()), new.name());
             }
             // The runtime keeps these to itself.
-            Effect::Send { .. } | Effect::Log { .. } => {}
+            Effect::Send { .. }
+            | Effect::Log { .. }
+            | Effect::BringBack { .. }
+            | Effect::ReadAgain { .. } => {}
         }
     }
 

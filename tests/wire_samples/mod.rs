@@ -115,6 +115,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
     let (instance, attempt) = (INSTANCE, ATTEMPT);
     let channel_id = ChannelId([0xcc; 32]);
     let (from, to) = (ChannelId([0x31; 32]), ChannelId([0x32; 32]));
+    let tag = [0xa2; 32];
     let abort = Abort {
         instance,
         attempt,
@@ -479,6 +480,19 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             "leave_refused",
             Message::LeaveRefused(LeaveRefused { instance, attempt, reason: Words::new("not here") }),
         ),
+        ("ask_copies", Message::AskCopies(AskCopies { most: 64 })),
+        (
+            "copies",
+            Message::Copies(Copies {
+                list: vec![(tag, (7, counting(3))), ([0xa3; 32], (65_536, [0xa4; 24]))],
+            }),
+        ),
+        ("keep", Message::Keep(Keep { tag, counter: 7, sealed: counting::<40>(1).to_vec() })),
+        ("kept", Message::Kept(Kept { tag, counter: 7, refused: None })),
+        ("kept_not", Message::Kept(Kept { tag, counter: 7, refused: Some(Words::new("no room")) })),
+        ("ask_copy", Message::AskCopy(AskCopy { tag })),
+        ("copy_back", Message::CopyBack(CopyBack { tag, counter: 7, sealed: counting::<40>(1).to_vec() })),
+        ("forget_copy", Message::ForgetCopy(ForgetCopy { tag })),
     ]
 }
 

@@ -2,19 +2,22 @@
 //!
 //! What binds this node for good (that it has stored its path, that it pays for liquidity, that its key goes to
 //! the operator, that the funding is sent) leaves once enough keepers have a copy of every record that it
-//! follows from. Until then [`Engine::apply`] holds it back: to everybody else that looks like a node that is
+//! follows from: the backup file, the operator, and peers that the node names ([`Keeper`]). Until then [`Engine::apply`] holds it back: to everybody else that looks like a node that is
 //! slow, which is nothing new to them. A restart loses what was held, as it loses what was about to be sent.
 
-pub mod copy;
+mod peers;
+mod serve;
 
 use crate::engine::Engine;
 use crate::io::{Keeper, Level};
 use crate::memory::Volatile;
 use crate::memory::keeping::VolatileKeeping;
 use crate::step::builder::StepBuilder;
-use crate::types::InstanceId;
+use crate::types::{InstanceId, NodeId};
 
-pub use copy::{Copy, CopyError, CopyKey, SealedCopy};
+pub use crate::record::copy::{self, Copy, CopyError, CopyKey, SealedCopy};
+pub use peers::{Comparison, WITH_A_PEER, compare, outdated};
+pub use serve::admit;
 
 /// How the copies of one factory stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +33,20 @@ pub struct Kept {
 impl Engine {
     /// A keeper has these copies; others that wait for it may go on.
     pub(crate) fn on_kept(&self, step: &mut StepBuilder<'_>, keeper: Keeper, list: Vec<(InstanceId, u32)>) {
-        if let Some(why) = self.keeping.trouble(keeper) {
+        if let Some(why) = self.keeping.trouble(keeper).filter(|_| !list.is_empty()) {
             step.log(Level::Info, format!("{keeper} takes copies again, after: {why}"));
         }
         step.volatile(Volatile::Keeping(VolatileKeeping::Kept(keeper, list)));
     }
 
-    /// A keeper can't take copies now.
-    pub(crate) fn on_not_kept(&self, step: &mut StepBuilder<'_>, keeper: Keeper, why: String) {
+    /// A keeper can't take copies now: of one factory, or of any.
+    pub(crate) fn on_not_kept(
+        &self,
+        step: &mut StepBuilder<'_>,
+        keeper: Keeper,
+        instance: Option<InstanceId>,
+        why: String,
+    ) {
         if self.keeping.trouble(keeper) != Some(&why) {
             let waits = self.keeping.waiting().len();
             let then = match self.config.min_keepers {
@@ -46,7 +55,7 @@ impl Engine {
             };
             step.log(Level::Unusual, format!("{keeper} takes no copy: {why}; {then}"));
         }
-        step.volatile(Volatile::Keeping(VolatileKeeping::Trouble(keeper, why)));
+        step.volatile(Volatile::Keeping(VolatileKeeping::Trouble(keeper, instance, why)));
     }
 
     /// How the copies of a factory stand; nothing if it isn't worth one.
@@ -63,6 +72,12 @@ impl Engine {
     pub fn worth_keeping(&self) -> Vec<InstanceId> {
         let all = self.factories().map(|factory| factory.instance);
         all.filter(|instance| self.is_worth_keeping(*instance)).collect()
+    }
+
+    /// Connected peers that keep copies for this node.
+    pub fn keeping_peers(&self) -> impl Iterator<Item = NodeId> {
+        let keeps = |peer: &NodeId| self.factories.keys().any(|instance| self.is_keeper(*instance, *peer));
+        self.keeping.keepers.ready().filter(keeps)
     }
 
     /// Why a keeper can't take copies now.

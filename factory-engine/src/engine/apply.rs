@@ -88,6 +88,7 @@ impl Engine {
             Volatile::PeerDown(peer) => {
                 self.peers.remove(&peer);
                 self.friends.remove(&peer);
+                self.keeping.gone(peer);
             }
             Volatile::Tip(height, hash) => self.tip = Some((height, hash)),
             Volatile::ReorgTip(height) => {

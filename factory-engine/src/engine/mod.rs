@@ -24,6 +24,7 @@ use crate::memory::offences::Offences;
 use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
 use crate::policy::Config;
+use crate::record::copy::CopyKey;
 use crate::record::event::Event;
 use crate::record::factory::Factory;
 use crate::record::load_error::LoadError;
@@ -149,6 +150,8 @@ impl Folded {
 pub struct Engine {
     pub(crate) me: NodeId,
     pub(crate) master: MasterSecret,
+    /// Seals what keepers get.
+    pub(crate) copy_key: CopyKey,
     pub(crate) config: Config,
     // Durable: the fold of what the store holds.
     pub(crate) factories: BTreeMap<InstanceId, Factory>,
@@ -206,6 +209,7 @@ impl Engine {
     pub fn new(me: NodeId, master: MasterSecret, config: Config) -> Self {
         Self {
             me,
+            copy_key: CopyKey::derive(&master),
             master,
             config,
             factories: BTreeMap::new(),
@@ -257,6 +261,22 @@ impl Engine {
         let folded = Folded::new(instance, before, records)?;
         self.adopt(folded);
         Ok(())
+    }
+
+    /// Goes on with records that a keeper had and this node did not (S9): a factory that was folded further. What was
+    /// under way there follows from less, and is over.
+    pub fn bring_back(&mut self, folded: Folded) {
+        let instance = folded.instance;
+        self.lsp.remove(&instance);
+        self.client.remove(&instance);
+        self.lsp_sales.retain(|(of, _), _| *of != instance);
+        self.client_sales.retain(|(of, _), _| *of != instance);
+        self.purchases.remove(&instance);
+        self.closes.forget(instance);
+        self.asked.remove(&instance);
+        self.withheld.retain(|(of, _), _| *of != instance);
+        self.keeping.drop_held(instance);
+        self.adopt(folded);
     }
 
     /// Takes over a factory that was rebuilt elsewhere.
@@ -332,6 +352,7 @@ impl Engine {
             .chain(self.moving.deadline())
             .chain(self.closes.deadline())
             .chain(self.climbing.look_at)
+            .chain(self.keeping.keepers.deadline())
             .min()
     }
 

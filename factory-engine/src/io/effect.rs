@@ -5,7 +5,8 @@ use bitcoin::TxOut;
 #[cfg(doc)]
 use crate::io::Input;
 use crate::io::fees::Raise;
-use crate::io::{Invoice, Level};
+use crate::io::{Invoice, Level, ShelfRequest};
+use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
 use crate::terms::ClientIndex;
@@ -325,6 +326,30 @@ pub enum Effect {
         instance: InstanceId,
         /// Whether something waits for it.
         urgent: bool,
+        /// Whether peers should have one too: then [`Input::Copied`] is an answer as well.
+        peers: bool,
+    },
+    /// Do something with what is kept for a peer. Answered by [`Input::Shelf`], except where something is forgotten.
+    Shelf {
+        /// Whose shelf it is.
+        peer: NodeId,
+        /// What to do.
+        request: ShelfRequest,
+    },
+    /// A keeper has other records of a factory than this node: where they begin with all that are stored, store the
+    /// rest, and that the factory was restored (S9). Answered by [`Input::BroughtBack`].
+    BringBack {
+        /// Who had it.
+        peer: NodeId,
+        /// Every record of the factory, as this node has sealed them.
+        copy: Copy,
+    },
+    /// Read a message again that waited: it comes back as [`Input::Message`].
+    ReadAgain {
+        /// Who has sent it.
+        peer: NodeId,
+        /// The message, as it came.
+        payload: Vec<u8>,
     },
     /// A line for the log.
     Log {

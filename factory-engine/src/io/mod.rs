@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
 use crate::io::fees::{FeeNews, Report};
+use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::terms::ClientIndex;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, ScriptBuf, Txid};
@@ -11,6 +12,7 @@ pub use command::{Command, Create};
 pub use effect::{Effect, SendMove, WakeReason};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
+pub use shelf::{Compared, ShelfAnswer, ShelfRequest};
 
 mod cannot_close;
 mod cannot_move;
@@ -19,6 +21,7 @@ mod effect;
 pub mod fees;
 mod node;
 mod refusal;
+mod shelf;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
 /// simulator and in tests.
@@ -249,6 +252,33 @@ pub enum Input {
         /// Each with its counter.
         list: Vec<(InstanceId, u32)>,
     },
+    /// [`Effect::Copy`] for peers ended.
+    Copied {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Its records, and if there are any the static channel backups of its channels.
+        copies: Vec<Copy>,
+    },
+    /// [`Effect::Shelf`] ended.
+    Shelf {
+        /// Whose shelf it is.
+        peer: NodeId,
+        /// What became of it.
+        answer: ShelfAnswer,
+    },
+    /// [`Effect::BringBack`] ended.
+    BroughtBack {
+        /// Who had the copy.
+        peer: NodeId,
+        /// The factory (factory_instance).
+        instance: InstanceId,
+        /// Number of the records that this node had.
+        had: u32,
+        /// Number of those that the copy has.
+        copied: u32,
+        /// What it has beside them.
+        compared: Compared,
+    },
     /// A keeper could not take a copy.
     NotKept {
         /// Who.
@@ -282,13 +312,16 @@ impl Input {
 pub enum Keeper {
     /// The file that `factory-backup-file` names.
     File,
+    /// A peer that said so: the operator, or one that `factory-keeper` names.
+    Peer(NodeId),
 }
 
 impl std::fmt::Display for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::File => "the backup file",
-        })
+        match self {
+            Self::File => f.write_str("the backup file"),
+            Self::Peer(id) => write!(f, "peer {id}"),
+        }
     }
 }
 

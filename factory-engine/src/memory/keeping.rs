@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::io::{Effect, Keeper};
-use crate::types::{InstanceId, PaymentHash};
+use crate::memory::keepers::{Keepers, VolatileKeepers};
+use crate::types::{InstanceId, NodeId, PaymentHash};
 use crate::wire::message::Message;
 
 /// What binds this node for good, so that it must not be the only one that knows what it follows from.
@@ -45,18 +46,36 @@ pub(crate) struct Keeping {
     records: BTreeMap<InstanceId, u32>,
     /// Counter of the newest copy that each keeper has.
     kept: BTreeMap<InstanceId, BTreeMap<Keeper, u32>>,
-    /// Keepers that can't keep anything now, and why.
-    trouble: BTreeMap<Keeper, String>,
+    /// Keepers that can't keep anything of a factory now, or of any, and why.
+    trouble: BTreeMap<(Keeper, Option<InstanceId>), String>,
     /// What waits, each with the counter that a copy has to have.
     held: BTreeMap<(InstanceId, Binding), (u32, Effect)>,
+    /// Peers among the keepers.
+    pub(crate) keepers: Keepers,
 }
+
+/// The keepers of one factory.
+#[derive(Debug, Default)]
+pub(crate) struct KeepersOf {
+    /// Those that there are now.
+    pub(crate) now: Vec<Keeper>,
+    /// Whether it isn't known yet what one of them has.
+    pub(crate) pending: bool,
+}
+
+/// Those of each factory that is looked at.
+pub(crate) type ByFactory = BTreeMap<InstanceId, KeepersOf>;
 
 /// A change of [`Keeping`], made when the step is applied.
 pub(crate) enum VolatileKeeping {
     /// A keeper has these copies.
     Kept(Keeper, Vec<(InstanceId, u32)>),
-    /// It can't keep anything now.
-    Trouble(Keeper, String),
+    /// It can't keep anything of this factory now, or of any.
+    Trouble(Keeper, Option<InstanceId>, String),
+    /// What waits in this factory never leaves: it follows from what wasn't known.
+    DropHeld(InstanceId),
+    /// A change of what is known of peers.
+    Keepers(VolatileKeepers),
 }
 
 impl Keeping {
@@ -79,16 +98,31 @@ impl Keeping {
     pub(crate) fn apply(&mut self, change: VolatileKeeping) {
         match change {
             VolatileKeeping::Kept(keeper, list) => {
-                self.trouble.remove(&keeper);
+                if !list.is_empty() {
+                    self.trouble.remove(&(keeper, None));
+                }
                 for (instance, counter) in list {
+                    self.trouble.remove(&(keeper, Some(instance)));
                     let kept = self.kept.entry(instance).or_default().entry(keeper).or_default();
                     *kept = counter.max(*kept);
                 }
             }
-            VolatileKeeping::Trouble(keeper, why) => {
-                self.trouble.insert(keeper, why);
+            VolatileKeeping::Trouble(keeper, instance, why) => {
+                self.trouble.insert((keeper, instance), why);
             }
+            VolatileKeeping::DropHeld(instance) => self.drop_held(instance),
+            VolatileKeeping::Keepers(change) => self.keepers.apply(change),
         }
+    }
+
+    /// A peer's connection is over: nobody waits for it.
+    pub(crate) fn gone(&mut self, peer: NodeId) {
+        self.trouble.retain(|(keeper, _), _| *keeper != Keeper::Peer(peer));
+        self.keepers.gone(peer);
+    }
+
+    pub(crate) fn drop_held(&mut self, instance: InstanceId) {
+        self.held.retain(|(of, _), _| *of != instance);
     }
 
     /// Keepers that have all of these records.
@@ -99,17 +133,25 @@ impl Keeping {
 
     /// Why a keeper can't keep anything now.
     pub(crate) fn trouble(&self, keeper: Keeper) -> Option<&str> {
-        self.trouble.get(&keeper).map(String::as_str)
+        self.trouble.iter().find(|((of, _), _)| *of == keeper).map(|(_, why)| why.as_str())
     }
 
     /// Whether what follows from so many records may bind this node: as many keepers have them as there have to
-    /// be, or, where none has to, each that there is has them or can't take them.
-    fn is_enough(&self, instance: InstanceId, counter: u32, keepers: &[Keeper], least: usize) -> bool {
+    /// be, or, where none has to, each that there is has them or can't take them; and none may know more (S9).
+    fn is_enough(&self, instance: InstanceId, counter: u32, keepers: &ByFactory, least: usize) -> bool {
+        let of = keepers.get(&instance);
+        if of.is_some_and(|of| of.pending) {
+            return false;
+        }
         let have = self.keepers(instance, counter);
         if least > 0 {
             return have.len() >= least;
         }
-        keepers.iter().all(|keeper| have.contains(keeper) || self.trouble.contains_key(keeper))
+        let fails = |keeper: &Keeper| {
+            [None, Some(instance)].into_iter().any(|of| self.trouble.contains_key(&(*keeper, of)))
+        };
+        let mut keepers = of.into_iter().flat_map(|of| &of.now);
+        keepers.all(|keeper| have.contains(keeper) || fails(keeper))
     }
 
     /// Holds back what binds this node as long as there aren't enough copies; the rest, and the factories of
@@ -117,7 +159,7 @@ impl Keeping {
     pub(crate) fn hold_back(
         &mut self,
         effects: Vec<Effect>,
-        keepers: &[Keeper],
+        keepers: &ByFactory,
         least: usize,
     ) -> (Vec<Effect>, BTreeSet<InstanceId>) {
         let (mut free, mut needed) = (Vec::with_capacity(effects.len()), BTreeSet::new());
@@ -137,7 +179,7 @@ impl Keeping {
     }
 
     /// What needn't wait any more.
-    pub(crate) fn release(&mut self, keepers: &[Keeper], least: usize) -> Vec<Effect> {
+    pub(crate) fn release(&mut self, keepers: &ByFactory, least: usize) -> Vec<Effect> {
         let held = std::mem::take(&mut self.held);
         let mut free = vec![];
         for ((instance, binding), (counter, effect)) in held {
@@ -161,7 +203,9 @@ mod tests {
     use super::*;
     use crate::types::Transaction;
 
-    const KEEPERS: [Keeper; 1] = [Keeper::File];
+    fn file(instance: InstanceId) -> ByFactory {
+        BTreeMap::from([(instance, KeepersOf { now: vec![Keeper::File], pending: false })])
+    }
 
     fn funds(instance: InstanceId) -> Effect {
         let tx = Transaction {
@@ -178,23 +222,23 @@ mod tests {
     #[test]
     fn what_waits_needs_what_it_follows_from() {
         let instance = InstanceId([1; 32]);
-        let mut keeping = Keeping::default();
+        let (mut keeping, keepers) = (Keeping::default(), file(instance));
         keeping.add_records(instance, 3);
         for _ in 0..2 {
-            let (free, needed) = keeping.hold_back(vec![funds(instance)], &KEEPERS, 1);
+            let (free, needed) = keeping.hold_back(vec![funds(instance)], &keepers, 1);
             assert!(free.is_empty() && needed.contains(&instance));
         }
         keeping.add_records(instance, 4);
         keeping.apply(VolatileKeeping::Kept(Keeper::File, vec![(instance, 2)]));
-        assert!(keeping.release(&KEEPERS, 1).is_empty());
+        assert!(keeping.release(&keepers, 1).is_empty());
         keeping.apply(VolatileKeeping::Kept(Keeper::File, vec![(instance, 3)]));
-        assert_eq!(keeping.release(&KEEPERS, 1).len(), 1);
+        assert_eq!(keeping.release(&keepers, 1).len(), 1);
         assert!(keeping.waiting().is_empty());
         // What binds now follows from more.
-        assert!(keeping.hold_back(vec![funds(instance)], &KEEPERS, 1).0.is_empty());
+        assert!(keeping.hold_back(vec![funds(instance)], &keepers, 1).0.is_empty());
         // A keeper that fails keeps nobody waiting, unless one has to have a copy.
-        keeping.apply(VolatileKeeping::Trouble(Keeper::File, "full".to_owned()));
-        assert!(keeping.release(&KEEPERS, 1).is_empty());
-        assert_eq!(keeping.release(&KEEPERS, 0).len(), 1);
+        keeping.apply(VolatileKeeping::Trouble(Keeper::File, None, "full".to_owned()));
+        assert!(keeping.release(&keepers, 1).is_empty());
+        assert_eq!(keeping.release(&keepers, 0).len(), 1);
     }
 }

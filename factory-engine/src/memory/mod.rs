@@ -28,6 +28,7 @@ pub mod ceremony;
 pub(crate) mod climbing;
 pub(crate) mod closing;
 pub mod fees;
+pub(crate) mod keepers;
 pub(crate) mod keeping;
 pub mod leaving;
 pub mod moving;

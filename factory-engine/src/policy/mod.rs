@@ -1,5 +1,6 @@
 //! What this node agrees to: limits set by its operator's options.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::policy::ladder::Ladder;
@@ -121,6 +122,12 @@ pub struct Config {
     pub prices: PriceList,
     /// Whether a file keeps copies of what is stored (S39): `factory-backup-file`.
     pub backup_file: bool,
+    /// Whether peers are asked to keep copies, too: the operators of its factories, and [`Config::keepers`].
+    pub peer_backup: bool,
+    /// Peers beside the operators that are asked.
+    pub keepers: BTreeSet<NodeId>,
+    /// Whether copies are kept for every peer that this node has a channel with, and not for its clients alone.
+    pub serves_copies: bool,
     /// Keepers that have to have a copy of all that is stored of a factory before this node binds itself there for
     /// good; with 0 as many as there are, and none that fails is waited for (S39).
     pub min_keepers: u8,
@@ -140,6 +147,9 @@ impl Default for Config {
             renew: Policy::Auto,
             max_renewal_price_msat: 0,
             backup_file: false,
+            peer_backup: false,
+            keepers: BTreeSet::new(),
+            serves_copies: false,
             min_keepers: 0,
             handover_depth: 6,
             funding_confirmations: 3,

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod close;
 mod codec;
+pub mod copy;
 pub mod ended;
 pub mod event;
 pub mod factory;

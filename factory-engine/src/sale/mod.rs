@@ -194,7 +194,14 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::LeaveAsk(_)
         | Message::LeavePrice(_)
         | Message::LeaveOpened(_)
-        | Message::LeaveRefused(_) => false,
+        | Message::LeaveRefused(_)
+        | Message::AskCopies(_)
+        | Message::Copies(_)
+        | Message::Keep(_)
+        | Message::Kept(_)
+        | Message::AskCopy(_)
+        | Message::CopyBack(_)
+        | Message::ForgetCopy(_) => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `superscalar/1` says inside a piggyback: `u16 type | TLV stream`.
 //!
-//! Every message names its factory instance and the attempt at creating it. Lists of nonces and
-//! signatures follow the order of the layout's signing sessions for whoever they are from or for.
+//! Every message names its factory instance and the attempt at creating it, except those about copies. Lists of
+//! nonces and signatures follow the order of the layout's signing sessions for whoever they are from or for.
 
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
@@ -80,6 +80,8 @@ mod close;
 pub use close::*;
 mod handover;
 pub use handover::*;
+mod keep;
+pub use keep::*;
 mod leave;
 pub use leave::*;
 mod moves;
@@ -332,10 +334,24 @@ tlv_enum! {
         110 "leave_refused" => LeaveRefused(LeaveRefused),
         /// L → client: what it would cost.
         112 "leave_price" => LeavePrice(LeavePrice),
+        /// Owner → keeper: what do you have of mine?
+        115 "ask_copies" => AskCopies(AskCopies),
+        /// Keeper → owner: this, and I keep for you.
+        117 "copies" => Copies(Copies),
+        /// Owner → keeper: keep this.
+        119 "keep" => Keep(Keep),
+        /// Keeper → owner: it is on my disk, or I don't keep it.
+        121 "kept" => Kept(Kept),
+        /// Owner → keeper: give me this one.
+        123 "ask_copy" => AskCopy(AskCopy),
+        /// Keeper → owner: here it is.
+        125 "copy_back" => CopyBack(CopyBack),
+        /// Owner → keeper: this factory is over.
+        127 "forget_copy" => ForgetCopy(ForgetCopy),
     }
 }
 
-/// The same expression for whichever message it is: they all have the header.
+/// The same expression for whichever message it is: they all have the header, or something in its place.
 macro_rules! header {
     ($message:expr, $m:ident => $get:expr) => {
         match $message {
@@ -389,6 +405,34 @@ macro_rules! header {
             Message::LeavePrice($m) => $get,
             Message::LeaveOpened($m) => $get,
             Message::LeaveRefused($m) => $get,
+            Message::AskCopies(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Copies(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Keep(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Kept(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::AskCopy(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::CopyBack(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::ForgetCopy(m) => {
+                let $m = m.header();
+                $get
+            }
         }
     };
 }
@@ -408,12 +452,12 @@ impl Message {
         Self::decode_tagged(bytes)
     }
 
-    /// The factory that it is about.
+    /// The factory that it is about; of a copy the tag.
     pub fn instance(&self) -> InstanceId {
         header!(self, m => m.instance)
     }
 
-    /// The attempt at creating it, from 1.
+    /// The attempt at creating it, from 1; of a copy the counter.
     pub fn attempt(&self) -> u32 {
         header!(self, m => m.attempt)
     }

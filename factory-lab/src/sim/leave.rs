@@ -130,6 +130,13 @@ impl Run {
             self.quiet(4)?;
         }
         self.quiet(20_000)?;
+        for _ in 0..2 {
+            self.burn(true)?;
+            while self.mend(1)? {
+                self.quiet(4)?;
+            }
+            self.quiet(20_000)?;
+        }
         for _ in 0..5 {
             self.block()?;
             self.quiet(20_000)?;
@@ -160,6 +167,7 @@ impl Run {
         self.block()?;
         self.block()?;
         self.count_prices()?;
+        self.count_lost()?;
         self.count(slept)
     }
 

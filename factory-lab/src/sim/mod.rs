@@ -6,6 +6,7 @@
 //! - [`run`] the course of a run; `create` its beginning
 //! - [`leave`] its end: exits, timeouts, and who has what
 //! - `buy` clients that buy out of stock
+//! - `lost` copies with peers: machines that burn, keepers that lie; `losing`: what decides about it
 //! - [`htlc`] payments at the edges of what may be admitted; `held`: who leaves for those that are held
 //! - [`many`] many runs, on several threads
 //! - `others` strangers, older copies, people who are asked
@@ -23,6 +24,8 @@ mod find;
 mod held;
 pub mod htlc;
 pub mod leave;
+mod losing;
+mod lost;
 pub mod many;
 mod market;
 mod others;

@@ -72,6 +72,8 @@ pub struct Run {
     sells: (u32, u32),
     /// What is going to happen where factories are renewed.
     pub(super) renewing: Option<super::renewing::Renewing>,
+    /// What is going to happen where operators keep copies.
+    pub(super) losing: Option<super::losing::Losing>,
 }
 
 impl Run {
@@ -83,6 +85,7 @@ impl Run {
         let mut dice = Dice::new(seed, SCENARIO);
         let confirmations = if dice.one_in(2) { 3 } else { 1 };
         let mut renewing = super::renewing::Renewing::of(seed);
+        let mut losing = super::losing::Losing::of(seed);
         let mut scenario = Scenario::new(seed).clients(clients).short_delays().config(|config| {
             config.stock_csv = 5;
             config.funding_confirmations = confirmations;
@@ -95,6 +98,9 @@ impl Run {
                 *own = own_config(own, at, &mut dice);
                 if let Some(renewing) = &mut renewing {
                     renewing.configure(own, at);
+                }
+                if let Some(losing) = &mut losing {
+                    losing.configure(own, at);
                 }
             });
         }
@@ -128,12 +134,14 @@ impl Run {
             strangers: None,
             sells: (0, 0),
             renewing,
+            losing,
         };
         run.give_coins();
         run.world.mine(8)?;
         run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
         run.choose_renewers(clients);
+        run.choose_losers(clients);
         Ok(run)
     }
 
@@ -199,6 +207,7 @@ impl Run {
         self.renewal_tick()?;
         self.restore()?;
         self.damage();
+        self.burn(false)?;
         self.answer_invitations()?;
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);

@@ -320,6 +320,9 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Published { report, .. } => ("published", Some(report.instance)),
         Input::Kept { .. } => ("kept", None),
         Input::NotKept { .. } => ("not kept", None),
+        Input::Copied { .. } => ("copied", None),
+        Input::Shelf { .. } => ("shelf", None),
+        Input::BroughtBack { instance, .. } => ("brought back", Some(*instance)),
         Input::Tick => ("tick", None),
     }
 }

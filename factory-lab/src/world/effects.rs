@@ -129,7 +129,10 @@ impl World {
             Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
             Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),
             Effect::CloseChannel { channel_id } => self.close(at, channel_id),
-            Effect::Copy { instance, .. } => self.copy(at, instance),
+            Effect::Copy { instance, peers, .. } => self.copy(at, instance, peers),
+            Effect::Shelf { peer, request } => self.serve_shelf(at, peer, request),
+            Effect::BringBack { peer, copy } => self.bring_back(at, peer, copy)?,
+            Effect::ReadAgain { peer, payload } => self.answer(at, Input::Message { peer, payload }),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
                     chaos.changed(at, old, new);

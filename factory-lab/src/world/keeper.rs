@@ -1,29 +1,120 @@
 //! Copies elsewhere (S39): a keeper for each member, and a machine that is lost.
 
-use factory_engine::Input;
-use factory_engine::io::Keeper;
-use factory_engine::record::encode_record;
-use factory_engine::record::event::{Event, Recovered};
-use factory_engine::types::InstanceId;
+use std::collections::BTreeMap;
 
-use crate::LabError;
+use factory_engine::backup::{Comparison, Copy, SealedCopy, WITH_A_PEER, admit, compare};
+use factory_engine::io::{Compared, Keeper, ShelfAnswer, ShelfRequest};
+use factory_engine::record::event::{Event, Recovered};
+use factory_engine::record::{decode_record, encode_record};
+use factory_engine::types::{InstanceId, NodeId};
+use factory_engine::{Engine, Folded, Input};
+
 use crate::store::Store;
+use crate::{LabError, error};
 
 use super::World;
 
+/// How a keeper lies about what it keeps for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShelfLie {
+    /// It says that it has more records than it has.
+    Newer,
+    /// It keeps what it was given first, and says that it takes the rest.
+    Older,
+    /// It keeps nothing, and says that it does.
+    Forgets,
+}
+
 impl World {
-    /// `Effect::Copy`: the keeper takes a copy of what is stored, or can't.
-    pub(super) fn copy(&mut self, at: usize, instance: InstanceId) {
+    /// `Effect::Copy`: the backup file takes a copy of what is stored, or can't; peers are given theirs by the engine.
+    pub(super) fn copy(&mut self, at: usize, instance: InstanceId, peers: bool) {
         let member = &mut self.members[at];
+        let records = member.store.records(instance).to_vec();
+        if peers {
+            let copies = vec![Copy { instance, records: records.clone() }];
+            self.answer(at, Input::Copied { instance, copies });
+        }
+        let member = &mut self.members[at];
+        if !member.config.backup_file {
+            return;
+        }
         if member.keeper_broken {
             let reason = "the disk is full".to_owned();
             self.answer(at, Input::NotKept { keeper: Keeper::File, reason });
             return;
         }
-        let records = member.store.records(instance).to_vec();
         let counter = u32::try_from(records.len()).unwrap_or(u32::MAX);
         member.copies.insert(instance, records);
         self.answer(at, Input::Kept { keeper: Keeper::File, list: vec![(instance, counter)] });
+    }
+
+    /// `Effect::Shelf`, honestly or not.
+    pub(super) fn serve_shelf(&mut self, at: usize, peer: NodeId, request: ShelfRequest) {
+        let member = &mut self.members[at];
+        let shelf = member.shelves.entry(peer).or_default();
+        let answer = match request {
+            ShelfRequest::Put(copy) => {
+                let there: Vec<_> =
+                    shelf.values().map(|copy| (copy.tag, copy.counter, copy.sealed.len())).collect();
+                let (tag, counter, result) = (copy.tag, copy.counter, admit(&there, &copy));
+                let forgets = member.shelf_lie == Some(ShelfLie::Forgets);
+                let frozen = member.shelf_lie == Some(ShelfLie::Older) && shelf.contains_key(&tag);
+                if result.is_ok() && !forgets && !frozen {
+                    shelf.insert(tag, copy);
+                }
+                ShelfAnswer::Put { tag, counter, result }
+            }
+            ShelfRequest::List => {
+                let more = if member.shelf_lie == Some(ShelfLie::Newer) { 1_000 } else { 0 };
+                let one =
+                    |copy: &SealedCopy| Some((copy.tag, (copy.counter.saturating_add(more), copy.nonce()?)));
+                ShelfAnswer::List(shelf.values().filter_map(one).collect())
+            }
+            ShelfRequest::Get(tag) => {
+                let copy = shelf.get(&tag).cloned().map(|copy| match member.shelf_lie {
+                    Some(ShelfLie::Newer) => {
+                        SealedCopy { counter: copy.counter.saturating_add(1_000), ..copy }
+                    }
+                    _ => copy,
+                });
+                ShelfAnswer::Got(tag, copy)
+            }
+            ShelfRequest::Forget(tag) => {
+                shelf.remove(&tag);
+                return;
+            }
+        };
+        self.answer(at, Input::Shelf { peer, answer });
+    }
+
+    /// `Effect::BringBack`, as the runtime does it.
+    pub(super) fn bring_back(&mut self, at: usize, peer: NodeId, copy: Copy) -> Result<(), LabError> {
+        let instance = copy.instance;
+        let stored = self.members[at].store.records(instance).to_vec();
+        let compared = match compare(&copy.records, &stored, WITH_A_PEER) {
+            Comparison::Older => Compared::Older,
+            Comparison::Other => Compared::Other,
+            Comparison::Newer(missing) => {
+                let member = &mut self.members[at];
+                let Some(engine) = &mut member.engine else { return Ok(()) };
+                let events = missing.iter().map(|record| decode_record(record));
+                let events = events.collect::<Result<Vec<_>, _>>().map_err(error)?;
+                let before = engine.factory(instance).cloned();
+                engine.bring_back(Folded::new(instance, before, events).map_err(error)?);
+                member.store.records_mut(instance).extend(missing);
+                member.shadow = None;
+                Compared::Newer
+            }
+        };
+        let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let (had, copied) = (number(&stored), number(&copy.records));
+        self.feed(at, Input::BroughtBack { peer, instance, had, copied, compared })?;
+        if compared == Compared::Newer {
+            // Whoever reads the log starts it again, and then the chain is read again.
+            self.stop(at);
+            self.members[at].view.clear();
+        }
+        Ok(())
     }
 
     /// As the plugin's keeper does at a start, and once it can write again: of everything.
@@ -31,7 +122,7 @@ impl World {
         let member = &self.members[at];
         let Some(engine) = member.engine.as_ref().filter(|_| member.config.backup_file) else { return };
         for instance in engine.worth_keeping() {
-            self.copy(at, instance);
+            self.copy(at, instance, false);
         }
     }
 
@@ -53,27 +144,71 @@ impl World {
     /// # Errors
     /// When a property is violated.
     pub fn lose_machine(&mut self, at: usize, asks: bool) -> Result<(), LabError> {
+        self.burn(at);
+        let copies = self.members[at].copies.clone();
+        self.restore_copies(at, copies, asks)
+    }
+
+    /// A member's machine burns, and there is no file: it starts with nothing but its seed.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn lose_all(&mut self, at: usize) -> Result<(), LabError> {
+        self.burn(at);
+        self.start(at)
+    }
+
+    /// `factory-restore` of what peers have given back, and a restart. How many factories.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn restore_from_peers(&mut self, at: usize, asks: bool) -> Result<usize, LabError> {
+        let found = self.members[at].engine.as_ref().map(Engine::found_copies).unwrap_or_default();
+        let copies: BTreeMap<_, _> =
+            found.into_iter().map(|(_, copy)| (copy.instance, copy.records)).collect();
+        let count = copies.len();
         self.stop(at);
-        let id = self.members[at].id;
+        self.restore_copies(at, copies, asks)?;
+        Ok(count)
+    }
+
+    fn burn(&mut self, at: usize) {
+        self.stop(at);
         let member = &mut self.members[at];
         member.store = Store::default();
-        let recovered =
-            encode_record(&[Event::Recovered(Recovered { reason: "the machine is lost".to_owned() })]);
-        for (instance, records) in &member.copies {
-            let stored = member.store.records_mut(*instance);
-            stored.extend(records.iter().cloned().chain([recovered.clone()]));
-        }
         member.view.clear();
         let channels = std::mem::take(&mut member.lightningd.channels);
+        member.burnt.extend(channels.into_iter().map(|(channel_id, channel)| (channel_id, channel.peer)));
         member.lightningd.ordinary.clear();
         member.lightningd.invoices.clear();
         member.lightningd.payments.clear();
         member.lightningd.reserved.clear();
+        member.shelves.clear();
+        member.shadow = None;
         member.restored = true;
         self.judge.restored(at);
+    }
+
+    fn restore_copies(
+        &mut self,
+        at: usize,
+        copies: BTreeMap<InstanceId, Vec<Vec<u8>>>,
+        asks: bool,
+    ) -> Result<(), LabError> {
+        let id = self.members[at].id;
+        let member = &mut self.members[at];
+        let recovered =
+            encode_record(&[Event::Recovered(Recovered { reason: "the machine is lost".to_owned() })]);
+        for (instance, records) in copies {
+            let stored = member.store.records_mut(instance);
+            stored.extend(records.into_iter().chain([recovered.clone()]));
+        }
+        member.view.clear();
+        member.shadow = None;
+        let burnt = std::mem::take(&mut member.burnt);
         self.start(at)?;
-        for (channel_id, channel) in channels.into_iter().filter(|_| asks) {
-            self.peer_closes(id, channel.peer, channel_id);
+        for (channel_id, peer) in burnt.into_iter().filter(|_| asks) {
+            self.peer_closes(id, peer, channel_id);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
+use factory_engine::backup::SealedCopy;
 use factory_engine::record::decode_record;
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId, PaymentHash};
 use factory_engine::{KnownChannel, Remains};
@@ -25,6 +26,7 @@ pub struct Backup {
     ordinary: Vec<KnownChannel>,
     invoices: BTreeMap<String, IssuedInvoice>,
     payments: BTreeMap<PaymentHash, bool>,
+    shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
     /// Wallet and channel keys follow from indices in the database: the same come again.
     rng: Rng,
 }
@@ -41,6 +43,7 @@ impl World {
             ordinary: member.lightningd.ordinary.clone(),
             invoices: member.lightningd.invoices.clone(),
             payments: member.lightningd.payments.clone(),
+            shelves: member.shelves.clone(),
             rng: member.lightningd.rng.clone(),
         }
     }
@@ -62,6 +65,7 @@ impl World {
         member.lightningd.ordinary = older.ordinary;
         member.lightningd.invoices = older.invoices;
         member.lightningd.payments = older.payments;
+        member.shelves = older.shelves;
         member.lightningd.rng = older.rng;
         member.restored = true;
         // A copy that is older than the damage has none.

@@ -8,6 +8,7 @@ mod journal;
 pub mod key_value;
 pub mod keyed;
 pub mod memory;
+pub mod shelf;
 
 use std::fmt;
 use std::future::Future;

@@ -225,6 +225,17 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         Message::LeaveRefused(m) => {
             m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100));
         }
+        Message::AskCopies(m) => m.most = input.word(),
+        Message::Copies(m) => list(&mut m.list, input, |(tag, _), input| flip(tag, input)),
+        Message::Keep(m) => copy(&mut m.tag, &mut m.counter, &mut m.sealed, input),
+        Message::CopyBack(m) => copy(&mut m.tag, &mut m.counter, &mut m.sealed, input),
+        Message::Kept(m) => match input.byte() % 3 {
+            0 => flip(&mut m.tag, input),
+            1 => m.counter = number(m.counter, input),
+            _ => m.refused = Some(Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100))),
+        },
+        Message::AskCopy(m) => flip(&mut m.tag, input),
+        Message::ForgetCopy(m) => flip(&mut m.tag, input),
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),
@@ -277,6 +288,15 @@ fn flip(bytes: &mut [u8], input: &mut Bytes<'_>) {
     let at = input.below(bytes.len());
     if let Some(byte) = bytes.get_mut(at) {
         *byte ^= input.byte();
+    }
+}
+
+/// A copy on its way: another name, another age, other bytes.
+fn copy(tag: &mut [u8], counter: &mut u32, sealed: &mut [u8], input: &mut Bytes<'_>) {
+    match input.byte() % 3 {
+        0 => flip(tag, input),
+        1 => *counter = number(*counter, input),
+        _ => flip(sealed, input),
     }
 }
 

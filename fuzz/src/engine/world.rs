@@ -305,6 +305,9 @@ impl World {
             | Effect::RenewalDue { .. }
             | Effect::Wake { .. }
             | Effect::Copy { .. }
+            | Effect::Shelf { .. }
+            | Effect::BringBack { .. }
+            | Effect::ReadAgain { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

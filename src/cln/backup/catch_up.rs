@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use factory_engine::Engine;
-use factory_engine::backup::Copy;
+use factory_engine::backup::{Copy, outdated};
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Restored};
 use factory_engine::types::InstanceId;
 use factory_runtime::store::{History, Store, StoreError};
+
+/// Where these copies are.
+const IN_THE_FILE: &str = "in the backup file";
 
 /// Copies with more records than this node has of the same factory.
 pub struct Newer {
@@ -36,11 +39,7 @@ pub fn newer(histories: &[History], copies: Vec<Copy>) -> Newer {
 }
 
 fn restored(had: usize, copied: usize) -> Event {
-    let reason = format!(
-        "its records ended after {had}, and its copy in the backup file has {copied}: this node was restored from an \
-         older backup"
-    );
-    Event::Restored(Restored { reason })
+    Event::Restored(Restored { reason: outdated(had, copied, IN_THE_FILE) })
 }
 
 impl Newer {

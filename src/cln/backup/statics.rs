@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
 use bitcoin::hex::{DisplayHex, FromHex};
 use factory_engine::backup::Copy;
 use factory_engine::types::{ChannelId, InstanceId};
@@ -20,13 +19,7 @@ const CHANNEL_ID: std::ops::Range<usize> = 8..40;
 /// Static channel backups, by channel.
 pub type Statics = BTreeMap<ChannelId, Vec<u8>>;
 
-/// What a factory's are called towards keepers, and in the file: they are a copy of their own.
-pub fn name(instance: InstanceId) -> InstanceId {
-    let mut engine = sha256::Hash::engine();
-    engine.input(b"static channel backups");
-    engine.input(&instance.0);
-    InstanceId(sha256::Hash::from_engine(engine).to_byte_array())
-}
+pub use factory_engine::backup::copy::statics_name as name;
 
 /// Copies of records, and the static channel backups that are among them, by factory.
 pub fn split(copies: Vec<Copy>) -> (Vec<Copy>, BTreeMap<InstanceId, Vec<Vec<u8>>>) {

@@ -1,10 +1,12 @@
 //! `factory-restore`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use factory_engine::backup::Copy;
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Recovered};
-use factory_engine::types::Height;
+use factory_engine::types::{Height, InstanceId};
 use factory_engine::{Engine, Factory, Folded, Role, State as FactoryState};
 use factory_runtime::store::History;
 use serde_json::{Value, json};
@@ -21,8 +23,8 @@ pub const COMMAND: Command = Command {
     name: "factory-restore",
     usage: "[file] [dry_run]",
     description: "On a node that has lost all but its hsm_secret: bring back what a backup file has of its factories \
-                  (factory-backup-file; that is the default). Each is exit-only from then on; lightningd has to be \
-                  restarted. dry_run shows what would come back, and when it pays",
+                  (factory-backup-file; that is the default), and what connected peers keep of them. Each is exit-only \
+                  from then on; lightningd has to be restarted. dry_run shows what would come back, and when it pays",
 };
 
 /// What becomes of one copy.
@@ -52,12 +54,12 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let file: Option<String> = params.optional("file")?;
     let dry_run: bool = params.optional("dry_run")?.unwrap_or(false);
     let backup = backup(&state, file)?;
-    let refused = |why: String| RpcError::new(NOT_RESTORED, format!("{}: {why}", backup.path().display()));
-    let copies = backup.read().await.map_err(|why| refused(format!("{why}; nothing was restored")))?;
-    if copies.is_empty() {
-        return Err(refused("there is no copy in it, or no such file: nothing was restored".to_owned()));
-    }
-    let (copies, statics) = statics::split(copies.into_iter().map(|(_, copy)| copy).collect());
+    let (copies, peers) = gather(&state, backup.as_ref()).await?;
+    let file = backup.as_ref().map(|backup| format!("the backup file {}", backup.path().display()));
+    let keepers: Vec<String> =
+        file.into_iter().chain(peers.iter().map(|peer| format!("peer {peer}"))).collect();
+    let source = keepers.join(", ");
+    let (copies, statics) = statics::split(copies);
     let instances: Vec<_> = copies.iter().map(|copy| copy.instance).collect();
     let look = move |engine: &Engine, height: Height| {
         let fate = |instance: &_| match () {
@@ -85,10 +87,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let shown = copies.iter().zip(&folded).zip(&fates);
     let factories: Vec<Value> =
         shown.map(|((copy, factory), fate)| describe(copy, factory.as_ref(), *fate, height)).collect();
-    let reason = format!(
-        "this node has lost what it had of it; its records are those of the backup file {}",
-        backup.path().display()
-    );
+    let reason =
+        format!("this node has lost what it had of it; its records are those that its keepers had: {source}");
     let lost = copies.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
     let scbs: Vec<Vec<u8>> =
         lost.filter_map(|((instance, _), _)| statics.get(instance)).flatten().cloned().collect();
@@ -100,19 +100,19 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let count = histories.len();
     if !dry_run && count > 0 {
         state.runtime.recover(histories).await?;
-        log::warn!("{count} factories are restored from {}: restart lightningd", backup.path().display());
+        log::warn!("{count} factories are restored from {source}: restart lightningd");
     }
     let stubs = if dry_run || count == 0 { 0 } else { ask_to_close(&state, &scbs).await };
     let next = match (dry_run, count) {
-        (_, 0) => "nothing: no factory of this backup is missing here",
+        (_, 0) => "nothing: no factory of these copies is missing here",
         (true, _) => "run it without dry_run",
         (false, _) => {
             "restart lightningd: then the chain is read again for these factories, and each is left as its next says; \
              and connect to their other members: lightningd asks them to close"
         }
     };
-    Ok(json!({
-        "file": backup.path().display().to_string(),
+    let mut answer = json!({
+        "peers": peers,
         "dry_run": dry_run,
         "blockheight": height,
         "restored": if dry_run { 0 } else { count },
@@ -120,7 +120,44 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         "stubs": stubs,
         "factories": factories,
         "next": next,
-    }))
+    });
+    if let Some(backup) = backup {
+        answer["file"] = backup.path().display().to_string().into();
+    }
+    Ok(answer)
+}
+
+/// Of each factory the copy with the most records (S39), and the peers that had some.
+async fn gather(state: &State, backup: Option<&Backup>) -> Result<(Vec<Copy>, Vec<String>), RpcError> {
+    let found = state.runtime.read(|engine, _| engine.found_copies()).await?;
+    let mut newest: BTreeMap<InstanceId, Copy> = BTreeMap::new();
+    let mut take = |copy: Copy| {
+        let known = newest.get(&copy.instance).map_or(0, |known| known.records.len());
+        if copy.records.len() > known {
+            newest.insert(copy.instance, copy);
+        }
+    };
+    let peers: BTreeSet<String> = found.iter().map(|(peer, _)| peer.to_string()).collect();
+    let peers: Vec<String> = peers.into_iter().collect();
+    let given_back = found.len();
+    found.into_iter().for_each(|(_, copy)| take(copy));
+    let Some(backup) = backup else {
+        return match given_back {
+            0 => Err(RpcError::new(
+                NOT_RESTORED,
+                "no connected peer has given anything back, and there is no backup file: connect to the operators of \
+                 this node's factories, or name a file; nothing was restored",
+            )),
+            _ => Ok((newest.into_values().collect(), peers)),
+        };
+    };
+    let refused = |why: String| RpcError::new(NOT_RESTORED, format!("{}: {why}", backup.path().display()));
+    let copies = backup.read().await.map_err(|why| refused(format!("{why}; nothing was restored")))?;
+    if copies.is_empty() && given_back == 0 {
+        return Err(refused("there is no copy in it, or no such file: nothing was restored".to_owned()));
+    }
+    copies.into_iter().for_each(|(_, copy)| take(copy));
+    Ok((newest.into_values().collect(), peers))
 }
 
 /// lightningd gets what it needs to have the channels closed by its peers. Without it there is still the timeout.
@@ -137,18 +174,16 @@ async fn ask_to_close(state: &State, scbs: &[Vec<u8>]) -> usize {
     }
 }
 
-fn backup(state: &State, file: Option<String>) -> Result<Backup, RpcError> {
+/// The file that is named, or the node's own if it has one.
+fn backup(state: &State, file: Option<String>) -> Result<Option<Backup>, RpcError> {
     let key = state.copy_key.clone();
     let key = key.ok_or_else(|| RpcError::new(NOT_RESTORED, "this node's secret isn't known yet"))?;
-    match (file, &state.backup) {
-        (Some(file), _) if file.starts_with('/') => Ok(Backup::new(PathBuf::from(file), key)),
-        (Some(file), _) => {
+    match file {
+        Some(file) if file.starts_with('/') => Ok(Some(Backup::new(PathBuf::from(file), key))),
+        Some(file) => {
             Err(RpcError::parameter(format!("file: should be an absolute path: invalid token '{file}'")))
         }
-        (None, Some(backup)) => Ok(backup.clone()),
-        (None, None) => Err(RpcError::parameter(
-            "file: which one? This node has no factory-backup-file, so that it has to be named",
-        )),
+        None => Ok(state.backup.clone()),
     }
 }
 

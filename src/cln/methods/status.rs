@@ -1,5 +1,6 @@
 //! `factory-status`.
 
+use factory_engine::io::Keeper;
 use factory_engine::report::counting::counted;
 use factory_engine::types::{Amount, Height, NodeId};
 use factory_engine::{Engine, Failure, Leave, Progress, Renewal, Role};
@@ -162,6 +163,10 @@ struct Copies {
     wanted: usize,
     /// Those of which at least one keeper has all.
     kept: usize,
+    /// Those of which two have.
+    twice: usize,
+    /// Connected peers that keep copies.
+    peers: Vec<Value>,
     /// Those in which this node binds itself to nothing before a copy is there.
     waiting: Vec<String>,
 }
@@ -199,20 +204,45 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
 fn copies_of(engine: &Engine) -> Copies {
     let all = engine.worth_keeping();
     let kept: Vec<_> = all.iter().filter_map(|instance| Some((*instance, engine.kept(*instance)?))).collect();
+    let by = |least: usize| kept.iter().filter(|(_, kept)| kept.keepers.len() >= least).count();
+    let has = |keeper: Keeper| kept.iter().filter(|(_, kept)| kept.keepers.contains(&keeper)).count();
+    let peer = |keeper: NodeId| {
+        let mut object = json!({"id": keeper.to_string(), "copied": has(Keeper::Peer(keeper))});
+        if let Some(why) = engine.keeper_trouble(Keeper::Peer(keeper)) {
+            object["trouble"] = why.into();
+        }
+        object
+    };
     Copies {
         wanted: all.len(),
-        kept: kept.iter().filter(|(_, kept)| !kept.keepers.is_empty()).count(),
+        kept: by(1),
+        twice: by(2),
         waiting: kept.iter().filter(|(_, kept)| kept.waits).map(|(of, _)| of.to_string()).collect(),
+        peers: engine.keeping_peers().map(peer).collect(),
     }
 }
 
 fn copies(state: &State, copies: Copies) -> Value {
-    let mut object = json!({"factories": copies.wanted, "copied": copies.kept, "waiting": copies.waiting});
-    match &state.backup {
-        Some(backup) => object["file"] = backup.path().display().to_string().into(),
-        None => {
-            object["next"] = "nobody has a copy: name a file on another disk (factory-backup-file)".into();
-        }
+    let mut object = json!({
+        "factories": copies.wanted,
+        "copied": copies.kept,
+        "copied_twice": copies.twice,
+        "waiting": copies.waiting,
+        "peers": copies.peers,
+    });
+    if let Some(backup) = &state.backup {
+        object["file"] = backup.path().display().to_string().into();
+    }
+    if copies.kept < copies.wanted {
+        object["next"] =
+            "nobody has a copy of some: name a file on another disk (factory-backup-file), or connect to \
+                          their operators"
+                .into();
+    } else if copies.twice < copies.wanted {
+        object["next"] =
+            "some have one keeper alone: name a file on another disk (factory-backup-file), or a peer that \
+                          serves (factory-keeper)"
+                .into();
     }
     object
 }

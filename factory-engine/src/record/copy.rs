@@ -6,8 +6,10 @@
 //! with the higher counter has all that the other has. It is authenticated with everything else: whoever keeps an
 //! older copy can't pass it off as a newer one.
 //!
-//! XChaCha20-Poly1305, with a fresh random nonce for each copy; tag and counter are associated data. Inside:
-//! factory_instance (32 bytes), then each record with its length (u32, big-endian) before it.
+//! XChaCha20-Poly1305; tag and counter are associated data. Inside: factory_instance (32 bytes), then each record with
+//! its length (u32, big-endian) before it. The nonce follows from what is sealed, and from the key: other contents have
+//! another one, and the same contents are the same copy. So whoever has the records knows from counter and nonce
+//! whether a copy is of just these.
 
 use std::fmt;
 
@@ -21,12 +23,31 @@ use crate::types::InstanceId;
 
 /// Separates the key of copies from everything else that follows from the node's secret.
 const KEY_LABEL: &[u8] = b"superscalar/1 copy";
+/// Separates a nonce from everything else that is made with that key.
+const NONCE_LABEL: &[u8] = b"nonce";
 /// Separates a tag from everything else that is made with that key.
 const TAG_LABEL: &[u8] = b"tag";
 /// Begins the associated data; its number is the format's.
 const AD_LABEL: &[u8] = b"cln-factory copy 1";
 /// Bytes of the nonce.
 pub const NONCE: usize = 24;
+/// Which copy: number of its records, and its nonce.
+pub type Version = (u32, [u8; NONCE]);
+/// Bytes that every copy has, sealed: nonce, authenticator, factory_instance.
+pub const LEAST_BYTES: usize = NONCE + 16 + 32;
+
+/// Most bytes that a peer is asked to keep of one factory, sealed: a message of ours has room for it. A client's
+/// records have some 10 kB at 127 clients.
+pub const MOST_BYTES: usize = 1_000_000;
+
+/// What lightningd's static channel backups of a factory's channels are called towards keepers: they are a copy of
+/// their own, which changes seldom. Each is a record.
+pub fn statics_name(instance: InstanceId) -> InstanceId {
+    let mut engine = sha256::Hash::engine();
+    engine.input(b"static channel backups");
+    engine.input(&instance.0);
+    InstanceId(sha256::Hash::from_engine(engine).to_byte_array())
+}
 
 /// Every record of one factory, in order, as the store has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +67,13 @@ pub struct SealedCopy {
     pub counter: u32,
     /// Nonce, what is sealed, authenticator.
     pub sealed: Vec<u8>,
+}
+
+impl SealedCopy {
+    /// Its nonce; nothing of what is too short to be a copy.
+    pub fn nonce(&self) -> Option<[u8; NONCE]> {
+        self.sealed.first_chunk().copied()
+    }
 }
 
 /// Seals and opens one node's copies. Neither `Clone` nor `Debug`; wiped on drop (S7).
@@ -85,21 +113,31 @@ impl CopyKey {
         Hmac::from_engine(engine).to_byte_array()
     }
 
-    /// Seals a copy. `nonce` is fresh randomness, used for nothing else. Nothing of more records than a counter
-    /// can say, or longer than 4 GB.
-    pub fn seal(&self, copy: &Copy, nonce: [u8; NONCE]) -> Option<SealedCopy> {
+    /// Seals a copy. Nothing of more records than a counter can say, or longer than 4 GB.
+    pub fn seal(&self, copy: &Copy) -> Option<SealedCopy> {
         let tag = self.tag(copy.instance);
         let counter = u32::try_from(copy.records.len()).ok()?;
-        let mut plain = copy.instance.0.to_vec();
-        for record in &copy.records {
-            plain.extend(u32::try_from(record.len()).ok()?.to_be_bytes());
-            plain.extend(record);
-        }
+        let plain = plain(copy.instance, &copy.records)?;
+        let nonce = self.nonce(&plain);
         let aad = associated(tag, counter);
         let payload = Payload { msg: &plain, aad: &aad };
         let mut sealed = nonce.to_vec();
         sealed.extend(self.cipher().encrypt(&XNonce::from(nonce), payload).ok()?);
         Some(SealedCopy { tag, counter, sealed })
+    }
+
+    /// Nonce of the copy with these records.
+    pub fn nonce_of(&self, instance: InstanceId, records: &[Vec<u8>]) -> Option<[u8; NONCE]> {
+        Some(self.nonce(&plain(instance, records)?))
+    }
+
+    fn nonce(&self, plain: &[u8]) -> [u8; NONCE] {
+        let mut engine = HmacEngine::<sha256::Hash>::new(&self.0[..]);
+        engine.input(NONCE_LABEL);
+        engine.input(plain);
+        let mut nonce = [0; NONCE];
+        nonce.copy_from_slice(Hmac::from_engine(engine).to_byte_array().split_at(NONCE).0);
+        nonce
     }
 
     /// What was sealed.
@@ -120,6 +158,15 @@ impl CopyKey {
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(Key::from_slice(&self.0[..]))
     }
+}
+
+fn plain(instance: InstanceId, records: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let mut plain = instance.0.to_vec();
+    for record in records {
+        plain.extend(u32::try_from(record.len()).ok()?.to_be_bytes());
+        plain.extend(record);
+    }
+    Some(plain)
 }
 
 fn associated(tag: [u8; 32], counter: u32) -> Vec<u8> {
@@ -159,7 +206,7 @@ mod tests {
     /// S40: only who has the secret reads a copy, and not with another tag or counter than it was sealed with.
     #[test]
     fn a_copy_is_its_owners_as_it_was_sealed() {
-        let sealed = key(1).seal(&copy(), [5; NONCE]).unwrap();
+        let sealed = key(1).seal(&copy()).unwrap();
         assert_eq!(key(1).open(&sealed), Ok(copy()));
         assert_eq!(sealed.counter, 3);
         let records: usize = copy().records.iter().map(|record| record.len() + 4).sum();
@@ -181,13 +228,19 @@ mod tests {
         }
     }
 
-    /// S40: a tag says nothing of its factory, and the same records look different each time.
+    /// S40: a tag says nothing of its factory; S9: another record is another nonce, and the same records are the same copy.
     #[test]
     fn a_keeper_learns_nothing_of_what_it_keeps() {
-        let (first, second) =
-            (key(1).seal(&copy(), [5; NONCE]).unwrap(), key(1).seal(&copy(), [6; NONCE]).unwrap());
-        assert_eq!(first.tag, second.tag);
-        assert_ne!(first.sealed, second.sealed);
+        let first = key(1).seal(&copy()).unwrap();
+        let other = Copy { records: vec![vec![1, 2, 4], vec![], vec![9; 300]], ..copy() };
+        let second = key(1).seal(&other).unwrap();
+        assert_eq!((first.tag, first.counter), (second.tag, second.counter));
+        assert_ne!(first.sealed[..NONCE], second.sealed[..NONCE]);
+        assert_ne!(first.sealed[NONCE..NONCE + 32], second.sealed[NONCE..NONCE + 32]);
+        assert_eq!(key(1).seal(&copy()), Some(first.clone()));
+        let nonce = key(1).nonce_of(copy().instance, &copy().records).unwrap();
+        assert_eq!(first.sealed[..NONCE], nonce);
+        assert_ne!(key(2).nonce_of(copy().instance, &copy().records), Some(nonce));
         assert_ne!(first.tag, key(2).tag(copy().instance));
         assert!(!first.sealed.windows(32).any(|bytes| bytes == [7; 32] || bytes == [9; 32]));
     }

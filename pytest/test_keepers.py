@@ -1,0 +1,164 @@
+"""Peers keep copies (S9, S39, S40): the operator for its clients, others that serve; by docs/recovery.md."""
+
+import pytest
+from pyln.client import RpcError
+
+from harness import (
+    FAST,
+    activate,
+    connect_all,
+    create,
+    factories,
+    factory_of,
+    factory_with,
+    fund,
+    lsp_options,
+    mine,
+    mine_until,
+    onchain_msat,
+    pay,
+    plugin_options,
+    status,
+    wait_for,
+    wait_for_synced,
+)
+from test_restore import CAPACITY, LOST, NOT_RESTORED, burn
+from test_restored import older_copy
+from test_sales import STOCK, buy
+
+
+def copied(node):
+    backup = status(node)["backup"]
+    return backup["copied"] == backup["factories"] == 1 and backup["waiting"] == []
+
+
+def shelf(keeper, owner):
+    """Names of the copies that a keeper has of a peer's."""
+    listed = keeper.rpc.listdatastore(["cln-factory", "kept", owner.info["id"]])["datastore"]
+    return [copy["key"][3] for copy in listed]
+
+
+def found(node):
+    """What peers have given back; nothing as long as there is nothing."""
+    try:
+        return node.rpc.call("factory-restore", {"dry_run": True})
+    except RpcError as error:
+        assert error.error["code"] == NOT_RESTORED and "no connected peer" in error.error["message"], error
+        return None
+
+
+# S39, S40
+def test_a_machine_burns_and_its_operator_has_kept_all(node_factory, bitcoind):
+    """Only hsm_secret is left, and no file: the operator gives back what it kept, and then it is gone for good."""
+    lsp, clients, factory = factory_with(
+        node_factory, bitcoind, 2, client=LOST, lsp={"broken_log": ".*"}, lifetime_blocks=150, dying_blocks=40
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_for(lambda: copied(alice) and copied(bob))
+    (peer,) = status(alice)["backup"]["peers"]
+    assert peer == {"id": lsp.info["id"], "copied": 1}
+    assert status(lsp)["backup"]["peers"] == [], "an operator asks its clients for nothing"
+    # Two copies: records, and the channel's static backup. Their names say nothing.
+    wait_for(lambda: len(shelf(lsp, alice)) == 2)
+    assert instance not in str(lsp.rpc.listdatastore(["cln-factory", "kept", alice.info["id"]]))
+    bob.stop()
+    burn(alice)
+    assert factories(alice) == []
+    assert found(alice) is None
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    wait_for(lambda: found(alice) is not None)
+    preview = found(alice)
+    (one,) = preview["factories"]
+    assert one["factory_instance"] == instance and one["outcome"] == "restored"
+    assert preview["peers"] == [lsp.info["id"]] and "file" not in preview and preview["channels"] == 1
+    lsp.stop()
+    done = alice.rpc.call("factory-restore")
+    assert done["restored"] == 1 and done["stubs"] == 1, done
+    alice.restart()
+    wait_for(lambda: [factory["factory_instance"] for factory in factories(alice)] == [instance])
+    assert factory_of(alice, instance)["channels_lost"]
+    mine(bitcoind, one["timeout_block"] - 1 - bitcoind.rpc.getblockcount(), [alice])
+    assert bitcoind.rpc.getrawmempool() == [], "nothing is published before it pays"
+    mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > (CAPACITY - 10_000) * 1000)
+    assert factory_of(alice, instance)["state"] == "distributed"
+
+
+# S39
+def test_the_operator_that_gives_copies_back_closes_too(node_factory, bitcoind):
+    """The same with an operator that stays: it closes the channel, as lightningd asks it to."""
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 1, client=LOST, lsp={"broken_log": ".*"})
+    (alice,) = clients
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_for(lambda: copied(alice) and len(shelf(lsp, alice)) == 2)
+    burn(alice)
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    wait_for(lambda: found(alice) is not None)
+    assert alice.rpc.call("factory-restore")["stubs"] == 1
+    alice.restart()
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
+
+
+# S9
+def test_an_older_disk_is_caught_up_by_its_operator(node_factory, bitcoind):
+    """It has forgotten a neighbour's sale: it has it back before it signs anything, and agrees to nothing more."""
+    dies = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, client=dies, stock_sat=STOCK)
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, bob, 100_000_000, "to bob")
+    wait_for(lambda: copied(bob))
+    with older_copy(bob, lambda: connect_all(lsp, clients)):
+        buy(alice, factory, 200_000)
+        wait_for(lambda: copied(bob))
+    bob.connect(lsp)
+    wait_for(lambda: "exit_only" in factory_of(bob, instance))
+    assert "its copy with a peer" in factory_of(bob, instance)["exit_only"]
+    assert bob.daemon.is_in_log("nothing is signed before it has shown them")
+    with pytest.raises(RpcError, match="exit-only"):
+        buy(bob, factory, 100_000)
+    assert bob.daemon.is_in_log("restart lightningd, so that the chain is read again")
+    # The next start finds what came back.
+    bob.restart()
+    assert "its copy with a peer" in factory_of(bob, instance)["exit_only"]
+
+
+# S39, S40
+def test_a_peer_that_serves(node_factory, bitcoind):
+    """A second keeper, beside the operator, that isn't in the factory; whoever doesn't serve says so."""
+    serves, silent = plugin_options(**{"factory-keep-for-peers": None}), plugin_options()
+    lsp, keeper, other = node_factory.get_nodes(3, opts=[lsp_options(**FAST), serves, silent])
+    keepers = [keeper.info["id"], other.info["id"]]
+    (alice,) = node_factory.get_nodes(1, opts=plugin_options(**{"factory-keeper": keepers, "factory-min-keepers": 2}))
+    fund(bitcoind, lsp, 9_000_000)
+    node_factory.join_nodes([keeper, alice], wait_for_announce=False)
+    node_factory.join_nodes([other, alice], wait_for_announce=False)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, [lsp, keeper, other, alice])
+    activate(bitcoind, create(lsp, [alice]), lsp, [alice])
+    wait_for(lambda: status(alice)["backup"]["copied_twice"] == 1)
+    assert "next" not in status(alice)["backup"]
+    peers = {peer["id"]: peer for peer in status(alice)["backup"]["peers"]}
+    assert peers[lsp.info["id"]]["copied"] == peers[keeper.info["id"]]["copied"] == 1
+    refused = peers[other.info["id"]]
+    assert refused["copied"] == 0 and "its clients and its channels' peers only" in refused["trouble"]
+    wait_for(lambda: len(shelf(keeper, alice)) == 2)
+    assert shelf(other, alice) == []
+    # With one of the two gone nothing new is bound: a second factory waits.
+    keeper.stop()
+    second = node_factory.executor.submit(create, lsp, [alice])
+    wait_for(lambda: status(alice)["backup"]["waiting"])
+    keeper.start()
+    alice.connect(keeper)
+    activate(bitcoind, second.result(), lsp, [alice])
+
+
+# S40
+def test_no_copies_with_peers(node_factory, bitcoind):
+    """Whoever wants none has none, and is told what that means."""
+    lsp, (alice,), _ = factory_with(node_factory, bitcoind, 1, client={"factory-no-peer-backup": None})
+    backup = status(alice)["backup"]
+    assert backup["copied"] == 0 and backup["peers"] == [] and "nobody has a copy" in backup["next"]
+    assert shelf(lsp, alice) == []
