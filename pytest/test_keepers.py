@@ -21,6 +21,7 @@ from harness import (
     status,
     wait_for,
     wait_for_synced,
+    wait_until_ready,
 )
 from test_restore import CAPACITY, LOST, NOT_RESTORED, burn
 from test_restored import older_copy
@@ -47,12 +48,30 @@ def found(node):
         return None
 
 
+def befriend(node, keeper):
+    """Whoever has a channel is served from the next connection on."""
+    node.rpc.disconnect(keeper.info["id"], force=True)
+    node.connect(keeper)
+    wait_until_ready(node, [keeper])
+
+
+def meet(node, keeper):
+    """Connects until the keeper has given back what it has: the first time its lightningd hears that a channel is
+    unknown here, which ends the connection, and the channel."""
+
+    def given_back():
+        if not [peer for peer in node.rpc.listpeers()["peers"] if peer["connected"]]:
+            node.rpc.connect(keeper.info["id"], "localhost", keeper.port)
+        return found(node)
+
+    wait_for(given_back)
+    return found(node)
+
+
 # S39, S40
 def test_a_machine_burns_and_its_operator_has_kept_all(node_factory, bitcoind):
-    """Only hsm_secret is left, and no file: the operator gives back what it kept, and then it is gone for good."""
-    lsp, clients, factory = factory_with(
-        node_factory, bitcoind, 2, client=LOST, lsp={"broken_log": ".*"}, lifetime_blocks=150, dying_blocks=40
-    )
+    """Only hsm_secret is left, and no file: the operator gives back what it kept, and closes the channel."""
+    lsp, clients, factory = factory_with(node_factory, bitcoind, 2, client=LOST, lsp={"broken_log": ".*"})
     alice, bob = clients
     instance = factory["factory_instance"]
     pay(lsp, alice, 50_000_000, "to alice")
@@ -63,42 +82,54 @@ def test_a_machine_burns_and_its_operator_has_kept_all(node_factory, bitcoind):
     # Two copies: records, and the channel's static backup. Their names say nothing.
     wait_for(lambda: len(shelf(lsp, alice)) == 2)
     assert instance not in str(lsp.rpc.listdatastore(["cln-factory", "kept", alice.info["id"]]))
-    bob.stop()
     burn(alice)
     assert factories(alice) == []
     assert found(alice) is None
-    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
-    wait_for(lambda: found(alice) is not None)
-    preview = found(alice)
+    preview = meet(alice, lsp)
     (one,) = preview["factories"]
     assert one["factory_instance"] == instance and one["outcome"] == "restored"
     assert preview["peers"] == [lsp.info["id"]] and "file" not in preview and preview["channels"] == 1
-    lsp.stop()
     done = alice.rpc.call("factory-restore")
     assert done["restored"] == 1 and done["stubs"] == 1, done
     alice.restart()
     wait_for(lambda: [factory["factory_instance"] for factory in factories(alice)] == [instance])
-    assert factory_of(alice, instance)["channels_lost"]
-    mine(bitcoind, one["timeout_block"] - 1 - bitcoind.rpc.getblockcount(), [alice])
-    assert bitcoind.rpc.getrawmempool() == [], "nothing is published before it pays"
-    mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > (CAPACITY - 10_000) * 1000)
-    assert factory_of(alice, instance)["state"] == "distributed"
+    restored = factory_of(alice, instance)
+    assert restored["channels_lost"] and f"peer {lsp.info['id']}" in restored["exit_only"]
+    mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
+    # Bob's channel is another's, and goes on.
+    connect_all(lsp, [bob])
+    pay(lsp, bob, 10_000_000, "to bob")
 
 
 # S39
-def test_the_operator_that_gives_copies_back_closes_too(node_factory, bitcoind):
-    """The same with an operator that stays: it closes the channel, as lightningd asks it to."""
-    lsp, clients, factory = factory_with(node_factory, bitcoind, 1, client=LOST, lsp={"broken_log": ".*"})
-    (alice,) = clients
+def test_a_machine_burns_and_only_a_peer_is_left(node_factory, bitcoind):
+    """The operator is gone for good; a peer that serves has kept all: the whole capacity after the timeout."""
+    serves = plugin_options(**{"factory-keep-for-peers": None, "broken_log": ".*"})
+    lsp, keeper = node_factory.get_nodes(2, opts=[lsp_options(**FAST), serves])
+    (alice,) = node_factory.get_nodes(1, opts=[plugin_options(**{"factory-keeper": keeper.info["id"], **LOST})])
+    fund(bitcoind, lsp, 9_000_000)
+    node_factory.join_nodes([keeper, alice], wait_for_announce=False)
+    befriend(alice, keeper)
+    connect_all(lsp, [alice])
+    wait_for_synced(bitcoind, [lsp, keeper, alice])
+    factory = create(lsp, [alice], lifetime_blocks=150, dying_blocks=40)
+    instance = activate(bitcoind, factory, lsp, [alice])["factory_instance"]
     pay(lsp, alice, 50_000_000, "to alice")
-    wait_for(lambda: copied(alice) and len(shelf(lsp, alice)) == 2)
+    wait_for(lambda: status(alice)["backup"]["copied_twice"] == 1)
+    lsp.stop()
     burn(alice)
-    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
-    wait_for(lambda: found(alice) is not None)
-    assert alice.rpc.call("factory-restore")["stubs"] == 1
+    preview = meet(alice, keeper)
+    assert preview["peers"] == [keeper.info["id"]]
+    (one,) = preview["factories"]
+    assert alice.rpc.call("factory-restore")["restored"] == 1
     alice.restart()
-    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
-    mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
+    wait_for(lambda: factories(alice))
+    mine(bitcoind, one["timeout_block"] - 1 - bitcoind.rpc.getblockcount(), [alice])
+    funding = factory_of(alice, instance)["funding_txid"]
+    assert bitcoind.rpc.gettxout(funding, factory_of(alice, instance)["funding_outnum"]), "nothing is published before it pays"
+    before = onchain_msat(alice)
+    mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > before + (CAPACITY - 10_000) * 1000)
+    assert factory_of(alice, instance)["state"] == "distributed"
 
 
 # S9
@@ -134,7 +165,9 @@ def test_a_peer_that_serves(node_factory, bitcoind):
     (alice,) = node_factory.get_nodes(1, opts=plugin_options(**{"factory-keeper": keepers, "factory-min-keepers": 2}))
     fund(bitcoind, lsp, 9_000_000)
     node_factory.join_nodes([keeper, alice], wait_for_announce=False)
-    node_factory.join_nodes([other, alice], wait_for_announce=False)
+    befriend(alice, keeper)
+    # With this one there is no channel.
+    alice.connect(other)
     connect_all(lsp, [alice])
     wait_for_synced(bitcoind, [lsp, keeper, other, alice])
     activate(bitcoind, create(lsp, [alice]), lsp, [alice])

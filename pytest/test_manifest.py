@@ -16,7 +16,7 @@ UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.
 # Counts and places: numbers without a unit.
 BARE = {
     "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "closed_channels", "coin",
-    "coins", "coins_at_once", "coins_ready", "copied", "depth", "distributions", "evicted", "factories", "failed",
+    "coins", "coins_at_once", "coins_ready", "copied", "copied_twice", "depth", "distributions", "evicted", "factories", "failed",
     "funding_outnum", "given_back", "handed_over", "htlcs", "index", "kept", "largest", "made", "missing", "number",
     "outnum", "partial_signatures", "reclaims", "records", "renewed", "restored", "rung", "rungs", "sale", "sale_members", "sales",
     "smallest", "state_count", "stubs", "sub_factories", "transactions", "unconfirmed", "usable_rungs",

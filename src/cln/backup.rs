@@ -186,13 +186,13 @@ pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes:
             },
         };
         let Some(wish) = wish else { return };
-        copier.want(wish);
+        copier.want(wish).await;
         let mut urgent = wish.urgent;
         let collected = Instant::now() + COLLECT;
         while !urgent {
             match tokio::time::timeout_at(collected, wishes.0.recv()).await {
                 Ok(Some(wish)) => {
-                    copier.want(wish);
+                    copier.want(wish).await;
                     urgent = wish.urgent;
                 }
                 Ok(None) => return,
@@ -219,7 +219,11 @@ struct Copier {
 }
 
 impl Copier {
-    fn want(&mut self, wish: Wish) {
+    async fn want(&mut self, wish: Wish) {
+        // At once: of a channel that was used meanwhile there would be a newer one.
+        if let Err(why) = self.look_at_channels(&BTreeSet::from([wish.instance])).await {
+            log::warn!("factory {}: no static channel backups: {why}", wish.instance);
+        }
         if wish.peers {
             self.for_peers.insert(wish.instance);
             // A block concerns all of an operator's clients at once.
@@ -238,14 +242,14 @@ impl Copier {
     async fn copy_until_done(&mut self, wishes: &mut Wishes) {
         loop {
             while let Ok(wish) = wishes.0.try_recv() {
-                self.want(wish);
+                self.want(wish).await;
             }
             self.hand_to_peers().await;
             let Err(reason) = self.write().await else { return };
             self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
             let again = Instant::now() + AGAIN;
             while let Ok(Some(wish)) = tokio::time::timeout_at(again, wishes.0.recv()).await {
-                self.want(wish);
+                self.want(wish).await;
                 self.hand_to_peers().await;
             }
         }
