@@ -218,7 +218,13 @@ def test_nothing_is_promised_while_the_disk_is_full(node_factory, bitcoind, dire
     folder = pathlib.Path(directory) / "other-disk"
     options = [
         lsp_options(**FAST),
-        plugin_options(**{"factory-backup-file": str(folder / "alice"), "factory-min-keepers": 1}),
+        plugin_options(
+            **{
+                "factory-backup-file": str(folder / "alice"),
+                "factory-min-keepers": 1,
+                "factory-no-peer-backup": None,
+            }
+        ),
     ]
     lsp, alice = node_factory.get_nodes(2, opts=options)
     fund(bitcoind, lsp, 9_000_000)

@@ -44,6 +44,8 @@ def older_copy(node, reconnect):
 def test_a_client_with_an_older_copy_signs_nothing_more_and_can_leave(node_factory, bitcoind):
     """Its operator knows of a sale that it has forgotten, and would sell that stock again with its signature."""
     dies = {"may_fail": True, "broken_log": "Lost connection|Plugin marked as important|Reading sync lightningd"}
+    # With copies it would be told at once (test_keepers.py).
+    dies["factory-no-peer-backup"] = None
     lsp, clients, factory = factory_with(node_factory, bitcoind, 2, client=dies, stock_sat=STOCK)
     alice, bob = clients
     instance = factory["factory_instance"]

@@ -5,12 +5,12 @@
 
 mod common;
 
-use common::{factory, sales};
+use common::{factory, purse, sales};
 use factory_engine::backup::Kept as Copied;
 use factory_engine::io::{Keeper, ShelfAnswer};
 use factory_engine::types::InstanceId;
 use factory_engine::wire::message::{AskCopy, ForgetCopy, Keep, Kept, Message};
-use factory_engine::{Command, Config, Input, State};
+use factory_engine::{Command, Config, Input, PriceList, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, ShelfLie, World};
 
@@ -90,6 +90,31 @@ fn what_binds_waits_for_the_operators_copy() {
         assert_eq!(world.state(LSP, instance) == Some(State::Storing), waits);
         in_order(&world);
     }
+}
+
+/// S36, S39: what is held when its operator goes away isn't paid behind its back: the purchase is over.
+#[test]
+fn a_payment_that_is_held_ends_with_the_connection() {
+    let prices = PriceList::of_sales(700_001, 0);
+    let scenario = Scenario::new(8).clients(4).stock(300_000).prices(prices).config(keeps);
+    let (mut world, instance) = scenario.active().unwrap();
+    world.pay(LSP, 1, PAID_MSAT).unwrap();
+    let before = purse(&world, instance);
+    world.mute.insert("kept");
+    world.ask(1, instance, 50_000, 700_001).unwrap().unwrap();
+    world.settle().unwrap();
+    assert!(kept(&world, 1, instance).waits);
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    assert!(!kept(&world, 1, instance).waits);
+    assert_eq!(purse(&world, instance), before);
+    world.mute.clear();
+    world.reconnect().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(purse(&world, instance), before, "nobody pays for what is over");
+    world.buy(1, instance, 50_000, 700_001).unwrap();
+    assert_eq!(before - purse(&world, instance), 700_001);
+    in_order(&world);
 }
 
 /// S39: where there have to be two, one isn't enough.

@@ -93,6 +93,8 @@ pub struct Member {
     pub shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
     /// How it lies about that.
     pub shelf_lie: Option<ShelfLie>,
+    /// Factories of which peers get a copy in a while.
+    copies_due: BTreeSet<InstanceId>,
     /// Channels that its lightningd had when its machine was lost.
     burnt: Vec<(ChannelId, NodeId)>,
 }
@@ -225,6 +227,7 @@ impl World {
                 keeper_broken: false,
                 shelves: BTreeMap::new(),
                 shelf_lie: None,
+                copies_due: BTreeSet::new(),
                 burnt: vec![],
             });
         }
@@ -463,7 +466,8 @@ impl World {
     /// When a property is violated.
     pub fn advance(&mut self) -> Result<bool, LabError> {
         let again = std::mem::take(&mut self.unstored);
-        let soon = (!again.is_empty()).then(|| self.now.saturating_add(AGAIN));
+        let due = self.members.iter().any(|member| !member.copies_due.is_empty());
+        let soon = (due || !again.is_empty()).then(|| self.now.saturating_add(AGAIN));
         let ticks = self.members.iter().filter_map(|m| m.engine.as_ref()?.poll_timeout());
         let Some(next) = ticks.chain(soon).min() else {
             return Ok(false);
@@ -472,6 +476,7 @@ impl World {
             self.answer(at, input);
         }
         self.now = self.now.max(next);
+        self.copy_for_peers();
         for at in 0..self.members.len() {
             let due = self.members[at].engine.as_ref().and_then(Engine::poll_timeout);
             if due.is_some_and(|due| due <= self.now) {

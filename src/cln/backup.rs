@@ -185,7 +185,7 @@ pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes:
                 }
             },
         };
-        let Some(wish) = wish else { return };
+        let Some(wish) = wish else { return ended().await };
         copier.want(wish).await;
         let mut urgent = wish.urgent;
         let collected = Instant::now() + COLLECT;
@@ -195,12 +195,17 @@ pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes:
                     copier.want(wish).await;
                     urgent = wish.urgent;
                 }
-                Ok(None) => return,
+                Ok(None) => return ended().await,
                 Err(_) => break,
             }
         }
         copier.copy_until_done(&mut wishes).await;
     }
+}
+
+/// Whoever asks for copies has ended: that is what has to be said, not that nobody asks any more.
+async fn ended() {
+    std::future::pending().await
 }
 
 /// What makes copies of records.

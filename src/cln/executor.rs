@@ -32,9 +32,6 @@ use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wa
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
-/// Seconds in which a peer may agree to a close. By force lightningd cuts the connection, and holds it for 5 s more: a
-/// busy peer takes longer than one.
-const ALONE_AFTER: u32 = 10;
 /// Between two looks at a backend that is away.
 const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 /// Notification topic for changes of state.
@@ -399,7 +396,7 @@ impl Node for Executor {
             Effect::Wake { instance, peer, by, reason } => self.waker.wake(instance, peer, by, reason),
             Effect::CloseChannel { channel_id } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
-                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": ALONE_AFTER});
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
                     rpc.call("close", params).await.map(|closed| closed["type"].to_string())
                 });
             }

@@ -4,8 +4,12 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+
+/// How much later a task is noticed that has only returned.
+const CAUSE_FIRST: Duration = Duration::from_millis(500);
 
 /// Starts such tasks. A cheap clone.
 #[derive(Debug, Clone)]
@@ -30,7 +34,14 @@ impl Vital {
         let vital = self.clone();
         let task = tokio::spawn(task);
         tokio::spawn(async move {
-            let how = task.await.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+            let how = match task.await {
+                Err(error) => error.to_string(),
+                Ok(()) => {
+                    // Perhaps because another has panicked: that one is to be named.
+                    tokio::time::sleep(CAUSE_FIRST).await;
+                    "it returned".to_owned()
+                }
+            };
             if !vital.stopping.load(Ordering::Relaxed) {
                 // Fails only where nobody waits for it any more: the process is ending.
                 let _ = vital.ended.send(format!("the task that {name} has ended ({how})"));

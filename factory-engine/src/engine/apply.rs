@@ -88,7 +88,7 @@ impl Engine {
             Volatile::PeerDown(peer) => {
                 self.peers.remove(&peer);
                 self.friends.remove(&peer);
-                self.keeping.gone(peer);
+                self.keeping.gone(peer, effects);
             }
             Volatile::Tip(height, hash) => self.tip = Some((height, hash)),
             Volatile::ReorgTip(height) => {

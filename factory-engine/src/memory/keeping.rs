@@ -115,10 +115,21 @@ impl Keeping {
         }
     }
 
-    /// A peer's connection is over: nobody waits for it.
-    pub(crate) fn gone(&mut self, peer: NodeId) {
+    /// A peer's connection is over: nobody waits for it. What was to go to it is said again on the next, if it is still
+    /// so; what was to be paid to it may be over by now, and is looked up as at a start: it never left.
+    pub(crate) fn gone(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
         self.trouble.retain(|(keeper, _), _| *keeper != Keeper::Peer(peer));
         self.keepers.gone(peer);
+        self.held.retain(|_, (_, effect)| {
+            if let Effect::PayInvoice { instance, peer: to, invoice } = effect
+                && *to == peer
+            {
+                let payment_hash = invoice.payment_hash;
+                effects.push(Effect::LookPayment { instance: *instance, payment_hash });
+                return false;
+            }
+            !matches!(effect, Effect::Send { peer: to, .. } if *to == peer)
+        });
     }
 
     pub(crate) fn drop_held(&mut self, instance: InstanceId) {

@@ -27,13 +27,14 @@ pub enum ShelfLie {
 
 impl World {
     /// `Effect::Copy`: the backup file takes a copy of what is stored, or can't; peers are given theirs by the engine.
-    pub(super) fn copy(&mut self, at: usize, instance: InstanceId, peers: bool) {
-        let member = &mut self.members[at];
-        let records = member.store.records(instance).to_vec();
-        if peers {
-            let copies = vec![Copy { instance, records: records.clone() }];
-            self.answer(at, Input::Copied { instance, copies });
+    /// For `peers` at once where that is urgent, otherwise with whatever else is stored within a second.
+    pub(super) fn copy(&mut self, at: usize, instance: InstanceId, peers: Option<bool>) {
+        match peers {
+            Some(true) => self.copy_for(at, instance),
+            Some(false) => drop(self.members[at].copies_due.insert(instance)),
+            None => {}
         }
+        let records = self.members[at].store.records(instance).to_vec();
         let member = &mut self.members[at];
         if !member.config.backup_file {
             return;
@@ -46,6 +47,23 @@ impl World {
         let counter = u32::try_from(records.len()).unwrap_or(u32::MAX);
         member.copies.insert(instance, records);
         self.answer(at, Input::Kept { keeper: Keeper::File, list: vec![(instance, counter)] });
+    }
+
+    fn copy_for(&mut self, at: usize, instance: InstanceId) {
+        self.members[at].copies_due.remove(&instance);
+        let copies = vec![Copy { instance, records: self.members[at].store.records(instance).to_vec() }];
+        self.answer(at, Input::Copied { instance, copies });
+    }
+
+    /// Time has gone by: what was collected for peers is theirs.
+    pub(super) fn copy_for_peers(&mut self) {
+        for at in 0..self.members.len() {
+            for instance in std::mem::take(&mut self.members[at].copies_due) {
+                if self.members[at].engine.is_some() {
+                    self.copy_for(at, instance);
+                }
+            }
+        }
     }
 
     /// `Effect::Shelf`, honestly or not.
@@ -122,7 +140,7 @@ impl World {
         let member = &self.members[at];
         let Some(engine) = member.engine.as_ref().filter(|_| member.config.backup_file) else { return };
         for instance in engine.worth_keeping() {
-            self.copy(at, instance, false);
+            self.copy(at, instance, None);
         }
     }
 
@@ -184,6 +202,7 @@ impl World {
         member.lightningd.payments.clear();
         member.lightningd.reserved.clear();
         member.shelves.clear();
+        member.copies_due.clear();
         member.shadow = None;
         member.restored = true;
         self.judge.restored(at);
