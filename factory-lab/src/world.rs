@@ -305,6 +305,15 @@ impl World {
             self.members[at].view.pop();
             self.doubt_above(at, kept)?;
         }
+        // Nobody knows any more what was handled: all that has confirmed is in doubt.
+        let engine = self.members[at].engine.as_ref().filter(|_| last.is_none());
+        let confirmed = engine.filter(|engine| engine.confirmed_to().is_some()).and_then(Engine::scan_from);
+        if let Some(birth) = confirmed {
+            self.doubt_above(at, birth.saturating_sub(1))?;
+            if self.members[at].engine.is_none() {
+                return Ok(());
+            }
+        }
         // S33: what the chain has said may be in a record that isn't understood, so that it is read again.
         let damaged = |engine: &&Engine| engine.factories().any(|factory| factory.damage().is_some());
         let birth = self.members[at].engine.as_ref().filter(damaged).and_then(Engine::scan_from);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::engine::Engine;
 use crate::io::{Effect, Keeper};
 use crate::memory::keeping::{ByFactory, KeepersOf, binding};
+use crate::memory::sale::Purchase;
 use crate::record::factory::Factory;
 use crate::types::{InstanceId, NodeId};
 
@@ -49,7 +50,8 @@ impl Engine {
             looked_at.into_iter().map(|instance| (instance, self.keepers_of(instance))).collect();
         let (mut effects, needed) = self.keeping.hold_back(effects, &keepers, least);
         // Whatever was stored since: these follow from what keepers have.
-        effects.extend(self.keeping.release(&keepers, least));
+        let released = self.keeping.release(&keepers, least);
+        effects.extend(released.into_iter().map(|effect| self.if_wanted(effect)));
         let wanted: BTreeSet<InstanceId> = written.union(&needed).copied().collect();
         for instance in wanted.into_iter().filter(|instance| self.is_worth_keeping(*instance)) {
             let of = keepers.get(&instance).map_or(&[][..], |of| &of.now);
@@ -60,6 +62,17 @@ impl Engine {
         }
         self.read_again(&mut effects);
         effects
+    }
+
+    /// A purchase may be over by the time that it may be paid: then it never was, as at a start.
+    fn if_wanted(&self, effect: Effect) -> Effect {
+        if let Effect::PayInvoice { instance, invoice, .. } = &effect
+            && self.factories.get(instance).is_some_and(|factory| factory.lsp() != self.me)
+            && !self.purchases.get(instance).is_some_and(Purchase::is_open)
+        {
+            return Effect::LookPayment { instance: *instance, payment_hash: invoice.payment_hash };
+        }
+        effect
     }
 
     /// Messages that waited until it was known what keepers have.
