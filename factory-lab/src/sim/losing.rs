@@ -49,3 +49,13 @@ impl Losing {
         }
     }
 }
+
+impl Burn {
+    /// The step from which on what was given back is restored.
+    pub(super) fn restores_at(&self) -> u64 {
+        match self.stage {
+            Stage::Burnt(since, _) => since.saturating_add(self.wait),
+            Stage::Before | Stage::Restored => 0,
+        }
+    }
+}

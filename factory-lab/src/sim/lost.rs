@@ -52,10 +52,15 @@ impl Run {
                 burn.stage = Stage::Burnt(self.steps, kept);
                 self.world.lose_all(at)?;
             }
-            Stage::Burnt(since, _) if now || self.steps >= since.saturating_add(burn.wait) => {
+            Stage::Burnt(..) | Stage::Restored if now || self.steps >= burn.restores_at() => {
                 let engine = self.world.members[at].engine.as_ref();
-                if engine.is_none_or(|engine| engine.found_copies().is_empty()) {
-                    if now {
+                // Of each factory: some may be given back later than others.
+                let found = engine.is_some_and(|engine| {
+                    let mut found = engine.found_copies().into_iter();
+                    found.any(|(_, copy)| engine.factory(copy.instance).is_none())
+                });
+                if !found {
+                    if now && burn.stage != Stage::Restored {
                         // What was lost on the way comes again on another connection.
                         self.world.disconnect(LSP, at);
                     }

@@ -220,7 +220,9 @@ impl World {
             encode_record(&[Event::Recovered(Recovered { reason: "the machine is lost".to_owned() })]);
         for (instance, records) in copies {
             let stored = member.store.records_mut(instance);
-            stored.extend(records.into_iter().chain([recovered.clone()]));
+            if stored.is_empty() {
+                stored.extend(records.into_iter().chain([recovered.clone()]));
+            }
         }
         member.view.clear();
         member.shadow = None;

@@ -207,7 +207,9 @@ impl World {
         let Some(last) = last.filter(|_| factory.funding_height().is_some()) else { return Ok(()) };
         let early = early_of_sale(&factory.current.layout, index, last);
         let begin = factory.current.terms.timeout_height.saturating_sub(early);
-        if self.chain.height() >= begin && !factory.is_leaving(index) {
+        // S39: nobody but the operator could close what a lost machine's exit brought on chain.
+        let leaves = factory.is_leaving(index) || factory.has_lost_channels();
+        if self.chain.height() >= begin && !leaves {
             return Err(format!("S19: it has bought, has to leave from {begin} on, and does not"));
         }
         Ok(())
