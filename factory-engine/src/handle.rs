@@ -4,9 +4,8 @@ use crate::chain::channels::close_again;
 use crate::close;
 use crate::engine::Engine;
 use crate::io::{Answer, Command, Entropy, Input, KnownChannel, Level, Refusal};
-use crate::memory::Volatile;
 use crate::memory::keepers::VolatileKeepers;
-use crate::memory::keeping::VolatileKeeping;
+use crate::memory::{Volatile, keepers};
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::sale;
@@ -236,7 +235,7 @@ impl Engine {
             step.log(Level::Info, format!("{instance}: {name} from {peer} {what}: {why}"));
             if waits {
                 let change = VolatileKeepers::Deferred(instance, peer, payload.to_vec());
-                step.volatile(Volatile::Keeping(VolatileKeeping::Keepers(change)));
+                step.volatile(keepers(change));
             }
             return;
         }

@@ -2,8 +2,8 @@
 //!
 //! What binds this node for good (that it has stored its path, that it pays for liquidity, that its key goes to
 //! the operator, that the funding is sent) leaves once enough keepers have a copy of every record that it
-//! follows from: the backup file, the operator, and peers that the node names ([`Keeper`]). Until then [`Engine::apply`] holds it back: to everybody else that looks like a node that is
-//! slow, which is nothing new to them. A restart loses what was held, as it loses what was about to be sent.
+//! follows from: the backup file, the operator, and peers that the node names ([`Keeper`]). Until then
+//! [`Engine::apply`] holds it back: to everybody else that looks like a node that is slow, which is nothing new to them. A restart loses what was held, as it loses what was about to be sent.
 
 mod peers;
 mod serve;
@@ -33,7 +33,7 @@ pub struct Kept {
 impl Engine {
     /// A keeper has these copies; others that wait for it may go on.
     pub(crate) fn on_kept(&self, step: &mut StepBuilder<'_>, keeper: Keeper, list: Vec<(InstanceId, u32)>) {
-        if let Some(why) = self.keeping.trouble(keeper).filter(|_| !list.is_empty()) {
+        if let Some(why) = self.keeping.trouble(keeper) {
             step.log(Level::Info, format!("{keeper} takes copies again, after: {why}"));
         }
         step.volatile(Volatile::Keeping(VolatileKeeping::Kept(keeper, list)));

@@ -6,13 +6,12 @@ use std::fmt;
 
 use crate::engine::Engine;
 use crate::io::{Compared, Effect, Keeper, Level};
-use crate::memory::Volatile;
 use crate::memory::keepers::{PATIENCE, Sent, Tag, VolatileKeepers};
 use crate::memory::keeping::VolatileKeeping;
+use crate::memory::{Volatile, keepers};
 use crate::record::copy::{Copy, CopyError, MOST_BYTES, SealedCopy, Version, statics_name};
 use crate::record::encode_record;
 use crate::record::event::{Event, Restored};
-use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::types::{InstanceId, NodeId};
@@ -40,10 +39,9 @@ impl Engine {
     /// Whoever may be a keeper is asked. An operator doesn't ask its clients: its copies are a thousand times as
     /// large as theirs.
     pub(crate) fn keepers_peer_up(&self, step: &mut StepBuilder<'_>, peer: NodeId) {
-        let is_client = |factory: &Factory| factory.lsp() == self.me && factory.client_of(peer).is_some();
         let may_keep = self.config.keepers.contains(&peer)
             || self.factories.values().any(|factory| factory.lsp() == peer)
-            || !self.factories.values().any(is_client);
+            || !self.is_our_client(peer);
         if self.config.peer_backup && may_keep {
             step.volatile(keepers(VolatileKeepers::Asked(peer, step.now.saturating_add(PATIENCE))));
             step.send(peer, AskCopies { most: u32::try_from(MOST_COPIES).unwrap_or(u32::MAX) });
@@ -192,7 +190,8 @@ impl Engine {
             let tries = late.map_or(0, |sent| sent.tries.saturating_add(1));
             let patience = PATIENCE.saturating_mul(1 << tries.min(MOST_DOUBLINGS));
             let deadline = Some(step.now.saturating_add(patience));
-            let sent = Sent { version: (counter, nonce), tries, deadline };
+            let records_of = Some(instance).filter(|instance| *instance == copy.instance);
+            let sent = Sent { version: (counter, nonce), records_of, tries, deadline };
             step.volatile(keepers(VolatileKeepers::Sends(peer, tag, sent)));
         }
     }
@@ -209,23 +208,20 @@ impl Engine {
         if kept.counter != sent.version.0 {
             return Err(Fault::stale("it was sent another one since"));
         }
-        let named = self.names().get(&kept.tag).copied();
+        let instance = sent.records_of.filter(|instance| self.factories.contains_key(instance));
         step.volatile(keepers(VolatileKeepers::Answered(peer, kept.tag)));
-        match (&kept.refused, named) {
-            (Some(why), Some(Named::Records(instance))) => {
-                self.on_not_kept(step, Keeper::Peer(peer), Some(instance), why.to_string());
+        if let Some(why) = &kept.refused {
+            if instance.is_some() {
+                self.on_not_kept(step, Keeper::Peer(peer), instance, why.to_string());
             }
-            (Some(_), _) => {}
-            (None, named) => {
-                step.volatile(keepers(VolatileKeepers::Keeps(peer, kept.tag, sent.version)));
-                if let Some(Named::Records(instance)) = named {
-                    self.on_kept(step, Keeper::Peer(peer), vec![(instance, kept.counter)]);
-                    if kept.counter < self.keeping.records(instance) {
-                        let urgent = self.keeping.waiting().contains(&instance);
-                        step.effect(Effect::Copy { instance, urgent, peers: true });
-                    }
-                }
-            }
+            return Ok(());
+        }
+        step.volatile(keepers(VolatileKeepers::Keeps(peer, kept.tag, sent.version)));
+        let Some(instance) = instance else { return Ok(()) };
+        self.on_kept(step, Keeper::Peer(peer), vec![(instance, kept.counter)]);
+        if kept.counter < self.keeping.records(instance) {
+            let urgent = self.keeping.waiting().contains(&instance);
+            step.effect(Effect::Copy { instance, urgent, peers: true });
         }
         Ok(())
     }
@@ -324,10 +320,9 @@ impl Engine {
             let why = "it didn't show in time what it keeps".to_owned();
             self.on_not_kept(step, Keeper::Peer(peer), Some(instance), why);
         }
-        let names = self.names();
         for (peer, tag, sent) in self.keeping.keepers.late_answers(step.now) {
             step.volatile(keepers(VolatileKeepers::Sends(peer, tag, Sent { deadline: None, ..sent })));
-            let Some(Named::Records(instance)) = names.get(&tag).copied() else { continue };
+            let Some(instance) = sent.records_of else { continue };
             let why = "it hasn't said in time that it has stored a copy".to_owned();
             self.on_not_kept(step, Keeper::Peer(peer), Some(instance), why);
             if self.keeping.waiting().contains(&instance) {
@@ -363,8 +358,4 @@ pub fn outdated(had: impl fmt::Display, copied: impl fmt::Display, keeper: &str)
     format!(
         "its records ended after {had}, and its copy {keeper} has {copied}: this node was restored from an older backup"
     )
-}
-
-fn keepers(change: VolatileKeepers) -> Volatile {
-    Volatile::Keeping(VolatileKeeping::Keepers(change))
 }

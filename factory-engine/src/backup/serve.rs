@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::engine::Engine;
 use crate::io::{Effect, Level, ShelfAnswer, ShelfRequest};
-use crate::memory::Volatile;
+use crate::memory::keepers;
 use crate::memory::keepers::{Tag, VolatileKeepers};
-use crate::memory::keeping::VolatileKeeping;
 use crate::record::copy::{LEAST_BYTES, MOST_BYTES, SealedCopy};
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
@@ -43,9 +42,14 @@ pub fn admit(shelf: &[(Tag, u32, usize)], copy: &SealedCopy) -> Result<(), Strin
 }
 
 impl Engine {
-    fn keeps_for(&self, peer: NodeId) -> bool {
+    /// Whether a peer is a client of this node's factories.
+    pub(super) fn is_our_client(&self, peer: NodeId) -> bool {
         let is_client = |factory: &Factory| factory.lsp() == self.me && factory.client_of(peer).is_some();
-        self.factories.values().any(is_client) || self.config.serves_copies && self.friends.contains(&peer)
+        self.factories.values().any(is_client)
+    }
+
+    fn keeps_for(&self, peer: NodeId) -> bool {
+        self.is_our_client(peer) || self.config.serves_copies && self.friends.contains(&peer)
     }
 
     /// A peer asks what is kept for it. Whoever it is: it may have lost all else.
@@ -148,10 +152,6 @@ impl Engine {
             }
         }
     }
-}
-
-fn keepers(change: VolatileKeepers) -> Volatile {
-    Volatile::Keeping(VolatileKeeping::Keepers(change))
 }
 
 #[cfg(test)]

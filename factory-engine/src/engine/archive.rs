@@ -34,20 +34,25 @@ impl Engine {
         self.next_generation();
         for (instance, remains) in remains {
             self.factories.remove(&instance);
-            self.lsp.remove(&instance);
-            self.client.remove(&instance);
-            self.lsp_sales.retain(|(of, _), _| *of != instance);
-            self.client_sales.retain(|(of, _), _| *of != instance);
-            self.withheld.retain(|(of, _), _| *of != instance);
+            self.end_all(instance);
             self.asked_back.retain(|(of, _), _| *of != instance);
             self.not_opened.retain(|(of, _), _| *of != instance);
-            self.closes.forget(instance);
-            self.purchases.remove(&instance);
-            self.asked.remove(&instance);
             self.shown.remove(&instance);
             self.keeping.forget(instance);
             self.archived.insert(instance, remains);
         }
+    }
+
+    /// Ends what is under way in a factory: ceremonies, sales, closes.
+    pub(super) fn end_all(&mut self, instance: InstanceId) {
+        self.lsp.remove(&instance);
+        self.client.remove(&instance);
+        self.lsp_sales.retain(|(of, _), _| *of != instance);
+        self.client_sales.retain(|(of, _), _| *of != instance);
+        self.withheld.retain(|(of, _), _| *of != instance);
+        self.closes.forget(instance);
+        self.purchases.remove(&instance);
+        self.asked.remove(&instance);
     }
 
     /// Of every archived factory whose records are there the instance, in order.

@@ -266,16 +266,8 @@ impl Engine {
     /// Goes on with records that a keeper had and this node did not (S9): a factory that was folded further. What was
     /// under way there follows from less, and is over.
     pub fn bring_back(&mut self, folded: Folded) {
-        let instance = folded.instance;
-        self.lsp.remove(&instance);
-        self.client.remove(&instance);
-        self.lsp_sales.retain(|(of, _), _| *of != instance);
-        self.client_sales.retain(|(of, _), _| *of != instance);
-        self.purchases.remove(&instance);
-        self.closes.forget(instance);
-        self.asked.remove(&instance);
-        self.withheld.retain(|(of, _), _| *of != instance);
-        self.keeping.drop_held(instance);
+        self.end_all(folded.instance);
+        self.keeping.drop_held(folded.instance);
         self.adopt(folded);
     }
 

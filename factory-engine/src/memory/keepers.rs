@@ -25,6 +25,8 @@ const MOST_DEFERRED: usize = 4;
 pub(crate) struct Sent {
     /// Which copy.
     pub(crate) version: Version,
+    /// The factory whose records it has; nothing of static channel backups.
+    pub(crate) records_of: Option<InstanceId>,
     /// How often it was sent.
     pub(crate) tries: u32,
     /// Until when it may take; nothing once it has taken longer.

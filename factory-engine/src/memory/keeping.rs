@@ -98,9 +98,7 @@ impl Keeping {
     pub(crate) fn apply(&mut self, change: VolatileKeeping) {
         match change {
             VolatileKeeping::Kept(keeper, list) => {
-                if !list.is_empty() {
-                    self.trouble.remove(&(keeper, None));
-                }
+                self.trouble.remove(&(keeper, None));
                 for (instance, counter) in list {
                     self.trouble.remove(&(keeper, Some(instance)));
                     let kept = self.kept.entry(instance).or_default().entry(keeper).or_default();
@@ -226,6 +224,15 @@ mod tests {
             output: vec![],
         };
         Effect::SendFunding { instance, tx, prevouts: vec![], witnesses: vec![] }
+    }
+
+    /// A file that takes copies again, and has none to take, is in no trouble any more.
+    #[test]
+    fn a_keeper_of_nothing_is_in_no_trouble() {
+        let mut keeping = Keeping::default();
+        keeping.apply(VolatileKeeping::Trouble(Keeper::File, None, "full".to_owned()));
+        keeping.apply(VolatileKeeping::Kept(Keeper::File, vec![]));
+        assert_eq!(keeping.trouble(Keeper::File), None);
     }
 
     /// S39: what waits goes once a copy has what it follows from, however much was stored since; again and again is

@@ -11,6 +11,7 @@ use crate::memory::ceremony::{ClientCeremony, LspCeremony, VolatileClient, Volat
 use crate::memory::climbing::VolatileClimbing;
 use crate::memory::closing::VolatileClose;
 use crate::memory::fees::VolatileFees;
+use crate::memory::keepers::VolatileKeepers;
 use crate::memory::keeping::VolatileKeeping;
 use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
@@ -35,6 +36,11 @@ pub mod moving;
 pub(crate) mod offences;
 pub(crate) mod reclaim;
 pub mod sale;
+
+/// A change of what is known of peers that keep copies.
+pub(crate) fn keepers(change: VolatileKeepers) -> Volatile {
+    Volatile::Keeping(VolatileKeeping::Keepers(change))
+}
 
 /// A change of memory alone, made when the step is applied; what is durable is an
 /// [`Event`](crate::record::event::Event).

@@ -9,6 +9,7 @@ use crate::world::LSP;
 const COPIES: u64 = u64::MAX - 3;
 /// One run in so many has copies.
 const PART: usize = 4;
+
 /// What is planned where there are copies.
 pub(super) struct Losing {
     dice: Dice,
