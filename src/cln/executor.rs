@@ -394,9 +394,10 @@ impl Node for Executor {
                 self.outbox.publish(RENEWAL_TOPIC, body);
             }
             Effect::Wake { instance, peer, by, reason } => self.waker.wake(instance, peer, by, reason),
-            Effect::CloseChannel { channel_id } => {
+            Effect::CloseChannel { channel_id, on_chain } => {
                 self.spawn_logged(format!("closing channel {channel_id}"), async move {
-                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": 1});
+                    let seconds = if on_chain { 1 } else { 10 };
+                    let params = json!({"id": channel_id.to_string(), "unilateraltimeout": seconds});
                     rpc.call("close", params).await.map(|closed| closed["type"].to_string())
                 });
             }

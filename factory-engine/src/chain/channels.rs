@@ -75,7 +75,7 @@ impl Factory {
 }
 
 fn close(step: &mut StepBuilder<'_>, channel: &OwnChannel) {
-    step.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+    step.effect(Effect::CloseChannel { channel_id: channel.channel_id, on_chain: true });
 }
 
 /// A transaction confirms: channels on it whose clients exit are lightningd's now. Close them.

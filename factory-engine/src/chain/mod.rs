@@ -222,7 +222,7 @@ impl Engine {
         let state = factory.state(step.height);
         if state == State::Funding && factory.funding_height().is_none() && is_dead(factory, step.height) {
             for channel_id in factory.current.channels.values() {
-                step.effect(Effect::CloseChannel { channel_id: *channel_id });
+                step.effect(Effect::CloseChannel { channel_id: *channel_id, on_chain: false });
             }
             let reason = format!("its funding inputs are spent otherwise, {BURIED} blocks deep");
             step.event(factory.instance, Aborted { reason, height: step.height });

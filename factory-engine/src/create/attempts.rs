@@ -156,7 +156,7 @@ impl Engine {
         if missing {
             for id in ids {
                 if let Some(channel) = channels.iter().find(|channel| Some(channel.channel_id) == id) {
-                    step.effect(Effect::CloseChannel { channel_id: channel.channel_id });
+                    step.effect(Effect::CloseChannel { channel_id: channel.channel_id, on_chain: false });
                 }
             }
             self.restart(step, factory, &[], "this node was restarted before every channel was committed");
@@ -258,7 +258,7 @@ impl Engine {
         for (client, node) in (0u32..).zip(&factory.current.clients) {
             step.abort(factory, *node, phase, &reason.told(*node), !left_out.contains(node));
             if let Some(channel_id) = factory.current.channels.get(&client) {
-                step.effect(Effect::CloseChannel { channel_id: *channel_id });
+                step.effect(Effect::CloseChannel { channel_id: *channel_id, on_chain: false });
             } else if ceremony.is_some_and(|ceremony| ceremony.expecting.contains(&client)) {
                 step.effect(Effect::CancelChannel { peer: *node });
             }

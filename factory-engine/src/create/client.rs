@@ -427,7 +427,7 @@ impl Engine {
         if let Some((channel_id, _)) =
             check_channel(factory).filter(|_| !factory.current.signatures.is_empty())
         {
-            step.effect(Effect::CloseChannel { channel_id });
+            step.effect(Effect::CloseChannel { channel_id, on_chain: false });
         }
         step.event(factory.instance, Aborted { reason: short(reason), height: step.height });
         step.volatile(Volatile::End(factory.instance));

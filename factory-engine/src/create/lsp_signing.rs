@@ -253,7 +253,7 @@ impl Engine {
     ) {
         let Some((factory, _)) = self.current(instance, attempt) else {
             if let Ok(channel_id) = result {
-                step.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id, on_chain: false });
             }
             return;
         };
@@ -268,7 +268,7 @@ impl Engine {
                 step.send(node, CommittedMessage { instance, attempt, channel_id });
             }
             Ok(channel_id) => {
-                step.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id, on_chain: false });
                 self.give_up(step, factory, "a channel was committed on another outpoint than the leaf's");
             }
             Err(error) => {

@@ -278,10 +278,14 @@ pub enum Effect {
         /// Whether it costs nothing.
         free: bool,
     },
-    /// `close` a channel, unilaterally when the peer doesn't answer at once.
+    /// `close` a channel, unilaterally when the peer doesn't answer.
     CloseChannel {
         /// The channel to be closed (BOLT 2's `channel_id`).
         channel_id: ChannelId,
+        /// Whether its funding output is on chain: then every block counts, and the peer has a moment only. A channel
+        /// that never comes there is better closed with its peer: lightningd cuts the connection of one that it closes
+        /// alone.
+        on_chain: bool,
     },
     /// Publish `factory_state_changed`, a notification of the plugin.
     StateChanged {

@@ -79,7 +79,10 @@ impl Engine {
         }
         match (factory.current.sales.opening(coin), sale.phase, factory.node_of(sale.deal.buyer)) {
             (Some(opening), ..) => {
-                step.effect(Effect::CloseChannel { channel_id: ChannelId::of(opening.channel) });
+                step.effect(Effect::CloseChannel {
+                    channel_id: ChannelId::of(opening.channel),
+                    on_chain: false,
+                });
                 step.event(factory.instance, SaleDropped { coin, number });
             }
             (None, SalePhase::Opening, Some(peer)) => step.effect(Effect::CancelChannel { peer }),

@@ -212,7 +212,7 @@ impl Engine {
     ) {
         let Some(selling) = self.selling_to(instance, buyer, number, SalePhase::Opening) else {
             if let Ok(channel_id) = result {
-                step.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id, on_chain: false });
             }
             return;
         };
@@ -235,7 +235,7 @@ impl Engine {
                 );
             }
             Ok(channel_id) => {
-                step.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id, on_chain: false });
                 let reason = "another channel than the sale's was committed";
                 self.drop_sale(step, selling, &reason.into());
             }
@@ -328,7 +328,7 @@ impl Engine {
         for (coin, opening) in factory.current.sales.openings() {
             let channel_id = ChannelId::of(opening.channel);
             if channels.iter().any(|channel| channel.channel_id == channel_id) {
-                step.effect(Effect::CloseChannel { channel_id });
+                step.effect(Effect::CloseChannel { channel_id, on_chain: false });
             }
             step.event(factory.instance, SaleDropped { coin, number: opening.number });
         }

@@ -118,7 +118,7 @@ impl Engine {
         step.volatile(volatile(factory, coin, VolatileSale::End));
         // S9: a buyer that isn't here may have what this node has forgotten. Else it closes the channel once it hears.
         if factory.restored().is_none() && self.is_buyer_here(factory, sold) {
-            step.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
+            step.effect(Effect::CloseChannel { channel_id: sold.channel_id(), on_chain: false });
         }
         for (_, node) in sub_clients(factory, coin) {
             tell_void(step, factory, number, node);
@@ -169,7 +169,7 @@ impl Engine {
         if sold.sale.buyer != index {
             return Ok(());
         }
-        step.effect(Effect::CloseChannel { channel_id: sold.channel_id() });
+        step.effect(Effect::CloseChannel { channel_id: sold.channel_id(), on_chain: false });
         if self.wish(factory).is_some() || !self.config.jit {
             let paid = sold.price_msat;
             let reason =

@@ -96,9 +96,10 @@ impl Run {
             self.block()?;
             self.quiet(20_000)?;
         }
-        // The operator may have gone meanwhile; who lies has to live with it; and where somebody leaves
-        // nothing is signed any more (S24).
+        // The operator may have gone meanwhile; who lies has to live with it, an operator that keeps no copies for
+        // clients that wait for one, too; and where somebody leaves nothing is signed any more (S24).
         let usual = !self.gone
+            && !self.world.has_starved_of_copies()
             && (0..self.world.members.len()).all(|at| {
                 let engine = self.world.members[at].engine.as_ref();
                 let leaves = |factory: &Factory| {

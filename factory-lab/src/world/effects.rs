@@ -128,7 +128,7 @@ impl World {
             Effect::SendMove(send) => self.send_move(at, *send),
             Effect::LookMove { instance, payment_hash, .. } => self.look_move(at, instance, payment_hash),
             Effect::SetFees { peer, channel_id, free } => self.set_fees(at, peer, channel_id, free),
-            Effect::CloseChannel { channel_id } => self.close(at, channel_id),
+            Effect::CloseChannel { channel_id, .. } => self.close(at, channel_id),
             Effect::Copy { instance, urgent, peers } => self.copy(at, instance, peers.then_some(urgent)),
             Effect::Shelf { peer, request } => self.serve_shelf(at, peer, request),
             Effect::BringBack { peer, copy } => self.bring_back(at, peer, copy)?,

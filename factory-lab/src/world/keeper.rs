@@ -12,7 +12,7 @@ use factory_engine::{Engine, Folded, Input};
 use crate::store::Store;
 use crate::{LabError, error};
 
-use super::World;
+use super::{LSP, Member, World};
 
 /// How a keeper lies about what it keeps for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +133,13 @@ impl World {
             self.members[at].view.clear();
         }
         Ok(())
+    }
+
+    /// Whether a client waits for the copies of an operator that lies about them: for as long as it does
+    /// (`factory-min-keepers`).
+    pub(crate) fn has_starved_of_copies(&self) -> bool {
+        let waits = |member: &Member| member.config.min_keepers > 0 && !member.config.backup_file;
+        self.members[LSP].shelf_lie.is_some() && self.members.iter().any(waits)
     }
 
     /// As the plugin's keeper does at a start, and once it can write again: of everything.
