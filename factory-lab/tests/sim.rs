@@ -126,7 +126,7 @@ fn planted_bugs_are_found() {
     let some = [Bug::ExitOnce, Bug::LedgerForgotten, Bug::HtlcMargin];
     let wanted = if SPEED > 1 { Bug::SIMULATED } else { &some };
     for bug in wanted {
-        let (_, found) = many(&options(1), 10_000, 2, || plant(Some(*bug)), |_| ());
+        let (_, found) = many(&options(bug.seed()), 10_000, 2, || plant(Some(*bug)), |_| ());
         assert!(found.is_some(), "{}", bug.name());
     }
 }
