@@ -14,6 +14,7 @@ struct Bug {
     property: String,
     what: String,
     tests: Option<String>,
+    seed: Option<u64>,
     edits: Vec<Edit>,
 }
 
@@ -24,7 +25,7 @@ struct Edit {
     asks: bool,
 }
 
-/// What that file needs of TOML: tables, and strings in one line or between two `"""`.
+/// What that file needs of TOML: tables, whole numbers, and strings in one line or between two `"""`.
 fn bugs() -> Vec<Bug> {
     let text = fs::read_to_string(root().join("planted/bugs.toml")).unwrap();
     let mut lines = text.lines();
@@ -36,7 +37,9 @@ fn bugs() -> Vec<Bug> {
             _ if line.is_empty() || line.starts_with('#') => {}
             _ => {
                 let (key, value) = line.split_once(" = ").unwrap_or_else(|| panic!("what is {line:?}?"));
-                let value = if value == "\"\"\"" {
+                let value = if value.parse::<u64>().is_ok() {
+                    value.to_owned()
+                } else if value == "\"\"\"" {
                     let block: Vec<&str> =
                         lines.by_ref().take_while(|line| !line.ends_with("\"\"\"")).collect();
                     block.join("\n")
@@ -50,6 +53,7 @@ fn bugs() -> Vec<Bug> {
                     ("property", None) => bug.property = value,
                     ("what", None) => bug.what = value,
                     ("tests", None) => bug.tests = Some(value),
+                    ("seed", None) => bug.seed = value.parse().ok(),
                     ("file", Some(edit)) => edit.file = value,
                     ("find", Some(edit)) => edit.find = value,
                     ("replace", Some(edit)) => {
@@ -158,9 +162,10 @@ fn the_table_is_complete() {
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
     let bugs = bugs();
     assert_eq!(rows.len(), bugs.len());
-    for (row, Bug { name, property, what, tests, .. }) in rows.into_iter().zip(bugs) {
+    for (row, Bug { name, property, what, tests, seed, .. }) in rows.into_iter().zip(bugs) {
         assert!(row.starts_with(&format!("| `{name}` | {what} | {property} |")), "{name}: {row}");
         assert_eq!(row.contains("| tests |"), tests.is_some(), "{name}: {row}");
+        assert!(tests.is_none() || seed.is_none(), "{name}: nothing begins with a seed but the simulator");
         if let Some(tests) = tests {
             assert!(root().join(format!("tests/{tests}.rs")).is_file(), "{name}: there are no tests {tests}");
         }
