@@ -66,7 +66,7 @@ fn ceremony(clients: u32) -> Work {
 /// A block of two thousand transactions against ten thousand outpoints.
 fn scan() -> Work {
     let outpoint = |at: u32| OutPoint { txid: Txid::from_byte_array(hash(&[at])), vout: at % 4 };
-    let watched = Watched { outpoints: (0..10_000).map(outpoint).collect() };
+    let watched = Watched { outpoints: (0..10_000).map(outpoint).collect(), ..Watched::default() };
     let mut block = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
     block.txdata = (20_000..22_000).map(|at| transaction(&[outpoint(at), outpoint(at + 2_000)], 2)).collect();
     Box::new(move || drop(black_box(reduce(1, block, &watched))))

@@ -75,6 +75,7 @@ fn scan() {
         outpoints: (0..100_000u32)
             .map(|at| OutPoint { txid: Txid::from_byte_array(hash(&[at])), vout: at % 4 })
             .collect(),
+        ..Watched::default()
     };
     let mut block = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
     let ours = *watched.outpoints.iter().next().unwrap();

@@ -15,8 +15,8 @@ from promises import MANIFEST, Request, Response, hold, load, notifications, sch
 UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
 # Counts and places: numbers without a unit.
 BARE = {
-    "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "closed_channels", "coin",
-    "coins", "coins_at_once", "coins_ready", "copied", "copied_twice", "depth", "distributions", "evicted", "factories", "failed",
+    "appointments", "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "closed_channels", "coin",
+    "coins", "coins_at_once", "coins_ready", "copied", "copied_twice", "depth", "distributions", "due", "evicted", "factories", "failed",
     "funding_outnum", "given_back", "handed_over", "htlcs", "index", "kept", "largest", "made", "missing", "number",
     "outnum", "partial_signatures", "reclaims", "records", "renewed", "restored", "rung", "rungs", "sale", "sale_members", "sales",
     "smallest", "state_count", "stubs", "sub_factories", "transactions", "unconfirmed", "usable_rungs",
@@ -41,7 +41,7 @@ def test_what_lightningd_needs(manifest):
         assert int(manifest["featurebits"][where], 16) == 1 << FEATURE_BIT
     assert manifest["custommessages"] == [32800]
     hooks = {hook["name"]: hook for hook in manifest["hooks"]}
-    assert set(hooks) == {"openchannel", "custommsg", "htlc_accepted", "rpc_command"}
+    assert set(hooks) == {"openchannel", "custommsg", "htlc_accepted", "rpc_command", "commitment_revocation"}
     assert hooks["custommsg"]["filters"] == [32800]
     assert not manifest["dynamic"]
 

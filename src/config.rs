@@ -1,15 +1,22 @@
 //! The `factory-*` options, parsed once at start-up.
 
+mod texts;
+
 use std::fmt;
 
 use cln_plugin::options::{
     DefaultIntegerConfigOption, DefaultStringConfigOption, FlagConfigOption, StringArrayConfigOption, Value,
 };
 use cln_plugin::{Builder, ConfiguredPlugin};
+use factory_engine::Config;
 use factory_engine::tx::layout::{MIN_PUSH_MSAT, RESERVE_MSAT};
-use factory_engine::types::{Millis, NodeId};
-use factory_engine::{Config, Policy};
+use factory_engine::types::Millis;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use texts::{
+    or_none, set_allowed, set_backup_file, set_bitcoin_rpc, set_keepers, set_policy, set_renew, set_towers,
+    set_wake_command, set_watch_for,
+};
 
 /// What the options say. [`Settings::default`] is what is so without any.
 #[derive(Debug, Clone)]
@@ -83,11 +90,9 @@ const U32: i64 = 0xffff_ffff;
 const ANY: i64 = i64::MAX;
 /// A year: whoever wants no limit gets one all the same.
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
-/// In place of a node id: no difference is made.
-const ANYBODY: &str = "any";
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 49] = [
+static OPTIONS: [Entry; 51] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -377,6 +382,20 @@ static OPTIONS: [Entry; 49] = [
                       only for the clients of its factories",
     },
     Entry {
+        name: "factory-tower",
+        kind: Kind::List(set_towers),
+        description: "Node id of a peer that watches the chain for this node while it is off, if it does so for others \
+                      (factory-watch-for): it gets finished transactions and no keys, and publishes them once they are \
+                      due; may be given several times",
+    },
+    Entry {
+        name: "factory-watch-for",
+        kind: Kind::List(set_watch_for),
+        description: "Node id of a peer that this node watches the chain for, or peers for all that it has a channel \
+                      with, at most 16 MB each: it publishes their transactions when they are due, and pays nothing \
+                      beside the fees that are in them; may be given several times",
+    },
+    Entry {
         name: "factory-unsafe-skip-funding-check",
         kind: Kind::Flag(|to, given| to.config.unsafe_skip_funding_check = given),
         description: "UNSAFE: rely on a channel even if its funding keys cannot be read from lightningd's \
@@ -497,81 +516,6 @@ where
         option.set(&mut settings, plugin.option_str(option.name)?)?;
     }
     Ok(settings)
-}
-
-fn policy(option: &str, text: &str) -> Result<Policy, BadOption> {
-    let found = Policy::ALL.into_iter().find(|policy| policy.name() == text);
-    found.ok_or_else(|| BadOption(format!("{option}: expected never, ask or auto, got '{text}'")))
-}
-
-fn set_policy(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    to.config.policy = policy("factory-policy", text)?;
-    Ok(())
-}
-
-fn set_renew(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    to.config.renew = policy("factory-renew", text)?;
-    Ok(())
-}
-
-fn node_id(option: &str, text: &str) -> Result<NodeId, BadOption> {
-    text.parse().map_err(|error| BadOption(format!("{option}: {error}, got '{text}'")))
-}
-
-fn set_keepers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| node_id("factory-keeper", text);
-    to.config.keepers = texts.iter().map(parse).collect::<Result<_, _>>()?;
-    Ok(())
-}
-
-fn set_allowed(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| node_id("factory-allow-lsp", text);
-    if texts.iter().any(|text| text == ANYBODY) {
-        to.config.anybody_invites = true;
-    } else {
-        to.config.allowed_lsps = Some(texts.iter().map(parse).collect::<Result<_, _>>()?);
-    }
-    Ok(())
-}
-
-fn set_bitcoin_rpc(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    text.clone_into(&mut to.bitcoin_rpc);
-    Ok(())
-}
-
-/// In place of a path: there is none.
-const NONE: &str = "none";
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { NONE } else { text }
-}
-
-/// A path, or nothing; one that depends on where lightningd was started is a mistake.
-fn absolute<'a>(option: &str, expected: &str, text: &'a str) -> Result<&'a str, BadOption> {
-    match text {
-        NONE => Ok(""),
-        path if path.is_empty() || path.starts_with('/') => Ok(path),
-        _ => Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'"))),
-    }
-}
-
-/// It is run as it is, without a shell.
-fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    let expected = "the absolute path of a program, without arguments";
-    absolute("factory-wake-command", expected, text)?.clone_into(&mut to.wake_command);
-    Ok(())
-}
-
-/// What ends with a slash is a directory.
-fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    let (option, expected) = ("factory-backup-file", "the absolute path of a file");
-    let path = absolute(option, expected, text)?;
-    if path.ends_with('/') {
-        return Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'")));
-    }
-    path.clone_into(&mut to.backup_file);
-    to.config.backup_file = !path.is_empty();
-    Ok(())
 }
 
 #[cfg(test)]

@@ -102,6 +102,8 @@ const DIRECTIONS: [(&str, Table); 3] = [
                 ],
             ),
             ("backup", &["types", "wire", "record", "io", "memory", "step", "engine"]),
+            // What a tower publishes is what its client would.
+            ("tower", &["types", "terms", "tx", "wire", "record", "io", "memory", "step", "engine", "chain"]),
             (
                 "reclaim",
                 &["types", "terms", "tx", "record", "signing", "policy", "io", "memory", "step", "engine"],

@@ -85,6 +85,7 @@ impl Engine {
             Input::PeerUp { peer, channels } => {
                 step.volatile(Volatile::PeerUp(peer, channels));
                 self.keepers_peer_up(step, peer);
+                self.towers_peer_up(step, peer);
                 self.lsp_peer_up(step, peer);
                 self.client_peer_up(step, peer);
                 self.handover_peer_up(step, peer);
@@ -162,6 +163,7 @@ impl Engine {
             }
             Input::Block(block) => {
                 self.on_block(step, &block);
+                self.appoint_all(step);
                 self.resume_moves(step, None);
                 self.end_free_moves(step);
                 self.climb(step);
@@ -197,6 +199,11 @@ impl Engine {
             Input::BroughtBack { peer, instance, had, copied, compared } => {
                 self.on_brought_back(step, (peer, instance), had, copied, compared);
             }
+            Input::Appoint { instance } => self.appoint(step, instance),
+            Input::Revoked { channel_id, commitment, penalty } => {
+                self.on_revoked(step, channel_id, commitment, penalty);
+            }
+            Input::Tower { peer, answer } => self.on_tower_answer(step, peer, answer),
             Input::Tick => {
                 self.keepers_tick(step);
                 self.lsp_tick(step);
@@ -299,6 +306,12 @@ impl Engine {
             Message::AskCopy(m) => self.on_ask_copy(step, peer, m.tag),
             Message::CopyBack(m) => self.on_copy_back(step, peer, m),
             Message::ForgetCopy(m) => self.on_forget_copy(step, peer, m.tag),
+            Message::AskAppointments(m) => self.on_ask_appointments(step, peer, m),
+            Message::Appointments(m) => self.on_appointments(step, peer, m),
+            Message::Locators(m) => self.on_locators(step, peer, m),
+            Message::Watch(m) => self.on_watch(step, peer, m),
+            Message::Watched(m) => self.on_watched(step, peer, m),
+            Message::Unwatch(m) => self.on_unwatch(step, peer, m),
         };
         match result {
             Ok(()) => {}
@@ -327,6 +340,7 @@ impl Engine {
     }
 
     fn on_started(&self, step: &mut StepBuilder<'_>, channels: &[KnownChannel]) {
+        self.watching_started(step);
         for factory in self.factories.values() {
             close_again(step, factory, channels);
             if factory.damage().is_some() {

@@ -23,7 +23,7 @@
 //! | [`step`] | a step, and how handlers write it |
 //! | [`engine`] | one node's state; loading, and applying a step |
 //! | [`report`] | what people and programs are told |
-//! | [`backup`], [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`] | the capabilities: handlers, which read the engine and write a step |
+//! | [`backup`], [`chain`], [`close`], [`fees`], [`admission`], [`create`], [`sale`], [`moving`], [`handover`], [`renew`], [`reclaim`], [`ladder`], [`tower`] | the capabilities: handlers, which read the engine and write a step |
 //! | `handle` | which input goes to which handler |
 
 // A new variant has to be thought of wherever its enum is told apart.
@@ -53,6 +53,7 @@ pub mod sale;
 pub mod signing;
 pub mod step;
 pub mod terms;
+pub mod tower;
 pub mod tx;
 pub mod types;
 pub mod wire;

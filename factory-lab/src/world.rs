@@ -23,16 +23,20 @@ mod pay;
 mod reclaimed;
 pub mod restore;
 mod sold;
+mod tower;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
 use factory_engine::backup::SealedCopy;
+use factory_engine::io::Kept;
+use factory_engine::memory::watching::Name;
 use factory_engine::policy::Config;
+use factory_engine::record::appointment::Appointment;
 use factory_engine::record::decode_record;
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{ChannelId, Height, InstanceId, Millis, NodeId, Txid};
+use factory_engine::types::{ChannelId, Height, InstanceId, Millis, NodeId, Transaction, Txid};
 use factory_engine::wire::link::Link;
 use factory_engine::{Answer, Command, Engine, Entropy, Folded, Input, Level, Refusal, State, WakeReason};
 
@@ -97,7 +101,14 @@ pub struct Member {
     copies_due: BTreeSet<InstanceId>,
     /// Channels that its lightningd had when its machine was lost.
     burnt: Vec<(ChannelId, NodeId)>,
+    /// What it watches for others.
+    appointments: BTreeMap<Name, (Kept, Appointment)>,
+    /// Penalties that its lightningd gave.
+    penalties: Vec<Penalty>,
 }
+
+/// A penalty that lightningd gave: the channel, the commitment that was revoked, and what punishes its use.
+type Penalty = (ChannelId, Txid, Transaction);
 
 /// A broadcast of some member, and what the chain said.
 #[derive(Debug, Clone)]
@@ -229,6 +240,8 @@ impl World {
                 shelf_lie: None,
                 copies_due: BTreeSet::new(),
                 burnt: vec![],
+                appointments: BTreeMap::new(),
+                penalties: vec![],
             });
         }
         let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();
@@ -363,11 +376,13 @@ impl World {
                 let records = store.records(instance).iter().map(|record| decode_record(record));
                 engine.adopt(Folded::readable(instance, records));
             }
+            self.load_towers(at, &mut engine);
             return Ok(engine);
         }
         for (instance, records) in self.members[at].store.load().map_err(error)? {
             engine.load(instance, records).map_err(error)?;
         }
+        self.load_towers(at, &mut engine);
         Ok(engine)
     }
 

@@ -118,8 +118,10 @@ impl<S: Store, N: Node> Runtime<S, N> {
             for (peer, copy) in std::mem::take(&mut self.newer) {
                 self.bring_back(peer, copy).await;
             }
-            for input in std::mem::take(&mut self.again) {
-                self.handle(input, None).await;
+            while !self.again.is_empty() {
+                for input in std::mem::take(&mut self.again) {
+                    self.handle(input, None).await;
+                }
             }
         }
     }
@@ -335,10 +337,12 @@ impl<S: Store, N: Node> Runtime<S, N> {
     /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it
     /// costs that time only.
     async fn keep_tip(&mut self) {
-        let (Some((height, hash)), Some(_)) = (self.engine.tip(), self.engine.scan_from()) else {
+        let Some((height, hash)) = self.engine.tip() else { return };
+        if self.engine.scan_from().is_none() && !self.engine.is_tower() {
             return;
-        };
-        if self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+        }
+        // A start reads the blocks again of which somebody's appointment isn't noted yet.
+        if self.engine.looks_back() || self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
             return;
         }
         self.tip_kept = Some((now(), hash));
@@ -390,6 +394,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             Effect::Log { level, text } => write_log(level, &text),
             Effect::BringBack { peer, copy } => self.newer.push((peer, copy)),
             Effect::ReadAgain { peer, payload } => self.again.push(Input::Message { peer, payload }),
+            Effect::Appoint { instance } => self.again.push(Input::Appoint { instance }),
             Effect::StateChanged { instance, new, .. } => {
                 // Nobody may be listening.
                 let _ = self.inbox.transitions.send(Transition { instance, new });

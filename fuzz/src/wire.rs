@@ -67,6 +67,7 @@ fn words(message: &Message) -> Option<&Words> {
         Message::LeaveRefused(refused) => &refused.reason,
         Message::MoveRefused(refused) => &refused.reason,
         Message::Kept(kept) => return kept.refused.as_ref(),
+        Message::Watched(watched) => return watched.refused.as_ref(),
         _ => return None,
     })
 }

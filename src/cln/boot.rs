@@ -4,7 +4,6 @@
 //! doesn't know its factories. Everything that needs the chain comes after, because lightningd's
 //! backend may start only then.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +12,13 @@ use bitcoin::BlockHash;
 use bitcoin::hex::FromHex;
 use cln_plugin::messages::Configuration;
 use factory_engine::backup::CopyKey;
-use factory_engine::io::fees::FeeNews;
 use factory_engine::record::event::{Event, Restored};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::types::{Height, InstanceId, NodeId};
-use factory_engine::{Config, Engine, Factory, Folded, Input, Remains, State as FactoryState, Watched};
+use factory_engine::{Config, Engine, Factory, Folded, Remains, State as FactoryState};
 use factory_runtime::store::{History, Store, StoreError};
-use factory_runtime::{Handle, Inbox, Runtime};
+use factory_runtime::{Inbox, Runtime};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
@@ -30,7 +28,6 @@ use crate::config::Settings;
 use super::backup::{self, Backup, catch_up};
 use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
-use super::chain::{self, Follower, Interrupted, Sink};
 use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
 use super::funding_script::Database;
@@ -39,40 +36,35 @@ use super::outbox::Outbox;
 use super::state::{Shared, State};
 use super::vital::Vital;
 use super::waker::Waker;
-use super::watch::{close_lost, tell};
-use super::{
-    abandoned, balances, datastore, feerates, guard, htlcs, online, peers, preimages, pruned, reread,
-    watch_online,
-};
+use super::{datastore, guard, online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
 const SECRET_LABEL: &str = "cln-factory";
-/// Between attempts to reach lightningd's backend.
-const RETRY: Duration = Duration::from_secs(1);
 /// Between attempts to read what is stored.
 const READ_AGAIN: Duration = Duration::from_secs(5);
-/// How far a reorganisation is assumed to reach that happened while the node was down.
-const DEEPEST_REORG: Height = 144;
 
 /// Bytes of `sun_path` without the final zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// What [`prepare`] leaves for [`follow`].
+/// What [`prepare`] leaves for whoever follows the chain.
 pub struct Prepared {
     /// For every hook, command and subscription.
     pub state: State,
-    begin: oneshot::Receiver<Begin>,
-    news: watch::Receiver<Height>,
-    bumper: Bumper<Rpc>,
-    database: Database,
+    pub(super) begin: oneshot::Receiver<Begin>,
+    pub(super) news: watch::Receiver<Height>,
+    pub(super) bumper: Bumper<Rpc>,
+    pub(super) database: Database,
 }
 
 /// What is known of the chain once everything is loaded.
-struct Begin {
-    stored_tip: Tip,
-    scan_from: Option<Height>,
+pub(super) struct Begin {
+    pub(super) stored_tip: Tip,
+    /// Where something of a factory may be, the first.
+    pub(super) scan_from: Option<Height>,
+    /// Whether this node watches for others.
+    pub(super) is_tower: bool,
     /// Whether what confirmed may be in a record that isn't understood: blocks are read again.
-    read_again: bool,
+    pub(super) read_again: bool,
 }
 
 /// The way to lightningd.
@@ -199,12 +191,14 @@ impl<S: Store> Owner<S> {
             }
             loaded = load_into(&mut self.engine, &mut self.store, self.backup.as_ref()).await;
         };
+        self.executor.tower().load_into(&mut self.engine).await;
         if self.unavailable.send_replace(None).is_some() {
             log::info!("what is stored can be read now: factories are guarded");
         }
         // Whoever follows the chain may be gone; then the process ends.
         let read_again = self.engine.factories().any(|factory| factory.damage().is_some());
-        let _ = begin.send(Begin { stored_tip, scan_from: self.engine.scan_from(), read_again });
+        let (scan_from, is_tower) = (self.engine.scan_from(), self.engine.is_tower());
+        let _ = begin.send(Begin { stored_tip, scan_from, is_tower, read_again });
         Runtime::new(self.engine, self.store, self.executor, self.inbox).run().await;
     }
 
@@ -423,170 +417,4 @@ fn fold((instance, records): &History) -> Folded {
     folded.unwrap_or_else(|_| {
         Folded::unreadable(*instance, "its records break the plugin: please report it as a bug".to_owned())
     })
-}
-
-/// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
-/// runs. Peers hear from us once the last block is handled.
-pub async fn follow(prepared: Prepared) {
-    let Prepared { state, begin, news, bumper, database } = prepared;
-    let Ok(begin) = begin.await else { return };
-    let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
-    state.runtime.height(tip);
-    let channels = retry("channels", || state.channels.refresh(&state.rpc)).await;
-    // What a stop interrupted goes on from here.
-    state.runtime.deliver_durably(Input::Started { channels }).await;
-    let known = retry("channels", || peers::with_channels(&state.rpc, None)).await;
-    for peer in retry("peers", || peers::connected(&state.rpc, None)).await {
-        let number = state.runtime.listed(peer.id);
-        state.runtime.features(peer.id, number, peer.supports, known.contains(&peer.id));
-    }
-    state.vital.spawn("notes who is online", watch_online::record(State::clone(&state)));
-    let sink = EngineSink {
-        state: State::clone(&state),
-        runtime: state.runtime.clone(),
-        rpc: state.rpc.clone(),
-        bumper,
-        database,
-    };
-    let start = loop {
-        match first_block(&state, tip, &begin).await {
-            Ok(start) => break start,
-            Err(error) => not_yet(&sink, tip, &error).await,
-        }
-    };
-    log::debug!("following the chain from block {start}");
-    Follower::new(start, None).shown_by(&state.scan).run(state.rpc.clone(), sink, news).await;
-}
-
-/// Why it isn't known yet where to begin, and waits until it is worth another try.
-async fn not_yet<C: Call>(sink: &EngineSink<C>, tip: Height, error: &Interrupted) {
-    sink.health(Some(error.to_string()));
-    match error {
-        Interrupted::Missing(height) => {
-            log::warn!("the chain is not followed yet: {error}");
-            sink.state.scan.lacks(*height, tip);
-            pruned::until_there(|| sink.has_block(*height)).await;
-        }
-        Interrupted::Backend(_) | Interrupted::Sink(_) | Interrupted::Closed => {
-            log::debug!("cannot learn the last known block yet: {error}");
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-}
-
-/// Where to begin. Everything up to the stored tip was handled, if it is still part of the chain.
-async fn first_block(state: &State, tip: Height, begin: &Begin) -> Result<Height, Interrupted> {
-    // Without factories, the tip alone: so that its height is known.
-    let Some(birth) = begin.scan_from else { return Ok(tip) };
-    let stored = begin.stored_tip.filter(|(height, _)| *height >= birth);
-    // Handling a block again changes nothing, and tells the engine where it is.
-    let (start, kept) = match stored {
-        None => (birth.min(tip), birth.saturating_sub(1)),
-        Some((height, hash)) if chain::hash_at(&state.rpc, height).await? == Some(hash) => {
-            (if begin.read_again { reread::from_birth(state, birth, height).await? } else { height }, height)
-        }
-        Some((height, _)) => {
-            let reorged = height.min(tip).saturating_sub(DEEPEST_REORG).max(birth);
-            let start =
-                if begin.read_again { reread::from_birth(state, birth, reorged).await? } else { reorged };
-            log::warn!("block {height} is no longer part of the chain: reading it again from {start}");
-            (start, start.saturating_sub(1))
-        }
-    };
-    // S25: nobody knows any more whether what confirmed above is still in the chain. The last block may
-    // have been stored, and not yet noted as handled.
-    let confirmed = state.runtime.read(|engine, _| engine.confirmed_to()).await;
-    let confirmed = confirmed.map_err(|refusal| unexpected("height", refusal))?;
-    if confirmed.is_some_and(|confirmed| confirmed > kept) {
-        let reorg = Input::Reorg { height: kept };
-        state.runtime.ask(reorg).await.map_err(|refusal| unexpected("reorganisation", refusal))?;
-    }
-    Ok(start)
-}
-
-async fn retry<T, F: Future<Output = Result<T, CallError>>>(what: &str, call: impl Fn() -> F) -> T {
-    loop {
-        match call().await {
-            Ok(value) => return value,
-            Err(error) => log::debug!("cannot learn {what} yet: {error}"),
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-struct EngineSink<C> {
-    state: State,
-    runtime: Handle,
-    rpc: C,
-    bumper: Bumper<C>,
-    database: Database,
-}
-
-impl<C: Call> Sink for EngineSink<C> {
-    async fn watched(&self) -> Option<Watched> {
-        self.runtime.read(|engine, _| engine.watched()).await.ok()
-    }
-
-    /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
-    async fn at_tip(&self) {
-        self.runtime.caught_up();
-        let mark = self.state.dust.mark();
-        let feerates = feerates::rates(&self.rpc, &self.state.bitcoind).await;
-        let (known, mirror) = (&self.state.channels, &self.state.mirror);
-        let look = |channels: &[Value], whole: bool| {
-            self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
-            // Of one moment: an HTLC that fails while the database is asked must not look fulfilled.
-            let free = if whole { balances::beside_free(channels) } else { vec![] };
-            (feerates::stakes(channels), htlcs::with_htlcs(channels), free, whole)
-        };
-        let seen = mirror.look(&self.rpc, known, look).await;
-        let looked = seen.is_ok();
-        let (stakes, pending, free, whole) = seen.unwrap_or_else(|error| {
-            log::warn!("cannot look at channels and their HTLCs: {error}");
-            (BTreeMap::new(), vec![], vec![], false)
-        });
-        if !free.is_empty() {
-            self.runtime.input(Input::Balances(free));
-        }
-        let fees = FeeNews { feerates, stakes };
-        if looked {
-            // S35: after a start, before it is said what is worth its fees.
-            if self.runtime.read(|engine, _| engine.feerates().is_none()).await.unwrap_or(false) {
-                self.runtime.input(Input::Fees(fees.clone()));
-            }
-            let removing = htlcs::removing(&pending);
-            let nothing = preimages::nothing_to_claim(self.database.clone(), removing).await;
-            self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &nothing)));
-        }
-        // Each takes a second and more.
-        let state = State::clone(&self.state);
-        tokio::spawn(async move {
-            close_lost(&state).await;
-            let height = *state.news.borrow();
-            abandoned::tidy(&state, height).await;
-        });
-        // S34: what a notification's step couldn't store, and what it never said.
-        if whole {
-            self.runtime.input(Input::Channels { list: known.list(), whole });
-        } else {
-            tell(&self.runtime, &known.ended());
-        }
-        self.runtime.input(Input::Fees(fees));
-        let Ok(waiting) = self.runtime.read(|engine, height| engine.waiting(height)).await else { return };
-        if let Err(error) = self.bumper.settle(&waiting).await {
-            log::warn!("cannot give back coins of children that are over yet: {error}");
-        }
-    }
-
-    async fn has_block(&self, height: Height) -> Option<bool> {
-        self.state.bitcoind.has_block(height).await
-    }
-
-    fn health(&self, problem: Option<String>) {
-        self.state.chain_problem.send_replace(problem);
-    }
-
-    async fn deliver(&self, input: Input) -> Result<(), String> {
-        self.runtime.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
-    }
 }

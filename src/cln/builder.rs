@@ -15,13 +15,15 @@ use crate::config;
 
 use super::error::RpcError;
 use super::executor::{RENEWAL_TOPIC, STATE_TOPIC};
-use super::hooks::{carry_on, custommsg, guarded, guarded_by, htlc_accepted, openchannel, rpc_command};
+use super::hooks::{
+    carry_on, commitment_revocation, custommsg, guarded, guarded_by, htlc_accepted, openchannel, rpc_command,
+};
 use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
 use super::state::State;
 use super::vital::Vital;
 use super::waker::WAKE_TOPIC;
-use super::{boot, datastore, guard, methods, peers, watch};
+use super::{boot, datastore, follow, guard, methods, peers, watch};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
@@ -88,7 +90,7 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     };
     let state = State::clone(&prepared.state);
     let plugin = configured.start(State::clone(&state)).await?;
-    vital.spawn("follows the chain", boot::follow(prepared));
+    vital.spawn("follows the chain", follow::follow(prepared));
     tokio::select! {
         // lightningd has gone: an ordinary end.
         ended = plugin.join() => ended,
@@ -178,6 +180,13 @@ fn hooks(builder: Draft) -> Draft {
         .hook("openchannel", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());
             guarded("openchannel", async move { openchannel::answer(&state, &request).await })
+        })
+        .hook("commitment_revocation", |plugin: Plugin<State>, request: Value| {
+            let state = State::clone(plugin.state());
+            guarded("commitment_revocation", async move {
+                commitment_revocation::note(&state, &request).await;
+                carry_on()
+            })
         })
         .hook("htlc_accepted", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());

@@ -314,7 +314,8 @@ async fn ask_for<C: Call>(rpc: &C, height: Height) -> Result<Value, CallError> {
     }
 }
 
-async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
+/// The block at `height`; `None` above the tip.
+pub async fn block_at<C: Call>(rpc: &C, height: Height) -> Result<Option<bitcoin::Block>, CallError> {
     let answer = ask_for(rpc, height).await?;
     let text: Option<String> = field(BLOCK_AT, &answer, "block")?;
     let Some(text) = text else { return Ok(None) };

@@ -27,6 +27,7 @@ use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
+use super::tower::Tower;
 use super::waker::Waker;
 use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wallet, words};
 
@@ -61,6 +62,7 @@ pub struct Executor {
     fees: Lanes,
     waker: Waker,
     copies: Wanted,
+    tower: Tower,
     shelves: Shelves<Datastore<Rpc>>,
     /// One request about a peer's shelf after the other.
     kept_for: Lanes,
@@ -79,6 +81,7 @@ impl Executor {
     ) -> Self {
         let away = Away { rpc: rpc.clone(), runtime: runtime.clone(), waits: Arc::default() };
         let raises = Raises::default();
+        let tower = Tower::new(rpc.clone(), runtime.clone());
         tokio::spawn(raise_all(raises.clone(), bumper, runtime.clone(), away.clone()));
         Self {
             runtime,
@@ -93,10 +96,16 @@ impl Executor {
             fees: Lanes::default(),
             waker,
             copies,
+            tower,
             shelves: Shelves::new(datastore::keys(rpc.clone())),
             kept_for: Lanes::default(),
             rpc,
         }
+    }
+
+    /// What it does for those whom this node watches for.
+    pub fn tower(&self) -> &Tower {
+        &self.tower
     }
 
     fn spawn(&self, outcome: impl Future<Output = Input> + Send + 'static) {
@@ -302,6 +311,7 @@ impl Node for Executor {
                     }
                 });
             }
+            Effect::Tower { peer, request } => self.tower.serve(peer, request),
             Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);
@@ -408,6 +418,7 @@ impl Node for Executor {
             Effect::Send { .. }
             | Effect::Log { .. }
             | Effect::BringBack { .. }
+            | Effect::Appoint { .. }
             | Effect::ReadAgain { .. } => {}
         }
     }

@@ -37,6 +37,7 @@ pub mod executor;
 mod failures;
 pub mod feerates;
 mod fees_before;
+pub mod follow;
 pub mod funding;
 pub mod funding_script;
 pub mod guard;
@@ -66,6 +67,7 @@ mod scratch;
 pub mod sent;
 pub mod spend;
 pub mod state;
+mod tower;
 #[cfg(test)]
 mod toy;
 pub mod vital;

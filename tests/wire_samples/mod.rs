@@ -493,7 +493,43 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ("ask_copy", Message::AskCopy(AskCopy { tag })),
         ("copy_back", Message::CopyBack(CopyBack { tag, counter: 7, sealed: counting::<40>(1).to_vec() })),
         ("forget_copy", Message::ForgetCopy(ForgetCopy { tag })),
+        ("ask_appointments", Message::AskAppointments(AskAppointments { tag: [0; 32] })),
+        ("ask_appointments_of", Message::AskAppointments(AskAppointments { tag })),
+        (
+            "appointments",
+            Message::Appointments(Appointments {
+                height: 800_001,
+                pays_sat: 0,
+                list: vec![(tag, (7, counting(3))), ([0xa3; 32], (65_536, [0xa4; 32]))],
+            }),
+        ),
+        (
+            "locators",
+            Message::Locators(Locators {
+                tag,
+                list: vec![(counting(5), counting(3)), ([0xa3; 16], [0xa4; 32])],
+            }),
+        ),
+        ("watch", Message::Watch(watch(tag, None))),
+        ("watch_since", Message::Watch(watch(tag, Some(799_999)))),
+        ("watched", Message::Watched(Watched { tag, locator: counting(5), sum: [0xa5; 32], refused: None })),
+        (
+            "watched_not",
+            Message::Watched(Watched {
+                tag,
+                locator: counting(5),
+                sum: [0xa5; 32],
+                refused: Some(Words::new("no room")),
+            }),
+        ),
+        ("unwatch", Message::Unwatch(Unwatch { tag, locators: vec![counting(5), [0xa3; 16]] })),
+        ("unwatch_all", Message::Unwatch(Unwatch { tag, locators: vec![] })),
     ]
+}
+
+fn watch(tag: [u8; 32], since: Option<u32>) -> Watch {
+    let sealed = counting::<40>(1).to_vec();
+    Watch { tag, locator: counting(5), until: 860_000, height: 800_001, sealed, since, counter: 7 }
 }
 
 /// Every submessage of the envelope, by the name of its vector.

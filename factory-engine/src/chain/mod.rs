@@ -10,6 +10,8 @@ use crate::engine::Engine;
 use crate::io::{Answer, Block, Effect, Level, Refusal};
 use crate::memory::Volatile;
 use crate::memory::leaving::VolatileLeaving;
+use crate::memory::watching::VolatileWatching;
+use crate::record::appointment::{Locator, locators};
 use crate::record::attempt::Role;
 use crate::record::event::{Aborted, Confirmed, Event, ExitStarted, Forgotten, Reorged};
 use crate::record::factory::{
@@ -43,12 +45,16 @@ pub const TOLD_TO: &str = "this node was told to";
 pub struct Watched {
     /// A transaction that spends one of these matters.
     pub outpoints: HashSet<OutPoint>,
+    /// One that fits one of these, too: somebody whom this node watches for waits for it.
+    pub locators: HashSet<Locator>,
 }
 
 impl Watched {
-    /// Whether a transaction spends one of these outpoints.
+    /// Whether a transaction spends one of these outpoints, or is one that an appointment waits for.
     pub fn concerns(&self, tx: &Transaction) -> bool {
         tx.input.iter().any(|input| self.outpoints.contains(&input.previous_output))
+            || !self.locators.is_empty()
+                && locators(tx.compute_txid()).any(|locator| self.locators.contains(&locator))
     }
 }
 
@@ -59,6 +65,8 @@ impl Engine {
         for factory in self.factories.values() {
             watched.outpoints.extend(watched_by(factory));
         }
+        watched.outpoints.extend(self.watching.outpoints());
+        watched.locators.extend(self.watching.locators());
         watched
     }
 
@@ -75,6 +83,7 @@ impl Engine {
     pub(crate) fn on_block(&self, step: &mut StepBuilder<'_>, block: &Block) {
         step.height = block.height;
         step.volatile(Volatile::Tip(block.height, block.hash));
+        self.watch_block(step, block);
         for factory in self.factories.values() {
             // The factory as it will be once this block is stored.
             let mut after = Cow::Borrowed(factory);
@@ -136,6 +145,7 @@ impl Engine {
 
     pub(crate) fn on_reorg(&self, step: &mut StepBuilder<'_>, height: Height) {
         step.volatile(Volatile::ReorgTip(height));
+        step.volatile(Volatile::Watching(VolatileWatching::Reorged(height)));
         step.volatile(Volatile::Leaving(VolatileLeaving::Reorged));
         for factory in self.factories.values() {
             if factory.confirmed.values().any(|confirmed| *confirmed > height) {

@@ -46,6 +46,9 @@ impl Engine {
             self.apply_volatile(change, &mut effects);
         }
         self.show_states(&mut effects);
+        if self.towers.ready().next().is_some() {
+            effects.extend(written.iter().map(|instance| Effect::Appoint { instance: *instance }));
+        }
         Ok(self.hold_back(effects, &written))
     }
 
@@ -89,6 +92,7 @@ impl Engine {
                 self.peers.remove(&peer);
                 self.friends.remove(&peer);
                 self.keeping.gone(peer, effects);
+                self.towers.gone(peer);
             }
             Volatile::Tip(height, hash) => self.tip = Some((height, hash)),
             Volatile::ReorgTip(height) => {
@@ -132,6 +136,8 @@ impl Engine {
             Volatile::Fees(change) => self.fees.apply(change),
             Volatile::Reclaim(change) => self.reclaims.apply(change),
             Volatile::Keeping(change) => self.keeping.apply(change),
+            Volatile::Towers(change) => self.towers.apply(change),
+            Volatile::Watching(change) => self.watching.apply(change),
             Volatile::NotOpened(instance, client, height) => {
                 self.not_opened.insert((instance, client), height);
             }

@@ -39,6 +39,7 @@ impl Engine {
             self.not_opened.retain(|(of, _), _| *of != instance);
             self.shown.remove(&instance);
             self.keeping.forget(instance);
+            self.towers.forget(instance);
             self.archived.insert(instance, remains);
         }
     }

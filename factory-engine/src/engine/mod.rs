@@ -23,6 +23,8 @@ use crate::memory::moving::Moving;
 use crate::memory::offences::Offences;
 use crate::memory::reclaim::Reclaims;
 use crate::memory::sale::{Asked, ClientSale, LspSale, Purchase};
+use crate::memory::towers::Towers;
+use crate::memory::watching::Watching;
 use crate::policy::Config;
 use crate::record::copy::CopyKey;
 use crate::record::event::Event;
@@ -193,6 +195,10 @@ pub struct Engine {
     pub(crate) climbing: Climbing,
     /// Who has a copy of what.
     pub(crate) keeping: Keeping,
+    /// Who watches for this node.
+    pub(crate) towers: Towers,
+    /// Whom it watches for.
+    pub(crate) watching: Watching,
     pub(crate) shown: BTreeMap<InstanceId, State>,
     /// The height at which those were, and the factories that have changed since.
     pub(crate) shown_at: Option<Height>,
@@ -239,6 +245,8 @@ impl Engine {
             closes: Closes::default(),
             climbing: Climbing::default(),
             keeping: Keeping::default(),
+            towers: Towers::default(),
+            watching: Watching::default(),
             shown: BTreeMap::new(),
             shown_at: None,
             changed: BTreeSet::new(),

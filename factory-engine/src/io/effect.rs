@@ -5,7 +5,7 @@ use bitcoin::TxOut;
 #[cfg(doc)]
 use crate::io::Input;
 use crate::io::fees::Raise;
-use crate::io::{Invoice, Level, ShelfRequest};
+use crate::io::{Invoice, Level, ShelfRequest, TowerRequest};
 use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
@@ -339,6 +339,19 @@ pub enum Effect {
         peer: NodeId,
         /// What to do.
         request: ShelfRequest,
+    },
+    /// Look at what towers have of a factory: comes back as [`Input::Appoint`] once this step is done.
+    Appoint {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+    },
+    /// Do something for a peer that this node watches for. Answered by [`Input::Tower`], except where something is
+    /// forgotten, or published.
+    Tower {
+        /// Whose appointments they are.
+        peer: NodeId,
+        /// What to do.
+        request: TowerRequest,
     },
     /// A keeper has other records of a factory than this node: where they begin with all that are stored, store the
     /// rest, and that the factory was restored (S9). Answered by [`Input::BroughtBack`].

@@ -4,7 +4,9 @@ use crate::io::fees::{FeeNews, Report};
 use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::terms::ClientIndex;
-use crate::types::{ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, ScriptBuf, Txid};
+use crate::types::{
+    ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, ScriptBuf, Transaction, Txid,
+};
 
 pub use cannot_close::CannotClose;
 pub use cannot_move::{CannotMove, MoveLimit};
@@ -13,6 +15,7 @@ pub use effect::{Effect, SendMove, WakeReason};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 pub use shelf::{Compared, ShelfAnswer, ShelfRequest};
+pub use tower::{Kept, TowerAnswer, TowerRequest};
 
 mod cannot_close;
 mod cannot_move;
@@ -22,6 +25,7 @@ pub mod fees;
 mod node;
 mod refusal;
 mod shelf;
+mod tower;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
 /// simulator and in tests.
@@ -265,6 +269,27 @@ pub enum Input {
         peer: NodeId,
         /// What became of it.
         answer: ShelfAnswer,
+    },
+    /// [`Effect::Appoint`]: what towers have of a factory is looked at.
+    Appoint {
+        /// The factory (factory_instance).
+        instance: InstanceId,
+    },
+    /// lightningd revoked a commitment of its peer's on one of this node's channels: this punishes its use.
+    Revoked {
+        /// The channel (BOLT 2's `channel_id`).
+        channel_id: ChannelId,
+        /// Id of the commitment transaction.
+        commitment: Txid,
+        /// lightningd's penalty transaction, signed.
+        penalty: Transaction,
+    },
+    /// [`Effect::Tower`] ended, or a block has what an appointment waits for.
+    Tower {
+        /// Whose appointments they are; this node's own id where they may be anybody's.
+        peer: NodeId,
+        /// What became of it.
+        answer: TowerAnswer,
     },
     /// [`Effect::BringBack`] ended.
     BroughtBack {

@@ -17,6 +17,8 @@ use crate::memory::leaving::VolatileLeaving;
 use crate::memory::moving::VolatileMove;
 use crate::memory::reclaim::VolatileReclaim;
 use crate::memory::sale::VolatileSale;
+use crate::memory::towers::VolatileTowers;
+use crate::memory::watching::VolatileWatching;
 use crate::signing::SignJob;
 use crate::terms::ClientIndex;
 use crate::tx::layout::CoinIndex;
@@ -36,6 +38,8 @@ pub mod moving;
 pub(crate) mod offences;
 pub(crate) mod reclaim;
 pub mod sale;
+pub(crate) mod towers;
+pub mod watching;
 
 /// A change of what is known of peers that keep copies.
 pub(crate) fn keepers(change: VolatileKeepers) -> Volatile {
@@ -67,6 +71,8 @@ pub(crate) enum Volatile {
     Move(VolatileMove),
     Climbing(VolatileClimbing),
     Keeping(VolatileKeeping),
+    Towers(VolatileTowers),
+    Watching(VolatileWatching),
     /// L: height at which a client's ordinary channel came to nothing by nobody's fault.
     NotOpened(InstanceId, ClientIndex, Height),
     /// It has wasted our work, at this time.

@@ -131,6 +131,12 @@ pub struct Config {
     /// Keepers that have to have a copy of all that is stored of a factory before this node binds itself there for
     /// good; with 0 as many as there are, and none that fails is waited for (S39).
     pub min_keepers: u8,
+    /// Peers that watch the chain for this node: `factory-tower`.
+    pub towers: BTreeSet<NodeId>,
+    /// Peers that this node watches the chain for: `factory-watch-for`.
+    pub watch_for: BTreeSet<NodeId>,
+    /// Whether it does so for every peer that it has a channel with.
+    pub watches_for_peers: bool,
     /// Rely on channels whose funding script could not be read from lightningd's database (S18
     /// switched off).
     pub unsafe_skip_funding_check: bool,
@@ -151,6 +157,9 @@ impl Default for Config {
             keepers: BTreeSet::new(),
             serves_copies: false,
             min_keepers: 0,
+            towers: BTreeSet::new(),
+            watch_for: BTreeSet::new(),
+            watches_for_peers: false,
             handover_depth: 6,
             funding_confirmations: 3,
             confirm_blocks: delays.confirm_blocks,

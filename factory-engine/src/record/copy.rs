@@ -19,7 +19,7 @@ use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
 use crate::tx::musig::MasterSecret;
-use crate::types::InstanceId;
+use crate::types::{InstanceId, NodeId};
 
 /// Separates the key of copies from everything else that follows from the node's secret.
 const KEY_LABEL: &[u8] = b"superscalar/1 copy";
@@ -45,6 +45,16 @@ pub const MOST_BYTES: usize = 1_000_000;
 pub fn statics_name(instance: InstanceId) -> InstanceId {
     let mut engine = sha256::Hash::engine();
     engine.input(b"static channel backups");
+    engine.input(&instance.0);
+    InstanceId(sha256::Hash::from_engine(engine).to_byte_array())
+}
+
+/// What a factory's appointments with a tower are called: another name, and another one with each, so that nobody learns
+/// that copies or others' appointments are of the same factory.
+pub fn appointments_name(instance: InstanceId, tower: NodeId) -> InstanceId {
+    let mut engine = sha256::Hash::engine();
+    engine.input(b"appointments");
+    engine.input(&tower.0);
     engine.input(&instance.0);
     InstanceId(sha256::Hash::from_engine(engine).to_byte_array())
 }

@@ -4,6 +4,7 @@
 //! Every encoding is frozen by the files under `tests/golden`: a field that comes later is an odd TLV, an
 //! event that comes later a new number, and what is older is read for ever.
 
+pub mod appointment;
 pub mod attempt;
 pub mod close;
 mod codec;

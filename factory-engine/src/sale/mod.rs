@@ -201,7 +201,13 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::Kept(_)
         | Message::AskCopy(_)
         | Message::CopyBack(_)
-        | Message::ForgetCopy(_) => false,
+        | Message::ForgetCopy(_)
+        | Message::AskAppointments(_)
+        | Message::Appointments(_)
+        | Message::Locators(_)
+        | Message::Watch(_)
+        | Message::Watched(_)
+        | Message::Unwatch(_) => false,
     }
 }
 

@@ -6,8 +6,8 @@
 use crate::terms::{ClientIndex, Terms};
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce, PublicKey, XOnlyPublicKey};
 use crate::types::{
-    Amount, ChannelId, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId, ScriptBuf,
-    Transaction, Txid,
+    Amount, ChannelId, Height, InstanceId, NodeId, OutPoint, PaymentHash, PaymentSecret, ProtocolId,
+    ScriptBuf, Transaction, Txid,
 };
 
 use super::codec::{Codec, DecodeError, Records, Shared, plain_codec, tlv_enum, tlv_struct};
@@ -88,6 +88,8 @@ mod moves;
 mod sale;
 pub use moves::*;
 pub use sale::*;
+mod tower;
+pub use tower::*;
 
 message_struct! {
     /// L → client: would you be in this factory, on these terms?
@@ -348,6 +350,18 @@ tlv_enum! {
         125 "copy_back" => CopyBack(CopyBack),
         /// Owner → keeper: this factory is over.
         127 "forget_copy" => ForgetCopy(ForgetCopy),
+        /// Client → tower: what do you have of mine?
+        129 "ask_appointments" => AskAppointments(AskAppointments),
+        /// Tower → client: this, and I watch for you.
+        131 "appointments" => Appointments(Appointments),
+        /// Tower → client: these.
+        133 "locators" => Locators(Locators),
+        /// Client → tower: publish this once its trigger is there.
+        135 "watch" => Watch(Watch),
+        /// Tower → client: it is on my disk, or I don't watch for it.
+        137 "watched" => Watched(Watched),
+        /// Client → tower: these are not needed any more.
+        139 "unwatch" => Unwatch(Unwatch),
     }
 }
 
@@ -430,6 +444,30 @@ macro_rules! header {
                 $get
             }
             Message::ForgetCopy(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::AskAppointments(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Appointments(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Locators(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Watch(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Watched(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Unwatch(m) => {
                 let $m = m.header();
                 $get
             }

@@ -323,6 +323,9 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Copied { .. } => ("copied", None),
         Input::Shelf { .. } => ("shelf", None),
         Input::BroughtBack { instance, .. } => ("brought back", Some(*instance)),
+        Input::Appoint { instance } => ("appoint", Some(*instance)),
+        Input::Revoked { .. } => ("revoked", None),
+        Input::Tower { .. } => ("tower", None),
         Input::Tick => ("tick", None),
     }
 }

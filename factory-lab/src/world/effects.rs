@@ -133,6 +133,8 @@ impl World {
             Effect::Shelf { peer, request } => self.serve_shelf(at, peer, request),
             Effect::BringBack { peer, copy } => self.bring_back(at, peer, copy)?,
             Effect::ReadAgain { peer, payload } => self.answer(at, Input::Message { peer, payload }),
+            Effect::Appoint { instance } => self.answer(at, Input::Appoint { instance }),
+            Effect::Tower { peer, request } => self.serve_tower(at, peer, request),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
                     chaos.changed(at, old, new);

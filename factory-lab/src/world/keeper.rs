@@ -210,6 +210,8 @@ impl World {
         member.lightningd.reserved.clear();
         member.shelves.clear();
         member.copies_due.clear();
+        member.appointments.clear();
+        member.penalties.clear();
         member.shadow = None;
         member.restored = true;
         self.judge.restored(at);

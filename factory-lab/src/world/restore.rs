@@ -14,7 +14,7 @@ use crate::node::{Channel, IssuedInvoice};
 use crate::rng::Rng;
 use crate::store::Store;
 
-use super::World;
+use super::{Penalty, World};
 
 /// A copy of one node's database.
 #[derive(Debug, Clone)]
@@ -27,6 +27,7 @@ pub struct Backup {
     invoices: BTreeMap<String, IssuedInvoice>,
     payments: BTreeMap<PaymentHash, bool>,
     shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
+    penalties: Vec<Penalty>,
     /// Wallet and channel keys follow from indices in the database: the same come again.
     rng: Rng,
 }
@@ -44,6 +45,7 @@ impl World {
             invoices: member.lightningd.invoices.clone(),
             payments: member.lightningd.payments.clone(),
             shelves: member.shelves.clone(),
+            penalties: member.penalties.clone(),
             rng: member.lightningd.rng.clone(),
         }
     }
@@ -66,6 +68,7 @@ impl World {
         member.lightningd.invoices = older.invoices;
         member.lightningd.payments = older.payments;
         member.shelves = older.shelves;
+        member.penalties = older.penalties;
         member.lightningd.rng = older.rng;
         member.restored = true;
         // A copy that is older than the damage has none.

@@ -9,6 +9,7 @@ pub mod key_value;
 pub mod keyed;
 pub mod memory;
 pub mod shelf;
+pub mod tower;
 
 use std::fmt;
 use std::future::Future;

@@ -236,6 +236,35 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         },
         Message::AskCopy(m) => flip(&mut m.tag, input),
         Message::ForgetCopy(m) => flip(&mut m.tag, input),
+        Message::AskAppointments(m) => flip(&mut m.tag, input),
+        Message::Locators(m) => match input.byte() % 2 {
+            0 => flip(&mut m.tag, input),
+            _ => list(&mut m.list, input, |(locator, _), input| *locator = input.array()),
+        },
+        Message::Appointments(m) => match input.byte() % 3 {
+            0 => list(&mut m.list, input, |(tag, _), input| flip(tag, input)),
+            1 => m.height = number(m.height, input),
+            _ => m.pays_sat = input.word().into(),
+        },
+        Message::Watch(m) => match input.byte() % 7 {
+            5 => m.counter = number(m.counter, input),
+            0 => flip(&mut m.tag, input),
+            1 => m.locator = input.array(),
+            2 => m.until = number(m.until, input),
+            3 => m.since = Some(input.word()),
+            4 => m.height = number(m.height, input),
+            _ => m.sealed = input.take(60).to_vec(),
+        },
+        Message::Watched(m) => match input.byte() % 4 {
+            0 => flip(&mut m.tag, input),
+            1 => m.locator = input.array(),
+            2 => m.sum = input.array(),
+            _ => m.refused = Some(Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100))),
+        },
+        Message::Unwatch(m) => match input.byte() % 2 {
+            0 => flip(&mut m.tag, input),
+            _ => list(&mut m.locators, input, |locator, input| *locator = input.array()),
+        },
         Message::JitOffer(m) => match input.byte() % 3 {
             0 => m.amount = Amount::from_sat(input.word().into()),
             1 => m.price_msat = input.word().into(),

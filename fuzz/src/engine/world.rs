@@ -308,6 +308,8 @@ impl World {
             | Effect::Shelf { .. }
             | Effect::BringBack { .. }
             | Effect::ReadAgain { .. }
+            | Effect::Appoint { .. }
+            | Effect::Tower { .. }
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

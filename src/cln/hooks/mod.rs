@@ -4,6 +4,7 @@
 //! The part of a callback before its future runs in the order in which lightningd called; the
 //! futures don't. So whatever must keep its order is put on a queue before the future is made.
 
+pub mod commitment_revocation;
 pub mod custommsg;
 mod guard;
 mod hints;

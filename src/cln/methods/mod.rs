@@ -36,6 +36,7 @@ pub mod reserve;
 pub mod restore;
 pub mod show;
 pub mod status;
+mod towers;
 mod urgent;
 pub mod verify;
 pub mod warning;

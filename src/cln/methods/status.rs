@@ -12,6 +12,7 @@ use super::super::params::Params;
 use super::super::state::State;
 use super::super::{channel_state, peers, words};
 use super::fees::{self, Reserve};
+use super::towers::{self, Towers};
 use super::warning::Warning;
 use super::warnings::{self, Node};
 use super::{Command, factory_json, purse};
@@ -63,7 +64,10 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             answer["renewals"] = seen.renewals.into();
             answer["leaves"] = seen.leaves.into();
             answer["backup"] = copies(&state, seen.copies);
-            (seen.ready, seen.warnings)
+            let mut warnings = seen.warnings;
+            warnings.extend(seen.towers.warning(&state));
+            seen.towers.add(&mut answer);
+            (seen.ready, warnings)
         }
         Err(refusal) => {
             let action = "see what lightningd's datastore says; it is read again every few seconds, and until \
@@ -154,6 +158,7 @@ struct Seen {
     renewals: Vec<Value>,
     leaves: Vec<Value>,
     copies: Copies,
+    towers: Towers,
     warnings: Vec<Warning>,
 }
 
@@ -197,6 +202,7 @@ fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
         renewals: engine.renewals(height).map(|renewal| one_renewal(&renewal, height)).collect(),
         leaves: engine.leaves(height).map(|leave| one_leave(&leave)).collect(),
         copies: copies_of(engine),
+        towers: towers::look(engine, height),
         warnings: warnings::look(engine, height, node),
     }
 }

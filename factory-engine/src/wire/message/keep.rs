@@ -80,7 +80,7 @@ pub(super) struct Header {
     pub(super) attempt: u32,
 }
 
-fn header(tag: [u8; 32], attempt: u32) -> Header {
+pub(super) fn header(tag: [u8; 32], attempt: u32) -> Header {
     Header { instance: InstanceId(tag), attempt }
 }
 

@@ -1,0 +1,210 @@
+//! Client: towers that watch for this node, and what they have. A connection's end takes what was said in it; the next
+//! begins with what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::record::appointment::{Appointment, Locator, Sum, Task, toggle};
+use crate::types::{Height, InstanceId, NodeId, Transaction, Txid};
+
+use super::keepers::Tag;
+
+/// Appointments that one tower has been sent and hasn't answered: S28, it stores each.
+pub(crate) const AT_ONCE: usize = 8;
+/// After so many blocks what was refused is offered again.
+const OFFER_AGAIN: u32 = 6;
+/// Most penalties of one factory's channels that towers are given.
+pub(crate) const MOST_PENALTIES: usize = 10_000;
+
+/// What a tower was told of an appointment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Of what is sealed in it, and until when.
+    pub(crate) sum: Sum,
+    /// The block that the transaction is in that it waits for.
+    pub(crate) since: Option<Height>,
+}
+
+/// What one tower has with one tag.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Had {
+    /// What it has.
+    pub(crate) stored: BTreeMap<Locator, Given>,
+    /// What it was sent, and hasn't answered.
+    pub(crate) sent: BTreeMap<Locator, Given>,
+    /// What it doesn't watch for now.
+    pub(crate) refused: BTreeSet<Locator>,
+}
+
+/// A tower, as it has said in this connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tower {
+    /// The last block that it had looked at.
+    pub(crate) height: Height,
+    /// Most that it pays for one transaction, sat.
+    pub(crate) pays_sat: u64,
+    /// What it has of each factory, once that was compared.
+    pub(crate) has: BTreeMap<Tag, Had>,
+    /// Why it has refused one last.
+    pub(crate) refuses: Option<String>,
+    /// How often since the last block.
+    pub(crate) refusals: usize,
+    /// Blocks since it was asked.
+    blocks: u32,
+}
+
+impl Tower {
+    pub(crate) fn new(height: Height, pays_sat: u64) -> Self {
+        Self { height, pays_sat, ..Self::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Towers {
+    asked: BTreeSet<NodeId>,
+    ready: BTreeMap<NodeId, Tower>,
+    /// Penalties that lightningd gave, sealed, and the sum of each: of each factory's channels.
+    penalties: BTreeMap<InstanceId, BTreeMap<Locator, (Appointment, Sum)>>,
+    /// How many more there would be.
+    beyond: BTreeMap<InstanceId, usize>,
+}
+
+/// A change of [`Towers`], made when the step is applied.
+pub(crate) enum VolatileTowers {
+    /// A tower was asked what it has.
+    Asked(NodeId),
+    /// It has said what it is.
+    Ready(NodeId, Tower),
+    /// It was compared: it has these with this tag.
+    Has(NodeId, Tag, BTreeMap<Locator, Given>),
+    /// It was sent one.
+    Sends(NodeId, Tag, Locator, Given),
+    /// It has stored the one that it was sent, or hasn't, and why.
+    Answered(NodeId, Tag, Locator, Result<(), String>),
+    /// A block has passed: what gave no answer is offered again, and now and then what was refused.
+    OffersAgain,
+    /// A commitment was revoked.
+    Penalty(InstanceId, Txid, Transaction),
+}
+
+impl Towers {
+    pub(crate) fn apply(&mut self, change: VolatileTowers) {
+        match change {
+            VolatileTowers::Asked(peer) => drop(self.asked.insert(peer)),
+            VolatileTowers::Ready(peer, tower) => drop(self.ready.insert(peer, tower)),
+            VolatileTowers::Has(peer, tag, stored) => {
+                if let Some(tower) = self.ready.get_mut(&peer) {
+                    tower.has.insert(tag, Had { stored, ..Had::default() });
+                }
+            }
+            VolatileTowers::Sends(peer, tag, locator, given) => {
+                if let Some(had) = self.had_mut(peer, tag) {
+                    had.sent.insert(locator, given);
+                }
+            }
+            VolatileTowers::Answered(peer, tag, locator, result) => {
+                let Some(had) = self.had_mut(peer, tag) else { return };
+                let Some(given) = had.sent.remove(&locator) else { return };
+                match result {
+                    Ok(()) => drop(had.stored.insert(locator, given)),
+                    Err(why) => {
+                        had.refused.insert(locator);
+                        if let Some(tower) = self.ready.get_mut(&peer) {
+                            tower.refuses = Some(why);
+                            tower.refusals = tower.refusals.saturating_add(1);
+                        }
+                    }
+                }
+            }
+            VolatileTowers::OffersAgain => {
+                for tower in self.ready.values_mut() {
+                    (tower.refusals, tower.blocks) = (0, tower.blocks.saturating_add(1));
+                    tower.has.values_mut().for_each(|had| had.sent.clear());
+                    // Others come first in between.
+                    if tower.blocks.is_multiple_of(OFFER_AGAIN) {
+                        tower.refuses = None;
+                        tower.has.values_mut().for_each(|had| had.refused.clear());
+                    }
+                }
+            }
+            VolatileTowers::Penalty(instance, commitment, tx) => self.add_penalty(instance, commitment, tx),
+        }
+    }
+
+    /// A penalty that is stored. Those that are too many are counted.
+    pub(crate) fn add_penalty(&mut self, instance: InstanceId, commitment: Txid, tx: Transaction) {
+        let (made, _) = Appointment::seal_all(commitment, &[Task { not_before: 0, tx }]);
+        let of = self.penalties.entry(instance).or_default();
+        for one in made {
+            if of.len() < MOST_PENALTIES || of.contains_key(&one.locator) {
+                let sum = one.sum();
+                of.insert(one.locator, (one, sum));
+            } else {
+                let beyond = self.beyond.entry(instance).or_default();
+                *beyond = beyond.saturating_add(1);
+            }
+        }
+    }
+
+    pub(crate) fn forget(&mut self, instance: InstanceId) {
+        self.penalties.remove(&instance);
+        self.beyond.remove(&instance);
+    }
+
+    /// The connection's end.
+    pub(crate) fn gone(&mut self, peer: NodeId) {
+        self.asked.remove(&peer);
+        self.ready.remove(&peer);
+    }
+
+    fn had_mut(&mut self, peer: NodeId, tag: Tag) -> Option<&mut Had> {
+        self.ready.get_mut(&peer)?.has.get_mut(&tag)
+    }
+
+    /// Whether it was asked, and hasn't said what it is.
+    pub(crate) fn is_asked(&self, peer: NodeId) -> bool {
+        self.asked.contains(&peer) && !self.ready.contains_key(&peer)
+    }
+
+    /// Towers that were asked, and haven't said what they are.
+    pub(crate) fn silent(&self) -> impl Iterator<Item = NodeId> {
+        self.asked.iter().copied().filter(|peer| !self.ready.contains_key(peer))
+    }
+
+    /// What was sent of just this name and hasn't been answered.
+    pub(crate) fn sent(&self, peer: NodeId, tag: Tag, locator: Locator) -> Option<Given> {
+        self.ready.get(&peer)?.has.get(&tag)?.sent.get(&locator).copied()
+    }
+
+    /// A connected tower, and what it has.
+    pub(crate) fn get(&self, peer: NodeId) -> Option<&Tower> {
+        self.ready.get(&peer)
+    }
+
+    /// Connected towers, and what they have.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (NodeId, &Tower)> {
+        self.ready.iter().map(|(peer, tower)| (*peer, tower))
+    }
+
+    /// Penalties for a factory's channels.
+    pub(crate) fn penalties(&self, instance: InstanceId) -> impl Iterator<Item = &(Appointment, Sum)> {
+        self.penalties.get(&instance).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Penalties that are too many for a tower.
+    pub(crate) fn beyond(&self, instance: InstanceId) -> usize {
+        self.beyond.get(&instance).copied().unwrap_or(0)
+    }
+
+    /// Whether one more is of use.
+    pub(crate) fn has_room(&self, instance: InstanceId) -> bool {
+        self.penalties.get(&instance).is_none_or(|of| of.len() < MOST_PENALTIES)
+    }
+}
+
+/// Number and sum of these.
+pub(crate) fn total(sums: impl Iterator<Item = Sum>) -> (u32, Sum) {
+    sums.fold((0, [0; 32]), |(count, mut sum), part| {
+        toggle(&mut sum, part);
+        (u32::saturating_add(count, 1), sum)
+    })
+}

@@ -1,0 +1,207 @@
+//! Watching for others (S40), and what others need to watch for this node.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bitcoin::{Transaction, Txid};
+use factory_engine::io::fees::Refused;
+use factory_engine::io::{Kept, TowerAnswer, TowerRequest};
+use factory_engine::memory::watching::Name;
+use factory_engine::record::appointment::{Locator, locators};
+use factory_engine::types::{Height, NodeId};
+use factory_engine::{Engine, Input};
+use factory_runtime::Handle;
+use factory_runtime::store::tower::{Found, TowerStore};
+use tokio::sync::Semaphore;
+
+use super::chain;
+use super::client::Rpc;
+use super::datastore::{self, Datastore};
+use super::lanes::Lanes;
+use super::sent;
+
+/// Between two tries of what has to be done.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Tries of what a start can do without.
+const TRIES: u32 = 3;
+/// Transactions that are sent at once.
+const AT_ONCE: usize = 2;
+/// Of so many transactions it is remembered why they were refused.
+const MOST_REFUSED: usize = 1_000;
+
+/// What a node does that watches for others.
+#[derive(Clone)]
+pub struct Tower {
+    rpc: Rpc,
+    runtime: Handle,
+    store: TowerStore<Datastore<Rpc>>,
+    /// One request about a peer's appointments after the other.
+    lanes: Lanes,
+    /// Transactions that are sent at once, whoever's they are: lightningd's own go the same way (S28).
+    turns: Arc<Semaphore>,
+    /// Why a transaction was refused last, so that it isn't said at each block.
+    refused: Arc<Mutex<HashMap<Txid, String>>>,
+}
+
+impl Tower {
+    /// One whose outcomes go to `runtime`.
+    pub fn new(rpc: Rpc, runtime: Handle) -> Self {
+        let store = TowerStore::new(datastore::keys(rpc.clone()));
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { rpc, runtime, store, lanes: Lanes::default(), turns, refused: Arc::default() }
+    }
+
+    /// What is stored, into the engine, which knows its factories by now and hears of nothing yet. This node's own
+    /// factories don't wait for it (S33).
+    pub async fn load_into(&self, engine: &mut Engine) {
+        for _ in 0..TRIES {
+            match self.store.load().await {
+                Ok(found) => return self.take(engine, found).await,
+                Err(error) => log::error!("what this node watches for others can't be read: {error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        log::error!("nobody is watched for before the next start");
+    }
+
+    async fn take(&self, engine: &mut Engine, found: Found) {
+        let Found { kept, penalties, unreadable } = found;
+        for key in unreadable {
+            log::error!("{key} is not as it was written: it is passed over");
+        }
+        // Of factories that are over.
+        let (needed, over): (Vec<_>, Vec<_>) =
+            penalties.into_iter().partition(|(channel, ..)| engine.may_need_penalty(*channel));
+        for (channel, commitment, _) in over {
+            if let Err(error) = self.store.forget_penalty(channel, commitment).await {
+                log::debug!("a penalty that nobody needs is still there: {error}");
+            }
+        }
+        engine.load_towers(kept, needed);
+    }
+
+    /// Something is to be done for a peer.
+    pub fn serve(&self, peer: NodeId, request: TowerRequest) {
+        let tower = self.clone();
+        self.lanes.push(peer, async move {
+            if let Some(answer) = tower.answer(peer, request).await {
+                tower.runtime.deliver_durably(Input::Tower { peer, answer }).await;
+            }
+        });
+    }
+
+    async fn answer(&self, peer: NodeId, request: TowerRequest) -> Option<TowerAnswer> {
+        match request {
+            TowerRequest::Put { tag, appointment, mut kept, since } => {
+                let locator = appointment.locator;
+                let result = self.put((peer, tag, locator), &mut kept, &appointment.sealed, since).await;
+                Some(TowerAnswer::Put { tag, locator, kept, result })
+            }
+            TowerRequest::Open { tag, locator, trigger } => {
+                let name = (peer, tag, locator);
+                let appointment = again(|| self.store.due(name, trigger)).await;
+                let tasks = appointment.ok_or_else(|| "it isn't there any more".to_owned());
+                let tasks = tasks.and_then(|one| one.open(trigger.0).map_err(|error| error.to_string()));
+                Some(TowerAnswer::Opened { tag, locator, trigger, tasks })
+            }
+            TowerRequest::Look { from, to, locators } => {
+                let mut found = vec![];
+                for height in from..=to {
+                    found.extend(again(|| self.look(height, &locators)).await);
+                }
+                Some(TowerAnswer::Looked(found))
+            }
+            TowerRequest::Forget { tag, locator } => {
+                if let Err(error) = self.store.forget((peer, tag, locator)).await {
+                    log::warn!("{peer}: an appointment that is over is still there: {error}");
+                }
+                None
+            }
+            TowerRequest::Publish { tag, locator, tx } => {
+                let missing = self.publish(peer, &tx).await;
+                missing.then(|| TowerAnswer::NotThere { tag, locator, txid: tx.compute_txid() })
+            }
+        }
+    }
+
+    /// What it waits for, if that is there already, is looked for first: it may never come again.
+    async fn put(
+        &self,
+        name: Name,
+        kept: &mut Kept,
+        sealed: &[u8],
+        since: Option<Height>,
+    ) -> Result<(), String> {
+        let (peer, _, locator) = name;
+        if let Some(height) = since {
+            let found = self.look(height, &[locator]).await.map_err(|error| {
+                log::warn!("{peer}: block {height} can't be looked into: {error}");
+                format!("block {height} can't be looked into now")
+            })?;
+            let trigger = found.first().map(|(_, trigger)| *trigger);
+            kept.trigger = Some(trigger.ok_or_else(|| format!("block {height} has nothing that it fits"))?);
+        }
+        self.store.put(name, kept, sealed).await.map_err(|error| {
+            log::warn!("{peer}: an appointment is not kept: {error}");
+            "this node can't write now".to_owned()
+        })
+    }
+
+    /// What a block has of what is looked for.
+    async fn look(
+        &self,
+        height: Height,
+        wanted: &[Locator],
+    ) -> Result<Vec<(Locator, (Txid, Height))>, String> {
+        let block = chain::block_at(&self.rpc, height).await.map_err(|error| error.to_string())?;
+        let block = block.ok_or_else(|| "it isn't there".to_owned())?;
+        let wanted: HashSet<Locator> = wanted.iter().copied().collect();
+        let mut found = vec![];
+        for txid in block.txdata.iter().map(Transaction::compute_txid) {
+            let fits = locators(txid).filter(|locator| wanted.contains(locator));
+            found.extend(fits.map(|locator| (locator, (txid, height))));
+        }
+        Ok(found)
+    }
+
+    /// Whether it isn't taken, and not for its fee.
+    async fn publish(&self, peer: NodeId, tx: &Transaction) -> bool {
+        let txid = tx.compute_txid();
+        // Nobody closes the semaphore, so there is always one.
+        let _turn = self.turns.acquire().await;
+        let Err(why) = sent::send(&self.rpc, tx).await else {
+            if self.note(txid, "published") {
+                log::info!("{txid} is published for {peer}");
+            }
+            return false;
+        };
+        let expected = matches!(why, Refused::Confirmed | Refused::NotFinal | Refused::MissingInputs);
+        if !expected && self.note(txid, &why.to_string()) {
+            log::warn!("{txid} is not published for {peer}: {why}");
+        }
+        matches!(why, Refused::MissingInputs | Refused::Confirmed | Refused::Other(_))
+    }
+
+    /// Whether something else was said of it last.
+    fn note(&self, txid: Txid, text: &str) -> bool {
+        let mut known = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_REFUSED {
+            known.clear();
+        }
+        known.insert(txid, text.to_owned()).as_deref() != Some(text)
+    }
+}
+
+/// Until it is done: nobody asks for it once more.
+async fn again<T, E: Display, F: Future<Output = Result<T, E>>>(call: impl Fn() -> F) -> T {
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) => log::warn!("what is watched for others: {error}; trying again"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

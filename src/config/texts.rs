@@ -1,0 +1,100 @@
+//! What options say that are no numbers.
+
+use factory_engine::Policy;
+use factory_engine::types::NodeId;
+
+use super::{BadOption, Settings};
+
+/// In place of a node id: whoever it is.
+const ANYBODY: &str = "any";
+/// In place of a node id: every peer with a channel.
+const PEERS: &str = "peers";
+
+fn policy(option: &str, text: &str) -> Result<Policy, BadOption> {
+    let found = Policy::ALL.into_iter().find(|policy| policy.name() == text);
+    found.ok_or_else(|| BadOption(format!("{option}: expected never, ask or auto, got '{text}'")))
+}
+
+pub(super) fn set_policy(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.config.policy = policy("factory-policy", text)?;
+    Ok(())
+}
+
+pub(super) fn set_renew(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.config.renew = policy("factory-renew", text)?;
+    Ok(())
+}
+
+fn node_id(option: &str, text: &str) -> Result<NodeId, BadOption> {
+    text.parse().map_err(|error| BadOption(format!("{option}: {error}, got '{text}'")))
+}
+
+pub(super) fn set_keepers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
+    let parse = |text: &String| node_id("factory-keeper", text);
+    to.config.keepers = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+pub(super) fn set_allowed(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
+    let parse = |text: &String| node_id("factory-allow-lsp", text);
+    if texts.iter().any(|text| text == ANYBODY) {
+        to.config.anybody_invites = true;
+    } else {
+        to.config.allowed_lsps = Some(texts.iter().map(parse).collect::<Result<_, _>>()?);
+    }
+    Ok(())
+}
+
+pub(super) fn set_bitcoin_rpc(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    text.clone_into(&mut to.bitcoin_rpc);
+    Ok(())
+}
+
+/// In place of a path: there is none.
+const NONE: &str = "none";
+
+pub(super) fn or_none(text: &str) -> &str {
+    if text.is_empty() { NONE } else { text }
+}
+
+/// A path, or nothing; one that depends on where lightningd was started is a mistake.
+fn absolute<'a>(option: &str, expected: &str, text: &'a str) -> Result<&'a str, BadOption> {
+    match text {
+        NONE => Ok(""),
+        path if path.is_empty() || path.starts_with('/') => Ok(path),
+        _ => Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'"))),
+    }
+}
+
+/// It is run as it is, without a shell.
+pub(super) fn set_wake_command(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    let expected = "the absolute path of a program, without arguments";
+    absolute("factory-wake-command", expected, text)?.clone_into(&mut to.wake_command);
+    Ok(())
+}
+
+/// What ends with a slash is a directory.
+pub(super) fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    let (option, expected) = ("factory-backup-file", "the absolute path of a file");
+    let path = absolute(option, expected, text)?;
+    if path.ends_with('/') {
+        return Err(BadOption(format!("{option}: expected {expected}, or none, got '{text}'")));
+    }
+    path.clone_into(&mut to.backup_file);
+    to.config.backup_file = !path.is_empty();
+    Ok(())
+}
+
+pub(super) fn set_towers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
+    let parse = |text: &String| node_id("factory-tower", text);
+    to.config.towers = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+pub(super) fn set_watch_for(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
+    let (all, named): (Vec<_>, Vec<_>) = texts.iter().partition(|text| *text == PEERS);
+    to.config.watches_for_peers = !all.is_empty();
+    let parse = |text: &String| node_id("factory-watch-for", text);
+    to.config.watch_for = named.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(())
+}
