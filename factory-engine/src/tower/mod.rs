@@ -1,5 +1,5 @@
 //! Who sleeps is watched for (S40): a tower has finished transactions, each sealed to the one that makes it due, and no
-//! keys. A client gives it what it would publish itself ([`tasks`]), and the penalties that lightningd makes for
+//! keys. A client gives it what it would publish itself (`tasks`), and the penalties that lightningd makes for
 //! commitments that were revoked.
 
 mod client;
