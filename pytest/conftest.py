@@ -3,7 +3,9 @@
 Tests that need a binary which isn't on PATH are skipped, and say which one.
 """
 
+import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,7 @@ os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["
 import pytest  # noqa: E402
 from pyln.testing import fixtures as pyln_fixtures, utils as pyln_utils  # noqa: E402
 from pyln.testing.fixtures import *  # noqa: E402,F401,F403
-from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc  # noqa: E402
+from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc, TailableProc  # noqa: E402
 
 # So that their assertions say what they found.
 pytest.register_assert_rewrite("harness", "promises", "world")
@@ -157,6 +159,31 @@ def stop_together(request):
     for stopped in stopping:
         # What went wrong comes up again when pyln-testing stops the node.
         stopped.exception()
+    for node in factory.nodes:
+        if getattr(node.daemon, "was_killed", False):
+            drop_half_written(pathlib.Path(node.daemon.lightning_dir) / "plugin-io")
+
+
+@pytest.fixture(autouse=True)
+def note_kills(monkeypatch):
+    """Which lightningds were killed, and have not stopped."""
+    kill = TailableProc.kill
+
+    def killed(daemon):
+        daemon.was_killed = True
+        return kill(daemon)
+
+    monkeypatch.setattr(TailableProc, "kill", killed)
+
+
+def drop_half_written(directory):
+    """lightningd notes what it says to plugins in files that pyln-testing reads at the end; one that is killed may have
+    left one empty, or half of one."""
+    for path in directory.iterdir() if directory.is_dir() else []:
+        try:
+            json.loads(path.read_text())
+        except ValueError:
+            path.unlink()
 
 
 class StrictBitcoinD(BitcoinD):

@@ -107,7 +107,8 @@ def test_one_stock_is_sold_once(node_factory, bitcoind):
     dies = {"may_fail": True, "broken_log": "Lost connection|Plugin marked as important|Reading sync lightningd"}
     lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=dies, stock_sat=STOCK)
     before = read_records(lsp)
-    asked = [node_factory.executor.submit(buy, client, factory, 100_000) for client in clients]
+    params = {"factory_instance": factory["factory_instance"], "amount_sat": 100_000}
+    asked = [node_factory.executor.submit(client.rpc.call, "factory-buy", params) for client in clients]
     failed = [error for error in (one.exception(60) for one in asked) if error]
     assert len(failed) == 1 and "try again" in str(failed[0]), failed
     wait_for(lambda: [one["state"] for one in sales(lsp, factory)] == ["usable"])
