@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// S28: what a peer may have done with its shelf has an end.
-    pub(crate) fn work(&self, step: &mut StepBuilder<'_>, peer: NodeId, bytes: usize) -> Result<(), Fault> {
+    fn work(&self, step: &mut StepBuilder<'_>, peer: NodeId, bytes: usize) -> Result<(), Fault> {
         if self.keeping.keepers.works_too_much(peer, step.now, bytes) {
             return Err(Fault::stale("it asks for too much"));
         }
