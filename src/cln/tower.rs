@@ -1,6 +1,6 @@
 //! Watching for others (S40), and what others need to watch for this node.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use bitcoin::{Transaction, Txid};
 use factory_engine::io::fees::Refused;
 use factory_engine::io::{Kept, TowerAnswer, TowerRequest};
 use factory_engine::memory::watching::Name;
-use factory_engine::record::appointment::{Locator, locators};
+use factory_engine::record::appointment::{Locator, look_into};
 use factory_engine::types::{Height, NodeId};
 use factory_engine::{Engine, Input};
 use factory_runtime::Handle;
@@ -158,13 +158,7 @@ impl Tower {
     ) -> Result<Vec<(Locator, (Txid, Height))>, String> {
         let block = chain::block_at(&self.rpc, height).await.map_err(|error| error.to_string())?;
         let block = block.ok_or_else(|| "it isn't there".to_owned())?;
-        let wanted: HashSet<Locator> = wanted.iter().copied().collect();
-        let mut found = vec![];
-        for txid in block.txdata.iter().map(Transaction::compute_txid) {
-            let fits = locators(txid).filter(|locator| wanted.contains(locator));
-            found.extend(fits.map(|locator| (locator, (txid, height))));
-        }
-        Ok(found)
+        Ok(look_into(&block.txdata, height, wanted))
     }
 
     /// Whether it isn't taken, and not for its fee.

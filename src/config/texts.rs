@@ -25,22 +25,25 @@ pub(super) fn set_renew(to: &mut Settings, text: &str) -> Result<(), BadOption> 
     Ok(())
 }
 
-fn node_id(option: &str, text: &str) -> Result<NodeId, BadOption> {
-    text.parse().map_err(|error| BadOption(format!("{option}: {error}, got '{text}'")))
+fn node_ids<'t, C: FromIterator<NodeId>>(
+    option: &str,
+    texts: impl IntoIterator<Item = &'t String>,
+) -> Result<C, BadOption> {
+    let parse =
+        |text: &String| text.parse().map_err(|error| BadOption(format!("{option}: {error}, got '{text}'")));
+    texts.into_iter().map(parse).collect()
 }
 
 pub(super) fn set_keepers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| node_id("factory-keeper", text);
-    to.config.keepers = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    to.config.keepers = node_ids("factory-keeper", texts)?;
     Ok(())
 }
 
 pub(super) fn set_allowed(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| node_id("factory-allow-lsp", text);
     if texts.iter().any(|text| text == ANYBODY) {
         to.config.anybody_invites = true;
     } else {
-        to.config.allowed_lsps = Some(texts.iter().map(parse).collect::<Result<_, _>>()?);
+        to.config.allowed_lsps = Some(node_ids("factory-allow-lsp", texts)?);
     }
     Ok(())
 }
@@ -86,15 +89,13 @@ pub(super) fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOp
 }
 
 pub(super) fn set_towers(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
-    let parse = |text: &String| node_id("factory-tower", text);
-    to.config.towers = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    to.config.towers = node_ids("factory-tower", texts)?;
     Ok(())
 }
 
 pub(super) fn set_watch_for(to: &mut Settings, texts: &[String]) -> Result<(), BadOption> {
     let (all, named): (Vec<_>, Vec<_>) = texts.iter().partition(|text| *text == PEERS);
     to.config.watches_for_peers = !all.is_empty();
-    let parse = |text: &String| node_id("factory-watch-for", text);
-    to.config.watch_for = named.into_iter().map(parse).collect::<Result<_, _>>()?;
+    to.config.watch_for = node_ids("factory-watch-for", named)?;
     Ok(())
 }

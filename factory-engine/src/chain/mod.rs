@@ -400,12 +400,18 @@ fn is_due(factory: &Factory, id: SessionId, height: Height) -> bool {
     let Some(parent) = unspent(factory, session.outpoint) else {
         return false;
     };
+    timelocks_allow(&session.tx, parent, height)
+}
+
+/// Whether a transaction's timelocks allow it in the block after `height`, if what it spends is in block `parent`
+/// (BIP 65, BIP 68).
+pub(crate) fn timelocks_allow(tx: &Transaction, parent: Height, height: Height) -> bool {
     let next = height.saturating_add(1);
-    let locked = session.tx.lock_time.to_consensus_u32() >= next;
-    let sequence = session.tx.input.first().map(|input| input.sequence);
-    let early = sequence.and_then(|sequence| sequence.to_relative_lock_time()).is_some_and(|lock| {
+    let locked = tx.lock_time.to_consensus_u32() >= next;
+    let locks = tx.input.iter().filter_map(|input| input.sequence.to_relative_lock_time());
+    let early = |lock| {
         matches!(lock, bitcoin::relative::LockTime::Blocks(blocks)
             if next < parent.saturating_add(u32::from(blocks.value())))
-    });
-    !locked && !early
+    };
+    !locked && !locks.into_iter().any(early)
 }

@@ -6,15 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::record::copy::{Copy, Version};
 use crate::types::{InstanceId, Millis, NodeId};
 
+use super::work::Work;
+
 /// Names a copy, to its owner alone.
 pub(crate) type Tag = [u8; 32];
 
 /// How long a keeper may take to say what it has, to give a copy back, and to store one.
 pub(crate) const PATIENCE: Millis = 10_000;
-/// In so much time one peer uses its shelf for no more than [`MOST_WORK`].
-const WINDOW: Millis = 600_000;
-/// Bytes that one peer may have moved to and from its shelf in [`WINDOW`] (S28).
-const MOST_WORK: usize = 32_000_000;
 /// What each request about a shelf costs at least, bytes.
 const LEAST_WORK: usize = 50_000;
 /// Requests to sign that wait until it is known whether this node's records are the newest, of one peer.
@@ -57,7 +55,7 @@ pub(crate) struct Keepers {
     /// Peers that have asked for what is on their shelf, and its tags.
     shelves: BTreeMap<NodeId, BTreeSet<Tag>>,
     /// Bytes that a peer has had moved since then.
-    work: BTreeMap<NodeId, (Millis, usize)>,
+    work: Work<LEAST_WORK>,
 }
 
 /// A change of [`Keepers`], made when the step is applied.
@@ -167,11 +165,7 @@ impl Keepers {
                     shelf.remove(&tag);
                 }
             }
-            VolatileKeepers::Works(peer, now, bytes) => {
-                self.work.retain(|_, (since, _)| now.saturating_sub(*since) <= WINDOW);
-                let (_, work) = self.work.entry(peer).or_insert((now, 0));
-                *work = work.saturating_add(bytes.max(LEAST_WORK));
-            }
+            VolatileKeepers::Works(peer, now, bytes) => self.work.add(peer, now, bytes),
         }
     }
 
@@ -293,7 +287,6 @@ impl Keepers {
 
     /// Whether so many bytes more are too many at once.
     pub(crate) fn works_too_much(&self, peer: NodeId, now: Millis, bytes: usize) -> bool {
-        let recent = self.work.get(&peer).filter(|(since, _)| now.saturating_sub(*since) <= WINDOW);
-        recent.is_some_and(|(_, work)| work.saturating_add(bytes.max(LEAST_WORK)) > MOST_WORK)
+        self.work.is_too_much(peer, now, bytes)
     }
 }

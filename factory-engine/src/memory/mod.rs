@@ -40,6 +40,7 @@ pub(crate) mod reclaim;
 pub mod sale;
 pub(crate) mod towers;
 pub mod watching;
+mod work;
 
 /// A change of what is known of peers that keep copies.
 pub(crate) fn keepers(change: VolatileKeepers) -> Volatile {

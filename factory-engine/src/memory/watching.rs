@@ -9,6 +9,7 @@ use crate::record::factory::BURIED;
 use crate::types::{Height, Millis, NodeId, OutPoint, Txid};
 
 use super::keepers::Tag;
+use super::work::Work;
 
 /// Most appointments of one peer.
 pub const MOST_APPOINTMENTS: usize = 20_000;
@@ -20,10 +21,6 @@ const MOST_TAGS: usize = 64;
 const MOST_DUE: usize = 1_024;
 /// Most bytes of all appointments together.
 const MOST_BYTES: usize = 512_000_000;
-/// In so much time one peer has no more than [`MOST_WORK`] done.
-const WINDOW: Millis = 600_000;
-/// Bytes that one peer may have written or read in [`WINDOW`] (S28).
-const MOST_WORK: usize = 32_000_000;
 /// What each request costs at least, bytes.
 const LEAST_WORK: usize = 5_000;
 
@@ -78,7 +75,7 @@ pub(crate) struct Watching {
     /// Bytes of all appointments.
     bytes: usize,
     /// What was done for a peer since then.
-    work: BTreeMap<NodeId, (Millis, usize)>,
+    work: Work<LEAST_WORK>,
     /// Of one client's appointment as of another's: nobody takes anybody's away.
     due: BTreeMap<(Name, Txid), Due>,
 }
@@ -132,11 +129,7 @@ impl Watching {
                 self.looking = true;
             }
             VolatileWatching::Looked => self.looking = false,
-            VolatileWatching::Works(peer, now, bytes) => {
-                self.work.retain(|_, (since, _)| now.saturating_sub(*since) <= WINDOW);
-                let (_, work) = self.work.entry(peer).or_insert((now, 0));
-                *work = work.saturating_add(bytes.max(LEAST_WORK));
-            }
+            VolatileWatching::Works(peer, now, bytes) => self.work.add(peer, now, bytes),
             VolatileWatching::Spent(name, txid, height) => {
                 if let Some(due) = self.due.get_mut(&(name, txid)) {
                     due.spent = Some(height);
@@ -287,8 +280,7 @@ impl Watching {
 
     /// Whether so many bytes more are too many at once.
     pub(crate) fn works_too_much(&self, peer: NodeId, now: Millis, bytes: usize) -> bool {
-        let recent = self.work.get(&peer).filter(|(since, _)| now.saturating_sub(*since) <= WINDOW);
-        recent.is_some_and(|(_, work)| work.saturating_add(bytes.max(LEAST_WORK)) > MOST_WORK)
+        self.work.is_too_much(peer, now, bytes)
     }
 
     /// What waits for a transaction.

@@ -9,6 +9,7 @@
 //! nonce follows from what is sealed: the same contents are the same appointment. What is too large for one appointment is
 //! in several, whose locators and keys differ by a number.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, sha256};
@@ -80,6 +81,17 @@ impl std::error::Error for AppointmentError {}
 /// What names a transaction to whoever waits for it.
 pub fn locators(trigger: Txid) -> impl Iterator<Item = Locator> {
     (0..PARTS).map(move |part| locator(part, trigger))
+}
+
+/// Those of a block's transactions that fit one of the locators that are looked for.
+pub fn look_into(txs: &[Transaction], height: Height, wanted: &[Locator]) -> Vec<(Locator, (Txid, Height))> {
+    let wanted: HashSet<&Locator> = wanted.iter().collect();
+    let mut found = vec![];
+    for txid in txs.iter().map(Transaction::compute_txid) {
+        let fits = locators(txid).filter(|locator| wanted.contains(locator));
+        found.extend(fits.map(|locator| (locator, (txid, height))));
+    }
+    found
 }
 
 fn locator(part: u8, trigger: Txid) -> Locator {

@@ -151,7 +151,7 @@ impl Engine {
         }
         let wanted = self.wanted(factory, step.height);
         let counter = self.keeping.records(instance);
-        for (peer, tower) in self.towers.ready().filter(|(peer, _)| factory.lsp() != *peer) {
+        for (peer, tower) in self.towers_of(factory) {
             let tag = self.appointments_tag(instance, peer);
             let Some(had) = tower.has.get(&tag) else { continue };
             // S22: whoever has left needs nothing. What else isn't wanted any more does no harm.
@@ -202,7 +202,7 @@ impl Engine {
         }
         step.volatile(towers(VolatileTowers::OffersAgain));
         for factory in self.whole() {
-            for (peer, tower) in self.towers.ready().filter(|(peer, _)| factory.lsp() != *peer) {
+            for (peer, tower) in self.towers_of(factory) {
                 let tag = self.appointments_tag(factory.instance, peer);
                 if !tower.has.contains_key(&tag) {
                     step.send(peer, AskAppointments { tag });
@@ -299,6 +299,12 @@ impl Engine {
         damaged || !self.unreadable.is_empty()
     }
 
+    /// Connected towers that watch a factory for this node.
+    fn towers_of(&self, factory: &Factory) -> impl Iterator<Item = (NodeId, &Tower)> {
+        let lsp = factory.lsp();
+        self.towers.ready().filter(move |(peer, _)| *peer != lsp)
+    }
+
     /// Factories that a tower watches for this node. No operator watches itself.
     fn watched_by(&self, tower: NodeId) -> impl Iterator<Item = &Factory> {
         self.whole().filter(move |factory| factory.lsp() != tower)
@@ -361,7 +367,7 @@ impl Engine {
                 height: tower.height,
             }
         };
-        self.towers.ready().filter(|(peer, _)| factory.lsp() != *peer).map(of).collect()
+        self.towers_of(factory).map(of).collect()
     }
 }
 

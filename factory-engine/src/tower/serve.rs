@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::relative;
-
+use crate::chain::timelocks_allow;
 use crate::engine::Engine;
 use crate::io::{Block, Effect, Kept, Level, TowerAnswer, TowerRequest};
 use crate::memory::Volatile;
@@ -13,7 +12,7 @@ use crate::memory::watching::{Due, Name, Putting, VolatileWatching};
 use crate::record::appointment::{Appointment, LEAST_BYTES, Locator, MOST_BYTES, locators, until_sum};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
-use crate::types::{Height, NodeId, Transaction, Txid};
+use crate::types::{Height, NodeId, Txid};
 use crate::wire::message::{Appointments, AskAppointments, Locators, Unwatch, Watch, Watched};
 use crate::wire::words::Words;
 
@@ -322,20 +321,10 @@ fn open(step: &mut StepBuilder<'_>, name: Name, trigger: (Txid, Height)) {
 
 /// S26: at each block, for as long as nothing has spent what it spends.
 fn publish(step: &mut StepBuilder<'_>, (peer, tag, locator): Name, due: &Due) {
-    if may_be_next(&due.task.tx, due.since, step.height)
+    if timelocks_allow(&due.task.tx, due.since, step.height)
         && due.task.not_before <= step.height.saturating_add(1)
     {
         let request = TowerRequest::Publish { tag, locator, tx: due.task.tx.clone() };
         step.effect(Effect::Tower { peer, request });
     }
-}
-
-/// Whether its locktimes let a transaction be in the block after `height`, if what it spends is in block `since`.
-fn may_be_next(tx: &Transaction, since: Height, height: Height) -> bool {
-    let next = height.saturating_add(1);
-    let depth = tx.input.iter().filter_map(|input| match input.sequence.to_relative_lock_time()? {
-        relative::LockTime::Blocks(blocks) => Some(u32::from(blocks.value())),
-        relative::LockTime::Time(_) => None,
-    });
-    tx.lock_time.to_consensus_u32() < next && since.saturating_add(depth.max().unwrap_or(0)) <= next
 }

@@ -2,7 +2,7 @@
 
 use factory_engine::io::{Kept, TowerAnswer, TowerRequest};
 use factory_engine::memory::watching::Name;
-use factory_engine::record::appointment::{Appointment, Locator, locators};
+use factory_engine::record::appointment::{Appointment, Locator, look_into};
 use factory_engine::types::{ChannelId, Height, NodeId, Transaction, Txid};
 use factory_engine::{Engine, Input};
 
@@ -59,12 +59,7 @@ impl World {
     }
 
     fn look(&self, height: Height, wanted: &[Locator]) -> Vec<(Locator, (Txid, Height))> {
-        let txs = self.chain.block(height).into_iter().flat_map(|block| &block.txs);
-        let fits = |txid| locators(txid).filter(|locator| wanted.contains(locator));
-        let found = txs
-            .map(Transaction::compute_txid)
-            .flat_map(|txid| fits(txid).map(move |locator| (locator, (txid, height))).collect::<Vec<_>>());
-        found.collect()
+        self.chain.block(height).map_or(vec![], |block| look_into(&block.txs, height, wanted))
     }
 
     /// What a start finds.
