@@ -58,6 +58,9 @@ pub const LSP: usize = 0;
 /// Until what could not be stored is brought again.
 const AGAIN: Millis = 1_000;
 
+/// What a tower's broadcasts for others are called.
+pub(crate) const FOR_ANOTHER: &str = "for another";
+
 /// More steps than any scenario takes: whoever needs more runs in a circle.
 const STEP_LIMIT: usize = 10_000_000;
 
@@ -339,6 +342,8 @@ impl World {
         }
         self.members[at].view.retain(|(height, _)| birth.is_none_or(|birth| *height < birth));
         self.sync(at)?;
+        // The plugin says first that it has started: what is opened again must not come after what blocks have.
+        self.finish_tower(at)?;
         self.feed_until_stored(at, &Input::Started { channels })?;
         self.copy_all(at);
         Ok(())

@@ -167,17 +167,19 @@ impl Run {
         if used.sale == 0 || chain.confirmed(known.outpoint.txid).is_some() {
             return false;
         }
-        if self.slept.contains(&at) {
-            return true;
-        }
+        // S40: whoever slept has what its tower was given before, and was in time for.
+        let slept = self.slept.contains(&at);
+        let acts = if slept { self.acts_for(at, channel, used.instance) } else { Some((at, 0)) };
+        let Some((acts, since)) = acts else { return true };
         let Some((began, ended)) = self.spent_otherwise(at, channel) else { return false };
         let began = began.min(used.leaves);
-        let lost = self.losses.iter().filter(|loss| {
-            loss.at.is_none_or(|who| who == at)
-                && loss.height >= began.saturating_sub(1)
-                && loss.height <= ended
-        });
-        lost.map(|loss| loss.blocks).fold(0, u32::saturating_add) > SPARE
+        let during = |height: Height| height >= began.saturating_sub(1) && height <= ended;
+        // Until it slept it was its own to do.
+        let of = |loss: &&Loss| loss.at.is_none_or(|who| who == acts || who == at && loss.height < since);
+        let lost = self.losses.iter().filter(|loss| during(loss.height)).filter(of);
+        // Nobody raises what a tower publishes.
+        let dear = if slept { self.dear(during) } else { 0 };
+        lost.map(|loss| loss.blocks).fold(dear, u32::saturating_add) > SPARE
     }
 
     /// When the first output on the way to a bought channel appeared that another transaction spends, and

@@ -36,7 +36,9 @@ impl Run {
         let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
         // Off from now until after the timeout.
         for at in 0..members {
-            if self.dice.one_in(if at == LSP { 4 } else { 8 }) {
+            let goes = self.dice.one_in(if at == LSP { 4 } else { 8 });
+            if self.relies_on_tower(at) || goes {
+                self.falls_asleep(at)?;
                 self.asleep.insert(at);
                 self.slept.insert(at);
                 self.world.stop(at);

@@ -105,6 +105,9 @@ impl Run {
         for (at, member) in self.world.members.iter_mut().enumerate() {
             member.lightningd.locked = self.fees.locked.iter().any(|(other, _)| *other == at);
         }
+        if self.world.chain.market.inclusion > 0 {
+            self.note_dear();
+        }
         if self.world.chain.market.floor > 0 || self.world.members[LSP].lightningd.locked {
             self.fees.hindered = self.fees.hindered.saturating_add(1);
             // Without packages, which half of the members have, nobody gets under the mempool's minimum.

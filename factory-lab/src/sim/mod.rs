@@ -17,6 +17,7 @@
 //! - [`probe`] whether a member could leave right now
 //! - `renew` one factory after the other: rungs, stragglers, keys; `renewing`: what decides about it
 //! - [`shrink`] the shortest schedule that still shows a violation
+//! - `watched` a client that has another one watch for it while it sleeps; `watching`: what decides about it
 
 mod buy;
 mod create;
@@ -40,6 +41,8 @@ pub mod run;
 mod settings;
 pub mod shrink;
 pub mod sum;
+mod watched;
+mod watching;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

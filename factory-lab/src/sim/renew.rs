@@ -182,12 +182,14 @@ impl Run {
                 4 => height.saturating_add(dice.below_u32(evicted.saturating_sub(height).max(1))),
                 _ => timeout.saturating_add(dice.below_u32(AFTER)),
             };
-            if self.asleep.insert(at) {
-                self.world.stop(at);
-                self.set_renewing(|renewing| renewing.waking.push((at, back)));
+            if !self.asleep.contains(&at) {
                 if back >= evicted {
+                    self.falls_asleep(at)?;
                     self.slept.insert(at);
                 }
+                self.asleep.insert(at);
+                self.world.stop(at);
+                self.set_renewing(|renewing| renewing.waking.push((at, back)));
             }
         }
         Ok(())

@@ -74,6 +74,8 @@ pub struct Run {
     pub(super) renewing: Option<super::renewing::Renewing>,
     /// What is going to happen where operators keep copies.
     pub(super) losing: Option<super::losing::Losing>,
+    /// Who watches for whom, where somebody does.
+    pub(super) watched: Option<super::watching::Watching>,
 }
 
 impl Run {
@@ -135,9 +137,11 @@ impl Run {
             sells: (0, 0),
             renewing,
             losing,
+            watched: super::watching::Watching::of(seed, clients),
         };
         run.give_coins();
         run.world.mine(8)?;
+        run.set_up_tower()?;
         run.world.chaos = Some(Box::new(chaos));
         run.choose_people(clients);
         run.choose_renewers(clients);
@@ -211,8 +215,9 @@ impl Run {
         self.answer_invitations()?;
         let clients = self.world.members.len().saturating_sub(1);
         let client = self.dice.below(clients).saturating_add(1);
-        if self.roll(Kind::Cut, || format!("member {client}")).is_some() {
+        if let Some(mut dice) = self.roll(Kind::Cut, || format!("member {client}")) {
             self.world.disconnect(LSP, client);
+            self.cut_tower(client, &mut dice);
         }
         let mended = self.mend(12)?;
         if self.world.step()? {
@@ -240,6 +245,7 @@ impl Run {
                 self.world.start(at)?;
             }
         }
+        left |= self.meet_tower(of)?;
         if self.gone || self.world.members[LSP].engine.is_none() {
             return Ok(left);
         }
@@ -267,6 +273,7 @@ impl Run {
     /// A block, and whatever the chain does besides; everybody handles it.
     pub(super) fn block(&mut self) -> Result<(), LabError> {
         self.blocks = self.blocks.saturating_add(1);
+        self.judge_tower()?;
         self.renewal_block()?;
         let height = self.world.chain.height();
         let deepest = height.saturating_sub(FIRST + 8).min(6);

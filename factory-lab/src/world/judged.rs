@@ -13,7 +13,7 @@ use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 
 use crate::chain::{Reject, fee_of};
 
-use super::World;
+use super::{FOR_ANOTHER, World};
 use super::handed::has_every_key;
 
 impl World {
@@ -263,8 +263,9 @@ impl World {
         let since = factory.current.handed_over.values().next().filter(|_| factory.has_left());
         let (Some(since), Some(tree)) = (since, &factory.current.tree) else { return Ok(()) };
         let ours = |txid: Txid| tree.sessions().iter().any(|session| session.txid == txid);
-        let published =
-            self.sent.iter().find(|sent| sent.at == at && sent.height > *since && ours(sent.txid));
+        // What it publishes for others isn't its own.
+        let own = |sent: &&super::Sent| sent.at == at && sent.what != FOR_ANOTHER;
+        let published = self.sent.iter().filter(own).find(|sent| sent.height > *since && ours(sent.txid));
         match published {
             Some(sent) => Err(format!("S22: it has handed its key over, and publishes {}", sent.what)),
             None if !factory.current.exiting.is_empty() => {

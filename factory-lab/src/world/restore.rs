@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
 use factory_engine::backup::SealedCopy;
+use factory_engine::io::Kept;
+use factory_engine::memory::watching::Name;
+use factory_engine::record::appointment::Appointment;
 use factory_engine::record::decode_record;
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId, PaymentHash};
 use factory_engine::{KnownChannel, Remains};
@@ -27,6 +30,7 @@ pub struct Backup {
     invoices: BTreeMap<String, IssuedInvoice>,
     payments: BTreeMap<PaymentHash, bool>,
     shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
+    appointments: BTreeMap<Name, (Kept, Appointment)>,
     penalties: Vec<Penalty>,
     /// Wallet and channel keys follow from indices in the database: the same come again.
     rng: Rng,
@@ -45,6 +49,7 @@ impl World {
             invoices: member.lightningd.invoices.clone(),
             payments: member.lightningd.payments.clone(),
             shelves: member.shelves.clone(),
+            appointments: member.appointments.clone(),
             penalties: member.penalties.clone(),
             rng: member.lightningd.rng.clone(),
         }
@@ -68,6 +73,7 @@ impl World {
         member.lightningd.invoices = older.invoices;
         member.lightningd.payments = older.payments;
         member.shelves = older.shelves;
+        member.appointments = older.appointments;
         member.penalties = older.penalties;
         member.lightningd.rng = older.rng;
         member.restored = true;

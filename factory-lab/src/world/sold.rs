@@ -168,11 +168,9 @@ impl World {
         }
     }
 
-    /// S26: sales whose stock is on chain, and from the timeout on what they have left.
-    pub(super) fn sales_published(&self, at: usize, factory: &Factory) -> Result<(), String> {
-        if factory.funding_height().is_none() {
-            return Ok(());
-        }
+    /// Sales whose stock is on chain, and from the timeout on what they have left: what a member wants on chain, with what
+    /// each spends.
+    pub(super) fn due_sales(&self, factory: &Factory) -> Vec<(OutPoint, Transaction)> {
         let is_client = factory.current.role != Role::Lsp;
         let last = factory.own_sales().filter(|sold| sold.is_signed()).map(|sold| sold.sale.number).max();
         let theirs = |sold: &&Sold| !sold.coin().is_some_and(|coin| has_every_key(factory, coin));
@@ -183,11 +181,16 @@ impl World {
         if is_client && self.chain.height() >= factory.current.terms.timeout_height {
             due.extend(factory.current.sales.all().filter_map(Sold::signed_distribution));
         }
-        for tx in due {
-            let Some(input) = tx.input.first().map(|input| input.previous_output) else { continue };
-            if self.chain.coin(input).is_none_or(|coin| coin.height.is_none()) {
-                continue;
-            }
+        let due = due.into_iter().filter_map(|tx| Some((tx.input.first()?.previous_output, tx)));
+        due.filter(|(input, _)| self.chain.coin(*input).is_some_and(|coin| coin.height.is_some())).collect()
+    }
+
+    /// S26: of these each that the chain takes is on its way.
+    pub(super) fn sales_published(&self, at: usize, factory: &Factory) -> Result<(), String> {
+        if factory.funding_height().is_none() {
+            return Ok(());
+        }
+        for (input, tx) in self.due_sales(factory) {
             let sale = tx.lock_time.to_consensus_u32() == 0;
             if let Some(tx) = self.chain.waiting(tx.compute_txid()).filter(|_| sale) {
                 self.is_raised(at, factory, tx, SpendRole::Sale)?;
