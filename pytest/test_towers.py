@@ -38,6 +38,18 @@ def watched(client, at_least=1):
     return tower
 
 
+def signed(client, factory, appointments):
+    """What a tower has signed: that it has so many."""
+
+    def receipts():
+        answer = client.rpc.call("factory-export", {"factory_instance": factory["factory_instance"]})
+        return [one for one in answer.get("receipts", []) if f" {appointments} appointments " in one["message"]]
+
+    wait_for(receipts)
+    (receipt,) = receipts()
+    return receipt
+
+
 @pytest.fixture
 def guarded(node_factory, bitcoind):
     """An operator, alice and her tower, and a factory of hers and bob's with stock."""
@@ -77,6 +89,10 @@ def test_an_operator_waits_for_the_stock_while_its_buyer_sleeps(guarded, bitcoin
     had = watched(alice, at_least=before)
     assert had["pays_msat"] == 0 and had["until_block"] > bitcoind.rpc.getblockcount()
     assert [peer["id"] for peer in status(tower)["watches_for"]] == [alice.info["id"]]
+    mine(bitcoind, 1, [lsp, alice, bob, tower])
+    receipt = signed(alice, factory, had["appointments"])
+    assert receipt["id"] == tower.info["id"]
+    assert bob.rpc.checkmessage(receipt["message"], receipt["zbase"], tower.info["id"])["verified"]
     package = lsp.rpc.call("factory-export", {"factory_instance": factory["factory_instance"]})
     for node in (lsp, alice, bob):
         node.stop()

@@ -13,7 +13,7 @@ use common::{factory, sales};
 use factory_engine::record::appointment::{Appointment, Task};
 use factory_engine::tower::Watcher;
 use factory_engine::types::{Amount, InstanceId, OutPoint, ScriptBuf};
-use factory_engine::wire::message::{Message, Unwatch, Watch, Watched};
+use factory_engine::wire::message::{Message, Receipt, Unwatch, Watch, Watched};
 use factory_engine::{Answer, BURIED, Command, PriceList};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
@@ -486,5 +486,44 @@ fn whoever_has_left_is_watched_no_more() {
     world.send_raw(1, TOWER, Message::from(unwatch).encode()).unwrap();
     world.settle().unwrap();
     assert!(world.appointments(TOWER).is_empty());
+    in_order(&world);
+}
+
+/// S40: what a tower has it signs, once for all that is new; what it signs of something else isn't kept, nor what somebody
+/// else has signed.
+#[test]
+fn a_tower_signs_for_what_it_has() {
+    let (mut world, instance) = sold(12);
+    world.mine(1).unwrap();
+    let (client, tower) = (world.members[1].id, world.members[TOWER].id);
+    let signed = |world: &World| world.members[1].receipts.get(&(instance, tower)).cloned();
+    let says_all = |world: &World| {
+        let had = watcher(world, 1, instance).appointments;
+        let text = signed(world).unwrap();
+        text.contains(&format!("{tower} watches for {client}")) && text.contains(&format!("{had} appointments"))
+    };
+    assert!(says_all(&world), "{:?}", signed(&world));
+    let first = signed(&world);
+    let asked = heard(&mut world);
+    world.mine(3).unwrap();
+    assert!(!asked.borrow().contains(&"ask_receipt".to_owned()), "{asked:?}");
+    let more = |receipt: &mut Receipt| receipt.count += 1;
+    let forged = |receipt: &mut Receipt| receipt.signature = b"d6tq".to_vec();
+    let old = |receipt: &mut Receipt| receipt.height -= 7;
+    for change in [more, forged, old] as [fn(&mut Receipt); 3] {
+        world.tamper(move |out| match &out.message {
+            Message::Receipt(receipt) => Fate::changed(receipt, change),
+            _ => Fate::Deliver,
+        });
+        buy(&mut world, instance, 20_000);
+        world.mine(1).unwrap();
+        assert_eq!(signed(&world), first);
+    }
+    world.heal();
+    world.restart(1).unwrap();
+    world.connect(1, TOWER).unwrap();
+    world.settle().unwrap();
+    world.mine(1).unwrap();
+    assert!(signed(&world) != first && says_all(&world), "{:?}", signed(&world));
     in_order(&world);
 }

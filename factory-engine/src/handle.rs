@@ -312,6 +312,8 @@ impl Engine {
             Message::Watch(m) => self.on_watch(step, peer, m),
             Message::Watched(m) => self.on_watched(step, peer, m),
             Message::Unwatch(m) => self.on_unwatch(step, peer, m),
+            Message::AskReceipt(m) => self.on_ask_receipt(step, peer, m),
+            Message::Receipt(m) => self.on_receipt(step, peer, m),
         };
         match result {
             Ok(()) => {}

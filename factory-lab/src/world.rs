@@ -108,6 +108,8 @@ pub struct Member {
     appointments: BTreeMap<Name, (Kept, Appointment)>,
     /// Penalties that its lightningd gave.
     penalties: Vec<Penalty>,
+    /// What its towers have signed last of each factory.
+    pub receipts: BTreeMap<(InstanceId, NodeId), String>,
 }
 
 /// A penalty that lightningd gave: the channel, the commitment that was revoked, and what punishes its use.
@@ -245,6 +247,7 @@ impl World {
                 burnt: vec![],
                 appointments: BTreeMap::new(),
                 penalties: vec![],
+                receipts: BTreeMap::new(),
             });
         }
         let numbers = (0..).zip(&members).map(|(number, member)| (member.id, number)).collect();

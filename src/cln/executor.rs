@@ -312,6 +312,7 @@ impl Node for Executor {
                 });
             }
             Effect::Tower { peer, request } => self.tower.serve(peer, request),
+            Effect::KeepReceipt(signed) => self.tower.keep_receipt(*signed),
             Effect::MakeInvoice { instance, label, amount_msat, description, expiry } => {
                 self.spawn(async move {
                     let expiry = Duration::from_millis(expiry);

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use bitcoin::{Transaction, Txid};
 use factory_engine::io::fees::Refused;
-use factory_engine::io::{Kept, TowerAnswer, TowerRequest};
+use factory_engine::io::{Kept, SignedReceipt, TowerAnswer, TowerRequest};
 use factory_engine::memory::watching::Name;
 use factory_engine::record::appointment::{Locator, look_into};
 use factory_engine::types::{Height, NodeId};
+use factory_engine::wire::message::Receipt;
 use factory_engine::{Engine, Input};
 use factory_runtime::Handle;
 use factory_runtime::store::tower::{Found, TowerStore};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::chain;
-use super::client::Rpc;
+use super::client::{Call, Rpc};
 use super::datastore::{self, Datastore};
 use super::lanes::Lanes;
 use super::sent;
@@ -81,6 +83,28 @@ impl Tower {
             }
         }
         engine.load_towers(kept, needed);
+        let is_over = |instance| engine.factory(instance).is_none();
+        if let Err(error) = self.store.forget_receipts(is_over).await {
+            log::debug!("receipts that nobody needs are still there: {error}");
+        }
+    }
+
+    /// What a tower of this node's has signed is kept, if it has.
+    pub fn keep_receipt(&self, signed: SignedReceipt) {
+        let tower = self.clone();
+        self.lanes.push(signed.tower, async move {
+            let SignedReceipt { tower: id, text, zbase, .. } = &signed;
+            let params = json!({"message": text, "zbase": zbase, "pubkey": id.to_string()});
+            match tower.rpc.call("checkmessage", params).await {
+                Ok(checked) if checked["verified"] == true => {
+                    if let Err(error) = tower.store.keep_receipt(&signed).await {
+                        log::warn!("what tower {id} has signed is not kept: {error}");
+                    }
+                }
+                Ok(_) => log::warn!("tower {id} says that it has signed what it has, and has not"),
+                Err(error) => log::warn!("what tower {id} says that it has signed can't be checked: {error}"),
+            }
+        });
     }
 
     /// Something is to be done for a peer.
@@ -113,6 +137,18 @@ impl Tower {
                     found.extend(again(|| self.look(height, &locators)).await);
                 }
                 Some(TowerAnswer::Looked(found))
+            }
+            TowerRequest::Sign { receipt, text } => {
+                match self.rpc.call("signmessage", json!({"message": text})).await {
+                    Ok(signed) => {
+                        let signature = signed["zbase"].as_str().unwrap_or_default().as_bytes().to_vec();
+                        Some(TowerAnswer::Signed(Receipt { signature, ..receipt }))
+                    }
+                    Err(error) => {
+                        log::warn!("{peer}: nothing is signed of what is watched for it: {error}");
+                        None
+                    }
+                }
             }
             TowerRequest::Forget { tag, locator } => {
                 if let Err(error) = self.store.forget((peer, tag, locator)).await {

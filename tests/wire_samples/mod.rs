@@ -524,6 +524,17 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("unwatch", Message::Unwatch(Unwatch { tag, locators: vec![counting(5), [0xa3; 16]] })),
         ("unwatch_all", Message::Unwatch(Unwatch { tag, locators: vec![] })),
+        ("ask_receipt", Message::AskReceipt(AskReceipt { tag, count: 7, sum: counting(3) })),
+        (
+            "receipt",
+            Message::Receipt(Receipt {
+                tag,
+                count: 7,
+                sum: counting(3),
+                height: 800_001,
+                signature: b"d6tqaeuonjhi98mmont9m4wag7gg4krg1f4txonug3h31e9h6p6k6nbwjondnj46dkyausobstnk7fhyy998bhgc1yr98cbckhhhjm11".to_vec(),
+            }),
+        ),
     ]
 }
 

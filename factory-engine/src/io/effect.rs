@@ -5,7 +5,7 @@ use bitcoin::TxOut;
 #[cfg(doc)]
 use crate::io::Input;
 use crate::io::fees::Raise;
-use crate::io::{Invoice, Level, ShelfRequest, TowerRequest};
+use crate::io::{Invoice, Level, ShelfRequest, SignedReceipt, TowerRequest};
 use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
@@ -353,6 +353,8 @@ pub enum Effect {
         /// What to do.
         request: TowerRequest,
     },
+    /// Keep what a tower has signed, in place of what it had signed before of this factory, if the signature is its own.
+    KeepReceipt(Box<SignedReceipt>),
     /// A keeper has other records of a factory than this node: where they begin with all that are stored, store the
     /// rest, and that the factory was restored (S9). Answered by [`Input::BroughtBack`].
     BringBack {

@@ -15,7 +15,7 @@ pub use effect::{Effect, SendMove, WakeReason};
 pub use node::*;
 pub use refusal::{Refusal, RefusalKind, StaleStep};
 pub use shelf::{Compared, ShelfAnswer, ShelfRequest};
-pub use tower::{Kept, TowerAnswer, TowerRequest};
+pub use tower::{Kept, SignedReceipt, TowerAnswer, TowerRequest};
 
 mod cannot_close;
 mod cannot_move;

@@ -1,7 +1,8 @@
 //! Appointments on this node's disk, and what becomes of them.
 
 use crate::record::appointment::{Appointment, Locator, Sum, Task};
-use crate::types::{Height, Transaction, Txid};
+use crate::types::{Height, InstanceId, NodeId, Transaction, Txid};
+use crate::wire::message::Receipt;
 
 /// What is known of an appointment on the disk without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,13 @@ pub enum TowerRequest {
         /// What is looked for.
         locators: Vec<Locator>,
     },
+    /// Sign, as this node.
+    Sign {
+        /// What is signed, without the signature.
+        receipt: Receipt,
+        /// The same in words.
+        text: String,
+    },
     /// Delete this one.
     Forget {
         /// Names the factory, to its client alone.
@@ -95,6 +103,8 @@ pub enum TowerAnswer {
         /// What to publish.
         tasks: Result<Vec<Task>, String>,
     },
+    /// A receipt, signed.
+    Signed(Receipt),
     /// A transaction isn't taken, and not for its fee: what it spends was spent before anybody looked, or isn't in the
     /// chain any more, or it is there itself.
     NotThere {
@@ -105,4 +115,17 @@ pub enum TowerAnswer {
         /// The transaction that was to be published.
         txid: Txid,
     },
+}
+
+/// What a tower of this node's says that it has signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedReceipt {
+    /// The factory (factory_instance).
+    pub instance: InstanceId,
+    /// The tower.
+    pub tower: NodeId,
+    /// What it has signed.
+    pub text: String,
+    /// Its signature, as lightningd's `checkmessage` takes it.
+    pub zbase: String,
 }

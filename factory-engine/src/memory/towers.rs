@@ -33,6 +33,8 @@ pub(crate) struct Had {
     pub(crate) sent: BTreeMap<Locator, Given>,
     /// What it doesn't watch for now.
     pub(crate) refused: BTreeSet<Locator>,
+    /// Number and sum of those that it was asked to sign for last.
+    pub(crate) receipt: Option<(u32, Sum)>,
 }
 
 /// A tower, as it has said in this connection.
@@ -80,6 +82,8 @@ pub(crate) enum VolatileTowers {
     Sends(NodeId, Tag, Locator, Given),
     /// It has stored the one that it was sent, or hasn't, and why.
     Answered(NodeId, Tag, Locator, Result<(), String>),
+    /// It was asked to sign that it has so many, and their sum.
+    AsksReceipt(NodeId, Tag, (u32, Sum)),
     /// A block has passed: what gave no answer is offered again, and now and then what was refused.
     OffersAgain,
     /// A commitment was revoked.
@@ -113,6 +117,11 @@ impl Towers {
                             tower.refusals = tower.refusals.saturating_add(1);
                         }
                     }
+                }
+            }
+            VolatileTowers::AsksReceipt(peer, tag, total) => {
+                if let Some(had) = self.had_mut(peer, tag) {
+                    had.receipt = Some(total);
                 }
             }
             VolatileTowers::OffersAgain => {

@@ -207,7 +207,9 @@ pub(crate) fn ends_sale(message: &Message) -> bool {
         | Message::Locators(_)
         | Message::Watch(_)
         | Message::Watched(_)
-        | Message::Unwatch(_) => false,
+        | Message::Unwatch(_)
+        | Message::AskReceipt(_)
+        | Message::Receipt(_) => false,
     }
 }
 

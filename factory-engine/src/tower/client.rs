@@ -4,24 +4,32 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::engine::Engine;
-use crate::io::{Effect, Kept, Level};
+use crate::io::{Effect, Kept, Level, SignedReceipt};
 use crate::memory::Volatile;
 use crate::memory::keepers::Tag;
-use crate::memory::towers::{AT_ONCE, Given, MOST_PENALTIES, Tower, VolatileTowers, total};
+use crate::memory::towers::{AT_ONCE, Given, Had, MOST_PENALTIES, Tower, VolatileTowers, total};
 use crate::memory::watching::Name;
 use crate::record::appointment::{Appointment, Locator, until_sum};
 use crate::record::copy::appointments_name;
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::tower::receipt;
 use crate::tower::tasks::tasks;
 use crate::types::{ChannelId, Height, InstanceId, NodeId, Transaction, Txid};
-use crate::wire::message::{Appointments, AskAppointments, Locators, Unwatch, Watch, Watched};
+use crate::wire::message::{
+    Appointments, AskAppointments, AskReceipt, Locators, Receipt, Unwatch, Watch, Watched,
+};
 
 /// A channel may be on chain by then, and goes on there: its penalties are watched for a year more. While this node is
 /// there it is put off in steps, of which each is every appointment once more.
 const AFTER: Height = 52_416;
 const STEP: Height = 4_032;
+
+/// Blocks that client and tower may be apart when that signs.
+const MOST_APART: Height = 6;
+/// Most characters of a signature: lightningd's have 104.
+const ZBASE: usize = 120;
 
 type All<'a> = BTreeMap<Locator, (Cow<'a, Appointment>, Given)>;
 
@@ -204,8 +212,9 @@ impl Engine {
         for factory in self.whole() {
             for (peer, tower) in self.towers_of(factory) {
                 let tag = self.appointments_tag(factory.instance, peer);
-                if !tower.has.contains_key(&tag) {
-                    step.send(peer, AskAppointments { tag });
+                match tower.has.get(&tag) {
+                    Some(had) => ask_receipt(step, peer, tag, had),
+                    None => step.send(peer, AskAppointments { tag }),
                 }
             }
             step.effect(Effect::Appoint { instance: factory.instance });
@@ -233,6 +242,33 @@ impl Engine {
         for factory in self.whole() {
             step.effect(Effect::Appoint { instance: factory.instance });
         }
+        Ok(())
+    }
+
+    /// A tower has signed what it has of a factory.
+    pub(crate) fn on_receipt(
+        &self,
+        step: &mut StepBuilder<'_>,
+        peer: NodeId,
+        receipt: Receipt,
+    ) -> Result<(), Fault> {
+        let Receipt { tag, count, sum, height, .. } = receipt;
+        let had = self.towers.get(peer).and_then(|tower| tower.has.get(&tag));
+        let asked = had.is_some_and(|had| had.receipt == Some((count, sum)));
+        let Some(factory) = self.factory_tagged(tag, peer).filter(|_| asked) else {
+            return Err(Fault::stale("nobody has asked for it"));
+        };
+        if height.abs_diff(step.height) > MOST_APART {
+            return Err(Fault::stale(format!("it is of block {height}, and this node is at {}", step.height)));
+        }
+        let text = receipt::text(peer, self.me, &receipt);
+        let is_zbase = |bytes: &[u8]| bytes.len() <= ZBASE && bytes.iter().all(u8::is_ascii_alphanumeric);
+        let zbase = Some(receipt.signature).filter(|bytes| is_zbase(bytes));
+        let Some(zbase) = zbase.and_then(|bytes| String::from_utf8(bytes).ok()) else {
+            return Err(Fault::stale("its signature is none"));
+        };
+        let signed = SignedReceipt { instance: factory.instance, tower: peer, text, zbase };
+        step.effect(Effect::KeepReceipt(Box::new(signed)));
         Ok(())
     }
 
@@ -368,6 +404,15 @@ impl Engine {
             }
         };
         self.towers_of(factory).map(of).collect()
+    }
+}
+
+/// Once a block at most, and once for each total: a tower has what its client says that it has, and signs that.
+fn ask_receipt(step: &mut StepBuilder<'_>, peer: NodeId, tag: Tag, had: &Had) {
+    let (count, sum) = total(had.stored.values().map(|given| given.sum));
+    if count > 0 && had.sent.is_empty() && had.receipt != Some((count, sum)) {
+        step.volatile(towers(VolatileTowers::AsksReceipt(peer, tag, (count, sum))));
+        step.send(peer, AskReceipt { tag, count, sum });
     }
 }
 

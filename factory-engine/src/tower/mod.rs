@@ -3,6 +3,7 @@
 //! commitments that were revoked.
 
 mod client;
+mod receipt;
 mod serve;
 mod tasks;
 

@@ -8,12 +8,16 @@ use crate::chain::timelocks_allow;
 use crate::engine::Engine;
 use crate::io::{Block, Effect, Kept, Level, TowerAnswer, TowerRequest};
 use crate::memory::Volatile;
+use crate::memory::towers::total;
 use crate::memory::watching::{Due, Name, Putting, VolatileWatching};
 use crate::record::appointment::{Appointment, LEAST_BYTES, Locator, MOST_BYTES, locators, until_sum};
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
+use crate::tower::receipt;
 use crate::types::{Height, NodeId, Txid};
-use crate::wire::message::{Appointments, AskAppointments, Locators, Unwatch, Watch, Watched};
+use crate::wire::message::{
+    Appointments, AskAppointments, AskReceipt, Locators, Receipt, Unwatch, Watch, Watched,
+};
 use crate::wire::words::Words;
 
 /// Blocks that an appointment may last from now on: three years.
@@ -35,6 +39,11 @@ impl Engine {
         self.config.watch_for.contains(&peer) || self.config.watches_for_peers && self.friends.contains(&peer)
     }
 
+    fn is_watched_for(&self, peer: NodeId) -> Result<(), Fault> {
+        let stranger = || Fault::stale("this node watches for nobody whom factory-watch-for doesn't name");
+        if self.watches_for(peer) { Ok(()) } else { Err(stranger()) }
+    }
+
     /// A peer asks what is watched for it.
     pub(crate) fn on_ask_appointments(
         &self,
@@ -42,9 +51,7 @@ impl Engine {
         peer: NodeId,
         ask: AskAppointments,
     ) -> Result<(), Fault> {
-        if !self.watches_for(peer) {
-            return Err(Fault::stale("this node watches for nobody whom factory-watch-for doesn't name"));
-        }
+        self.is_watched_for(peer)?;
         let tag = ask.tag;
         if tag == [0; 32] {
             self.tower_works(step, peer, 0)?;
@@ -140,6 +147,29 @@ impl Engine {
         Ok(())
     }
 
+    /// A peer wants it signed what is watched for it.
+    pub(crate) fn on_ask_receipt(
+        &self,
+        step: &mut StepBuilder<'_>,
+        peer: NodeId,
+        ask: AskReceipt,
+    ) -> Result<(), Fault> {
+        let AskReceipt { tag, count, sum } = ask;
+        self.is_watched_for(peer)?;
+        let all = self.watching.tagged(peer, tag);
+        self.tower_works(step, peer, all.len().saturating_mul(LISTED))?;
+        let has = total(all.iter().filter_map(|name| Some(self.watching.kept(name)?.sum)));
+        // Of one that is being written it isn't known yet which of two it will be.
+        let is_writing = all.iter().any(|name| self.watching.putting(name).is_some());
+        if is_writing || has != (count, sum) {
+            return Err(Fault::stale("these are not what it has"));
+        }
+        let unsigned = Receipt { tag, count, sum, height: step.height, signature: vec![] };
+        let text = receipt::text(self.me, peer, &unsigned);
+        step.effect(Effect::Tower { peer, request: TowerRequest::Sign { receipt: unsigned, text } });
+        Ok(())
+    }
+
     /// Peers that this node watches for: how many appointments each has here, and how many transactions are due.
     pub fn watches(&self) -> Vec<(NodeId, usize, usize)> {
         let mut all: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
@@ -222,6 +252,11 @@ impl Engine {
                         );
                         self.forget_appointment(step, name);
                     }
+                }
+            }
+            TowerAnswer::Signed(receipt) => {
+                if self.peers.contains(&peer) {
+                    step.send(peer, receipt);
                 }
             }
             TowerAnswer::NotThere { tag, locator, txid } => {

@@ -362,6 +362,10 @@ tlv_enum! {
         137 "watched" => Watched(Watched),
         /// Client → tower: these are not needed any more.
         139 "unwatch" => Unwatch(Unwatch),
+        /// Client → tower: sign that you have these.
+        141 "ask_receipt" => AskReceipt(AskReceipt),
+        /// Tower → client: signed, I have these.
+        143 "receipt" => Receipt(Receipt),
     }
 }
 
@@ -468,6 +472,14 @@ macro_rules! header {
                 $get
             }
             Message::Unwatch(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::AskReceipt(m) => {
+                let $m = m.header();
+                $get
+            }
+            Message::Receipt(m) => {
                 let $m = m.header();
                 $get
             }

@@ -135,6 +135,7 @@ impl World {
             Effect::ReadAgain { peer, payload } => self.answer(at, Input::Message { peer, payload }),
             Effect::Appoint { instance } => self.answer(at, Input::Appoint { instance }),
             Effect::Tower { peer, request } => self.serve_tower(at, peer, request),
+            Effect::KeepReceipt(signed) => self.keep_receipt(at, *signed),
             Effect::StateChanged { old, new, .. } => {
                 if let Some(chaos) = &mut self.chaos {
                     chaos.changed(at, old, new);

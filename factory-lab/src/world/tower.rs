@@ -1,12 +1,14 @@
 //! Who watches the chain for others (S40).
 
-use factory_engine::io::{Kept, TowerAnswer, TowerRequest};
+use bitcoin::hashes::{Hash, sha256};
+use factory_engine::io::{Kept, SignedReceipt, TowerAnswer, TowerRequest};
 use factory_engine::memory::watching::Name;
 use factory_engine::record::appointment::{Appointment, Locator, look_into};
 use factory_engine::terms::ClientIndex;
 use factory_engine::tx::layout::SpendRole;
 use factory_engine::tx::tree::Session;
 use factory_engine::types::{ChannelId, Height, NodeId, Transaction, Txid};
+use factory_engine::wire::message::Receipt;
 use factory_engine::{Engine, Factory, Input, Role};
 
 use crate::LabError;
@@ -46,6 +48,10 @@ impl World {
                 let blocks = from..=to;
                 TowerAnswer::Looked(blocks.flat_map(|height| self.look(height, &locators)).collect())
             }
+            TowerRequest::Sign { receipt, text } => {
+                let signature = signature(self.members[at].id, &text).into_bytes();
+                TowerAnswer::Signed(Receipt { signature, ..receipt })
+            }
             TowerRequest::Forget { tag, locator } => {
                 self.members[at].appointments.remove(&(peer, tag, locator));
                 return;
@@ -61,6 +67,13 @@ impl World {
             }
         };
         self.answer(at, Input::Tower { peer, answer });
+    }
+
+    /// `Effect::KeepReceipt`, as the plugin does it.
+    pub(super) fn keep_receipt(&mut self, at: usize, signed: SignedReceipt) {
+        if signed.zbase == signature(signed.tower, &signed.text) {
+            self.members[at].receipts.insert((signed.instance, signed.tower), signed.text);
+        }
     }
 
     fn look(&self, height: Height, wanted: &[Locator]) -> Vec<(Locator, (Txid, Height))> {
@@ -180,4 +193,9 @@ fn begin(factory: &Factory, index: ClientIndex) -> Option<Height> {
     }
     let early = early_of_sale(&factory.current.layout, index, last_sale(factory)?);
     Some(factory.current.terms.timeout_height.saturating_sub(early))
+}
+
+/// What stands for `signmessage`: nobody here says that it is somebody else.
+fn signature(id: NodeId, text: &str) -> String {
+    sha256::Hash::hash(format!("{id} {text}").as_bytes()).to_string()
 }

@@ -4,15 +4,17 @@
 //! `["cln-factory", "watch", <peer>, <tag>-<locator>]`, so that a start needn't read it all: its sum (32 bytes), its bytes
 //! (u32), the last height that it is needed at (u32), the number of its client's records (u32), the txid of the transaction that it waited for (32 bytes) and that
 //! one's height (u32), 0 while it waits. The second is written last and deleted first: without it there is no
-//! appointment. A penalty is at `["cln-factory", "revoked", <channel_id>, <txid of the commitment>]`.
+//! appointment. A penalty is at `["cln-factory", "revoked", <channel_id>, <txid of the commitment>]`. What a tower of this
+//! node's has signed last of a factory is at `["cln-factory", "receipt", <factory_instance>, <tower>]`: the signature, a
+//! line's end, and the text.
 
 use bitcoin::hashes::Hash;
 use bitcoin::hex::{DisplayHex, FromHex};
 use bitcoin::{Transaction, Txid};
-use factory_engine::io::Kept;
+use factory_engine::io::{Kept, SignedReceipt};
 use factory_engine::memory::watching::Name;
 use factory_engine::record::appointment::{Appointment, Locator};
-use factory_engine::types::{ChannelId, Height};
+use factory_engine::types::{ChannelId, Height, InstanceId};
 
 use super::key_value::{Key, KeyError, KeyValue};
 
@@ -20,6 +22,7 @@ const ROOT: &str = "cln-factory";
 const WATCH: &str = "watch";
 const SEALED: &str = "sealed";
 const REVOKED: &str = "revoked";
+const RECEIPT: &str = "receipt";
 
 /// Appointments of peers, and this node's own penalties.
 #[derive(Debug, Clone)]
@@ -102,6 +105,48 @@ impl<K: KeyValue> TowerStore<K> {
         self.keys.delete(&penalty_key(channel, commitment)).await
     }
 
+    /// Keeps what a tower has signed, in place of what it had signed before.
+    ///
+    /// # Errors
+    /// When it isn't kept.
+    pub async fn keep_receipt(&self, signed: &SignedReceipt) -> Result<(), KeyError> {
+        let mut key = receipt_root(Some(signed.instance));
+        key.push(signed.tower.to_string());
+        self.keys.replace(&key, format!("{}\n{}", signed.zbase, signed.text).as_bytes()).await
+    }
+
+    /// What towers have signed of a factory.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn receipts(&self, instance: InstanceId) -> Result<Vec<SignedReceipt>, KeyError> {
+        let listed = self.keys.list(&receipt_root(Some(instance))).await?;
+        let of = |key: &Key, value: Option<Vec<u8>>| {
+            let value = String::from_utf8(value?).ok()?;
+            let (zbase, text) = value.split_once('\n')?;
+            let (text, zbase) = (text.to_owned(), zbase.to_owned());
+            Some(SignedReceipt { instance, tower: key.last()?.parse().ok()?, text, zbase })
+        };
+        Ok(listed.into_iter().filter_map(|listed| of(&listed.key, listed.value)).collect())
+    }
+
+    /// Deletes what towers have signed of factories that nobody asks about any more.
+    ///
+    /// # Errors
+    /// When some of it is still there.
+    pub async fn forget_receipts(&self, is_over: impl Fn(InstanceId) -> bool) -> Result<(), KeyError> {
+        let root = receipt_root(None);
+        for of in self.keys.list(&root).await? {
+            let instance = of.key.get(root.len()).and_then(|name| name.parse().ok());
+            if instance.is_some_and(&is_over) {
+                for listed in self.keys.list(&of.key).await? {
+                    self.keys.delete(&listed.key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of everything that is there.
     ///
     /// # Errors
@@ -152,6 +197,11 @@ impl Found {
 fn key(kind: &str, (peer, tag, locator): Name) -> Key {
     let name = format!("{}-{}", tag.to_lower_hex_string(), locator.to_lower_hex_string());
     [ROOT, kind, &peer.to_string(), &name].map(str::to_owned).to_vec()
+}
+
+fn receipt_root(instance: Option<InstanceId>) -> Key {
+    let instance = instance.map(|instance| instance.to_string());
+    [ROOT, RECEIPT].map(str::to_owned).into_iter().chain(instance).collect()
 }
 
 fn penalty_key(channel: ChannelId, commitment: Txid) -> Key {
@@ -247,6 +297,27 @@ mod tests {
                 assert!(!matches!(due, Ok(Some(_))) || noted, "call {call}");
             }
         }
+    }
+
+    /// The newest of each tower; those of a factory that is over go with it.
+    #[tokio::test]
+    async fn receipts_outlive_a_restart() {
+        let keys = FakeKeys::default();
+        let store = TowerStore::new(keys.clone());
+        let signed = |instance, tower, text: &str| SignedReceipt {
+            instance: InstanceId([instance; 32]),
+            tower: NodeId([tower; 33]),
+            text: text.to_owned(),
+            zbase: "d6tq".to_owned(),
+        };
+        for one in [signed(1, 2, "older"), signed(1, 2, "newer"), signed(1, 3, "another's"), signed(4, 2, "over")] {
+            store.keep_receipt(&one).await.unwrap();
+        }
+        store.forget_receipts(|instance| instance == InstanceId([4; 32])).await.unwrap();
+        let store = TowerStore::new(keys.clone());
+        let kept = store.receipts(InstanceId([1; 32])).await.unwrap();
+        assert_eq!(kept, [signed(1, 2, "newer"), signed(1, 3, "another's")]);
+        assert_eq!(keys.entries().len(), 2);
     }
 
     /// Penalties are there again; a value that isn't as it was written is named, and hides no other.

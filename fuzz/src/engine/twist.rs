@@ -261,6 +261,18 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
             2 => m.sum = input.array(),
             _ => m.refused = Some(Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100))),
         },
+        Message::AskReceipt(m) => match input.byte() % 3 {
+            0 => flip(&mut m.tag, input),
+            1 => m.count = number(m.count, input),
+            _ => m.sum = input.array(),
+        },
+        Message::Receipt(m) => match input.byte() % 5 {
+            0 => flip(&mut m.tag, input),
+            1 => m.count = number(m.count, input),
+            2 => m.sum = input.array(),
+            3 => m.height = number(m.height, input),
+            _ => m.signature = input.take(120).to_vec(),
+        },
         Message::Unwatch(m) => match input.byte() % 2 {
             0 => flip(&mut m.tag, input),
             _ => list(&mut m.locators, input, |locator, input| *locator = input.array()),

@@ -310,6 +310,7 @@ impl World {
             | Effect::ReadAgain { .. }
             | Effect::Appoint { .. }
             | Effect::Tower { .. }
+            | Effect::KeepReceipt(_)
             | Effect::StateChanged { .. }
             | Effect::Log { .. } => {}
         }

@@ -1,10 +1,13 @@
 //! `factory-export`.
 
 use bitcoin::consensus::encode::serialize_hex;
+use factory_engine::io::SignedReceipt;
 use factory_engine::types::{InstanceId, OutPoint};
 use factory_engine::{Packaged, package};
+use factory_runtime::store::tower::TowerStore;
 use serde_json::{Value, json};
 
+use super::super::datastore;
 use super::super::error::{RpcError, WRONG_STATE};
 use super::super::params::Params;
 use super::super::state::State;
@@ -40,6 +43,13 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if let Some(funding) = factory.funding() {
         answer["funding"] = outpoint(funding);
     }
+    let store = TowerStore::new(datastore::keys(state.rpc.clone()));
+    match store.receipts(instance).await {
+        Ok(receipts) if receipts.is_empty() => {}
+        Ok(receipts) => answer["receipts"] = receipts.iter().map(receipt).collect(),
+        // What it holds is worth more than what others have signed.
+        Err(error) => log::warn!("what towers have signed of {instance} can't be read: {error}"),
+    }
     Ok(answer)
 }
 
@@ -67,6 +77,10 @@ fn transaction(packaged: &Packaged) -> Value {
         object["anchor"] = outpoint(*anchor);
     }
     object
+}
+
+fn receipt(signed: &SignedReceipt) -> Value {
+    json!({"id": signed.tower.to_string(), "message": signed.text, "zbase": signed.zbase})
 }
 
 fn outpoint(point: OutPoint) -> Value {

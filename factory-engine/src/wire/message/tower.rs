@@ -79,6 +79,34 @@ tlv_struct! {
     }
 }
 
+tlv_struct! {
+    /// Client → tower: sign that you have these. Said once in a block at most, where that has changed.
+    pub struct AskReceipt {
+        /// Names the factory, to its client alone.
+        pub tag: [u8; 32] => 0,
+        /// How many there are with this tag.
+        pub count: u32 => 2,
+        /// Their sum.
+        pub sum: [u8; 32] => 4,
+    }
+}
+
+tlv_struct! {
+    /// Tower → client: signed, I have these.
+    pub struct Receipt {
+        /// As it came.
+        pub tag: [u8; 32] => 0,
+        /// As it came.
+        pub count: u32 => 2,
+        /// As it came.
+        pub sum: [u8; 32] => 4,
+        /// The last block that the sender had looked at then.
+        pub height: Height => 6,
+        /// By the sender's node, of all of it in words (docs/protocol.md): lightningd's `zbase`.
+        pub signature: Vec<u8> => 8,
+    }
+}
+
 impl AskAppointments {
     pub(super) fn header(&self) -> Header {
         header(self.tag, 0)
@@ -110,6 +138,18 @@ impl Watched {
 }
 
 impl Unwatch {
+    pub(super) fn header(&self) -> Header {
+        header(self.tag, 0)
+    }
+}
+
+impl AskReceipt {
+    pub(super) fn header(&self) -> Header {
+        header(self.tag, 0)
+    }
+}
+
+impl Receipt {
     pub(super) fn header(&self) -> Header {
         header(self.tag, 0)
     }
