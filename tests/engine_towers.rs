@@ -410,6 +410,7 @@ fn a_stranger_is_not_watched_for() {
         sealed: vec![0; 100],
         since: None,
         counter: 1,
+        trigger: None,
     };
     says(&mut world, 1, watch);
     assert!(heard.borrow()[0].as_ref().unwrap().contains("factory-watch-for"));
@@ -430,6 +431,7 @@ fn a_liar_gets_nothing_watched() {
         sealed,
         since,
         counter: 1,
+        trigger: None,
     };
     let good = vec![0; 100];
     for (watch, stays) in [
@@ -444,6 +446,11 @@ fn a_liar_gets_nothing_watched() {
         says(&mut world, 1, watch);
         assert_eq!(world.appointments(TOWER).len(), mine + stays);
     }
+    // It is there already, and is another one than what it waits for.
+    let other = watch([1; 16], height + 30, good.clone(), Some(height));
+    says(&mut world, 1, Watch { trigger: Some(Txid::all_zeros()), ..other });
+    assert!(world.appointments(TOWER).iter().all(|one| one.locator != [1; 16] || one.sealed == good));
+    assert_eq!(world.appointments(TOWER).len(), mine + 1);
     // Sealed to something else than its locator says.
     let leaf = factory_engine::package(factory(&world, 1, instance))[0].txid;
     let task = Task { not_before: 0, tx: spending(OutPoint::null()) };
@@ -480,6 +487,7 @@ fn whoever_has_left_is_watched_no_more() {
         sealed: vec![0; 100],
         since: None,
         counter: 1,
+        trigger: None,
     };
     world.send_raw(1, TOWER, Message::from(watch).encode()).unwrap();
     let unwatch = Unwatch { tag: [1; 32], locators: vec![] };
@@ -525,5 +533,34 @@ fn a_tower_signs_for_what_it_has() {
     world.settle().unwrap();
     world.mine(1).unwrap();
     assert!(signed(&world) != first && says_all(&world), "{:?}", signed(&world));
+    in_order(&world);
+}
+
+/// S39, S40: at the end of the path of whoever has lost its channels only the operator could close them: its tower is told to
+/// forget that path, and brings the distribution on chain, with the client's whole capacity.
+#[test]
+fn a_tower_forgets_the_path_of_a_lost_machine() {
+    let (mut world, instance) = sold(14);
+    world.members[1].config.backup_file = true;
+    world.restart(1).unwrap();
+    world.connect(1, TOWER).unwrap();
+    world.settle().unwrap();
+    let end = timeout(&world, instance);
+    let funding = factory(&world, 1, instance).funding().unwrap();
+    world.lose_machine(1, false).unwrap();
+    world.reconnect().unwrap();
+    world.connect(1, TOWER).unwrap();
+    world.settle().unwrap();
+    world.mine(1).unwrap();
+    assert!(factory(&world, 1, instance).has_lost_channels());
+    assert_eq!(watcher(&world, 1, instance).missing, 0);
+    for at in [LSP, 1, 2] {
+        world.stop(at);
+    }
+    world.mine_to(end - 1).unwrap();
+    assert_eq!(published(&world), [], "{:?}", world.sent);
+    world.mine(3).unwrap();
+    assert!(world.chain.coin(funding).is_none(), "{:?}", world.sent);
+    assert_eq!(published(&world).len(), 1, "{:?}", world.sent);
     in_order(&world);
 }

@@ -82,6 +82,8 @@ pub struct Member {
     rng: Rng,
     /// Blocks that were handled. Durable, as the tip is in the plugin.
     view: Vec<(Height, BlockHash)>,
+    /// The first of them that isn't noted as handled: something of it is still to be looked for, or opened.
+    unsettled: Option<Height>,
     crash: Option<CrashAt>,
     /// Whether its database is an older copy.
     restored: bool,
@@ -233,6 +235,7 @@ impl World {
                 master: rng.bytes32(),
                 rng,
                 view: vec![],
+                unsettled: None,
                 crash: None,
                 restored: false,
                 damaged: false,
@@ -314,6 +317,10 @@ impl World {
         // Only as long as it is followed.
         member.shadow = check.then_some(shadow);
         let channels = member.lightningd.known_channels();
+        // As in the plugin: no block is noted as long as something of it is to be looked for, or opened.
+        if let Some(first) = self.members[at].unsettled {
+            self.members[at].view.retain(|(height, _)| *height < first);
+        }
         // The last block again: the engine has no height before its first block.
         let is_known = |(height, hash): &(Height, BlockHash)| {
             self.chain.block(*height).is_some_and(|block| block.hash == *hash)

@@ -16,6 +16,7 @@ use crate::store::{History, Store, StoreError};
 use super::Node;
 use super::clock::{SystemEntropy, now};
 use super::finished::{Finished, forgotten};
+use super::handled::Handled;
 use super::handle::{Inbox, Read, Reply, Request, Transition};
 
 /// Name under which the last handled block is kept.
@@ -41,6 +42,8 @@ pub struct Runtime<S, N> {
     /// Before the first block is handled: what lightningd said.
     base_height: Height,
     stale_view: bool,
+    /// The last blocks that were handled.
+    handled: Handled,
     /// When a block was last noted as handled, and which.
     tip_kept: Option<(Millis, BlockHash)>,
     /// Factories wait for the next start, which has to read the chain again.
@@ -92,6 +95,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             finished: Finished::default(),
             base_height: 0,
             stale_view: true,
+            handled: Handled::default(),
             tip_kept: None,
             recovered: false,
             newer: vec![],
@@ -296,6 +300,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         };
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
+        self.handled.note(self.engine.tip());
         let late = || self.tip_kept.is_none_or(|(kept, _)| now().abs_diff(kept) >= KEEP_TIP);
         if caught_up || moves_tip && (!step_is_empty || late()) {
             self.keep_tip().await;
@@ -337,12 +342,12 @@ impl<S: Store, N: Node> Runtime<S, N> {
     /// Remembers the last handled block, so that a restart needn't read the chain again. Losing it
     /// costs that time only.
     async fn keep_tip(&mut self) {
-        let Some((height, hash)) = self.engine.tip() else { return };
+        // A start reads the blocks again of which somebody's appointment isn't noted yet.
+        let Some((height, hash)) = self.handled.below(self.engine.unsettled()) else { return };
         if self.engine.scan_from().is_none() && !self.engine.is_tower() {
             return;
         }
-        // A start reads the blocks again of which somebody's appointment isn't noted yet.
-        if self.engine.looks_back() || self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+        if self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
             return;
         }
         self.tip_kept = Some((now(), hash));

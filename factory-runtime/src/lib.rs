@@ -10,6 +10,7 @@ mod core;
 pub mod faults;
 mod finished;
 mod handle;
+mod handled;
 mod peers;
 pub mod store;
 mod view;

@@ -1,9 +1,9 @@
 //! Watching for others (S40), and what others need to watch for this node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bitcoin::{Transaction, Txid};
@@ -11,7 +11,7 @@ use factory_engine::io::fees::Refused;
 use factory_engine::io::{Kept, SignedReceipt, TowerAnswer, TowerRequest};
 use factory_engine::memory::watching::Name;
 use factory_engine::record::appointment::{Locator, look_into};
-use factory_engine::types::{Height, NodeId};
+use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
 use factory_engine::wire::message::Receipt;
 use factory_engine::{Engine, Input};
 use factory_runtime::Handle;
@@ -46,6 +46,8 @@ pub struct Tower {
     turns: Arc<Semaphore>,
     /// Why a transaction was refused last, so that it isn't said at each block.
     refused: Arc<Mutex<HashMap<Txid, String>>>,
+    /// Transactions that are to be published, and whose turn hasn't come.
+    waiting: Arc<Mutex<HashSet<(NodeId, Txid)>>>,
 }
 
 impl Tower {
@@ -53,40 +55,41 @@ impl Tower {
     pub fn new(rpc: Rpc, runtime: Handle) -> Self {
         let store = TowerStore::new(datastore::keys(rpc.clone()));
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { rpc, runtime, store, lanes: Lanes::default(), turns, refused: Arc::default() }
+        Self { rpc, runtime, store, lanes: Lanes::default(), turns, refused: Arc::default(), waiting: Arc::default() }
     }
 
     /// What is stored, into the engine, which knows its factories by now and hears of nothing yet. This node's own
     /// factories don't wait for it (S33).
     pub async fn load_into(&self, engine: &mut Engine) {
-        for _ in 0..TRIES {
-            match self.store.load().await {
-                Ok(found) => return self.take(engine, found).await,
-                Err(error) => log::error!("what this node watches for others can't be read: {error}"),
+        match tried("what this node watches for others", || self.store.load()).await {
+            Some(Found { found, unreadable }) => {
+                passed_over(&unreadable);
+                engine.load_towers(found, []);
             }
-            tokio::time::sleep(PAUSE).await;
+            // No block is noted as handled: a start that can read it finds what confirms meanwhile.
+            None => engine.towers_are_unread(),
         }
-        log::error!("nobody is watched for before the next start");
-    }
-
-    async fn take(&self, engine: &mut Engine, found: Found) {
-        let Found { kept, penalties, unreadable } = found;
-        for key in unreadable {
-            log::error!("{key} is not as it was written: it is passed over");
-        }
-        // Of factories that are over.
-        let (needed, over): (Vec<_>, Vec<_>) =
-            penalties.into_iter().partition(|(channel, ..)| engine.may_need_penalty(*channel));
-        for (channel, commitment, _) in over {
-            if let Err(error) = self.store.forget_penalty(channel, commitment).await {
-                log::debug!("a penalty that nobody needs is still there: {error}");
+        let penalties = tried("penalties of this node's channels", || self.store.penalties()).await;
+        let Found { found, unreadable } = penalties.unwrap_or_default();
+        passed_over(&unreadable);
+        let all: Vec<(ChannelId, Txid)> =
+            found.iter().map(|(channel, commitment, _)| (*channel, *commitment)).collect();
+        engine.load_towers([], found);
+        // Of factories that are over, and what others have taken the place of.
+        let over: Vec<_> = all.into_iter().filter(|(channel, txid)| !engine.needs_penalty(*channel, *txid)).collect();
+        let known: BTreeSet<InstanceId> = engine.factories().map(|factory| factory.instance).collect();
+        let store = self.store.clone();
+        // Each takes a call to lightningd, and nothing waits for it.
+        tokio::spawn(async move {
+            for (channel, commitment) in over {
+                if let Err(error) = store.forget_penalty(channel, commitment).await {
+                    return log::debug!("a penalty that nobody needs is still there: {error}");
+                }
             }
-        }
-        engine.load_towers(kept, needed);
-        let is_over = |instance| engine.factory(instance).is_none();
-        if let Err(error) = self.store.forget_receipts(is_over).await {
-            log::debug!("receipts that nobody needs are still there: {error}");
-        }
+            if let Err(error) = store.forget_receipts(|instance| !known.contains(&instance)).await {
+                log::debug!("receipts that nobody needs are still there: {error}");
+            }
+        });
     }
 
     /// What a tower of this node's has signed is kept, if it has.
@@ -110,6 +113,12 @@ impl Tower {
     /// Something is to be done for a peer.
     pub fn serve(&self, peer: NodeId, request: TowerRequest) {
         let tower = self.clone();
+        // S28: a node that catches up comes by many blocks in a moment; at the next one it is asked for again.
+        if let TowerRequest::Publish { tx, .. } = &request
+            && !self.waiting().insert((peer, tx.compute_txid()))
+        {
+            return;
+        }
         self.lanes.push(peer, async move {
             if let Some(answer) = tower.answer(peer, request).await {
                 tower.runtime.deliver_durably(Input::Tower { peer, answer }).await;
@@ -119,9 +128,13 @@ impl Tower {
 
     async fn answer(&self, peer: NodeId, request: TowerRequest) -> Option<TowerAnswer> {
         match request {
-            TowerRequest::Put { tag, appointment, mut kept, since } => {
+            TowerRequest::Put { tag, appointment, kept } => {
                 let locator = appointment.locator;
-                let result = self.put((peer, tag, locator), &mut kept, &appointment.sealed, since).await;
+                let put = self.store.put((peer, tag, locator), &kept, &appointment.sealed).await;
+                let result = put.map_err(|error| {
+                    log::warn!("{peer}: an appointment is not kept: {error}");
+                    "this node can't write now".to_owned()
+                });
                 Some(TowerAnswer::Put { tag, locator, kept, result })
             }
             TowerRequest::Open { tag, locator, trigger } => {
@@ -157,33 +170,11 @@ impl Tower {
                 None
             }
             TowerRequest::Publish { tag, locator, tx } => {
+                self.waiting().remove(&(peer, tx.compute_txid()));
                 let missing = self.publish(peer, &tx).await;
                 missing.then(|| TowerAnswer::NotThere { tag, locator, txid: tx.compute_txid() })
             }
         }
-    }
-
-    /// What it waits for, if that is there already, is looked for first: it may never come again.
-    async fn put(
-        &self,
-        name: Name,
-        kept: &mut Kept,
-        sealed: &[u8],
-        since: Option<Height>,
-    ) -> Result<(), String> {
-        let (peer, _, locator) = name;
-        if let Some(height) = since {
-            let found = self.look(height, &[locator]).await.map_err(|error| {
-                log::warn!("{peer}: block {height} can't be looked into: {error}");
-                format!("block {height} can't be looked into now")
-            })?;
-            let trigger = found.first().map(|(_, trigger)| *trigger);
-            kept.trigger = Some(trigger.ok_or_else(|| format!("block {height} has nothing that it fits"))?);
-        }
-        self.store.put(name, kept, sealed).await.map_err(|error| {
-            log::warn!("{peer}: an appointment is not kept: {error}");
-            "this node can't write now".to_owned()
-        })
     }
 
     /// What a block has of what is looked for.
@@ -215,6 +206,10 @@ impl Tower {
         matches!(why, Refused::MissingInputs | Refused::Confirmed | Refused::Other(_))
     }
 
+    fn waiting(&self) -> MutexGuard<'_, HashSet<(NodeId, Txid)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether something else was said of it last.
     fn note(&self, txid: Txid, text: &str) -> bool {
         let mut known = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,6 +217,25 @@ impl Tower {
             known.clear();
         }
         known.insert(txid, text.to_owned()).as_deref() != Some(text)
+    }
+}
+
+/// What a start reads; nothing if it can't.
+async fn tried<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str, read: impl Fn() -> F) -> Option<T> {
+    for _ in 0..TRIES {
+        match read().await {
+            Ok(found) => return Some(found),
+            Err(error) => log::error!("{what}: can't be read: {error}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    log::error!("{what}: not known before the next start");
+    None
+}
+
+fn passed_over(keys: &[String]) {
+    for key in keys {
+        log::error!("{key} is not as it was written: it is passed over");
     }
 }
 

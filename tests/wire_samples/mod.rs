@@ -512,6 +512,10 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("watch", Message::Watch(watch(tag, None))),
         ("watch_since", Message::Watch(watch(tag, Some(799_999)))),
+        (
+            "watch_trigger",
+            Message::Watch(Watch { trigger: Some(txid()), ..watch(tag, Some(799_999)) }),
+        ),
         ("watched", Message::Watched(Watched { tag, locator: counting(5), sum: [0xa5; 32], refused: None })),
         (
             "watched_not",
@@ -540,7 +544,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
 
 fn watch(tag: [u8; 32], since: Option<u32>) -> Watch {
     let sealed = counting::<40>(1).to_vec();
-    Watch { tag, locator: counting(5), until: 860_000, height: 800_001, sealed, since, counter: 7 }
+    Watch { tag, locator: counting(5), until: 860_000, height: 800_001, sealed, since, counter: 7, trigger: None }
 }
 
 /// Every submessage of the envelope, by the name of its vector.

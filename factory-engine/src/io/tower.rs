@@ -30,8 +30,6 @@ pub enum TowerRequest {
         appointment: Appointment,
         /// What is kept beside it.
         kept: Kept,
-        /// The block that the transaction is in already that it waits for: it has to be there.
-        since: Option<Height>,
     },
     /// The transaction is there that one waits for: note that, and open it. Again until it is done.
     Open {
@@ -85,7 +83,7 @@ pub enum TowerAnswer {
         tag: [u8; 32],
         /// As it came.
         locator: Locator,
-        /// As it came, with the transaction that `since` was about.
+        /// As it came.
         kept: Kept,
         /// Nothing, or why it isn't kept, for its owner.
         result: Result<(), String>,

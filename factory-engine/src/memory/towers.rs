@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::appointment::{Appointment, Locator, Sum, Task, toggle};
+use crate::record::appointment::{Appointment, Locator, Sum, Task, locators, toggle};
 use crate::types::{Height, InstanceId, NodeId, Transaction, Txid};
 
 use super::keepers::Tag;
@@ -20,8 +20,8 @@ pub(crate) const MOST_PENALTIES: usize = 10_000;
 pub(crate) struct Given {
     /// Of what is sealed in it, and until when.
     pub(crate) sum: Sum,
-    /// The block that the transaction is in that it waits for.
-    pub(crate) since: Option<Height>,
+    /// The transaction that it waits for and its block, where it is in one.
+    pub(crate) since: Option<(Txid, Height)>,
 }
 
 /// What one tower has with one tag.
@@ -58,16 +58,40 @@ impl Tower {
     pub(crate) fn new(height: Height, pays_sat: u64) -> Self {
         Self { height, pays_sat, ..Self::default() }
     }
+
+    /// Appointments that it was sent and hasn't answered.
+    pub(crate) fn under_way(&self) -> usize {
+        self.has.values().map(|had| had.sent.len()).sum()
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Towers {
     asked: BTreeSet<NodeId>,
     ready: BTreeMap<NodeId, Tower>,
-    /// Penalties that lightningd gave, sealed, and the sum of each: of each factory's channels.
-    penalties: BTreeMap<InstanceId, BTreeMap<Locator, (Appointment, Sum)>>,
-    /// How many more there would be.
-    beyond: BTreeMap<InstanceId, usize>,
+    /// Penalties that lightningd gave: of each factory's channels.
+    penalties: BTreeMap<InstanceId, Penalties>,
+}
+
+/// Penalties for one factory's channels.
+#[derive(Debug, Default)]
+struct Penalties {
+    all: BTreeMap<Locator, Penalty>,
+    /// The same by what they take.
+    by_value: BTreeSet<(u64, Locator)>,
+    /// Those that others have taken the place of.
+    replaced: BTreeSet<Locator>,
+    /// How many those are, and were.
+    beyond: usize,
+}
+
+/// A penalty, sealed.
+#[derive(Debug)]
+struct Penalty {
+    appointment: Appointment,
+    sum: Sum,
+    /// Sat.
+    takes: u64,
 }
 
 /// A change of [`Towers`], made when the step is applied.
@@ -84,6 +108,8 @@ pub(crate) enum VolatileTowers {
     Answered(NodeId, Tag, Locator, Result<(), String>),
     /// It was asked to sign that it has so many, and their sum.
     AsksReceipt(NodeId, Tag, (u32, Sum)),
+    /// It was told that these are not needed any more.
+    Gone(NodeId, Tag, Vec<Locator>),
     /// A block has passed: what gave no answer is offered again, and now and then what was refused.
     OffersAgain,
     /// A commitment was revoked.
@@ -124,6 +150,13 @@ impl Towers {
                     had.receipt = Some(total);
                 }
             }
+            VolatileTowers::Gone(peer, tag, locators) => {
+                if let Some(had) = self.had_mut(peer, tag) {
+                    for locator in &locators {
+                        had.stored.remove(locator);
+                    }
+                }
+            }
             VolatileTowers::OffersAgain => {
                 for tower in self.ready.values_mut() {
                     (tower.refusals, tower.blocks) = (0, tower.blocks.saturating_add(1));
@@ -139,24 +172,30 @@ impl Towers {
         }
     }
 
-    /// A penalty that is stored. Those that are too many are counted.
+    /// A penalty that is stored. Where they are too many those stay that take most: the operator gains nothing by a
+    /// commitment in which it had less than it has.
     pub(crate) fn add_penalty(&mut self, instance: InstanceId, commitment: Txid, tx: Transaction) {
+        let takes = takes(&tx);
         let (made, _) = Appointment::seal_all(commitment, &[Task { not_before: 0, tx }]);
         let of = self.penalties.entry(instance).or_default();
         for one in made {
-            if of.len() < MOST_PENALTIES || of.contains_key(&one.locator) {
-                let sum = one.sum();
-                of.insert(one.locator, (one, sum));
-            } else {
-                let beyond = self.beyond.entry(instance).or_default();
-                *beyond = beyond.saturating_add(1);
+            let penalty = Penalty { takes, sum: one.sum(), appointment: one };
+            let locator = penalty.appointment.locator;
+            of.all.insert(locator, penalty);
+            of.by_value.insert((takes, locator));
+            if of.by_value.len() > MOST_PENALTIES
+                && let Some((_, least)) = of.by_value.pop_first()
+            {
+                of.all.remove(&least);
+                of.replaced.insert(least);
+                of.beyond = of.beyond.saturating_add(1);
             }
+            of.replaced.remove(&locator);
         }
     }
 
     pub(crate) fn forget(&mut self, instance: InstanceId) {
         self.penalties.remove(&instance);
-        self.beyond.remove(&instance);
     }
 
     /// The connection's end.
@@ -195,19 +234,40 @@ impl Towers {
     }
 
     /// Penalties for a factory's channels.
-    pub(crate) fn penalties(&self, instance: InstanceId) -> impl Iterator<Item = &(Appointment, Sum)> {
-        self.penalties.get(&instance).into_iter().flat_map(BTreeMap::values)
+    pub(crate) fn penalties(&self, instance: InstanceId) -> impl Iterator<Item = (&Appointment, Sum)> {
+        let all = self.penalties.get(&instance).into_iter().flat_map(|of| of.all.values());
+        all.map(|penalty| (&penalty.appointment, penalty.sum))
+    }
+
+    /// Whether one is among them.
+    pub(crate) fn has_penalty(&self, instance: InstanceId, commitment: Txid) -> bool {
+        let of = self.penalties.get(&instance);
+        of.is_some_and(|of| locators(commitment).any(|locator| of.all.contains_key(&locator)))
     }
 
     /// Penalties that are too many for a tower.
     pub(crate) fn beyond(&self, instance: InstanceId) -> usize {
-        self.beyond.get(&instance).copied().unwrap_or(0)
+        self.penalties.get(&instance).map_or(0, |of| of.beyond)
     }
 
-    /// Whether one more is of use.
-    pub(crate) fn has_room(&self, instance: InstanceId) -> bool {
-        self.penalties.get(&instance).is_none_or(|of| of.len() < MOST_PENALTIES)
+    /// Those that others have taken the place of.
+    pub(crate) fn replaced(&self, instance: InstanceId) -> impl Iterator<Item = &Locator> {
+        self.penalties.get(&instance).into_iter().flat_map(|of| &of.replaced)
     }
+
+    /// Whether one that takes so much is of use. S28: until the next start, which deletes what was replaced, no more are
+    /// written than are kept.
+    pub(crate) fn has_room(&self, instance: InstanceId, takes: u64) -> bool {
+        let Some(of) = self.penalties.get(&instance).filter(|of| of.all.len() >= MOST_PENALTIES) else {
+            return true;
+        };
+        of.beyond < MOST_PENALTIES && of.by_value.first().is_some_and(|(least, _)| takes > *least)
+    }
+}
+
+/// What a penalty takes, sat: what the other side had in the commitment.
+pub(crate) fn takes(penalty: &Transaction) -> u64 {
+    penalty.output.iter().fold(0, |sum, output| sum.saturating_add(output.value.to_sat()))
 }
 
 /// Number and sum of these.
@@ -216,4 +276,48 @@ pub(crate) fn total(sums: impl Iterator<Item = Sum>) -> (u32, Sum) {
         toggle(&mut sum, part);
         (u32::saturating_add(count, 1), sum)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::hashes::Hash;
+
+    use crate::types::{Amount, ScriptBuf, TxOut};
+
+    use super::*;
+
+    const INSTANCE: InstanceId = InstanceId([1; 32]);
+
+    fn commitment(number: u64) -> Txid {
+        Txid::hash(&number.to_be_bytes())
+    }
+
+    fn penalty(sat: u64) -> Transaction {
+        let output = TxOut { value: Amount::from_sat(sat), script_pubkey: ScriptBuf::new() };
+        Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![],
+            output: vec![output],
+        }
+    }
+
+    /// S40: an operator that has commitments revoked in which it has nothing doesn't keep those from a tower in which it has
+    /// much.
+    #[test]
+    fn penalties_that_take_most_stay() {
+        let mut towers = Towers::default();
+        let most = u64::try_from(MOST_PENALTIES).unwrap_or(u64::MAX);
+        for number in 1..=most {
+            towers.add_penalty(INSTANCE, commitment(number), penalty(1_000 + number));
+        }
+        assert!(!towers.has_room(INSTANCE, 1_001) && towers.has_room(INSTANCE, 1_002));
+        towers.add_penalty(INSTANCE, commitment(0), penalty(50_000));
+        assert!(towers.has_penalty(INSTANCE, commitment(0)) && !towers.has_penalty(INSTANCE, commitment(1)));
+        assert_eq!(towers.replaced(INSTANCE).copied().collect::<Vec<_>>(), [locators(commitment(1)).next()].map(Option::unwrap_or_default));
+        assert_eq!((towers.penalties(INSTANCE).count(), towers.beyond(INSTANCE)), (MOST_PENALTIES, 1));
+        // Less than each that is there.
+        towers.add_penalty(INSTANCE, commitment(most + 1), penalty(900));
+        assert!(!towers.has_penalty(INSTANCE, commitment(most + 1)));
+    }
 }

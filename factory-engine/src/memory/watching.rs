@@ -1,7 +1,9 @@
 //! Tower: whom this node watches for, what waits for a transaction, and what is due. What is stored of it is read again
 //! at a start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bitcoin::hashes::Hash;
 
 use crate::io::Kept;
 use crate::record::appointment::{Locator, Sum, Task, toggle};
@@ -64,16 +66,20 @@ pub(crate) struct Watching {
     putting: BTreeMap<Name, Putting>,
     /// Those that are kept, by what they wait for.
     waits: BTreeMap<Locator, BTreeSet<(NodeId, Tag)>>,
-    /// Their transaction was seen, and isn't noted on the disk yet.
-    opening: BTreeSet<Name>,
+    /// Those that are being opened, and the block of their transaction where the disk doesn't know of it yet.
+    opening: BTreeMap<Name, Option<Height>>,
     /// Came since the last block; from which on it is looked for them.
     fresh: BTreeMap<Locator, Height>,
-    /// Blocks are being looked into for those that came before that.
-    looking: bool,
+    /// Blocks are being looked into for those that came before that: each time from which on, the oldest first.
+    looking: VecDeque<Height>,
+    /// What is on the disk couldn't be read.
+    unread: bool,
     /// Of each factory the most records that its client had when it gave an appointment.
     counters: BTreeMap<(NodeId, Tag), u32>,
     /// Bytes of all appointments.
     bytes: usize,
+    /// Number and bytes of each peer's.
+    held: BTreeMap<NodeId, (usize, usize)>,
     /// What was done for a peer since then.
     work: Work<LEAST_WORK>,
     /// Of one client's appointment as of another's: nobody takes anybody's away.
@@ -88,12 +94,12 @@ pub(crate) enum VolatileWatching {
     Kept(Name, Kept),
     /// It isn't.
     NotKept(Name),
-    /// What it waits for was seen.
-    Opening(Name),
+    /// What it waits for was seen: in this block, unless the disk knows that.
+    Opening(Name, Option<Height>),
     /// It was opened: these are due, and nothing else of it.
     Opened(Name, (Txid, Height), Vec<Task>),
-    /// What came since the last block is being looked for.
-    Looking,
+    /// What came since the last block is being looked for, in blocks from this one on.
+    Looking(Height),
     /// It has been.
     Looked,
     /// A peer has so many bytes written or read, at this time.
@@ -122,13 +128,14 @@ impl Watching {
                 }
             }
             VolatileWatching::NotKept(name) => drop(self.putting.remove(&name)),
-            VolatileWatching::Opening(name) => drop(self.opening.insert(name)),
+            VolatileWatching::Opening(name, height) => drop(self.opening.insert(name, height)),
             VolatileWatching::Opened(name, trigger, tasks) => self.opened(name, trigger, tasks),
-            VolatileWatching::Looking => {
+            VolatileWatching::Looking(from) => {
                 self.fresh.clear();
-                self.looking = true;
+                self.looking.push_back(from);
             }
-            VolatileWatching::Looked => self.looking = false,
+            // They are carried out in order.
+            VolatileWatching::Looked => drop(self.looking.pop_front()),
             VolatileWatching::Works(peer, now, bytes) => self.work.add(peer, now, bytes),
             VolatileWatching::Spent(name, txid, height) => {
                 if let Some(due) = self.due.get_mut(&(name, txid)) {
@@ -157,8 +164,9 @@ impl Watching {
         let same = kept.trigger == Some(trigger);
         kept.trigger = Some(trigger);
         let before: BTreeMap<Txid, Due> = self.due_of(name).map(|(txid, due)| (txid, due.clone())).collect();
-        self.due.retain(|(of, _), _| *of != name);
-        let open = self.due.iter().filter(|(((peer, ..), _), due)| *peer == name.0 && due.is_open()).count();
+        self.forget_due(name);
+        let (first, last) = (((name.0, [0; 32], [0; 16]), lowest()), ((name.0, [0xff; 32], [0xff; 16]), highest()));
+        let open = self.due.range(first..=last).filter(|(_, due)| due.is_open()).count();
         let room = MOST_DUE.saturating_sub(open);
         for task in tasks.into_iter().take(room) {
             let txid = task.tx.compute_txid();
@@ -169,33 +177,52 @@ impl Watching {
     }
 
     fn due_of(&self, name: Name) -> impl Iterator<Item = (Txid, &Due)> {
-        let all = self.due.iter().filter(move |((of, _), _)| *of == name);
+        let all = self.due.range((name, lowest())..=(name, highest()));
         all.map(|((_, txid), due)| (*txid, due))
+    }
+
+    fn forget_due(&mut self, name: Name) {
+        let all: Vec<Txid> = self.due_of(name).map(|(txid, _)| txid).collect();
+        for txid in all {
+            self.due.remove(&(name, txid));
+        }
     }
 
     /// An appointment that is stored.
     pub(crate) fn load(&mut self, name: Name, kept: Kept) {
         let (peer, tag, locator) = name;
+        let (count, bytes) = self.held.entry(peer).or_default();
+        (*count, *bytes) = (count.saturating_add(1), bytes.saturating_add(size(kept.bytes)));
         self.waits.entry(locator).or_default().insert((peer, tag));
         let counter = self.counters.entry((peer, tag)).or_default();
         *counter = kept.counter.max(*counter);
         self.bytes = self.bytes.saturating_add(size(kept.bytes));
         if let Some(before) = self.kept.insert(name, kept) {
-            self.bytes = self.bytes.saturating_sub(size(before.bytes));
+            self.gone(peer, size(before.bytes));
+        }
+    }
+
+    fn gone(&mut self, peer: NodeId, size: usize) {
+        self.bytes = self.bytes.saturating_sub(size);
+        if let Some((count, bytes)) = self.held.get_mut(&peer) {
+            (*count, *bytes) = (count.saturating_sub(1), bytes.saturating_sub(size));
+            if *count == 0 {
+                self.held.remove(&peer);
+            }
         }
     }
 
     fn forget(&mut self, name: Name) {
         let (peer, tag, locator) = name;
         if let Some(before) = self.kept.remove(&name) {
-            self.bytes = self.bytes.saturating_sub(size(before.bytes));
+            self.gone(peer, size(before.bytes));
         }
         // Until its answer is there nothing else of its name is written.
         if let Some(putting) = self.putting.get_mut(&name) {
             putting.wanted = false;
         }
         self.opening.remove(&name);
-        self.due.retain(|(of, _), _| *of != name);
+        self.forget_due(name);
         if self.kept.range((peer, tag, [0; 16])..=(peer, tag, [0xff; 16])).next().is_none() {
             self.counters.remove(&(peer, tag));
         }
@@ -212,10 +239,15 @@ impl Watching {
         self.kept.is_empty()
     }
 
-    /// Whether something was seen that the disk doesn't know of, or is still to be looked for: a start has to read the
-    /// last blocks again.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        !self.opening.is_empty() || !self.fresh.is_empty() || self.looking
+    /// The first block in which something was seen that the disk doesn't know of, or is still to be looked for: a start
+    /// has to read it again.
+    pub(crate) fn unsettled(&self) -> Option<Height> {
+        let seen = self.opening.values().flatten();
+        seen.chain(self.fresh.values()).chain(&self.looking).chain(self.unread.then_some(&0)).min().copied()
+    }
+
+    pub(crate) fn unread(&mut self) {
+        self.unread = true;
     }
 
     /// What a peer has here with each tag: number and sum.
@@ -241,19 +273,32 @@ impl Watching {
         kept.chain(self.putting.range(range).map(|(name, _)| *name)).collect()
     }
 
-    /// Why one more of a peer's can't be kept, in place of one with its name.
-    pub(crate) fn too_many(&self, name: Name, bytes: usize) -> Option<String> {
-        if self.bytes.saturating_add(bytes) > MOST_BYTES {
+    /// Why one more of a peer's can't be kept, in place of one with its name. Whoever is named has its quota, however many
+    /// others there are.
+    pub(crate) fn too_many(&self, name: Name, bytes: usize, is_named: bool) -> Option<String> {
+        let (peer, tag, _) = name;
+        let (first, last) = ((peer, [0; 32], [0; 16]), (peer, [0xff; 32], [0xff; 16]));
+        let (mut count, mut held) = self.held.get(&peer).copied().unwrap_or_default();
+        let mut all = self.bytes;
+        let mut tags: BTreeSet<Tag> = [tag].into();
+        tags.extend(self.counters.range((peer, [0; 32])..=(peer, [0xff; 32])).map(|((_, tag), _)| *tag));
+        // What is written takes the place of what has its name.
+        let putting = self.putting.range(first..=last).filter(|(of, _)| **of != name);
+        for (of, more) in putting.map(|(of, putting)| (*of, size(putting.bytes))).chain([(name, bytes)]) {
+            match self.kept.get(&of).map(|kept| size(kept.bytes)) {
+                Some(before) => {
+                    held = held.saturating_sub(before);
+                    all = all.saturating_sub(before);
+                }
+                None => count = count.saturating_add(1),
+            }
+            (held, all) = (held.saturating_add(more), all.saturating_add(more));
+            tags.insert(of.1);
+        }
+        if all > MOST_BYTES && !is_named {
             return Some("this node has no more room".to_owned());
         }
-        let kept = self.of(name.0).map(|(of, kept)| (*of, size(kept.bytes)));
-        let putting = self.putting.iter().filter(|((peer, ..), _)| *peer == name.0);
-        let mut all: BTreeMap<Name, usize> = kept.collect();
-        all.extend(putting.map(|(of, putting)| (*of, size(putting.bytes))));
-        all.remove(&name);
-        let held = all.values().fold(bytes, |sum, bytes| sum.saturating_add(*bytes));
-        let tags: BTreeSet<Tag> = all.keys().map(|(_, tag, _)| *tag).chain([name.1]).collect();
-        if all.len() >= MOST_APPOINTMENTS || tags.len() > MOST_TAGS {
+        if count > MOST_APPOINTMENTS || tags.len() > MOST_TAGS {
             return Some(format!("{MOST_APPOINTMENTS} appointments of {MOST_TAGS} factories are the most"));
         }
         (held > QUOTA_BYTES)
@@ -270,7 +315,7 @@ impl Watching {
 
     /// Whether its transaction was seen, and isn't noted yet.
     pub(crate) fn is_opening(&self, name: &Name) -> bool {
-        self.opening.contains(name)
+        self.opening.contains_key(name)
     }
 
     /// The most records that a client had when it gave an appointment of this factory.
@@ -327,6 +372,14 @@ impl Watching {
     }
 }
 
+fn lowest() -> Txid {
+    Txid::from_byte_array([0; 32])
+}
+
+fn highest() -> Txid {
+    Txid::from_byte_array([0xff; 32])
+}
+
 fn size(bytes: u32) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -334,8 +387,6 @@ fn size(bytes: u32) -> usize {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
-
-    use bitcoin::hashes::Hash;
 
     use super::*;
     use crate::types::Transaction;
@@ -413,22 +464,28 @@ mod tests {
     fn what_is_forgotten_stays_so() {
         let mut watching = Watching::default();
         watching.apply(VolatileWatching::Putting(name(1), Putting { bytes: 100, from: 700, wanted: true }));
+        assert_eq!(watching.unsettled(), None, "nobody was told that it is kept");
         assert_eq!(watching.tagged(name(1).0, TAG).len(), 1);
         watching.apply(VolatileWatching::Forget(name(1)));
         assert!(watching.putting(&name(1)).is_some_and(|putting| !putting.wanted));
         watching.apply(VolatileWatching::NotKept(name(1)));
-        assert!(watching.is_empty() && !watching.is_unsettled());
+        assert!(watching.is_empty() && watching.unsettled().is_none());
         put(&mut watching, name(1));
-        assert!(watching.is_unsettled(), "it is still to be looked for");
-        watching.apply(VolatileWatching::Looking);
-        assert!(watching.is_unsettled(), "nobody has looked yet");
+        assert_eq!(watching.unsettled(), Some(700), "it is still to be looked for");
+        watching.apply(VolatileWatching::Looking(701));
+        watching.apply(VolatileWatching::Looking(703));
+        assert_eq!(watching.unsettled(), Some(701), "nobody has looked yet");
         watching.apply(VolatileWatching::Looked);
-        assert!(!watching.is_unsettled());
-        watching.apply(VolatileWatching::Opening(name(1)));
-        assert!(watching.is_unsettled());
+        assert_eq!(watching.unsettled(), Some(703), "the second one is still under way");
+        watching.apply(VolatileWatching::Looked);
+        assert_eq!(watching.unsettled(), None);
+        watching.apply(VolatileWatching::Opening(name(1), None));
+        assert_eq!(watching.unsettled(), None, "the disk knows of it");
+        watching.apply(VolatileWatching::Opening(name(1), Some(702)));
+        assert_eq!(watching.unsettled(), Some(702));
         watching.apply(VolatileWatching::Forget(name(1)));
         watching.apply(VolatileWatching::Opened(name(1), trigger(), vec![task(0)]));
-        assert!(watching.is_empty() && watching.due().count() == 0 && !watching.is_unsettled());
+        assert!(watching.is_empty() && watching.due().count() == 0 && watching.unsettled().is_none());
     }
 
     /// S28: each peer has its quota, with what is being written.
@@ -438,15 +495,21 @@ mod tests {
         let at = |place: u8| (NodeId([1; 33]), TAG, [place; 16]);
         watching.load(at(1), Kept { bytes: 15_000_000, ..kept() });
         watching.apply(VolatileWatching::Putting(at(2), Putting { bytes: 900_000, from: 0, wanted: true }));
-        assert_eq!(watching.too_many(at(3), 100_000), None);
-        assert!(watching.too_many(at(3), 100_001).is_some_and(|why| why.contains("bytes")));
-        assert_eq!(watching.too_many(at(1), 15_100_000), None, "in its place");
-        assert_eq!(watching.too_many(name(2), 16_000_000), None, "another peer's");
+        assert_eq!(watching.too_many(at(3), 100_000, false), None);
+        assert!(watching.too_many(at(3), 100_001, false).is_some_and(|why| why.contains("bytes")));
+        assert_eq!(watching.too_many(at(1), 15_100_000, false), None, "in its place");
+        assert_eq!(watching.too_many(name(2), 16_000_000, false), None, "another peer's");
         let tags: Vec<Tag> = (0..64).map(|tag| [tag; 32]).collect();
         for tag in &tags {
             watching.load((NodeId([3; 33]), *tag, [1; 16]), kept());
         }
-        assert_eq!(watching.too_many((NodeId([3; 33]), [0; 32], [2; 16]), 1), None);
-        assert!(watching.too_many((NodeId([3; 33]), [64; 32], [2; 16]), 1).is_some());
+        assert_eq!(watching.too_many((NodeId([3; 33]), [0; 32], [2; 16]), 1, false), None);
+        assert!(watching.too_many((NodeId([3; 33]), [64; 32], [2; 16]), 1, false).is_some());
+        // Whoever is named has its quota when others have used up the rest.
+        for peer in 10..50 {
+            watching.load((NodeId([peer; 33]), TAG, [1; 16]), Kept { bytes: 14_000_000, ..kept() });
+        }
+        assert!(watching.too_many(name(5), 1, false).is_some_and(|why| why.contains("room")));
+        assert_eq!(watching.too_many(name(5), 1, true), None);
     }
 }

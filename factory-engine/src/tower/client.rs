@@ -1,21 +1,21 @@
 //! What this node has watched for while it sleeps, and who does.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
 use crate::io::{Effect, Kept, Level, SignedReceipt};
 use crate::memory::Volatile;
 use crate::memory::keepers::Tag;
-use crate::memory::towers::{AT_ONCE, Given, Had, MOST_PENALTIES, Tower, VolatileTowers, total};
+use crate::memory::towers::{AT_ONCE, Given, Had, Tower, VolatileTowers, takes, total};
 use crate::memory::watching::Name;
-use crate::record::appointment::{Appointment, Locator, until_sum};
+use crate::record::appointment::{Appointment, Locator, locators, until_sum};
 use crate::record::copy::appointments_name;
 use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::tower::receipt;
-use crate::tower::tasks::tasks;
+use crate::tower::tasks::{tasks, ways};
 use crate::types::{ChannelId, Height, InstanceId, NodeId, Transaction, Txid};
 use crate::wire::message::{
     Appointments, AskAppointments, AskReceipt, Locators, Receipt, Unwatch, Watch, Watched,
@@ -30,6 +30,8 @@ const STEP: Height = 4_032;
 const MOST_APART: Height = 6;
 /// Most characters of a signature: lightningd's have 104.
 const ZBASE: usize = 120;
+/// Most appointments that are taken back in one message.
+const MOST_GONE: usize = 1_000;
 
 type All<'a> = BTreeMap<Locator, (Cow<'a, Appointment>, Given)>;
 
@@ -167,10 +169,18 @@ impl Engine {
                 step.send(peer, Unwatch { tag, locators: vec![] });
                 step.volatile(towers(VolatileTowers::Has(peer, tag, BTreeMap::new())));
             }
+            let no_longer = self.no_longer(factory, had, &wanted);
+            if !no_longer.is_empty() && !factory.has_left() {
+                step.send(peer, Unwatch { tag, locators: no_longer.clone() });
+                step.volatile(towers(VolatileTowers::Gone(peer, tag, no_longer)));
+                // What takes their place follows.
+                step.effect(Effect::Appoint { instance });
+                continue;
+            }
             if tower.refusals >= AT_ONCE || wanted.until < step.height {
                 continue;
             }
-            let under_way: usize = tower.has.values().map(|had| had.sent.len()).sum();
+            let under_way = tower.under_way();
             let lacks = |(locator, (_, given)): &(&Locator, &(_, Given))| {
                 let known = had.stored.get(*locator);
                 // Of what a node that was restored doesn't know it replaces nothing (S39).
@@ -192,8 +202,9 @@ impl Engine {
                     until: wanted.until,
                     height: step.height,
                     sealed: one.sealed.clone(),
-                    since: given.since,
+                    since: given.since.map(|(_, height)| height),
                     counter,
+                    trigger: given.since.map(|(txid, _)| txid),
                 };
                 step.send(peer, watch);
             }
@@ -239,8 +250,13 @@ impl Engine {
         }
         let result = refused.map_or(Ok(()), Err);
         step.volatile(towers(VolatileTowers::Answered(peer, tag, locator, result)));
+        // As long as it goes on with one factory the others wait.
+        let under_way = self.towers.get(peer).map_or(0, Tower::under_way);
         for factory in self.whole() {
-            step.effect(Effect::Appoint { instance: factory.instance });
+            let is_next = under_way <= AT_ONCE / 2;
+            if is_next || self.appointments_tag(factory.instance, peer) == tag {
+                step.effect(Effect::Appoint { instance: factory.instance });
+            }
         }
         Ok(())
     }
@@ -281,11 +297,9 @@ impl Engine {
         penalty: Transaction,
     ) {
         let Some(instance) = self.instance_of(channel_id) else { return };
-        if !self.towers.has_room(instance) && self.towers.beyond(instance) == 0 {
-            step.log(
-                Level::Unusual,
-                format!("{instance}: {MOST_PENALTIES} penalties are all that towers are given of it"),
-            );
+        if !self.towers.has_room(instance, takes(&penalty)) {
+            // The operator gains less by this one than by each that is kept.
+            return;
         }
         step.volatile(towers(VolatileTowers::Penalty(instance, commitment, penalty)));
         step.effect(Effect::Appoint { instance });
@@ -300,7 +314,7 @@ impl Engine {
         self.next_generation();
         kept.into_iter().for_each(|(name, kept)| self.watching.load(name, kept));
         for (channel_id, commitment, tx) in penalties {
-            if let Some(instance) = self.instance_of(channel_id) {
+            if let Some(instance) = self.instance_of(channel_id).filter(|_| self.may_need_penalty(channel_id)) {
                 self.towers.add_penalty(instance, commitment, tx);
             }
         }
@@ -313,18 +327,25 @@ impl Engine {
     }
 
     /// Whether a penalty for this channel is of use to a tower; not known where records can't be read.
-    pub fn wants_penalty(&self, channel_id: ChannelId) -> bool {
+    pub fn wants_penalty(&self, channel_id: ChannelId, penalty: &Transaction) -> bool {
         match self.instance_of(channel_id) {
             Some(instance) => {
                 let own = self.factories.get(&instance).is_some_and(|factory| factory.lsp() != self.me);
-                own && self.towers.has_room(instance)
+                own && self.towers.has_room(instance, takes(penalty))
             }
             None => self.is_blind(),
         }
     }
 
-    /// Whether a penalty that is stored may be of use: not of a factory that is over, or that was left.
-    pub fn may_need_penalty(&self, channel_id: ChannelId) -> bool {
+    /// Whether a penalty that is stored may be of use: not if others have taken its place.
+    pub fn needs_penalty(&self, channel_id: ChannelId, commitment: Txid) -> bool {
+        let instance = self.instance_of(channel_id);
+        let has = instance.is_none_or(|instance| self.towers.has_penalty(instance, commitment));
+        has && self.may_need_penalty(channel_id)
+    }
+
+    /// Not of a factory that is over, or that was left.
+    fn may_need_penalty(&self, channel_id: ChannelId) -> bool {
         let factory = self.instance_of(channel_id).and_then(|instance| self.factories.get(&instance));
         factory.map_or(self.is_blind(), |factory| !factory.has_left())
     }
@@ -354,6 +375,21 @@ impl Engine {
         self.watched_by(tower).find(|factory| self.appointments_tag(factory.instance, tower) == tag)
     }
 
+    /// What a tower must not have any more: penalties that others have taken the place of; and of whoever has lost its
+    /// channels (S39) the path, at the end of which nobody but the operator could close them.
+    fn no_longer(&self, factory: &Factory, had: &Had, wanted: &Wanted<'_>) -> Vec<Locator> {
+        let replaced = self.towers.replaced(factory.instance);
+        let mut gone: BTreeSet<Locator> = replaced.filter(|one| had.stored.contains_key(*one)).copied().collect();
+        if factory.has_lost_channels() {
+            let still = |locator: &Locator, given: &Given| {
+                wanted.tasks.get(locator).is_some_and(|(_, wanted)| wanted.sum == given.sum)
+            };
+            let on_path = ways(factory).into_iter().flat_map(locators);
+            gone.extend(on_path.filter(|one| had.stored.get(one).is_some_and(|given| !still(one, given))));
+        }
+        gone.into_iter().take(MOST_GONE).collect()
+    }
+
     fn wanted(&self, factory: &Factory, height: Height) -> Wanted<'_> {
         let timeout = factory.current.terms.timeout_height.saturating_add(AFTER);
         let on_chain = factory.own_channels().any(|channel| factory.is_out(&channel));
@@ -367,14 +403,14 @@ impl Engine {
         for (trigger, tasks) in tasks {
             let (made, left_out) = Appointment::seal_all(trigger, &tasks);
             wanted.left_out = wanted.left_out.saturating_add(left_out);
-            let since = factory.confirmed.get(&trigger).copied();
+            let since = factory.confirmed.get(&trigger).map(|height| (trigger, *height));
             for one in made {
                 let given = Given { sum: until_sum(one.sum(), until), since };
                 wanted.tasks.insert(one.locator, (Cow::Owned(one), given));
             }
         }
         for (one, sum) in self.towers.penalties(factory.instance) {
-            let given = Given { sum: until_sum(*sum, until), since: None };
+            let given = Given { sum: until_sum(sum, until), since: None };
             if !wanted.tasks.contains_key(&one.locator) {
                 wanted.penalties.insert(one.locator, (Cow::Borrowed(one), given));
             }

@@ -22,8 +22,6 @@ use crate::wire::words::Words;
 
 /// Blocks that an appointment may last from now on: three years.
 const LONGEST: Height = 160_000;
-/// What looking into a block counts as, bytes: it has to be fetched.
-const BLOCK: usize = 1_000_000;
 /// Blocks before the last that are looked into once more for a client that hasn't handled them: it says the rest itself.
 const BACK: Height = 6;
 /// Bytes of each appointment in a list.
@@ -74,7 +72,7 @@ impl Engine {
         peer: NodeId,
         watch: Watch,
     ) -> Result<(), Fault> {
-        let Watch { tag, locator, until, height, sealed, since, counter } = watch;
+        let Watch { tag, locator, until, height, sealed, since, counter, trigger } = watch;
         let name = (peer, tag, locator);
         if self.watching.putting(&name).is_some() || self.watching.is_opening(&name) {
             return Err(Fault::stale("one in its place is being written"));
@@ -84,6 +82,8 @@ impl Engine {
         let (sum, bytes) = (until_sum(appointment.sum(), until), appointment.sealed.len());
         let known = self.watching.kept(&name);
         let back = step.height.saturating_sub(height).min(BACK);
+        let there = trigger.zip(since);
+        let fits = |(txid, _): (Txid, Height)| locators(txid).any(|one| one == locator);
         let refused = match () {
             () if !self.watches_for(peer) => "this node doesn't watch for you (factory-watch-for)".to_owned(),
             // Each connection asks again.
@@ -93,6 +93,7 @@ impl Engine {
                 step.send(peer, Watched { tag, locator, sum, refused: None });
                 return Ok(());
             }
+            () if since.is_some() && !there.is_some_and(fits) => "it waits for another transaction".to_owned(),
             () if bytes < LEAST_BYTES => "it is no appointment".to_owned(),
             () if bytes > MOST_BYTES => format!("it is larger than {MOST_BYTES} bytes"),
             () if until > step.height.saturating_add(LONGEST) => "it would last too long".to_owned(),
@@ -101,22 +102,22 @@ impl Engine {
             () if counter < newest => {
                 format!("there are some of {newest} records, and the sender has {counter}")
             }
-            () if self.tower_works(step, peer, cost(bytes, since)).is_err() => {
+            () if self.tower_works(step, peer, bytes).is_err() => {
                 "too much was written in the last ten minutes".to_owned()
             }
-            () => match self.watching.too_many(name, bytes) {
+            () => match self.watching.too_many(name, bytes, self.config.watch_for.contains(&peer)) {
                 Some(why) => why,
                 None => {
                     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                    // What it waits for may have been there before it changed.
-                    let trigger = known.and_then(|known| known.trigger);
+                    // What it waits for may have been there before it changed. What this node has seen counts.
+                    let trigger = known.and_then(|known| known.trigger).or(there);
                     let kept = Kept { sum, bytes, until, counter, trigger };
                     let from = step.height.saturating_sub(back).saturating_add(1);
                     step.volatile(watching(VolatileWatching::Putting(
                         name,
                         Putting { bytes, from, wanted: true },
                     )));
-                    let request = TowerRequest::Put { tag, appointment, kept, since };
+                    let request = TowerRequest::Put { tag, appointment, kept };
                     step.effect(Effect::Tower { peer, request });
                     return Ok(());
                 }
@@ -184,9 +185,16 @@ impl Engine {
         all.into_iter().map(|(peer, (appointments, due))| (peer, appointments, due)).collect()
     }
 
-    /// Whether a start has to read the last blocks again for somebody's sake, so that the last isn't noted as handled.
-    pub fn looks_back(&self) -> bool {
-        self.watching.is_unsettled()
+    /// The first block that a start has to read again for somebody's sake, so that it isn't noted as handled; nothing if
+    /// it needn't read any.
+    pub fn unsettled(&self) -> Option<Height> {
+        self.watching.unsettled()
+    }
+
+    /// What this node watches for others can't be read: until a start can, no block counts as handled.
+    pub fn towers_are_unread(&mut self) {
+        self.next_generation();
+        self.watching.unread();
     }
 
     /// Whether this node watches for others.
@@ -206,7 +214,7 @@ impl Engine {
     /// What was due when this node stopped.
     pub(crate) fn watching_started(&self, step: &mut StepBuilder<'_>) {
         for (name, trigger) in self.watching.triggered() {
-            open(step, name, trigger);
+            open(step, name, trigger, true);
         }
     }
 
@@ -283,7 +291,7 @@ impl Engine {
             Ok(()) => {
                 step.volatile(watching(VolatileWatching::Kept(name, kept)));
                 if let Some(trigger) = kept.trigger {
-                    open(step, name, trigger);
+                    open(step, name, trigger, true);
                 }
             }
             Err(_) => step.volatile(watching(VolatileWatching::NotKept(name))),
@@ -298,7 +306,7 @@ impl Engine {
     fn found(&self, step: &mut StepBuilder<'_>, locator: Locator, trigger: (Txid, Height)) {
         for name in self.watching.waits_for(locator) {
             if self.watching.kept(&name).is_some_and(|kept| kept.trigger != Some(trigger)) {
-                open(step, name, trigger);
+                open(step, name, trigger, false);
             }
         }
     }
@@ -321,7 +329,7 @@ impl Engine {
         if let Some(from) = fresh.values().min() {
             let (from, to) = (*from, block.height);
             let request = TowerRequest::Look { from, to, locators: fresh.keys().copied().collect() };
-            step.volatile(watching(VolatileWatching::Looking));
+            step.volatile(watching(VolatileWatching::Looking(from)));
             step.effect(Effect::Tower { peer: self.me, request });
         }
         for (name, txid, due) in self.watching.due() {
@@ -343,14 +351,11 @@ impl Engine {
     }
 }
 
-/// S28: what an appointment costs whoever keeps it.
-fn cost(bytes: usize, since: Option<Height>) -> usize {
-    bytes.saturating_add(since.map_or(0, |_| BLOCK))
-}
-
-fn open(step: &mut StepBuilder<'_>, name: Name, trigger: (Txid, Height)) {
+/// `is_noted`: the disk knows of the transaction.
+fn open(step: &mut StepBuilder<'_>, name: Name, trigger: (Txid, Height), is_noted: bool) {
     let (peer, tag, locator) = name;
-    step.volatile(watching(VolatileWatching::Opening(name)));
+    let (_, height) = trigger;
+    step.volatile(watching(VolatileWatching::Opening(name, Some(height).filter(|_| !is_noted))));
     step.effect(Effect::Tower { peer, request: TowerRequest::Open { tag, locator, trigger } });
 }
 

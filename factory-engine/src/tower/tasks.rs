@@ -85,3 +85,16 @@ pub(crate) fn tasks(factory: &Factory) -> BTreeMap<Txid, Vec<Task>> {
     }
     tasks.0
 }
+
+/// Transactions that a node of this client's paths spends an output of.
+pub(crate) fn ways(factory: &Factory) -> Vec<Txid> {
+    let mut ways = vec![];
+    for attempt in factory.attempts() {
+        if let (Role::Client { index, .. }, Some(tree)) = (attempt.role, &attempt.tree) {
+            let path = attempt.layout.path(index).into_iter();
+            let nodes = path.filter_map(|coin| tree.session(SessionId { coin, role: SpendRole::State }));
+            ways.extend(nodes.map(|session| session.outpoint.txid));
+        }
+    }
+    ways
+}

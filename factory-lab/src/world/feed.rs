@@ -64,6 +64,7 @@ impl World {
             return Ok(Fed::Down);
         };
         let effects = engine.apply(step).map_err(error)?;
+        self.members[at].unsettled = engine.unsettled();
         if durable && self.follows(at) {
             self.judge_recovery(at);
         }

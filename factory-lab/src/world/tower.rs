@@ -21,21 +21,13 @@ impl World {
     /// `Effect::Tower`, as the plugin does it.
     pub(super) fn serve_tower(&mut self, at: usize, peer: NodeId, request: TowerRequest) {
         let answer = match request {
-            TowerRequest::Put { tag, appointment, mut kept, since } => {
+            TowerRequest::Put { tag, appointment, mut kept } => {
                 let locator = appointment.locator;
-                let there = since.map(|height| self.look(height, &[locator]));
-                let found = there.as_ref().and_then(|found| found.first());
-                kept.trigger = found.map(|(_, trigger)| *trigger).or(kept.trigger);
-                let lacks = there.is_some_and(|found| found.is_empty());
-                let result =
-                    if lacks { Err("the block has nothing that it fits".to_owned()) } else { Ok(()) };
                 let name = (peer, tag, locator);
                 let before = self.members[at].appointments.get(&name).and_then(|(before, _)| before.trigger);
                 kept.trigger = kept.trigger.or(before);
-                if result.is_ok() {
-                    self.members[at].appointments.insert(name, (kept, appointment));
-                }
-                TowerAnswer::Put { tag, locator, kept, result }
+                self.members[at].appointments.insert(name, (kept, appointment));
+                TowerAnswer::Put { tag, locator, kept, result: Ok(()) }
             }
             TowerRequest::Open { tag, locator, trigger } => {
                 let known = self.members[at].appointments.get_mut(&(peer, tag, locator));
@@ -100,7 +92,7 @@ impl World {
         penalty: Transaction,
     ) -> Result<(), LabError> {
         let engine = self.members[at].engine.as_ref();
-        if engine.is_some_and(|engine| engine.wants_penalty(channel_id)) {
+        if engine.is_some_and(|engine| engine.wants_penalty(channel_id, &penalty)) {
             self.members[at].penalties.push((channel_id, commitment, penalty.clone()));
         }
         self.feed(at, Input::Revoked { channel_id, commitment, penalty })?;

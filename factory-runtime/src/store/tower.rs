@@ -30,15 +30,22 @@ pub struct TowerStore<K> {
     keys: K,
 }
 
+/// A penalty of this node's: the channel, the commitment transaction, and what punishes it.
+pub type Penalty = (ChannelId, Txid, Transaction);
+
 /// What is there at a start.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Appointments of peers.
-    pub kept: Vec<(Name, Kept)>,
-    /// Penalties of this node's channels: the channel, the commitment transaction, and what punishes it.
-    pub penalties: Vec<(ChannelId, Txid, Transaction)>,
+#[derive(Debug)]
+pub struct Found<T> {
+    /// What could be read.
+    pub found: Vec<T>,
     /// Keys whose value isn't as it was written.
     pub unreadable: Vec<String>,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { found: vec![], unreadable: vec![] }
+    }
 }
 
 impl<K: KeyValue> TowerStore<K> {
@@ -147,50 +154,59 @@ impl<K: KeyValue> TowerStore<K> {
         Ok(())
     }
 
-    /// What is known of everything that is there.
+    /// What is known of every appointment that is there.
     ///
     /// # Errors
     /// When the keys can't be read.
-    pub async fn load(&self) -> Result<Found, KeyError> {
-        let mut found = Found::default();
-        for kind in [WATCH, REVOKED] {
-            let root: Key = [ROOT, kind].map(str::to_owned).to_vec();
-            for of in self.keys.list(&root).await? {
-                if of.key.len() <= root.len() {
+    pub async fn load(&self) -> Result<Found<(Name, Kept)>, KeyError> {
+        let read = |owner: &str, name: &str, value: &[u8]| {
+            let (tag, locator) = name.split_once('-')?;
+            let tag = <[u8; 32]>::from_hex(tag).ok()?;
+            Some(((owner.parse().ok()?, tag, Locator::from_hex(locator).ok()?), parse(value)?))
+        };
+        self.all(WATCH, read).await
+    }
+
+    /// Every penalty that is there.
+    ///
+    /// # Errors
+    /// When the keys can't be read.
+    pub async fn penalties(&self) -> Result<Found<Penalty>, KeyError> {
+        let read = |owner: &str, name: &str, value: &[u8]| {
+            let penalty = bitcoin::consensus::deserialize(value).ok()?;
+            Some((owner.parse().ok()?, name.parse().ok()?, penalty))
+        };
+        self.all(REVOKED, read).await
+    }
+
+    async fn all<T>(
+        &self,
+        kind: &str,
+        read: impl Fn(&str, &str, &[u8]) -> Option<T>,
+    ) -> Result<Found<T>, KeyError> {
+        let mut all = Found::default();
+        let root: Key = [ROOT, kind].map(str::to_owned).to_vec();
+        for of in self.keys.list(&root).await? {
+            if of.key.len() <= root.len() {
+                continue;
+            }
+            for listed in self.keys.list(&of.key).await? {
+                let (Some(owner), Some(name), Some(value)) = (of.key.last(), listed.key.last(), &listed.value)
+                else {
                     continue;
-                }
-                for listed in self.keys.list(&of.key).await? {
-                    let (Some(owner), Some(name), Some(value)) =
-                        (of.key.last(), listed.key.last(), &listed.value)
-                    else {
-                        continue;
-                    };
-                    if found.take(kind, owner, name, value).is_none() {
-                        found.unreadable.push(listed.key.join("/"));
-                    }
+                };
+                match read(owner, name, value) {
+                    Some(one) => all.found.push(one),
+                    None => all.unreadable.push(listed.key.join("/")),
                 }
             }
         }
-        Ok(found)
+        Ok(all)
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Vec<u8>>, KeyError> {
         let listed = self.keys.list(key).await?;
         Ok(listed.into_iter().find(|listed| listed.key == *key).and_then(|listed| listed.value))
-    }
-}
-
-impl Found {
-    fn take(&mut self, kind: &str, owner: &str, name: &str, value: &[u8]) -> Option<()> {
-        if kind == REVOKED {
-            let penalty = bitcoin::consensus::deserialize(value).ok()?;
-            self.penalties.push((owner.parse().ok()?, name.parse().ok()?, penalty));
-        } else {
-            let (tag, locator) = name.split_once('-')?;
-            let tag = <[u8; 32]>::from_hex(tag).ok()?;
-            self.kept.push(((owner.parse().ok()?, tag, Locator::from_hex(locator).ok()?), parse(value)?));
-        }
-        Some(())
     }
 }
 
@@ -272,9 +288,9 @@ mod tests {
         store.forget(name(2)).await.unwrap();
         assert_eq!(store.due(name(2), (txid(1), 800)).await, Ok(None));
         let mut found = TowerStore::new(keys.clone()).load().await.unwrap();
-        found.kept.sort_by_key(|(name, _)| *name);
+        found.found.sort_by_key(|(name, _)| *name);
         let triggered = Kept { trigger: Some((txid(1), 800)), ..kept(1) };
-        assert_eq!(found.kept, [(name(1), triggered), (name(3), kept(4))]);
+        assert_eq!(found.found, [(name(1), triggered), (name(3), kept(4))]);
         assert_eq!(found.unreadable, Vec::<String>::new());
         assert_eq!(keys.entries().len(), 4, "nothing of what is forgotten is left");
     }
@@ -291,7 +307,7 @@ mod tests {
                 let put = store.put(name(1), &kept(1), &[1; 50]).await;
                 let due = store.due(name(1), (txid(1), 800)).await;
                 keys.set_fault(None);
-                let found = TowerStore::new(keys).load().await.unwrap().kept;
+                let found = TowerStore::new(keys).load().await.unwrap().found;
                 assert!(put.is_err() || found.len() == 1, "call {call}");
                 let noted = found.first().is_some_and(|(_, kept)| kept.trigger.is_some());
                 assert!(!matches!(due, Ok(Some(_))) || noted, "call {call}");
@@ -332,8 +348,8 @@ mod tests {
         }
         keys.replace(&penalty_key(channel, txid(8)), &[1, 2, 3]).await.unwrap();
         store.forget_penalty(channel, txid(9)).await.unwrap();
-        let found = store.load().await.unwrap();
-        assert_eq!(found.penalties, vec![(channel, txid(7), penalty)]);
+        let found = store.penalties().await.unwrap();
+        assert_eq!(found.found, vec![(channel, txid(7), penalty)]);
         assert_eq!(found.unreadable.len(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Messages that are nearly right: well formed, of the right ceremony, and wrong in one thing.
 
 use bitcoin::TxOut;
+use bitcoin::hashes::Hash;
 use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use factory_engine::tx::musig::{AggNonce, PartialSig, PubNonce};
 use factory_engine::types::{Amount, ChannelId, InstanceId, PaymentHash, PaymentSecret, ScriptBuf, Txid};
@@ -246,7 +247,8 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
             1 => m.height = number(m.height, input),
             _ => m.pays_sat = input.word().into(),
         },
-        Message::Watch(m) => match input.byte() % 7 {
+        Message::Watch(m) => match input.byte() % 8 {
+            6 => m.trigger = Some(Txid::from_byte_array(input.array())),
             5 => m.counter = number(m.counter, input),
             0 => flip(&mut m.tag, input),
             1 => m.locator = input.array(),

@@ -23,7 +23,8 @@ pub async fn note(state: &State, request: &Value) {
     let Some((channel_id, commitment, penalty)) = parse(request) else {
         return log::debug!("a revoked commitment without a penalty: {request}");
     };
-    let wanted = state.runtime.read(move |engine, _| engine.wants_penalty(channel_id));
+    let tx = penalty.clone();
+    let wanted = state.runtime.read(move |engine, _| engine.wants_penalty(channel_id, &tx));
     // Where nobody can say, it may be.
     let wanted = !matches!(tokio::time::timeout(PATIENCE, wanted).await, Ok(Ok(false)));
     let store = TowerStore::new(datastore::keys(state.rpc.clone()));

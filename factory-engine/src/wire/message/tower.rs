@@ -52,6 +52,8 @@ tlv_struct! {
         pub since: Option<Height> => 9,
         /// Number of the records that the sender has of the factory: whoever had more knows more.
         pub counter: u32 => 10,
+        /// With `since` the transaction: nobody has to fetch a block for it, which may be pruned.
+        pub trigger: Option<Txid> => 11,
     }
 }
 
