@@ -231,7 +231,7 @@ fn a_tower_publishes_the_distribution_at_the_timeout() {
     }
 }
 
-/// S40: a tower that is told late is told in which block it has to look, and says that it watches once it has found it.
+/// S40: a tower that is told late is told which transaction is there already, and in which block.
 #[test]
 fn a_tower_that_comes_later_looks_back() {
     let mut world = world(5, &[1]);
@@ -447,7 +447,7 @@ fn a_liar_gets_nothing_watched() {
         assert_eq!(world.appointments(TOWER).len(), mine + stays);
     }
     // It is there already, and is another one than what it waits for.
-    let other = watch([1; 16], height + 30, good.clone(), Some(height));
+    let other = watch([1; 16], height + 30, vec![1; 100], Some(height));
     says(&mut world, 1, Watch { trigger: Some(Txid::all_zeros()), ..other });
     assert!(world.appointments(TOWER).iter().all(|one| one.locator != [1; 16] || one.sealed == good));
     assert_eq!(world.appointments(TOWER).len(), mine + 1);

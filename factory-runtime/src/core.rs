@@ -45,7 +45,7 @@ pub struct Runtime<S, N> {
     /// The last blocks that were handled.
     handled: Handled,
     /// When a block was last noted as handled, and which.
-    tip_kept: Option<(Millis, BlockHash)>,
+    tip_kept: Option<(Millis, (Height, BlockHash))>,
     /// Factories wait for the next start, which has to read the chain again.
     recovered: bool,
     /// Copies that have more than is stored.
@@ -268,7 +268,11 @@ impl<S: Store, N: Node> Runtime<S, N> {
     }
 
     async fn handle(&mut self, input: Input, reply: Option<Reply>) {
-        let moves_tip = matches!(input, Input::Block(_) | Input::Reorg { .. });
+        let reorg = match &input {
+            Input::Reorg { height } => Some(*height),
+            _ => None,
+        };
+        let moves_tip = reorg.is_some() || matches!(input, Input::Block(_));
         // The follower has nothing more to deliver for now.
         let caught_up = matches!(input, Input::Fees(_));
         #[cfg(feature = "faults")]
@@ -300,9 +304,16 @@ impl<S: Store, N: Node> Runtime<S, N> {
         };
         // Before anybody can act on it: a peer opens as soon as it reads our `expecting`.
         self.inbox.view.update_expecting(&self.engine);
-        self.handled.note(self.engine.tip());
+        match reorg {
+            Some(height) => self.handled.cut(height),
+            None if moves_tip => self.handled.note(self.engine.tip()),
+            None => {}
+        }
+        // Before a client hears that it is watched for: a start has to look there again.
+        let back = self.engine.unsettled().zip(self.tip_kept);
+        let back = back.is_some_and(|(first, (_, (kept, _)))| first <= kept);
         let late = || self.tip_kept.is_none_or(|(kept, _)| now().abs_diff(kept) >= KEEP_TIP);
-        if caught_up || moves_tip && (!step_is_empty || late()) {
+        if caught_up || back || moves_tip && (!step_is_empty || late()) {
             self.keep_tip().await;
         }
         if moves_tip {
@@ -347,10 +358,10 @@ impl<S: Store, N: Node> Runtime<S, N> {
         if self.engine.scan_from().is_none() && !self.engine.is_tower() {
             return;
         }
-        if self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == hash) {
+        if self.recovered || self.tip_kept.is_some_and(|(_, kept)| kept == (height, hash)) {
             return;
         }
-        self.tip_kept = Some((now(), hash));
+        self.tip_kept = Some((now(), (height, hash)));
         let mut bytes = height.to_be_bytes().to_vec();
         bytes.extend(hash.as_byte_array());
         if let Err(error) = self.store.put(TIP, bytes).await {

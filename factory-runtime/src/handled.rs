@@ -23,6 +23,11 @@ impl Handled {
         }
     }
 
+    /// Blocks above this one are gone. Until the next block the engine's tip has the hash of one that is.
+    pub(super) fn cut(&mut self, height: Height) {
+        self.0.retain(|(handled, _)| *handled <= height);
+    }
+
     /// The last one below a height; without one the last of all.
     pub(super) fn below(&self, height: Option<Height>) -> Option<(Height, BlockHash)> {
         self.0.iter().rev().find(|(handled, _)| height.is_none_or(|height| *handled < height)).copied()
@@ -52,5 +57,7 @@ mod tests {
         handled.note(Some((39, hash(90))));
         assert_eq!(handled.below(None), Some((39, hash(90))));
         assert_eq!(handled.below(Some(39)), Some((38, hash(38))));
+        handled.cut(37);
+        assert_eq!(handled.below(None), Some((37, hash(37))));
     }
 }

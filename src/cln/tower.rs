@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bitcoin::{Transaction, Txid};
 use factory_engine::io::fees::Refused;
-use factory_engine::io::{Kept, SignedReceipt, TowerAnswer, TowerRequest};
-use factory_engine::memory::watching::Name;
+use factory_engine::io::{SignedReceipt, TowerAnswer, TowerRequest};
 use factory_engine::record::appointment::{Locator, look_into};
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId};
 use factory_engine::wire::message::Receipt;
@@ -77,7 +76,9 @@ impl Tower {
         engine.load_towers([], found);
         // Of factories that are over, and what others have taken the place of.
         let over: Vec<_> = all.into_iter().filter(|(channel, txid)| !engine.needs_penalty(*channel, *txid)).collect();
-        let known: BTreeSet<InstanceId> = engine.factories().map(|factory| factory.instance).collect();
+        let readable = engine.factories().map(|factory| factory.instance);
+        let known: BTreeSet<InstanceId> =
+            readable.chain(engine.unreadable().map(|(instance, _)| instance)).collect();
         let store = self.store.clone();
         // Each takes a call to lightningd, and nothing waits for it.
         tokio::spawn(async move {

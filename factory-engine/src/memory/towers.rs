@@ -35,6 +35,8 @@ pub(crate) struct Had {
     pub(crate) refused: BTreeSet<Locator>,
     /// Number and sum of those that it was asked to sign for last.
     pub(crate) receipt: Option<(u32, Sum)>,
+    /// Whether it has.
+    pub(crate) signed: bool,
 }
 
 /// A tower, as it has said in this connection.
@@ -108,6 +110,8 @@ pub(crate) enum VolatileTowers {
     Answered(NodeId, Tag, Locator, Result<(), String>),
     /// It was asked to sign that it has so many, and their sum.
     AsksReceipt(NodeId, Tag, (u32, Sum)),
+    /// It has.
+    Signed(NodeId, Tag),
     /// It was told that these are not needed any more.
     Gone(NodeId, Tag, Vec<Locator>),
     /// A block has passed: what gave no answer is offered again, and now and then what was refused.
@@ -147,7 +151,12 @@ impl Towers {
             }
             VolatileTowers::AsksReceipt(peer, tag, total) => {
                 if let Some(had) = self.had_mut(peer, tag) {
-                    had.receipt = Some(total);
+                    (had.receipt, had.signed) = (Some(total), false);
+                }
+            }
+            VolatileTowers::Signed(peer, tag) => {
+                if let Some(had) = self.had_mut(peer, tag) {
+                    had.signed = true;
                 }
             }
             VolatileTowers::Gone(peer, tag, locators) => {
@@ -181,7 +190,9 @@ impl Towers {
         for one in made {
             let penalty = Penalty { takes, sum: one.sum(), appointment: one };
             let locator = penalty.appointment.locator;
-            of.all.insert(locator, penalty);
+            if let Some(before) = of.all.insert(locator, penalty) {
+                of.by_value.remove(&(before.takes, locator));
+            }
             of.by_value.insert((takes, locator));
             if of.by_value.len() > MOST_PENALTIES
                 && let Some((_, least)) = of.by_value.pop_first()
@@ -255,13 +266,15 @@ impl Towers {
         self.penalties.get(&instance).into_iter().flat_map(|of| &of.replaced)
     }
 
-    /// Whether one that takes so much is of use. S28: until the next start, which deletes what was replaced, no more are
-    /// written than are kept.
+    /// Whether one that takes so much is of use.
     pub(crate) fn has_room(&self, instance: InstanceId, takes: u64) -> bool {
-        let Some(of) = self.penalties.get(&instance).filter(|of| of.all.len() >= MOST_PENALTIES) else {
-            return true;
-        };
-        of.beyond < MOST_PENALTIES && of.by_value.first().is_some_and(|(least, _)| takes > *least)
+        let full = self.penalties.get(&instance).filter(|of| of.all.len() >= MOST_PENALTIES);
+        full.is_none_or(|of| of.by_value.first().is_some_and(|(least, _)| takes > *least))
+    }
+
+    /// S28: until the next start, which deletes what was replaced, no more are written than are kept. Towers have them.
+    pub(crate) fn may_write(&self, instance: InstanceId) -> bool {
+        self.beyond(instance) < MOST_PENALTIES
     }
 }
 
@@ -280,9 +293,10 @@ pub(crate) fn total(sums: impl Iterator<Item = Sum>) -> (u32, Sum) {
 
 #[cfg(test)]
 mod tests {
+    use bitcoin::TxOut;
     use bitcoin::hashes::Hash;
 
-    use crate::types::{Amount, ScriptBuf, TxOut};
+    use crate::types::{Amount, ScriptBuf};
 
     use super::*;
 

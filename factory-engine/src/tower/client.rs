@@ -270,7 +270,7 @@ impl Engine {
     ) -> Result<(), Fault> {
         let Receipt { tag, count, sum, height, .. } = receipt;
         let had = self.towers.get(peer).and_then(|tower| tower.has.get(&tag));
-        let asked = had.is_some_and(|had| had.receipt == Some((count, sum)));
+        let asked = had.is_some_and(|had| had.receipt == Some((count, sum)) && !had.signed);
         let Some(factory) = self.factory_tagged(tag, peer).filter(|_| asked) else {
             return Err(Fault::stale("nobody has asked for it"));
         };
@@ -284,6 +284,7 @@ impl Engine {
             return Err(Fault::stale("its signature is none"));
         };
         let signed = SignedReceipt { instance: factory.instance, tower: peer, text, zbase };
+        step.volatile(towers(VolatileTowers::Signed(peer, tag)));
         step.effect(Effect::KeepReceipt(Box::new(signed)));
         Ok(())
     }
@@ -296,11 +297,10 @@ impl Engine {
         commitment: Txid,
         penalty: Transaction,
     ) {
-        let Some(instance) = self.instance_of(channel_id) else { return };
-        if !self.towers.has_room(instance, takes(&penalty)) {
-            // The operator gains less by this one than by each that is kept.
-            return;
-        }
+        // Where it has no room the operator gains less by this one than by each that is kept.
+        let takes = takes(&penalty);
+        let instance = self.instance_of(channel_id).filter(|instance| self.towers.has_room(*instance, takes));
+        let Some(instance) = instance.filter(|instance| self.is_client_in(*instance)) else { return };
         step.volatile(towers(VolatileTowers::Penalty(instance, commitment, penalty)));
         step.effect(Effect::Appoint { instance });
     }
@@ -330,8 +330,8 @@ impl Engine {
     pub fn wants_penalty(&self, channel_id: ChannelId, penalty: &Transaction) -> bool {
         match self.instance_of(channel_id) {
             Some(instance) => {
-                let own = self.factories.get(&instance).is_some_and(|factory| factory.lsp() != self.me);
-                own && self.towers.has_room(instance, takes(penalty))
+                let has_room = self.towers.has_room(instance, takes(penalty)) && self.towers.may_write(instance);
+                self.is_client_in(instance) && has_room
             }
             None => self.is_blind(),
         }
@@ -348,6 +348,10 @@ impl Engine {
     fn may_need_penalty(&self, channel_id: ChannelId) -> bool {
         let factory = self.instance_of(channel_id).and_then(|instance| self.factories.get(&instance));
         factory.map_or(self.is_blind(), |factory| !factory.has_left())
+    }
+
+    fn is_client_in(&self, instance: InstanceId) -> bool {
+        self.factories.get(&instance).is_some_and(|factory| factory.lsp() != self.me)
     }
 
     /// Whether a channel may be a factory's of which that can't be read (S33).

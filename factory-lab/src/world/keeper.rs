@@ -212,6 +212,7 @@ impl World {
         member.copies_due.clear();
         member.appointments.clear();
         member.penalties.clear();
+        member.receipts.clear();
         member.unsettled = None;
         member.shadow = None;
         member.restored = true;

@@ -24,6 +24,7 @@ use super::{Penalty, World};
 pub struct Backup {
     store: Store,
     view: Vec<(Height, BlockHash)>,
+    unsettled: Option<Height>,
     channels: BTreeMap<ChannelId, Channel>,
     reserved: BTreeSet<OutPoint>,
     ordinary: Vec<KnownChannel>,
@@ -43,6 +44,7 @@ impl World {
         Backup {
             store: member.store.clone(),
             view: member.view.clone(),
+            unsettled: member.unsettled,
             channels: member.lightningd.channels.clone(),
             reserved: member.lightningd.reserved.clone(),
             ordinary: member.lightningd.ordinary.clone(),
@@ -68,6 +70,7 @@ impl World {
         let newer = std::mem::replace(&mut member.lightningd.channels, older.channels);
         member.store = older.store;
         member.view = older.view;
+        member.unsettled = older.unsettled;
         member.lightningd.reserved = older.reserved;
         member.lightningd.ordinary = older.ordinary;
         member.lightningd.invoices = older.invoices;

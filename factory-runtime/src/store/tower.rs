@@ -144,7 +144,7 @@ impl<K: KeyValue> TowerStore<K> {
     pub async fn forget_receipts(&self, is_over: impl Fn(InstanceId) -> bool) -> Result<(), KeyError> {
         let root = receipt_root(None);
         for of in self.keys.list(&root).await? {
-            let instance = of.key.get(root.len()).and_then(|name| name.parse().ok());
+            let instance = of.key.get(root.len()).and_then(|name| name.parse::<InstanceId>().ok());
             if instance.is_some_and(&is_over) {
                 for listed in self.keys.list(&of.key).await? {
                     self.keys.delete(&listed.key).await?;
