@@ -92,6 +92,7 @@ impl Keeping {
     pub(crate) fn forget(&mut self, instance: InstanceId) {
         self.records.remove(&instance);
         self.kept.remove(&instance);
+        self.trouble.retain(|(_, of), _| *of != Some(instance));
         self.held.retain(|(of, _), _| *of != instance);
     }
 
