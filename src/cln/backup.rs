@@ -251,7 +251,7 @@ impl Copier {
             }
             self.hand_to_peers().await;
             let Err(reason) = self.write().await else { return };
-            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
+            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason, lost: false });
             let again = Instant::now() + AGAIN;
             while let Ok(Some(wish)) = tokio::time::timeout_at(again, wishes.0.recv()).await {
                 self.want(wish).await;
