@@ -258,7 +258,7 @@ async fn what_a_keeper_has_more_is_stored_in_the_end() {
     // Once when it comes, and once before it is looked at.
     store.fail_next(2);
     handle.input(Input::FileHas { copy: Copy { instance, records: records.clone() } });
-    let look = |engine: &Engine, _| {
+    let look = move |engine: &Engine, _| {
         let restored = engine.factory(instance).unwrap().restored().is_some();
         (restored, engine.is_compared(Keeper::File, instance))
     };

@@ -146,7 +146,7 @@ impl Backup {
             let copy = self.key.open(&sealed).map_err(BadBackup::Copy)?;
             Ok((sealed, copy))
         };
-        Ok(Some((stamp, sealed.into_iter().map(open).collect::<Result<_, _>>()?)))
+        Ok(Some((stamp, sealed.into_iter().map(open).collect::<Result<_, BadBackup>>()?)))
     }
 }
 

@@ -130,7 +130,8 @@ pub async fn prepare(
         owner.refuse_everything(reason);
     }
     vital.spawn("owns the engine", owner.run(first, begin.0));
-    vital.spawn("makes copies", backup::keep(backup.clone(), rpc.clone(), datastore::store(rpc.clone()), handle.clone(), wishes));
+    let (noted, runtime) = (datastore::store(rpc.clone()), handle.clone());
+    vital.spawn("makes copies", backup::keep(backup.clone(), rpc.clone(), noted, runtime, wishes));
     let mut shared = Shared {
         online,
         bitcoind,

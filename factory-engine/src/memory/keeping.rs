@@ -112,7 +112,9 @@ impl Keeping {
                 self.trouble.insert((keeper, instance), why);
             }
             VolatileKeeping::Lost(keeper) => {
-                self.kept.values_mut().for_each(|kept| drop(kept.remove(&keeper)));
+                for kept in self.kept.values_mut() {
+                    kept.remove(&keeper);
+                }
             }
             VolatileKeeping::DropHeld(instance) => self.drop_held(instance),
             VolatileKeeping::Keepers(change) => self.keepers.apply(change),
