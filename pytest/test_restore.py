@@ -176,6 +176,36 @@ def test_a_copied_disk_is_exit_only(node_factory, bitcoind, directory):
         buy(bob, factory, 100_000)
 
 
+# S9, S39
+def test_a_file_that_is_mounted_late(node_factory, bitcoind, directory):
+    """A copied disk starts before its file is there: it begins none anew, and has its records back once the file is."""
+    dies = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=dies, stock_sat=STOCK)
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    path = pathlib.Path(file_of(directory, "bob"))
+    away = path.with_name("away")
+    pay(lsp, bob, 100_000_000, "to bob")
+    wait_until_copied(bob)
+    with older_copy(bob, lambda: connect_all(lsp, clients)):
+        buy(alice, factory, 200_000)
+        wait_for(lambda: len(factory_of(bob, instance).get("sales", [])) == 0)
+        wait_until_copied(bob)
+        lsp.stop()
+        bob.stop()
+        path.rename(away)
+        bob.start()
+    wait_for(lambda: "it was there before" in status(bob)["backup"].get("trouble", ""))
+    assert status(bob)["backup"]["copied"] == 0 and "exit_only" not in factory_of(bob, instance)
+    assert not path.exists()
+    before = away.read_bytes()
+    away.rename(path)
+    wait_for(lambda: "older backup" in factory_of(bob, instance).get("exit_only", ""))
+    wait_until_copied(bob)
+    assert "trouble" not in status(bob)["backup"]
+    assert len(path.read_bytes()) > len(before), "all that it had is still there, and more"
+
+
 # S40
 def test_what_is_no_backup_of_this_node_is_refused(node_factory, bitcoind, directory):
     lsp, clients, factory = backed_up(node_factory, bitcoind, directory)

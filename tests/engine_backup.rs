@@ -6,8 +6,12 @@ mod common;
 
 use bitcoin::Amount;
 use common::{factory, purse, sales};
+use factory_engine::backup::Copy;
+use factory_engine::io::Keeper;
+use factory_engine::record::encode_record;
+use factory_engine::record::event::{Event, Restored};
 use factory_engine::types::InstanceId;
-use factory_engine::{Command, Config, Policy, PriceList, Refusal, State};
+use factory_engine::{Command, Config, Input, Policy, PriceList, Refusal, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fed, LSP, World};
@@ -192,6 +196,85 @@ fn an_operator_that_lost_its_machine_evicts_in_time() {
     for client in 0..3 {
         assert!(factory(&world, LSP, instance).leaf_height(client).is_some(), "client {client}");
     }
+    in_order(&world);
+}
+
+/// A copy of a member's records, without the last `less` and with one more.
+fn other_copy(world: &World, at: usize, instance: InstanceId, less: usize) -> Copy {
+    let mut records = world.members[at].store.records(instance).to_vec();
+    records.truncate(records.len() - less);
+    records.push(encode_record(&[Event::from(Restored { reason: "of another course".to_owned() })]));
+    Copy { instance, records }
+}
+
+fn logged(world: &World, at: usize, what: &str) -> bool {
+    world.members[at].log.iter().any(|(_, text)| text.contains(what))
+}
+
+/// S9, S39: a file that couldn't be read at the start, and is there later, makes the factory exit-only if it has more, and
+/// if it has others: then it is no keeper of that factory, and says so.
+#[test]
+fn a_file_that_is_found_late_makes_the_factory_exit_only() {
+    for (less, brings_back) in [(0, true), (1, false), (2, false)] {
+        let scenario = Scenario::new(17).clients(2).config_of(1, |config| config.backup_file = true);
+        let (mut world, instance) = scenario.active().unwrap();
+        let before = world.members[1].store.records(instance).to_vec();
+        world.check_recovery = false;
+        let copy = other_copy(&world, 1, instance, less);
+        let had = copy.records.len();
+        world.feed(1, Input::FileHas { copy }).unwrap();
+        if brings_back {
+            assert!(world.members[1].engine.is_none(), "it has to be restarted");
+            world.start(1).unwrap();
+        }
+        let reason = factory(&world, 1, instance).restored().unwrap();
+        assert!(reason.contains(&format!("its copy in the backup file has {had}")), "{reason}");
+        let records = world.members[1].store.records(instance);
+        assert!(records.starts_with(&before));
+        assert_eq!(records.len(), before.len() + if brings_back { 2 } else { 1 });
+        let engine = world.engine(1).unwrap();
+        assert_eq!(engine.keeper_trouble(Keeper::File).is_some(), !brings_back);
+        let leaves = Input::Command(Command::Exit { instance });
+        world.feed(1, leaves).unwrap();
+        in_order(&world);
+    }
+}
+
+/// S9: an operator proposes nothing to be signed while it isn't known what a copy has, that is here, and stores it first.
+#[test]
+fn an_operator_proposes_nothing_while_a_copy_is_looked_at() {
+    let scenario = Scenario::new(18).clients(4).stock(300_000);
+    let (mut world, instance) = scenario.active().unwrap();
+    world.check_recovery = false;
+    world.break_bringing_back(LSP);
+    let copy = other_copy(&world, LSP, instance, 0);
+    world.feed(LSP, Input::FileHas { copy }).unwrap();
+    world.ask(1, instance, 40_000, 1_000_000).unwrap().unwrap();
+    world.settle().unwrap();
+    assert!(logged(&world, LSP, "one of the operator's copies is looked at"), "{:?}", world.members[LSP].log);
+    assert_eq!(sales(&world, LSP, instance).len(), 0);
+    world.mend_bringing_back(LSP).unwrap();
+    world.start(LSP).unwrap();
+    assert!(factory(&world, LSP, instance).restored().is_some());
+    in_order(&world);
+}
+
+/// S39: where nobody knows what a file still has, what it had is no copy.
+#[test]
+fn what_is_lost_is_no_copy() {
+    let (mut world, instance) = Scenario::new(19).clients(2).config(keeps).active().unwrap();
+    let kept = |world: &World| world.engine(1).unwrap().kept(instance).unwrap().keepers;
+    for lost in [false, true] {
+        assert_eq!(kept(&world), [Keeper::File]);
+        let reason = "its disk is away".to_owned();
+        world.feed(1, Input::NotKept { keeper: Keeper::File, reason, lost }).unwrap();
+        assert_eq!(kept(&world).is_empty(), lost);
+        assert_eq!(world.engine(1).unwrap().keeper_trouble(Keeper::File), Some("its disk is away"));
+    }
+    world.break_keeper(1);
+    world.mend_keeper(1);
+    world.settle().unwrap();
+    assert_eq!(kept(&world), [Keeper::File]);
     in_order(&world);
 }
 

@@ -230,6 +230,46 @@ fn as_many_records_and_others() {
     in_order(&world);
 }
 
+/// S9: what a keeper has shown has no deadline: nothing is signed before what it has more is stored, though it takes
+/// longer than any keeper may, and the keeper goes away meanwhile.
+#[test]
+fn what_a_keeper_has_shown_is_waited_for() {
+    let scenario = Scenario::new(16).clients(4).stock(300_000).config(keeps);
+    let (mut world, instance) = scenario.active().unwrap();
+    let older = world.backup(1);
+    let exit = Input::Command(Command::Exit { instance });
+    world.feed(1, exit).unwrap();
+    world.run_out().unwrap();
+    world.check_recovery = false;
+    world.break_bringing_back(1);
+    world.restore(1, older).unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    assert!(logged(&world, 1, "nothing is signed before it has shown them"));
+    world.now += 100_000;
+    world.feed(1, Input::Tick).unwrap();
+    world.settle().unwrap();
+    world.disconnect(LSP, 1);
+    world.settle().unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    // A neighbour buys.
+    world.ask(2, instance, 40_000, 1_000_000).unwrap().unwrap();
+    world.settle().unwrap();
+    assert!(logged(&world, 1, "sale_propose from"));
+    world.now += 1_000;
+    world.feed(1, Input::Tick).unwrap();
+    world.settle().unwrap();
+    assert_eq!(sales(&world, 1, instance).len(), 0, "nothing of it is signed");
+    assert_eq!(factory(&world, 1, instance).restored(), None);
+    world.mend_bringing_back(1).unwrap();
+    assert!(world.members[1].engine.is_none(), "it has to be restarted");
+    world.start(1).unwrap();
+    assert!(factory(&world, 1, instance).restored().is_some_and(|why| why.contains("its copy with a peer")));
+    assert!(factory(&world, 1, instance).current.exiting.contains(&0), "what it had forgotten is back");
+    in_order(&world);
+}
+
 /// S40: a disconnect while a copy is being stored keeps nobody from asking for it on the next connection.
 #[test]
 fn a_shelf_opens_again_after_a_disconnect() {

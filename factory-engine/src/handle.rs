@@ -193,11 +193,12 @@ impl Engine {
                 self.on_published(step, txid, *report);
             }
             Input::Kept { keeper, list } => self.on_kept(step, keeper, list),
-            Input::NotKept { keeper, reason } => self.on_not_kept(step, keeper, None, reason),
+            Input::NotKept { keeper, reason, lost } => self.on_no_keeper(step, keeper, reason, lost),
+            Input::FileHas { copy } => self.on_file_has(step, copy),
             Input::Copied { instance, copies } => self.on_copied(step, instance, &copies),
             Input::Shelf { peer, answer } => self.on_shelf_answer(step, peer, answer),
-            Input::BroughtBack { peer, instance, had, copied, compared } => {
-                self.on_brought_back(step, (peer, instance), had, copied, compared);
+            Input::BroughtBack { keeper, instance, had, copied, compared } => {
+                self.on_brought_back(step, (keeper, instance), had, copied, compared);
             }
             Input::Appoint { instance } => self.appoint(step, instance),
             Input::Revoked { channel_id, commitment, penalty } => {

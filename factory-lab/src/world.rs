@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bitcoin::{Amount, BlockHash, ScriptBuf};
 use chaos::Chaos;
 use factory_engine::backup::SealedCopy;
-use factory_engine::io::Kept;
+use factory_engine::io::{Keeper, Kept};
 use factory_engine::memory::watching::Name;
 use factory_engine::policy::Config;
 use factory_engine::record::appointment::Appointment;
@@ -98,6 +98,8 @@ pub struct Member {
     /// What its keeper has, on another machine.
     pub copies: BTreeMap<InstanceId, Vec<Vec<u8>>>,
     keeper_broken: bool,
+    /// Copies that can't be compared with its store, as long as that fails.
+    late: Option<Vec<(Keeper, factory_engine::backup::Copy)>>,
     /// What it keeps for others.
     pub shelves: BTreeMap<NodeId, BTreeMap<[u8; 32], SealedCopy>>,
     /// How it lies about that.
@@ -244,6 +246,7 @@ impl World {
                 shadow: None,
                 copies: BTreeMap::new(),
                 keeper_broken: false,
+                late: None,
                 shelves: BTreeMap::new(),
                 shelf_lie: None,
                 copies_due: BTreeSet::new(),

@@ -1,13 +1,14 @@
 //! Receive, handle, commit, apply, execute.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
-use factory_engine::backup::{Comparison, Copy, WITH_A_PEER, compare};
-use factory_engine::io::Compared;
+use factory_engine::backup::{Comparison, Copy, compare};
+use factory_engine::io::{Compared, Keeper};
 use factory_engine::record::{decode_record, encode_record};
-use factory_engine::types::{Height, InstanceId, Millis, NodeId};
+use factory_engine::types::{Height, InstanceId, Millis};
 use factory_engine::wire::codec::DecodeError;
 use factory_engine::{Answer, Effect, Engine, Folded, Input, Ladder, Level, PriceList, Refusal, Step};
 
@@ -30,6 +31,8 @@ const LADDER: &str = "ladder";
 const KEEP_TIP: Millis = 1_000;
 /// Pauses between attempts to store a step.
 const RETRIES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// Between two attempts to store what a keeper has, where nothing else happens.
+const BRING_BACK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The engine, the store, and everything that only their owner may touch.
 pub struct Runtime<S, N> {
@@ -49,7 +52,9 @@ pub struct Runtime<S, N> {
     /// Factories wait for the next start, which has to read the chain again.
     recovered: bool,
     /// Copies that have more than is stored.
-    newer: Vec<(NodeId, Copy)>,
+    newer: Vec<(Keeper, Copy)>,
+    /// Those of which the rest couldn't be stored yet.
+    late: BTreeMap<(Keeper, InstanceId), Copy>,
     /// Messages that waited.
     again: Vec<Input>,
 }
@@ -99,6 +104,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
             tip_kept: None,
             recovered: false,
             newer: vec![],
+            late: BTreeMap::new(),
             again: vec![],
         }
     }
@@ -118,9 +124,19 @@ impl<S: Store, N: Node> Runtime<S, N> {
                     }
                 }
             };
+            // Before anything else is stored behind what is there.
+            for ((keeper, _), copy) in std::mem::take(&mut self.late) {
+                if let Err(error) = self.bring_back(keeper, &copy).await {
+                    log::debug!("{}: still not stored what {keeper} has: {error}", copy.instance);
+                    self.late.insert((keeper, copy.instance), copy);
+                }
+            }
             self.serve(request).await;
-            for (peer, copy) in std::mem::take(&mut self.newer) {
-                self.bring_back(peer, copy).await;
+            for (keeper, copy) in std::mem::take(&mut self.newer) {
+                if let Err(error) = self.bring_back(keeper, &copy).await {
+                    log::error!("{}: cannot store what {keeper} has: {error}", copy.instance);
+                    self.late.insert((keeper, copy.instance), copy);
+                }
             }
             while !self.again.is_empty() {
                 for input in std::mem::take(&mut self.again) {
@@ -132,10 +148,12 @@ impl<S: Store, N: Node> Runtime<S, N> {
 
     /// The next request, or a tick when the engine's clock runs out. `None`: nobody is left.
     async fn next_request(&mut self) -> Option<Request> {
-        let Some(deadline) = self.engine.poll_timeout() else {
+        let clock = self.engine.poll_timeout();
+        let clock = clock.map(|deadline| Duration::from_millis(deadline.saturating_sub(now())));
+        let again = (!self.late.is_empty()).then_some(BRING_BACK_AGAIN);
+        let Some(pause) = clock.into_iter().chain(again).min() else {
             return self.inbox.requests.recv().await;
         };
-        let pause = Duration::from_millis(deadline.saturating_sub(now()));
         match tokio::time::timeout(pause, self.inbox.requests.recv()).await {
             Ok(request) => request,
             Err(_) => Some(Request::Input(Input::Tick, None)),
@@ -221,25 +239,27 @@ impl<S: Store, N: Node> Runtime<S, N> {
 
     /// S9: a copy that begins with all that is stored of its factory brings back the rest. Nothing is signed there before
     /// the engine knows. The next start reads the chain again: blocks may have gone by without what comes back.
-    async fn bring_back(&mut self, peer: NodeId, copy: Copy) {
+    ///
+    /// # Errors
+    /// What the store says: then the engine doesn't know yet.
+    async fn bring_back(&mut self, keeper: Keeper, copy: &Copy) -> Result<(), StoreError> {
         let instance = copy.instance;
-        let stored = match self.store.load(instance).await {
-            Ok(stored) => stored,
-            Err(error) => return log::error!("{instance}: cannot compare its records with a copy: {error}"),
-        };
-        let compared = match compare(&copy.records, &stored, WITH_A_PEER) {
+        let stored = self.store.load(instance).await?;
+        let compared = match compare(&copy.records, &stored, keeper) {
             Comparison::Older => Compared::Older,
             Comparison::Other => Compared::Other,
-            Comparison::Newer(missing) => match self.take_back(instance, missing).await {
-                Ok(true) => Compared::Newer,
-                Ok(false) => Compared::Other,
-                // Nothing is signed there until the next connection asks again.
-                Err(error) => return log::error!("{instance}: cannot store what a keeper has: {error}"),
+            Comparison::Newer(missing) => match self.take_back(instance, missing).await? {
+                true => Compared::Newer,
+                false => Compared::Other,
             },
         };
         let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);
         let (had, copied) = (number(&stored), number(&copy.records));
-        self.handle(Input::BroughtBack { peer, instance, had, copied, compared }, None).await;
+        self.handle(Input::BroughtBack { keeper, instance, had, copied, compared }, None).await;
+        match self.engine.is_compared(keeper, instance) {
+            true => Err(StoreError::Failed("what follows from it was not stored".to_owned())),
+            false => Ok(()),
+        }
     }
 
     /// Whether these records go on where those that are stored end; then they are stored, too.
@@ -408,7 +428,7 @@ impl<S: Store, N: Node> Runtime<S, N> {
         match effect {
             Effect::Send { peer, message } => self.inbox.peers.send(peer, &message, &self.node),
             Effect::Log { level, text } => write_log(level, &text),
-            Effect::BringBack { peer, copy } => self.newer.push((peer, copy)),
+            Effect::BringBack { keeper, copy } => self.newer.push((keeper, copy)),
             Effect::ReadAgain { peer, payload } => self.again.push(Input::Message { peer, payload }),
             Effect::Appoint { instance } => self.again.push(Input::Appoint { instance }),
             Effect::StateChanged { instance, new, .. } => {

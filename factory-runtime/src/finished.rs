@@ -66,12 +66,17 @@ pub(super) async fn forgotten<S: Store>(
     (unsigned, signed): &(Vec<InstanceId>, Vec<InstanceId>),
     height: Height,
 ) {
+    // Where some are left another of its id would go on behind them: there is none, as after a start (S39).
+    let remains = |instance: &InstanceId| (*instance, Remains::Records { since: height });
     if !unsigned.is_empty()
         && let Err(error) = store.remove(unsigned).await
     {
         log::warn!("records that nobody needs are still there: {error}");
+        engine.archive(unsigned.iter().map(remains));
     }
-    archive(engine, store, signed, height).await;
+    if !signed.is_empty() && !archive(engine, store, signed, height).await {
+        engine.archive(signed.iter().map(remains));
+    }
 }
 
 /// Whether memory is without these from now on.
@@ -98,7 +103,28 @@ async fn archive<S: Store>(
 
 #[cfg(test)]
 mod tests {
+    use factory_engine::Config;
+    use factory_engine::tx::musig::MasterSecret;
+    use factory_engine::types::NodeId;
+
+    use crate::store::memory::MemoryStore;
+
     use super::*;
+
+    /// S39: of what is forgotten and still stored there is no other, whose records would be counted wrongly.
+    #[tokio::test]
+    async fn what_cannot_be_removed_does_not_come_again() {
+        let (a, b) = (InstanceId([1; 32]), InstanceId([2; 32]));
+        for fails in [true, false] {
+            let mut engine = Engine::new(NodeId([2; 33]), MasterSecret::new([7; 32]), Config::default());
+            let mut store = MemoryStore::new();
+            store.append(&[(a, vec![1]), (b, vec![1])]).await.unwrap();
+            store.fail_next(if fails { 2 } else { 0 });
+            forgotten(&mut engine, &mut store, &(vec![a], vec![b]), 700).await;
+            assert_eq!(engine.is_archived(a), fails);
+            assert!(engine.is_archived(b));
+        }
+    }
 
     /// S28: all the time, and not only now and then.
     #[test]

@@ -1,10 +1,14 @@
 //! The runtime around a real engine, with a store and a node that are told what to do.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use factory_engine::terms::{Kind, Leaf, Shape};
+use factory_engine::backup::Copy;
+use factory_engine::io::Keeper;
+use factory_engine::record::event::{Accepted, Event, Invited, decode_record, encode_record};
+use factory_engine::terms::{Kind, Leaf, Shape, Terms};
 use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::{Amount, NodeId};
+use factory_engine::types::{Amount, InstanceId, NodeId};
 use factory_engine::wire::envelope::Envelope;
 use factory_engine::wire::message::PROTOCOL_ID;
 use factory_engine::{Config, Effect, Engine, Input, Refusal};
@@ -212,6 +216,64 @@ async fn what_is_said_once_is_brought_until_it_is_stored() {
     handle.insist(create()).await;
     let factories = handle.read(|engine, _| engine.factories().count()).await.unwrap();
     assert_eq!((factories, store.clone().load_all().await.unwrap().len()), (1, 1));
+}
+
+/// An invitation by [`PEER`].
+fn invited(instance: InstanceId) -> Event {
+    let leaf = Leaf { kind: Kind::Static, sub_factories: 1, clients_per_sub: 2 };
+    let terms = Terms {
+        instance,
+        lsp: PEER,
+        shape: Shape { levels: vec![], leaf },
+        capacities: vec![Amount::from_sat(100_000); 2],
+        stock: Amount::ZERO,
+        push_msat: 1_000,
+        state_step: 144,
+        state_count: 4,
+        stock_csv: 720,
+        tree_feerate: 1_000,
+        timeout_height: 5_000,
+        dying_blocks: 2_016,
+        confirm_blocks: 6,
+        margin_blocks: 12,
+        funding_confirmations: 3,
+    };
+    let (attempt, client, price_msat, height, protocol) = (1, 1, 0, 800, PROTOCOL_ID);
+    Invited { attempt, terms, client, price_msat, height, protocol }.into()
+}
+
+/// S9: what a keeper's copy has more, and couldn't be stored, is tried again by itself, and before anything else is
+/// handled; as long as it isn't stored the engine knows that it waits for it.
+#[tokio::test]
+async fn what_a_keeper_has_more_is_stored_in_the_end() {
+    let instance = InstanceId([1; 32]);
+    let accepted: Event = Accepted { from: None }.into();
+    let records = vec![encode_record(&[invited(instance)]), encode_record(&[accepted])];
+    let (handle, inbox) = channel();
+    let mut store = MemoryStore::new();
+    store.append(&[(instance, records[0].clone())]).await.unwrap();
+    let mut engine = Engine::new(ME, MasterSecret::new([7; 32]), Config::default());
+    engine.load(instance, [decode_record(&records[0]).unwrap()]).unwrap();
+    tokio::spawn(Runtime::new(engine, store.clone(), FakeNode::default(), inbox).run());
+    // Once when it comes, and once before it is looked at.
+    store.fail_next(2);
+    handle.input(Input::FileHas { copy: Copy { instance, records: records.clone() } });
+    let look = move |engine: &Engine, _| {
+        let restored = engine.factory(instance).unwrap().restored().is_some();
+        (restored, engine.is_compared(Keeper::File, instance))
+    };
+    assert_eq!(handle.read(look).await, Ok((false, true)));
+    // Nobody asks for anything.
+    for _ in 0..100 {
+        if store.load(instance).await.unwrap().len() > 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let stored = store.load(instance).await.unwrap();
+    assert!(stored.starts_with(&records), "{stored:?}");
+    assert_eq!(stored.len(), 3, "and that it was restored");
+    assert_eq!(handle.read(look).await, Ok((true, false)));
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@
 
 pub mod catch_up;
 pub mod file;
+mod keeper;
 pub mod statics;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,14 +21,16 @@ use factory_engine::backup::{Copy, CopyError, CopyKey, SealedCopy};
 use factory_engine::io::Keeper;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::{Entropy, Factory, Input};
+use factory_runtime::store::{Store, StoreError};
 use factory_runtime::{Handle, SystemEntropy};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use file::BadFile;
+use file::{BadFile, Stamp};
+use keeper::{FileKeeper, Looked};
 use statics::Statics;
 
-use super::client::Rpc;
+use super::client::Call;
 
 /// How long copies for which nothing waits are collected.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -101,6 +106,9 @@ impl fmt::Display for BadBackup {
 
 impl std::error::Error for BadBackup {}
 
+/// Which file it is, and all copies in it, sealed and opened.
+pub type Contents = (Stamp, Vec<(SealedCopy, Copy)>);
+
 /// A backup file and the key to it.
 #[derive(Clone)]
 pub struct Backup {
@@ -119,49 +127,60 @@ impl Backup {
         &self.path
     }
 
-    /// All copies in it, sealed and opened; none if there is no file yet.
+    /// Which file it is, and all copies in it, sealed and opened; nothing if there is no file.
     ///
     /// # Errors
     /// When anything of it isn't this node's as it was sealed.
-    pub async fn read(&self) -> Result<Vec<(SealedCopy, Copy)>, BadBackup> {
+    pub async fn read(&self) -> Result<Option<Contents>, BadBackup> {
         let backup = self.clone();
         let read = within(move || backup.read_now()).await;
         read.unwrap_or_else(|why| Err(BadBackup::File(BadFile::Io(why))))
     }
 
-    fn read_now(&self) -> Result<Vec<(SealedCopy, Copy)>, BadBackup> {
-        let sealed = match file::read(&self.path) {
-            Err(BadFile::Missing) => return Ok(vec![]),
+    fn read_now(&self) -> Result<Option<Contents>, BadBackup> {
+        let (stamp, sealed) = match file::read(&self.path) {
+            Err(BadFile::Missing) => return Ok(None),
             read => read.map_err(BadBackup::File)?,
         };
         let open = |sealed: SealedCopy| {
             let copy = self.key.open(&sealed).map_err(BadBackup::Copy)?;
             Ok((sealed, copy))
         };
-        sealed.into_iter().map(open).collect()
+        Ok(Some((stamp, sealed.into_iter().map(open).collect::<Result<_, BadBackup>>()?)))
     }
 }
 
-/// What the file has at the start. Whatever is wrong with it is said by whoever keeps it.
-pub async fn copies(backup: Option<&Backup>) -> Vec<Copy> {
-    let Some(backup) = backup else { return vec![] };
-    match backup.read().await {
-        Ok(copies) => statics::split(copies.into_iter().map(|(_, copy)| copy).collect()).0,
-        Err(why) => {
-            log::warn!(
-                "{}: {why}: nobody knows whether this node's records are the newest",
-                backup.path.display()
-            );
-            vec![]
+/// What the file has at the start. Whatever is wrong with it is said again by whoever keeps it, and compares it once it
+/// can be read.
+///
+/// # Errors
+/// What the store says.
+pub async fn copies<S: Store>(backup: Option<&Backup>, store: &mut S) -> Result<Vec<Copy>, StoreError> {
+    let Some(backup) = backup else { return Ok(vec![]) };
+    let why = match backup.read().await {
+        Ok(Some((_, copies))) => {
+            return Ok(statics::split(copies.into_iter().map(|(_, copy)| copy).collect()).0);
         }
-    }
+        Ok(None) if !keeper::was_there(backup, store).await? => return Ok(vec![]),
+        Ok(None) => keeper::gone(backup),
+        Err(why) => format!("{}: {why}", backup.path.display()),
+    };
+    log::warn!("{why}: nobody knows whether this node's records are the newest");
+    Ok(vec![])
 }
 
 /// Makes copies, for the file and for peers, for as long as the plugin runs.
-pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes: Wishes) {
+pub async fn keep<C: Call, S: Store>(
+    backup: Option<Backup>,
+    rpc: C,
+    store: S,
+    runtime: Handle,
+    mut wishes: Wishes,
+) {
     let has_file = backup.is_some();
     let mut copier = Copier {
         rpc,
+        store,
         runtime,
         statics: BTreeMap::new(),
         for_peers: BTreeSet::new(),
@@ -170,8 +189,6 @@ pub async fn keep(backup: Option<Backup>, rpc: Rpc, runtime: Handle, mut wishes:
         file: backup.map(FileKeeper::new),
     };
     if has_file {
-        let living = copier.runtime.read(|engine, _| engine.worth_keeping()).await;
-        copier.for_file.extend(living.unwrap_or_default());
         copier.copy_until_done(&mut wishes).await;
     }
     loop {
@@ -208,9 +225,25 @@ async fn ended() {
     std::future::pending().await
 }
 
+/// Why the file wasn't written.
+#[derive(Debug, PartialEq, Eq)]
+struct NotWritten {
+    reason: String,
+    /// Whether what it had isn't there any more, or nobody knows.
+    lost: bool,
+}
+
+impl From<String> for NotWritten {
+    fn from(reason: String) -> Self {
+        Self { reason, lost: false }
+    }
+}
+
 /// What makes copies of records.
-struct Copier {
-    rpc: Rpc,
+struct Copier<C, S> {
+    rpc: C,
+    /// Knows whether there was a file.
+    store: S,
     runtime: Handle,
     /// lightningd's static channel backups, by factory.
     statics: BTreeMap<InstanceId, Statics>,
@@ -223,7 +256,7 @@ struct Copier {
     file: Option<FileKeeper>,
 }
 
-impl Copier {
+impl<C: Call, S: Store> Copier<C, S> {
     async fn want(&mut self, wish: Wish) {
         // At once: of a channel that was used meanwhile there would be a newer one.
         if let Err(why) = self.look_at_channels(&BTreeSet::from([wish.instance])).await {
@@ -250,8 +283,8 @@ impl Copier {
                 self.want(wish).await;
             }
             self.hand_to_peers().await;
-            let Err(reason) = self.write().await else { return };
-            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason });
+            let Err(NotWritten { reason, lost }) = self.write().await else { return };
+            self.runtime.input(Input::NotKept { keeper: Keeper::File, reason, lost });
             let again = Instant::now() + AGAIN;
             while let Ok(Some(wish)) = tokio::time::timeout_at(again, wishes.0.recv()).await {
                 self.want(wish).await;
@@ -288,24 +321,24 @@ impl Copier {
     }
 
     /// Writes what is wanted; nothing of it is wanted any more then.
-    async fn write(&mut self) -> Result<(), String> {
+    async fn write(&mut self) -> Result<(), NotWritten> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let written = self.write_to(&mut file).await;
         self.file = Some(file);
         written
     }
 
-    async fn write_to(&mut self, file: &mut FileKeeper) -> Result<(), String> {
-        // What is kept of channels is kept as it was first.
-        self.statics.append(&mut file.begin().await?);
+    async fn write_to(&mut self, file: &mut FileKeeper) -> Result<(), NotWritten> {
+        self.look(file).await?;
+        self.compare(file).await?;
         let wanted = self.for_file.clone();
         self.look_at_channels(&wanted).await?;
-        let mut copies = file.copies.clone();
+        let mut copies = file.copies();
         for instance in &wanted {
             let records = self.records(*instance).await?;
-            file.replace(&mut copies, *instance, records)?;
+            file.replace(&mut copies, Copy { instance: *instance, records })?;
             if let Some(copy) = self.statics_of(*instance) {
-                file.replace(&mut copies, copy.instance, copy.records)?;
+                file.replace_statics(&mut copies, copy)?;
             }
         }
         let known: Vec<InstanceId> = copies.keys().copied().collect();
@@ -317,12 +350,65 @@ impl Copier {
             copies.remove(&statics::name(instance));
         }
         file.write(copies).await?;
+        file.note(&mut self.store).await.map_err(|error| error.to_string())?;
         self.for_file.clear();
-        let names: BTreeSet<InstanceId> = self.statics.keys().map(|of| statics::name(*of)).collect();
-        let none = |instance: &InstanceId| file.other.contains(instance) || names.contains(instance);
-        let kept = file.copies.iter().filter(|(instance, _)| !none(instance));
-        let list = kept.map(|(instance, copy)| (*instance, copy.counter)).collect();
-        self.runtime.input(Input::Kept { keeper: Keeper::File, list });
+        self.runtime.input(Input::Kept { keeper: Keeper::File, list: file.kept() });
+        Ok(())
+    }
+
+    /// Before each write: what is there, if it isn't what was written last. A file that was there isn't begun anew where
+    /// factories live: it may know more than this node.
+    async fn look(&mut self, file: &mut FileKeeper) -> Result<(), NotWritten> {
+        let lost = |reason| NotWritten { reason, lost: true };
+        let looked = file.look().await.map_err(lost)?;
+        if matches!(looked, Looked::Same) {
+            return Ok(());
+        }
+        let taken = self.take_over(file, looked).await;
+        if taken.is_err() {
+            file.doubt();
+        }
+        taken
+    }
+
+    async fn take_over(&mut self, file: &mut FileKeeper, looked: Looked) -> Result<(), NotWritten> {
+        let living = self.runtime.read(|engine, _| engine.worth_keeping()).await;
+        let living = living.map_err(|refusal| refusal.to_string())?;
+        let failed = |error: StoreError| error.to_string();
+        if let Looked::Read(statics) = looked {
+            file.note(&mut self.store).await.map_err(failed)?;
+            // What is kept of channels is kept as it was first.
+            for (instance, first) in statics {
+                self.statics.entry(instance).or_default().extend(first);
+            }
+        } else if !living.is_empty() && keeper::was_there(file.backup(), &mut self.store).await.map_err(failed)? {
+            return Err(NotWritten { reason: keeper::gone(file.backup()), lost: true });
+        }
+        self.for_file.extend(living);
+        Ok(())
+    }
+
+    /// S9: what the file has of this node's factories is compared with what is stored. What it has more is brought back
+    /// before anything else is done there, and what differs stays; both make the factory exit-only.
+    async fn compare(&mut self, file: &mut FileKeeper) -> Result<(), NotWritten> {
+        let unsure = file.unsure();
+        let known = self.runtime.read(move |engine, _| {
+            let known = |of: &InstanceId| engine.factory(*of).is_some() || engine.damage(*of).is_some();
+            unsure.into_iter().filter(known).collect::<Vec<_>>()
+        });
+        for instance in known.await.map_err(|refusal| refusal.to_string())? {
+            let Some(copy) = file.compare(instance, &self.records(instance).await?)? else { continue };
+            self.runtime.input(Input::FileHas { copy });
+            if file.compare(instance, &self.records(instance).await?)?.is_none() {
+                continue;
+            }
+            let waits = self.runtime.read(move |engine, _| engine.is_compared(Keeper::File, instance));
+            if waits.await.map_err(|refusal| refusal.to_string())? {
+                let reason = format!("what it has more of factory {instance} can't be stored");
+                return Err(NotWritten { reason, lost: true });
+            }
+            file.set_other(instance);
+        }
         Ok(())
     }
 
@@ -357,80 +443,6 @@ impl Copier {
             if !new.is_empty() {
                 self.statics.entry(instance).or_default().extend(new);
             }
-        }
-        Ok(())
-    }
-}
-
-/// The backup file.
-struct FileKeeper {
-    backup: Backup,
-    /// Whether it was read.
-    begun: bool,
-    /// What is in it.
-    copies: BTreeMap<InstanceId, SealedCopy>,
-    /// Factories whose copy in the file is longer than this node's records, and isn't of them.
-    other: BTreeSet<InstanceId>,
-}
-
-impl FileKeeper {
-    fn new(backup: Backup) -> Self {
-        Self { backup, begun: false, copies: BTreeMap::new(), other: BTreeSet::new() }
-    }
-
-    /// Reads what is there, the first time; gives the static channel backups in it.
-    async fn begin(&mut self) -> Result<BTreeMap<InstanceId, Statics>, String> {
-        if self.begun {
-            return Ok(BTreeMap::new());
-        }
-        // Nothing is overwritten: it may be all that is left of another node.
-        let unread =
-            |why| format!("{}: {why}; name another file, or move this one away", self.backup.path.display());
-        let (sealed, opened): (Vec<_>, Vec<_>) =
-            self.backup.read().await.map_err(unread)?.into_iter().unzip();
-        self.copies = opened.iter().map(|copy| copy.instance).zip(sealed).collect();
-        self.begun = true;
-        let known = |(of, scbs): (InstanceId, Vec<Vec<u8>>)| {
-            let one = |scb: Vec<u8>| Some((statics::channel_of(&scb)?, scb));
-            (of, scbs.into_iter().filter_map(one).collect::<Statics>())
-        };
-        Ok(statics::split(opened).1.into_iter().map(known).collect())
-    }
-
-    /// Puts a newer copy among them, if it is newer.
-    fn replace(
-        &mut self,
-        copies: &mut BTreeMap<InstanceId, SealedCopy>,
-        instance: InstanceId,
-        records: Vec<Vec<u8>>,
-    ) -> Result<(), String> {
-        let known =
-            copies.get(&instance).map_or(0, |copy| usize::try_from(copy.counter).unwrap_or(usize::MAX));
-        let count = records.len();
-        if count > known {
-            copies.insert(instance, self.seal(instance, records)?);
-        } else if count < known && self.other.insert(instance) {
-            // A start has said that the factory is exit-only.
-            log::warn!(
-                "factory {instance}: the backup file has a copy of {known} records, and this node has {count} that \
-                 differ: the copy is kept as it is"
-            );
-        }
-        Ok(())
-    }
-
-    fn seal(&self, instance: InstanceId, records: Vec<Vec<u8>>) -> Result<SealedCopy, String> {
-        let sealed = self.backup.key.seal(&Copy { instance, records });
-        sealed.ok_or_else(|| format!("factory {instance} has more records than a copy can"))
-    }
-
-    /// Replaces the file by one with these, if they aren't what it has.
-    async fn write(&mut self, copies: BTreeMap<InstanceId, SealedCopy>) -> Result<(), String> {
-        if copies != self.copies || !self.backup.path.exists() {
-            let (path, list) = (self.backup.path.clone(), copies.clone());
-            let written = within(move || file::write(&path, list.values())).await?;
-            written.map_err(|error| format!("{}: {error}", self.backup.path.display()))?;
-            self.copies = copies;
         }
         Ok(())
     }

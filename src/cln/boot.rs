@@ -130,7 +130,8 @@ pub async fn prepare(
         owner.refuse_everything(reason);
     }
     vital.spawn("owns the engine", owner.run(first, begin.0));
-    vital.spawn("makes copies", backup::keep(backup.clone(), rpc.clone(), handle.clone(), wishes));
+    let (noted, runtime) = (datastore::store(rpc.clone()), handle.clone());
+    vital.spawn("makes copies", backup::keep(backup.clone(), rpc.clone(), noted, runtime, wishes));
     let mut shared = Shared {
         online,
         bitcoind,
@@ -267,7 +268,8 @@ async fn load_into<S: Store>(
     let said = |error: StoreError| error.to_string();
     engine.archive(store.archived().await.map_err(said)?);
     let mut histories = store.load_all().await.map_err(said)?;
-    let newer = catch_up::newer(&histories, backup::copies(backup).await);
+    let copies = backup::copies(backup, store).await.map_err(said)?;
+    let newer = catch_up::newer(&histories, copies);
     newer.bring_back(store, &mut histories).await.map_err(said)?;
     for folded in fold_all(&histories)? {
         engine.adopt(folded);

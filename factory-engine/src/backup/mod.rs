@@ -16,7 +16,7 @@ use crate::step::builder::StepBuilder;
 use crate::types::{InstanceId, NodeId};
 
 pub use crate::record::copy::{self, Copy, CopyError, CopyKey, SealedCopy};
-pub use peers::{Comparison, WITH_A_PEER, compare, outdated};
+pub use peers::{Comparison, compare, outdated};
 pub use serve::admit;
 
 /// How the copies of one factory stand.
@@ -33,7 +33,8 @@ pub struct Kept {
 impl Engine {
     /// A keeper has these copies; others that wait for it may go on.
     pub(crate) fn on_kept(&self, step: &mut StepBuilder<'_>, keeper: Keeper, list: Vec<(InstanceId, u32)>) {
-        if let Some(why) = self.keeping.trouble(keeper) {
+        let mut of = std::iter::once(None).chain(list.iter().map(|(instance, _)| Some(*instance)));
+        if let Some(why) = of.find_map(|of| self.keeping.trouble_with(keeper, of)) {
             step.log(Level::Info, format!("{keeper} takes copies again, after: {why}"));
         }
         step.volatile(Volatile::Keeping(VolatileKeeping::Kept(keeper, list)));
@@ -78,6 +79,14 @@ impl Engine {
     pub fn keeping_peers(&self) -> impl Iterator<Item = NodeId> {
         let keeps = |peer: &NodeId| self.factories.keys().any(|instance| self.is_keeper(*instance, *peer));
         self.keeping.keepers.ready().filter(keeps)
+    }
+
+    /// A keeper can take no copy, of any factory; `lost` if what it had isn't there any more, as far as is known.
+    pub(crate) fn on_no_keeper(&self, step: &mut StepBuilder<'_>, keeper: Keeper, why: String, lost: bool) {
+        self.on_not_kept(step, keeper, None, why);
+        if lost {
+            step.volatile(Volatile::Keeping(VolatileKeeping::Lost(keeper)));
+        }
     }
 
     /// Why a keeper can't take copies now.

@@ -19,12 +19,12 @@ use crate::wire::message::{AskCopies, AskCopy, Copies, CopyBack, ForgetCopy, Kee
 
 use super::serve::MOST_COPIES;
 
-/// Where a copy is.
-pub const WITH_A_PEER: &str = "with a peer";
 /// Most that the time for an answer is doubled.
 const MOST_DOUBLINGS: u32 = 6;
 /// How much longer than [`PATIENCE`] a keeper may take to give a copy back.
 const LARGE: u64 = 3;
+/// What becomes of a copy of another course of things.
+const DIFFER: &str = "they differ, and both are kept as they are";
 
 /// What a tag of this node's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Engine {
         for instance in self.factories.keys().copied().filter(|instance| self.is_keeper(*instance, peer)) {
             if list.contains_key(&self.copy_key.tag(instance)) {
                 let until = step.now.saturating_add(PATIENCE);
-                step.volatile(keepers(VolatileKeepers::Check(peer, instance, until)));
+                step.volatile(keepers(VolatileKeepers::Check(Keeper::Peer(peer), instance, Some(until))));
                 step.effect(Effect::Copy { instance, urgent: true, peers: true });
             } else if self.is_worth_keeping(instance) {
                 step.effect(Effect::Copy { instance, urgent: false, peers: true });
@@ -112,7 +112,7 @@ impl Engine {
         let mut ready = vec![];
         for peer in self.keeping.keepers.ready().filter(|peer| self.is_keeper(instance, *peer)) {
             let records = copies.iter().find(|copy| copy.instance == instance);
-            let known = !self.keeping.keepers.checks(peer, instance)
+            let known = !self.keeping.keepers.checks(Keeper::Peer(peer), instance)
                 || records.is_some_and(|copy| self.compare(step, peer, copy));
             if known && !self.keeping.keepers.has_other(peer, instance) {
                 ready.push(peer);
@@ -126,15 +126,16 @@ impl Engine {
     /// Whether a peer's copy is known to be of these records, or of the first of them. If not it is asked for.
     fn compare(&self, step: &mut StepBuilder<'_>, peer: NodeId, copy: &Copy) -> bool {
         let (instance, tag) = (copy.instance, self.copy_key.tag(copy.instance));
-        if self.keeping.keepers.has_asked_back(peer, tag) {
+        let keeper = Keeper::Peer(peer);
+        if self.keeping.keepers.has_asked_back(peer, tag) || self.keeping.keepers.has_shown(keeper, instance) {
             return false;
         }
         let Some((counter, nonce)) = self.keeping.keepers.version(peer, tag) else { return false };
         let first = usize::try_from(counter).ok().and_then(|count| copy.records.get(..count));
         let same = first.and_then(|first| self.copy_key.nonce_of(instance, first)) == Some(nonce);
         if same {
-            step.volatile(keepers(VolatileKeepers::Checked(peer, instance)));
-            self.on_kept(step, Keeper::Peer(peer), vec![(instance, counter)]);
+            step.volatile(keepers(VolatileKeepers::Checked(keeper, instance)));
+            self.on_kept(step, keeper, vec![(instance, counter)]);
             return true;
         }
         let restored = self.factories.get(&instance).is_some_and(|factory| factory.restored().is_some());
@@ -152,7 +153,7 @@ impl Engine {
             ),
         );
         let until = step.now.saturating_add(PATIENCE.saturating_mul(LARGE));
-        step.volatile(keepers(VolatileKeepers::Check(peer, instance, until)));
+        step.volatile(keepers(VolatileKeepers::Check(keeper, instance, Some(until))));
         self.ask_back(step, peer, tag);
         false
     }
@@ -240,7 +241,7 @@ impl Engine {
         step.volatile(keepers(VolatileKeepers::GaveBack(peer, tag)));
         let named = self.names().get(&tag).copied();
         match (self.copy_key.open(&SealedCopy { tag, counter, sealed }), named) {
-            (Ok(copy), Some(Named::Records(_))) => step.effect(Effect::BringBack { peer, copy }),
+            (Ok(copy), Some(Named::Records(_))) => self.has_shown(step, Keeper::Peer(peer), copy),
             (Ok(_), Some(Named::Statics(_) | Named::Over)) => {}
             (Ok(copy), None) => {
                 step.log(
@@ -256,6 +257,26 @@ impl Engine {
             (Err(why), named) => self.lied(step, peer, named, why),
         }
         Ok(())
+    }
+
+    /// The backup file has a copy that isn't of the records that are stored, nor of the first of them: it was found
+    /// after the start. What is damaged signs nothing (S33), and its copy may be what mends it.
+    pub(crate) fn on_file_has(&self, step: &mut StepBuilder<'_>, copy: Copy) {
+        if self.factories.get(&copy.instance).is_some_and(|factory| factory.damage().is_none()) {
+            self.has_shown(step, Keeper::File, copy);
+        }
+    }
+
+    /// S9: this node has sealed it. Nothing is signed there before it is known what it has, and that is stored, however
+    /// long that takes.
+    fn has_shown(&self, step: &mut StepBuilder<'_>, keeper: Keeper, copy: Copy) {
+        step.volatile(keepers(VolatileKeepers::Check(keeper, copy.instance, None)));
+        step.effect(Effect::BringBack { keeper, copy });
+    }
+
+    /// Whether a keeper's copy is here, and it isn't known yet what it has beside what is stored.
+    pub fn is_compared(&self, keeper: Keeper, instance: InstanceId) -> bool {
+        self.keeping.keepers.has_shown(keeper, instance)
     }
 
     /// S9, S40: whoever says that it has other records, and has none, has said nothing, and is heard no more.
@@ -276,37 +297,39 @@ impl Engine {
     pub(crate) fn on_brought_back(
         &self,
         step: &mut StepBuilder<'_>,
-        (peer, instance): (NodeId, InstanceId),
+        (keeper, instance): (Keeper, InstanceId),
         had: u32,
         copied: u32,
         compared: Compared,
     ) {
-        let (change, how) = match compared {
+        step.volatile(keepers(VolatileKeepers::Checked(keeper, instance)));
+        let how = match (compared, keeper) {
             // It had said something else of it.
-            Compared::Older => {
-                step.volatile(keepers(VolatileKeepers::Checked(peer, instance)));
-                return self.on_kept(step, Keeper::Peer(peer), vec![(instance, copied)]);
+            (Compared::Older, _) => return self.on_kept(step, keeper, vec![(instance, copied)]),
+            (Compared::Newer, _) => {
+                "those that were missing are back; restart lightningd, so that the chain is read again for them"
             }
-            Compared::Newer => (
-                VolatileKeepers::Checked(peer, instance),
-                "those that were missing are back; restart lightningd, so that the chain is read again for them",
-            ),
-            Compared::Other => {
-                (VolatileKeepers::Other(peer, instance), "they differ, and both are kept as they are")
+            (Compared::Other, Keeper::Peer(peer)) => {
+                step.volatile(keepers(VolatileKeepers::Other(peer, instance)));
+                DIFFER
+            }
+            (Compared::Other, Keeper::File) => {
+                let why = format!("its copy of factory {instance} has other records, and stays as it is");
+                step.volatile(Volatile::Keeping(VolatileKeeping::Trouble(keeper, Some(instance), why)));
+                DIFFER
             }
         };
-        step.volatile(keepers(change));
         // It follows from what wasn't known.
         step.volatile(Volatile::Keeping(VolatileKeeping::DropHeld(instance)));
         step.log(
             Level::Unusual,
             format!(
-                "{instance}: this node had {had} records of it, and a peer keeps {copied}: {how}. It was restored from \
+                "{instance}: this node had {had} records of it, and {keeper} has {copied}: {how}. It was restored from \
                  an older backup, and the factory is exit-only from now on"
             ),
         );
         if self.factories.get(&instance).is_some_and(|factory| factory.restored().is_none()) {
-            step.event(instance, Restored { reason: outdated(had, copied, WITH_A_PEER) });
+            step.event(instance, Restored { reason: outdated(had, copied, keeper) });
         }
     }
 
@@ -344,7 +367,7 @@ pub enum Comparison {
 }
 
 /// Compares a copy with what is stored. `keeper` is who has the copy.
-pub fn compare(copied: &[Vec<u8>], stored: &[Vec<u8>], keeper: &str) -> Comparison {
+pub fn compare(copied: &[Vec<u8>], stored: &[Vec<u8>], keeper: Keeper) -> Comparison {
     if stored.starts_with(copied) {
         return Comparison::Older;
     }
@@ -354,8 +377,12 @@ pub fn compare(copied: &[Vec<u8>], stored: &[Vec<u8>], keeper: &str) -> Comparis
 }
 
 /// Why a factory is exit-only whose records ended too early.
-pub fn outdated(had: impl fmt::Display, copied: impl fmt::Display, keeper: &str) -> String {
+pub fn outdated(had: impl fmt::Display, copied: impl fmt::Display, keeper: Keeper) -> String {
+    let place = match keeper {
+        Keeper::File => "in the backup file",
+        Keeper::Peer(_) => "with a peer",
+    };
     format!(
-        "its records ended after {had}, and its copy {keeper} has {copied}: this node was restored from an older backup"
+        "its records ended after {had}, and its copy {place} has {copied}: this node was restored from an older backup"
     )
 }

@@ -36,6 +36,9 @@ impl Engine {
         let client = share.client;
         let mut shares = close.shares.clone();
         shares.insert(client, share);
+        if let Some(why) = self.waits_to_know(instance) {
+            return self.end_close(step, factory, close, &why.into());
+        }
         let shares: Vec<Share> = shares.into_values().collect();
         let built = match self.agreed_close(step, factory, &shares) {
             Ok(built) => built,

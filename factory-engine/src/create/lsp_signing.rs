@@ -57,6 +57,9 @@ impl Engine {
         scripts: &BTreeMap<ClientIndex, ScriptBuf>,
         funding: &PreparedFunding,
     ) {
+        if let Some(why) = self.waits_to_know(factory.instance) {
+            return self.give_up(step, factory, why);
+        }
         let key = self.factory_key(factory.instance, factory.current.number);
         let roster = roster_of(key.public(), &ceremony.joins);
         let mut proposal = Propose {

@@ -76,6 +76,8 @@ impl Engine {
             self.lsp.remove(&instance);
             self.client.remove(&instance);
             self.closes.forget(instance);
+            // Its records go: another of its id would be counted, as it is stored, from the first (S39).
+            self.keeping.forget(instance);
         }
     }
 
@@ -232,7 +234,8 @@ mod tests {
     use bitcoin::hashes::Hash;
 
     use super::*;
-    use crate::io::{Answer, Input};
+    use crate::io::{Answer, Input, Keeper};
+    use crate::memory::keeping::VolatileKeeping;
     use crate::policy::Config;
     use crate::record::event;
     use crate::terms::{Kind, Leaf, Shape, Terms};
@@ -311,6 +314,21 @@ mod tests {
         // Neither does one that was made before other records were loaded.
         engine.load(instance(1), [invited(1).1]).unwrap();
         assert!(engine.apply(again).is_err());
+    }
+
+    /// S39: what was forgotten and comes again is counted from its first record, as a copy of it is.
+    #[test]
+    fn what_was_forgotten_is_counted_anew() {
+        let mut engine = Engine::new(NodeId([3; 33]), MasterSecret::new([7; 32]), Config::default());
+        let id = instance(1);
+        engine.tip = Some((800, BlockHash::all_zeros()));
+        shown(&mut engine, vec![invited(1), (id, vec![event::Accepted { from: None }.into()])]);
+        assert_eq!(engine.keeping.records(id), 2);
+        engine.keeping.apply(VolatileKeeping::Kept(Keeper::File, vec![(id, 2)]));
+        shown(&mut engine, vec![forgotten(1)]);
+        shown(&mut engine, vec![invited(1)]);
+        assert_eq!(engine.keeping.records(id), 1);
+        assert!(engine.keeping.keepers(id, 1).is_empty(), "that was a copy of another");
     }
 
     #[test]

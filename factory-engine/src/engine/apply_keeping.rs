@@ -22,6 +22,13 @@ impl Engine {
         self.keeping.keepers.is_pending(instance, |peer| self.is_keeper(instance, peer))
     }
 
+    /// L: why it proposes nothing to be signed in a factory now, if a keeper says, or has shown, that it has more of it
+    /// (S9). Members wait by themselves.
+    pub(crate) fn waits_to_know(&self, instance: InstanceId) -> Option<&'static str> {
+        let checked = self.keeping.keepers.is_checked(instance);
+        checked.then_some("one of the operator's copies is looked at: it may know more")
+    }
+
     /// Those that a factory has now: peers that have said that they keep copies, and have none of other records.
     fn keepers_of(&self, instance: InstanceId) -> KeepersOf {
         let keeps = |peer: &NodeId| {

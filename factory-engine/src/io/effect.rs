@@ -5,7 +5,7 @@ use bitcoin::TxOut;
 #[cfg(doc)]
 use crate::io::Input;
 use crate::io::fees::Raise;
-use crate::io::{Invoice, Level, ShelfRequest, SignedReceipt, TowerRequest};
+use crate::io::{Invoice, Keeper, Level, ShelfRequest, SignedReceipt, TowerRequest};
 use crate::record::copy::Copy;
 use crate::record::event::SaleJitOpened;
 use crate::record::state::State;
@@ -359,7 +359,7 @@ pub enum Effect {
     /// rest, and that the factory was restored (S9). Answered by [`Input::BroughtBack`].
     BringBack {
         /// Who had it.
-        peer: NodeId,
+        keeper: Keeper,
         /// Every record of the factory, as this node has sealed them.
         copy: Copy,
     },

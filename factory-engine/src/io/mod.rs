@@ -294,7 +294,7 @@ pub enum Input {
     /// [`Effect::BringBack`] ended.
     BroughtBack {
         /// Who had the copy.
-        peer: NodeId,
+        keeper: Keeper,
         /// The factory (factory_instance).
         instance: InstanceId,
         /// Number of the records that this node had.
@@ -310,6 +310,14 @@ pub enum Input {
         keeper: Keeper,
         /// Why, for people.
         reason: String,
+        /// Whether what it had isn't there any more either, as far as is known.
+        lost: bool,
+    },
+    /// The backup file has a copy that isn't of the records that are stored, nor of the first of them; a start, which
+    /// compares, could not read it. [`Effect::BringBack`] follows.
+    FileHas {
+        /// Every record of the factory, as this node has sealed them.
+        copy: Copy,
     },
     /// Time went by: [`Engine::poll_timeout`](crate::engine::Engine::poll_timeout) was reached.
     Tick,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::io::Keeper;
 use crate::record::copy::{Copy, Version};
 use crate::types::{InstanceId, Millis, NodeId};
 
@@ -38,8 +39,8 @@ pub(crate) struct Keepers {
     /// What they have said, and has changed since. These are keepers.
     listed: BTreeMap<NodeId, BTreeMap<Tag, Version>>,
     /// Factories of which a keeper's copy is compared with what is stored, or given back for that, and for how long
-    /// (S9).
-    checks: BTreeMap<(NodeId, InstanceId), Millis>,
+    /// (S9): without end once one that this node has sealed is here.
+    checks: BTreeMap<(Keeper, InstanceId), Option<Millis>>,
     /// Factories of which a keeper has other records than are stored: its copy isn't replaced.
     others: BTreeSet<(NodeId, InstanceId)>,
     /// Copies that a keeper was asked to give back.
@@ -66,10 +67,10 @@ pub(crate) enum VolatileKeepers {
     Unlisted(NodeId),
     /// It keeps this.
     Listed(NodeId, BTreeMap<Tag, Version>),
-    /// Its copy of a factory is being compared; until when.
-    Check(NodeId, InstanceId, Millis),
+    /// Its copy of a factory is being compared; until when, if that has an end.
+    Check(Keeper, InstanceId, Option<Millis>),
     /// It was compared, or can't be.
-    Checked(NodeId, InstanceId),
+    Checked(Keeper, InstanceId),
     /// It has other records.
     Other(NodeId, InstanceId),
     /// It was asked for a copy.
@@ -111,15 +112,20 @@ impl Keepers {
                 self.asked.remove(&peer);
                 self.listed.insert(peer, list);
             }
-            VolatileKeepers::Check(peer, instance, until) => {
-                self.checks.insert((peer, instance), until);
+            VolatileKeepers::Check(keeper, instance, until) => {
+                // What is here is compared, whatever is said on another connection.
+                let known = self.checks.entry((keeper, instance)).or_insert(until);
+                *known = known.and(until);
             }
-            VolatileKeepers::Checked(peer, instance) => {
-                self.checks.remove(&(peer, instance));
+            VolatileKeepers::Checked(keeper, instance) => {
+                self.checks.remove(&(keeper, instance));
             }
             VolatileKeepers::Other(peer, instance) => {
-                self.checks.remove(&(peer, instance));
-                self.others.insert((peer, instance));
+                self.checks.remove(&(Keeper::Peer(peer), instance));
+                // Whoever has gone meanwhile says on its next connection what it has.
+                if self.listed.contains_key(&peer) {
+                    self.others.insert((peer, instance));
+                }
             }
             VolatileKeepers::AskedBack(peer, tag) => {
                 self.asks.insert((peer, tag));
@@ -174,7 +180,8 @@ impl Keepers {
         self.asked.remove(&peer);
         self.listed.remove(&peer);
         self.shelves.remove(&peer);
-        self.checks.retain(|(of, _), _| *of != peer);
+        // S9: what it has shown is here.
+        self.checks.retain(|(of, _), until| *of != Keeper::Peer(peer) || until.is_none());
         self.others.retain(|(of, _)| *of != peer);
         self.asks.retain(|(of, _)| *of != peer);
         self.sent.retain(|(of, _), _| *of != peer);
@@ -187,9 +194,10 @@ impl Keepers {
         self.listed.keys().copied()
     }
 
-    /// Whether no peer keeps anything, nor may, nor waits for what one does.
+    /// Whether no peer keeps anything, nor may, nor waits for what one does, and nothing of a keeper's is compared.
     pub(crate) fn is_idle(&self) -> bool {
-        self.listed.is_empty() && self.asked.is_empty() && self.deferred.is_empty()
+        let idle = self.listed.is_empty() && self.asked.is_empty() && self.deferred.is_empty();
+        idle && self.checks.is_empty()
     }
 
     /// Whether it was asked what it keeps, and hasn't said yet.
@@ -208,8 +216,18 @@ impl Keepers {
     }
 
     /// Whether its copy of a factory is being compared.
-    pub(crate) fn checks(&self, peer: NodeId, instance: InstanceId) -> bool {
-        self.checks.contains_key(&(peer, instance))
+    pub(crate) fn checks(&self, keeper: Keeper, instance: InstanceId) -> bool {
+        self.checks.contains_key(&(keeper, instance))
+    }
+
+    /// Whether that copy is here.
+    pub(crate) fn has_shown(&self, keeper: Keeper, instance: InstanceId) -> bool {
+        self.checks.get(&(keeper, instance)) == Some(&None)
+    }
+
+    /// Whether a keeper may have more of a factory, as it says or as it has shown.
+    pub(crate) fn is_checked(&self, instance: InstanceId) -> bool {
+        self.checks.keys().any(|(_, checked)| *checked == instance)
     }
 
     /// Whether it has other records of a factory than are stored.
@@ -227,7 +245,7 @@ impl Keepers {
 
     /// Whether it isn't known yet what one of these peers keeps of a factory (S9).
     pub(crate) fn is_pending(&self, instance: InstanceId, of: impl Fn(NodeId) -> bool) -> bool {
-        self.asked.keys().any(|peer| of(*peer)) || self.checks.keys().any(|(_, checked)| *checked == instance)
+        self.asked.keys().any(|peer| of(*peer)) || self.is_checked(instance)
     }
 
     /// Whether one more message may wait.
@@ -253,7 +271,13 @@ impl Keepers {
 
     /// Copies that haven't been compared in time.
     pub(crate) fn late_checks(&self, now: Millis) -> impl Iterator<Item = (NodeId, InstanceId)> {
-        self.checks.iter().filter(move |(_, until)| **until <= now).map(|(of, _)| *of)
+        let is_late = move |until: &Option<Millis>| until.is_some_and(|until| until <= now);
+        self.checks.iter().filter(move |(_, until)| is_late(until)).filter_map(|((keeper, instance), _)| {
+            match keeper {
+                Keeper::Peer(peer) => Some((*peer, *instance)),
+                Keeper::File => None,
+            }
+        })
     }
 
     /// Copies of which no answer has come in time.
@@ -268,7 +292,8 @@ impl Keepers {
     /// When the next has taken too long.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let sent = self.sent.values().filter_map(|sent| sent.deadline);
-        self.asked.values().chain(self.checks.values()).copied().chain(sent).min()
+        let checks = self.checks.values().copied().flatten();
+        self.asked.values().copied().chain(checks).chain(sent).min()
     }
 
     /// Copies of factories that this node knows nothing of, and who had them.

@@ -72,6 +72,8 @@ pub(crate) enum VolatileKeeping {
     Kept(Keeper, Vec<(InstanceId, u32)>),
     /// It can't keep anything of this factory now, or of any.
     Trouble(Keeper, Option<InstanceId>, String),
+    /// What it had isn't there any more, or nobody knows.
+    Lost(Keeper),
     /// What waits in this factory never leaves: it follows from what wasn't known.
     DropHeld(InstanceId),
     /// A change of what is known of peers.
@@ -92,6 +94,7 @@ impl Keeping {
     pub(crate) fn forget(&mut self, instance: InstanceId) {
         self.records.remove(&instance);
         self.kept.remove(&instance);
+        self.trouble.retain(|(_, of), _| *of != Some(instance));
         self.held.retain(|(of, _), _| *of != instance);
     }
 
@@ -107,6 +110,11 @@ impl Keeping {
             }
             VolatileKeeping::Trouble(keeper, instance, why) => {
                 self.trouble.insert((keeper, instance), why);
+            }
+            VolatileKeeping::Lost(keeper) => {
+                for kept in self.kept.values_mut() {
+                    kept.remove(&keeper);
+                }
             }
             VolatileKeeping::DropHeld(instance) => self.drop_held(instance),
             VolatileKeeping::Keepers(change) => self.keepers.apply(change),
@@ -140,7 +148,12 @@ impl Keeping {
         kept.filter(|(_, has)| **has >= counter).map(|(keeper, _)| *keeper).collect()
     }
 
-    /// Why a keeper can't keep anything now.
+    /// Why a keeper can't keep anything of this factory now, or of any.
+    pub(crate) fn trouble_with(&self, keeper: Keeper, instance: Option<InstanceId>) -> Option<&str> {
+        self.trouble.get(&(keeper, instance)).map(String::as_str)
+    }
+
+    /// Why a keeper can't keep something now.
     pub(crate) fn trouble(&self, keeper: Keeper) -> Option<&str> {
         self.trouble.iter().find(|((of, _), _)| *of == keeper).map(|(_, why)| why.as_str())
     }

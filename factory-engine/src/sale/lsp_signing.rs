@@ -37,6 +37,9 @@ impl Engine {
         if let Err(reason) = cooperative(factory, coin, step.height) {
             return self.end_sale(step, selling, &reason.to_string().into());
         }
+        if let Some(why) = self.waits_to_know(factory.instance) {
+            return self.end_sale(step, selling, &why.into());
+        }
         let built = factory.build_sale(coin, deal.number, deal.buyer, deal.amount, script);
         let built = match built {
             Ok(built) => built,

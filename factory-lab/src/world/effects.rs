@@ -131,7 +131,7 @@ impl World {
             Effect::CloseChannel { channel_id, .. } => self.close(at, channel_id),
             Effect::Copy { instance, urgent, peers } => self.copy(at, instance, peers.then_some(urgent)),
             Effect::Shelf { peer, request } => self.serve_shelf(at, peer, request),
-            Effect::BringBack { peer, copy } => self.bring_back(at, peer, copy)?,
+            Effect::BringBack { keeper, copy } => self.bring_back(at, keeper, copy)?,
             Effect::ReadAgain { peer, payload } => self.answer(at, Input::Message { peer, payload }),
             Effect::Appoint { instance } => self.answer(at, Input::Appoint { instance }),
             Effect::Tower { peer, request } => self.serve_tower(at, peer, request),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use factory_engine::backup::{Comparison, Copy, SealedCopy, WITH_A_PEER, admit, compare};
+use factory_engine::backup::{Comparison, Copy, SealedCopy, admit, compare};
 use factory_engine::io::{Compared, Keeper, ShelfAnswer, ShelfRequest};
 use factory_engine::record::event::{Event, Recovered};
 use factory_engine::record::{decode_record, encode_record};
@@ -41,7 +41,7 @@ impl World {
         }
         if member.keeper_broken {
             let reason = "the disk is full".to_owned();
-            self.answer(at, Input::NotKept { keeper: Keeper::File, reason });
+            self.answer(at, Input::NotKept { keeper: Keeper::File, reason, lost: false });
             return;
         }
         let counter = u32::try_from(records.len()).unwrap_or(u32::MAX);
@@ -106,10 +106,14 @@ impl World {
     }
 
     /// `Effect::BringBack`, as the runtime does it.
-    pub(super) fn bring_back(&mut self, at: usize, peer: NodeId, copy: Copy) -> Result<(), LabError> {
+    pub(super) fn bring_back(&mut self, at: usize, keeper: Keeper, copy: Copy) -> Result<(), LabError> {
+        if let Some(late) = &mut self.members[at].late {
+            late.push((keeper, copy));
+            return Ok(());
+        }
         let instance = copy.instance;
         let stored = self.members[at].store.records(instance).to_vec();
-        let compared = match compare(&copy.records, &stored, WITH_A_PEER) {
+        let compared = match compare(&copy.records, &stored, keeper) {
             Comparison::Older => Compared::Older,
             Comparison::Other => Compared::Other,
             Comparison::Newer(missing) => {
@@ -126,13 +130,27 @@ impl World {
         };
         let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);
         let (had, copied) = (number(&stored), number(&copy.records));
-        self.feed(at, Input::BroughtBack { peer, instance, had, copied, compared })?;
+        self.feed(at, Input::BroughtBack { keeper, instance, had, copied, compared })?;
         if compared == Compared::Newer {
             // Whoever reads the log starts it again, and then the chain is read again.
             self.stop(at);
             self.members[at].view.clear();
         }
         Ok(())
+    }
+
+    /// From now on a member's store takes nothing that a copy has beside it.
+    pub fn break_bringing_back(&mut self, at: usize) {
+        self.members[at].late.get_or_insert_default();
+    }
+
+    /// It takes it again, first what it couldn't.
+    ///
+    /// # Errors
+    /// When a property is violated.
+    pub fn mend_bringing_back(&mut self, at: usize) -> Result<(), LabError> {
+        let late = self.members[at].late.take().unwrap_or_default();
+        late.into_iter().try_for_each(|(keeper, copy)| self.bring_back(at, keeper, copy))
     }
 
     /// Whether a client waits for the copies of an operator that lies about them: for as long as it does

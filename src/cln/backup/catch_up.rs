@@ -4,20 +4,18 @@
 use std::collections::BTreeMap;
 
 use factory_engine::Engine;
-use factory_engine::backup::{Copy, outdated};
-use factory_engine::record::encode_record;
+use factory_engine::backup::{Comparison, Copy, compare, outdated};
+use factory_engine::io::Keeper;
 use factory_engine::record::event::{Event, Restored};
 use factory_engine::types::InstanceId;
 use factory_runtime::store::{History, Store, StoreError};
 
-/// Where these copies are.
-const IN_THE_FILE: &str = "in the backup file";
-
-/// Copies with more records than this node has of the same factory.
+/// Copies that aren't of the records that this node has of the same factory, nor of the first of them.
 pub struct Newer {
-    /// They begin with all that this node has: the rest is brought back.
+    /// They begin with all that this node has: the rest is brought back, with the word that it is. And how many there
+    /// were.
     more: Vec<(InstanceId, usize, Vec<Vec<u8>>)>,
-    /// They don't: this node has gone on without the file since it was restored.
+    /// They don't: this node has gone on without the file since it was restored. How many records each has.
     other: Vec<(InstanceId, usize, usize)>,
 }
 
@@ -27,19 +25,14 @@ pub fn newer(histories: &[History], copies: Vec<Copy>) -> Newer {
         copies.into_iter().map(|copy| (copy.instance, copy.records)).collect();
     let mut newer = Newer { more: vec![], other: vec![] };
     for (instance, records) in histories {
-        let Some(copied) = copies.remove(instance).filter(|copied| copied.len() > records.len()) else {
-            continue;
-        };
-        match copied.strip_prefix(&records[..]) {
-            Some(missing) => newer.more.push((*instance, records.len(), missing.to_vec())),
-            None => newer.other.push((*instance, records.len(), copied.len())),
+        let Some(copied) = copies.remove(instance) else { continue };
+        match compare(&copied, records, Keeper::File) {
+            Comparison::Older => {}
+            Comparison::Newer(missing) => newer.more.push((*instance, records.len(), missing)),
+            Comparison::Other => newer.other.push((*instance, records.len(), copied.len())),
         }
     }
     newer
-}
-
-fn restored(had: usize, copied: usize) -> Event {
-    Event::Restored(Restored { reason: outdated(had, copied, IN_THE_FILE) })
 }
 
 impl Newer {
@@ -54,10 +47,8 @@ impl Newer {
         histories: &mut [History],
     ) -> Result<(), StoreError> {
         let mut all = vec![];
-        for (instance, had, missing) in &self.more {
-            let told = restored(*had, had.saturating_add(missing.len()));
-            let records = missing.iter().cloned().chain([encode_record(&[told])]);
-            all.extend(records.map(|record| (*instance, record)));
+        for (instance, _, missing) in &self.more {
+            all.extend(missing.iter().map(|record| (*instance, record.clone())));
         }
         if all.is_empty() {
             return Ok(());
@@ -73,24 +64,27 @@ impl Newer {
             log::warn!(
                 "factory {instance}: {} records that this node had forgotten are back from the backup file; it had \
                  {had}, so it was restored from an older backup, and the factory is exit-only from now on",
-                missing.len()
+                missing.len().saturating_sub(1)
             );
         }
         Ok(())
     }
 
-    /// Of those that can't be brought back, which are to be exit-only and aren't.
+    /// Of those that can't be brought back, which are to be exit-only and aren't. What is damaged signs nothing (S33).
     pub fn to_be_told(&self, engine: &Engine) -> Vec<(InstanceId, Event)> {
         let not_yet = |instance: InstanceId| {
-            engine.factory(instance).is_some_and(|factory| factory.restored().is_none())
+            let factory = engine.factory(instance);
+            factory.is_some_and(|factory| factory.restored().is_none() && factory.damage().is_none())
         };
+        let told = |had, copied| Event::Restored(Restored { reason: outdated(had, copied, Keeper::File) });
         let other = self.other.iter().filter(|(instance, ..)| not_yet(*instance));
-        other.map(|(instance, had, copied)| (*instance, restored(*had, *copied))).collect()
+        other.map(|(instance, had, copied)| (*instance, told(had, copied))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use factory_engine::record::encode_record;
     use factory_runtime::store::memory::MemoryStore;
 
     use super::*;
@@ -104,12 +98,26 @@ mod tests {
         Copy { instance, records }
     }
 
-    // S9: a copy that is longer says that this node is old; what it has more comes back, and nothing goes.
+    // S9: a copy that is longer, or of other records however many, says that this node is old; what it has more comes
+    // back, and nothing goes.
     #[tokio::test]
     async fn what_the_file_has_more_comes_back() {
-        let mut histories =
-            vec![history(1, &[1, 2]), history(2, &[1, 2, 3]), history(3, &[1, 9]), history(4, &[1])];
-        let copies = vec![copy(1, &[1, 2, 3, 4]), copy(2, &[1, 2]), copy(3, &[1, 2, 3]), copy(5, &[1])];
+        let mut histories = vec![
+            history(1, &[1, 2]),
+            history(2, &[1, 2, 3]),
+            history(3, &[1, 9]),
+            history(4, &[1]),
+            history(6, &[1, 2, 9]),
+            history(7, &[1, 2, 9, 9]),
+        ];
+        let copies = vec![
+            copy(1, &[1, 2, 3, 4]),
+            copy(2, &[1, 2]),
+            copy(3, &[1, 2, 3]),
+            copy(5, &[1]),
+            copy(6, &[1, 2, 3]),
+            copy(7, &[1, 2, 3]),
+        ];
         let newer = newer(&histories, copies);
         let mut store = MemoryStore::default();
         for (instance, records) in &histories {
@@ -118,12 +126,15 @@ mod tests {
             }
         }
         newer.bring_back(&mut store, &mut histories).await.unwrap();
-        let told = encode_record(&[restored(2, 4)]);
+        let told = Event::Restored(Restored { reason: outdated(2, 4, Keeper::File) });
+        let told = encode_record(&[told]);
         let expected = [vec![1], vec![2], vec![3], vec![4], told];
         assert_eq!(histories[0].1, expected);
         assert_eq!(store.load(InstanceId([1; 32])).await.unwrap(), expected);
         assert_eq!(histories[1], history(2, &[1, 2, 3]), "its copy is older");
-        assert_eq!(newer.other, [(InstanceId([3; 32]), 2, 3)], "its copy is of another course of things");
+        let others = [(3, 2, 3), (6, 3, 3), (7, 4, 3)];
+        let others = others.map(|(number, had, copied)| (InstanceId([number; 32]), had, copied));
+        assert_eq!(newer.other, others, "their copies are of another course of things");
         assert_eq!(histories[3], history(4, &[1]));
     }
 }

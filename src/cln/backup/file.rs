@@ -5,9 +5,9 @@
 //! its name once it is on the disk, so that a crash, or a disk that is full, leaves the one before.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use factory_engine::backup::SealedCopy;
@@ -46,20 +46,57 @@ impl fmt::Display for BadFile {
 
 impl std::error::Error for BadFile {}
 
-/// What a file holds, nothing of it opened yet.
-pub fn read(path: &Path) -> Result<Vec<SealedCopy>, BadFile> {
-    let said = |error: io::Error| match error.kind() {
+/// Which file has a name: another one, and one that was changed, has another stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// When its bytes were changed last, and anything of it: seconds and nanoseconds.
+    changed: [(i64, i64); 2],
+}
+
+impl Stamp {
+    fn of(file: &Metadata) -> Self {
+        let changed = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
+        Self { device: file.dev(), inode: file.ino(), bytes: file.len(), changed }
+    }
+}
+
+fn said(error: &io::Error) -> BadFile {
+    match error.kind() {
         io::ErrorKind::NotFound => BadFile::Missing,
         _ => BadFile::Io(error.to_string()),
-    };
-    let file = File::open(path).map_err(said)?;
-    let bytes = file.metadata().map_err(said)?.len();
-    if bytes > LARGEST {
-        return Err(BadFile::TooLarge(bytes));
+    }
+}
+
+/// Which file is there; nothing if none is.
+///
+/// # Errors
+/// What the operating system says.
+pub fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some(Stamp::of(&found))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a file holds, nothing of it opened yet, and which file that is. An empty one holds no copies: whoever puts it
+/// there says that what was in its place is lost.
+///
+/// # Errors
+/// Why nothing can be read of it.
+pub fn read(path: &Path) -> Result<(Stamp, Vec<SealedCopy>), BadFile> {
+    let file = File::open(path).map_err(|error| said(&error))?;
+    let stamp = Stamp::of(&file.metadata().map_err(|error| said(&error))?);
+    if stamp.bytes > LARGEST {
+        return Err(BadFile::TooLarge(stamp.bytes));
     }
     let mut all = Vec::new();
-    file.take(LARGEST).read_to_end(&mut all).map_err(said)?;
-    parse(&all)
+    file.take(LARGEST).read_to_end(&mut all).map_err(|error| said(&error))?;
+    let copies = if all.is_empty() { vec![] } else { parse(&all)? };
+    Ok((stamp, copies))
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<SealedCopy>, BadFile> {
@@ -96,20 +133,30 @@ fn serialize<'a>(copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::R
     Ok(bytes)
 }
 
-/// Replaces the file by one with these copies; when it returns they are on the disk.
+/// Replaces the file that was `there` by one with these copies; when it returns they are on the disk.
 ///
 /// # Errors
-/// What the operating system says. The file is as it was then.
-pub fn write<'a>(path: &Path, copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::Result<()> {
+/// What the operating system says, or that there is another file. It is as it was then.
+pub fn write<'a>(
+    path: &Path,
+    copies: impl ExactSizeIterator<Item = &'a SealedCopy>,
+    there: Option<Stamp>,
+) -> io::Result<Stamp> {
     let bytes = serialize(copies)?;
     let beside = beside(path);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
+    // Its disk may have been mounted meanwhile.
+    if stamp(path)? != there {
+        return Err(io::Error::other("another file has come in its place"));
+    }
     std::fs::rename(&beside, path)?;
+    let written = Stamp::of(&file.metadata()?);
     // The new name, too, is on the disk only after this.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(written)
 }
 
 /// Where the new file is written.
@@ -133,15 +180,38 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("backup");
         assert_eq!(read(&path), Err(BadFile::Missing));
+        let mut there = None;
         for copies in [vec![], vec![copy(1, 0), copy(2, 300)], vec![copy(3, 5)]] {
-            write(&path, copies.iter()).unwrap();
-            assert_eq!(read(&path), Ok(copies));
+            let written = write(&path, copies.iter(), there).unwrap();
+            assert_eq!(read(&path), Ok((written, copies)));
+            assert_eq!(stamp(&path).unwrap(), Some(written));
             assert!(!beside(&path).exists());
+            there = Some(written);
         }
         // S39: whoever can't write leaves what is there.
         std::fs::create_dir(beside(&path)).unwrap();
-        write(&path, [copy(4, 1)].iter()).unwrap_err();
-        assert_eq!(read(&path), Ok(vec![copy(3, 5)]));
+        write(&path, [copy(4, 1)].iter(), there).unwrap_err();
+        assert_eq!(read(&path).unwrap().1, [copy(3, 5)]);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// S39: what isn't the file that was read isn't replaced, whatever it is.
+    #[test]
+    fn another_file_is_not_replaced() {
+        let folder = std::env::temp_dir().join(format!("cln-factory-stamp-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("backup");
+        let mine = write(&path, [copy(1, 5)].iter(), None).unwrap();
+        write(&path, [copy(2, 5)].iter(), None).unwrap_err();
+        let moved = folder.join("moved");
+        write(&moved, [copy(3, 5)].iter(), None).unwrap();
+        std::fs::rename(&moved, &path).unwrap();
+        assert_ne!(stamp(&path).unwrap(), Some(mine), "as large, and another");
+        write(&path, [copy(4, 5)].iter(), Some(mine)).unwrap_err();
+        assert_eq!(read(&path).unwrap().1, [copy(3, 5)]);
+        // A person says that it is lost.
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(read(&path).unwrap().1, []);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

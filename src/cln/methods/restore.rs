@@ -152,7 +152,8 @@ async fn gather(state: &State, backup: Option<&Backup>) -> Result<(Vec<Copy>, Ve
         };
     };
     let refused = |why: String| RpcError::new(NOT_RESTORED, format!("{}: {why}", backup.path().display()));
-    let copies = backup.read().await.map_err(|why| refused(format!("{why}; nothing was restored")))?;
+    let read = backup.read().await.map_err(|why| refused(format!("{why}; nothing was restored")))?;
+    let copies = read.map_or_else(Vec::new, |(_, copies)| copies);
     if copies.is_empty() && given_back == 0 {
         return Err(refused("there is no copy in it, or no such file: nothing was restored".to_owned()));
     }

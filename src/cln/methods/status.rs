@@ -174,6 +174,8 @@ struct Copies {
     peers: Vec<Value>,
     /// Those in which this node binds itself to nothing before a copy is there.
     waiting: Vec<String>,
+    /// Why the backup file takes no copy, of some factory or of any.
+    trouble: Option<String>,
 }
 
 fn look(engine: &Engine, height: Height, node: &Node) -> Seen {
@@ -225,6 +227,7 @@ fn copies_of(engine: &Engine) -> Copies {
         twice: by(2),
         waiting: kept.iter().filter(|(_, kept)| kept.waits).map(|(of, _)| of.to_string()).collect(),
         peers: engine.keeping_peers().map(peer).collect(),
+        trouble: engine.keeper_trouble(Keeper::File).map(str::to_owned),
     }
 }
 
@@ -238,6 +241,9 @@ fn copies(state: &State, copies: Copies) -> Value {
     });
     if let Some(backup) = &state.backup {
         object["file"] = backup.path().display().to_string().into();
+        if let Some(why) = copies.trouble {
+            object["trouble"] = why.into();
+        }
     }
     if copies.kept < copies.wanted {
         object["next"] =
