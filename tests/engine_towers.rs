@@ -508,7 +508,8 @@ fn a_tower_signs_for_what_it_has() {
     let says_all = |world: &World| {
         let had = watcher(world, 1, instance).appointments;
         let text = signed(world).unwrap();
-        text.contains(&format!("{tower} watches for {client}")) && text.contains(&format!("{had} appointments"))
+        text.contains(&format!("{tower} watches for {client}"))
+            && text.contains(&format!("{had} appointments"))
     };
     assert!(says_all(&world), "{:?}", signed(&world));
     let first = signed(&world);

@@ -17,8 +17,8 @@ use crate::store::{History, Store, StoreError};
 use super::Node;
 use super::clock::{SystemEntropy, now};
 use super::finished::{Finished, forgotten};
-use super::handled::Handled;
 use super::handle::{Inbox, Read, Reply, Request, Transition};
+use super::handled::Handled;
 
 /// Name under which the last handled block is kept.
 const TIP: &str = "tip";

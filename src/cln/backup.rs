@@ -381,7 +381,9 @@ impl<C: Call, S: Store> Copier<C, S> {
             for (instance, first) in statics {
                 self.statics.entry(instance).or_default().extend(first);
             }
-        } else if !living.is_empty() && keeper::was_there(file.backup(), &mut self.store).await.map_err(failed)? {
+        } else if !living.is_empty()
+            && keeper::was_there(file.backup(), &mut self.store).await.map_err(failed)?
+        {
             return Err(NotWritten { reason: keeper::gone(file.backup()), lost: true });
         }
         self.for_file.extend(living);

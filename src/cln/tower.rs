@@ -54,7 +54,15 @@ impl Tower {
     pub fn new(rpc: Rpc, runtime: Handle) -> Self {
         let store = TowerStore::new(datastore::keys(rpc.clone()));
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { rpc, runtime, store, lanes: Lanes::default(), turns, refused: Arc::default(), waiting: Arc::default() }
+        Self {
+            rpc,
+            runtime,
+            store,
+            lanes: Lanes::default(),
+            turns,
+            refused: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// What is stored, into the engine, which knows its factories by now and hears of nothing yet. This node's own
@@ -75,7 +83,8 @@ impl Tower {
             found.iter().map(|(channel, commitment, _)| (*channel, *commitment)).collect();
         engine.load_towers([], found);
         // Of factories that are over, and what others have taken the place of.
-        let over: Vec<_> = all.into_iter().filter(|(channel, txid)| !engine.needs_penalty(*channel, *txid)).collect();
+        let over: Vec<_> =
+            all.into_iter().filter(|(channel, txid)| !engine.needs_penalty(*channel, *txid)).collect();
         let readable = engine.factories().map(|factory| factory.instance);
         let known: BTreeSet<InstanceId> =
             readable.chain(engine.unreadable().map(|(instance, _)| instance)).collect();
@@ -222,7 +231,10 @@ impl Tower {
 }
 
 /// What a start reads; nothing if it can't.
-async fn tried<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str, read: impl Fn() -> F) -> Option<T> {
+async fn tried<T, E: Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    read: impl Fn() -> F,
+) -> Option<T> {
     for _ in 0..TRIES {
         match read().await {
             Ok(found) => return Some(found),

@@ -544,7 +544,16 @@ pub fn messages() -> Vec<(&'static str, Message)> {
 
 fn watch(tag: [u8; 32], since: Option<u32>) -> Watch {
     let sealed = counting::<40>(1).to_vec();
-    Watch { tag, locator: counting(5), until: 860_000, height: 800_001, sealed, since, counter: 7, trigger: None }
+    Watch {
+        tag,
+        locator: counting(5),
+        until: 860_000,
+        height: 800_001,
+        sealed,
+        since,
+        counter: 7,
+        trigger: None,
+    }
 }
 
 /// Every submessage of the envelope, by the name of its vector.

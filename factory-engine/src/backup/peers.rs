@@ -127,7 +127,8 @@ impl Engine {
     fn compare(&self, step: &mut StepBuilder<'_>, peer: NodeId, copy: &Copy) -> bool {
         let (instance, tag) = (copy.instance, self.copy_key.tag(copy.instance));
         let keeper = Keeper::Peer(peer);
-        if self.keeping.keepers.has_asked_back(peer, tag) || self.keeping.keepers.has_shown(keeper, instance) {
+        if self.keeping.keepers.has_asked_back(peer, tag) || self.keeping.keepers.has_shown(keeper, instance)
+        {
             return false;
         }
         let Some((counter, nonce)) = self.keeping.keepers.version(peer, tag) else { return false };

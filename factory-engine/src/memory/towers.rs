@@ -328,7 +328,10 @@ mod tests {
         assert!(!towers.has_room(INSTANCE, 1_001) && towers.has_room(INSTANCE, 1_002));
         towers.add_penalty(INSTANCE, commitment(0), penalty(50_000));
         assert!(towers.has_penalty(INSTANCE, commitment(0)) && !towers.has_penalty(INSTANCE, commitment(1)));
-        assert_eq!(towers.replaced(INSTANCE).copied().collect::<Vec<_>>(), [locators(commitment(1)).next()].map(Option::unwrap_or_default));
+        assert_eq!(
+            towers.replaced(INSTANCE).copied().collect::<Vec<_>>(),
+            [locators(commitment(1)).next()].map(Option::unwrap_or_default)
+        );
         assert_eq!((towers.penalties(INSTANCE).count(), towers.beyond(INSTANCE)), (MOST_PENALTIES, 1));
         // Less than each that is there.
         towers.add_penalty(INSTANCE, commitment(most + 1), penalty(900));

@@ -165,7 +165,8 @@ impl Watching {
         kept.trigger = Some(trigger);
         let before: BTreeMap<Txid, Due> = self.due_of(name).map(|(txid, due)| (txid, due.clone())).collect();
         self.forget_due(name);
-        let (first, last) = (((name.0, [0; 32], [0; 16]), lowest()), ((name.0, [0xff; 32], [0xff; 16]), highest()));
+        let (first, last) =
+            (((name.0, [0; 32], [0; 16]), lowest()), ((name.0, [0xff; 32], [0xff; 16]), highest()));
         let open = self.due.range(first..=last).filter(|(_, due)| due.is_open()).count();
         let room = MOST_DUE.saturating_sub(open);
         for task in tasks.into_iter().take(room) {

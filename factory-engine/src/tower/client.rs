@@ -275,7 +275,10 @@ impl Engine {
             return Err(Fault::stale("nobody has asked for it"));
         };
         if height.abs_diff(step.height) > MOST_APART {
-            return Err(Fault::stale(format!("it is of block {height}, and this node is at {}", step.height)));
+            return Err(Fault::stale(format!(
+                "it is of block {height}, and this node is at {}",
+                step.height
+            )));
         }
         let text = receipt::text(peer, self.me, &receipt);
         let is_zbase = |bytes: &[u8]| bytes.len() <= ZBASE && bytes.iter().all(u8::is_ascii_alphanumeric);
@@ -314,7 +317,8 @@ impl Engine {
         self.next_generation();
         kept.into_iter().for_each(|(name, kept)| self.watching.load(name, kept));
         for (channel_id, commitment, tx) in penalties {
-            if let Some(instance) = self.instance_of(channel_id).filter(|_| self.may_need_penalty(channel_id)) {
+            if let Some(instance) = self.instance_of(channel_id).filter(|_| self.may_need_penalty(channel_id))
+            {
                 self.towers.add_penalty(instance, commitment, tx);
             }
         }
@@ -330,7 +334,8 @@ impl Engine {
     pub fn wants_penalty(&self, channel_id: ChannelId, penalty: &Transaction) -> bool {
         match self.instance_of(channel_id) {
             Some(instance) => {
-                let has_room = self.towers.has_room(instance, takes(penalty)) && self.towers.may_write(instance);
+                let has_room =
+                    self.towers.has_room(instance, takes(penalty)) && self.towers.may_write(instance);
                 self.is_client_in(instance) && has_room
             }
             None => self.is_blind(),
@@ -383,7 +388,8 @@ impl Engine {
     /// channels (S39) the path, at the end of which nobody but the operator could close them.
     fn no_longer(&self, factory: &Factory, had: &Had, wanted: &Wanted<'_>) -> Vec<Locator> {
         let replaced = self.towers.replaced(factory.instance);
-        let mut gone: BTreeSet<Locator> = replaced.filter(|one| had.stored.contains_key(*one)).copied().collect();
+        let mut gone: BTreeSet<Locator> =
+            replaced.filter(|one| had.stored.contains_key(*one)).copied().collect();
         if factory.has_lost_channels() {
             let still = |locator: &Locator, given: &Given| {
                 wanted.tasks.get(locator).is_some_and(|(_, wanted)| wanted.sum == given.sum)

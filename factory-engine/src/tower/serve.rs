@@ -93,7 +93,9 @@ impl Engine {
                 step.send(peer, Watched { tag, locator, sum, refused: None });
                 return Ok(());
             }
-            () if since.is_some() && !there.is_some_and(fits) => "it waits for another transaction".to_owned(),
+            () if since.is_some() && !there.is_some_and(fits) => {
+                "it waits for another transaction".to_owned()
+            }
             () if bytes < LEAST_BYTES => "it is no appointment".to_owned(),
             () if bytes > MOST_BYTES => format!("it is larger than {MOST_BYTES} bytes"),
             () if until > step.height.saturating_add(LONGEST) => "it would last too long".to_owned(),

@@ -13,8 +13,8 @@ use factory_engine::{Attempt, BURIED, Factory, Input, Purpose, Role, statement};
 
 use crate::chain::{Reject, fee_of};
 
-use super::{FOR_ANOTHER, World};
 use super::handed::has_every_key;
+use super::{FOR_ANOTHER, World};
 
 impl World {
     /// Whether a member does something else than its engine: nothing is promised to it.

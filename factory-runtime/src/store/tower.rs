@@ -191,7 +191,8 @@ impl<K: KeyValue> TowerStore<K> {
                 continue;
             }
             for listed in self.keys.list(&of.key).await? {
-                let (Some(owner), Some(name), Some(value)) = (of.key.last(), listed.key.last(), &listed.value)
+                let (Some(owner), Some(name), Some(value)) =
+                    (of.key.last(), listed.key.last(), &listed.value)
                 else {
                     continue;
                 };
@@ -326,7 +327,9 @@ mod tests {
             text: text.to_owned(),
             zbase: "d6tq".to_owned(),
         };
-        for one in [signed(1, 2, "older"), signed(1, 2, "newer"), signed(1, 3, "another's"), signed(4, 2, "over")] {
+        for one in
+            [signed(1, 2, "older"), signed(1, 2, "newer"), signed(1, 3, "another's"), signed(4, 2, "over")]
+        {
             store.keep_receipt(&one).await.unwrap();
         }
         store.forget_receipts(|instance| instance == InstanceId([4; 32])).await.unwrap();

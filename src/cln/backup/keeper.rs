@@ -75,8 +75,9 @@ impl FileKeeper {
     /// # Errors
     /// When it can't be read, or is none of this node's. It may be all that is left of another node.
     pub async fn look(&mut self) -> Result<Looked, String> {
-        let unread =
-            |why: String| format!("{}: {why}; name another file, or move this one away", self.backup.path.display());
+        let unread = |why: String| {
+            format!("{}: {why}; name another file, or move this one away", self.backup.path.display())
+        };
         let path = self.backup.path.clone();
         let there = within(move || file::stamp(&path)).await.map_err(unread)?;
         if there.map_err(|error| unread(error.to_string()))?.is_some_and(|there| self.stamp == Some(there)) {
@@ -177,7 +178,8 @@ impl FileKeeper {
         let known = copies.get(&instance).map(|known| usize::try_from(known.counter).unwrap_or(usize::MAX));
         if copy.records.len() > known.unwrap_or(0) {
             let sealed = self.backup.key.seal(&copy);
-            let sealed = sealed.ok_or_else(|| format!("factory {instance} has more records than a copy can"))?;
+            let sealed =
+                sealed.ok_or_else(|| format!("factory {instance} has more records than a copy can"))?;
             copies.insert(instance, sealed);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use factory_engine::record::event::{Accepted, Aborted, Event, Invited, OpenAccepted};
+use factory_engine::record::event::{Aborted, Accepted, Event, Invited, OpenAccepted};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::terms::{Kind, Leaf, Shape, Terms};
 use factory_engine::tx::musig::MasterSecret;
