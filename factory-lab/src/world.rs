@@ -106,6 +106,8 @@ pub struct Member {
     pub shelf_lie: Option<ShelfLie>,
     /// Factories of which peers get a copy in a while.
     copies_due: BTreeSet<InstanceId>,
+    /// What is in channels that its lightningd has forgotten.
+    forgotten_msat: u64,
     /// Channels that its lightningd had when its machine was lost.
     burnt: Vec<(ChannelId, NodeId)>,
     /// What it watches for others.
@@ -250,6 +252,7 @@ impl World {
                 shelves: BTreeMap::new(),
                 shelf_lie: None,
                 copies_due: BTreeSet::new(),
+                forgotten_msat: 0,
                 burnt: vec![],
                 appointments: BTreeMap::new(),
                 penalties: vec![],

@@ -28,7 +28,8 @@ pub(super) struct Circle {
     onward: ChannelId,
 }
 
-fn sides(channel: &Channel) -> (u64, u64) {
+/// What a channel holds of whoever has this side of it, and of its peer.
+pub(super) fn sides(channel: &Channel) -> (u64, u64) {
     let Balances { opener_msat, fundee_msat } = channel.balances;
     if channel.opener { (opener_msat, fundee_msat) } else { (fundee_msat, opener_msat) }
 }
@@ -74,7 +75,9 @@ impl World {
     /// All that a client has in its channels with the operator, by commitments that both have signed, msat: what a
     /// circle under way carries is still its own in one of them.
     pub fn purse_msat(&self, client: usize) -> u64 {
-        self.members[client].lightningd.channels.values().map(|channel| sides(channel).0).sum()
+        let member = &self.members[client];
+        let now: u64 = member.lightningd.channels.values().map(|channel| sides(channel).0).sum();
+        now.saturating_add(member.forgotten_msat)
     }
 
     /// A member's engine hears what its channels with a peer hold.

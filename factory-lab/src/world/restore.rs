@@ -1,6 +1,7 @@
 //! A node whose database comes back from an older copy (S9): lightningd's own tables and the plugin's
 //! records are one database, so that both are as old.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{BlockHash, OutPoint};
@@ -10,13 +11,14 @@ use factory_engine::memory::watching::Name;
 use factory_engine::record::appointment::Appointment;
 use factory_engine::record::decode_record;
 use factory_engine::types::{ChannelId, Height, InstanceId, NodeId, PaymentHash};
-use factory_engine::{KnownChannel, Remains};
+use factory_engine::{Factory, KnownChannel, Remains};
 
 use crate::LabError;
 use crate::node::{Channel, IssuedInvoice};
 use crate::rng::Rng;
 use crate::store::Store;
 
+use super::moves::sides;
 use super::{Penalty, World};
 
 /// A copy of one node's database.
@@ -118,6 +120,18 @@ impl World {
         let Some(engine) = &mut member.engine else { return vec![] };
         let over: Vec<InstanceId> = engine.archivable(height).collect();
         if !over.is_empty() {
+            // lightningd forgets what has ended, too.
+            let all = over.iter().filter_map(|instance| engine.factory(*instance));
+            let channels: Vec<ChannelId> =
+                all.flat_map(Factory::own_channels).map(|own| own.channel_id).collect();
+            for channel_id in channels {
+                if let Entry::Occupied(known) = member.lightningd.channels.entry(channel_id)
+                    && known.get().closing
+                {
+                    let left = sides(&known.remove()).0;
+                    member.forgotten_msat = member.forgotten_msat.saturating_add(left);
+                }
+            }
             engine.archive(over.iter().map(|instance| (*instance, Remains::Records { since: height })));
             over.iter().for_each(|instance| member.store.forget(*instance));
         }
