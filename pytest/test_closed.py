@@ -132,7 +132,8 @@ def with_faults(node_factory, bitcoind, option, ends=True):
     del options["factory-fault"]
     if option == "important-plugin":
         options = important(options)
-    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST), options])
+    # A node without its plugin knows none of our messages, and warns of the next one.
+    lsp, alice = nodes = node_factory.get_nodes(2, opts=[lsp_options(allow_warning=ends, **FAST), options])
     fund(bitcoind, lsp, 3_000_000, 3_000_000)
     connect_all(lsp, [alice])
     wait_for_synced(bitcoind, nodes)

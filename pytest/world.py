@@ -149,7 +149,7 @@ class World:
         """Two factories whose channels are usable."""
         found = [seen for seen in factories(self.lsp) if seen["state"] == "active"][:2]
         while len(found) < 2:
-            found.append(self.activate(self.create().result(60)))
+            found.append(self.in_use())
         return found
 
     def active(self):
@@ -157,7 +157,13 @@ class World:
         for seen in factories(self.lsp):
             if seen["state"] == "active":
                 return seen
-        return self.activate(self.create().result(60))
+        return self.in_use()
+
+    def in_use(self):
+        """A new factory, with more on each side of its channels than it costs to take that home."""
+        factory = self.activate(self.create().result(60))
+        self.pay_around(factory)
+        return factory
 
     def pay_around(self, factory, clients=None):
         """Both directions on every channel of the factory, and every node's stored paths are whole."""
