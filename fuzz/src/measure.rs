@@ -30,16 +30,14 @@ const fn ms(count: u64) -> Duration {
 }
 
 impl Bounds {
-    /// Whatever only reads: a millisecond for each kilobyte. The bitcoin crate reserves up to a
-    /// megabyte for a list before it reads it: inputs, outputs, a witness, and its index; and up to 4 MB for an
-    /// element of a witness.
-    pub const DECODER: Self = Self { memory: (7 * MIB, 64), time: (ms(20), ms(1)) };
+    /// Whatever only reads: a millisecond for each kilobyte.
+    pub const DECODER: Self = Self { memory: (MIB, 64), time: (ms(20), ms(1)) };
     /// Some messages of some hundred kilobytes come from a few bytes here.
-    pub const LINK: Self = Self { memory: (7 * MIB, 64), time: (ms(40), ms(1)) };
+    pub const LINK: Self = Self { memory: (3 * MIB, 64), time: (ms(40), ms(1)) };
     /// Terms also become a layout: up to 4,096 clients of 8 bytes each, with a node for each.
-    pub const MESSAGE: Self = Self { memory: (7 * MIB, 512), time: (ms(20), ms(1)) };
+    pub const MESSAGE: Self = Self { memory: (3 * MIB, 512), time: (ms(20), ms(1)) };
     /// A stored proposal becomes a tree: points are added up, some 50 µs for each 33 bytes and level.
-    pub const RECORD: Self = Self { memory: (7 * MIB, 512), time: (ms(50), ms(40)) };
+    pub const RECORD: Self = Self { memory: (3 * MIB, 512), time: (ms(50), ms(40)) };
     /// A plan for 4,096 clients takes four bytes to ask for.
     pub const PLUGIN: Self = Self { memory: (32 * MIB, 256), time: (ms(250), ms(1)) };
     /// A block comes as hex in JSON, is cloned once and decoded.

@@ -17,6 +17,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
 use crate::types::{Height, Transaction, Txid};
+use crate::wire::codec::transaction;
 
 /// Separates locators from everything else that is made of a txid; its number is the format's.
 const LOCATOR_LABEL: &[u8] = b"cln-factory appointment 1 locator";
@@ -207,7 +208,7 @@ fn parse(plain: &[u8]) -> Option<Vec<Task>> {
         let (length, after) = after.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
         let (tx, after) = after.split_at_checked(length)?;
-        let tx = bitcoin::consensus::deserialize(tx).ok()?;
+        let tx = transaction(tx)?;
         tasks.push(Task { not_before: Height::from_be_bytes(*not_before), tx });
         rest = after;
     }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use crate::tx::musig::{AggNonce, PartialSig, PubNonce};
 use crate::types::{ChannelId, InstanceId, NodeId, PaymentHash, PaymentSecret, ProtocolId};
 
+pub(crate) use bitcoin_types::transaction;
 pub use error::{DecodeError, Malformed};
 pub use shared::Shared;
 pub use tlv::{

@@ -61,16 +61,80 @@ impl Codec for OutPoint {
     }
 }
 
-/// A BigSize length and Bitcoin's own encoding, witness included where there is one. The bitcoin crate
-/// trusts a count of inputs or outputs for a megabyte of memory, whatever arrived, and no further.
+/// A BigSize length and Bitcoin's own encoding, witness included where there is one.
 impl Codec for Transaction {
     fn write(&self, out: &mut Vec<u8>) {
         write_counted(&bitcoin::consensus::serialize(self), out);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        bitcoin::consensus::deserialize(r.take_counted()?).map_err(|_| Malformed::BadTransaction.into())
+        transaction(r.take_counted()?).ok_or_else(|| Malformed::BadTransaction.into())
     }
+}
+
+/// A transaction in Bitcoin's own encoding; nothing if it is none. The bitcoin crate reserves up to thirty megabytes for
+/// what a list or a witness says that it has: of that nothing is believed that the bytes which arrived can't hold (S28).
+pub(crate) fn transaction(bytes: &[u8]) -> Option<Transaction> {
+    holds_what_it_counts(bytes)?;
+    bitcoin::consensus::deserialize(bytes).ok()
+}
+
+/// Least bytes of an input, an output, and an element of a witness.
+const LEAST: (usize, usize, usize) = (41, 9, 1);
+
+fn holds_what_it_counts(bytes: &[u8]) -> Option<()> {
+    let (input, output, element) = LEAST;
+    let mut rest = bytes.get(4..)?;
+    let mut inputs = count(&mut rest, input)?;
+    // BIP 144: no inputs are a marker, and a flag comes after it.
+    let has_witness = inputs == 0;
+    if has_witness {
+        skip(&mut rest, 1)?;
+        inputs = count(&mut rest, input)?;
+    }
+    for _ in 0..inputs {
+        skip(&mut rest, 36)?;
+        skip_counted(&mut rest)?;
+        skip(&mut rest, 4)?;
+    }
+    for _ in 0..count(&mut rest, output)? {
+        skip(&mut rest, 8)?;
+        skip_counted(&mut rest)?;
+    }
+    for _ in 0..if has_witness { inputs } else { 0 } {
+        for _ in 0..count(&mut rest, element)? {
+            skip_counted(&mut rest)?;
+        }
+    }
+    Some(())
+}
+
+fn skip(rest: &mut &[u8], bytes: usize) -> Option<()> {
+    *rest = rest.get(bytes..)?;
+    Some(())
+}
+
+fn skip_counted(rest: &mut &[u8]) -> Option<()> {
+    let bytes = count(rest, 1)?;
+    skip(rest, bytes)
+}
+
+/// A compact size, if there may be so many of `least` bytes each.
+fn count(rest: &mut &[u8], least: usize) -> Option<usize> {
+    let (first, mut after) = rest.split_first()?;
+    let width = match first {
+        0xfd => 2,
+        0xfe => 4,
+        0xff => 8,
+        _ => 0,
+    };
+    let mut number = [0; 8];
+    number.get_mut(..width)?.copy_from_slice(after.get(..width)?);
+    skip(&mut after, width)?;
+    let number = if width == 0 { u64::from(*first) } else { u64::from_le_bytes(number) };
+    let number = usize::try_from(number).ok()?;
+    *rest = after;
+    (number.checked_mul(least)? <= after.len()).then_some(number)
 }
 
 /// The amount, and the script.

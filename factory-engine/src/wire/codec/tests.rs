@@ -287,3 +287,33 @@ fn random_bytes_never_panic() {
         let _ = BTreeMap::<u8, Vec<(u16, ScriptBuf)>>::decoded(&bytes);
     }
 }
+
+/// S28: a transaction that says that it has more than the bytes which arrived can hold is none, wherever it says so.
+#[test]
+fn a_transaction_is_not_believed() {
+    let input =
+        bitcoin::TxIn { witness: bitcoin::Witness::from_slice(&[[7; 3]]), ..bitcoin::TxIn::default() };
+    let output =
+        bitcoin::TxOut { value: Amount::from_sat(1), script_pubkey: ScriptBuf::from_bytes(vec![7; 2]) };
+    let tx = |input: Vec<bitcoin::TxIn>| bitcoin::Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input,
+        output: vec![output.clone()],
+    };
+    for tx in [tx(vec![input]), tx(vec![bitcoin::TxIn::default()]), tx(vec![])] {
+        let good = bitcoin::consensus::serialize(&tx);
+        assert_eq!(transaction(&good), Some(tx));
+        assert_eq!(transaction(&good[..good.len() - 1]), None);
+    }
+    // Marker and flag; inputs, script, outputs, script, elements of the witness, an element.
+    for (place, count) in [(6, 1), (43, 0), (48, 1), (57, 2), (60, 1), (61, 3)] {
+        let mut bytes = bitcoin::consensus::serialize(&tx(vec![bitcoin::TxIn {
+            witness: bitcoin::Witness::from_slice(&[[7; 3]]),
+            ..bitcoin::TxIn::default()
+        }]));
+        assert_eq!(bytes[place], count, "{place}");
+        bytes.splice(place..=place, [0xfe, 0, 0, 0x30, 0]);
+        assert_eq!(transaction(&bytes), None, "{place}");
+    }
+}
