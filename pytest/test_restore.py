@@ -155,20 +155,28 @@ def test_an_operators_machine_burns(node_factory, bitcoind, directory):
     assert bitcoind.rpc.getblockcount() < timeout
 
 
+# Options of a client whose disk is put back to what it was.
+DIES = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
+
+
+def sell_meanwhile(lsp, alice, bob, factory):
+    """A sale to alice that bob's file has, and that bob, whose disk is older then, will have forgotten."""
+    buy(alice, factory, 200_000)
+    wait_for(lambda: len(factory_of(bob, factory["factory_instance"]).get("sales", [])) == 0)
+    wait_until_copied(bob)
+    lsp.stop()
+
+
 # S9
 def test_a_copied_disk_is_exit_only(node_factory, bitcoind, directory):
     """Its file knows of a sale that the older copy has forgotten: it is back before anybody is told anything."""
-    dies = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
-    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=dies, stock_sat=STOCK)
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=DIES, stock_sat=STOCK)
     alice, bob = clients
     instance = factory["factory_instance"]
     pay(lsp, bob, 100_000_000, "to bob")
     wait_until_copied(bob)
     with older_copy(bob, lambda: connect_all(lsp, clients)):
-        buy(alice, factory, 200_000)
-        wait_for(lambda: len(factory_of(bob, instance).get("sales", [])) == 0)
-        wait_until_copied(bob)
-        lsp.stop()
+        sell_meanwhile(lsp, alice, bob, factory)
     assert "older backup" in factory_of(bob, instance)["exit_only"]
     lsp.start()
     connect_all(lsp, clients)
@@ -179,8 +187,7 @@ def test_a_copied_disk_is_exit_only(node_factory, bitcoind, directory):
 # S9, S39
 def test_a_file_that_is_mounted_late(node_factory, bitcoind, directory):
     """A copied disk starts before its file is there: it begins none anew, and has its records back once the file is."""
-    dies = {"may_fail": True, "broken_log": "Lost connection|Cannot broadcast our commitment|Subd did not close"}
-    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=dies, stock_sat=STOCK)
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=DIES, stock_sat=STOCK)
     alice, bob = clients
     instance = factory["factory_instance"]
     path = pathlib.Path(file_of(directory, "bob"))
@@ -188,10 +195,7 @@ def test_a_file_that_is_mounted_late(node_factory, bitcoind, directory):
     pay(lsp, bob, 100_000_000, "to bob")
     wait_until_copied(bob)
     with older_copy(bob, lambda: connect_all(lsp, clients)):
-        buy(alice, factory, 200_000)
-        wait_for(lambda: len(factory_of(bob, instance).get("sales", [])) == 0)
-        wait_until_copied(bob)
-        lsp.stop()
+        sell_meanwhile(lsp, alice, bob, factory)
         bob.stop()
         path.rename(away)
         bob.start()

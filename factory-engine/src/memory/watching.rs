@@ -2,6 +2,7 @@
 //! at a start.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use bitcoin::hashes::Hash;
 
@@ -165,9 +166,9 @@ impl Watching {
         kept.trigger = Some(trigger);
         let before: BTreeMap<Txid, Due> = self.due_of(name).map(|(txid, due)| (txid, due.clone())).collect();
         self.forget_due(name);
-        let (first, last) =
-            (((name.0, [0; 32], [0; 16]), lowest()), ((name.0, [0xff; 32], [0xff; 16]), highest()));
-        let open = self.due.range(first..=last).filter(|(_, due)| due.is_open()).count();
+        let (first, last) = of_peer(name.0).into_inner();
+        let open =
+            self.due.range((first, lowest())..=(last, highest())).filter(|(_, due)| due.is_open()).count();
         let room = MOST_DUE.saturating_sub(open);
         for task in tasks.into_iter().take(room) {
             let txid = task.tx.compute_txid();
@@ -224,7 +225,7 @@ impl Watching {
         }
         self.opening.remove(&name);
         self.forget_due(name);
-        if self.kept.range((peer, tag, [0; 16])..=(peer, tag, [0xff; 16])).next().is_none() {
+        if self.kept.range(of_tag(peer, tag)).next().is_none() {
             self.counters.remove(&(peer, tag));
         }
         if let Some(waiting) = self.waits.get_mut(&locator) {
@@ -263,13 +264,12 @@ impl Watching {
     }
 
     fn of(&self, peer: NodeId) -> impl Iterator<Item = (&Name, &Kept)> {
-        let (first, last) = ((peer, [0; 32], [0; 16]), (peer, [0xff; 32], [0xff; 16]));
-        self.kept.range(first..=last)
+        self.kept.range(of_peer(peer))
     }
 
     /// Those with one tag, and what is being written with it.
     pub(crate) fn tagged(&self, peer: NodeId, tag: Tag) -> BTreeSet<Name> {
-        let range = (peer, tag, [0; 16])..=(peer, tag, [0xff; 16]);
+        let range = of_tag(peer, tag);
         let kept = self.kept.range(range.clone()).map(|(name, _)| *name);
         kept.chain(self.putting.range(range).map(|(name, _)| *name)).collect()
     }
@@ -278,13 +278,12 @@ impl Watching {
     /// others there are.
     pub(crate) fn too_many(&self, name: Name, bytes: usize, is_named: bool) -> Option<String> {
         let (peer, tag, _) = name;
-        let (first, last) = ((peer, [0; 32], [0; 16]), (peer, [0xff; 32], [0xff; 16]));
         let (mut count, mut held) = self.held.get(&peer).copied().unwrap_or_default();
         let mut all = self.bytes;
         let mut tags: BTreeSet<Tag> = [tag].into();
         tags.extend(self.counters.range((peer, [0; 32])..=(peer, [0xff; 32])).map(|((_, tag), _)| *tag));
         // What is written takes the place of what has its name.
-        let putting = self.putting.range(first..=last).filter(|(of, _)| **of != name);
+        let putting = self.putting.range(of_peer(peer)).filter(|(of, _)| **of != name);
         for (of, more) in putting.map(|(of, putting)| (*of, size(putting.bytes))).chain([(name, bytes)]) {
             match self.kept.get(&of).map(|kept| size(kept.bytes)) {
                 Some(before) => {
@@ -371,6 +370,16 @@ impl Watching {
         let late = self.kept.iter().filter(|(_, kept)| kept.until.saturating_add(BURIED) < height);
         late.map(|(name, _)| *name).collect()
     }
+}
+
+/// All names of a peer's.
+fn of_peer(peer: NodeId) -> RangeInclusive<Name> {
+    (peer, [0; 32], [0; 16])..=(peer, [0xff; 32], [0xff; 16])
+}
+
+/// All names of one of its factories.
+fn of_tag(peer: NodeId, tag: Tag) -> RangeInclusive<Name> {
+    (peer, tag, [0; 16])..=(peer, tag, [0xff; 16])
 }
 
 fn lowest() -> Txid {
