@@ -257,7 +257,7 @@ fn what_a_keeper_has_shown_is_waited_for() {
     world.ask(2, instance, 40_000, 1_000_000).unwrap().unwrap();
     world.settle().unwrap();
     assert!(logged(&world, 1, "sale_propose from"));
-    world.now += 1_000;
+    world.now += 100_000;
     world.feed(1, Input::Tick).unwrap();
     world.settle().unwrap();
     assert_eq!(sales(&world, 1, instance).len(), 0, "nothing of it is signed");

@@ -298,6 +298,30 @@ fn an_operator_that_sets_no_fees() {
     assert!(moved == 0 && reason.clone().unwrap().contains("fee_insufficient"), "{reason:?}");
 }
 
+/// S37: an operator that forwards over the channel which a move leaves moves nothing: that has an end, and says so.
+#[test]
+fn what_comes_back_over_the_channel_that_it_left_ends() {
+    let Two { mut world, new, .. } = two(13);
+    let ordinary = world.open_ordinary(1, 1_000_000, 2_000_000).unwrap();
+    // Of two channels that cost the same lightningd takes the one with more to spend.
+    world.members[LSP].lightningd.free.insert(ordinary);
+    world.members[LSP].lightningd.fees_stay = true;
+    ask(&mut world, ordinary, new, None).unwrap();
+    for _ in 0..PATIENCE {
+        for step in 0.. {
+            assert!(step < 200, "it never ends");
+            if !world.step().unwrap() && !world.advance().unwrap() {
+                break;
+            }
+        }
+        world.mine(1).unwrap();
+    }
+    let (_, parts, reason) = outcome(&world, ordinary).unwrap();
+    assert!(parts <= 3, "{parts}");
+    assert!(reason.clone().unwrap().contains("holds no less than before"), "{reason:?}");
+    assert_eq!(balance(&world, 1, ordinary), 2_000_000);
+}
+
 /// A move over a channel that was free for another one: at equal fees lightningd would choose the wrong channel.
 #[test]
 fn one_channel_at_a_time_is_free() {
@@ -329,6 +353,17 @@ fn a_restart_of_the_operator_leaves_nothing_free() {
     world.mine(PATIENCE).unwrap();
     world.settle().unwrap();
     assert!(world.members[LSP].lightningd.free.is_empty());
+
+    // A move over another channel doesn't wait for that.
+    ask(&mut world, old, new, Some(10_000_000)).unwrap();
+    run(&mut world);
+    world.restart(LSP).unwrap();
+    world.settle().unwrap();
+    assert!(world.members[LSP].lightningd.free.contains(&new));
+    ask(&mut world, new, old, Some(1_000_000)).unwrap();
+    run(&mut world);
+    let free: Vec<ChannelId> = world.members[LSP].lightningd.free.iter().copied().collect();
+    assert_eq!(free, [old]);
 }
 
 /// What can't be is refused before anything is stored, and says why.

@@ -65,6 +65,8 @@ pub struct Lightningd {
     pub fees_fail: bool,
     /// Whether `setchannel` does nothing and says that it has.
     pub fees_ignored: bool,
+    /// A channel that is free stays so, though `setchannel` says that it isn't.
+    pub fees_stay: bool,
     /// Whether a payment arrived, by payment_hash. Durable.
     pub payments: BTreeMap<PaymentHash, bool>,
 }
@@ -94,6 +96,7 @@ impl Lightningd {
             htlc_maximum_msat: u64::MAX,
             fees_fail: false,
             fees_ignored: false,
+            fees_stay: false,
             payments: BTreeMap::new(),
         }
     }

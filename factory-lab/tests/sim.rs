@@ -54,8 +54,7 @@ fn fixed_seeds() {
 fn fresh_seeds() {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).unwrap();
-    // Fewer, until a move without progress has an end: docs/simulator.md, "What was run".
-    runs(u64::from_be_bytes(bytes), RUNS / 10);
+    runs(u64::from_be_bytes(bytes), RUNS);
 }
 
 /// Without faults every factory comes to be, and everybody gets out. Who declines is left out.

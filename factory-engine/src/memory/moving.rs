@@ -14,17 +14,18 @@ pub(crate) enum MovePhase {
     Resting,
     /// `move_ready`.
     Asked { deadline: Millis },
-    /// What its channels hold now. L needs so many blocks between the HTLCs.
-    Looking { cltv_delta: u32, deadline: Millis },
-    /// The end of an HTLC.
-    Sending { cltv_delta: u32 },
+    /// What its channels hold now. L needs so many blocks between the HTLCs. After an HTLC that has arrived: what
+    /// the channel that it left had held before, msat.
+    Looking { cltv_delta: u32, deadline: Millis, had_msat: Option<u64> },
+    /// The end of an HTLC; what the channel that it leaves held before, msat.
+    Sending { cltv_delta: u32, had_msat: u64 },
 }
 
 /// A client's move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnMove {
     pub(crate) phase: MovePhase,
-    /// HTLCs that failed, since the last that arrived.
+    /// HTLCs that failed, or changed nothing, since the last that did.
     pub(crate) fails: u32,
     /// What was in its way last, for people.
     pub(crate) why: Option<String>,

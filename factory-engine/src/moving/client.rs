@@ -195,7 +195,7 @@ impl Engine {
             over(step, factory, from, Some(&why));
             return Ok(());
         }
-        self.look_and_send(step, factory, from, cltv_delta, own.fails);
+        self.look_and_send(step, factory, from, (cltv_delta, None), own.fails);
         Ok(())
     }
 
@@ -217,10 +217,10 @@ impl Engine {
         step: &mut StepBuilder<'_>,
         factory: &Factory,
         from: ChannelId,
-        cltv_delta: u32,
+        (cltv_delta, had_msat): (u32, Option<u64>),
         fails: u32,
     ) {
-        let phase = MovePhase::Looking { cltv_delta, deadline: self.move_deadline(step) };
+        let phase = MovePhase::Looking { cltv_delta, deadline: self.move_deadline(step), had_msat };
         set(step, (factory.instance, from), OwnMove { phase, fails, why: None });
         step.effect(Effect::ReadBalances { peer: factory.lsp() });
     }
@@ -228,16 +228,23 @@ impl Engine {
     /// What channels hold: a move that waits for it sends its next HTLC.
     pub(crate) fn moves_on_balances(&self, step: &mut StepBuilder<'_>, list: &[ChannelBalance]) {
         for (factory, open, own) in self.idle_moves() {
-            let MovePhase::Looking { cltv_delta, .. } = own.phase else { continue };
+            let MovePhase::Looking { cltv_delta, had_msat, .. } = own.phase else { continue };
             if !list.iter().any(|channel| channel.peer == factory.lsp()) {
                 continue;
             }
             let known = |id| list.iter().find(|channel| channel.channel_id == id);
             let stays = self.stays_in((open.from, open.to), step.height, known);
             match (known(open.from), known(open.to)) {
+                // It has come back over the channel that it left, or as much came in otherwise.
+                (Some(from), Some(_)) if had_msat.is_some_and(|had| from.to_us_msat >= had) => {
+                    let why =
+                        format!("an HTLC has arrived, and channel {} holds no less than before", open.from);
+                    self.move_failed(step, factory, open, (why, own.fails));
+                }
                 (Some(from), Some(to)) => {
                     let from = super::plan::without(from, stays);
-                    self.send_part(step, factory, open, (&from, to), (cltv_delta, own.fails))
+                    let fails = if had_msat.is_some() { 0 } else { own.fails };
+                    self.send_part(step, factory, open, (&from, to), (cltv_delta, fails))
                 }
                 (None, _) => over(step, factory, open.from, Some("the channel that it leaves is gone")),
                 (Some(_), None) => {
@@ -275,7 +282,8 @@ impl Engine {
         let payment_hash = PaymentHash(sha256::Hash::hash(&preimage.0).to_byte_array());
         step.log(Level::Debug, format!("{instance}: an HTLC of {amount_msat} msat moves: {limit}"));
         step.event(instance, MoveStarted { payment_hash, from: open.from, amount_msat });
-        set(step, key, OwnMove { phase: MovePhase::Sending { cltv_delta }, fails, why: None });
+        let phase = MovePhase::Sending { cltv_delta, had_msat: from.to_us_msat };
+        set(step, key, OwnMove { phase, fails, why: None });
         step.effect(Effect::SendMove(Box::new(SendMove {
             instance,
             peer: factory.lsp(),
@@ -301,7 +309,7 @@ impl Engine {
         let Some(factory) = self.factories.get(&instance) else { return };
         let Some(open) = factory.moves.by_hash(payment_hash) else { return };
         let Some(part) = open.started else { return };
-        let (own, key) = (self.own_move((instance, open.from)), (instance, open.from));
+        let own = self.own_move((instance, open.from));
         let (arrived, height) = (result.is_ok(), step.height);
         step.event(instance, MoveEnded { payment_hash, arrived, height });
         match result {
@@ -311,8 +319,8 @@ impl Engine {
                     return over(step, factory, open.from, None);
                 }
                 match own.phase {
-                    MovePhase::Sending { cltv_delta } => {
-                        self.look_and_send(step, factory, open.from, cltv_delta, 0);
+                    MovePhase::Sending { cltv_delta, had_msat } => {
+                        self.look_and_send(step, factory, open.from, (cltv_delta, Some(had_msat)), own.fails);
                     }
                     MovePhase::Resting | MovePhase::Asked { .. } | MovePhase::Looking { .. } => {
                         let left = open.amount_msat.map(|amount| amount.saturating_sub(moved));
@@ -320,17 +328,26 @@ impl Engine {
                     }
                 }
             }
-            Err(error) => {
-                let (why, fails) = (error.to_string(), own.fails.saturating_add(1));
-                step.log(Level::Info, format!("{instance}: an HTLC of a move has failed: {why}"));
-                if fails >= MOST_FAILS {
-                    over(step, factory, open.from, Some(&why));
-                } else if fails == 1 {
-                    self.ask_again(step, factory, (open.from, open.to), open.left_msat(), fails);
-                } else {
-                    rest(step, key, fails, why);
-                }
-            }
+            Err(error) => self.move_failed(step, factory, open, (error.to_string(), own.fails)),
+        }
+    }
+
+    /// An HTLC has failed, or changed nothing, after so many others.
+    fn move_failed(
+        &self,
+        step: &mut StepBuilder<'_>,
+        factory: &Factory,
+        open: &Move,
+        (why, fails): (String, u32),
+    ) {
+        let (instance, fails) = (factory.instance, fails.saturating_add(1));
+        step.log(Level::Info, format!("{instance}: an HTLC of a move has failed: {why}"));
+        if fails >= MOST_FAILS {
+            over(step, factory, open.from, Some(&why));
+        } else if fails == 1 {
+            self.ask_again(step, factory, (open.from, open.to), open.left_msat(), fails);
+        } else {
+            rest(step, (instance, open.from), fails, why);
         }
     }
 

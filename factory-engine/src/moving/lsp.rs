@@ -62,6 +62,8 @@ impl Engine {
         for (channel_id, free) in others {
             self.charge_again(step, *channel_id, free);
         }
+        // Nor over one that a restart has forgotten.
+        step.effect(Effect::ReadBalances { peer });
         let known = self.moving.free.get(&to).filter(|free| !free.back);
         let since = known.map_or(step.height, |free| free.since);
         let set = known.and_then(|free| free.set).filter(|height| *height == step.height);
@@ -142,20 +144,23 @@ impl Engine {
         }
     }
 
-    /// A channel with a client that is free, and nobody knows since when: a restart has forgotten it.
+    /// A channel with a client that is free, and nobody knows since when: a restart has forgotten it. It ends after a
+    /// while, and at once for a move over another channel.
     pub(crate) fn find_free_moves(&self, step: &mut StepBuilder<'_>, list: &[ChannelBalance]) {
         let is_client = |peer| {
             self.whole().any(|factory| factory.current.role == Role::Lsp && factory.client_of(peer).is_some())
         };
         let forgotten = list.iter().filter(|channel| channel.free && channel.live);
         for channel in forgotten.filter(|channel| !self.moving.free.contains_key(&channel.channel_id)) {
-            if is_client(channel.peer) {
-                let (peer, since) = (channel.peer, step.height);
-                note(
-                    step,
-                    channel.channel_id,
-                    Some(Free { peer, asked: None, since, set: None, back: false }),
-                );
+            let peer = channel.peer;
+            if !is_client(peer) {
+                continue;
+            }
+            let free = Free { peer, asked: None, since: step.height, set: None, back: false };
+            if self.moving.free.values().any(|other| other.peer == peer && !other.back) {
+                self.charge_again(step, channel.channel_id, &free);
+            } else {
+                note(step, channel.channel_id, Some(free));
             }
         }
     }

@@ -20,5 +20,5 @@ pub const PATIENCE: Height = 12;
 /// The most blocks that a client takes between the expiries of the two HTLCs.
 const MOST_DELTA: u32 = 144;
 
-/// HTLCs in a row that fail before a move ends.
+/// HTLCs in a row that fail, or arrive and leave what is in the channel where it is, before a move ends.
 const MOST_FAILS: u32 = 3;

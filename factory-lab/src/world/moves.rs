@@ -98,7 +98,7 @@ impl World {
         } else {
             if free && !lightningd.fees_ignored {
                 lightningd.free.insert(channel_id);
-            } else {
+            } else if !lightningd.fees_stay {
                 lightningd.free.remove(&channel_id);
             }
             Ok(())
