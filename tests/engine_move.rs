@@ -8,7 +8,7 @@ use common::factory;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::message::{Message, MoveReady, MoveRefused};
 use factory_engine::wire::words::Words;
-use factory_engine::{CannotMove, Command, Input, MoveLimit, MovePlan, Refusal};
+use factory_engine::{CannotClose, CannotMove, Command, Input, MoveLimit, MovePlan, Refusal};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{CrashAt, Fate, Fed, LSP, OPENER_MSAT, Outgoing, RESERVE_MSAT, World, losing};
@@ -27,6 +27,13 @@ struct Two {
 
 fn channel(world: &World, at: usize, instance: InstanceId) -> ChannelId {
     factory(world, at, instance).current.channels[&0]
+}
+
+/// The factory that a channel is in.
+fn factory_of(world: &World, channel: ChannelId) -> InstanceId {
+    let mut all = world.engine(LSP).unwrap().factories();
+    let of = all.find(|factory| factory.current.channels.values().any(|id| *id == channel));
+    of.unwrap().instance
 }
 
 fn two(seed: u64) -> Two {
@@ -339,6 +346,25 @@ fn one_channel_at_a_time_is_free() {
     world.mine(PATIENCE).unwrap();
     world.settle().unwrap();
     assert!(world.members[LSP].lightningd.free.is_empty());
+}
+
+/// A close waits for a move that may be under way, and not for what is free for the next one.
+#[test]
+fn a_close_waits_for_no_move_that_is_over() {
+    let Two { mut world, old, new } = two(14);
+    let instance = factory_of(&world, old);
+    ask(&mut world, old, new, Some(10_000_000)).unwrap();
+    run(&mut world);
+    let close = Input::Command(Command::Close { instance });
+    let Fed::Done(refused) = world.feed(LSP, close.clone()).unwrap() else { panic!() };
+    assert!(matches!(refused, Err(Refusal::Close(CannotClose::Move(_)))), "{refused:?}");
+    world.mine(2).unwrap();
+    run(&mut world);
+    assert!(world.members[LSP].lightningd.free.contains(&new));
+    let Fed::Done(closed) = world.feed(LSP, close).unwrap() else { panic!() };
+    closed.unwrap();
+    run(&mut world);
+    assert!(factory(&world, 1, instance).finished_close().is_some());
 }
 
 /// An operator that was restarted finds what it forwards for nothing, and ends it.

@@ -6,6 +6,7 @@ use bitcoin::TxOut;
 
 use crate::engine::Engine;
 use crate::io::{CannotClose, ChannelBalance};
+use crate::memory::moving::Free;
 use crate::record::attempt::Role;
 use crate::record::factory::Factory;
 use crate::record::state::State;
@@ -59,7 +60,10 @@ impl Engine {
             return Err(CannotClose::Sale);
         }
         let own = |id: &ChannelId| factory.own_channels().any(|channel| channel.channel_id == *id);
-        let moves = self.moving.free.iter().filter(|(_, free)| !free.back && free.asked.is_some());
+        // Whose move takes longer says so itself when it is asked (`would_close`).
+        let fresh = |free: &Free| free.set.is_none_or(|set| height <= set.saturating_add(1));
+        let asked = |free: &Free| !free.back && free.asked.is_some() && fresh(free);
+        let moves = self.moving.free.iter().filter(|(_, free)| asked(free));
         let mut moves = moves.flat_map(|(to, free)| [Some(*to), free.asked.map(|(_, from)| from)]).flatten();
         if let Some(channel) = moves.find(own) {
             return Err(CannotClose::Move(channel));

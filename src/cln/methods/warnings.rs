@@ -66,6 +66,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
         warnings.extend(peers(factory, height, node));
         warnings.extend(ended(factory));
         warnings.extend(paid(engine, factory, height));
+        warnings.extend(not_closed(engine, factory, height));
     }
     warnings.extend(suspects(engine, node));
     warnings.extend(copies(engine));
@@ -139,6 +140,26 @@ fn paid(engine: &Engine, factory: &Factory, height: Height) -> Option<Warning> {
         (None, None) => return None,
     };
     Some(Warning::of(factory, "paid_for_nothing", message, action))
+}
+
+/// A close that some may have signed for, and that has failed since.
+fn not_closed(engine: &Engine, factory: &Factory, height: Height) -> Option<Warning> {
+    let failure = engine.close_failure(factory.instance)?;
+    if !factory.is_closing(height) || factory.finished_close().is_some() {
+        return None;
+    }
+    let message = format!("it is not closed: at block {} {}", failure.height, failure.what);
+    let action = match factory.current.role {
+        Role::Lsp => {
+            "some may have signed, and nothing moves on its channels: it is tried again at each block at which all are \
+             connected; who doesn't come is evicted (factory-evict), which ends it"
+        }
+        Role::Client { .. } => {
+            "this node has signed, and nothing moves on its channels: keep it online; it leaves by itself if the operator \
+             doesn't finish the close"
+        }
+    };
+    Some(Warning::of(factory, "not_closed", message, action))
 }
 
 /// A warning about members that are connected without the plugin, if any.
