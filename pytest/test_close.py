@@ -147,9 +147,12 @@ def test_not_now(node_factory, bitcoind):
     "who, step",
     [
         ("lsp", "send-close_ask"),
+        ("lsp", "got-close_join"),
         ("lsp", "send-close_propose"),
         ("lsp", "got-close_partial_signatures"),
         ("lsp", "send-close_ready"),
+        ("client", "got-close_ask"),
+        ("client", "send-close_join"),
         ("client", "got-close_propose"),
         ("client", "send-close_partial_signatures"),
         ("client", "got-close_ready"),

@@ -76,7 +76,9 @@ def test_eight_clients_three_generations(node_factory, bitcoind):
     for client in clients:
         pay_over(lsp, client, channel_of(client, first), "purse", PURSE_MSAT)
     # The eighth has an ordinary channel.
-    (newcomer,) = node_factory.get_nodes(1, opts=[plugin_options(**FAST)])
+    # It moves by hand, as soon as its channel can be used.
+    early = {"factory-handover-depth": 1}
+    (newcomer,) = node_factory.get_nodes(1, opts=[plugin_options(**FAST, **early)])
     connect_all(lsp, [newcomer])
     opened = lsp.rpc.fundchannel(newcomer.info["id"], 300_000, announce=False, push_msat=PURSE_MSAT + PUSH_MSAT)
     mine(bitcoind, 6, [lsp, newcomer, *clients], wait_for_mempool=opened["txid"])
@@ -117,6 +119,9 @@ def test_eight_clients_three_generations(node_factory, bitcoind):
         assert to_us(client, channel_of(client, first)) == RESERVE_MSAT
     # What the ordinary channel's close left is in the wallet.
     wait_for(lambda: to_us(newcomer, target) == purses.msat[newcomer.info["id"]] - left)
+    purses.came(newcomer, -left)
+    purses.pay_around([newcomer])
+    purses.check([newcomer])
 
     # Who hasn't come is evicted in time; whatever lies beside its path is one transaction's.
     mine_until(bitcoind, nodes, lambda: state_of(lsp, first) in ("reclaimed", "exited", "closed"), limit=150)
@@ -141,8 +146,8 @@ def test_eight_clients_three_generations(node_factory, bitcoind):
     mine_until(bitcoind, nodes, lambda: all(state_of(client, second) == "left" for client in everybody))
     for client in everybody:
         purses.came(client, PUSH_MSAT - RESERVE_MSAT)
-    purses.pay_around(stay)
-    purses.check(stay)
+    purses.pay_around(everybody)
+    purses.check(everybody)
     fourth = next_factory(bitcoind, lsp, everybody)
     spent = spender(bitcoind, *root_of(second))
     assert spent["txid"] == fourth["funding_txid"]

@@ -99,6 +99,9 @@ def test_a_machine_burns_and_its_operator_has_kept_all(node_factory, bitcoind):
     wait_for(lambda: [factory["factory_instance"] for factory in factories(alice)] == [instance])
     restored = factory_of(alice, instance)
     assert restored["channels_lost"] and f"peer {lsp.info['id']}" in restored["exit_only"]
+    # The operator gives nothing back any more, and nothing is left for lightningd to take.
+    again = alice.rpc.call("factory-restore")
+    assert again["restored"] == again["channels"] == 0 and again["factories"] == [], again
     mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
     # Bob's channel is another's, and goes on.
     connect_all(lsp, [bob])

@@ -13,6 +13,7 @@ from harness import (
     connect_all,
     create,
     factories,
+    factory_with,
     find_plugin,
     fund,
     important,
@@ -49,6 +50,7 @@ SLICE = {("client", "send-handover", "lightningd"), ("lsp", "got-handover", "plu
 PURSE_MSAT = 30_000_000
 ENDED = ("aborted", "declined")
 BROKEN = f"{OF_A_KILL.pattern}|{BOOKKEEPING}"
+DIES = {"plugin": find_plugin(faults=True), "may_fail": True, "allow_warning": True, "broken_log": BROKEN}
 
 
 def cases():
@@ -77,9 +79,8 @@ def mine_until_still(bitcoind, executor, node, others, limit=12):
 
 @pytest.mark.parametrize("side, step, kill", list(cases()))
 def test_killed_in_a_renewal(node_factory, bitcoind, side, step, kill):
-    dies = {"plugin": find_plugin(faults=True), "may_fail": True, "allow_warning": True, "broken_log": BROKEN}
-    operator = lsp_options(**{"factory-push-msat": PUSH_MSAT, "factory-reclaim-blocks": 10, **FAST, **dies})
-    options = [important(operator), *[important(plugin_options(**FAST, **dies)) for _ in range(2)]]
+    operator = lsp_options(**{"factory-push-msat": PUSH_MSAT, "factory-reclaim-blocks": 10, **FAST, **DIES})
+    options = [important(operator), *[important(plugin_options(**FAST, **DIES)) for _ in range(2)]]
     nodes, executor = node_factory.get_nodes(3, opts=options), node_factory.executor
     lsp, *clients = nodes
     fund(bitcoind, lsp, 4_000_000)
@@ -133,3 +134,63 @@ def test_killed_in_a_renewal(node_factory, bitcoind, side, step, kill):
     wait_for(lambda: state_of(lsp, first) in ("reclaimed", "closed"))
     for factory in (first, second, third):
         statement(bitcoind, lsp, factory["factory_instance"])
+
+
+def kill_at_a_step(bitcoind, lsp, client, victim):
+    """Kills a node that stands still, and starts it again."""
+    victim.daemon.wait_for_log("fault: standing still")
+    KILLS["lightningd"](victim)
+    victim.start()
+    connect_all(lsp, [client])
+    mine(bitcoind, 0, [lsp, client])
+
+
+# S10, S36: its operator's node has opened the channel, and the operator doesn't know; the client doesn't.
+@pytest.mark.parametrize("side, step", [("lsp", "channel-funded"), ("client", "got-leave_opened")])
+def test_killed_while_a_client_leaves(node_factory, bitcoind, side, step):
+    """There is one channel, it is paid for once, and everything goes on by itself."""
+    options = {"lsp": {"factory-leave-channels": None, **FAST}, "client": FAST}
+    options[side] = {**options[side], **DIES}
+    lsp, (client,), factory = factory_with(node_factory, bitcoind, 1, **options)
+    old = channel_of(client, factory)
+    pay_over(lsp, client, old, "purse", PURSE_MSAT)
+    before = to_us(client, old)
+    victim = lsp if side == "lsp" else client
+    victim.rpc.call("misbehave", [f"hold-{step}"])
+    params = {"factory_instance": factory["factory_instance"], "max_price_msat": PURSE_MSAT // 2}
+    leaving = node_factory.executor.submit(client.rpc.call, "factory-leave", params)
+    kill_at_a_step(bitcoind, lsp, client, victim)
+    ended(leaving)
+    mine_until(bitcoind, [lsp, client], lambda: state_of(client, factory) == "left")
+    wait_for(lambda: [leave["stage"] for leave in status(client)["leaves"]] == ["done"])
+    (left,) = status(client)["leaves"]
+    price, new = left["price_msat"], left["channel_id"]
+    assert price > 0
+    assert to_us(client, old) == RESERVE_MSAT + price
+    assert to_us(client, new) == status(client)["total_msat"] == before - RESERVE_MSAT - price
+    for node, peer in ((lsp, client), (client, lsp)):
+        listed = node.rpc.listpeerchannels(peer.info["id"])["channels"]
+        assert {channel["channel_id"] for channel in listed} == {old, new}
+    pay_over(lsp, client, new, "after")
+
+
+# S10, S38
+def test_killed_while_a_factory_is_taken_back_alone(node_factory, bitcoind):
+    """By a transaction that nobody else has: it was to be sent, and isn't stored."""
+    options = {"factory-reclaim-blocks": 65_535, **FAST, **DIES}
+    lsp, (client,), factory = factory_with(node_factory, bitcoind, 1, lsp=options, client=FAST)
+    instance, nodes = factory["factory_instance"], [lsp, client]
+    # It has nothing there, and leaves at once.
+    client.rpc.call("factory-leave", {"factory_instance": instance})
+    wait_for(lambda: state_of(client, factory) == "left")
+    lsp.rpc.call("misbehave", ["hold-broadcast"])
+    mine_until_still(bitcoind, node_factory.executor, lsp, [client])
+    assert bitcoind.rpc.getrawmempool() == []
+    kill_at_a_step(bitcoind, lsp, client, lsp)
+    mine_until(bitcoind, nodes, lambda: spender(bitcoind, *root_of(factory)) is not None)
+    spent = spender(bitcoind, *root_of(factory))
+    assert [len(vin["txinwitness"]) for vin in spent["vin"]] == [1], "by key path, and alone"
+    wait_for(lambda: state_of(lsp, factory) in ("reclaimed", "closed"))
+    totals = statement(bitcoind, lsp, instance)
+    assert totals["reclaimed"] > 0 and set(totals) == {"reclaimed", "fee"}, totals
+    wait_for(lambda: any(out["txid"] == spent["txid"] for out in lsp.rpc.listfunds()["outputs"]))

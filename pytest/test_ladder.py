@@ -20,6 +20,7 @@ from harness import (
     wait_for,
 )
 from pyln.client import RpcError
+from test_renewal import heard, hearing
 
 TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 60}
 LADDER = {
@@ -74,7 +75,7 @@ def wake_program(directory):
 # S22, S37, S38
 def test_ladder(node_factory, bitcoind, tmp_path):
     program, notes = wake_program(tmp_path)
-    options = {"factory-reclaim-blocks": 10, "factory-wake-command": str(program), **FAST}
+    options = {"plugin": hearing(), "factory-reclaim-blocks": 10, "factory-wake-command": str(program), **FAST}
     lsp, clients, first = factory_with(node_factory, bitcoind, 2, lsp=options, client=FAST, **TERMS)
     nodes = [lsp, *clients]
     assert ladder(lsp)["state"] == "none"
@@ -130,7 +131,7 @@ def test_ladder(node_factory, bitcoind, tmp_path):
     away = clients[1]
     away.stop()
     wait_for(lambda: [due["connected"] for due in ladder(lsp)["due"]].count(False) == 1)
-    assert not notes.exists()
+    assert not notes.exists() and heard(lsp, "factory_wake") == []
     assert ladder(lsp, command="resume")["state"] == "running"
     mine(bitcoind, 1, [lsp, clients[0]])
     wait_for(notes.exists)
@@ -139,6 +140,15 @@ def test_ladder(node_factory, bitcoind, tmp_path):
     expected = ["4", second["factory_instance"], away.info["id"], str(woken["by_block"]), "renewal"]
     assert notes.read_text().splitlines() == expected
     assert woken["woken_block"] == bitcoind.rpc.getblockcount()
+    # Whatever listens there hears the same.
+    wait_for(lambda: heard(lsp, "factory_wake"))
+    expected = {
+        "factory_instance": second["factory_instance"],
+        "id": away.info["id"],
+        "by_block": woken["by_block"],
+        "reason": "renewal",
+    }
+    assert heard(lsp, "factory_wake") == [expected]
 
     # It comes, in the same rung or the next: a second time around for everybody.
     away.start()

@@ -31,6 +31,9 @@ from harness import (
 PUSH_MSAT = RESERVE_MSAT
 PAID_MSAT = 60_000_000
 DEPTH = 6
+# Blocks between two looks at channels that lightningd keeps for ever (src/cln/abandoned.rs), and how deep is for good.
+LOOKS = 36
+BURIED = 100
 
 
 def leave(client, factory, **more):
@@ -91,6 +94,62 @@ def test_a_client_leaves(node_factory, bitcoind):
     # It is an ordinary channel: payments go on.
     pay_over(lsp, client, new, "after", 1_000_000)
     assert to_us(client, new) == moves - price + 1_000_000
+
+
+def leave_empty(bitcoind, lsp, client, factory):
+    """Leaves a factory in which there is nothing, and gives the height at which its operator has taken it back."""
+    channel = channel_of(client, factory)
+    leave(client, factory)
+    wait_for(lambda: state_of(client, factory) == "left")
+    root = factory["funding_txid"], factory["funding_outnum"], False
+    mine_until(bitcoind, [lsp, client], lambda: bitcoind.rpc.gettxout(*root) is None)
+    spent = bitcoind.rpc.getblockcount()
+    for node in (lsp, client):
+        wait_for(lambda: channel_by_id(node, channel)["state"] == "CLOSINGD_COMPLETE")
+    return spent
+
+
+def is_listed(node, channel_id):
+    """Whether lightningd still has a channel."""
+    return channel_id in [channel["channel_id"] for channel in node.rpc.listpeerchannels()["channels"]]
+
+
+# S22
+def test_what_is_buried_is_forgotten(node_factory, bitcoind):
+    """Channels of who has left, which never come on chain: by nodes with --developer, such as these, a hundred blocks
+    after the factory's output was spent, and not before."""
+    # What is the operator's again waits for no other funding.
+    options = {"factory-reclaim-blocks": 65_535, **FAST}
+    lsp, (client,), first = factory_with(node_factory, bitcoind, 1, lsp=options, client=FAST)
+    second = activate(bitcoind, create(lsp, [client]), lsp, [client])
+    nodes = [lsp, client]
+    channels = [channel_of(client, factory) for factory in (first, second)]
+    # The first look that finds it deep enough.
+    deep = leave_empty(bitcoind, lsp, client, first) + BURIED - 1
+    look = -(-deep // LOOKS) * LOOKS
+
+    # The one before doesn't.
+    mine(bitcoind, look - LOOKS - bitcoind.rpc.getblockcount(), nodes)
+    mine(bitcoind, 1, nodes)
+    for node in nodes:
+        wait_for(lambda: status(node).get("closed_channels") == 1)
+        assert is_listed(node, channels[0])
+        assert state_of(node, first) != "closed"
+    later = leave_empty(bitcoind, lsp, client, second)
+    assert bitcoind.rpc.getblockcount() < look - 1 and later + BURIED - 1 > look
+    mine(bitcoind, 1, nodes)
+    for node in nodes:
+        wait_for(lambda: status(node).get("closed_channels") == 2)
+
+    mine(bitcoind, look - bitcoind.rpc.getblockcount(), nodes)
+    for node in nodes:
+        wait_for(lambda: not is_listed(node, channels[0]))
+    mine(bitcoind, 1, nodes)
+    for node in nodes:
+        assert state_of(node, first) == "closed" and state_of(node, second) != "closed"
+        # Of the other one it isn't time.
+        assert is_listed(node, channels[1])
+        wait_for(lambda: status(node).get("closed_channels") == 1)
 
 
 # S37

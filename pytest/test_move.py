@@ -34,6 +34,8 @@ def two_factories(node_factory, bitcoind, lsp=None, client=None, **more):
     """An operator and a client in two of its factories, with money in the first; the channels' ids."""
     lsp, (client,), first = factory_with(node_factory, bitcoind, 1, lsp=lsp, client=client, **more)
     second = activate(bitcoind, create(lsp, [client], **more), lsp, [client])
+    # As deep as factory-handover-depth asks for: nothing moves there before.
+    mine(bitcoind, 6, [lsp, client])
     old, new = (channel_in(factory, client)["channel_id"] for factory in (first, second))
     pay_over(lsp, client, old, "purse", PAID_MSAT)
     return lsp, client, old, new

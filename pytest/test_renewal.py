@@ -6,6 +6,7 @@ from pyln.client import RpcError
 
 from harness import (
     FAST,
+    PLUGINS,
     RESERVE_MSAT,
     activate,
     channel_by_id,
@@ -14,6 +15,7 @@ from harness import (
     create,
     factory_of,
     factory_with,
+    find_plugin,
     fund,
     lsp_options,
     mine,
@@ -25,11 +27,26 @@ from harness import (
     to_us,
     wait_for,
     wait_for_synced,
+    wait_until_ready,
 )
+from promises import Response, hold, notifications
 
 # What keeps a client's reserve in the old channel from being a loss: it comes with the new one.
 PUSH_MSAT = RESERVE_MSAT
 TERMS = {"capacity_sat": 300_000, "lifetime_blocks": 160, "dying_blocks": 100}
+
+
+def hearing():
+    """The plugin, and one that keeps what it says of renewals."""
+    return [find_plugin(), str(PLUGINS / "hear.py")]
+
+
+def heard(node, topic):
+    """What a node's plugin has said there since it started, each as it was promised."""
+    said = node.rpc.call("heard", [topic])["heard"]
+    for body in said:
+        hold(Response, notifications()[topic], body, topic)
+    return said
 
 
 def next_factory(bitcoind, lsp, clients):
@@ -136,3 +153,101 @@ def test_a_client_of_two_operators(node_factory, bitcoind):
         assert to_us(client, channel_of(client, following)) == amount + PUSH_MSAT
         wait_for(lambda: channel_by_id(client, channel_of(client, first))["state"] == "CLOSINGD_COMPLETE")
     assert status(client)["total_msat"] == total
+
+
+# S22
+def test_a_renewal_that_is_not_done_grows_louder(node_factory, bitcoind):
+    """The operator's invitation is refused, and then the operator is gone: a program hears of it more and more often,
+    with what it waits for and what failed, and factory-status says the same."""
+    terms = {"capacity_sat": 300_000, "lifetime_blocks": 70, "dying_blocks": 40}
+    options = {"plugin": hearing(), **FAST}
+    lsp, (client,), first = factory_with(node_factory, bitcoind, 1, client=options, **terms)
+    due = first["timeout_block"] - terms["dying_blocks"]
+
+    def renewal():
+        (found,) = status(client)["renewals"]
+        return found
+
+    def mine_until_left(blocks):
+        """Until so many are left, at which something is said. Gives what both say."""
+        mine(bitcoind, renewal()["blocks_left"] - blocks, [client])
+        wait_for(lambda: heard(client, "factory_renewal")[-1]["blocks_left"] == blocks)
+        return renewal(), heard(client, "factory_renewal")
+
+    mine(bitcoind, due - 1 - bitcoind.rpc.getblockcount(), [lsp, client])
+    assert status(client)["renewals"] == [] and heard(client, "factory_renewal") == []
+    mine(bitcoind, 1, [lsp, client])
+    seen = renewal()
+    assert (seen["stage"], seen["since_block"], seen["level"]) == ("invitation", due, "info")
+    assert "keep the node online" in seen["advice"]
+    wait_for(lambda: heard(client, "factory_renewal"))
+    expected = {
+        "factory_instance": first["factory_instance"],
+        "by_block": seen["by_block"],
+        "blocks_left": seen["by_block"] - due,
+        "level": "info",
+        "waits_for": f"{seen['waits_for']}; {seen['advice']}",
+    }
+    assert heard(client, "factory_renewal") == [expected]
+
+    # Dearer than this client takes.
+    lsp.rpc.call("factory-price", {"renewal_base_msat": 1_000, "renewal_ppm": 0})
+    with pytest.raises(RpcError):
+        create(lsp, [client], **terms)
+    wait_for(lambda: "failed" in renewal())
+    lsp.stop()
+    wait_for(lambda: not renewal()["connected"])
+    whole = renewal()["blocks_left"]
+    assert whole == expected["blocks_left"] and renewal()["level"] == "info"
+
+    half = whole // 2
+    seen, said = mine_until_left(half)
+    assert [one["blocks_left"] for one in said] == [whole, half]
+    failed = seen["failed"]
+    assert "price_msat is 1000" in failed["message"], failed
+    assert seen["level"] == said[-1]["level"] == "unusual"
+    assert said[-1]["failed"] == f"at height {failed['block']}: {failed['message']}"
+    assert "operator is not connected" in seen["advice"]
+    assert said[-1]["waits_for"] == f"{seen['waits_for']}; {seen['advice']}"
+
+    # In the end at each block.
+    seen, said = mine_until_left(3)
+    assert seen["level"] == "broken"
+    left = [one["blocks_left"] for one in said]
+    assert left == sorted(set(left), reverse=True) and left[-4:] == [6, 5, 4, 3]
+    levels = ["info", "unusual", "broken"]
+    assert [one["level"] for one in said] == sorted((one["level"] for one in said), key=levels.index)
+    assert [one["level"] for one in said[-4:]] == ["broken"] * 4
+    assert said[-1]["by_block"] == seen["by_block"] == expected["by_block"]
+
+
+# S22
+def test_who_is_due_connects_by_itself(node_factory, bitcoind):
+    """To an operator that has announced where it is: nobody else says anything, nor does lightningd."""
+    alone = {"dev-no-reconnect": None, **FAST}
+    options = [lsp_options(**{"dev-allow-localhost": None, **FAST}), plugin_options(**alone), {"may_reconnect": True}]
+    lsp, client, stranger = node_factory.get_nodes(3, opts=options)
+    fund(bitcoind, lsp, 5_000_000, 5_000_000)
+    connect_all(lsp, [client])
+    stranger.connect(lsp)
+    lsp.rpc.fundchannel(stranger.info["id"], 1_000_000)
+    mine(bitcoind, 6, [lsp, client], wait_for_mempool=1)
+    first = activate(bitcoind, create(lsp, [client], **TERMS), lsp, [client])
+    wait_for(lambda: (client.rpc.listnodes(lsp.info["id"])["nodes"] or [{}])[0].get("addresses"))
+
+    mine(bitcoind, first["timeout_block"] - TERMS["dying_blocks"] - 2 - bitcoind.rpc.getblockcount(), [lsp, client])
+    client.rpc.disconnect(lsp.info["id"], force=True)
+    wait_for(lambda: status(client)["peers"] == [])
+    # There is nothing to come for yet.
+    mine(bitcoind, 1, [lsp, client])
+    assert status(client)["peers"] == []
+    mine(bitcoind, 1, [lsp, client])
+    client.daemon.wait_for_log(f"{lsp.info['id']}: connecting: done")
+    wait_until_ready(client, [lsp])
+    wait_until_ready(lsp, [client])
+    (renewal,) = status(client)["renewals"]
+    assert renewal["connected"] and renewal["stage"] == "invitation"
+    # And so it is there when it is invited.
+    second = next_factory(bitcoind, lsp, [client])
+    mine_until(bitcoind, [lsp, client], lambda: state_of(client, first) == "left")
+    assert factory_of(client, second["factory_instance"])["state"] == "active"

@@ -20,13 +20,16 @@ from harness import (
     mine_until,
     onchain_msat,
     pay,
+    pay_over,
     plugin_options,
+    spender,
     status,
     wait_for,
     wait_for_synced,
 )
+from test_chain import statement
 from test_restored import older_copy
-from test_sales import STOCK, buy
+from test_sales import STOCK, buy, sales, wait_until_usable
 
 CAPACITY = 500_000
 NOT_RESTORED = 2509
@@ -38,16 +41,19 @@ def file_of(directory, name):
     return os.path.join(directory, name)
 
 
-def backed_up(node_factory, bitcoind, directory, lsp=None, client=None, **more):
-    """An operator with clients alice and bob, a backup file each, and their factory."""
+def backed_up(node_factory, bitcoind, directory, lsp=None, client=None, other=None, addresses=0, **more):
+    """An operator with clients alice (`client`) and bob (`other`), a backup file each, and their factory.
+    Alice's wallet has given out so many addresses before."""
     names = ["lsp", "alice", "bob"]
-    own = [{**FAST, **(lsp or {})}, client or {}, {}]
+    own = [{**FAST, **(lsp or {})}, client or {}, other or {}]
     make = [lsp_options, plugin_options, plugin_options]
     options = [
         make(**{"factory-backup-file": file_of(directory, name), **given})
         for make, name, given in zip(make, names, own)
     ]
     lsp, *clients = node_factory.get_nodes(3, opts=options)
+    for _ in range(addresses):
+        clients[0].rpc.newaddr("p2tr")
     fund(bitcoind, lsp, 9_000_000)
     connect_all(lsp, clients)
     wait_for_synced(bitcoind, [lsp, *clients])
@@ -63,6 +69,11 @@ def wait_until_copied(*nodes):
     wait_for(lambda: all(copied(node) for node in nodes))
 
 
+def owned_msat(node):
+    """All that the node's wallet has, confirmed or not."""
+    return sum(int(output["amount_msat"]) for output in node.rpc.listfunds()["outputs"])
+
+
 def burn(node, keep=("hsm_secret",)):
     """Everything of the node but these files is gone; a new lightningd starts in its place."""
     node.stop()
@@ -73,8 +84,8 @@ def burn(node, keep=("hsm_secret",)):
     node.start()
 
 
-def restore(node, instance):
-    """As the page says; gives what the preview promised."""
+def restore(node, instance, channels=1):
+    """As the page says; gives what the preview promised. So many channels are closed by their peers."""
     assert factories(node) == []
     preview = node.rpc.call("factory-restore", {"dry_run": True})
     (one,) = preview["factories"]
@@ -82,9 +93,10 @@ def restore(node, instance):
     assert factories(node) == []
     done = node.rpc.call("factory-restore")
     assert done["restored"] == 1 and "restart lightningd" in done["next"], done
-    assert done["stubs"] == done["channels"] == (2 if one["role"] == "lsp" else 1), done
+    assert done["stubs"] == done["channels"] == channels and "unknown_payouts" not in done, done
     again = node.rpc.call("factory-restore")
     assert again["restored"] == 0 and again["factories"][0]["outcome"] == "known", again
+    assert again["stubs"] == again["channels"] == channels and "unknown_payouts" not in again, again
     node.restart()
     wait_for(lambda: [factory["factory_instance"] for factory in factories(node)] == [instance])
     factory = factory_of(node, instance)
@@ -94,8 +106,9 @@ def restore(node, instance):
 
 # S39
 def test_a_machine_burns_and_the_operator_is_gone(node_factory, bitcoind, directory):
+    """Its payout is beyond the addresses that a new wallet looks for by itself."""
     lsp, clients, factory = backed_up(
-        node_factory, bitcoind, directory, client=LOST, lifetime_blocks=150, dying_blocks=40
+        node_factory, bitcoind, directory, client=LOST, addresses=60, lifetime_blocks=150, dying_blocks=40
     )
     alice, bob = clients
     instance = factory["factory_instance"]
@@ -132,10 +145,33 @@ def test_a_machine_burns_and_the_operator_closes(node_factory, bitcoind, directo
     pay(lsp, bob, 10_000_000, "to bob")
 
 
-# S9, S39
-def test_an_operators_machine_burns(node_factory, bitcoind, directory):
+# S34, S39
+def test_a_machine_burns_with_what_it_had_bought(node_factory, bitcoind, directory):
+    """The operator is there: it publishes path and sale, and closes both channels."""
     lsp, clients, factory = backed_up(
-        node_factory, bitcoind, directory, lsp=LOST, client={"broken_log": ".*"}, lifetime_blocks=150, dying_blocks=40
+        node_factory, bitcoind, directory, client=LOST, lsp={"broken_log": ".*"}, stock_sat=STOCK
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    bought = buy(alice, factory, 200_000)["channel_id"]
+    wait_until_usable(lsp, alice, bought)
+    pay_over(lsp, alice, bought, "over what she has bought", 100_000_000)
+    (sold,) = sales(alice, factory)
+    wait_until_copied(lsp, alice, bob)
+    burn(alice)
+    restore(alice, instance, channels=2)
+    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    mine_until(bitcoind, [lsp, *clients], lambda: onchain_msat(alice) > 145_000_000, limit=60)
+    assert spender(bitcoind, sold["funding_txid"], sold["funding_outnum"]), "what she bought is closed"
+    assert sales(alice, factory)[0]["state"] == "on_chain"
+
+
+# S9, S21, S39
+def test_an_operators_machine_burns(node_factory, bitcoind, directory):
+    terms = {"lifetime_blocks": 150, "dying_blocks": 40, "stock_sat": STOCK}
+    lsp, clients, factory = backed_up(
+        node_factory, bitcoind, directory, lsp=LOST, client={"broken_log": ".*"}, **terms
     )
     alice, bob = clients
     instance = factory["factory_instance"]
@@ -144,15 +180,54 @@ def test_an_operators_machine_burns(node_factory, bitcoind, directory):
     for client in clients:
         client.stop()
     burn(lsp)
-    promised = restore(lsp, instance)
+    promised = restore(lsp, instance, channels=2)
     assert promised["role"] == "lsp" and "taken on chain" in promised["next"]
     fund(bitcoind, lsp, 1_000_000)
     timeout = promised["timeout_block"]
-    leaf = factory_of(lsp, instance)["clients"][0]["funding_txid"]
+    places = factory_of(lsp, instance)["clients"]
+
+    def all_out():
+        return all(bitcoind.rpc.gettxout(one["funding_txid"], one["funding_outnum"], False) for one in places)
+
     # Its clients never come back: it gets them out before distributions pay it nothing.
-    out = lambda: bitcoind.rpc.gettxout(leaf, factory_of(lsp, instance)["clients"][0]["funding_outnum"], False)
-    mine_until(bitcoind, [lsp], out, limit=timeout - bitcoind.rpc.getblockcount())
+    mine_until(bitcoind, [lsp], all_out, limit=timeout - bitcoind.rpc.getblockcount())
     assert bitcoind.rpc.getblockcount() < timeout
+    # Its stock comes home, to the new wallet.
+    mine_until(bitcoind, [lsp], lambda: "stock" in statement(bitcoind, lsp, instance))
+    stock = statement(bitcoind, lsp, instance)["stock"]
+    assert stock > STOCK - 50_000
+    wait_for(lambda: stock * 1000 in [int(coin["amount_msat"]) for coin in lsp.rpc.listfunds()["outputs"]])
+    assert all_out(), "what clients have in their channels stays there until they come"
+
+
+# S9, S34, S39
+def test_an_operators_machine_burns_and_its_clients_are_there(node_factory, bitcoind, directory):
+    """They close: each has on chain what it had, the operator the rest of their channels and its stock."""
+    broken = {"broken_log": ".*"}
+    lsp, clients, factory = backed_up(
+        node_factory, bitcoind, directory, lsp=LOST, client=broken, other=broken, stock_sat=STOCK
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    pay(lsp, alice, 50_000_000, "to alice")
+    pay(lsp, bob, 40_000_000, "to bob")
+    wait_until_copied(lsp, alice, bob)
+    burn(lsp)
+    restore(lsp, instance, channels=2)
+    wait_for_synced(bitcoind, [lsp, *clients])
+    # What it finds of its old coins in the last blocks is no part of this.
+    before = owned_msat(lsp)
+    # Less what commitments and the way home cost.
+    owed = (2 * CAPACITY - 90_000 + STOCK - 100_000) * 1000
+
+    def all_paid():
+        have = onchain_msat(alice) > 40_000_000 and onchain_msat(bob) > 30_000_000
+        return have and owned_msat(lsp) > before + owed
+
+    mine_until(bitcoind, [lsp, *clients], all_paid, limit=60)
+    for one in factory_of(lsp, instance)["clients"]:
+        assert spender(bitcoind, one["funding_txid"], one["funding_outnum"]), "its channel was on chain"
+    assert statement(bitcoind, lsp, instance)["stock"] > STOCK - 50_000
 
 
 # Options of a client whose disk is put back to what it was.

@@ -29,6 +29,7 @@ from harness import (
 )
 from pyln.client import RpcError
 from speed import (
+    QUIET,
     Crowd,
     Payments,
     client_options,
@@ -41,6 +42,7 @@ from speed import (
     table,
     wait_for_normal,
 )
+from test_move import move, quiet, two_factories
 
 pytestmark = [pytest.mark.speed, pytest.mark.slow]
 
@@ -178,6 +180,27 @@ class Member:
 
 def members(count):
     return [Member(node_id) for node_id in crowd.node_ids(count)]
+
+
+# Seconds that a balance may take from one factory's channel to another's, the command included.
+MOVE = 1
+
+
+# S37
+def test_moves_between_two_factories(node_factory, bitcoind, measured):
+    lsp, client, old, new = two_factories(node_factory, bitcoind, lsp=QUIET, client=QUIET)
+    taken = []
+    for at in range(2 * ROUNDS):
+        # There and back: each time it is another channel whose fees the operator waives. The new one keeps a reserve.
+        places, amount = ((old, new), 30_000_000) if at % 2 == 0 else ((new, old), 25_000_000)
+        with stopwatch() as seconds:
+            moved = move(client, *places, amount_msat=amount)
+        assert (moved["state"], moved["moved_msat"]) == ("done", amount), moved
+        taken += seconds
+        quiet(lsp, client)
+    row = [len(taken), f"{statistics.median(taken):.2f} s", f"{max(taken):.2f} s"]
+    measured(table(["moves from one factory to another", "median", "longest"], [row]))
+    assert max(taken) < MOVE
 
 
 FACTORIES, MEMBERS = 1000, 64

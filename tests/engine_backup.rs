@@ -6,12 +6,14 @@ mod common;
 
 use bitcoin::Amount;
 use common::{factory, purse, sales};
-use factory_engine::backup::Copy;
+use factory_engine::backup::{Copy, CopyKey, SealedCopy};
 use factory_engine::io::Keeper;
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Restored};
-use factory_engine::types::InstanceId;
-use factory_engine::{Command, Config, Input, Policy, PriceList, Refusal, State};
+use factory_engine::tx::musig::MasterSecret;
+use factory_engine::types::{InstanceId, NodeId};
+use factory_engine::wire::message::{Copies, CopyBack, Message};
+use factory_engine::{Command, Config, Engine, Entropy, Input, Policy, PriceList, Refusal, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fed, LSP, World};
@@ -298,4 +300,55 @@ fn copies_follow_the_records() {
     }
     world.mine(2).unwrap();
     in_order(&world);
+}
+
+struct Zeros;
+
+impl Entropy for Zeros {
+    fn bytes32(&mut self) -> [u8; 32] {
+        [0; 32]
+    }
+}
+
+/// A peer connects, says that it keeps this copy, and gives it back.
+fn give_back(engine: &mut Engine, peer: u8, copy: &Copy) {
+    let sealed = CopyKey::derive(&MasterSecret::new([7; 32])).seal(copy).unwrap();
+    let list = vec![(sealed.tag, (sealed.counter, sealed.nonce().unwrap()))];
+    let SealedCopy { tag, counter, sealed } = sealed;
+    let peer = NodeId([peer; 33]);
+    let says = |message: Message| Input::Message { peer, payload: message.encode() };
+    for input in [
+        Input::PeerUp { peer, channels: true },
+        says(Copies { list }.into()),
+        says(CopyBack { tag, counter, sealed }.into()),
+    ] {
+        let step = engine.handle(input, 0, 0, &mut Zeros);
+        engine.apply(step).unwrap();
+    }
+}
+
+/// S39: of what peers give back of one factory the copy with the most records counts, whoever comes first; of
+/// as many the first. What is of another factory is beside it.
+#[test]
+fn of_two_peers_the_one_with_more_records_counts() {
+    let instance = InstanceId([1; 32]);
+    let copy = |records: &[u8]| Copy { instance, records: records.iter().map(|byte| vec![*byte]).collect() };
+    let (older, newer, other) = (copy(&[1, 2]), copy(&[1, 2, 3]), copy(&[1, 9]));
+    for (first, second, counts) in [
+        (&older, &newer, (4, &newer)),
+        (&newer, &older, (2, &newer)),
+        (&older, &other, (2, &older)),
+        (&other, &older, (2, &other)),
+    ] {
+        let config = Config { peer_backup: true, ..Config::default() };
+        let mut engine = Engine::new(NodeId([3; 33]), MasterSecret::new([7; 32]), config);
+        give_back(&mut engine, 2, first);
+        assert_eq!(engine.found_copies(), [(NodeId([2; 33]), first.clone())]);
+        give_back(&mut engine, 4, second);
+        let (peer, copy) = counts;
+        assert_eq!(engine.found_copies(), [(NodeId([peer; 33]), copy.clone())]);
+        let beside = Copy { instance: InstanceId([2; 32]), ..copy.clone() };
+        give_back(&mut engine, 5, &beside);
+        assert_eq!(engine.found_copies().len(), 2);
+    }
 }

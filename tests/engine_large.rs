@@ -10,7 +10,8 @@ use bitcoin::{BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut
 use factory_engine::io::fees::{FeeNews, Feerates};
 use factory_engine::record::Proposal;
 use factory_engine::record::event::{
-    Accepted, ChannelChecked, Confirmed, Event, Invited, LedgerEntry, OpenAccepted, Signed, Signing,
+    Accepted, ChannelChecked, Confirmed, Event, Invited, LedgerEntry, OpenAccepted, Recovered, Signed,
+    Signing,
 };
 use factory_engine::terms::{ClientIndex, Terms};
 use factory_engine::tx::layout::{Layout, MAX_STANDARD_VBYTES, SpendRole};
@@ -18,7 +19,7 @@ use factory_engine::tx::musig::{FactoryKey, MasterSecret, PublicKey};
 use factory_engine::tx::plan::{Profile, shape_for};
 use factory_engine::tx::tree::{Member, Roster, Scope, Tree};
 use factory_engine::types::{Amount, ChannelId, InstanceId, NodeId, PROTOCOL_ID};
-use factory_engine::{Block, Command, Config, Effect, Engine, Entropy, Input, State};
+use factory_engine::{Block, Command, Config, Effect, Engine, Entropy, Input, Part, State, package};
 use factory_lab::offer::Offer;
 
 const CLIENTS: u32 = 4_096;
@@ -230,4 +231,25 @@ fn a_client_of_4096_that_leaves_across_the_timeout() {
         blocks += 1;
         assert!(blocks < 20, "it never ends");
     }
+}
+
+/// S19, S39: whoever has lost its channels has nothing of its path in its package but what leads to the first
+/// distribution, for the timeout.
+#[test]
+fn a_client_of_4096_that_lost_its_channels_exports_the_way_to_a_distribution() {
+    let terms = terms(Profile::Static);
+    let layout = Layout::new(&terms).unwrap();
+    let mut records = records(&terms, &keys(), 5);
+    records.push(Event::Recovered(Recovered { reason: "the machine is lost".to_owned() }));
+    let alone = Alone::new(records, terms.timeout_height - 2);
+    let all = package(alone.engine.factory(INSTANCE).unwrap());
+    let last = Some(terms.timeout_height + 1);
+    assert!(all.iter().all(|one| (one.part, one.from_block) == (Part::Distribution, last)));
+    let way = layout.path(5).into_iter().filter(|node| !layout.coin(*node).unwrap().has_distribution).count();
+    assert!(way > 0 && way < layout.path(5).len());
+    // Each spends an output of the one before it, down to where there is a distribution.
+    for pair in all[..=way].windows(2) {
+        assert_eq!(pair[1].input.txid, pair[0].txid, "{} follows on {}", pair[1].name, pair[0].name);
+    }
+    assert!(all[way].name.starts_with("distribution") && !all[way].pays.is_empty());
 }

@@ -18,6 +18,9 @@ const PAID_MSAT: u64 = 40_000_000;
 /// Blocks without an HTLC that arrives, after which a move ends.
 const PATIENCE: u32 = 12;
 
+/// Confirmations that a channel's funding needs before anything moves there (`handover_depth`).
+const DEPTH: u32 = 6;
+
 /// Two factories of one operator with the same two clients; client 1 has money in the first.
 struct Two {
     world: World,
@@ -44,6 +47,7 @@ fn two_with(seed: u64, paid_msat: u64) -> Two {
     let (mut world, first) = Scenario::new(seed).short_delays().active().unwrap();
     world.pay(LSP, 1, paid_msat).unwrap();
     let second = world.make_factory(&Offer::default()).unwrap();
+    world.mine(DEPTH).unwrap();
     let (old, new) = (channel(&world, 1, first), channel(&world, 1, second));
     Two { world, old, new }
 }
@@ -103,6 +107,7 @@ fn movable() -> u64 {
 fn everything_moves_between_all_kinds_of_channels() {
     let Two { mut world, old, new } = two(1);
     let ordinary = world.open_ordinary(1, 200_000, 2_000_000).unwrap();
+    world.mine(DEPTH).unwrap();
     let before = balance(&world, 1, new);
     let seen = plan(&mut world, old, new, None).unwrap();
     assert_eq!((seen.parts.as_slice(), seen.stays_msat), ([movable()].as_slice(), RESERVE_MSAT));
@@ -121,6 +126,31 @@ fn everything_moves_between_all_kinds_of_channels() {
     run(&mut world);
     assert_eq!(outcome(&world, ordinary), Some((32_000_000 - RESERVE_MSAT, 1, None)));
     assert_eq!(balance(&world, 1, ordinary), RESERVE_MSAT);
+}
+
+/// S37: nothing moves to a channel whose funding could still leave the chain, a factory's or an ordinary one; nor what
+/// is left, once a reorganisation has made it young again.
+#[test]
+fn nothing_moves_to_what_could_be_undone() {
+    let (mut world, first) = Scenario::new(15).short_delays().active().unwrap();
+    world.pay(LSP, 1, PAID_MSAT).unwrap();
+    let second = world.make_factory(&Offer::default()).unwrap();
+    let ordinary = world.open_ordinary(1, 200_000, 2_000_000).unwrap();
+    let (old, new) = (channel(&world, 1, first), channel(&world, 1, second));
+    let funded = factory(&world, 1, second).funding_height().unwrap();
+    let lsp = world.members[LSP].id;
+    let known = world.balances(1, lsp).into_iter().find(|known| known.channel_id == ordinary).unwrap();
+    for (to, at) in [(new, funded), (ordinary, known.confirmed.unwrap())] {
+        let until = at + DEPTH - 1;
+        while world.chain.height() < until {
+            let young = CannotMove::TooYoung { channel_id: to, until };
+            assert_eq!(plan(&mut world, old, to, None).unwrap_err(), young);
+            assert_eq!(ask(&mut world, old, to, None).unwrap_err(), young.into());
+            world.mine(1).unwrap();
+        }
+        plan(&mut world, old, to, None).unwrap();
+    }
+    assert!(factories_have_no_move(&world, old));
 }
 
 /// S37: HTLCs are no larger than both channels take them, one after the other.
@@ -420,6 +450,7 @@ fn deadlines_hold_on_both_channels() {
     let (mut world, first) = Scenario::new(12).short_delays().lifetime(500, 100).active().unwrap();
     world.pay(LSP, 1, PAID_MSAT).unwrap();
     let second = world.make_factory(&Offer::default()).unwrap();
+    world.mine(DEPTH).unwrap();
     let (old, new) = (channel(&world, 1, first), channel(&world, 1, second));
     let blocks = plan(&mut world, old, new, None).unwrap().blocks;
     let safe_end = factory(&world, 1, first).safe_end();

@@ -340,6 +340,10 @@ fn where_it_stands() {
     assert_eq!(first.stage, Stage::Invitation);
     assert_eq!((first.due, first.by), (terms.timeout_height - DYING, by));
     assert!(first.connected && first.failed.is_none() && by < terms.timeout_height);
+    let left = first.by - first.due;
+    let urgencies = [first.due, first.by - left / 2, first.by - 6].map(|height| first.urgency(height));
+    assert_eq!(urgencies, [Level::Info, Level::Unusual, Level::Broken]);
+    assert!(first.advice().contains("ask the operator"));
     world.pay(LSP, 1, 5_000_000).unwrap();
     let new = world.begin(&offer()).unwrap();
     world.settle().unwrap();
@@ -360,7 +364,9 @@ fn where_it_stands() {
     world.htlcs_on.clear();
     world.tamper(losing("handover_stored", LSP));
     world.mine(1).unwrap();
-    assert_eq!(renewal(&world, old).stage, Stage::Acknowledgement);
+    let waits = renewal(&world, old);
+    assert_eq!(waits.stage, Stage::Acknowledgement);
+    assert_eq!(waits.urgency(waits.by), Level::Info, "nothing can be lost any more");
     world.heal();
     world.mine(1).unwrap();
     assert_eq!(renewal(&world, old).stage, Stage::Done);

@@ -19,10 +19,12 @@ const FLOOR: u32 = 12_500;
 const CALM: u32 = 750;
 const TIMES: u32 = 20;
 const WITHIN: u32 = 12;
+/// What an HTLC carries: worth an exit also at the end of the storm (S35).
+const WORTH_MSAT: u64 = 300_000_000;
 /// `factory-reserve-feerate`: what miners take at the worst, sat/kw.
 const RESERVE_FEERATE: u32 = CALM * TIMES;
 
-/// Gives a member the coins that `factory-status` asks for, and nothing else for fees.
+/// Gives a member the coins that `factory-status` asks for. A client has nothing else for fees; the operator has.
 fn give_reserve(world: &mut World, at: usize, coins: (u64, Amount)) {
     for _ in 0..coins.0 {
         let script = world.members[at].lightningd.new_taproot_script();
@@ -43,7 +45,7 @@ fn storm(
         let rises = (world.chain.height() - begins).min(WITHIN);
         let inclusion = CALM + (CALM * TIMES - CALM) * rises / WITHIN;
         world.chain.market = Market { floor: FLOOR, inclusion, strict: false };
-        for at in 0..world.members.len() {
+        for at in (0..world.members.len()).filter(|at| world.engine(*at).is_ok()).collect::<Vec<_>>() {
             let own: Vec<_> = match at {
                 LSP => htlcs.to_vec(),
                 client => htlcs[client - 1..client].to_vec(),
@@ -52,7 +54,7 @@ fn storm(
         }
         world.mine(1).unwrap();
     }
-    (0..127).map(|client| factory(world, LSP, instance).leaf_height(client)).collect()
+    (0u32..127).map(|client| factory(world, client as usize + 1, instance).leaf_height(client)).collect()
 }
 
 fn scenario() -> Scenario {
@@ -69,8 +71,22 @@ fn scenario() -> Scenario {
 /// with time for its commitment and its HTLC's transaction.
 #[test]
 fn nobody_loses_an_htlc_who_had_the_coins() {
+    everybody_is_in_time(true);
+}
+
+/// S16, S26: the same where the operator is gone for good, and pays for nothing: clients' own coins do.
+#[test]
+fn no_client_loses_one_whose_operator_is_gone() {
+    everybody_is_in_time(false);
+}
+
+fn everybody_is_in_time(with_operator: bool) {
     assert!(Config::default().reserve_feerate >= RESERVE_FEERATE, "whoever chooses nothing is prepared");
-    let (mut world, instance) = scenario().active().unwrap();
+    let (mut world, instance) = scenario().capacity(1_000_000).active().unwrap();
+    // What is at stake for a client: lightningd here doesn't count HTLCs.
+    for client in 1..=CLIENTS {
+        world.pay(LSP, client, WORTH_MSAT).unwrap();
+    }
     for at in 0..=CLIENTS {
         let coins = factory(&world, at, instance).exit_coins(RESERVE_FEERATE);
         assert!(coins.at_once > 0 && coins.number >= coins.at_once);
@@ -88,13 +104,14 @@ fn nobody_loses_an_htlc_who_had_the_coins() {
             let early = u32::from(factory.current.layout.blocks_early(client));
             let channel_id = factory.current.channels[&client];
             let expiry = height + early + 1 + client % 4;
-            // Worth an exit also at the end of the storm (S35).
-            let amount_msat = 300_000_000;
-            PendingHtlc { amount_msat, ..common::htlc(channel_id, Direction::Fulfilled, expiry) }
+            PendingHtlc { amount_msat: WORTH_MSAT, ..common::htlc(channel_id, Direction::Fulfilled, expiry) }
         })
         .collect();
+    if !with_operator {
+        world.stop(LSP);
+    }
     let leaves = storm(&mut world, instance, &htlcs);
-    let settling = 2 * u32::from(factory(&world, LSP, instance).current.terms.confirm_blocks);
+    let settling = 2 * u32::from(factory(&world, 1, instance).current.terms.confirm_blocks);
     for (client, (leaf, htlc)) in leaves.iter().zip(&htlcs).enumerate() {
         let by = htlc.cltv_expiry - settling;
         assert!(leaf.is_some_and(|leaf| leaf <= by), "client {client}: {leaf:?}, and {by} is the last");

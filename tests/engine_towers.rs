@@ -175,6 +175,57 @@ fn a_tower_publishes_sales_in_time() {
     in_order(&world);
 }
 
+/// S40: of two towers each has everything, and one is enough: what the other lacks since it was away changes nothing.
+#[test]
+fn of_two_towers_one_is_enough() {
+    const OTHER: usize = 4;
+    let prices = PriceList::of_sales(0, 0);
+    let mut world = Scenario::new(17).clients(4).short_delays().prices(prices).world().unwrap();
+    let id = world.members[1].id;
+    for tower in [TOWER, OTHER] {
+        let tower_id = world.members[tower].id;
+        world.members[1].config.towers.insert(tower_id);
+        world.members[tower].config.watch_for.insert(id);
+        world.restart(tower).unwrap();
+    }
+    world.restart(1).unwrap();
+    for tower in [TOWER, OTHER] {
+        world.connect(1, tower).unwrap();
+    }
+    world.settle().unwrap();
+    let instance = create(&mut world);
+    buy(&mut world, instance, 60_000);
+    // The first doesn't hear of the second sale.
+    world.stop(TOWER);
+    buy(&mut world, instance, 40_000);
+    world.start(TOWER).unwrap();
+    let all = world.engine(1).unwrap().watchers(instance, world.chain.height());
+    let [other] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((other.peer, other.missing), (world.members[OTHER].id, 0));
+    assert!(world.appointments(TOWER).len() < world.appointments(OTHER).len());
+    let sold: Vec<Txid> =
+        sales(&world, LSP, instance).iter().map(|sold| sold.signed_sale().unwrap().compute_txid()).collect();
+    let csv = u32::from(factory(&world, 1, instance).current.terms.stock_csv);
+    world.stop(1);
+    world.stop(2);
+    world.command(LSP, Command::Evict { instance, clients: vec![] }).unwrap();
+    while factory(&world, LSP, instance).leaf_height(0).is_none() {
+        world.mine_quietly(1);
+        world.follow_chain(LSP).unwrap();
+    }
+    let begun = factory(&world, LSP, instance).leaf_height(0).unwrap();
+    world.stop(LSP);
+    world.chain.drop_waiting(sold[0]);
+    world.sync_all().unwrap();
+    world.mine(2).unwrap();
+    for txid in &sold {
+        assert!(world.chain.confirmed(*txid).is_some_and(|(at, _)| at < begun + csv), "{:?}", world.sent);
+    }
+    let by = |tower: usize, txid: Txid| world.sent.iter().any(|sent| sent.at == tower && sent.txid == txid);
+    assert!(by(TOWER, sold[0]) && by(OTHER, sold[0]) && by(OTHER, sold[1]) && !by(TOWER, sold[1]));
+    in_order(&world);
+}
+
 /// S19, S40: a buyer has to be on chain before the timeout, and sleeps: the tower brings its path there when the buyer
 /// would have, after a second purchase earlier than after the first, and the sales with it.
 #[test]

@@ -111,6 +111,12 @@ impl Scenario {
         self
     }
 
+    /// What each client's channel holds.
+    pub fn capacity(mut self, sat: u64) -> Self {
+        self.offer.capacity = Amount::from_sat(sat);
+        self
+    }
+
     /// Blocks from the creation to the timeout, and how many of them are the dying period.
     pub fn lifetime(mut self, lifetime_blocks: u32, dying_blocks: u32) -> Self {
         (self.offer.lifetime_blocks, self.offer.dying_blocks) = (lifetime_blocks, dying_blocks);

@@ -159,12 +159,12 @@ fn pool(plugin: &Plugin) -> Vec<Value> {
     pool
 }
 
-/// Parameters of every command: an answer or an error with words and a code, and after an error
+/// Parameters of every command but `factory-restore`, which reads whatever file it is told: an answer or an error with words and a code, and after an error
 /// nothing has changed.
 pub fn params(data: &[u8]) {
     with(|plugin| {
         let mut input = Bytes::new(data);
-        let command = input.byte() % 10;
+        let command = input.byte() % 19;
         let (node, instance) = (id(1).to_string(), plugin.instances.first().cloned().unwrap_or_default());
         let templates = [
             json!([instance]),
@@ -176,6 +176,12 @@ pub fn params(data: &[u8]) {
             json!({"clients": [{"id": node, "capacity_sat": "0.001btc"}, node], "capacity_sat": "200000000msat",
                 "stock_sat": 0, "profile": "flat", "lifetime_blocks": 8640, "dying_blocks": 1008, "dry_run": "true"}),
             json!({"clients": format!("[\"{node}\"]"), "capacity_sat": 10_000, "feerate": "normal"}),
+            json!({"factory_instance": instance, "amount_sat": 50_000, "max_price_msat": 1_000, "dry_run": true}),
+            json!({"from": SCID, "to": plugin.channel.to_string(), "amount_msat": "5000msat", "dry_run": false}),
+            json!({"factory_instance": instance, "clients": [0], "dry_run": true, "feerate": 2_000}),
+            json!({"command": "set", "rungs": 4, "lifetime_blocks": 4_320, "dying_blocks": 2_016}),
+            json!({"base_msat": 1_000, "ppm": 500, "renewal_base_msat": 0, "renewal_ppm": 1}),
+            json!({"coins": 4, "coin_sat": 20_000, "dry_run": true}),
         ];
         let Some(params) = request(&mut input, &templates, &pool(plugin)) else { return true };
         let state = State::clone(&plugin.state);
@@ -190,13 +196,22 @@ pub fn params(data: &[u8]) {
                 6 => methods::show::call(state, params).await,
                 7 => methods::verify::call(state, params).await,
                 8 => methods::exit::call(state, params).await,
-                _ => methods::status::call(state, params).await,
+                9 => methods::status::call(state, params).await,
+                10 => methods::buy::call(state, params).await,
+                11 => methods::moving::call(state, params).await,
+                12 => methods::leave::call(state, params).await,
+                13 => methods::close::call(state, params).await,
+                14 => methods::evict::call(state, params).await,
+                15 => methods::reserve::call(state, params).await,
+                16 => methods::ladder::call(state, params).await,
+                17 => methods::price::call(state, params).await,
+                _ => methods::export::call(state, params).await,
             }
         });
         match answer {
             Ok(answer) => {
                 assert!(answer.is_object());
-                matches!(command, 3 | 4 | 8)
+                matches!(command, 3 | 4 | 8 | 10..=17)
             }
             Err(fault) => {
                 assert!(

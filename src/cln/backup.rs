@@ -7,9 +7,10 @@
 pub mod catch_up;
 pub mod file;
 mod keeper;
+pub mod payouts;
 pub mod statics;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bitcoin::{Transaction, TxOut};
 
 use crate::chain::sales;
+use crate::io::Refusal;
 use crate::record::attempt::Role;
 use crate::record::factory::{Factory, session_name};
 use crate::tx::layout::{CoinIndex, SessionId, SpendRole};
@@ -23,7 +24,8 @@ pub enum Part {
     Path,
     /// It funds a channel that was bought out of stock: before L may take the stock alone.
     Sale,
-    /// It pays the clients what their channels can hold, from the timeout on, if nothing else has spent its input.
+    /// It pays the clients what their channels can hold, from the timeout on, if nothing else has spent its
+    /// input; in a package without a path also what leads to that, where a coin has no distribution.
     Distribution,
     /// It pays everybody what it had, in place of all others.
     Close,
@@ -59,15 +61,32 @@ pub struct Packaged {
     /// Confirmations that its input needs before it may be in the next block (BIP 68); at least 1, since the input has
     /// to be there.
     pub input_depth: u16,
-    /// The lowest block that it may be in (nLockTime, BIP 65), if there is one.
+    /// The lowest block that it may be in (nLockTime, BIP 65), or should be in, if there is one.
     pub from_block: Option<Height>,
+    /// The height at which it has to be sent at the latest, where something is lost by waiting longer: the
+    /// factory's `confirm_blocks` are left then for it to confirm. Of a path: when it has to be begun.
+    pub publish_by: Option<Height>,
     /// Its anchor, which anybody may spend to raise its fee.
     pub anchor: Option<OutPoint>,
     /// The output that is this member's: a channel's funding output, or its payout.
     pub pays: Vec<OutPoint>,
 }
 
-/// Everything that a member has of a factory, parents before children. Nothing of what has been handed over.
+/// Why a client's path isn't in its package, if it isn't: its leaf would be locked up with the operator, while
+/// the distribution pays it alone from the timeout on (S39). `exit_allowed` refuses for the same reasons.
+pub fn path_left_out(factory: &Factory) -> Option<Refusal> {
+    let Role::Client { index, .. } = factory.current.role else { return None };
+    let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
+    if factory.has_lost_channels() {
+        return Some(Refusal::ChannelsLost { instance, timeout });
+    }
+    // S33: that it was checked may be in a record that isn't understood.
+    let has_none = factory.damage().is_none() && !factory.current.checked.contains(&index);
+    has_none.then_some(Refusal::NoChannelToExit { instance, timeout })
+}
+
+/// Everything that a member has of a factory, parents before children: not a path that it must not publish
+/// ([`path_left_out`]), and nothing of what has been handed over.
 pub fn package(factory: &Factory) -> Vec<Packaged> {
     let Some(tree) = factory.current.tree.as_ref().filter(|_| !factory.has_left()) else { return vec![] };
     let layout = &factory.current.layout;
@@ -86,11 +105,23 @@ pub fn package(factory: &Factory) -> Vec<Packaged> {
         let id = SessionId { coin, role };
         own.packaged(part, session_name(factory, id), tree.session(id)?, factory.signed_tx(id)?)
     };
-    let path = nodes.into_iter().filter_map(|coin| of_tree(Part::Path, coin, SpendRole::State));
+    let left_out = path_left_out(factory).is_some();
+    let path = nodes.into_iter().filter_map(|coin| {
+        let node = of_tree(Part::Path, coin, SpendRole::State)?;
+        if !left_out {
+            return Some(Packaged { publish_by: path_by(factory, coin), ..node });
+        }
+        // S19: nothing else leads to the distributions below a coin that has none.
+        let has_none = !layout.coin(coin).is_some_and(|coin| coin.has_distribution);
+        let from_block = Some(factory.current.terms.timeout_height.saturating_add(1));
+        has_none.then_some(Packaged { part: Part::Distribution, from_block, ..node })
+    });
     let last =
         coins.into_iter().filter_map(|coin| of_tree(Part::Distribution, coin, SpendRole::Distribution));
     let sold = sales::wanted_sales(factory).filter_map(|sold| {
-        own.packaged(Part::Sale, sales::name(sold), sold.sale.sessions.first()?, sold.signed_sale()?)
+        let session = sold.sale.sessions.first()?;
+        let sale = own.packaged(Part::Sale, sales::name(sold), session, sold.signed_sale()?)?;
+        Some(Packaged { publish_by: sale_by(factory, session), ..sale })
     });
     let rests = sales::wanted_sales(factory).filter_map(|sold| {
         let name = format!("distribution after {}", sales::name(sold));
@@ -98,9 +129,47 @@ pub fn package(factory: &Factory) -> Vec<Packaged> {
     });
     let rests = rests.filter(|_| factory.current.role != Role::Lsp);
     let close = factory.current.close.as_deref().and_then(|close| {
-        own.packaged(Part::Close, "cooperative close".to_owned(), &close.session, close.signed_tx()?)
+        let name = "cooperative close".to_owned();
+        let close = own.packaged(Part::Close, name, &close.session, close.signed_tx()?)?;
+        Some(Packaged { publish_by: close_by(factory), ..close })
     });
     path.chain(sold).chain(close).chain(last).chain(rests).collect()
+}
+
+/// When the path over this node has to be begun: distributions know nothing of sales (S19), and pay L nothing
+/// (S21). A client that has bought nothing loses nothing by waiting for them.
+fn path_by(factory: &Factory, node: CoinIndex) -> Option<Height> {
+    match factory.current.role {
+        Role::Client { index, .. } => {
+            let bought = factory.own_sales().filter(|sold| sold.is_signed());
+            let last = bought.map(|sold| sold.sale.number).max()?;
+            let early = u32::from(factory.sale_blocks_early(index, last));
+            Some(factory.current.terms.timeout_height.saturating_sub(early))
+        }
+        Role::Lsp => {
+            let clients = factory.current.layout.coin(node)?.clients.clone();
+            let inside = clients.filter(|client| !factory.has_handed_over(*client));
+            inside.map(|client| factory.eviction_height(client)).min()
+        }
+    }
+}
+
+/// When a client's sale has to be sent, once what it spends is on chain: L alone may take that after a while
+/// (S26), and a distribution from the timeout on.
+fn sale_by(factory: &Factory, sale: &Session) -> Option<Height> {
+    let terms = &factory.current.terms;
+    let since = factory.confirmed.get(&sale.outpoint.txid).filter(|_| factory.current.role != Role::Lsp)?;
+    // The first block that may have another's.
+    let theirs = since.saturating_add(terms.stock_csv.into()).min(terms.timeout_height.saturating_add(1));
+    Some(theirs.saturating_sub(1).saturating_sub(terms.confirm_blocks.into()))
+}
+
+/// When L has to send a close: from the timeout on distributions pay it nothing, and each client at least as
+/// much as the close.
+fn close_by(factory: &Factory) -> Option<Height> {
+    let terms = &factory.current.terms;
+    let by = terms.timeout_height.saturating_sub(terms.confirm_blocks.into());
+    (factory.current.role == Role::Lsp).then_some(by)
 }
 
 /// What of a factory's outputs is this member's.
@@ -131,6 +200,7 @@ impl Own {
             fee: session.prevout.value.checked_sub(paid).unwrap_or(Amount::ZERO),
             input_depth: depth.max(1),
             from_block: (locked > 0).then(|| locked.saturating_add(1)),
+            publish_by: None,
             anchor: outputs().find(|(_, out)| out.script_pubkey == anchor_script()).map(|(place, _)| place),
             pays: outputs().filter(is_own).map(|(place, _)| place).collect(),
             tx,

@@ -68,6 +68,14 @@ pub enum CannotMove {
     NotLive(ChannelId),
     /// The channel stands on nothing that is known to be safe: it is no factory's, and not on chain.
     Unconfirmed(ChannelId),
+    /// What the channel stands on could still leave the chain, and all that has moved with it
+    /// (`factory-handover-depth`).
+    TooYoung {
+        /// That channel.
+        channel_id: ChannelId,
+        /// Height at which it is deep enough, if nothing is reorganised.
+        until: Height,
+    },
     /// The channel is a factory's and can't be used.
     Unusable(ChannelId, Unusable),
     /// The key of the channel's factory was handed over.
@@ -157,6 +165,11 @@ impl fmt::Display for CannotMove {
             Self::TooLittle { asked_msat, least_msat } => {
                 write!(f, "{asked_msat} msat are too little: the smallest HTLC is {least_msat} msat")
             }
+            Self::TooYoung { channel_id, until } => write!(
+                f,
+                "the funding of channel {channel_id} is not as deep as factory-handover-depth asks for before \
+                 block {until}: a reorganisation could take what has moved there"
+            ),
             Self::TooLate { channel_id, cltv_expiry, safe_end } => write!(
                 f,
                 "it is too late: an HTLC would last until block {cltv_expiry}, and on channel {channel_id} \

@@ -196,6 +196,7 @@ impl RefusalKind {
             CannotMove::NoOperator(_)
             | CannotMove::NotLive(_)
             | CannotMove::Unconfirmed(_)
+            | CannotMove::TooYoung { .. }
             | CannotMove::Unusable(..)
             | CannotMove::HandedOver(_)
             | CannotMove::UnderWay { .. }

@@ -265,8 +265,10 @@ impl Engine {
         let (instance, key) = (factory.instance, (factory.instance, open.from));
         let blocks = match self.may_move(from, to, cltv_delta, step.height) {
             Ok(blocks) => blocks,
-            // It may become usable again.
-            Err(why @ CannotMove::Unusable(..)) => return rest(step, key, fails, why.to_string()),
+            // It may become usable again, or as deep as it was.
+            Err(why @ (CannotMove::Unusable(..) | CannotMove::TooYoung { .. })) => {
+                return rest(step, key, fails, why.to_string());
+            }
             Err(why) => return over(step, factory, open.from, Some(&why.to_string())),
         };
         let (amount_msat, limit) = match super::plan::next_part(from, to, open.left_msat()) {

@@ -227,6 +227,10 @@ impl Engine {
         if new.is_none() && to.confirmed.is_none() {
             return Err(CannotMove::Unconfirmed(to.channel_id));
         }
+        let channel_id = to.channel_id;
+        if let Some(until) = self.deep_from(to).filter(|until| height < *until) {
+            return Err(CannotMove::TooYoung { channel_id, until });
+        }
         let blocks = MoveBlocks::of(old.as_ref(), new.as_ref(), self.config.cltv_final, cltv_delta);
         // A block may come in before lightningd counts from it.
         let next = height.saturating_add(1);
@@ -243,6 +247,20 @@ impl Engine {
             }
         }
         Ok(blocks)
+    }
+
+    /// S37: from when on a channel may hold what has moved: what it stands on can't be undone then, by the depth that
+    /// a handover asks for, too (S22). The other side has funded it, and could spend its inputs otherwise.
+    fn deep_from(&self, channel: &ChannelBalance) -> Option<Height> {
+        let own = self
+            .factories()
+            .find(|factory| factory.own_channels().any(|own| own.channel_id == channel.channel_id));
+        let (at, least) = match own {
+            Some(factory) => (factory.funding_height(), factory.current.terms.funding_confirmations),
+            None => (channel.confirmed, 1),
+        };
+        let depth = u32::from(self.config.handover_depth.max(least));
+        at.map(|at| at.saturating_add(depth).saturating_sub(1))
     }
 
     /// Whether this client has handed its key of the channel's factory over.

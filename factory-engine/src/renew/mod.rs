@@ -162,6 +162,11 @@ impl Engine {
         self.whole().filter_map(move |factory| self.renewal(factory, height))
     }
 
+    /// Whether renewals are this node's to make, or a person's.
+    pub fn renews_by_itself(&self) -> bool {
+        self.config.renew != Policy::Never
+    }
+
     /// How the renewal of a factory stands; nothing if it isn't due, or has ended another way.
     pub fn renewal(&self, factory: &Factory, height: Height) -> Option<Renewal> {
         let Role::Client { lsp, index } = factory.current.role else { return None };

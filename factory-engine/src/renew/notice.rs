@@ -19,11 +19,16 @@ pub(crate) fn loudness(due: Height, by: Height, height: Height) -> Option<Level>
     if left > LAST_BLOCKS && !halved {
         return None;
     }
-    Some(match left {
-        _ if left > all / 2 => Level::Info,
-        _ if left > LAST_BLOCKS => Level::Unusual,
+    Some(urgency(due, by, height))
+}
+
+/// How much it matters at a height that it isn't done.
+fn urgency(due: Height, by: Height, height: Height) -> Level {
+    match by.saturating_sub(height) {
+        left if left > by.saturating_sub(due) / 2 => Level::Info,
+        left if left > LAST_BLOCKS => Level::Unusual,
         _ => Level::Broken,
-    })
+    }
 }
 
 /// Whether an operator that is away is looked for at this height: at each block at first and near the end, and less
@@ -34,30 +39,49 @@ pub(crate) fn looks_for_it(due: Height, by: Height, height: Height) -> bool {
     waited.is_multiple_of(pause)
 }
 
-/// What a person can do about it.
-fn advice(renewal: &Renewal) -> &'static str {
-    match (&renewal.stage, renewal.connected) {
-        (Stage::Answer { .. }, true) => "read factory-invitations and use factory-accept",
-        (_, false) => "its operator is not connected: this node tries again at each block",
-        (Stage::Invitation | Stage::Creation { .. }, true) => {
-            "keep the node online; ask the operator if it stays like that"
+impl Renewal {
+    /// How much it matters that it isn't done: more and more as its end comes near.
+    pub fn urgency(&self, height: Height) -> Level {
+        match self.stage {
+            // Nothing can be lost any more.
+            Stage::Acknowledgement | Stage::Done => Level::Info,
+            Stage::Invitation
+            | Stage::Answer { .. }
+            | Stage::Creation { .. }
+            | Stage::Depth { .. }
+            | Stage::Move { .. }
+            | Stage::HandOver { .. } => urgency(self.due, self.by, height),
         }
-        (Stage::Depth { .. }, true) => "keep the node online",
-        (Stage::Move { .. } | Stage::HandOver { .. }, true) => {
-            "keep the node online; factory-status says what is in the way"
+    }
+
+    /// What a person can do about it.
+    pub fn advice(&self) -> &'static str {
+        match (&self.stage, self.connected) {
+            (Stage::Done, _) | (Stage::Acknowledgement, true) => {
+                "nothing: this node's money is in its new channel"
+            }
+            (Stage::Answer { .. }, true) => "read factory-invitations and use factory-accept",
+            (_, false) => "its operator is not connected: this node tries again at each block",
+            (Stage::Invitation | Stage::Creation { .. }, true) => {
+                "keep the node online; ask the operator if it stays like that"
+            }
+            (Stage::Depth { .. }, true) => "keep the node online",
+            (Stage::Move { .. } | Stage::HandOver { .. }, true) => {
+                "keep the node online; factory-status says what is in the way"
+            }
         }
-        (Stage::Acknowledgement | Stage::Done, true) => "nothing: this node's money is in its new channel",
     }
 }
 
 /// Says it, if its time has come.
 pub(crate) fn tell(step: &mut StepBuilder<'_>, renewal: &Renewal) {
-    let Some(level) = loudness(renewal.due, renewal.by, step.height) else { return };
-    // Nothing can be lost any more.
-    let level = if renewal.stage == Stage::Acknowledgement { Level::Info } else { level };
+    if loudness(renewal.due, renewal.by, step.height).is_none() {
+        return;
+    }
+    let level = renewal.urgency(step.height);
     let (instance, by) = (renewal.instance, renewal.by);
     let blocks_left = by.saturating_sub(step.height);
-    let waits_for = format!("{}; {}", renewal.stage, advice(renewal));
+    let waits_for = format!("{}; {}", renewal.stage, renewal.advice());
     let failed = renewal.failed.as_ref().map(|last| format!("at height {}: {}", last.height, last.what));
     let times = renewal.failures.len();
     let last = match &failed {

@@ -9,12 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::hex::{DisplayHex, FromHex};
 use factory_engine::backup::Copy;
 use factory_engine::types::{ChannelId, InstanceId};
+use factory_runtime::store::Store;
 use serde_json::{Value, json};
 
 use crate::cln::client::{Call, CallError, field};
 
 /// Where lightningd's `modern_scb_chan` has the channel_id: after a number of 8 bytes.
 const CHANNEL_ID: std::ops::Range<usize> = 8..40;
+
+/// Name under which the store has those of channels that lightningd should have closed and hasn't taken yet.
+const LEFT: &str = "lost-channels";
 
 /// Static channel backups, by channel.
 pub type Statics = BTreeMap<ChannelId, Vec<u8>>;
@@ -51,16 +55,81 @@ pub async fn read<C: Call>(rpc: &C, channels: &BTreeSet<ChannelId>) -> Result<St
     Ok(list.iter().filter_map(one).filter(|(id, _)| channels.contains(id)).collect())
 }
 
-/// Has lightningd ask for these to be closed. How many it took.
-pub async fn recover<C: Call>(rpc: &C, scbs: &[Vec<u8>]) -> Result<usize, CallError> {
-    let scbs: Vec<String> = scbs.iter().map(|scb| scb.to_lower_hex_string()).collect();
-    let answer = rpc.call("recoverchannel", json!({"scb": scbs})).await?;
-    let stubs: Vec<Value> = field("recoverchannel", &answer, "stubs")?;
-    Ok(stubs.len())
+/// The same, each with the channel that it is of.
+pub fn by_channel(scbs: impl IntoIterator<Item = Vec<u8>>) -> Statics {
+    scbs.into_iter().filter_map(|scb| Some((channel_of(&scb)?, scb))).collect()
+}
+
+/// Those that lightningd hasn't taken yet. A peer gives them back only to a node that knows nothing of the
+/// factory: without a file they would be nowhere once that is restored.
+pub async fn left<S: Store>(store: &mut S) -> Statics {
+    match store.get(LEFT).await {
+        Ok(bytes) => parse(&bytes.unwrap_or_default()),
+        Err(error) => {
+            log::warn!("nobody knows which lost channels lightningd hasn't taken yet: {error}");
+            Statics::new()
+        }
+    }
+}
+
+/// From now on it hasn't taken these. What can't be stored is in the backup file alone, if there is one.
+pub async fn keep<S: Store>(store: &mut S, scbs: &Statics) {
+    let mut bytes: Vec<u8> = vec![];
+    for scb in scbs.values() {
+        let Ok(length) = u32::try_from(scb.len()) else { continue };
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(scb);
+    }
+    if let Err(error) = store.put(LEFT, bytes).await {
+        log::warn!("cannot note which lost channels lightningd should take: {error}");
+    }
+}
+
+fn parse(bytes: &[u8]) -> Statics {
+    let (mut scbs, mut rest) = (vec![], bytes);
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let Some((scb, after)) = after.split_at_checked(length) else { break };
+        scbs.push(scb.to_vec());
+        rest = after;
+    }
+    by_channel(scbs)
+}
+
+/// Has lightningd ask the peers of these channels to close them, and keeps what it doesn't take for the next
+/// time. How many of them it has then. Without it there is still the timeout.
+pub async fn ask_to_close<C: Call, S: Store>(rpc: &C, store: &mut S, scbs: &Statics) -> usize {
+    if scbs.is_empty() {
+        return 0;
+    }
+    let taken = recover(rpc, scbs).await.unwrap_or_else(|error| {
+        log::warn!("lightningd asks nobody to close the lost channels: {error}");
+        BTreeSet::new()
+    });
+    let missing = scbs.iter().filter(|(id, _)| !taken.contains(*id));
+    let missing: Statics = missing.map(|(id, scb)| (*id, scb.clone())).collect();
+    keep(store, &missing).await;
+    taken.len()
+}
+
+/// Which of these channels lightningd has then, or had: it takes none twice, and none under a number that it
+/// has given to another.
+async fn recover<C: Call>(rpc: &C, scbs: &Statics) -> Result<BTreeSet<ChannelId>, CallError> {
+    let list: Vec<String> = scbs.values().map(|scb| scb.to_lower_hex_string()).collect();
+    rpc.call("recoverchannel", json!({"scb": list})).await?;
+    let mut channels: Vec<Value> = vec![];
+    for (method, list) in [("listpeerchannels", "channels"), ("listclosedchannels", "closedchannels")] {
+        let answer = rpc.call(method, json!({})).await?;
+        channels.extend(field::<Vec<Value>>(method, &answer, list)?);
+    }
+    let id = |channel: &Value| channel["channel_id"].as_str()?.parse::<ChannelId>().ok();
+    Ok(channels.iter().filter_map(id).filter(|id| scbs.contains_key(id)).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use factory_runtime::store::memory::MemoryStore;
+
     use super::*;
 
     #[test]
@@ -74,5 +143,20 @@ mod tests {
         scb.extend([7; 32]);
         assert_eq!(channel_of(&scb), Some(ChannelId([7; 32])));
         assert_eq!(channel_of(&scb[..39]), None);
+    }
+
+    /// S39: what is noted as left is read as it was; what is cut off is left out.
+    #[tokio::test]
+    async fn what_lightningd_lacks_is_kept() {
+        let scb = |number: u8, more: usize| [vec![0; 8], vec![number; 32], vec![9; more]].concat();
+        let mut store = MemoryStore::new();
+        assert_eq!(left(&mut store).await, Statics::new());
+        for scbs in [vec![scb(1, 0), scb(2, 300)], vec![], vec![scb(3, 5)]] {
+            let scbs = by_channel(scbs);
+            keep(&mut store, &scbs).await;
+            assert_eq!(left(&mut store).await, scbs);
+        }
+        store.put(LEFT, vec![0, 0, 1, 0, 7]).await.unwrap();
+        assert_eq!(left(&mut store).await, Statics::new());
     }
 }

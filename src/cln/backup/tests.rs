@@ -17,10 +17,11 @@ use crate::cln::toy::Toy;
 
 use super::*;
 
-const A: InstanceId = InstanceId([1; 32]);
-const B: InstanceId = InstanceId([2; 32]);
+pub const A: InstanceId = InstanceId([1; 32]);
+pub const B: InstanceId = InstanceId([2; 32]);
 
-struct Quiet;
+/// A node that does nothing.
+pub struct Quiet;
 
 impl Node for Quiet {
     fn execute(&self, _: Effect) {}
@@ -52,7 +53,7 @@ fn invited(instance: InstanceId) -> Event {
 }
 
 /// Records of a factory in which money may be: an invitation, an open that was accepted, and others as the numbers say.
-fn records(instance: InstanceId, others: &[u32]) -> Vec<Vec<u8>> {
+pub fn records(instance: InstanceId, others: &[u32]) -> Vec<Vec<u8>> {
     let opened: [Event; 2] = [Accepted { from: None }.into(), OpenAccepted { attempt: 1 }.into()];
     let other = |height: &u32| {
         let aborted: Event = Aborted { reason: "of this course".to_owned(), height: *height }.into();

@@ -1,8 +1,9 @@
 //! `factory-export`.
 
 use bitcoin::consensus::encode::serialize_hex;
+use factory_engine::chain::package::path_left_out;
 use factory_engine::io::SignedReceipt;
-use factory_engine::types::{InstanceId, OutPoint};
+use factory_engine::types::{Amount, InstanceId, OutPoint};
 use factory_engine::{Packaged, package};
 use factory_runtime::store::tower::TowerStore;
 use serde_json::{Value, json};
@@ -40,6 +41,12 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         "timeout_block": factory.current.terms.timeout_height,
         "transactions": all.iter().map(transaction).collect::<Vec<_>>(),
     });
+    if let Some(why) = path_left_out(&factory) {
+        answer["path_left_out"] = why.to_string().into();
+    }
+    if factory.current.terms.stock > Amount::ZERO {
+        answer["stock_csv"] = factory.current.terms.stock_csv.into();
+    }
     if let Some(funding) = factory.funding() {
         answer["funding"] = outpoint(funding);
     }
@@ -54,7 +61,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
 }
 
 fn transaction(packaged: &Packaged) -> Value {
-    let Packaged { part, name, tx, txid, input, fee, input_depth, from_block, anchor, pays } = packaged;
+    let Packaged { part, name, tx, txid, input, fee, input_depth, from_block, publish_by, anchor, pays } =
+        packaged;
     let paid = |point: &OutPoint| {
         let output = usize::try_from(point.vout).ok().and_then(|vout| tx.output.get(vout))?;
         Some(json!({"outnum": point.vout, "amount_sat": output.value.to_sat()}))
@@ -72,6 +80,9 @@ fn transaction(packaged: &Packaged) -> Value {
     });
     if let Some(height) = from_block {
         object["from_block"] = (*height).into();
+    }
+    if let Some(height) = publish_by {
+        object["publish_by_block"] = (*height).into();
     }
     if let Some(anchor) = anchor {
         object["anchor"] = outpoint(*anchor);

@@ -3,20 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use bitcoin::ScriptBuf;
 use factory_engine::backup::Copy;
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Recovered};
 use factory_engine::types::{Height, InstanceId};
-use factory_engine::{Engine, Factory, Folded, Role, State as FactoryState};
+use factory_engine::{Engine, Factory, Folded, Refusal, Role, State as FactoryState};
+use factory_runtime::Handle;
 use factory_runtime::store::History;
 use serde_json::{Value, json};
 
-use super::super::backup::{Backup, statics};
+use super::super::backup::{Backup, payouts, statics};
 use super::super::boot::fold_elsewhere;
+use super::super::client::Call;
+use super::super::datastore;
 use super::super::error::{NOT_RESTORED, RpcError, UNAVAILABLE};
 use super::super::params::Params;
 use super::super::state::State;
 use super::{Command, factory_json};
+
+#[cfg(test)]
+mod tests;
 
 /// Name, usage and description of `factory-restore`.
 pub const COMMAND: Command = Command {
@@ -28,10 +35,12 @@ pub const COMMAND: Command = Command {
 };
 
 /// What becomes of one copy.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// This node has nothing of the factory: it comes back.
     Restored,
+    /// It came back before, without its channels: lightningd may not have taken them then.
+    Lost,
     /// It has records of its own, which a start compares.
     Known,
     /// It was over, and its records were put away.
@@ -42,10 +51,26 @@ impl Fate {
     fn name(self) -> &'static str {
         match self {
             Self::Restored => "restored",
-            Self::Known => "known",
+            Self::Lost | Self::Known => "known",
             Self::Finished => "finished",
         }
     }
+
+    /// Whether lightningd has none of the factory's channels of its own.
+    fn is_lost(self) -> bool {
+        matches!(self, Self::Restored | Self::Lost)
+    }
+}
+
+/// What the engine knows of the factories that copies are of, and of all that came back before.
+struct Known {
+    /// Of each copy.
+    fates: Vec<Fate>,
+    /// Whether there are any whose channels are lost, whoever has a copy of them.
+    lost: bool,
+    /// Scripts that those pay this node.
+    scripts: BTreeSet<ScriptBuf>,
+    height: Height,
 }
 
 /// Runs the command.
@@ -54,22 +79,23 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let file: Option<String> = params.optional("file")?;
     let dry_run: bool = params.optional("dry_run")?.unwrap_or(false);
     let backup = backup(&state, file)?;
-    let (copies, peers) = gather(&state, backup.as_ref()).await?;
-    let file = backup.as_ref().map(|backup| format!("the backup file {}", backup.path().display()));
-    let keepers: Vec<String> =
-        file.into_iter().chain(peers.iter().map(|peer| format!("peer {peer}"))).collect();
-    let source = keepers.join(", ");
-    let (copies, statics) = statics::split(copies);
-    let instances: Vec<_> = copies.iter().map(|copy| copy.instance).collect();
-    let look = move |engine: &Engine, height: Height| {
-        let fate = |instance: &_| match () {
-            () if engine.is_archived(*instance) => Fate::Finished,
-            () if engine.factory(*instance).is_some() || engine.damage(*instance).is_some() => Fate::Known,
-            () => Fate::Restored,
-        };
-        (instances.iter().map(fate).collect::<Vec<_>>(), height)
-    };
-    let (mut fates, height) = state.runtime.read(look).await?;
+    restore(&state.rpc, &state.runtime, backup.as_ref(), dry_run).await
+}
+
+async fn restore<C: Call>(
+    rpc: &C,
+    runtime: &Handle,
+    backup: Option<&Backup>,
+    dry_run: bool,
+) -> Result<Value, RpcError> {
+    let (copies, peers) = gather(runtime, backup).await?;
+    let (copies, mut backups) = statics::split(copies);
+    let instances: Vec<InstanceId> = copies.iter().map(|copy| copy.instance).collect();
+    let look = move |engine: &Engine, height| known(engine, &instances, height);
+    let Known { mut fates, mut lost, mut scripts, height } = runtime.read(look).await?;
+    if copies.is_empty() && !lost {
+        return Err(nothing(backup));
+    }
     let histories = copies.into_iter().map(|copy| (copy.instance, copy.records)).collect();
     let unread = |why| RpcError::new(UNAVAILABLE, format!("cannot read the copies: {why}"));
     let (copies, folded) = fold_elsewhere(histories).await.map_err(unread)?;
@@ -80,37 +106,56 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             *fate = Fate::Finished;
         }
         // Brought back by this command already, and lightningd wasn't restarted.
-        if *fate == Fate::Restored && !state.runtime.records(*instance).await?.is_empty() {
-            *fate = Fate::Known;
+        if *fate == Fate::Restored && !runtime.records(*instance).await?.is_empty() {
+            *fate = Fate::Lost;
+        }
+        lost |= fate.is_lost();
+    }
+    let mut store = datastore::store(rpc.clone());
+    // What was seen of a channel first counts.
+    let mut scbs = if lost { statics::left(&mut store).await } else { statics::Statics::new() };
+    let of_copies = copies.iter().zip(&folded).zip(&fates);
+    for (((instance, _), factory), _) in of_copies.clone().filter(|(_, fate)| fate.is_lost()) {
+        scripts.extend(factory.iter().flat_map(payouts::of));
+        for (id, scb) in statics::by_channel(backups.remove(instance).unwrap_or_default()) {
+            scbs.entry(id).or_insert(scb);
         }
     }
-    let shown = copies.iter().zip(&folded).zip(&fates);
     let factories: Vec<Value> =
-        shown.map(|((copy, factory), fate)| describe(copy, factory.as_ref(), *fate, height)).collect();
+        of_copies.map(|((copy, factory), fate)| describe(copy, factory.as_ref(), *fate, height)).collect();
+    let source = source(backup, &peers);
     let reason =
         format!("this node has lost what it had of it; its records are those that its keepers had: {source}");
-    let lost = copies.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
-    let scbs: Vec<Vec<u8>> =
-        lost.filter_map(|((instance, _), _)| statics.get(instance)).flatten().cloned().collect();
-    let missing = copies.into_iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
     let recovered = encode_record(&[Event::Recovered(Recovered { reason })]);
-    let histories: Vec<_> = missing
+    let missing = copies.into_iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
+    let histories: Vec<History> = missing
         .map(|((instance, records), _)| (instance, records.into_iter().chain([recovered.clone()]).collect()))
         .collect();
     let count = histories.len();
-    if !dry_run && count > 0 {
-        state.runtime.recover(histories).await?;
-        log::warn!("{count} factories are restored from {source}: restart lightningd");
-    }
-    let stubs = if dry_run || count == 0 { 0 } else { ask_to_close(&state, &scbs).await };
-    let next = match (dry_run, count) {
-        (_, 0) => "nothing: no factory of these copies is missing here",
-        (true, _) => "run it without dry_run",
-        (false, _) => {
-            "restart lightningd: then the chain is read again for these factories, and each is left as its next says; \
-             and connect to their other members: lightningd asks them to close"
+    let (mut stubs, mut unknown) = (0, BTreeSet::new());
+    if lost && !dry_run {
+        // Before the records: from then on no peer gives them back any more.
+        if !scbs.is_empty() {
+            statics::keep(&mut store, &scbs).await;
         }
-    };
+        if count > 0 {
+            bring_back(runtime, histories).await?;
+            log::warn!("{count} factories are restored from {source}: restart lightningd");
+        }
+        stubs = statics::ask_to_close(rpc, &mut store, &scbs).await;
+        unknown = payouts::learn(rpc, scripts).await;
+    }
+    let mut next = what_now(dry_run, count, lost).to_owned();
+    if !dry_run && stubs < scbs.len() {
+        next += &format!(
+            "; lightningd has taken {stubs} of {} channels, its log says why: run this again",
+            scbs.len()
+        );
+    }
+    if !unknown.is_empty() {
+        next += "; the wallet doesn't see what is paid to unknown_payouts: run this again, which tries \
+                 further addresses of hsm_secret";
+    }
     let mut answer = json!({
         "peers": peers,
         "dry_run": dry_run,
@@ -124,55 +169,117 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if let Some(backup) = backup {
         answer["file"] = backup.path().display().to_string().into();
     }
+    if !unknown.is_empty() {
+        answer["unknown_payouts"] = unknown.iter().map(|script| script.to_hex_string()).collect();
+    }
     Ok(answer)
 }
 
-/// Of each factory the copy with the most records (S39), and the peers that had some.
-async fn gather(state: &State, backup: Option<&Backup>) -> Result<(Vec<Copy>, Vec<String>), RpcError> {
-    let found = state.runtime.read(|engine, _| engine.found_copies()).await?;
+/// What a person does then.
+fn what_now(dry_run: bool, count: usize, lost: bool) -> &'static str {
+    match (dry_run, count, lost) {
+        (_, 0, false) => "nothing: no factory of these copies is missing here",
+        (true, 0, true) => {
+            "nothing is missing here; without dry_run lightningd is asked again to have lost channels closed"
+        }
+        (true, ..) => "run it without dry_run",
+        (false, 0, true) => {
+            "nothing more is missing here: restart lightningd, if it wasn't since the factories came back, \
+             and connect to the other members of those whose channels are lost: lightningd asks them to close"
+        }
+        (false, ..) => {
+            "restart lightningd: then the chain is read again for these factories, and each is left as its \
+             next says; and connect to their other members: lightningd asks them to close"
+        }
+    }
+}
+
+/// Stores what comes back. That the chain is to be read again comes first: a node that stops in between reads
+/// it for nothing then; the other way round it would follow a factory without what has become of it.
+async fn bring_back(runtime: &Handle, histories: Vec<History>) -> Result<(), Refusal> {
+    runtime.recover(vec![]).await?;
+    runtime.recover(histories).await
+}
+
+fn known(engine: &Engine, instances: &[InstanceId], height: Height) -> Known {
+    let lost: Vec<&Factory> = engine.factories().filter(|factory| is_lost(factory, height)).collect();
+    Known {
+        fates: instances.iter().map(|instance| fate(engine, *instance, height)).collect(),
+        lost: !lost.is_empty(),
+        scripts: lost.into_iter().flat_map(payouts::of).collect(),
+        height,
+    }
+}
+
+fn fate(engine: &Engine, instance: InstanceId, height: Height) -> Fate {
+    if engine.is_archived(instance) {
+        return Fate::Finished;
+    }
+    match engine.factory(instance) {
+        Some(factory) if is_lost(factory, height) => Fate::Lost,
+        Some(_) => Fate::Known,
+        None if engine.damage(instance).is_some() => Fate::Known,
+        None => Fate::Restored,
+    }
+}
+
+/// Whether it came back without its channels, and those may still be closed.
+fn is_lost(factory: &Factory, height: Height) -> bool {
+    let is_over = matches!(
+        factory.state(height),
+        FactoryState::Closed
+            | FactoryState::Distributed
+            | FactoryState::Reclaimed
+            | FactoryState::Left
+            | FactoryState::Declined
+            | FactoryState::Aborted
+    );
+    factory.has_lost_channels() && !is_over
+}
+
+/// Of each factory the copy with the most records (S39), and the peers that had some. Of as many it is what a
+/// peer has given back first.
+async fn gather(runtime: &Handle, backup: Option<&Backup>) -> Result<(Vec<Copy>, Vec<String>), RpcError> {
+    let found = runtime.read(|engine, _| engine.found_copies()).await?;
+    let peers: BTreeSet<String> = found.iter().map(|(peer, _)| peer.to_string()).collect();
+    let in_file = match backup {
+        None => None,
+        Some(backup) => backup.read().await.map_err(|why| {
+            let why = format!("{}: {why}; nothing was restored", backup.path().display());
+            RpcError::new(NOT_RESTORED, why)
+        })?,
+    };
+    let in_file = in_file.map_or_else(Vec::new, |(_, copies)| copies);
     let mut newest: BTreeMap<InstanceId, Copy> = BTreeMap::new();
-    let mut take = |copy: Copy| {
+    let given_back = found.into_iter().map(|(_, copy)| copy);
+    for copy in given_back.chain(in_file.into_iter().map(|(_, copy)| copy)) {
         let known = newest.get(&copy.instance).map_or(0, |known| known.records.len());
         if copy.records.len() > known {
             newest.insert(copy.instance, copy);
         }
-    };
-    let peers: BTreeSet<String> = found.iter().map(|(peer, _)| peer.to_string()).collect();
-    let peers: Vec<String> = peers.into_iter().collect();
-    let given_back = found.len();
-    found.into_iter().for_each(|(_, copy)| take(copy));
-    let Some(backup) = backup else {
-        return match given_back {
-            0 => Err(RpcError::new(
-                NOT_RESTORED,
-                "no connected peer has given anything back, and there is no backup file: connect to the operators of \
-                 this node's factories, or name a file; nothing was restored",
-            )),
-            _ => Ok((newest.into_values().collect(), peers)),
-        };
-    };
-    let refused = |why: String| RpcError::new(NOT_RESTORED, format!("{}: {why}", backup.path().display()));
-    let read = backup.read().await.map_err(|why| refused(format!("{why}; nothing was restored")))?;
-    let copies = read.map_or_else(Vec::new, |(_, copies)| copies);
-    if copies.is_empty() && given_back == 0 {
-        return Err(refused("there is no copy in it, or no such file: nothing was restored".to_owned()));
     }
-    copies.into_iter().for_each(|(_, copy)| take(copy));
-    Ok((newest.into_values().collect(), peers))
+    Ok((newest.into_values().collect(), peers.into_iter().collect()))
 }
 
-/// lightningd gets what it needs to have the channels closed by its peers. Without it there is still the timeout.
-async fn ask_to_close(state: &State, scbs: &[Vec<u8>]) -> usize {
-    if scbs.is_empty() {
-        return 0;
-    }
-    match statics::recover(&state.rpc, scbs).await {
-        Ok(stubs) => stubs,
-        Err(error) => {
-            log::warn!("lightningd asks nobody to close the restored channels: {error}");
-            0
+/// Nobody has a copy, and nothing came back before.
+fn nothing(backup: Option<&Backup>) -> RpcError {
+    let why = match backup {
+        None => "no connected peer has given anything back, and there is no backup file: connect to the \
+             operators of this node's factories, or name a file; nothing was restored"
+            .to_owned(),
+        Some(backup) => {
+            let path = backup.path().display();
+            format!("{path}: there is no copy in it, or no such file: nothing was restored")
         }
-    }
+    };
+    RpcError::new(NOT_RESTORED, why)
+}
+
+/// Who had the copies, for people.
+fn source(backup: Option<&Backup>, peers: &[String]) -> String {
+    let file = backup.map(|backup| format!("the backup file {}", backup.path().display()));
+    let peers = peers.iter().map(|peer| format!("peer {peer}"));
+    file.into_iter().chain(peers).collect::<Vec<_>>().join(", ")
 }
 
 /// The file that is named, or the node's own if it has one.

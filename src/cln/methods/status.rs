@@ -270,6 +270,8 @@ fn one_renewal(renewal: &Renewal, height: Height) -> Value {
         "since_block": renewal.due,
         "by_block": renewal.by,
         "blocks_left": renewal.by.saturating_sub(height),
+        "level": words::level(renewal.urgency(height)),
+        "advice": renewal.advice(),
         "otherwise": renewal.otherwise(),
     });
     if let Some(next) = renewal.stage.next() {

@@ -3,7 +3,7 @@
 use factory_engine::chain::channels::OwnChannel;
 use factory_engine::io::Keeper;
 use factory_engine::types::{Amount, Height, NodeId};
-use factory_engine::{Engine, Factory, Role, State as FactoryState};
+use factory_engine::{Engine, Factory, Renewal, Role, State as FactoryState};
 use factory_runtime::MOST_BEHIND;
 
 use super::super::peers::Peer;
@@ -60,8 +60,10 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
             "set it again with factory-price",
         ));
     }
+    let renewals: Vec<Renewal> = engine.renewals(height).filter(|_| engine.renews_by_itself()).collect();
     for factory in engine.factories() {
-        warnings.extend(life(factory, height));
+        let renewal = renewals.iter().find(|renewal| renewal.instance == factory.instance);
+        warnings.extend(life(factory, renewal, height));
         warnings.extend(urgent::warning(engine, factory, height));
         warnings.extend(peers(factory, height, node));
         warnings.extend(ended(factory));
@@ -75,7 +77,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
 }
 
 /// The warning that a factory's state calls for, if any.
-fn life(factory: &Factory, height: Height) -> Option<Warning> {
+fn life(factory: &Factory, renewal: Option<&Renewal>, height: Height) -> Option<Warning> {
     let warning = |code, message: String, action: &str| Some(Warning::of(factory, code, message, action));
     match factory.state(height) {
         FactoryState::Invited => warning(
@@ -86,8 +88,27 @@ fn life(factory: &Factory, height: Height) -> Option<Warning> {
         FactoryState::Funding => funding(factory, height),
         FactoryState::Dying => warning(
             "dying",
-            format!("no payment can use it after block {}", factory.safe_end()),
-            "move out: close its channels in agreement with the peer's plan, or factory-exit",
+            match renewal {
+                Some(renewal) => format!(
+                    "it is to be renewed by block {} ({} blocks), else {}: {}",
+                    renewal.by,
+                    renewal.by.saturating_sub(height),
+                    renewal.otherwise(),
+                    renewal.stage
+                ),
+                None => format!("no payment can use it after block {}", factory.safe_end()),
+            },
+            match (renewal, factory.current.role) {
+                (Some(renewal), _) => renewal.advice(),
+                (None, Role::Client { .. }) => {
+                    "go to another factory of the operator's (factory-invitations, factory-move), or to an ordinary \
+                     channel (factory-leave); factory-exit takes the channel on chain, and costs most"
+                }
+                (None, Role::Lsp) => {
+                    "invite its clients to the next factory (factory-ladder does so by itself, or factory-create); \
+                     whoever is left in time is taken on chain by itself"
+                }
+            },
         ),
         FactoryState::Exiting => warning(
             "exiting",
