@@ -148,18 +148,18 @@ async fn the_copy_with_the_most_records_counts() {
     ];
     for (given_back, second, counts) in cases {
         let scratch = Scratch::new();
-        let backup = file_with(&scratch.path().join("backup"), &[second.clone()]);
+        let backup = file_with(&scratch.path().join("backup"), std::slice::from_ref(second));
         let runtime = start(&MemoryStore::new()).await;
         give_back(&runtime, 2, given_back);
         let (found, peers) = gather(&runtime, Some(&backup)).await.unwrap();
-        assert_eq!(found, [counts.clone()], "a peer and the file");
+        assert_eq!(found, std::slice::from_ref(counts), "a peer and the file");
         assert_eq!(peers, [NodeId([2; 33]).to_string()]);
         let runtime = start(&MemoryStore::new()).await;
         for (peer, copy) in [(2, given_back), (4, second)] {
             give_back(&runtime, peer, copy);
         }
         let (found, _) = gather(&runtime, None).await.unwrap();
-        assert_eq!(found, [counts.clone()], "two peers");
+        assert_eq!(found, std::slice::from_ref(counts), "two peers");
         let runtime = start(&MemoryStore::new()).await;
         let (found, peers) = gather(&runtime, Some(&backup)).await.unwrap();
         assert_eq!((found, peers), (vec![second.clone()], vec![]), "the file alone");
