@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import time
 
+from pyln.client import RpcError
 from pyln.testing.utils import TIMEOUT
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -150,6 +151,15 @@ def connect_all(lsp, clients):
     wait_until_ready(lsp, clients)
     for client in clients:
         wait_until_ready(client, [lsp])
+
+
+def connect_briefly(node, peer):
+    """Connects two nodes of which one has lost a channel: hearing of that ends the connection, maybe before lightningd
+    has answered. It comes again by itself, or by another call."""
+    try:
+        node.rpc.connect(peer.info["id"], "localhost", peer.port)
+    except RpcError as error:
+        assert "disconnected during connection" in error.error["message"], error
 
 
 def factory_with(node_factory, bitcoind, count, feerates=None, lsp=None, client=None, **more):

@@ -16,6 +16,7 @@ from harness import (
     channel_by_id,
     channel_with,
     connect_all,
+    connect_briefly,
     create,
     factories,
     factory_of,
@@ -334,7 +335,7 @@ def test_a_node_with_its_seed_and_emergency_recover_gets_its_money(node_factory,
     if who == "operator":
         # It isn't known where clients are: they come back to it.
         for client in clients:
-            client.connect(lsp)
+            connect_briefly(client, lsp)
     for other in others:
         wait_for(lambda: channel_with(other, lost)["state"] == "AWAITING_UNILATERAL")
     first = others[0]

@@ -7,6 +7,7 @@ from harness import (
     FAST,
     activate,
     connect_all,
+    connect_briefly,
     create,
     factories,
     factory_of,
@@ -61,11 +62,7 @@ def meet(node, keeper):
 
     def given_back():
         if not [peer for peer in node.rpc.listpeers()["peers"] if peer["connected"]]:
-            try:
-                node.rpc.connect(keeper.info["id"], "localhost", keeper.port)
-            except RpcError as error:
-                # It may end before lightningd has answered.
-                assert "disconnected during connection" in error.error["message"], error
+            connect_briefly(node, keeper)
         return found(node)
 
     wait_for(given_back)

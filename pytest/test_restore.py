@@ -11,6 +11,7 @@ from harness import (
     FAST,
     activate,
     connect_all,
+    connect_briefly,
     create,
     factories,
     factory_of,
@@ -138,7 +139,7 @@ def test_a_machine_burns_and_the_operator_closes(node_factory, bitcoind, directo
     wait_until_copied(lsp, alice, bob)
     burn(alice)
     restore(alice, instance)
-    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    connect_briefly(alice, lsp)
     mine_until(bitcoind, [lsp, alice], lambda: onchain_msat(alice) > 49_000_000)
     # Bob's channel is another's, and goes on.
     connect_all(lsp, [bob])
@@ -161,7 +162,7 @@ def test_a_machine_burns_with_what_it_had_bought(node_factory, bitcoind, directo
     wait_until_copied(lsp, alice, bob)
     burn(alice)
     restore(alice, instance, channels=2)
-    alice.rpc.connect(lsp.info["id"], "localhost", lsp.port)
+    connect_briefly(alice, lsp)
     mine_until(bitcoind, [lsp, *clients], lambda: onchain_msat(alice) > 145_000_000, limit=60)
     assert spender(bitcoind, sold["funding_txid"], sold["funding_outnum"]), "what she bought is closed"
     assert sales(alice, factory)[0]["state"] == "on_chain"

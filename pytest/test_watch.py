@@ -14,6 +14,7 @@ from harness import (
     channel_in,
     channel_with,
     connect_all,
+    connect_briefly,
     factory_of,
     factory_with,
     faulty,
@@ -226,7 +227,7 @@ def test_an_old_copy_of_a_clients_directory(node_factory, bitcoind):
     directory.rename(true)
     old.rename(directory)
     alice.start()
-    alice.connect(lsp)
+    connect_briefly(alice, lsp)
     for node in (lsp, alice):
         wait_for(lambda: place_of(node, factory)["state"] in ("leaving", "on_chain"))
         tells_the_truth(node, factory)
