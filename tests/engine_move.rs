@@ -357,6 +357,13 @@ fn what_comes_back_over_the_channel_that_it_left_ends() {
     assert!(parts <= 3, "{parts}");
     assert!(reason.clone().unwrap().contains("holds no less than before"), "{reason:?}");
     assert_eq!(balance(&world, 1, ordinary), 2_000_000);
+
+    // An amount that the first one carries isn't said to have moved, either.
+    ask(&mut world, ordinary, new, Some(1_000_000)).unwrap();
+    run(&mut world);
+    let (_, parts, reason) = outcome(&world, ordinary).unwrap();
+    assert!(parts == 1 && reason.clone().unwrap().contains("holds no less than before"), "{reason:?}");
+    assert_eq!(balance(&world, 1, ordinary), 2_000_000);
 }
 
 /// A move over a channel that was free for another one: at equal fees lightningd would choose the wrong channel.

@@ -239,8 +239,13 @@ impl Engine {
                 (Some(from), Some(_)) if had_msat.is_some_and(|had| from.to_us_msat >= had) => {
                     let why =
                         format!("an HTLC has arrived, and channel {} holds no less than before", open.from);
-                    self.move_failed(step, factory, open, (why, own.fails));
+                    if open.left_msat() == Some(0) {
+                        over(step, factory, open.from, Some(&why));
+                    } else {
+                        self.move_failed(step, factory, open, (why, own.fails));
+                    }
                 }
+                _ if open.left_msat() == Some(0) => over(step, factory, open.from, None),
                 (Some(from), Some(to)) => {
                     let from = super::plan::without(from, stays);
                     let fails = if had_msat.is_some() { 0 } else { own.fails };
@@ -317,12 +322,13 @@ impl Engine {
         match result {
             Ok(()) => {
                 let moved = open.moved_msat.saturating_add(part.amount_msat);
-                if open.amount_msat.is_some_and(|amount| moved >= amount) {
-                    return over(step, factory, open.from, None);
-                }
+                let is_all = open.amount_msat.is_some_and(|amount| moved >= amount);
                 match own.phase {
                     MovePhase::Sending { cltv_delta, had_msat } => {
                         self.look_and_send(step, factory, open.from, (cltv_delta, Some(had_msat)), own.fails);
+                    }
+                    MovePhase::Resting | MovePhase::Asked { .. } | MovePhase::Looking { .. } if is_all => {
+                        over(step, factory, open.from, None);
                     }
                     MovePhase::Resting | MovePhase::Asked { .. } | MovePhase::Looking { .. } => {
                         let left = open.amount_msat.map(|amount| amount.saturating_sub(moved));

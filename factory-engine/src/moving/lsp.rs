@@ -62,8 +62,6 @@ impl Engine {
         for (channel_id, free) in others {
             self.charge_again(step, *channel_id, free);
         }
-        // Nor over one that a restart has forgotten.
-        step.effect(Effect::ReadBalances { peer });
         let known = self.moving.free.get(&to).filter(|free| !free.back);
         let since = known.map_or(step.height, |free| free.since);
         let set = known.and_then(|free| free.set).filter(|height| *height == step.height);
@@ -107,6 +105,9 @@ impl Engine {
         match (free, result) {
             (true, Ok(())) => {
                 note(step, channel_id, Some(Free { set: Some(step.height), ..*known }));
+                // Nor over one that a restart has forgotten. Only now: to set these has made all others cost something,
+                // where they cost nothing by default.
+                step.effect(Effect::ReadBalances { peer: known.peer });
                 if let Some((factory, from)) = asked {
                     self.let_move(step, factory, known.peer, (from, channel_id));
                 }

@@ -172,7 +172,8 @@ impl Engine {
         let Role::Client { lsp, index } = factory.current.role else { return None };
         let over = !factory.has_left() && (factory.is_leaving(index) || factory.paid_out(index).is_some());
         // A close pays what is in it: nothing has to follow.
-        let over = over || factory.has_close();
+        // Nor can anything follow on what is exit-only (S9).
+        let over = over || factory.has_close() || factory.restored().is_some();
         if !factory.is_due(height) || over || factory.state(height) == State::Closed {
             return None;
         }

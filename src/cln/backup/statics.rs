@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::hex::{DisplayHex, FromHex};
 use factory_engine::backup::Copy;
 use factory_engine::types::{ChannelId, InstanceId};
-use factory_runtime::store::Store;
+use factory_runtime::store::{Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::cln::client::{Call, CallError, field};
@@ -62,14 +62,11 @@ pub fn by_channel(scbs: impl IntoIterator<Item = Vec<u8>>) -> Statics {
 
 /// Those that lightningd hasn't taken yet. A peer gives them back only to a node that knows nothing of the
 /// factory: without a file they would be nowhere once that is restored.
-pub async fn left<S: Store>(store: &mut S) -> Statics {
-    match store.get(LEFT).await {
-        Ok(bytes) => parse(&bytes.unwrap_or_default()),
-        Err(error) => {
-            log::warn!("nobody knows which lost channels lightningd hasn't taken yet: {error}");
-            Statics::new()
-        }
-    }
+///
+/// # Errors
+/// When the store can't be read: nothing may be put in the place of what is there then.
+pub async fn left<S: Store>(store: &mut S) -> Result<Statics, StoreError> {
+    Ok(parse(&store.get(LEFT).await?.unwrap_or_default()))
 }
 
 /// From now on it hasn't taken these. What can't be stored is in the backup file alone, if there is one.
@@ -150,13 +147,13 @@ mod tests {
     async fn what_lightningd_lacks_is_kept() {
         let scb = |number: u8, more: usize| [vec![0; 8], vec![number; 32], vec![9; more]].concat();
         let mut store = MemoryStore::new();
-        assert_eq!(left(&mut store).await, Statics::new());
+        assert_eq!(left(&mut store).await.unwrap(), Statics::new());
         for scbs in [vec![scb(1, 0), scb(2, 300)], vec![], vec![scb(3, 5)]] {
             let scbs = by_channel(scbs);
             keep(&mut store, &scbs).await;
-            assert_eq!(left(&mut store).await, scbs);
+            assert_eq!(left(&mut store).await.unwrap(), scbs);
         }
         store.put(LEFT, vec![0, 0, 1, 0, 7]).await.unwrap();
-        assert_eq!(left(&mut store).await, Statics::new());
+        assert_eq!(left(&mut store).await.unwrap(), Statics::new());
     }
 }

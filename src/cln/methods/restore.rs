@@ -113,7 +113,14 @@ async fn restore<C: Call>(
     }
     let mut store = datastore::store(rpc.clone());
     // What was seen of a channel first counts.
-    let mut scbs = if lost { statics::left(&mut store).await } else { statics::Statics::new() };
+    let unread = |error| {
+        RpcError::new(
+            UNAVAILABLE,
+            format!("cannot read which lost channels lightningd hasn't taken: {error}"),
+        )
+    };
+    let mut scbs =
+        if lost { statics::left(&mut store).await.map_err(unread)? } else { statics::Statics::new() };
     let of_copies = copies.iter().zip(&folded).zip(&fates);
     for (((instance, _), factory), _) in of_copies.clone().filter(|(_, fate)| fate.is_lost()) {
         scripts.extend(factory.iter().flat_map(payouts::of));
@@ -202,7 +209,8 @@ async fn bring_back(runtime: &Handle, histories: Vec<History>) -> Result<(), Ref
 }
 
 fn known(engine: &Engine, instances: &[InstanceId], height: Height) -> Known {
-    let lost: Vec<&Factory> = engine.factories().filter(|factory| is_lost(factory, height)).collect();
+    // Of one that is over, too: what it has paid may be what the wallet doesn't see yet.
+    let lost: Vec<&Factory> = engine.factories().filter(|factory| factory.has_lost_channels()).collect();
     Known {
         fates: instances.iter().map(|instance| fate(engine, *instance, height)).collect(),
         lost: !lost.is_empty(),

@@ -100,6 +100,13 @@ fn life(factory: &Factory, renewal: Option<&Renewal>, height: Height) -> Option<
             },
             match (renewal, factory.current.role) {
                 (Some(renewal), _) => renewal.advice(),
+                (None, Role::Client { .. }) if factory.has_lost_channels() => {
+                    "keep the node online: from the timeout on it takes the distribution, which pays its whole capacity \
+                     (factory-list)"
+                }
+                (None, Role::Client { .. }) if factory.restored().is_some() => {
+                    "factory-exit: nothing else can be agreed on in it any more"
+                }
                 (None, Role::Client { .. }) => {
                     "go to another factory of the operator's (factory-invitations, factory-move), or to an ordinary \
                      channel (factory-leave); factory-exit takes the channel on chain, and costs most"
