@@ -125,8 +125,7 @@ def test_held_htlc_starts_the_exit(node_factory, bitcoind):
     assert leaf_height <= htlc["expiry"] - early + 1
 
     # lightningd takes over: the commitment confirms, and the operator gets its HTLC back.
-    mine(bitcoind, 1, nodes, wait_for_mempool=1)
-    wait_for(lambda: channel_with(alice, lsp)["state"] == "ONCHAIN")
+    mine_until(bitcoind, nodes, lambda: channel_with(alice, lsp)["state"] == "ONCHAIN")
     assert bitcoind.rpc.getblockcount() < htlc["expiry"]
     assert channel_with(bob, lsp)["state"] == "CHANNELD_NORMAL"
 

@@ -216,6 +216,9 @@ def test_an_operators_machine_burns_and_its_clients_are_there(node_factory, bitc
     burn(lsp)
     restore(lsp, instance, channels=2)
     wait_for_synced(bitcoind, [lsp, *clients])
+    # They come back to it, as they would after a while.
+    for client in clients:
+        connect_briefly(client, lsp)
     # What it finds of its old coins in the last blocks is no part of this.
     before = owned_msat(lsp)
     # Less what commitments and the way home cost.
