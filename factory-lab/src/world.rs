@@ -192,6 +192,8 @@ pub struct World {
     pub connects: bool,
     /// Channels on which an HTLC stands, as lightningd shows them: payments settle at once here.
     pub htlcs_on: BTreeSet<ChannelId>,
+    /// Who has a child out that pays all that is at stake, and less than it should, in which factories (S26).
+    pub(crate) capped: BTreeSet<(usize, InstanceId)>,
     /// Messages of these names are lost, whoever sends them.
     pub mute: BTreeSet<&'static str>,
     /// Notifications that a factory ends: member, factory, blocks that are left.
@@ -273,6 +275,7 @@ impl World {
             delivered: 0,
             connects: false,
             htlcs_on: BTreeSet::new(),
+            capped: BTreeSet::new(),
             mute: BTreeSet::new(),
             notices: vec![],
             wakes: vec![],

@@ -268,6 +268,10 @@ impl Run {
             let lost = self.lost.get(&used.instance).copied().unwrap_or(0);
             let began = self.evicts(used.instance).filter(|_| lost <= margin);
             let Some(began) = began.filter(|_| !self.is_left(*at, *channel)) else { continue };
+            // S26: it pays all that it has there, and no more, whatever miners take.
+            if self.world.capped.contains(&(LSP, used.instance)) {
+                continue;
+            }
             // Blocks of a spike count for sales, too: nobody raises their fees yet.
             if used.sale > 0 && (self.takes_stock || self.lost_since(began) > margin) {
                 continue;

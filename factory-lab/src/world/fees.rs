@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitcoin::Transaction;
-use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, shortcoming};
+use factory_engine::io::fees::{ChildOut, FeeNews, Feerates, Raise, Report, Trouble, shortcoming};
 use factory_engine::tx::child::{Coin, usual_weight};
 use factory_engine::tx::layout::{SpendRole, fee};
 use factory_engine::tx::scripts::DUST;
@@ -72,6 +72,13 @@ impl World {
             let why = format!("S26: member {at} pays {} for {what}, where {most} are at stake", child.fee);
             self.judge.violations.push(why);
         }
+        let trouble = match outcome {
+            Ok(child) => shortcoming(&raise.bump, &child),
+            Err(trouble) => Some(trouble),
+        };
+        if matches!(trouble, Some(Trouble::Capped(_))) {
+            self.capped.insert((at, raise.instance));
+        }
         let out = self.members[at].lightningd.children.of(parent);
         let child = out.map(|child| ChildOut { txid: child.tx.compute_txid(), fee: child.fee });
         let report = Report {
@@ -79,10 +86,7 @@ impl World {
             what: raise.what.clone(),
             target: Some((raise.bump.feerate, raise.deadline)),
             child,
-            trouble: match outcome {
-                Ok(child) => shortcoming(&raise.bump, &child),
-                Err(trouble) => Some(trouble),
-            },
+            trouble,
         };
         Input::Published { txid: parent, report: Box::new(report) }
     }
