@@ -153,11 +153,17 @@ impl World {
         late.into_iter().try_for_each(|(keeper, copy)| self.bring_back(at, keeper, copy))
     }
 
-    /// Whether a client waits for the copies of an operator that lies about them: for as long as it does
-    /// (`factory-min-keepers`).
+    /// Whether a client waits for copies (`factory-min-keepers`) of an operator that lies about them, for as long as it
+    /// does; or of one that it has asked in vain, until the next connection.
     pub(crate) fn has_starved_of_copies(&self) -> bool {
         let waits = |member: &Member| member.config.min_keepers > 0 && !member.config.backup_file;
-        self.members[LSP].shelf_lie.is_some() && self.members.iter().any(waits)
+        let has_none = |member: &Member| {
+            let keepers = member.engine.as_ref().map(|engine| engine.keeping_peers().count());
+            keepers == Some(0)
+        };
+        let lies = self.members[LSP].shelf_lie.is_some();
+        let starves = |(at, member)| waits(member) && (lies || at != LSP && has_none(member));
+        self.members.iter().enumerate().any(starves)
     }
 
     /// As the plugin's keeper does at a start, and once it can write again: of everything.
