@@ -4,8 +4,7 @@
 
 mod common;
 
-use common::factory;
-use factory_engine::record::event::Restored;
+use common::{came_from_a_backup, factory};
 use factory_engine::types::{ChannelId, InstanceId, NodeId};
 use factory_engine::wire::message::{Buy, Handover, Message};
 use factory_engine::{
@@ -507,13 +506,7 @@ fn a_restored_factory_hands_nothing_over() {
     for victim in [LSP, 1] {
         let (mut world, old, new) = next(14, 2);
         move_all(&mut world, old, new);
-        world.check_recovery = false;
-        world.stop(victim);
-        let restored = Restored { reason: "an older copy".into() };
-        world.members[victim].store.append(&[(old, vec![restored.into()])]).unwrap();
-        world.start(victim).unwrap();
-        world.reconnect().unwrap();
-        world.settle().unwrap();
+        came_from_a_backup(&mut world, victim, old);
         deepen(&mut world, new, DEPTH + 2);
         assert!(!factory(&world, victim, old).has_handed_over(0), "member {victim}");
         if victim == LSP {

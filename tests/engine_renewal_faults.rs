@@ -10,8 +10,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bitcoin::Transaction;
-use common::factory;
-use factory_engine::record::event::Restored;
+use common::{came_from_a_backup, factory};
 use factory_engine::tx::layout::SpendRole;
 use factory_engine::types::{Amount, Height, InstanceId};
 use factory_engine::wire::message::{Handover, HandoverRefused, Message};
@@ -469,13 +468,7 @@ fn a_straggler_that_returns_in_the_last_block() {
 fn a_reorganised_factory_is_exit_only_as_before() {
     for victim in [LSP, 1] {
         let (mut world, old) = active(7, 1, SHORT);
-        world.check_recovery = false;
-        world.stop(victim);
-        let restored = Restored { reason: "an older copy".into() };
-        world.members[victim].store.append(&[(old, vec![restored.into()])]).unwrap();
-        world.start(victim).unwrap();
-        world.reconnect().unwrap();
-        world.settle().unwrap();
+        came_from_a_backup(&mut world, victim, old);
         let gone = depth(&world, old);
         world.reorg(gone).unwrap();
         let stored = world.members[victim].store.records(old).iter();

@@ -5,6 +5,7 @@
 
 pub mod closes;
 
+use factory_engine::record::event::Restored;
 use factory_engine::record::factory::Factory;
 use factory_engine::types::{ChannelId, InstanceId};
 use factory_engine::wire::message::{Invite, Message};
@@ -14,6 +15,17 @@ use factory_lab::world::{Fate, LSP, World};
 
 pub fn factory(world: &World, at: usize, instance: InstanceId) -> &Factory {
     world.factory(at, instance).unwrap()
+}
+
+/// A member finds out that it came back from an older copy, and is there again.
+pub fn came_from_a_backup(world: &mut World, at: usize, instance: InstanceId) {
+    world.check_recovery = false;
+    world.stop(at);
+    let restored = Restored { reason: "an older copy".into() };
+    world.members[at].store.append(&[(instance, vec![restored.into()])]).unwrap();
+    world.start(at).unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
 }
 
 /// Every channel that a member's lightningd has, as the plugin reads them.

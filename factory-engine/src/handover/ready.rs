@@ -236,8 +236,7 @@ impl Engine {
         let Some(channel_id) = wish.to else { return Ok(Successor::Nothing) };
         let known = self.balances.of(channel_id).filter(|known| known.live);
         let known = known.ok_or(NotYet::NotThere(channel_id))?;
-        let depth = u32::from(self.config.handover_depth);
-        let until = known.confirmed.map(|at| at.saturating_add(depth).saturating_sub(1));
+        let until = known.confirmed.map(|at| self.irrevocable_from(at, 1));
         if until.is_none_or(|until| height < until) {
             return Err(NotYet::NotDeepChannel { channel_id, until });
         }
@@ -286,6 +285,13 @@ impl Engine {
         self.whole().filter(is_one)
     }
 
+    /// From when on a funding in the block at this height can't be undone: it has `factory-handover-depth`
+    /// confirmations, and at least so many (S22, S37).
+    pub(crate) fn irrevocable_from(&self, at: Height, least: u16) -> Height {
+        let depth = u32::from(self.config.handover_depth.max(least));
+        at.saturating_add(depth).saturating_sub(1)
+    }
+
     /// S22: the new channel can't be undone, and it is what its leaf pays.
     pub(crate) fn is_irrevocable(&self, next: &Factory, height: Height) -> Result<(), NotYet> {
         let Role::Client { index, .. } = next.current.role else { return Err(NotYet::NoChannel) };
@@ -294,8 +300,7 @@ impl Engine {
         }
         let usable = next.channel_usable(index, height);
         let funded = next.funding_height().ok_or(NotYet::NoChannel)?;
-        let depth = u32::from(self.config.handover_depth.max(next.current.terms.funding_confirmations));
-        let until = funded.saturating_add(depth).saturating_sub(1);
+        let until = self.irrevocable_from(funded, next.current.terms.funding_confirmations);
         match usable {
             Ok(()) | Err(Unusable::NotDeep { .. }) if height < until => {
                 Err(NotYet::NotDeep { instance: next.instance, until })

@@ -259,8 +259,7 @@ impl Engine {
             Some(factory) => (factory.funding_height(), factory.current.terms.funding_confirmations),
             None => (channel.confirmed, 1),
         };
-        let depth = u32::from(self.config.handover_depth.max(least));
-        at.map(|at| at.saturating_add(depth).saturating_sub(1))
+        at.map(|at| self.irrevocable_from(at, least))
     }
 
     /// Whether this client has handed its key of the channel's factory over.

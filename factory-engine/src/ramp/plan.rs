@@ -119,8 +119,7 @@ impl Engine {
         // The one with least room that is enough.
         let to = to.filter(|_| move_msat > 0).min_by_key(|known| (known.receivable_msat, known.channel_id));
         let amount = (to.is_none() && move_msat > 0).then(|| Amount::from_sat(move_msat.div_ceil(1_000)));
-        let depth = u32::from(self.config.handover_depth).saturating_sub(1);
-        let deep = to.and_then(|known| known.confirmed).map(|at| at.saturating_add(depth).max(height));
+        let deep = to.and_then(|known| known.confirmed).map(|at| self.irrevocable_from(at, 1).max(height));
         let to = to.map(|known| known.channel_id);
         let priced = self.leaving.priced(instance).filter(|priced| Some(priced.amount) == amount).cloned();
         Ok(LeavePlan { lsp, move_msat, stays_msat, to, amount, deep, priced })
