@@ -127,7 +127,9 @@ impl Run {
             // The opener keeps its reserve and the commitment's fee, as lightningd sees to.
             let kept = (channel.capacity.to_sat() / 100 + COMMITMENT_FEE.to_sat()) * 1000;
             let free = if channel.opener { own.opener_msat.saturating_sub(kept) } else { own.fundee_msat };
-            !channel.closing && free >= msat
+            // What a move has there already is spent twice otherwise, and the commitment can't pay its own fee.
+            let standing = self.world.standing_msat((leg.from, true), leg.channel);
+            !channel.closing && free.saturating_sub(standing) >= msat
         })
     }
 

@@ -41,12 +41,7 @@ impl World {
         let theirs = self.member_of(peer).map(|other| &self.members[other].lightningd);
         let balance = |(id, channel): (&ChannelId, &Channel)| {
             let (to_us_msat, to_them_msat) = sides(channel);
-            let pending = |from: bool| {
-                let own = self.circles.iter().filter(move |circle| {
-                    circle.at == at && if from { circle.send.from == *id } else { circle.onward == *id }
-                });
-                own.map(|circle| circle.send.amount_msat).sum::<u64>()
-            };
+            let pending = |out: bool| self.standing_msat((at, out), *id);
             let to_us_msat = to_us_msat.saturating_sub(pending(true));
             let least = |pays: bool| RESERVE_MSAT.saturating_add(if pays { OPENER_MSAT } else { 0 });
             ChannelBalance {
@@ -131,6 +126,18 @@ impl World {
             }
             Err(why) => self.end_circle(at, &send, Err(why)),
         }
+    }
+
+    /// What circles that stand take out of one side of a channel, or bring there, msat: who began one, and the operator
+    /// that forwards it, both have its HTLCs.
+    pub(crate) fn standing_msat(&self, (at, out): (usize, bool), channel: ChannelId) -> u64 {
+        let carried = |circle: &Circle| {
+            let began = circle.at == at;
+            let leaves = circle.send.from == channel && began == out;
+            let arrives = circle.onward == channel && began != out;
+            [leaves, arrives].into_iter().filter(|here| *here).map(|_| circle.send.amount_msat).sum::<u64>()
+        };
+        self.circles.iter().map(carried).sum()
     }
 
     /// Whether HTLCs of a move stand on a channel.
