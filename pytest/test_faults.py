@@ -197,6 +197,8 @@ def test_a_foreign_script_in_the_leaf(node_factory, bitcoind):
     (seen,) = factories(alice)
     instance, channel_id = seen["factory_instance"], alice.rpc.listpeerchannels()["channels"][0]["channel_id"]
     assert seen["state"] == "storing"
+    # lightningd writes the whole row once more, from memory, when it hears of the other side's fees.
+    wait_for(lambda: "remote" in alice.rpc.listpeerchannels()["channels"][0].get("updates", {}))
     # What a lie of the operator comes to: the channel in lightningd has other keys than the leaf pays.
     with sqlite3.connect(database(alice), timeout=10) as db:
         other = "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
