@@ -8,6 +8,7 @@ from harness import (
     connect_all,
     factory_of,
     factory_with,
+    forget,
     mine,
     onchain_msat,
     pay,
@@ -114,10 +115,8 @@ def test_one_stock_is_sold_once(node_factory, bitcoind):
     wait_for(lambda: [one["state"] for one in sales(lsp, factory)] == ["usable"])
     (sold,) = sales(lsp, factory)
 
-    for key in read_records(lsp).keys() - before.keys():
-        if key[1] == "factory":
-            lsp.rpc.deldatastore(list(key))
     lsp.daemon.kill()
+    forget(lsp, before)
     lsp.start()
     connect_all(lsp, clients)
     assert sales(lsp, factory) == []
