@@ -48,6 +48,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "matrix: the kill matrix; `-m matrix` runs all of it")
     config.addinivalue_line("markers", "bulk: left out unless `-m matrix` asks for it")
     config.addinivalue_line("markers", "speed: measures; left out unless `-m speed` asks for it")
+    config.addinivalue_line("markers", "build: builds all of it again; left out unless `-m build` asks for it")
     # Other styles parse sources, which Python 3.11 now and then can't while other threads run: a test that failed
     # would end all of them.
     if config.option.tbstyle == "auto":
@@ -68,6 +69,7 @@ def leave_out(config, items, marker, unless):
 def pytest_collection_modifyitems(config, items):
     leave_out(config, items, "bulk", unless="matrix")
     leave_out(config, items, "speed", unless="speed")
+    leave_out(config, items, "build", unless="build")
     missing = [name for name in ("lightningd", "bitcoind") if shutil.which(name) is None]
     plugin = harness.find_plugin()
     faults = harness.find_plugin(faults=True)
