@@ -15,7 +15,7 @@ mod common;
 use std::time::Duration;
 
 use common::cpu_time;
-use common::world::{Network, World};
+use common::world::{Beside, Network, World};
 use factory_engine::backup::{Copy, CopyKey};
 use factory_engine::tx::musig::MasterSecret;
 use factory_engine::tx::plan::{Profile, shape_for};
@@ -43,7 +43,7 @@ fn main() {
         let shape = || shape_for(clients as u32, Profile::Static).unwrap();
         let mut plain = World::new(clients, Network::default());
         plain.create(shape());
-        let mut world = World::with(clients, Network::default(), true);
+        let mut world = World::with(clients, Network::default(), Beside::Keeper);
         let (instance, _) = world.create(shape());
         world.run();
         let (before, after) = (costs(&plain), costs(&world));

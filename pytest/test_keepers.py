@@ -1,5 +1,7 @@
 """Peers keep copies (S9, S39, S40): the operator for its clients, others that serve; by docs/recovery.md."""
 
+import pathlib
+
 import pytest
 from pyln.client import RpcError
 
@@ -18,15 +20,16 @@ from harness import (
     mine_until,
     onchain_msat,
     pay,
+    pay_over,
     plugin_options,
     status,
     wait_for,
     wait_for_synced,
     wait_until_ready,
 )
-from test_restore import CAPACITY, LOST, NOT_RESTORED, burn
+from test_restore import CAPACITY, LOST, NOT_RESTORED, backed_up, burn, file_of, restore
 from test_restored import older_copy
-from test_sales import STOCK, buy
+from test_sales import STOCK, buy, sales, wait_until_usable
 
 
 def copied(node):
@@ -134,6 +137,61 @@ def test_a_machine_burns_and_only_a_peer_is_left(node_factory, bitcoind):
     before = onchain_msat(alice)
     mine_until(bitcoind, [alice], lambda: onchain_msat(alice) > before + (CAPACITY - 10_000) * 1000)
     assert factory_of(alice, instance)["state"] == "distributed"
+
+
+# S9, S39
+def test_a_keeper_that_comes_later_has_more(node_factory, bitcoind, directory):
+    """Alice is restored from a file that doesn't know what she bought; a peer that serves, met afterwards, does."""
+    serves = plugin_options(**{"factory-keep-for-peers": None, "broken_log": ".*"})
+    (keeper,) = node_factory.get_nodes(1, opts=[serves])
+    client = {"factory-keeper": keeper.info["id"], **LOST}
+    lsp, clients, factory = backed_up(
+        node_factory, bitcoind, directory, client=client, lsp={"broken_log": ".*"}, stock_sat=STOCK
+    )
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    node_factory.join_nodes([keeper, alice], wait_for_announce=False)
+    befriend(alice, keeper)
+    wait_for_synced(bitcoind, [lsp, keeper, *clients])
+    pay(lsp, alice, 50_000_000, "to alice")
+
+    def copied_by_all():
+        peers = status(alice)["backup"]["peers"]
+        return copied(alice) and [peer["copied"] for peer in peers] == [1, 1]
+
+    wait_for(copied_by_all)
+    path = pathlib.Path(file_of(directory, "alice"))
+    older = path.read_bytes()
+    bought = buy(alice, factory, 200_000)["channel_id"]
+    wait_until_usable(lsp, alice, bought)
+    pay_over(lsp, alice, bought, "over what she has bought", 100_000_000)
+    wait_for(copied_by_all)
+    lsp.stop()
+    burn(alice)
+    # As if its disk had been away since.
+    path.write_bytes(older)
+    restore(alice, instance)
+    assert sales(alice, factory) == []
+
+    def caught_up():
+        # Its first connection ends at once: the channel between them is unknown here.
+        if not [peer for peer in alice.rpc.listpeers()["peers"] if peer["connected"]]:
+            connect_briefly(alice, keeper)
+        return "what was missing is back" in factory_of(alice, instance)["exit_only"]
+
+    wait_for(caught_up)
+    (warning,) = [one for one in status(alice)["warnings"] if one["code"] == "newer_copy"]
+    assert warning["factory_instance"] == instance and "factory-restore again" in warning["action"]
+    assert factory_of(alice, instance)["channels_lost"] and len(sales(alice, factory)) == 1
+    wait_for(lambda: alice.rpc.call("factory-restore", {"dry_run": True})["channels"] == 2)
+    done = alice.rpc.call("factory-restore")
+    assert done["restored"] == 0 and done["stubs"] == done["channels"] == 2, done
+    lsp.start()
+    alice.restart()
+    assert "newer_copy" not in [one["code"] for one in status(alice)["warnings"]]
+    connect_briefly(alice, lsp)
+    mine_until(bitcoind, [lsp, *clients], lambda: onchain_msat(alice) > 145_000_000, limit=60)
+    assert sales(alice, factory)[0]["state"] == "on_chain"
 
 
 # S9

@@ -15,11 +15,12 @@ from promises import MANIFEST, Request, Response, hold, load, notifications, sch
 UNITS = re.compile(r"\b(blocks?|percent|seconds|millisatoshi|satoshi|vB)\b", re.IGNORECASE)
 # Counts and places: numbers without a unit.
 BARE = {
-    "appointments", "arity", "attempt", "away", "channels", "client", "clients", "clients_per_sub", "closed_channels", "coin",
-    "coins", "coins_at_once", "coins_ready", "copied", "copied_twice", "depth", "distributions", "due", "evicted", "factories", "failed",
-    "funding_outnum", "given_back", "handed_over", "htlcs", "index", "kept", "largest", "made", "missing", "number",
-    "outnum", "partial_signatures", "reclaims", "records", "renewed", "restored", "rung", "rungs", "sale", "sale_members", "sales",
-    "smallest", "state_count", "stubs", "sub_factories", "transactions", "unconfirmed", "usable_rungs",
+    "addresses", "appointments", "arity", "attempt", "away", "channels", "children_unknown", "client", "clients", "clients_per_sub",
+    "closed_channels", "coin", "coins", "coins_at_once", "coins_ready", "copied", "copied_twice", "created_index", "depth",
+    "distributions", "due", "evicted", "factories", "failed", "funding_outnum", "given_back", "handed_over", "htlcs", "index", "kept", "largest", "left_off", "limit",
+    "made", "missing", "next_start", "number", "outnum", "partial_signatures", "payouts_left", "reclaims", "record", "records", "renewed",
+    "restored", "rung", "rungs", "sale", "sale_members", "sales", "smallest", "start", "state_count", "stubs", "sub_factories",
+    "transactions", "unconfirmed", "usable_rungs",
 }  # fmt: skip
 AMOUNT = re.compile(r"sat$")
 

@@ -10,6 +10,7 @@ from pyln.client import RpcError
 from harness import (
     FAST,
     activate,
+    cli,
     connect_all,
     connect_briefly,
     create,
@@ -29,6 +30,7 @@ from harness import (
     wait_for_synced,
 )
 from test_chain import statement
+from test_commands import needs_cli
 from test_restored import older_copy
 from test_sales import STOCK, buy, sales, wait_until_usable
 
@@ -168,6 +170,41 @@ def test_a_machine_burns_with_what_it_had_bought(node_factory, bitcoind, directo
     assert sales(alice, factory)[0]["state"] == "on_chain"
 
 
+# S39
+@needs_cli
+def test_a_restore_that_is_cut_off_goes_on(node_factory, bitcoind, directory):
+    """lightningd dies while it is asked for addresses; another restore goes on from there. Two at once are one."""
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, client=LOST, addresses=2_000)
+    alice, bob = clients
+    instance = factory["factory_instance"]
+    wait_until_copied(lsp, alice, bob)
+    lsp.stop()
+    bob.stop()
+    burn(alice)
+    first = node_factory.executor.submit(alice.rpc.call, "factory-restore")
+    wait_for(lambda: status(alice).get("restoring", {}).get("addresses", 0) >= 100)
+    with pytest.raises(RpcError, match="another factory-restore is under way") as refused:
+        alice.rpc.call("factory-restore")
+    assert refused.value.error["code"] == NOT_RESTORED
+    preview = alice.rpc.call("factory-restore", {"dry_run": True})
+    assert [one["outcome"] for one in preview["factories"]] == ["known"]
+    assert not first.done(), "it was over before anything was seen of it"
+    alice.daemon.kill()
+    assert first.exception(60) is not None
+    alice.start()
+    assert [one["factory_instance"] for one in factories(alice)] == [instance]
+    given = len(alice.rpc.listaddresses()["addresses"])
+    assert given >= 100
+    told = cli(alice, "factory-restore")
+    assert told.returncode == 0 and "unknown to lightningd's wallet" in told.stdout, told
+    assert "unknown_payouts" not in told.stdout, told
+    assert "restoring" not in status(alice)
+    everything = len(alice.rpc.listaddresses()["addresses"])
+    again = alice.rpc.call("factory-restore")
+    assert again["restored"] == 0 and again["stubs"] == again["channels"] == 1, again
+    assert len(alice.rpc.listaddresses()["addresses"]) == everything > given
+
+
 # S9, S21, S39
 def test_an_operators_machine_burns(node_factory, bitcoind, directory):
     terms = {"lifetime_blocks": 150, "dying_blocks": 40, "stock_sat": STOCK}
@@ -213,12 +250,17 @@ def test_an_operators_machine_burns_and_its_clients_are_there(node_factory, bitc
     pay(lsp, alice, 50_000_000, "to alice")
     pay(lsp, bob, 40_000_000, "to bob")
     wait_until_copied(lsp, alice, bob)
+    bob.stop()
     burn(lsp)
     restore(lsp, instance, channels=2)
+    wait_for_synced(bitcoind, [lsp, alice])
+    # They come back to it, as they would after a while: one while nothing is on chain, the other when its leaf is.
+    connect_briefly(alice, lsp)
+    mine_until(bitcoind, [lsp, alice], lambda: factory_of(alice, instance)["state"] == "exited")
+    bob.start()
     wait_for_synced(bitcoind, [lsp, *clients])
-    # They come back to it, as they would after a while.
-    for client in clients:
-        connect_briefly(client, lsp)
+    wait_for(lambda: factory_of(bob, instance)["state"] == "exited")
+    connect_briefly(bob, lsp)
     # What it finds of its old coins in the last blocks is no part of this.
     before = owned_msat(lsp)
     # Less what commitments and the way home cost.
@@ -352,3 +394,27 @@ def test_nothing_is_promised_while_the_disk_is_full(node_factory, bitcoind, dire
     factory = create_later.result()
     activate(bitcoind, factory, lsp, [alice])
     wait_until_copied(alice)
+
+
+# S39
+def test_the_disk_is_full_while_a_copy_is_written(node_factory, bitcoind, directory):
+    """What it had is still there, and is said to be all; once there is room it has the rest."""
+    lsp, clients, factory = backed_up(node_factory, bitcoind, directory, stock_sat=STOCK)
+    alice, bob = clients
+    pay(lsp, alice, 50_000_000, "to alice")
+    wait_until_copied(lsp, alice, bob)
+    path = pathlib.Path(file_of(directory, "alice"))
+    before = path.read_bytes()
+    # Whatever is written to it finds no room.
+    beside = path.with_name("alice.new")
+    beside.symlink_to("/dev/full")
+    buy(alice, factory, 200_000)
+    wait_for(lambda: "No space left on device" in status(alice)["backup"].get("trouble", ""))
+    (warning,) = [one for one in status(alice)["warnings"] if one["code"] == "backup_file"]
+    assert "No space left on device" in warning["message"]
+    assert path.read_bytes() == before
+    beside.unlink()
+    wait_for(lambda: "trouble" not in status(alice)["backup"])
+    wait_until_copied(alice)
+    assert len(path.read_bytes()) > len(before)
+    assert alice.rpc.call("factory-restore", {"dry_run": True})["factories"][0]["outcome"] == "known"

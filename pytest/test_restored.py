@@ -116,7 +116,7 @@ def test_an_operator_that_has_lost_a_step_signs_nothing_more(node_factory, bitco
     lsp, clients, factory = factory_with(node_factory, bitcoind, 2, lsp=broken, stock_sat=STOCK)
     alice, bob = clients
     instance = factory["factory_instance"]
-    lsp.rpc.datastore(key=["cln-factory", "journal", "0000"], hex="01ff", mode="must-create")
+    lsp.rpc.datastore(key=["cln-factory", "journal", "0000"], hex="0101ff", mode="must-create")
     for number in range(2):
         lsp.restart()
         connect_all(lsp, clients)

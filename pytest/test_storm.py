@@ -4,13 +4,20 @@ import pytest
 from pyln.testing.utils import TailableProc
 
 from harness import (
+    channel_by_id,
+    channel_of,
     empty_block,
+    factory_of,
     factory_with,
     fund,
+    holding,
     lsp_options,
     mine,
+    mine_until,
     pay,
     reserved,
+    restart_holding_nothing,
+    send_direct,
     status,
     transaction,
     wait_for,
@@ -23,6 +30,12 @@ from test_fees import LOW, child_of, warnings
 FLOOR = 12_500
 STORM = (20_000, 15_000, 15_000, 13_000)
 COIN = 400_000
+# Before and after fees have risen twentyfold. lightningd puts no commitment transaction into a mempool that takes none
+# of its feerate, which is the last of these: that of the storm is above whatever a full mempool asks for.
+TWENTYFOLD = (30_000, 25_000, 22_000, 20_000)
+CALM = tuple(rate // 20 for rate in TWENTYFOLD)
+# Worth an exit in the storm, too.
+HTLC_SAT = 400_000
 
 
 def restart_with(bitcoind, *options):
@@ -179,3 +192,98 @@ def test_two_that_reserve_at_once_make_the_coins_once(node_factory, bitcoind, ex
     again = node.rpc.call("factory-reserve", params)
     assert (again["made"], again["missing"], again["unconfirmed"], again["kept"]) == (0, 0, 0, 3)
     wait_for(lambda: len(reserved(node)) == 3)
+
+
+def at_once(executor, call, nodes):
+    """Does the same with several nodes at once."""
+    for done in [executor.submit(call, node) for node in nodes]:
+        done.result()
+
+
+class Spends:
+    """Who spends what, and at which height, in blocks from now on."""
+
+    def __init__(self, bitcoind):
+        self.bitcoind = bitcoind
+        self.height = bitcoind.rpc.getblockcount()
+        self.found = {}
+
+    def look(self):
+        while self.height < self.bitcoind.rpc.getblockcount():
+            self.height += 1
+            block = self.bitcoind.rpc.getblock(self.bitcoind.rpc.getblockhash(self.height), 2)
+            for tx in block["tx"]:
+                for spent in tx["vin"]:
+                    if "txid" in spent:
+                        self.found[spent["txid"], spent["vout"]] = (tx, self.height)
+
+    def settled_at(self, place):
+        """Height at which the HTLC on a channel was settled, or None."""
+        if (place["funding_txid"], place["funding_outnum"]) not in self.found:
+            return None
+        commitment, _ = self.found[place["funding_txid"], place["funding_outnum"]]
+        (htlc,) = [out["n"] for out in commitment["vout"] if round(out["value"] * 10**8) == HTLC_SAT]
+        return self.found.get((commitment["txid"], htlc), (None, None))[1]
+
+
+# S16, S26
+@pytest.mark.slow
+def test_nobody_loses_an_htlc_who_had_the_coins(node_factory, bitcoind, executor):
+    """Eight clients know the preimages of HTLCs that run out, and their operator is gone. Fees have risen twentyfold,
+    and the mempool is small and full: with the coins that factory-status asks for each client has its leaf on chain in
+    time, and its HTLC."""
+    # Blocks are mined as fast as nodes follow: what waits may miss a few.
+    operator = {"factory-confirm-blocks": 2, "factory-margin-blocks": 24}
+    lsp, clients, factory = factory_with(
+        node_factory, bitcoind, 8, CALM,
+        lsp=operator, client=holding(**{"factory-reserve-feerate": TWENTYFOLD[0]}),
+        capacity_sat=900_000, ignore_reserve=True,
+    )
+    nodes, instance = [lsp, *clients], factory["factory_instance"]
+    channels = [channel_of(client, factory) for client in clients]
+    for client in clients:
+        asked = status(client)["reserve"]
+        assert not asked["covered"]
+        fund(bitcoind, client, *[asked["coin_sat"]] * asked["coins"], asked["channels_sat"])
+    wait_for_synced(bitcoind, nodes)
+    assert all(status(client)["reserve"]["covered"] for client in clients)
+    for client, channel in zip(clients, channels):
+        invoice = client.rpc.invoice(HTLC_SAT * 1_000, "held", "held")
+        send_direct(lsp, client, invoice, channel, more=5)
+        client.daemon.wait_for_log("holding an HTLC that expires at")
+
+    def expiry(client, channel):
+        (htlc,) = channel_by_id(client, channel)["htlcs"]
+        return htlc["expiry"]
+
+    expiries = [expiry(client, channel) for client, channel in zip(clients, channels)]
+    early = [factory_of(client, instance)["blocks_early"] for client in clients]
+    deadline = min(end - blocks for end, blocks in zip(expiries, early))
+
+    # First those that have to agree to the operator's new feerate.
+    at_once(executor, lambda node: node.set_feerates(TWENTYFOLD), clients)
+    lsp.set_feerates(TWENTYFOLD)
+    for client, channel in zip(clients, channels):
+        wait_for(lambda: channel_by_id(client, channel)["feerate"]["perkw"] >= TWENTYFOLD[-1])
+    lsp.stop()
+    at_once(executor, restart_holding_nothing, clients)
+    for client in clients:
+        wait_for(lambda: client.rpc.listinvoices("held")["invoices"][0]["status"] == "paid")
+    mine(bitcoind, deadline - 4 - bitcoind.rpc.getblockcount(), clients)
+    fill_mempool(bitcoind)
+    wait_for_synced(bitcoind, clients)
+    height = bitcoind.rpc.getblockcount()
+    assert height < deadline
+    assert {factory_of(client, instance)["state"] for client in clients} == {"active"}
+    assert bitcoind.rpc.getmempoolinfo()["mempoolminfee"] * 10**8 >= FLOOR * 4
+
+    places = [factory_of(client, instance)["clients"][0] for client in clients]
+    spends = Spends(bitcoind)
+
+    def all_settled():
+        spends.look()
+        return all(spends.settled_at(place) for place in places)
+
+    mine_until(bitcoind, clients, all_settled, limit=max(expiries) - height)
+    for place, end in zip(places, expiries):
+        assert spends.settled_at(place) < end

@@ -3,6 +3,7 @@
 mod texts;
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use cln_plugin::options::{
     DefaultIntegerConfigOption, DefaultStringConfigOption, FlagConfigOption, StringArrayConfigOption, Value,
@@ -14,8 +15,8 @@ use factory_engine::types::Millis;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use texts::{
-    or_none, set_allowed, set_backup_file, set_bitcoin_rpc, set_keepers, set_policy, set_renew, set_towers,
-    set_wake_command, set_watch_for,
+    NONE, or_none, set_allowed, set_backup_file, set_bitcoin_rpc, set_keepers, set_metrics_bind, set_policy,
+    set_renew, set_towers, set_wake_command, set_watch_for,
 };
 
 /// What the options say. [`Settings::default`] is what is so without any.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub wake_command: String,
     /// Path of the file that keeps copies of what is stored; empty for none.
     pub backup_file: String,
+    /// Where numbers for monitoring are served.
+    pub metrics_bind: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -39,6 +42,7 @@ impl Default for Settings {
             bitcoin_rpc: "auto".to_owned(),
             wake_command: String::new(),
             backup_file: String::new(),
+            metrics_bind: None,
         }
     }
 }
@@ -92,7 +96,7 @@ const ANY: i64 = i64::MAX;
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 51] = [
+static OPTIONS: [Entry; 52] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -394,6 +398,13 @@ static OPTIONS: [Entry; 51] = [
         description: "Node id of a peer that this node watches the chain for, or peers for all that it has a channel \
                       with, at most 16 MB each: it publishes their transactions when they are due, and pays nothing \
                       beside the fees that are in them; may be given several times",
+    },
+    Entry {
+        name: "factory-metrics-bind",
+        kind: Kind::Text(|_| NONE, set_metrics_bind),
+        description: "Address and port at which Prometheus finds this node's numbers (http://address:port/metrics), of \
+                      this machine alone: 127.0.0.1:9750, say. One that other machines reach has to be written with \
+                      public: before it, for whoever reaches it needs no password. 'none' serves nothing",
     },
     Entry {
         name: "factory-unsafe-skip-funding-check",

@@ -230,10 +230,18 @@ async fn stored(world: &World, at: usize, instances: &[InstanceId]) -> FakeKeys 
 }
 
 async fn start(world: &World, at: usize, node: &FakeKeys) -> boot::Loaded<Keyed<FakeKeys>> {
+    try_start(world, at, node).await.unwrap()
+}
+
+async fn try_start(
+    world: &World,
+    at: usize,
+    node: &FakeKeys,
+) -> Result<boot::Loaded<Keyed<FakeKeys>>, String> {
     let blank = Scenario::new(85).clients(1).world().unwrap();
     let mut engine = world.rebuild(at).unwrap();
     engine.load_from(blank.engine(at).unwrap());
-    boot::load(engine, Keyed::new(node.clone())).await.unwrap()
+    boot::load(engine, Keyed::new(node.clone())).await
 }
 
 fn key(names: &[&str]) -> Vec<String> {
@@ -256,7 +264,7 @@ async fn a_journal_or_a_price_list_that_is_damaged_puts_no_factory_out_of_use() 
     assert!(usable(&loaded.engine) && loaded.engine.prices_unknown() && loaded.stored_tip.is_some());
     node.remove(&key(&["prices"]));
 
-    node.insert(key(&["journal", "0000"]), vec![1, 7]);
+    node.insert(key(&["journal", "0000"]), vec![1, 1, 7]);
     let loaded = start(&world, LSP, &node).await;
     assert!(usable(&loaded.engine));
     assert!(loaded.engine.doubt().is_none());
@@ -268,7 +276,7 @@ async fn a_journal_or_a_price_list_that_is_damaged_puts_no_factory_out_of_use() 
     // What confirmed in it isn't known either.
     assert_eq!(loaded.stored_tip, None);
     assert!(!node.entries().contains_key(&key(&["journal", "0000"])));
-    assert_eq!(node.entries().get(&key(&["damaged-journal", "0000", "0000"])), Some(&vec![1, 7]));
+    assert_eq!(node.entries().get(&key(&["damaged-journal", "0000", "0000"])), Some(&vec![1, 1, 7]));
     // The next start finds all of that stored, and no damage.
     let again = start(&world, LSP, &node).await;
     assert!(again.engine.factory(both[0]).unwrap().restored().is_some());
@@ -299,4 +307,45 @@ async fn a_factory_of_which_nothing_can_be_read_makes_every_channel_doubtful() {
     // An id that is known stays taken, and its records as they are.
     assert_eq!(encode_record(&[]), [1]);
     assert_eq!(node.entries()[&key(&["factory", &both[0].to_string(), "00000000"])], [9]);
+}
+
+// S33
+#[tokio::test]
+async fn an_older_plugin_says_that_a_record_is_newer_and_leaves_everything_as_it_is() {
+    let mut world = Scenario::new(91).clients(1).unchecked().world().unwrap();
+    let both = [(); 2].map(|()| world.make_factory(&Offer::default()).unwrap());
+    let last = world.members[1].store.records(both[0]).len() - 1;
+    let place = key(&["factory", &both[0].to_string(), &format!("{last:0>8}")]);
+    // A record of version 2, and one of version 1 with an event that no plugin writes yet.
+    let newer = [
+        (vec![2, 3, 4], "record version 2 is newer than this plugin's 1: start the newer plugin again"),
+        (vec![1, 2, 0x7f, 0xff], "doesn't know events of kind 32767, which a newer one writes"),
+    ];
+    for (record, why) in newer {
+        let node = stored(&world, 1, &both).await;
+        node.insert(place.clone(), record);
+        let before = node.entries();
+        let engine = start(&world, 1, &node).await.engine;
+        let said = engine.damage(both[0]).unwrap();
+        assert!(said.starts_with(&format!("record {last}: ")) && said.contains(why), "{said}");
+        assert_eq!(engine.damage(both[1]), None);
+        assert_eq!(node.entries(), before);
+    }
+}
+
+// S33
+#[tokio::test]
+async fn a_step_that_a_newer_plugin_has_begun_is_left_to_it() {
+    let mut world = Scenario::new(92).clients(1).unchecked().world().unwrap();
+    let both = [(); 2].map(|()| world.make_factory(&Offer::default()).unwrap());
+    let node = stored(&world, LSP, &both).await;
+    node.insert(key(&["journal", "0000"]), vec![1, 2, 9]);
+    let before = node.entries();
+    let why = try_start(&world, LSP, &node).await.err().unwrap();
+    assert!(why.contains("the journal's version 2 is newer than this plugin's 1"), "{why}");
+    assert_eq!(node.entries(), before, "a step that can't be read is neither finished nor given up");
+    // The newer one has finished it.
+    node.remove(&key(&["journal", "0000"]));
+    let engine = start(&world, LSP, &node).await.engine;
+    assert!(both.iter().all(|one| engine.factory(*one).unwrap().restored().is_none()));
 }

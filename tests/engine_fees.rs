@@ -352,6 +352,22 @@ fn a_distribution_is_worth_its_output_and_due_from_the_timeout() {
     assert_eq!((Some(raise.bump.max_fee), raise.deadline), (own.map(|(_, sat)| sat), timeout + confirm));
 }
 
+/// S26: by when a transaction has to confirm doesn't depend on what it carries: one that needs no child may be
+/// refused.
+#[test]
+fn what_needs_no_child_has_a_deadline_too() {
+    let (mut world, instance) = Scenario::new(8).clients(2).active().unwrap();
+    world.command(1, Command::Exit { instance }).unwrap();
+    let raises = raises(&mut world, 1, &[], &[]);
+    let raise = raises.first().unwrap();
+    let (txid, height) = (raise.parent.compute_txid(), world.chain.height());
+    let factory = factory(&world, 1, instance);
+    let engine = world.members[1].engine.as_ref().unwrap();
+    assert_eq!(engine.confirm_by(factory, txid, height), Some(raise.deadline));
+    let other: Txid = bitcoin::hashes::Hash::all_zeros();
+    assert_eq!(engine.confirm_by(factory, other, height), None);
+}
+
 /// S26: what it takes to leave is shown before: a usual child for each transaction that is not on chain.
 #[test]
 fn the_exit_reserve_is_a_child_for_each_transaction() {

@@ -5,11 +5,14 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use common::{factory, purse, sales};
-use factory_engine::backup::Kept as Copied;
+use factory_engine::backup::{Copy, Kept as Copied};
 use factory_engine::io::{Keeper, ShelfAnswer};
 use factory_engine::types::InstanceId;
-use factory_engine::wire::message::{AskCopy, ForgetCopy, Keep, Kept, Message};
+use factory_engine::wire::message::{AskCopy, Copies, ForgetCopy, Keep, Kept, Message};
 use factory_engine::{Command, Config, Input, PriceList, State};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{Fate, LSP, ShelfLie, World};
@@ -203,6 +206,51 @@ fn an_older_disk_is_caught_up_and_signs_nothing() {
     in_order(&world);
 }
 
+/// S9, S39: a node that was restored from less than its operator keeps takes the rest when it meets it: what it had bought
+/// is back, its channels stay lost, and its operator gets what was stored since.
+#[test]
+fn a_keeper_that_comes_later_and_has_more() {
+    let scenario = Scenario::new(25).clients(4).stock(300_000).config_of(1, |config| {
+        config.peer_backup = true;
+        config.backup_file = true;
+    });
+    let (mut world, instance) = scenario.active().unwrap();
+    world.pay(LSP, 1, PAID_MSAT).unwrap();
+    world.check_recovery = false;
+    // The file's disk was away when it bought.
+    let file = world.members[1].copies.clone();
+    world.buy(1, instance, 50_000, 1_000_000).unwrap();
+    world.run_out().unwrap();
+    let before = world.members[1].store.records(instance).to_vec();
+    world.members[1].copies = file;
+    world.lose_machine(1, false).unwrap();
+    world.mine(1).unwrap();
+    let restored = factory(&world, 1, instance);
+    assert!(restored.has_lost_channels() && sales(&world, 1, instance).is_empty());
+    let parts = world.members[1].store.records(instance).to_vec();
+    assert!(!parts.starts_with(&before));
+
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    assert!(world.members[1].engine.is_none(), "it has to be restarted: {:?}", world.members[1].log);
+    world.start(1).unwrap();
+    let stored = world.members[1].store.records(instance);
+    assert!(stored.starts_with(&parts), "nothing of what it had is gone");
+    assert!(before.iter().all(|record| stored.contains(record)), "nor of what it had before its loss");
+    for _ in 0..2 {
+        world.reconnect().unwrap();
+        world.run_out().unwrap();
+        let restored = factory(&world, 1, instance);
+        assert!(restored.restored().unwrap().contains("what was missing is back"));
+        assert!(restored.has_lost_channels());
+        assert_eq!(sales(&world, 1, instance).len(), 1, "what it bought is back");
+        let [(counter, _)] = on_shelf(&world, 1)[..] else { panic!() };
+        assert_eq!(counter, kept(&world, 1, instance).records, "its keeper has what was added");
+        world.restart(1).unwrap();
+    }
+    in_order(&world);
+}
+
 /// S9: of as many records, and others: a node that has gone on from an older disk finds that out too, and neither side's
 /// records are lost.
 #[test]
@@ -283,6 +331,41 @@ fn a_shelf_opens_again_after_a_disconnect() {
     world.run_out().unwrap();
     assert_eq!(kept(&world, 1, instance).keepers, [Keeper::Peer(world.members[LSP].id)]);
     in_order(&world);
+}
+
+/// S4: of two requests to sign that wait for a keeper the last one is answered. The first was given up in between, and whoever
+/// signs that is blamed.
+#[test]
+fn of_two_requests_that_wait_the_last_is_signed() {
+    let scenario = Scenario::new(13).clients(2).stock(300_000).config(keeps);
+    let (mut world, instance) = scenario.active().unwrap();
+    world.members[LSP].shelf_lie = Some(ShelfLie::Newer);
+    world.mute.insert("copy_back");
+    world.disconnect(LSP, 1);
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    world.ask(2, instance, 40_000, 1_000_000).unwrap().unwrap();
+    world.settle().unwrap();
+    world.stop(2);
+    world.settle().unwrap();
+    world.start(2).unwrap();
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    let waits = world.members[1].log.iter().filter(|(_, line)| line.contains("sale_propose from")).count();
+    assert_eq!(waits, 2);
+    world.now += 61_000;
+    world.feed(1, Input::Tick).unwrap();
+    world.settle().unwrap();
+    assert!(!logged(&world, LSP, "fault of"), "{:?}", world.members[LSP].log);
+    // It goes on when they are back.
+    world.members[LSP].shelf_lie = None;
+    world.mute.clear();
+    for client in [1, 2] {
+        world.disconnect(LSP, client);
+    }
+    world.reconnect().unwrap();
+    world.run_out().unwrap();
+    assert!(sales(&world, 1, instance).iter().any(|sold| sold.is_signed()));
 }
 
 /// S9, S40: whoever says that it has a newer copy, and shows none, has said nothing. Nothing is signed meanwhile.
@@ -413,5 +496,68 @@ fn what_is_over_is_forgotten_by_its_keepers() {
     world.reconnect().unwrap();
     world.settle().unwrap();
     assert!(on_shelf(&world, 1).is_empty());
+    in_order(&world);
+}
+
+/// S28, S40: more than a keeper takes of one factory is refused with a word, and nothing of it is kept.
+#[test]
+fn a_copy_that_is_too_large_is_refused() {
+    let (mut world, instance) = Scenario::new(23).clients(2).config(keeps).active().unwrap();
+    let refusals: Rc<RefCell<Vec<String>>> = Rc::default();
+    let noting = refusals.clone();
+    world.tamper(move |out| {
+        if let Message::Kept(Kept { refused: Some(why), .. }) = &out.message {
+            noting.borrow_mut().push(why.to_string());
+        }
+        Fate::Deliver
+    });
+    let before = [1, 2].map(|client| on_shelf(&world, client));
+    let tag = *world.members[LSP].shelves[&world.members[2].id].keys().next().unwrap();
+    for tag in [tag, [9; 32]] {
+        let keep = Keep { tag, counter: 9_999, sealed: vec![7; 1_000_001] };
+        world.send_raw(2, LSP, Message::from(keep).encode()).unwrap();
+        world.settle().unwrap();
+        world.now += 1_000;
+    }
+    assert_eq!(*refusals.borrow(), ["it is too large", "it is too large"]);
+    // Its own side sends none, and says which keeper would take it.
+    let mut records = world.members[1].store.records(instance).to_vec();
+    records.push(vec![7; 1_000_001]);
+    world.feed(1, Input::Copied { instance, copies: vec![Copy { instance, records }] }).unwrap();
+    world.settle().unwrap();
+    let operator = Keeper::Peer(world.members[LSP].id);
+    let trouble = world.engine(1).unwrap().keeper_trouble(operator).unwrap();
+    assert!(trouble.contains("more than a peer takes: the backup file takes them"), "{trouble}");
+    assert_eq!([1, 2].map(|client| on_shelf(&world, client)), before);
+    in_order(&world);
+}
+
+/// S28, S40: who lists more copies than anybody keeps is heard in none of them.
+#[test]
+fn a_list_without_end_is_not_heard() {
+    let (mut world, instance) = Scenario::new(24).clients(2).config(keeps).active().unwrap();
+    let before = on_shelf(&world, 1);
+    let list = |count: u8| {
+        let list = (0..count).map(|tag| ([tag; 32], (9, [tag; 24]))).collect();
+        Message::from(Copies { list }).encode()
+    };
+    world.mute.insert("copies");
+    world.disconnect(LSP, 1);
+    world.reconnect().unwrap();
+    world.settle().unwrap();
+    world.send_raw(LSP, 1, list(65)).unwrap();
+    world.settle().unwrap();
+    assert!(logged(&world, 1, "it lists more than 64 copies"));
+    assert_eq!(world.engine(1).unwrap().keeping_peers().count(), 0);
+    world.send_raw(LSP, 1, list(64)).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.engine(1).unwrap().keeping_peers().count(), 1);
+    assert!(world.engine(1).unwrap().found_copies().is_empty());
+    world.mute.clear();
+    world.disconnect(LSP, 1);
+    world.reconnect().unwrap();
+    world.run_out().unwrap();
+    assert_eq!(kept(&world, 1, instance).keepers, [Keeper::Peer(world.members[LSP].id)]);
+    assert_eq!(on_shelf(&world, 1), before);
     in_order(&world);
 }

@@ -453,3 +453,24 @@ fn an_evicted_client_is_asked_once() {
         assert_eq!(members.map(mutual), [true, renew == Policy::Auto]);
     }
 }
+
+/// S37: who was evicted and is here again is asked by the latest date of a rung, though nobody else is due and the
+/// smallest factory is larger: there may never be anybody else.
+#[test]
+fn an_evicted_client_is_asked_alone() {
+    let (mut world, old) = laddered(32, 1, |ladder| ladder.smallest = 2);
+    world.command(LSP, Command::Evict { instance: old, clients: vec![0] }).unwrap();
+    let begins = dying(&world, old);
+    go_to(&mut world, begins + 9);
+    assert_eq!(rungs(&world), []);
+    let few = Wait::Few { here: 1, due: 1, latest: begins + 10 };
+    assert_eq!(standing(&world).decision, Decision::Wait(few));
+    go_to(&mut world, begins + 10);
+    let [(0, new)] = rungs(&world)[..] else { panic!("{:?}", rungs(&world)) };
+    assert_eq!(members(&world, new), [1]);
+    // What is in its channel on chain moves in, that is closed, and nobody is asked again.
+    go_to(&mut world, begins + 35);
+    let id = factory(&world, 1, old).own_channels().next().unwrap().channel_id;
+    assert!(world.members[1].lightningd.channels[&id].mutual);
+    assert_eq!((rungs(&world).len(), standing(&world).due), (1, vec![]));
+}

@@ -8,7 +8,8 @@ mod common;
 use bitcoin::Amount;
 use common::factory;
 use factory_engine::types::{ChannelId, InstanceId};
-use factory_engine::wire::message::{LeaveAsk, LeaveOpened, Message};
+use factory_engine::wire::message::{LeaveAsk, LeaveOpened, LeaveRefused, Message};
+use factory_engine::wire::words::Words;
 use factory_engine::{CheckFailure, Command, Config, Input, LeaveStage, NotYet, Policy, Refusal, State};
 use factory_lab::offer::Offer;
 use factory_lab::scenario::Scenario;
@@ -263,6 +264,53 @@ fn an_operator_that_does_not_do_it() {
         assert!(over(&world, old).contains(what), "{}", over(&world, old));
         assert_eq!(handed_over(&world, old), [false; 2]);
         assert_eq!(to_us(&world, channel(&world, old)), PAID_MSAT + PUSH_MSAT);
+        in_order(&world);
+    }
+}
+
+/// S29: an operator that opens none now, and says so, is asked again at each block.
+#[test]
+fn an_operator_that_puts_it_off_is_asked_again() {
+    let (mut world, old) = active(20, |_| {});
+    let price = price(&mut world, old);
+    world.members[LSP].lightningd.short_of_coins = true;
+    leave(&mut world, old, 2 * price).unwrap();
+    world.settle().unwrap();
+    assert!(over(&world, old).contains("can't open it now"), "{}", over(&world, old));
+    world.members[LSP].lightningd.short_of_coins = false;
+    // A person is faster than the next block.
+    leave(&mut world, old, 2 * price).unwrap();
+    world.settle().unwrap();
+    let engine = world.engine(1).unwrap();
+    let now = engine.leave(engine.factory(old).unwrap(), world.chain.height()).unwrap();
+    let failed = now.failed.unwrap().what;
+    assert_eq!((now.stage, now.to), (LeaveStage::Channel, None));
+    assert!(failed.contains("try again after the next block"), "{failed}");
+    mine(&mut world, DEPTH + 8);
+    assert_eq!(handed_over(&world, old), [true; 2]);
+    in_order(&world);
+}
+
+/// S29: one that puts it off again and again keeps nobody waiting for ever, and whoever refuses for good ends it at once.
+#[test]
+fn an_operator_that_puts_it_off_for_ever_is_given_up() {
+    for (retry, blocks, what) in
+        [(Some(true), 145, "after 144 blocks"), (Some(false), 1, "another time"), (None, 1, "another time")]
+    {
+        let (mut world, old) = active(21, |_| {});
+        let price = price(&mut world, old);
+        world.tamper(move |out| match &out.message {
+            Message::LeaveOpened(opened) => {
+                let (instance, attempt) = (opened.instance, opened.attempt);
+                Fate::replace(LeaveRefused { instance, attempt, reason: Words::new("another time"), retry })
+            }
+            _ => Fate::Deliver,
+        });
+        leave(&mut world, old, price).unwrap();
+        mine(&mut world, blocks);
+        let over = over(&world, old);
+        assert!(over.contains(what) && over.contains("another time"), "{over}");
+        assert_eq!(handed_over(&world, old), [false; 2]);
         in_order(&world);
     }
 }

@@ -7,7 +7,7 @@ mod common;
 use common::closes::{close, paid};
 use common::factory;
 use factory_engine::chain::package::path_left_out;
-use factory_engine::types::{Height, InstanceId};
+use factory_engine::types::{Height, InstanceId, Txid};
 use factory_engine::{Command, Config, Packaged, Part, Refusal, State, package};
 use factory_lab::scenario::Scenario;
 use factory_lab::world::{LSP, World};
@@ -27,6 +27,15 @@ fn parts(world: &World, at: usize, instance: InstanceId, part: Part) -> Vec<Pack
 
 fn timeout(world: &World, instance: InstanceId) -> Height {
     factory(world, LSP, instance).current.terms.timeout_height
+}
+
+/// The node itself sends one of these at just the height that its package names, and none before.
+fn begins_at(world: &mut World, at: usize, latest: Height, txids: &[Txid]) {
+    let sent = |world: &World| world.sent.iter().any(|sent| sent.at == at && txids.contains(&sent.txid));
+    world.mine_to(latest - 1).unwrap();
+    assert!(!sent(world), "{:?}", world.sent);
+    world.mine(1).unwrap();
+    assert!(sent(world), "{:?}", world.sent);
 }
 
 /// S39: a client that has lost its channels could close none on chain: its package has no path, and says why;
@@ -87,12 +96,8 @@ fn a_buyers_path_says_when_it_has_to_begin() {
     assert!(by(&world, 1).iter().all(|by| *by == early(&world, 2)) && early(&world, 2) < early(&world, 1));
     assert!(by(&world, 2).iter().all(Option::is_none));
     let (first, latest) = (parts(&world, 1, instance, Part::Path)[0].txid, by(&world, 1)[0].unwrap());
-    let sent = |world: &World| world.sent.iter().any(|sent| sent.at == 1 && sent.txid == first);
     world.stop(LSP);
-    world.mine_to(latest - 1).unwrap();
-    assert!(!sent(&world), "{:?}", world.sent);
-    world.mine(1).unwrap();
-    assert!(sent(&world), "{:?}", world.sent);
+    begins_at(&mut world, 1, latest, &[first]);
 }
 
 /// S26: once what it spends is on chain, a client's sale says by when it has to be sent: it is in a block,
@@ -119,14 +124,7 @@ fn an_operators_paths_say_when_eviction_begins() {
     let first = factory(&world, LSP, instance).next_eviction().unwrap();
     assert_eq!(paths.iter().map(|one| one.publish_by).min(), Some(Some(first)));
     assert!(paths.iter().all(|one| one.publish_by >= paths[0].publish_by));
-    let sent = |world: &World| {
-        let mut own = world.sent.iter().filter(|sent| sent.at == LSP);
-        own.any(|sent| paths.iter().any(|one| one.txid == sent.txid))
-    };
-    world.mine_to(first - 1).unwrap();
-    assert!(!sent(&world), "{:?}", world.sent);
-    world.mine(1).unwrap();
-    assert!(sent(&world), "{:?}", world.sent);
+    begins_at(&mut world, LSP, first, &paths.iter().map(|one| one.txid).collect::<Vec<_>>());
 }
 
 /// S19, S21: an operator needs its close before the timeout; a client has as much by its distribution.

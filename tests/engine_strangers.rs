@@ -7,8 +7,9 @@ mod common;
 
 use common::{factory, left_out};
 use factory_engine::policy::Policy;
+use factory_engine::record::event::{Aborted, Accepted, Event, Invited, OpenAccepted};
 use factory_engine::terms::Terms;
-use factory_engine::types::{InstanceId, NodeId};
+use factory_engine::types::{ChannelId, InstanceId, NodeId, PROTOCOL_ID};
 use factory_engine::wire::message::{Abort, Expecting, Invite, Message};
 use factory_engine::{Command, Input, State};
 use factory_lab::offer::{Offer, invitation, shape};
@@ -71,6 +72,74 @@ fn a_thousand_strangers() {
     world.mine(144).unwrap();
     world.mine(144).unwrap();
     assert_eq!(known(&world), 0);
+}
+
+/// How often a member has declined an invitation of this peer for this reason.
+fn declined(world: &World, peer: NodeId, why: &str) -> usize {
+    let text = format!("declined the invitation of {peer}: {why}");
+    world.members[1].log.iter().filter(|(_, line)| line.ends_with(&text)).count()
+}
+
+/// S28: 256 invitations wait for a person at most, of all peers together, strangers or not. Who comes then is told so
+/// and nothing is stored; those that wait can be answered, and leave room.
+#[test]
+fn so_many_invitations_wait_for_an_answer() {
+    let ask = |config: &mut factory_engine::Config| config.policy = Policy::Ask;
+    let mut world = Scenario::new(11).clients(1).config_of(1, ask).unchecked().world().unwrap();
+    for number in 0..=256 {
+        let peer = stranger(number);
+        world.feed(1, Input::PeerUp { peer, channels: true }).unwrap();
+        invite(&mut world, peer, 0);
+    }
+    let (late, why) = (stranger(256), "256 invitations wait for an answer here already");
+    assert_eq!((known(&world), declined(&world, late, why)), (256, 1));
+    let appends = world.members[1].store.appends;
+    invite(&mut world, late, 0);
+    assert_eq!((known(&world), declined(&world, late, why)), (256, 2));
+    assert_eq!(world.members[1].store.appends, appends);
+    let first = world.members[1].engine.as_ref().unwrap().factories().next().unwrap().instance;
+    world.command(1, world.acceptance(1, first).unwrap()).unwrap();
+    invite(&mut world, late, 0);
+    assert_eq!(known(&world), 257);
+}
+
+/// S12, S28: failed factories that have to be kept, because something was signed in them or lightningd may have a channel
+/// of theirs, are 64 of one peer at most: it is told so and nothing is stored, and another peer's invitation is taken as
+/// ever.
+#[test]
+fn so_many_failed_factories_of_a_peer_are_kept() {
+    let (mut world, _) = Scenario::new(12).clients(1).active().unwrap();
+    let (peer, other) = (stranger(0), stranger(1));
+    // What lightningd has with that peer could be any of theirs.
+    let channels = &mut world.members[1].lightningd.channels;
+    let mut suspect = channels.values().next().unwrap().clone();
+    suspect.peer = peer;
+    assert_eq!(suspect.capacity, Offer::default().capacity);
+    channels.insert(ChannelId([7; 32]), suspect);
+    world.members[1].config.policy = Policy::Ask;
+    world.stop(1);
+    let height = world.chain.height();
+    for number in 0..64 {
+        let Message::Invite(invite) = invited_by(&world, peer, number) else { panic!("an invitation") };
+        let (instance, terms) = (invite.instance, invite.terms);
+        let events: Vec<Event> = vec![
+            Invited { attempt: 1, terms, client: 0, price_msat: 0, height, protocol: PROTOCOL_ID }.into(),
+            Accepted { from: None }.into(),
+            OpenAccepted { attempt: 1 }.into(),
+            Aborted { reason: "the operator was silent".into(), height }.into(),
+        ];
+        world.members[1].store.append(&[(instance, events)]).unwrap();
+    }
+    world.start(1).unwrap();
+    for peer in [peer, other] {
+        world.feed(1, Input::PeerUp { peer, channels: true }).unwrap();
+    }
+    let appends = world.members[1].store.appends;
+    invite(&mut world, peer, 64);
+    assert_eq!(declined(&world, peer, "64 failed factories of this peer have to be kept"), 1);
+    assert_eq!((known(&world), world.members[1].store.appends), (1 + 64, appends));
+    invite(&mut world, other, 0);
+    assert_eq!(known(&world), 1 + 65);
 }
 
 /// S28: a peer that invites in vain again and again isn't answered for a while, twice as long each time.

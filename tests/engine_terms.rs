@@ -160,6 +160,30 @@ fn what_was_not_read_is_not_accepted() {
     assert_eq!(world.finish(instance).unwrap(), State::Active);
 }
 
+/// S32: of the others the hash covers what an invitation says of them: the place and the capacity of each.
+#[test]
+fn the_hash_covers_places_and_capacities_of_others() {
+    let read = |change: Change| {
+        let (mut world, instance) = Scenario::new(46)
+            .clients(3)
+            .config(|config| config.policy = Policy::Ask)
+            .tamper(move |out| match &out.message {
+                Message::Invite(invite) if out.to == 1 => Fate::changed(invite, change),
+                _ => Fate::Deliver,
+            })
+            .begun()
+            .unwrap();
+        world.settle().unwrap();
+        let Command::Accept { terms, .. } = world.acceptance(1, instance).unwrap() else { panic!("accepts") };
+        terms
+    };
+    let as_it_is = read(|_| {});
+    assert_eq!(read(|_| {}), as_it_is);
+    let second = read(|m| m.terms.capacities[1] = Amount::from_sat(150_000));
+    let third = read(|m| m.terms.capacities[2] = Amount::from_sat(150_000));
+    assert!(as_it_is != second && second != third && third != as_it_is);
+}
+
 /// S32: a person takes its time, and fees don't wait.
 #[test]
 fn terms_that_went_out_of_bounds_before_they_were_accepted() {

@@ -6,14 +6,16 @@
 //! the operator, and what lightningd answers, are the lab's.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{Amount, BlockHash, Transaction};
 use factory_engine::backup::{Copy, SealedCopy};
-use factory_engine::io::{ShelfAnswer, ShelfRequest};
+use factory_engine::io::{ShelfAnswer, ShelfRequest, TowerAnswer, TowerRequest};
+use factory_engine::memory::watching::Name;
 use factory_engine::policy::{Config, Policy};
+use factory_engine::record::appointment::Appointment;
 use factory_engine::record::event::encode_record;
 use factory_engine::terms::Shape;
 use factory_engine::tx::musig::MasterSecret;
@@ -53,6 +55,16 @@ pub struct Network {
     pub slow: Duration,
 }
 
+/// Who looks after the clients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    Nobody,
+    /// The operator keeps copies for them.
+    Keeper,
+    /// A tower watches for each, from when they have met on.
+    Tower,
+}
+
 /// One member: its engine and what it has cost so far.
 pub struct Member {
     pub engine: Engine,
@@ -67,6 +79,10 @@ pub struct Member {
     pub records: Vec<Vec<u8>>,
     /// What it keeps for others.
     pub shelf: BTreeMap<(NodeId, [u8; 32]), SealedCopy>,
+    /// What it watches for others.
+    pub appointments: BTreeMap<Name, Appointment>,
+    /// What it has published for them.
+    pub published: Vec<Transaction>,
     /// When its processor is free.
     free: Duration,
 }
@@ -104,7 +120,8 @@ pub struct World {
     pub funding: Option<Transaction>,
     pub height: u32,
     pub memory: Option<Memory>,
-    copies: bool,
+    clients: usize,
+    beside: Beside,
     network: Network,
     links: BTreeMap<(usize, usize), Link>,
     /// When the wire from one to the other has taken what was sent.
@@ -129,17 +146,26 @@ fn index(node: NodeId) -> usize {
 impl World {
     /// An operator and so many clients, connected.
     pub fn new(clients: usize, network: Network) -> Self {
-        Self::with(clients, network, false)
+        Self::with(clients, network, Beside::Nobody)
     }
 
-    /// The same; whether the operator keeps copies for its clients.
-    pub fn with(clients: usize, network: Network, copies: bool) -> Self {
-        let config = || Config { policy: Policy::Auto, peer_backup: copies, ..Config::default() };
+    /// The same, and who looks after the clients.
+    pub fn with(clients: usize, network: Network, beside: Beside) -> Self {
+        // The last member.
+        let tower = (beside == Beside::Tower).then_some(clients + 1);
+        let is_client = |at: usize| (1..=clients).contains(&at);
+        let config = |at: usize| Config {
+            policy: Policy::Auto,
+            peer_backup: beside == Beside::Keeper,
+            towers: tower.filter(|_| is_client(at)).map(node).into_iter().collect(),
+            watch_for: if tower == Some(at) { (1..=clients).map(node).collect() } else { BTreeSet::new() },
+            ..Config::default()
+        };
         let member = |at: usize| Member {
             engine: Engine::new(
                 node(at),
                 MasterSecret::new(sha256::Hash::hash(&[at as u8, (at >> 8) as u8]).to_byte_array()),
-                config(),
+                config(at),
             ),
             cpu: Duration::ZERO,
             messages: 0,
@@ -148,14 +174,17 @@ impl World {
             stored: 0,
             records: vec![],
             shelf: BTreeMap::new(),
+            appointments: BTreeMap::new(),
+            published: vec![],
             free: Duration::ZERO,
         };
         let mut world = Self {
-            members: (0..=clients).map(member).collect(),
+            members: (0..=tower.unwrap_or(clients)).map(member).collect(),
             funding: None,
             height: HEIGHT,
             memory: None,
-            copies,
+            clients,
+            beside,
             network,
             links: BTreeMap::new(),
             wires: BTreeMap::new(),
@@ -165,19 +194,32 @@ impl World {
             now: Duration::ZERO,
             rng: Counter(0),
         };
-        for at in 0..=clients {
+        for at in 0..world.members.len() {
             let block = Block { height: HEIGHT, hash: BlockHash::all_zeros(), txs: vec![] };
             world.input(at, Input::Block(block));
         }
-        for client in 1..=clients {
-            for pair in [(LSP, client), (client, LSP)] {
-                world.links.insert(pair, Link::new(LIMITS()));
-                world.transmit(pair.0, pair.1);
-            }
-        }
-        world.run();
+        world.meet(LSP);
         world.forget_costs();
         world
+    }
+
+    /// Every client connects to this member, until nothing is under way.
+    fn meet(&mut self, with: usize) {
+        for client in 1..=self.clients {
+            for pair in [(with, client), (client, with)] {
+                self.links.insert(pair, Link::new(LIMITS()));
+                self.transmit(pair.0, pair.1);
+            }
+        }
+        self.run();
+    }
+
+    /// Every client meets the tower and hands over what that shall watch. Returns which member it is.
+    pub fn meet_tower(&mut self) -> usize {
+        assert!(self.beside == Beside::Tower, "there is none");
+        let tower = self.clients + 1;
+        self.meet(tower);
+        tower
     }
 
     /// Nothing has cost anything, and it is time 0.
@@ -202,7 +244,7 @@ impl World {
             tree_feerate: 500,
             ..Offer::default()
         };
-        let clients: Vec<NodeId> = (1..self.members.len()).map(node).collect();
+        let clients: Vec<NodeId> = (1..=self.clients).map(node).collect();
         let create = offer.shaped(&clients, shape);
         let Answer::Created(instance) = self.command(LSP, Command::Create(create)) else { panic!() };
         let mut broadcast = None;
@@ -212,7 +254,7 @@ impl World {
                 broadcast = Some(self.members[LSP].free.max(self.now));
             }
         }
-        for member in &self.members {
+        for member in &self.members[..=self.clients] {
             assert_eq!(member.engine.factory(instance).unwrap().state(HEIGHT), State::Funding);
         }
         (instance, broadcast.unwrap())
@@ -311,7 +353,7 @@ impl World {
         let step = member.engine.handle(input, self.now.as_millis() as u64, self.height, &mut self.rng);
         let records: Vec<Vec<u8>> = step.events.iter().map(|(_, events)| encode_record(events)).collect();
         member.stored += records.iter().map(Vec::len).sum::<usize>();
-        if self.copies {
+        if self.beside == Beside::Keeper {
             member.records.extend(records);
         }
         let answer = step.answer.clone().unwrap();
@@ -386,8 +428,39 @@ impl World {
                 };
                 self.input(at, Input::Shelf { peer, answer });
             }
+            Effect::Appoint { instance } => self.input(at, Input::Appoint { instance }),
+            Effect::Tower { peer, request } => {
+                if let Some(answer) = self.watch(at, peer, request) {
+                    self.input(at, Input::Tower { peer, answer });
+                }
+            }
             Effect::Log { level, text } if level >= Level::Unusual => panic!("{text}"),
             _ => {}
+        }
+    }
+
+    /// What the disk of a tower and its lightningd do.
+    fn watch(&mut self, at: usize, peer: NodeId, request: TowerRequest) -> Option<TowerAnswer> {
+        match request {
+            TowerRequest::Put { tag, appointment, kept } => {
+                let locator = appointment.locator;
+                self.members[at].appointments.insert((peer, tag, locator), appointment);
+                Some(TowerAnswer::Put { tag, locator, kept, result: Ok(()) })
+            }
+            TowerRequest::Open { tag, locator, trigger } => {
+                let start = cpu_time();
+                let opened = self.members[at].appointments[&(peer, tag, locator)].open(trigger.0);
+                self.spend(at, cpu_time() - start);
+                let tasks = opened.map_err(|error| error.to_string());
+                Some(TowerAnswer::Opened { tag, locator, trigger, tasks })
+            }
+            // No block here has what somebody hears of only after it.
+            TowerRequest::Look { .. } => Some(TowerAnswer::Looked(vec![])),
+            TowerRequest::Publish { tx, .. } => {
+                self.members[at].published.push(tx);
+                None
+            }
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -28,13 +28,37 @@ fn a_ladder_goes_on_by_itself() {
     assert!(economy.payments.1 * 10 > economy.payments.0 * 9, "{economy}");
 }
 
+/// S19, S22, S37: an operator that doesn't acknowledge keys, refuses them or sends them back, goes away between move and
+/// handover and sets no fees, and clients that keep their keys or publish what they have left: renewals go on, and no
+/// honest client has a millisatoshi less.
+#[test]
+fn nobody_honest_loses_where_others_lie() {
+    let mut told = vec![];
+    let economy = play(&Settings { lies: true, ..settings(3) }, &mut |line| told.push(line)).unwrap();
+    let told = told.join("\n");
+    // It is gone at the first move that there is.
+    assert!(economy.lies.contains_key("gone-between"), "{economy}\n{told}");
+    assert!(economy.lies.len() >= 2, "{economy}\n{told}");
+    assert!(economy.renewals >= 10, "{economy}\n{told}");
+    assert!(economy.to_string().contains(" gone-between"), "{economy}");
+}
+
 #[test]
 fn one_seed_is_one_course() {
-    let short = Settings { hours: 10 * DAY, ..settings(5) };
-    let course = || {
-        let mut told = vec![];
-        let economy = play(&short, &mut |line| told.push(line)).unwrap();
-        (economy, told)
-    };
-    assert_eq!(course(), course());
+    for lies in [false, true] {
+        let short = Settings { hours: 10 * DAY, lies, ..settings(5) };
+        let course = || {
+            let mut told = vec![];
+            let economy = play(&short, &mut |line| told.push(line)).unwrap();
+            (economy, told)
+        };
+        assert_eq!(course(), course());
+    }
+}
+
+#[test]
+fn nobody_lies_unless_that_is_wanted() {
+    assert!(!Settings::new(1, 9, 1).lies);
+    let honest = play(&Settings { hours: 3 * DAY, ..settings(5) }, &mut |_| ()).unwrap();
+    assert!(honest.lies.is_empty() && !honest.to_string().contains("\nlies "), "{honest}");
 }

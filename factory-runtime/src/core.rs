@@ -237,8 +237,9 @@ impl<S: Store, N: Node> Runtime<S, N> {
         Ok(())
     }
 
-    /// S9: a copy that begins with all that is stored of its factory brings back the rest. Nothing is signed there before
-    /// the engine knows. The next start reads the chain again: blocks may have gone by without what comes back.
+    /// S9: a copy that begins with all that is stored of its factory, or with what that was restored from, brings back the
+    /// rest. Nothing is signed there before the engine knows. The next start reads the chain again: blocks may have gone by
+    /// without what comes back.
     ///
     /// # Errors
     /// What the store says: then the engine doesn't know yet.
@@ -247,11 +248,14 @@ impl<S: Store, N: Node> Runtime<S, N> {
         let stored = self.store.load(instance).await?;
         let compared = match compare(&copy.records, &stored, keeper) {
             Comparison::Older => Compared::Older,
+            Comparison::Within => Compared::Within,
             Comparison::Other => Compared::Other,
-            Comparison::Newer(missing) => match self.take_back(instance, missing).await? {
-                true => Compared::Newer,
-                false => Compared::Other,
-            },
+            Comparison::Newer(missing) | Comparison::Later(missing) => {
+                match self.take_back(instance, missing).await? {
+                    true => Compared::Newer,
+                    false => Compared::Other,
+                }
+            }
         };
         let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);
         let (had, copied) = (number(&stored), number(&copy.records));

@@ -138,18 +138,22 @@ impl Handle {
         }
     }
 
-    /// Looks at the engine, between two inputs. The closure should be short: everything waits.
+    /// Looks at the engine, between two inputs. The closure should be short: everything waits. It isn't called if
+    /// whoever asked has given up by then.
     pub async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Engine, Height) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let read = |reply: oneshot::Sender<_>| {
             Request::Read(Box::new(move |engine| {
+                if reply.is_closed() {
+                    return;
+                }
                 let seen = match engine {
                     Ok((engine, height)) => Ok(look(engine, height)),
                     Err(reason) => Err(Refusal::ReadOnly(reason.to_owned())),
                 };
-                // Whoever asked may have given up; then nobody wants the answer.
+                // Whoever asked may have given up meanwhile; then nobody wants the answer.
                 let _ = reply.send(seen);
             }))
         };
@@ -290,6 +294,33 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::atomic::AtomicBool;
+
+    use factory_engine::Config;
+    use factory_engine::tx::musig::MasterSecret;
+
+    #[tokio::test]
+    async fn nobody_looks_for_those_who_have_given_up() {
+        let (handle, mut inbox) = channel();
+        let engine = Engine::new(NodeId([2; 33]), MasterSecret::new([7; 32]), Config::default());
+        let looked = Arc::new(AtomicBool::new(false));
+        let look = || {
+            let looked = Arc::clone(&looked);
+            handle.read(move |_, _| looked.store(true, Ordering::Relaxed))
+        };
+        assert!(tokio::time::timeout(Duration::ZERO, look()).await.is_err());
+        let Some(Request::Read(read)) = inbox.requests.recv().await else { panic!("nothing was asked") };
+        read(Ok((&engine, 0)));
+        assert!(!looked.load(Ordering::Relaxed));
+        // One who waits has an answer.
+        let serve = async {
+            let Some(Request::Read(read)) = inbox.requests.recv().await else { panic!("nothing was asked") };
+            read(Ok((&engine, 0)));
+        };
+        let (seen, ()) = tokio::join!(look(), serve);
+        assert!(seen.is_ok() && looked.load(Ordering::Relaxed));
+    }
 
     // S28
     #[test]

@@ -22,6 +22,8 @@ pub struct HtlcView {
     pub suspects: HashSet<(NodeId, Amount)>,
     /// Channels that nothing may close, splice or forget but the factory's own way out (S34).
     pub guarded: HashMap<ChannelId, InstanceId>,
+    /// Channels of factories that neither side has ended, wherever their leaf is (S34).
+    pub standing: HashSet<ChannelId>,
     /// Over all usable factory channels (S17).
     pub largest_blocks_early: u16,
     /// Which channels may be a factory's although no policy is theirs (S33).
@@ -114,8 +116,9 @@ impl View {
         let height = engine.tip().map(|(height, _)| height);
         let suspects = engine.suspects().into_iter().collect();
         let guarded = engine.guarded_channels().into_iter().collect();
+        let standing = engine.standing_channels().into_iter().collect();
         let doubt = engine.doubt();
-        let view = HtlcView { height, policies, suspects, guarded, largest_blocks_early, doubt };
+        let view = HtlcView { height, policies, suspects, guarded, standing, largest_blocks_early, doubt };
         let old = std::mem::replace(&mut *self.htlc.write().unwrap_or_else(PoisonError::into_inner), view);
         // No hook waits while a large one is freed.
         drop(old);

@@ -4,15 +4,10 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use cln_factory::cln::bitcoind::Bitcoind;
-use cln_factory::cln::chain::Progress;
 use cln_factory::cln::channels::Channels;
 use cln_factory::cln::client::Rpc;
-use cln_factory::cln::dust::DustCap;
 use cln_factory::cln::error::{INVALID_PARAMS, RpcError};
-use cln_factory::cln::holding::Holding;
 use cln_factory::cln::hooks::{custommsg, htlc_accepted, openchannel, rpc_command};
-use cln_factory::cln::kept::Kept;
 use cln_factory::cln::methods;
 use cln_factory::cln::outbox::Outbox;
 use cln_factory::cln::requests::{Request, Tagged};
@@ -87,30 +82,11 @@ impl Plugin {
         let _ = tokio.block_on(channels.refresh(&Answers::new(vec![known])));
         let rpc = Rpc::new(PathBuf::from("/nonexistent/lightning-rpc"));
         let state = State::new(Shared {
-            bitcoind: Bitcoind::default(),
-            kept: Kept::new(rpc.clone()),
-            online: cln_factory::cln::online::Habits::default(),
-            rpc,
-            runtime: handle,
-            outbox: Outbox::new().0,
             channels,
-            mirror: cln_factory::cln::mirror::Mirror::default(),
-            changes: cln_factory::cln::channels::Changes::default(),
-            dust: DustCap::new(Config::default().dust),
-            holding: Holding::new(Config::default().hold),
-            config: Config::default(),
             me: id(MEMBER),
-            cltv_final: 18,
             news: tokio::sync::watch::Sender::new(height),
-            chain_problem: tokio::sync::watch::Sender::new(None),
-            unavailable: tokio::sync::watch::Sender::new(None),
-            scan: Progress::default(),
-            backup: None,
-            copy_key: None,
             important: true,
-            vital: cln_factory::cln::vital::Vital::new().0,
-            started: factory_runtime::now(),
-            sighted: std::sync::atomic::AtomicBool::new(false),
+            ..Shared::new(rpc, handle, Outbox::new().0, Config::default())
         });
         let mut plugin = Self { tokio, state, store, stored: 0, height, channel, policy, instances };
         plugin.stored = plugin.records();
@@ -164,7 +140,7 @@ fn pool(plugin: &Plugin) -> Vec<Value> {
 pub fn params(data: &[u8]) {
     with(|plugin| {
         let mut input = Bytes::new(data);
-        let command = input.byte() % 19;
+        let command = input.byte() % 20;
         let (node, instance) = (id(1).to_string(), plugin.instances.first().cloned().unwrap_or_default());
         let templates = [
             json!([instance]),
@@ -182,6 +158,8 @@ pub fn params(data: &[u8]) {
             json!({"command": "set", "rungs": 4, "lifetime_blocks": 4_320, "dying_blocks": 2_016}),
             json!({"base_msat": 1_000, "ppm": 500, "renewal_base_msat": 0, "renewal_ppm": 1}),
             json!({"coins": 4, "coin_sat": 20_000, "dry_run": true}),
+            json!({"factory_instance": instance, "kind": "sale,chain", "from_height": 1, "to_height": 9, "format": "table",
+                "start": 2, "limit": 3}),
         ];
         let Some(params) = request(&mut input, &templates, &pool(plugin)) else { return true };
         let state = State::clone(&plugin.state);
@@ -205,7 +183,8 @@ pub fn params(data: &[u8]) {
                 15 => methods::reserve::call(state, params).await,
                 16 => methods::ladder::call(state, params).await,
                 17 => methods::price::call(state, params).await,
-                _ => methods::export::call(state, params).await,
+                18 => methods::export::call(state, params).await,
+                _ => methods::history::call(state, params).await,
             }
         });
         match answer {

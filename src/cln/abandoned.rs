@@ -15,11 +15,13 @@ use super::state::State;
 /// Blocks between two looks.
 const BLOCKS: Height = 36;
 
-/// Those of them that nothing can come of: their factory is over for good, its root spent 100 blocks deep.
+/// Those of them that nothing can come of: their factory is over for good, its root spent 100 blocks deep, and they were
+/// paid by its close, or their client has handed its key over.
 fn buried(factories: &[Factory], height: Height, kept: &[ChannelId]) -> BTreeSet<ChannelId> {
     let over = factories.iter().filter(|factory| factory.state(height) == FactoryState::Closed);
     let theirs = over.flat_map(|factory| {
-        let left = factory.own_channels().filter(|own| factory.has_handed_over(own.client));
+        let paid = factory.close_height().is_some();
+        let left = factory.own_channels().filter(move |own| paid || factory.has_handed_over(own.client));
         left.map(|own| own.channel_id)
     });
     theirs.filter(|channel| kept.contains(channel)).collect()
@@ -75,10 +77,12 @@ mod tests {
 
     use bitcoin::hashes::Hash;
     use bitcoin::hex::FromHex;
+    use bitcoin::{Amount, ScriptBuf, TxOut, WPubkeyHash};
     use factory_engine::record::decode_record;
     use factory_engine::record::event::{
-        ChannelEnded, ChannelResolved, Confirmed, Event, HandedOver, KeyReceived,
+        ChannelEnded, ChannelResolved, CloseSigning, Confirmed, Event, HandedOver, KeyReceived,
     };
+    use factory_engine::tx::close::build;
     use factory_engine::tx::musig::{MasterSecret, SealedKey};
     use factory_engine::types::{NodeId, Txid};
     use factory_engine::{BURIED, Config, Ended, Engine};
@@ -147,6 +151,30 @@ mod tests {
         let other = ChannelId([9; 32]);
         assert!(buried(DEEP, &[]).is_empty() && buried(DEEP, &[other]).is_empty());
         assert_eq!(buried(DEEP, &[other, kept[0]]), set(&kept));
+    }
+
+    /// Everybody has signed a close, and it is on chain.
+    fn paid_by_a_close(factory: &Factory) -> Vec<Event> {
+        let script_pubkey = ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([5; 20]));
+        let outputs = vec![TxOut { value: Amount::from_sat(10_000), script_pubkey }];
+        let current = &factory.current;
+        let close = build(&current.layout, current.tree.as_ref().unwrap(), &outputs).unwrap();
+        let signing = CloseSigning { outputs, shares: vec![], ledger: vec![], height: SPENT - 10 };
+        let spends = vec![close.outpoint];
+        vec![signing.into(), Confirmed { txid: close.txid, height: SPENT, spends, pays: None }.into()]
+    }
+
+    /// A cooperative close has paid everybody what was in the channels, and nobody has handed a key over.
+    #[test]
+    fn what_a_close_has_paid() {
+        for (history, count) in [(OPERATOR, CLIENTS), (CLIENT, 1)] {
+            let closed = factory(history, paid_by_a_close);
+            let kept = channels(&closed);
+            assert_eq!(kept.len(), count);
+            assert_eq!(buried(from_ref(&closed), DEEP, &kept), set(&kept));
+            assert!(buried(from_ref(&closed), DEEP - 1, &kept).is_empty(), "it is not 100 deep");
+            assert!(buried(from_ref(&closed), DEEP, &[ChannelId([9; 32])]).is_empty());
+        }
     }
 
     /// As long as the output is there, however long ago it was left.

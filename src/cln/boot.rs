@@ -34,6 +34,8 @@ use super::funding_script::Database;
 use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
+use super::tally::Tally;
+use super::timed::Timed;
 use super::vital::Vital;
 use super::waker::Waker;
 use super::{datastore, guard, online};
@@ -79,7 +81,7 @@ pub async fn prepare(
     outbox: Outbox,
     vital: Vital,
 ) -> Result<Prepared, CallError> {
-    let Settings { config, bitcoin_rpc, wake_command, backup_file } = settings;
+    let Settings { config, bitcoin_rpc, wake_command, backup_file, .. } = settings;
     let network_dir = Path::new(&configuration.lightning_dir);
     let rpc = rpc(configuration);
     let info = rpc.call("getinfo", json!({})).await?;
@@ -108,7 +110,8 @@ pub async fn prepare(
         online::Habits::default()
     });
     let (handle, inbox) = factory_runtime::channel();
-    let bumper = Bumper::new(rpc.clone(), bitcoind.clone(), kept.clone());
+    let tally = Tally::default();
+    let bumper = Bumper::new(rpc.clone(), bitcoind.clone(), kept.clone()).counted_by(tally.clone());
     let executor = Executor::new(
         rpc.clone(),
         handle.clone(),
@@ -119,7 +122,7 @@ pub async fn prepare(
         (Waker::new(wake_command, outbox.clone()), wanted),
     );
     let mut engine = Engine::new(me, master, config.clone());
-    let mut store = datastore::store(rpc.clone());
+    let mut store = Timed::new(datastore::store(rpc.clone()), tally.clone());
     let (news, news_receiver) = watch::channel(0);
     let (unavailable, begin) = (watch::Sender::new(None), oneshot::channel());
     // What hooks rest on: before we answer `init`, if it can be read.
@@ -141,6 +144,7 @@ pub async fn prepare(
         unavailable,
         important: guard::is_important(&configs["configs"], &guard::own_path()),
         vital,
+        tally,
         backup,
         copy_key: Some(copy_key),
         ..Shared::new(rpc, handle, outbox, config)

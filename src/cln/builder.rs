@@ -21,9 +21,10 @@ use super::hooks::{
 use super::outbox::Outbox;
 use super::requests::{Request, Tagged};
 use super::state::State;
+use super::tally::Refused;
 use super::vital::Vital;
 use super::waker::WAKE_TOPIC;
-use super::{boot, datastore, follow, guard, methods, peers, watch};
+use super::{boot, datastore, follow, guard, methods, metrics, peers, watch};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
@@ -82,6 +83,7 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
         Ok(settings) => settings,
         Err(error) => return give_up(configured, outbox, error).await,
     };
+    let metrics_bind = settings.metrics_bind;
     let (vital, mut deaths) = Vital::new();
     let prepared = boot::prepare(&configuration, settings, outbox.clone(), vital.clone()).await;
     let prepared = match prepared {
@@ -91,6 +93,10 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     let state = State::clone(&prepared.state);
     let plugin = configured.start(State::clone(&state)).await?;
     vital.spawn("follows the chain", follow::follow(prepared));
+    if let Some(address) = metrics_bind {
+        // Not a vital one: it guards nothing.
+        tokio::spawn(metrics::serve(State::clone(&state), address));
+    }
     tokio::select! {
         // lightningd has gone: an ordinary end.
         ended = plugin.join() => ended,
@@ -119,7 +125,8 @@ fn commands(builder: Draft) -> Draft {
     let builder = plain(builder, methods::show::COMMAND, methods::show::call);
     let builder = plain(builder, methods::verify::COMMAND, methods::verify::call);
     let builder = plain(builder, methods::export::COMMAND, methods::export::call);
-    let builder = plain(builder, methods::restore::COMMAND, methods::restore::call);
+    let builder = plain(builder, methods::history::COMMAND, methods::history::call);
+    let builder = command(builder, methods::restore::COMMAND, methods::restore::call);
     let builder = plain(builder, methods::buy::COMMAND, methods::buy::call);
     let builder = plain(builder, methods::moving::COMMAND, methods::moving::call);
     let builder = plain(builder, methods::price::COMMAND, methods::price::call);
@@ -154,6 +161,9 @@ where
         // A task of its own: a panic then answers the command instead of hanging it.
         let answer = tokio::spawn(call(State::clone(plugin.state()), Request::new(tagged))).await;
         let answer = answer.unwrap_or_else(|_| Err(RpcError::internal(command.name)));
+        if let Err(error) = &answer {
+            plugin.state().tally.refused(Refused::Command, error.kind());
+        }
         answer.map_err(anyhow::Error::new)
     };
     let method =

@@ -22,8 +22,10 @@ use super::bitcoind::Bitcoind;
 use super::children::Records;
 use super::client::{Call, CallError, field};
 use super::kept::Kept;
+use super::look::Look;
 use super::psbt::{self, spending};
 use super::sent::{is_spent, old_feerate, send, shortfall};
+use super::tally::Tally;
 use super::wallet::{Owned, coins, payout};
 
 /// Inputs stay reserved for so long after the last look at them, blocks.
@@ -43,6 +45,7 @@ pub struct Bumper<C> {
     kept: Kept<C>,
     /// One after the other: two children must not want one coin.
     state: Arc<Mutex<Pocket>>,
+    tally: Tally,
 }
 
 #[derive(Default)]
@@ -51,6 +54,16 @@ struct Pocket {
     children: Option<Children>,
     /// Where the next child's change goes. A child that comes to nothing doesn't burn an address.
     change: Option<ScriptBuf>,
+    /// The wallet, as of this round.
+    look: Option<Look>,
+}
+
+/// A child that is good enough.
+enum Made {
+    /// It is out already.
+    Before(Child),
+    /// A new one, and the parents whose children it takes coins from.
+    Now(Child, Vec<Txid>),
 }
 
 /// How a parent gets into the mempool.
@@ -65,7 +78,22 @@ enum Way<'a> {
 impl<C: Call> Bumper<C> {
     /// A bumper that hasn't read its records yet.
     pub fn new(rpc: C, bitcoind: Bitcoind, kept: Kept<C>) -> Self {
-        Self { rpc, bitcoind, kept, state: Arc::default() }
+        Self { rpc, bitcoind, kept, state: Arc::default(), tally: Tally::default() }
+    }
+
+    /// The same, and its children are counted there.
+    pub fn counted_by(self, tally: Tally) -> Self {
+        Self { tally, ..self }
+    }
+
+    /// The same as [`Self::raise`]; with the `last` of those that wait ends the round for which one look at the
+    /// wallet does.
+    pub async fn raise_of_round(&self, raise: &Raise, last: bool) -> Report {
+        let report = self.raise(raise).await;
+        if last {
+            self.state.lock().await.look = None;
+        }
+        report
     }
 
     /// Broadcasts the parent, and a child that is good enough.
@@ -84,6 +112,7 @@ impl<C: Call> Bumper<C> {
             Err(low @ Refused::FeeTooLow(_)) if self.bitcoind.is_there() => Way::Package(&raise.parent, low),
             Err(refused) => {
                 report.trouble = Some(Trouble::Parent(refused.clone()));
+                self.tally.raised(parent, &report);
                 return report;
             }
         };
@@ -103,6 +132,7 @@ impl<C: Call> Bumper<C> {
             .as_ref()
             .and_then(|children| children.of(parent))
             .map(|child| ChildOut { txid: child.tx.compute_txid(), fee: child.fee });
+        self.tally.raised(parent, &report);
         report
     }
 
@@ -140,28 +170,62 @@ impl<C: Call> Bumper<C> {
         pocket: &mut Pocket,
     ) -> Result<Child, Trouble> {
         let wallet = |error: CallError| Trouble::Wallet(error.to_string());
-        let Pocket { children, change } = pocket;
+        let Pocket { children, change, look } = pocket;
         let children = children.get_or_insert_default();
         children.note(parent, raise.deadline);
-        let owned = coins(&self.rpc).await.map_err(wallet)?;
-        let ours = |coin: &Coin| owned.contains_key(&coin.outpoint);
+        // Somebody else may have used the wallet since the round began.
+        let mut again = look.is_some();
+        let made = loop {
+            let made = self.make(raise, way, children, change, look).await;
+            let failed = matches!(made, Err(Trouble::Wallet(_)));
+            if failed {
+                *look = None;
+            }
+            if !failed || !std::mem::take(&mut again) {
+                break made?;
+            }
+        };
+        let (child, taken) = match made {
+            Made::Before(child) => return Ok(child),
+            Made::Now(child, taken) => (child, taken),
+        };
+        children.replace(parent, child.clone());
+        if let Some(look) = look {
+            look.spend(&child);
+        }
+        *change = None;
+        self.records().put(parent, &child).await.map_err(wallet)?;
+        for other in taken {
+            self.give_up(children, look, other, &child).await.map_err(wallet)?;
+        }
+        Ok(child)
+    }
+
+    async fn make(
+        &self,
+        raise: &Raise,
+        way: Way<'_>,
+        children: &Children,
+        change: &mut Option<ScriptBuf>,
+        look: &mut Option<Look>,
+    ) -> Result<Made, Trouble> {
+        let wallet = |error: CallError| Trouble::Wallet(error.to_string());
+        let look = self.look(look, children).await.map_err(wallet)?;
         // Its coins may have been spent otherwise: then it is none any more.
-        let old = children.of(parent).filter(|old| old.coins.iter().all(ours)).cloned();
+        let old = children.of(raise.parent.compute_txid());
+        let old = old.filter(|old| old.coins.iter().all(|coin| look.has(coin))).cloned();
         let mut stays = false;
         if let Some(old) = &old {
             stays = self.send(way, &old.tx).await.is_ok();
-            self.renew(old, &owned).await.map_err(wallet)?;
+            self.renew(old, look).await.map_err(wallet)?;
             if stays && raise.bump.is_served_by(old) {
-                return Ok(old.clone());
+                return Ok(Made::Before(old.clone()));
             }
         }
         let held = old.as_ref().map(|old| old.coins.clone()).unwrap_or_default();
-        let is_free = |coin: &Coin| {
-            owned.get(&coin.outpoint).is_none_or(|own| own.reserved_to.is_none()) && !held.contains(coin)
-        };
-        let kept = self.kept.script().await.map_err(wallet)?;
+        let is_free = |coin: &Coin| look.is_unreserved(coin) && !held.contains(coin);
         let own = Own {
-            change: match (old.as_ref().and_then(|old| old.tx.output.first()), &kept, &change) {
+            change: match (old.as_ref().and_then(|old| old.tx.output.first()), look.kept(), &change) {
                 (Some(output), ..) => output.script_pubkey.clone(),
                 (None, Some(kept), _) => kept.clone(),
                 (None, None, Some(change)) => change.clone(),
@@ -170,34 +234,46 @@ impl<C: Call> Bumper<C> {
                     change.insert(fresh).clone()
                 }
             },
-            free: free(&owned, kept.as_ref(), children),
+            free: look.free(),
             old,
             stays,
         };
-        let mut draft = Draft::new(&raise.bump, children, raise.deadline, own, ours);
+        let mut draft = Draft::new(&raise.bump, children, raise.deadline, own, |coin| look.has(coin));
         for _ in 0..RAISES {
             let (new, taken) = draft.child(&raise.bump).map_err(Trouble::NoChild)?;
             match self.publish(way, &new, &is_free).await? {
-                Ok(child) => {
-                    children.replace(parent, child.clone());
-                    *change = None;
-                    self.records().put(parent, &child).await.map_err(wallet)?;
-                    for other in taken {
-                        self.give_up(children, other, &child).await.map_err(wallet)?;
-                    }
-                    return Ok(child);
-                }
+                Ok(child) => return Ok(Made::Now(child, taken)),
                 Err(refused) => draft.outbid(beyond(raise, &new, way, refused)?),
             }
         }
         Err(Trouble::Child(Refused::Conflict("others keep outbidding it".to_owned())))
     }
 
+    /// The wallet as of this round.
+    async fn look<'l>(&self, look: &'l mut Option<Look>, children: &Children) -> Result<&'l Look, CallError> {
+        let kept = self.kept.script().await?;
+        let known = look.take().filter(|known| known.keeps(kept.as_ref()));
+        let known = match known {
+            Some(known) => known,
+            None => Look::new(&self.rpc, kept, children).await?,
+        };
+        Ok(look.insert(known))
+    }
+
     /// A child whose coin a more urgent one has taken: what else it had is free again.
-    async fn give_up(&self, children: &mut Children, parent: Txid, by: &Child) -> Result<(), CallError> {
+    async fn give_up(
+        &self,
+        children: &mut Children,
+        look: &mut Option<Look>,
+        parent: Txid,
+        by: &Child,
+    ) -> Result<(), CallError> {
         let Some(gone) = children.of(parent) else { return Ok(()) };
-        let rest = gone.coins.iter().filter(|coin| !by.coins.contains(coin));
-        self.release(&rest.collect::<Vec<_>>()).await?;
+        let rest: Vec<&Coin> = gone.coins.iter().filter(|coin| !by.coins.contains(coin)).collect();
+        self.release(&rest).await?;
+        if let Some(look) = look {
+            rest.into_iter().for_each(|coin| look.give_back(coin));
+        }
         self.records().remove(parent).await?;
         children.remove(parent);
         Ok(())
@@ -256,15 +332,10 @@ impl<C: Call> Bumper<C> {
     }
 
     /// A child may wait for longer than its coins were reserved. What is kept is kept without it.
-    async fn renew(&self, child: &Child, owned: &BTreeMap<OutPoint, Owned>) -> Result<(), CallError> {
-        let kept = self.kept.script().await?;
-        let is_kept = |coin: &Coin| kept.as_ref() == Some(&coin.output.script_pubkey);
+    async fn renew(&self, child: &Child, look: &Look) -> Result<(), CallError> {
         let height = u64::from(super::chain::tip_height(&self.rpc).await?);
         let enough = height.saturating_add(u64::from(RENEW_BLOCKS));
-        let ends = |coin: &&Coin| {
-            let own = owned.get(&coin.outpoint);
-            own.is_some_and(|own| own.reserved_to.unwrap_or(0) < enough) && !is_kept(coin)
-        };
+        let ends = |coin: &&Coin| look.ends_before(coin, enough) && !look.is_kept(coin);
         self.reserve(&child.coins.iter().filter(ends).collect::<Vec<_>>(), false).await
     }
 
@@ -300,6 +371,7 @@ impl<C: Call> Bumper<C> {
     pub async fn settle(&self, waiting: &BTreeSet<Txid>) -> Result<(), CallError> {
         let mut pocket = self.state.lock().await;
         let turn = self.kept.turn().await;
+        pocket.look = None;
         self.load(&mut pocket).await?;
         let children = pocket.children.get_or_insert_default();
         let ended = children.ended(waiting);
@@ -331,15 +403,6 @@ impl<C: Call> Bumper<C> {
         children.remove(parent);
         Ok(())
     }
-}
-
-/// Coins that a child may use: those that no child uses, and that nobody has reserved or that are kept for
-/// fees.
-fn free(owned: &BTreeMap<OutPoint, Owned>, kept: Option<&ScriptBuf>, children: &Children) -> Vec<Coin> {
-    let used = |coin: &Coin| children.iter().any(|(_, child)| child.coins.contains(coin));
-    let is_kept = |own: &&Owned| kept == Some(&own.coin.output.script_pubkey);
-    let free = owned.values().filter(|own| (own.reserved_to.is_none() || is_kept(own)) && !used(&own.coin));
-    free.map(|own| own.coin.clone()).collect()
 }
 
 /// What a child has to pay that was refused for this reason.
@@ -387,132 +450,4 @@ fn unsigned(child: &Child) -> Result<Psbt, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bitcoin::transaction::Version;
-    use bitcoin::{TxOut, absolute::LockTime};
-    use factory_engine::tx::child::Bump;
-    use factory_engine::types::InstanceId;
-
-    use super::super::toy::{HEIGHT, Toy, outpoint, script};
-    use super::*;
-
-    const DAY: u64 = HEIGHT + 144;
-
-    /// A transaction that needs a child by some height; `number` tells it from others.
-    fn raise(number: u32, deadline: u32) -> Raise {
-        let output = TxOut { value: Amount::from_sat(240), script_pubkey: script(1) };
-        let parent = Transaction {
-            version: Version(3),
-            lock_time: LockTime::from_consensus(number),
-            input: vec![bitcoin::TxIn::default()],
-            output: vec![output],
-        };
-        let bump = Bump {
-            anchor: OutPoint { txid: parent.compute_txid(), vout: 0 },
-            version: Version(3),
-            parent_fee: Amount::ZERO,
-            parent_weight: 600,
-            feerate: 2_000,
-            max_fee: Amount::from_sat(90_000),
-        };
-        Raise { instance: InstanceId([1; 32]), what: number.to_string(), parent, bump, deadline }
-    }
-
-    /// A node that keeps these coins, all reserved for a day.
-    async fn keeping(coins: u32) -> (Toy, Kept<Toy>, Bumper<Toy>) {
-        let toy = Toy::default();
-        for number in 0..coins {
-            toy.add(number, 50_000, script(7), DAY);
-        }
-        let kept = Kept::new(toy.clone());
-        kept.begin(script(7)).await.unwrap();
-        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), kept.clone());
-        (toy, kept, bumper)
-    }
-
-    // S27: its coin is kept as before, neither free nor longer.
-    #[tokio::test]
-    async fn a_refused_child_leaves_its_kept_coin_kept() {
-        let (toy, _, bumper) = keeping(1).await;
-        toy.refuse_children("bad-txns");
-        let report = bumper.raise(&raise(1, 1_100)).await;
-        assert!(matches!(report.trouble, Some(Trouble::Child(_))), "{:?}", report.trouble);
-        assert_eq!(toy.reserved()[&outpoint(0)], DAY);
-    }
-
-    // S27: one that isn't kept is the wallet's again.
-    #[tokio::test]
-    async fn a_refused_child_gives_its_coin_back() {
-        let toy = Toy::default();
-        toy.add(0, 50_000, script(8), 0);
-        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
-        toy.refuse_children("bad-txns");
-        bumper.raise(&raise(1, 1_100)).await;
-        assert_eq!((toy.called("signpsbt"), toy.reserved()[&outpoint(0)]), (1, 0));
-    }
-
-    // S27: a coin that lightningd has given to somebody else since it was listed is theirs.
-    #[tokio::test]
-    async fn a_coin_that_is_taken_meanwhile_stays_its_takers() {
-        let toy = Toy::default();
-        toy.add(0, 50_000, script(8), 0);
-        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
-        let taker = toy.clone();
-        toy.meanwhile("listfunds", async move {
-            let psbt = spending(&[outpoint(0)]).unwrap().to_string();
-            taker.call("reserveinputs", json!({"psbt": psbt, "reserve": 5})).await.unwrap();
-        });
-        let report = bumper.raise(&raise(1, 1_100)).await;
-        assert!(matches!(report.trouble, Some(Trouble::Wallet(_))), "{:?}", report.trouble);
-        assert_eq!((toy.called("signpsbt"), toy.reserved()[&outpoint(0)]), (0, HEIGHT + 5));
-    }
-
-    // S26: an urgent child that is refused doesn't free the coin of another that is still out.
-    #[tokio::test]
-    async fn a_refused_child_leaves_anothers_coin_reserved() {
-        let toy = Toy::default();
-        toy.add(0, 50_000, script(8), 0);
-        let bumper = Bumper::new(toy.clone(), Bitcoind::default(), Kept::new(toy.clone()));
-        let first = bumper.raise(&raise(1, 1_100)).await;
-        assert!(first.child.is_some(), "{:?}", first.trouble);
-        toy.refuse_children("bad-txns");
-        let second = bumper.raise(&raise(2, 1_010)).await;
-        assert!(matches!(second.trouble, Some(Trouble::Child(_))), "{:?}", second.trouble);
-        assert!(toy.reserved()[&outpoint(0)] > 0);
-    }
-
-    // S27: whoever gives the coins back has them back, whatever a block reserves at the same moment.
-    #[tokio::test]
-    async fn keeping_and_giving_back_at_once() {
-        for method in ["listfunds", "getchaininfo"] {
-            let (toy, kept, bumper) = keeping(0).await;
-            toy.add(0, 50_000, script(7), 0);
-            let end = kept.clone();
-            toy.meanwhile(method, async move { assert!(end.end().await.is_ok()) });
-            bumper.settle(&BTreeSet::new()).await.unwrap();
-            while kept.script().await.unwrap().is_some() {
-                tokio::task::yield_now().await;
-            }
-            // Whatever waited for the other is through as well.
-            bumper.settle(&BTreeSet::new()).await.unwrap();
-            assert_eq!(toy.reserved()[&outpoint(0)], 0, "at {method}");
-        }
-    }
-
-    // S26: what a child that is just being made spends is not given back under it.
-    #[tokio::test]
-    async fn a_child_on_its_way_keeps_its_coin() {
-        let (toy, kept, bumper) = keeping(1).await;
-        let end = kept.clone();
-        toy.meanwhile("signpsbt", async move { assert!(end.end().await.is_ok()) });
-        let report = bumper.raise(&raise(1, 1_100)).await;
-        assert!(report.child.is_some(), "{:?}", report.trouble);
-        while kept.script().await.unwrap().is_some() {
-            tokio::task::yield_now().await;
-        }
-        assert!(toy.reserved()[&outpoint(0)] > 0);
-        // And once it is over, it is the wallet's.
-        bumper.settle(&BTreeSet::new()).await.unwrap();
-        assert_eq!(toy.reserved()[&outpoint(0)], 0);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! This node's channels as lightningd has them: which short channel id is which, and what becomes of them. Hooks
 //! name channels by scid, factories by channel_id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use factory_engine::types::{Amount, ChannelId, NodeId};
@@ -21,18 +21,20 @@ struct Maps {
     ids: HashMap<String, ChannelId>,
     /// Committed channels.
     known: HashMap<ChannelId, Known>,
+    /// Those whose peers know nothing of them any more, and can't go on.
+    lost: HashSet<ChannelId>,
 }
 
 /// A channel as lightningd showed it last.
 #[derive(Debug, Clone)]
 struct Known {
+    /// Under which it stands in `ids`.
+    names: Vec<String>,
     /// Its short_channel_id, once its funding is on chain.
     scid: Option<String>,
     /// Nothing for a state that a newer lightningd may have.
     state: Option<ChannelState>,
     about: Option<KnownChannel>,
-    /// Its peer knows nothing of it any more, and can't go on.
-    lost: bool,
 }
 
 /// What lightningd notes of a peer that begins at nothing: it has its seed and a static backup (`emergencyrecover`).
@@ -43,11 +45,15 @@ const BEGINS_AT_NOTHING: &str = "bad reestablish revocation_number: 0 vs ";
 impl Maps {
     fn add(&mut self, channel: &Value) -> Option<KnownChannel> {
         // What isn't committed yet has no id.
-        let channel_id = channel["channel_id"].as_str()?.parse().ok()?;
+        let channel_id: ChannelId = channel["channel_id"].as_str()?.parse().ok()?;
+        let mut names = self.known.remove(&channel_id).map(|before| before.names).unwrap_or_default();
         // Not the remote alias: the peer chose it, and could choose another channel's.
         for scid in [&channel["short_channel_id"], &channel["alias"]["local"]] {
             if let Some(scid) = scid.as_str() {
                 self.ids.insert(scid.to_owned(), channel_id);
+                if names.iter().all(|name| name != scid) {
+                    names.push(scid.to_owned());
+                }
             }
         }
         let about = describe(channel_id, channel);
@@ -56,8 +62,23 @@ impl Maps {
         let lost = channel["status"].as_array().is_some_and(|notes| {
             notes.iter().filter_map(Value::as_str).any(|note| note.contains(BEGINS_AT_NOTHING))
         });
-        self.known.insert(channel_id, Known { scid, state, about, lost });
+        match lost {
+            true => self.lost.insert(channel_id),
+            false => self.lost.remove(&channel_id),
+        };
+        self.known.insert(channel_id, Known { names, scid, state, about });
         about
+    }
+
+    /// Forgets a channel, without a look at any other: when all of a factory's end, this comes for each of them.
+    fn forget(&mut self, channel: ChannelId) {
+        self.lost.remove(&channel);
+        for name in self.known.remove(&channel).into_iter().flat_map(|gone| gone.names) {
+            // Another may have it by now.
+            if self.ids.get(&name) == Some(&channel) {
+                self.ids.remove(&name);
+            }
+        }
     }
 }
 
@@ -122,9 +143,9 @@ impl Channels {
     /// Channels in use whose peers have lost them, as of the last look (S34).
     pub fn lost(&self) -> Vec<ChannelId> {
         let maps = self.read();
-        let in_use = |known: &Known| known.state.is_some_and(|state| state.ended().is_none());
-        let lost = maps.known.iter().filter(|(_, known)| known.lost && in_use(known));
-        lost.map(|(id, _)| *id).collect()
+        let state = |channel: &ChannelId| maps.known.get(channel)?.state;
+        let in_use = |channel: &&ChannelId| state(channel).is_some_and(|state| state.ended().is_none());
+        maps.lost.iter().filter(in_use).copied().collect()
     }
 
     /// Every channel, as of the last look and what was said since.
@@ -140,8 +161,7 @@ impl Channels {
     pub fn changed(&self, channel: ChannelId, state: ChannelState) -> bool {
         let mut maps = self.write();
         if state == ChannelState::Closed {
-            maps.known.remove(&channel);
-            maps.ids.retain(|_, id| *id != channel);
+            maps.forget(channel);
             return true;
         }
         let known = maps.known.get_mut(&channel);
@@ -243,5 +263,31 @@ mod tests {
             channel(4, "AWAITING_UNILATERAL", "bad reestablish revocation_number: 0 vs 3"),
         ]);
         assert_eq!(channels.lost(), [ChannelId([1; 32])]);
+        // It found an older copy after all; and one that is over is lost no more.
+        channels.take_some(&[channel(1, "CHANNELD_NORMAL", "bad reestablish revocation_number: 2 vs 4")]);
+        channels.take_some(&[channel(2, "CHANNELD_NORMAL", "bad reestablish revocation_number: 0 vs 4")]);
+        assert_eq!(channels.lost(), [ChannelId([2; 32])]);
+        channels.changed(ChannelId([2; 32]), ChannelState::Closed);
+        assert!(channels.lost().is_empty());
+    }
+
+    /// What ends takes its own names along, those of before too, and no other's.
+    #[test]
+    fn whose_names_go_with_it() {
+        let channel = |number: u8, scid: &str, alias: &str| {
+            let channel_id = ChannelId([number; 32]).to_string();
+            json!({"channel_id": channel_id, "short_channel_id": scid, "alias": {"local": alias}})
+        };
+        let channels = Channels::default();
+        channels.take_some(&[channel(1, "1x1x1", "9x1x1"), channel(2, "1x2x1", "9x2x1")]);
+        // A splice, after which another channel has the old name.
+        channels.take_some(&[channel(1, "5x1x1", "9x1x1"), channel(3, "1x1x1", "9x3x1")]);
+        assert!(channels.changed(ChannelId([1; 32]), ChannelState::Closed));
+        let left = ["1x1x1", "5x1x1", "9x1x1", "1x2x1", "9x2x1"].map(|name| channels.get(name));
+        let (two, three) = (Some(ChannelId([2; 32])), Some(ChannelId([3; 32])));
+        assert_eq!(left, [three, None, None, two, two]);
+        // Known of before, and not any more.
+        assert!(channels.changed(ChannelId([1; 32]), ChannelState::Closed));
+        assert!(!channels.changed(ChannelId([1; 32]), ChannelState::Normal));
     }
 }

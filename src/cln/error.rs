@@ -36,6 +36,29 @@ pub const NOT_RESTORED: i32 = 2509;
 /// Anything that lightningd said without a code.
 const OTHER: i32 = -1;
 
+/// What the codes are called where refusals are counted.
+const KINDS: [(i32, &str); 12] = [
+    (INVALID_PARAMS, "parameter"),
+    (CANNOT_AFFORD, "cannot_afford"),
+    (UNKNOWN_FACTORY, "unknown_factory"),
+    (WRONG_STATE, "wrong_state"),
+    (BAD_CLIENT, "bad_client"),
+    (UNAVAILABLE, "unavailable"),
+    (NOT_CREATED, "not_created"),
+    (NOT_SOLD, "not_sold"),
+    (NOT_MOVED, "not_moved"),
+    (NOT_CLOSED, "not_closed"),
+    (NOT_LEFT, "not_left"),
+    (NOT_RESTORED, "not_restored"),
+];
+/// The same of lightningd's own.
+const OTHER_KIND: &str = "other";
+
+/// Every kind of error.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().map(|(_, kind)| kind).chain([OTHER_KIND])
+}
+
 /// What a command answers instead of a result: a JSON-RPC error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RpcError {
@@ -49,6 +72,11 @@ impl RpcError {
     /// An error with this code and text.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// Its kind: one of [`kinds`].
+    pub fn kind(&self) -> &'static str {
+        KINDS.into_iter().find(|(code, _)| *code == self.code).map_or(OTHER_KIND, |(_, kind)| kind)
     }
 
     /// A command panicked: a bug, with code -1.

@@ -451,7 +451,7 @@ impl Node for Executor {
 async fn raise_all(raises: Raises, bumper: Bumper<Rpc>, runtime: Handle, away: Away) {
     loop {
         let raise = raises.next().await;
-        let report = bumper.raise(&raise).await;
+        let report = bumper.raise_of_round(&raise, raises.is_empty()).await;
         if let Some(Trouble::Parent(refused) | Trouble::Child(refused)) = &report.trouble {
             away.note(Some(refused));
         }

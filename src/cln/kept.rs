@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
-use factory_engine::tx::child::Children;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -91,8 +90,8 @@ impl<C: Call> Kept<C> {
     /// would spend them otherwise while a deadline hangs on the child (S26).
     pub async fn end(&self) -> Result<usize, CallError> {
         let _turn = self.turn().await;
-        let (kept, children) = (self.coins().await?, Records(&self.rpc).load().await?);
-        let free = kept.iter().filter(|own| !is_used(own, &children));
+        let (kept, used) = (self.coins().await?, Records(&self.rpc).load().await?.spent());
+        let free = kept.iter().filter(|own| !used.contains(&own.coin.outpoint));
         let outpoints: Vec<OutPoint> = free.map(|own| own.coin.outpoint).collect();
         // In this order: should the second fail, the next block keeps them as before.
         wallet::release(&self.rpc, &outpoints).await?;
@@ -195,11 +194,6 @@ impl<C: Call> Kept<C> {
         }
         Ok(())
     }
-}
-
-/// Whether a child spends it.
-fn is_used(own: &Owned, children: &Children) -> bool {
-    children.iter().any(|(_, child)| child.coins.contains(&own.coin))
 }
 
 #[cfg(test)]

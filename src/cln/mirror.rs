@@ -4,7 +4,7 @@
 //! lightningd numbers every change of an HTLC (`listhtlcs` by `updated`), and says when a channel changes its state;
 //! balances change only with HTLCs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex as Quick, PoisonError};
 
 use factory_engine::types::ChannelId;
@@ -108,13 +108,9 @@ impl Kept {
                 touched.insert(channel);
             }
         }
-        let all = known.list();
-        touched
-            .extend(all.iter().map(|channel| channel.channel_id).filter(|id| !self.places.contains_key(id)));
-        let gone = self.places.keys().filter(|id| !all.iter().any(|channel| channel.channel_id == **id));
-        let gone: Vec<ChannelId> =
-            if all.len() == self.places.len() { vec![] } else { gone.copied().collect() };
-        touched.extend(gone);
+        let all: HashSet<ChannelId> = known.list().iter().map(|channel| channel.channel_id).collect();
+        touched.extend(all.iter().filter(|id| !self.places.contains_key(*id)));
+        touched.extend(self.places.keys().filter(|id| !all.contains(*id)));
         Ok((touched.len() <= SEVERAL).then_some(touched))
     }
 
@@ -140,7 +136,11 @@ impl Kept {
             }
             (None, Some(place)) => {
                 self.channels.swap_remove(place);
-                self.find_places();
+                self.places.remove(&channel);
+                // The last one stands there now.
+                if let Some(moved) = self.channels.get(place).and_then(id_of) {
+                    self.places.insert(moved, place);
+                }
             }
             (None, None) => {}
         }
@@ -162,10 +162,13 @@ impl Kept {
     }
 
     fn find_places(&mut self) {
-        let id = |channel: &Value| channel["channel_id"].as_str()?.parse().ok();
         let places = self.channels.iter().enumerate();
-        self.places = places.filter_map(|(place, channel)| Some((id(channel)?, place))).collect();
+        self.places = places.filter_map(|(place, channel)| Some((id_of(channel)?, place))).collect();
     }
+}
+
+fn id_of(channel: &Value) -> Option<ChannelId> {
+    channel["channel_id"].as_str()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -273,5 +276,11 @@ mod tests {
         }
         assert_eq!(node.with(|world| world.htlcs.len()), 43);
         assert_eq!(look().await.0, (40, false));
+        // One comes as another goes: there are as many as before.
+        node.with(|world| world.channels[0] = (id(101), 9));
+        known.changed(id(0), crate::cln::channel_state::ChannelState::Closed);
+        known.take_some(&[json!({"channel_id": id(101).to_string(), "short_channel_id": "1x101x0"})]);
+        assert_eq!(look().await, ((48, false), vec![id(0).to_string(), id(101).to_string()]));
+        assert_eq!(look().await, ((48, false), vec![]));
     }
 }

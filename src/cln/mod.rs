@@ -8,13 +8,15 @@
 //! - [`channels`] lightningd's channels, [`mirror`] its list of them, [`watch`] what it does with them by itself
 //! - [`executor`] effects become calls; [`chain`] blocks become inputs, `pruned` those that are gone
 //! - [`requests`] what comes in on stdin; [`progress`] what a slow command says meanwhile
-//! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them; [`feerates`]
-//!   what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
+//! - [`bump`] children that raise fees, [`raises`] in which order, [`kept`] the coins for them, `look` what the wallet
+//!   has; [`feerates`] what fees are; [`sent`] what a refusal means; [`bitcoind`] packages; [`psbt`] the wallet's PSBTs
 //! - [`spend`] what the wallet pays for, and with which coins; [`funding`] a factory's funding
 //! - [`online`] when clients are online; [`words`] what people read of the engine's reasons
 //! - [`payments`] what liquidity costs: invoices and payments; `balances` what channels hold;
 //!   `moves` a balance that goes from one channel to another; `fees_before` what it cost before;
 //!   `ordinary` whether a channel stands on what it should, `abandoned` those that lightningd keeps for ever
+//! - [`metrics`] numbers for an operator's monitoring, over [`http`]; [`tally`] what of them is counted as it happens,
+//!   `timed` how long the store takes
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 mod abandoned;
@@ -44,9 +46,12 @@ pub mod guard;
 pub mod holding;
 pub mod hooks;
 pub mod htlcs;
+pub mod http;
 pub mod kept;
 pub mod lanes;
+mod look;
 pub mod methods;
+pub mod metrics;
 pub mod mirror;
 pub mod moves;
 pub mod online;
@@ -67,6 +72,8 @@ mod scratch;
 pub mod sent;
 pub mod spend;
 pub mod state;
+pub mod tally;
+mod timed;
 mod tower;
 #[cfg(test)]
 mod toy;

@@ -39,6 +39,12 @@ impl Reporter {
         self.outbox.tell("message", json!({"id": self.id, "level": "info", "message": message}));
     }
 
+    /// Draws a bar for something that is counted.
+    pub fn count(&self, done: usize, of: usize) {
+        let body = json!({"id": self.id, "num": done, "total": of.saturating_add(1)});
+        self.outbox.tell("progress", body);
+    }
+
     /// Draws how far a ceremony is. True if another attempt has begun.
     pub fn show(&mut self, progress: &Progress) -> bool {
         let stage = Phase::ALL.iter().position(|phase| Some(*phase) == progress.phase).unwrap_or(0);

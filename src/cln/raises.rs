@@ -1,7 +1,7 @@
 //! Fees that are to be raised, the most urgent first: the wallet's coins may not do for all of them.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitcoin::Txid;
 use factory_engine::io::fees::Raise;
@@ -14,30 +14,55 @@ pub struct Raises(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    waiting: Mutex<BTreeMap<(Height, Txid), Raise>>,
+    waiting: Mutex<Waiting>,
     more: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    raises: HashMap<Txid, Raise>,
+    /// The most urgent first.
+    order: BTreeSet<(Height, Txid)>,
 }
 
 impl Raises {
     /// Adds one. It takes the place of an older one for the same transaction: a slow backend must not have us
     /// carry out what was right some blocks ago.
     pub fn push(&self, raise: Raise) {
-        let txid = raise.parent.compute_txid();
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|(_, other), _| *other != txid);
-        waiting.insert((raise.deadline, txid), raise);
+        let (txid, deadline) = (raise.parent.compute_txid(), raise.deadline);
+        let mut waiting = self.waiting();
+        // By its txid: thousands may come at one block.
+        if let Some(older) = waiting.raises.insert(txid, raise) {
+            waiting.order.remove(&(older.deadline, txid));
+        }
+        waiting.order.insert((deadline, txid));
+        drop(waiting);
         self.0.more.notify_one();
     }
 
     /// Waits for the most urgent.
     pub async fn next(&self) -> Raise {
         loop {
-            let first = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
-            if let Some((_, raise)) = first {
+            if let Some(raise) = self.pop() {
                 return raise;
             }
             self.0.more.notified().await;
         }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting().order.is_empty()
+    }
+
+    fn pop(&self) -> Option<Raise> {
+        let mut waiting = self.waiting();
+        let (_, txid) = waiting.order.pop_first()?;
+        waiting.raises.remove(&txid)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,6 +107,7 @@ mod tests {
             seen.push((next.what, next.deadline, next.bump.feerate));
         }
         assert_eq!(seen, [("1".into(), 150, 2), ("2".into(), 200, 2), ("3".into(), 250, 1)]);
+        assert!(raises.is_empty());
         let waits = tokio::spawn({
             let raises = raises.clone();
             async move { raises.next().await.what }

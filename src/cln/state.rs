@@ -10,6 +10,7 @@ use factory_runtime::Handle;
 use tokio::sync::watch;
 
 use super::backup::Backup;
+use super::backup::payouts::Search;
 use super::bitcoind::Bitcoind;
 use super::chain::Progress;
 use super::channels::{Changes, Channels};
@@ -20,6 +21,7 @@ use super::kept::Kept;
 use super::mirror::Mirror;
 use super::online::Habits;
 use super::outbox::Outbox;
+use super::tally::Tally;
 use super::vital::Vital;
 
 /// lightningd's default `cltv-final`, should `listconfigs` not say.
@@ -68,10 +70,16 @@ pub struct Shared {
     pub unavailable: watch::Sender<Option<String>>,
     /// Whether lightningd stops when this plugin does.
     pub important: bool,
+    /// What is counted as it happens.
+    pub tally: Tally,
+    /// Why metrics aren't served that should be, if so.
+    pub metrics_problem: watch::Sender<Option<String>>,
     /// Where copies of what is stored are kept.
     pub backup: Option<Backup>,
     /// Opens this node's copies.
     pub copy_key: Option<Arc<CopyKey>>,
+    /// How far a `factory-restore` is, if one is under way.
+    pub restoring: watch::Sender<Option<Search>>,
     /// Starts tasks whose end is the process's.
     pub vital: Vital,
     /// When the plugin has started.
@@ -103,8 +111,11 @@ impl Shared {
             chain_problem: watch::Sender::new(None),
             unavailable: watch::Sender::new(None),
             important: false,
+            tally: Tally::default(),
+            metrics_problem: watch::Sender::new(None),
             backup: None,
             copy_key: None,
+            restoring: watch::Sender::new(None),
             vital: Vital::new().0,
             started: factory_runtime::now(),
             sighted: AtomicBool::new(false),

@@ -61,9 +61,9 @@ pub async fn opened(state: &State, peer: NodeId) {
     }
 }
 
-/// A peer has connected: does it still know the channels that stand off chain?
+/// A peer has connected: does it still know its channels of factories?
 pub async fn met(state: &State, peer: NodeId) {
-    if state.runtime.view().htlc(|view| view.guarded.is_empty()) {
+    if state.runtime.view().htlc(|view| view.standing.is_empty()) {
         return;
     }
     tokio::time::sleep(REESTABLISH).await;
@@ -72,10 +72,12 @@ pub async fn met(state: &State, peer: NodeId) {
 }
 
 /// Closes channels that their peers have lost, which is all that those can ask for: what follows is as with any
-/// channel that lightningd closes. lightningd itself goes on with those that are on chain.
+/// channel that lightningd closes. Those whose leaf is on chain too, perhaps by a neighbour's exit: whoever has lost
+/// them says so twice, by a bogus `channel_reestablish` and an error, and lightningd's channeld dies of the first before
+/// it has read the second.
 pub async fn close_lost(state: &State) {
     let mut lost = state.channels.lost();
-    lost.retain(|channel| state.runtime.view().htlc(|view| view.guarded.contains_key(channel)));
+    lost.retain(|channel| state.runtime.view().htlc(|view| view.standing.contains(channel)));
     for channel in lost {
         log::warn!("channel {channel}: its peer has lost all that it knew of it, so it is closed");
         let params = json!({"id": channel.to_string(), "unilateraltimeout": 1});

@@ -127,3 +127,32 @@ fn a_program_is_a_path_or_none() {
     let Kind::Text(written, _) = named("factory-wake-command").kind else { panic!("no text") };
     assert_eq!(written(&Settings::default()), "none");
 }
+
+#[test]
+fn an_address_is_this_machines_unless_it_is_said() {
+    let bind = |text: &str| {
+        set("factory-metrics-bind", Value::String(text.to_owned())).map(|settings| settings.metrics_bind)
+    };
+    for none in ["none", ""] {
+        assert_eq!(bind(none), Ok(None));
+    }
+    for here in ["127.0.0.1:9750", "127.8.8.8:1", "[::1]:9750", "[::ffff:127.0.0.1]:9750"] {
+        assert_eq!(bind(here), Ok(Some(here.parse().unwrap())), "{here}");
+    }
+    for open in
+        ["0.0.0.0:9750", "[::]:9750", "192.0.2.7:9750", "[2001:db8::1]:9750", "[::ffff:192.0.2.7]:9750"]
+    {
+        let error = bind(open).unwrap_err().0;
+        assert!(error.starts_with("factory-metrics-bind: ") && error.contains("127.0.0.1:9750"), "{error}");
+        assert!(error.ends_with(&format!("public:{open}")), "{error}");
+        assert_eq!(bind(&format!("public:{open}")), Ok(Some(open.parse().unwrap())), "{open}");
+    }
+    for bad in
+        ["9750", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "localhost:9750", "public:", "Public:[::]:1"]
+    {
+        let error = bind(bad).unwrap_err().0;
+        assert!(error.contains("127.0.0.1:9750") && error.ends_with(&format!("got '{bad}'")), "{error}");
+    }
+    let Kind::Text(written, _) = named("factory-metrics-bind").kind else { panic!("no text") };
+    assert_eq!(written(&Settings::default()), "none");
+}

@@ -1,5 +1,7 @@
 //! What options say that are no numbers.
 
+use std::net::SocketAddr;
+
 use factory_engine::Policy;
 use factory_engine::types::NodeId;
 
@@ -53,8 +55,8 @@ pub(super) fn set_bitcoin_rpc(to: &mut Settings, text: &str) -> Result<(), BadOp
     Ok(())
 }
 
-/// In place of a path: there is none.
-const NONE: &str = "none";
+/// In place of a path, or of an address: there is none.
+pub(super) const NONE: &str = "none";
 
 pub(super) fn or_none(text: &str) -> &str {
     if text.is_empty() { NONE } else { text }
@@ -85,6 +87,36 @@ pub(super) fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOp
     }
     path.clone_into(&mut to.backup_file);
     to.config.backup_file = !path.is_empty();
+    Ok(())
+}
+
+/// Before an address that others can reach: whoever writes it means it.
+const PUBLIC: &str = "public:";
+
+/// An address to listen on, or none. Nothing that is served there asks who reads it.
+fn bind(option: &str, text: &str) -> Result<Option<SocketAddr>, BadOption> {
+    if text.is_empty() || text == NONE {
+        return Ok(None);
+    }
+    let meant = text.strip_prefix(PUBLIC);
+    let address = meant.unwrap_or(text).parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+    let Some(address) = address else {
+        return Err(BadOption(format!(
+            "{option}: expected an IP address and a port, such as 127.0.0.1:9750 or [::1]:9750, or none, got '{text}'"
+        )));
+    };
+    if meant.is_none() && !address.ip().to_canonical().is_loopback() {
+        return Err(BadOption(format!(
+            "{option}: other machines reach {address}, and nobody is asked for a password there: use 127.0.0.1:{}, or, \
+             if a firewall keeps others away, {PUBLIC}{address}",
+            address.port()
+        )));
+    }
+    Ok(Some(address))
+}
+
+pub(super) fn set_metrics_bind(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.metrics_bind = bind("factory-metrics-bind", text)?;
     Ok(())
 }
 

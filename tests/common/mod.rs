@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test file uses another part of it.
 
 pub mod closes;
+pub mod towers;
 
 use factory_engine::record::event::Restored;
 use factory_engine::record::factory::Factory;

@@ -478,7 +478,21 @@ pub fn messages() -> Vec<(&'static str, Message)> {
         ),
         (
             "leave_refused",
-            Message::LeaveRefused(LeaveRefused { instance, attempt, reason: Words::new("not here") }),
+            Message::LeaveRefused(LeaveRefused {
+                instance,
+                attempt,
+                reason: Words::new("not here"),
+                retry: None,
+            }),
+        ),
+        (
+            "leave_refused_now",
+            Message::LeaveRefused(LeaveRefused {
+                instance,
+                attempt,
+                reason: Words::new("not now"),
+                retry: Some(true),
+            }),
         ),
         ("ask_copies", Message::AskCopies(AskCopies { most: 64 })),
         (

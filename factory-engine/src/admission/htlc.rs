@@ -76,6 +76,20 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Every failure.
+    pub const ALL: [Self; 4] =
+        [Self::TemporaryChannel, Self::ExpiryTooSoon, Self::TemporaryNode, Self::ExpiryTooFar];
+
+    /// BOLT 4's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TemporaryChannel => "temporary_channel_failure",
+            Self::ExpiryTooSoon => "expiry_too_soon",
+            Self::TemporaryNode => "temporary_node_failure",
+            Self::ExpiryTooFar => "expiry_too_far",
+        }
+    }
+
     /// The failure message: code, and a zero-length channel_update where the code wants one.
     pub fn message(self) -> &'static [u8] {
         match self {

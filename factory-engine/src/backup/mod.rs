@@ -5,6 +5,7 @@
 //! follows from: the backup file, the operator, and peers that the node names ([`Keeper`]). Until then
 //! [`Engine::apply`] holds it back: to everybody else that looks like a node that is slow, which is nothing new to them. A restart loses what was held, as it loses what was about to be sent.
 
+mod compare;
 mod peers;
 mod serve;
 
@@ -16,7 +17,7 @@ use crate::step::builder::StepBuilder;
 use crate::types::{InstanceId, NodeId};
 
 pub use crate::record::copy::{self, Copy, CopyError, CopyKey, SealedCopy};
-pub use peers::{Comparison, compare, outdated};
+pub use compare::{Comparison, compare, outdated};
 pub use serve::admit;
 
 /// How the copies of one factory stand.
@@ -79,6 +80,12 @@ impl Engine {
     pub fn keeping_peers(&self) -> impl Iterator<Item = NodeId> {
         let keeps = |peer: &NodeId| self.factories.keys().any(|instance| self.is_keeper(*instance, *peer));
         self.keeping.keepers.ready().filter(keeps)
+    }
+
+    /// Factories whose missing records a keeper has brought back since this node was started, and which keeper: the chain
+    /// hasn't been read again for them yet.
+    pub fn brought_back(&self) -> impl Iterator<Item = (InstanceId, Keeper)> {
+        self.keeping.keepers.brought_back()
     }
 
     /// A keeper can take no copy, of any factory; `lost` if what it had isn't there any more, as far as is known.

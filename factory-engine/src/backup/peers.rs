@@ -2,7 +2,6 @@
 //! records than they finds that out before it signs anything (S9); each new copy goes to all of them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::engine::Engine;
 use crate::io::{Compared, Effect, Keeper, Level};
@@ -10,13 +9,14 @@ use crate::memory::keepers::{PATIENCE, Sent, Tag, VolatileKeepers};
 use crate::memory::keeping::VolatileKeeping;
 use crate::memory::{Volatile, keepers};
 use crate::record::copy::{Copy, CopyError, MOST_BYTES, SealedCopy, Version, statics_name};
-use crate::record::encode_record;
-use crate::record::event::{Event, Restored};
+use crate::record::event::Restored;
+use crate::record::factory::Factory;
 use crate::step::builder::StepBuilder;
 use crate::step::fault::Fault;
 use crate::types::{InstanceId, NodeId};
 use crate::wire::message::{AskCopies, AskCopy, Copies, CopyBack, ForgetCopy, Keep, Kept};
 
+use super::compare::outdated;
 use super::serve::MOST_COPIES;
 
 /// Most that the time for an answer is doubled.
@@ -48,7 +48,8 @@ impl Engine {
         }
     }
 
-    /// Copies that peers have given back of factories that this node knows nothing of, and who had them.
+    /// Copies that peers have given back, and who had them: of factories that this node knows nothing of, and static channel
+    /// backups of those whose channels it has lost.
     pub fn found_copies(&self) -> Vec<(NodeId, Copy)> {
         self.keeping.keepers.found().cloned().collect()
     }
@@ -83,22 +84,37 @@ impl Engine {
         for tag in list.keys() {
             match names.get(tag) {
                 Some(Named::Over) => step.send(peer, ForgetCopy { tag: *tag }),
+                // It may have those of more channels than whoever had them before.
+                Some(Named::Statics(instance)) if self.has_lost_channels(*instance) => {
+                    self.ask_back(step, peer, *tag);
+                }
                 Some(Named::Statics(_) | Named::Records(_)) => {}
                 // This node was lost, or somebody lies.
                 None => self.ask_back(step, peer, *tag),
             }
         }
-        for instance in self.factories.keys().copied().filter(|instance| self.is_keeper(*instance, peer)) {
-            if list.contains_key(&self.copy_key.tag(instance)) {
+        for instance in self.factories.keys().copied() {
+            let is_keeper = self.is_keeper(instance, peer);
+            // A node that begins anew needn't know yet whom the one before had named.
+            let may_know = is_keeper || self.is_restored(instance);
+            if may_know && list.contains_key(&self.copy_key.tag(instance)) {
                 let until = step.now.saturating_add(PATIENCE);
                 step.volatile(keepers(VolatileKeepers::Check(Keeper::Peer(peer), instance, Some(until))));
                 step.effect(Effect::Copy { instance, urgent: true, peers: true });
-            } else if self.is_worth_keeping(instance) {
+            } else if is_keeper && self.is_worth_keeping(instance) {
                 step.effect(Effect::Copy { instance, urgent: false, peers: true });
             }
         }
         step.volatile(keepers(VolatileKeepers::Listed(peer, list)));
         Ok(())
+    }
+
+    fn has_lost_channels(&self, instance: InstanceId) -> bool {
+        self.factories.get(&instance).is_some_and(Factory::has_lost_channels)
+    }
+
+    fn is_restored(&self, instance: InstanceId) -> bool {
+        self.factories.get(&instance).is_some_and(|factory| factory.restored().is_some())
     }
 
     fn ask_back(&self, step: &mut StepBuilder<'_>, peer: NodeId, tag: Tag) {
@@ -110,11 +126,15 @@ impl Engine {
     /// lack some.
     pub(crate) fn on_copied(&self, step: &mut StepBuilder<'_>, instance: InstanceId, copies: &[Copy]) {
         let mut ready = vec![];
-        for peer in self.keeping.keepers.ready().filter(|peer| self.is_keeper(instance, *peer)) {
+        for peer in self.keeping.keepers.ready() {
+            let is_keeper = self.is_keeper(instance, peer);
+            let checks = self.keeping.keepers.checks(Keeper::Peer(peer), instance);
+            if !is_keeper && !checks {
+                continue;
+            }
             let records = copies.iter().find(|copy| copy.instance == instance);
-            let known = !self.keeping.keepers.checks(Keeper::Peer(peer), instance)
-                || records.is_some_and(|copy| self.compare(step, peer, copy));
-            if known && !self.keeping.keepers.has_other(peer, instance) {
+            let known = !checks || records.is_some_and(|copy| self.compare(step, peer, copy));
+            if known && is_keeper && !self.keeping.keepers.has_other(peer, instance) {
                 ready.push(peer);
             }
         }
@@ -139,14 +159,13 @@ impl Engine {
             self.on_kept(step, keeper, vec![(instance, counter)]);
             return true;
         }
-        let restored = self.factories.get(&instance).is_some_and(|factory| factory.restored().is_some());
-        if restored || self.keeping.keepers.is_liar(peer) {
+        if self.keeping.keepers.is_liar(peer) {
             step.volatile(keepers(VolatileKeepers::Other(peer, instance)));
             return false;
         }
-        // S9: nobody's word, before it has shown them.
+        // S9: nobody's word, before it has shown them. A node that was restored may have been from less than that.
         step.log(
-            Level::Unusual,
+            if self.is_restored(instance) { Level::Info } else { Level::Unusual },
             format!(
                 "{instance}: peer {peer} says that it keeps {counter} records of it that aren't this node's {}: nothing \
                  is signed before it has shown them",
@@ -243,6 +262,9 @@ impl Engine {
         let named = self.names().get(&tag).copied();
         match (self.copy_key.open(&SealedCopy { tag, counter, sealed }), named) {
             (Ok(copy), Some(Named::Records(_))) => self.has_shown(step, Keeper::Peer(peer), copy),
+            (Ok(copy), Some(Named::Statics(instance))) if self.has_lost_channels(instance) => {
+                step.volatile(keepers(VolatileKeepers::Found(peer, copy)));
+            }
             (Ok(_), Some(Named::Statics(_) | Named::Over)) => {}
             (Ok(copy), None) => {
                 step.log(
@@ -307,7 +329,15 @@ impl Engine {
         let how = match (compared, keeper) {
             // It had said something else of it.
             (Compared::Older, _) => return self.on_kept(step, keeper, vec![(instance, copied)]),
+            (Compared::Within, _) => {
+                // It lacks what was stored since.
+                step.effect(Effect::Copy { instance, urgent: false, peers: true });
+                return;
+            }
             (Compared::Newer, _) => {
+                step.volatile(keepers(VolatileKeepers::BroughtBack(keeper, instance)));
+                // The others lack it, too.
+                step.effect(Effect::Copy { instance, urgent: false, peers: true });
                 "those that were missing are back; restart lightningd, so that the chain is read again for them"
             }
             (Compared::Other, Keeper::Peer(peer)) => {
@@ -354,36 +384,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// What a copy has beside what is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Comparison {
-    /// Nothing: it is of the first records, or of all.
-    Older,
-    /// These, after all that is stored; and then that the factory was restored.
-    Newer(Vec<Vec<u8>>),
-    /// Others.
-    Other,
-}
-
-/// Compares a copy with what is stored. `keeper` is who has the copy.
-pub fn compare(copied: &[Vec<u8>], stored: &[Vec<u8>], keeper: Keeper) -> Comparison {
-    if stored.starts_with(copied) {
-        return Comparison::Older;
-    }
-    let Some(missing) = copied.strip_prefix(stored) else { return Comparison::Other };
-    let told = Event::Restored(Restored { reason: outdated(stored.len(), copied.len(), keeper) });
-    Comparison::Newer(missing.iter().cloned().chain([encode_record(&[told])]).collect())
-}
-
-/// Why a factory is exit-only whose records ended too early.
-pub fn outdated(had: impl fmt::Display, copied: impl fmt::Display, keeper: Keeper) -> String {
-    let place = match keeper {
-        Keeper::File => "in the backup file",
-        Keeper::Peer(_) => "with a peer",
-    };
-    format!(
-        "its records ended after {had}, and its copy {place} has {copied}: this node was restored from an older backup"
-    )
 }

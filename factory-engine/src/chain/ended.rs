@@ -41,6 +41,18 @@ impl Engine {
         lives.flat_map(of).collect()
     }
 
+    /// Channels of factories that neither side has ended, as far as is known, on chain or not.
+    pub fn standing_channels(&self) -> Vec<ChannelId> {
+        let of = |factory| {
+            let own = Factory::own_channels(factory).filter(move |channel| {
+                !factory.current.ended.contains_key(&channel.channel_id)
+                    && !factory.has_handed_over(channel.client)
+            });
+            own.map(|channel| channel.channel_id)
+        };
+        self.factories.values().flat_map(of).collect()
+    }
+
     /// S34: stores what has become of channels, and leaves with those whose way to the chain is this node's
     /// to go. What this node closes itself, because it leaves anyway, is no news.
     pub(crate) fn note_ended(

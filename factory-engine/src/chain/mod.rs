@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use crate::chain::closing::end_unfinished_close;
 use crate::chain::ended::leave_with_ended;
+use crate::chain::package::path_left_out;
 use crate::chain::sales::leave_with_sales;
 use crate::engine::Engine;
 use crate::io::{Answer, Block, Effect, Level, Refusal};
@@ -267,23 +268,18 @@ pub fn exit_allowed(factory: &Factory, height: Height) -> Result<(), Refusal> {
     if factory.is_handed_over(0) && factory.damage().is_none() {
         return Err(Refusal::AllGoneOver(factory.instance));
     }
+    let left_out = path_left_out(factory);
     // S39: nobody but the operator could close what the leaf pays.
-    if let (Role::Client { .. }, true) = (factory.current.role, factory.has_lost_channels()) {
-        let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
-        return Err(Refusal::ChannelsLost { instance, timeout });
+    if let Some(lost @ Refusal::ChannelsLost { .. }) = left_out {
+        return Err(lost);
     }
     // It pays all of it, sooner, and the path would only be in its way.
     if factory.has_close() {
         return Err(Refusal::Closing(factory.instance));
     }
-    if let Role::Client { index, .. } = factory.current.role
-        && factory.funding_height().is_some()
-        && !factory.current.checked.contains(&index)
-        // S33: that it was checked may be in a record that isn't understood.
-        && factory.damage().is_none()
-    {
-        let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);
-        return Err(Refusal::NoChannelToExit { instance, timeout });
+    // Before its funding is on chain there is nothing that could be locked up.
+    if let Some(no_channel) = left_out.filter(|_| factory.funding_height().is_some()) {
+        return Err(no_channel);
     }
     match factory.state(height) {
         State::Funding | State::Active | State::Dying | State::Closing | State::Exiting | State::Exited => {

@@ -73,7 +73,7 @@ pub struct Packaged {
 }
 
 /// Why a client's path isn't in its package, if it isn't: its leaf would be locked up with the operator, while
-/// the distribution pays it alone from the timeout on (S39). `exit_allowed` refuses for the same reasons.
+/// the distribution pays it alone from the timeout on (S39). [`exit_allowed`](super::exit_allowed) asks this too.
 pub fn path_left_out(factory: &Factory) -> Option<Refusal> {
     let Role::Client { index, .. } = factory.current.role else { return None };
     let (instance, timeout) = (factory.instance, factory.current.terms.timeout_height);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::chain::due;
 use crate::chain::sales::wanted_sales;
 use crate::engine::Engine;
-use crate::fees::stakes::bump;
+use crate::fees::stakes::{bump, confirm_by};
 use crate::io::fees::{FeeNews, Feerates, Raise, Report};
 use crate::io::{Effect, Level};
 use crate::memory::Volatile;
@@ -39,6 +39,12 @@ impl Engine {
     /// How each transaction fares that is due.
     pub fn reports(&self) -> impl Iterator<Item = (Txid, &Report)> {
         self.fees.reports.iter().map(|(txid, report)| (*txid, report))
+    }
+
+    /// By when a factory's transaction that is due should confirm, whether or not it needs a child for that; nothing
+    /// if it isn't one of those that were signed beforehand.
+    pub fn confirm_by(&self, factory: &Factory, txid: Txid, height: Height) -> Option<Height> {
+        confirm_by(&self.fees, factory, txid, height)
     }
 
     /// Transactions that this node should have in the mempool: whatever else has a child or reserved

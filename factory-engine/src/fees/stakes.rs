@@ -10,7 +10,7 @@ use crate::tx::child::Bump;
 use crate::tx::layout::{NodeIndex, NodeKind, SpendRole, fee};
 use crate::tx::scripts::anchor_script;
 use crate::tx::tree::Session;
-use crate::types::{Amount, Height, OutPoint, Transaction};
+use crate::types::{Amount, Height, OutPoint, Transaction, Txid};
 
 /// The child that a transaction needs now, and by when it should confirm; nothing if what it carries
 /// itself is enough, or if it has no anchor.
@@ -24,12 +24,7 @@ pub(crate) fn bump(
     let unknown = Feerates::default();
     let rates = fees.news.feerates.as_ref().unwrap_or(&unknown);
     let txid = parent.compute_txid();
-    let spends = parent.input.first()?.previous_output;
-    let of_tree = factory.current.tree.as_ref()?.sessions().iter();
-    let sold = factory.current.sales.all().flat_map(|sold| &sold.sale.sessions);
-    let close = factory.current.close.as_deref().map(|close| &close.session);
-    let mut sessions = of_tree.chain(sold).chain(close);
-    let session = sessions.find(|session| session.outpoint == spends && session.txid == txid)?;
+    let session = session_of(factory, txid)?;
     let anchor = parent.output.iter().position(|output| output.script_pubkey == anchor_script())?;
     let paid = parent.output.iter().try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
     let parent_fee = session.prevout.value.checked_sub(paid)?;
@@ -49,6 +44,16 @@ pub(crate) fn bump(
         max_fee: at_stake(fees, factory, session, height),
     };
     Some((bump, deadline))
+}
+
+/// By when a transaction should confirm, whatever it carries; nothing if it isn't one of those that were signed
+/// beforehand.
+pub(crate) fn confirm_by(fees: &Fees, factory: &Factory, txid: Txid, height: Height) -> Option<Height> {
+    session_of(factory, txid).map(|session| deadline(fees, factory, session, height))
+}
+
+fn session_of(factory: &Factory, txid: Txid) -> Option<&Session> {
+    factory.sessions().find(|session| session.txid == txid)
 }
 
 /// A channel of this node's that a transaction is on the way to.

@@ -355,8 +355,8 @@ pub enum Effect {
     },
     /// Keep what a tower has signed, in place of what it had signed before of this factory, if the signature is its own.
     KeepReceipt(Box<SignedReceipt>),
-    /// A keeper has other records of a factory than this node: where they begin with all that are stored, store the
-    /// rest, and that the factory was restored (S9). Answered by [`Input::BroughtBack`].
+    /// A keeper has other records of a factory than this node: where they begin with all that are stored, or with those from
+    /// which the factory was restored, store the rest, and that it was restored (S9). Answered by [`Input::BroughtBack`].
     BringBack {
         /// Who had it.
         keeper: Keeper,

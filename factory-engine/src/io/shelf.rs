@@ -40,6 +40,8 @@ pub enum ShelfAnswer {
 pub enum Compared {
     /// Nothing.
     Older,
+    /// Nothing: all of it is stored, with other records among it.
+    Within,
     /// More records, which are stored now.
     Newer,
     /// Others.

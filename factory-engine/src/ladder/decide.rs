@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::policy::ladder::Ladder;
+use crate::policy::ladder::{Ladder, Rung};
 use crate::types::{Amount, Height, InstanceId, NodeId};
 
 use super::plan::shares;
@@ -154,12 +154,15 @@ fn try_decide(
     if made.under_way {
         return Err(Wait::UnderWay);
     }
-    // Whoever can't be done in time any more is evicted, and comes back from there: into a place that is left, since it
-    // can wait for the next rung as well.
+    // Whoever can't be done in time any more is evicted, and comes back from there: with others if there are some, and
+    // by the latest date all the same. Only at a first try: they are none of what makes it come off.
     let (evicted, due): (Vec<Due>, Vec<Due>) = due.iter().copied().partition(Due::was_evicted);
     let due: Vec<Due> = due.into_iter().filter(|due| height <= due.last).collect();
+    let back: Vec<Due> = evicted.into_iter().filter(|client| client.here && made.failed == 0).collect();
+    // Everybody had time to come.
+    let open = height >= rung.latest && settled;
     if due.is_empty() {
-        return Err(Wait::NobodyDue);
+        return alone(ladder, rung, made, back, open);
     }
     if let Some(times) = made.failed.checked_sub(1) {
         let pause = AGAIN.checked_shl(times.min(10)).unwrap_or(u32::MAX);
@@ -173,26 +176,47 @@ fn try_decide(
     if made.factories > 0 && !made.more && !last {
         return Err(Wait::Done { next: rung.ends });
     }
-    let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
     if !ladder.is_enough(here.len(), due.len()) {
         let few = Wait::Few { here: count(here.len()), due: count(due.len()), latest: rung.latest };
         // It can't wait for that if it is too late for somebody then.
         let must = here.iter().any(|due| due.last <= height);
-        if here.is_empty() || !must && (height < rung.latest || !settled) {
+        // Who was evicted has a factory of this rung, whatever its size: whoever is here may as well be in it.
+        let begins = !back.is_empty() && made.factories == 0;
+        if !must && !open || here.is_empty() && !begins {
             return Err(few);
         }
-        if count(here.len()) < ladder.smallest && !last {
+        if count(here.len()) < ladder.smallest && !last && !begins {
             let (here, smallest) = (count(here.len()), ladder.smallest);
             return Err(Wait::TooFew { here, smallest, next: rung.ends });
         }
     }
     let mut clients = first_share(&mut here, ladder, made.failed);
-    // Only at a first try: they are none of what makes it come off.
-    if made.failed == 0 {
-        let left = usize::try_from(ladder.largest).unwrap_or(usize::MAX).saturating_sub(clients.len());
-        clients.extend(evicted.into_iter().filter(|client| client.here).take(left));
-    }
+    clients.extend(back.into_iter().take(most(ladder).saturating_sub(clients.len())));
     Ok(clients)
+}
+
+fn count(clients: usize) -> u32 {
+    u32::try_from(clients).unwrap_or(u32::MAX)
+}
+
+fn most(ladder: &Ladder) -> usize {
+    usize::try_from(ladder.largest).unwrap_or(usize::MAX)
+}
+
+/// Nobody is due. Who was evicted and is here again waits for somebody until the latest date of a rung, and no longer:
+/// there may never be anybody.
+fn alone(ladder: &Ladder, rung: Rung, made: Made, mut back: Vec<Due>, open: bool) -> Result<Vec<Due>, Wait> {
+    if back.is_empty() {
+        return Err(Wait::NobodyDue);
+    }
+    if made.factories > 0 {
+        return Err(Wait::Done { next: rung.ends });
+    }
+    if !open {
+        return Err(Wait::Few { here: count(back.len()), due: count(back.len()), latest: rung.latest });
+    }
+    back.truncate(most(ladder));
+    Ok(back)
 }
 
 /// Of more clients than a factory may have, those whose time is nearest; the rest make factories as large, at once
@@ -200,9 +224,8 @@ fn try_decide(
 /// as many, and so on: the wallet may be short of coins for all of them, or one of them makes each attempt fail.
 fn first_share(here: &mut [Due], ladder: &Ladder, failed: u32) -> Vec<Due> {
     here.sort_by_key(|due| due.by);
-    let most = usize::try_from(ladder.largest).unwrap_or(usize::MAX);
     let fewer = here.len().checked_shr(failed.saturating_sub(1)).unwrap_or(0);
-    let most = most.min(fewer.max(1));
+    let most = most(ladder).min(fewer.max(1));
     shares(here, most).first().map_or_else(Vec::new, |first| first.to_vec())
 }
 
@@ -300,6 +323,43 @@ mod tests {
         // Five make a factory of three, and one of two at once after it.
         assert_eq!(at(OPENS, Made::default(), &due(5, 5)), Ok(3));
         assert_eq!(at(OPENS + 1, Made { more: true, ..done }, &due(2, 2)), Ok(2));
+    }
+
+    /// S37: who was evicted and is here again waits for others until the latest date, and no longer; whoever is here then
+    /// comes with it, however few they are.
+    #[test]
+    fn who_was_evicted_is_asked_by_the_latest_date() {
+        let back = |count: u8| {
+            let mut back = due(count, count);
+            for client in &mut back {
+                client.node = NodeId([100 + client.node.0[0]; 33]);
+                (client.by, client.last) = (Height::MAX, Height::MAX);
+            }
+            back
+        };
+        let made = Made::default();
+        let few = Wait::Few { here: 1, due: 1, latest: OPENS + 10 };
+        assert_eq!(at(OPENS, made, &back(1)), Err(few));
+        assert_eq!(at(OPENS + 9, made, &back(1)), Err(few));
+        assert_eq!(at(OPENS + 10, made, &back(1)), Ok(1));
+        assert_eq!(at(OPENS + 10, made, &back(9)), Ok(4), "no more than the largest");
+        let fresh = decide(Some(&ladder()), OPENS + 10, made, &back(1), false);
+        assert_eq!(fresh, Decision::Wait(few), "others may be about to come");
+        // One of those that are due is here, or none.
+        for here in [0, 1] {
+            let both = [due(4, here), back(1)].concat();
+            let few = Wait::Few { here: here.into(), due: 4, latest: OPENS + 10 };
+            assert_eq!(at(OPENS + 9, made, &both), Err(few));
+            assert_eq!(at(OPENS + 10, made, &both), Ok(usize::from(here) + 1));
+        }
+        assert_eq!(at(OPENS, made, &[due(3, 3), back(1)].concat()), Ok(4), "into a place that is left");
+        // A rung that is done, or has failed with it, does nothing more for it.
+        let done = Made { factories: 1, ..made };
+        assert_eq!(at(OPENS + 10, done, &back(1)), Err(Wait::Done { next: OPENS + 20 }));
+        let failed = Made { failed: 1, failed_at: OPENS, ..made };
+        assert_eq!(at(OPENS + 10, failed, &back(1)), Err(Wait::NobodyDue));
+        let too_few = Wait::TooFew { here: 1, smallest: 2, next: OPENS + 20 };
+        assert_eq!(at(OPENS + 10, failed, &[due(4, 1), back(1)].concat()), Err(too_few));
     }
 
     /// Those whose time is nearest come first.

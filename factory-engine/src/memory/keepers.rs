@@ -51,8 +51,11 @@ pub(crate) struct Keepers {
     liars: BTreeSet<NodeId>,
     /// Messages that are read again once it is known what keepers have.
     deferred: BTreeMap<InstanceId, Vec<(NodeId, Vec<u8>)>>,
-    /// Copies of factories that this node knows nothing of, and who had them.
+    /// Copies of factories that this node knows nothing of, and static channel backups of those whose channels it has lost;
+    /// and who had them.
     found: BTreeMap<InstanceId, (NodeId, Copy)>,
+    /// Factories whose missing records a keeper has brought back, since this node was started.
+    brought_back: BTreeMap<InstanceId, Keeper>,
     /// Peers that have asked for what is on their shelf, and its tags.
     shelves: BTreeMap<NodeId, BTreeSet<Tag>>,
     /// Bytes that a peer has had moved since then.
@@ -87,8 +90,10 @@ pub(crate) enum VolatileKeepers {
     Keeps(NodeId, Tag, Version),
     /// A message waits.
     Deferred(InstanceId, NodeId, Vec<u8>),
-    /// It had this, of which this node knows nothing.
+    /// It had this, which `factory-restore` takes.
     Found(NodeId, Copy),
+    /// It had records that were missing here, and they are stored.
+    BroughtBack(Keeper, InstanceId),
     /// A peer has asked for its shelf.
     Opens(NodeId),
     /// These are on it.
@@ -149,13 +154,20 @@ impl Keepers {
                 }
             }
             VolatileKeepers::Deferred(instance, peer, payload) => {
-                self.deferred.entry(instance).or_default().push((peer, payload));
+                let waiting = self.deferred.entry(instance).or_default();
+                // S4: of a kind the last one counts: what was proposed before has been given up since, and whoever signs that
+                // is blamed.
+                waiting.retain(|(of, old)| *of != peer || old.get(..2) != payload.get(..2));
+                waiting.push((peer, payload));
             }
             VolatileKeepers::Found(peer, copy) => {
                 let known = self.found.get(&copy.instance).map_or(0, |(_, known)| known.records.len());
                 if copy.records.len() > known {
                     self.found.insert(copy.instance, (peer, copy));
                 }
+            }
+            VolatileKeepers::BroughtBack(keeper, instance) => {
+                self.brought_back.insert(instance, keeper);
             }
             VolatileKeepers::Opens(peer) => {
                 self.shelves.entry(peer).or_default();
@@ -296,9 +308,14 @@ impl Keepers {
         self.asked.values().copied().chain(checks).chain(sent).min()
     }
 
-    /// Copies of factories that this node knows nothing of, and who had them.
+    /// Copies that `factory-restore` takes, and who had them.
     pub(crate) fn found(&self) -> impl Iterator<Item = &(NodeId, Copy)> {
         self.found.values()
+    }
+
+    /// Factories whose missing records a keeper has brought back, and which.
+    pub(crate) fn brought_back(&self) -> impl Iterator<Item = (InstanceId, Keeper)> {
+        self.brought_back.iter().map(|(instance, keeper)| (*instance, *keeper))
     }
 
     /// Whether a peer has asked what is on its shelf.

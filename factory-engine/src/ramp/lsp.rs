@@ -23,7 +23,21 @@ const OPENING_BLOCKS: Height = 3;
 
 fn refuse(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
     let (instance, attempt) = (factory.instance, factory.current.number);
-    step.send(peer, LeaveRefused { instance, attempt, reason: Words::new(reason) });
+    step.send(peer, LeaveRefused { instance, attempt, reason: Words::new(reason), retry: None });
+}
+
+/// Not now: the client asks again at each block.
+fn put_off(step: &mut StepBuilder<'_>, factory: &Factory, peer: NodeId, reason: &str) {
+    let (instance, attempt) = (factory.instance, factory.current.number);
+    step.send(peer, LeaveRefused { instance, attempt, reason: Words::new(reason), retry: Some(true) });
+}
+
+/// Why no channel is opened to a client.
+enum No {
+    /// Nor at the next block.
+    Never(&'static str),
+    /// Perhaps at the next block.
+    Now(&'static str),
 }
 
 fn tell_opened(
@@ -66,12 +80,19 @@ impl Engine {
         // S28: whoever lets opens fail again and again has to wait.
         if let Some(wait) = self.offences.wait(peer, step.now).filter(|_| message.max_price_msat.is_some()) {
             let reason = format!("too much came to nothing: try again in {} s", wait / 1_000);
-            refuse(step, factory, peer, &reason);
+            put_off(step, factory, peer, &reason);
             return Ok(());
         }
-        if let Err(reason) = self.may_open(factory, client, step.height) {
-            refuse(step, factory, peer, reason);
-            return Ok(());
+        match self.may_open(factory, client, step.height) {
+            Ok(()) => {}
+            Err(No::Never(reason)) => {
+                refuse(step, factory, peer, reason);
+                return Ok(());
+            }
+            Err(No::Now(reason)) => {
+                put_off(step, factory, peer, reason);
+                return Ok(());
+            }
         }
         // What the transaction costs at today's fees.
         let sat = u64::from(self.known_fees().estimate).saturating_mul(OPENING_WEIGHT) / 1_000;
@@ -94,26 +115,26 @@ impl Engine {
     }
 
     /// Whether L opens a channel to a client that leaves; otherwise why not.
-    fn may_open(&self, factory: &Factory, client: ClientIndex, height: Height) -> Result<(), &'static str> {
+    fn may_open(&self, factory: &Factory, client: ClientIndex, height: Height) -> Result<(), No> {
         let inside = matches!(factory.state(height), State::Active | State::Dying)
             && !factory.has_handed_over(client)
             && !factory.is_leaving(client);
         let opening: usize = self.factories.values().map(|factory| factory.leaves.opening().len()).sum();
         let failed = self.not_opened.get(&(factory.instance, client)) == Some(&height);
         if !self.config.leave_channels {
-            Err("this operator opens no ordinary channels to clients that leave")
+            Err(No::Never("this operator opens no ordinary channels to clients that leave"))
         } else if !inside || factory.restored().is_some() {
-            Err("nothing is agreed with this client in this factory any more")
+            Err(No::Never("nothing is agreed with this client in this factory any more"))
         } else if factory.leaves.opened(client).is_some() {
-            Err("it has had its channel in this factory")
+            Err(No::Never("it has had its channel in this factory"))
         } else if factory.current.sales.jits().funding.contains_key(&client) {
-            Err("another channel is being opened to it: try again in a moment")
+            Err(No::Now("another channel is being opened to it: try again in a moment"))
         } else if opening >= MAX_OPENING {
-            Err("too many channels are being opened: try again in a moment")
+            Err(No::Now("too many channels are being opened: try again in a moment"))
         } else if failed {
-            Err("its last channel could not be opened: try again after the next block")
+            Err(No::Now("its last channel could not be opened: try again after the next block"))
         } else if self.known_fees().estimate == 0 {
-            Err("what the chain costs isn't known just now: try again after the next block")
+            Err(No::Now("what the chain costs isn't known just now: try again after the next block"))
         } else {
             Ok(())
         }

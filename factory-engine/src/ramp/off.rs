@@ -81,7 +81,10 @@ impl Engine {
         // A move that is under way ends by itself, and what it has moved isn't in the way of anything else.
         let moves = factory.moves.open().next().is_some();
         if !moves && step.height >= asked {
-            let reason = format!("{} after {PATIENCE} blocks", leave.stage);
+            let mut reason = format!("{} after {PATIENCE} blocks", leave.stage);
+            if let Some(failed) = leave.failed.filter(|failed| failed.height >= wish.height) {
+                reason = format!("{reason}: {}", failed.what);
+            }
             return give_up(step, factory, &reason);
         }
         if !leave.connected {
@@ -214,10 +217,17 @@ impl Engine {
         peer: NodeId,
         message: &LeaveRefused,
     ) -> Result<(), Fault> {
-        let LeaveRefused { instance, attempt, reason } = message;
+        let LeaveRefused { instance, attempt, reason, retry } = message;
         let (factory, wish) = self.asked_to_leave(peer, *instance, *attempt)?;
         if wish.is_some() {
-            give_up(step, factory, &format!("the operator opens no channel: {reason}"));
+            let what = format!("the operator opens no channel: {reason}");
+            // It is asked again at each block, until its time is over.
+            if *retry == Some(true) {
+                step.log(Level::Debug, format!("{instance}: {what}"));
+                fail(step, *instance, &what);
+            } else {
+                give_up(step, factory, &what);
+            }
             return Ok(());
         }
         let amount = self.waits_for_price(*instance, None)?;

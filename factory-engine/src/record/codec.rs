@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::types::{PROTOCOL_ID, ProtocolId};
-use crate::wire::codec::{Codec, DecodeError, Reader, write_measured};
+use crate::wire::codec::{Codec, DecodeError, Malformed, Reader, write_measured};
 
 use super::event::Event;
 
@@ -18,6 +18,8 @@ pub enum RecordError {
     Missing,
     /// Of a version that this plugin doesn't know: a newer plugin's.
     UnknownVersion(u8),
+    /// With an event of a kind that this plugin doesn't know: a newer plugin's.
+    UnknownEvent(u16),
     /// Of another kind of factory, or another major version of it.
     UnknownProtocol(ProtocolId),
     /// The bytes don't decode: the record is damaged.
@@ -33,6 +35,10 @@ impl fmt::Display for RecordError {
                 f,
                 "record version {version} is newer than this plugin's {RECORD_VERSION}: start the newer plugin again"
             ),
+            Self::UnknownEvent(kind) => write!(
+                f,
+                "this plugin doesn't know events of kind {kind}, which a newer one writes: start the newer plugin again"
+            ),
             Self::UnknownProtocol(protocol) => write!(
                 f,
                 "the factory's protocol {protocol} is not this plugin's {PROTOCOL_ID}: start the plugin that made it"
@@ -46,6 +52,12 @@ impl std::error::Error for RecordError {}
 
 impl From<DecodeError> for RecordError {
     fn from(error: DecodeError) -> Self {
+        // Its number stands in front of all fields.
+        if let Malformed::UnknownMessage { kind } = error.fault
+            && error.field().is_empty()
+        {
+            return Self::UnknownEvent(kind);
+        }
         Self::Corrupt(error)
     }
 }
@@ -62,7 +74,8 @@ pub fn encode_record(events: &[Event]) -> Vec<u8> {
 /// Reads what [`encode_record`] wrote.
 ///
 /// # Errors
-/// When the record is missing (empty) or of another version, begins a factory of another protocol, or is damaged.
+/// When the record is missing (empty) or of another version, has an event of a newer plugin's, begins a factory of
+/// another protocol, or is damaged.
 pub fn decode_record(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
     if bytes.is_empty() {
         return Err(RecordError::Missing);

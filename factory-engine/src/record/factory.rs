@@ -433,7 +433,7 @@ impl Factory {
     }
 
     /// All that is signed together, of the tree, of sales, of a close.
-    fn sessions(&self) -> impl Iterator<Item = &Session> {
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
         let tree = self.current.tree.iter().flat_map(|tree| tree.sessions());
         let sales = self.current.sales.all().flat_map(|sold| &sold.sale.sessions);
         tree.chain(sales).chain(self.current.close.as_deref().map(|close| &close.session))

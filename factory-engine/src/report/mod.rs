@@ -2,6 +2,7 @@
 
 pub mod counting;
 pub mod drawing;
+pub mod history;
 pub mod progress;
 pub mod standing;
 pub mod statement;

@@ -2,6 +2,7 @@
 //! parent and child together pay the feerate that is wanted. No wallet here, no keys: amounts and sizes.
 
 mod children;
+mod purse;
 
 use std::fmt;
 
@@ -9,6 +10,7 @@ use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime};
 
 pub use children::{Children, Draft, Own};
+pub use purse::Purse;
 
 use super::layout::{fee, vbytes};
 use super::scripts::{ANCHOR_VALUE, DUST, anchor_script};
@@ -36,6 +38,8 @@ const INPUT_WEIGHT: u64 = 4 * 41;
 const P2WPKH_WITNESS: u64 = 1 + 1 + 72 + 1 + 33;
 const P2TR_WITNESS: u64 = 1 + 1 + 64;
 const EMPTY_WITNESS: u64 = 1;
+/// The lighter of the inputs that there are.
+const LIGHTEST_INPUT: u64 = INPUT_WEIGHT + P2TR_WITNESS;
 
 /// What the child of one transaction has to reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,14 +188,11 @@ impl Bump {
     pub fn child(
         &self,
         first: &[Coin],
-        more: &[Coin],
+        more: &[&Purse],
         change: ScriptBuf,
         least: Least,
     ) -> Result<Child, NoChild> {
         let mut coins = first.to_vec();
-        let is_new = |coin: &&Coin| first.iter().all(|known| known.outpoint != coin.outpoint);
-        let mut rest: Vec<&Coin> = more.iter().filter(is_new).filter(|coin| self.is_worth(coin)).collect();
-        rest.sort_by_key(|coin| (coin.output.value, coin.outpoint));
         loop {
             let weight = weight(&coins, &change);
             if weight > MAX_CHILD_WEIGHT {
@@ -206,27 +207,31 @@ impl Bump {
                 need.checked_sub(have).filter(|lacks| *lacks > Amount::ZERO)
             };
             let Some(missing) = lacks(fee) else { return Ok(self.paying(coins, change, have, fee, weight)) };
-            // One that also pays for its own input, or else the largest.
-            let enough = |coin: &&Coin| {
-                let with = weight.saturating_add(input_weight(coin));
-                let fee = self.pays(with, least).map_or(Amount::MAX_MONEY, |pays| pays.fee);
-                have.checked_add(coin.output.value)
-                    .is_some_and(|have| have >= fee.checked_add(DUST).unwrap_or(Amount::MAX_MONEY))
+            // One that also pays for its own input, or else the largest. Of a large wallet only these are looked at.
+            let bring = |input: u64| {
+                let pays = self.pays(weight.saturating_add(input), least);
+                lacks(pays.map_or(Amount::MAX_MONEY, |pays| pays.fee)).unwrap_or(Amount::ZERO)
             };
-            let place = rest.iter().position(enough).or_else(|| rest.len().checked_sub(1));
-            let fits = |place: &usize| {
-                let coin = rest.get(*place);
-                coin.is_some_and(|coin| weight.saturating_add(input_weight(coin)) <= MAX_CHILD_WEIGHT)
-            };
-            match place.filter(fits) {
-                Some(place) => coins.push(rest.remove(place).clone()),
+            let is_new = |coin: &&Coin| coins.iter().all(|known| known.outpoint != coin.outpoint);
+            let may_be = |coin: &&Coin| is_new(coin) && self.is_worth(coin);
+            let is_enough = |coin: &&Coin| may_be(coin) && coin.output.value >= bring(input_weight(coin));
+            let least_worth = self.cost(LIGHTEST_INPUT).unwrap_or(Amount::MAX_MONEY);
+            let from = bring(LIGHTEST_INPUT).max(least_worth);
+            let key = |coin: &&Coin| (coin.output.value, coin.outpoint);
+            let enough = more.iter().filter_map(|purse| purse.worth(from).find(|coin| is_enough(coin)));
+            let largest =
+                more.iter().filter_map(|purse| purse.worth(least_worth).rev().find(|coin| may_be(coin)));
+            let next = enough.min_by_key(key).or_else(|| largest.max_by_key(key)).cloned();
+            let fits = |coin: &Coin| weight.saturating_add(input_weight(coin)) <= MAX_CHILD_WEIGHT;
+            match next {
+                Some(coin) if fits(&coin) => coins.push(coin),
                 // S26: whatever there is, as long as nodes take it.
-                None if lacks(at_least).is_none() => {
+                _ if lacks(at_least).is_none() => {
                     let fee = have.checked_sub(DUST).unwrap_or(Amount::ZERO);
                     return Ok(self.paying(coins, change, have, fee, weight));
                 }
-                None if rest.is_empty() => return Err(NoChild::Short { missing }),
-                None => return Err(NoChild::TooManyCoins),
+                None => return Err(NoChild::Short { missing }),
+                Some(_) => return Err(NoChild::TooManyCoins),
             }
         }
     }
@@ -239,8 +244,12 @@ impl Bump {
 
     /// Whether a coin brings more than its input costs.
     fn is_worth(&self, coin: &Coin) -> bool {
-        let cost = fee(input_weight(coin), self.feerate);
-        cost.is_some_and(|cost| coin.output.value > cost)
+        self.cost(input_weight(coin)).is_some_and(|cost| coin.output.value > cost)
+    }
+
+    /// What an input of this weight costs; nothing beyond u64.
+    fn cost(&self, input: u64) -> Option<Amount> {
+        fee(input, self.feerate)
     }
 
     fn transaction(&self, coins: &[Coin], change: TxOut) -> Transaction {
@@ -380,8 +389,12 @@ mod tests {
         ScriptBuf::from_bytes([vec![0x51, 0x20], vec![8; 32]].concat())
     }
 
+    pub(super) fn purse(coins: &[Coin]) -> Purse {
+        coins.iter().cloned().collect()
+    }
+
     pub(super) fn made(bump: &Bump, coins: &[Coin]) -> Result<Child, NoChild> {
-        bump.child(&[], coins, change(), Least::default())
+        bump.child(&[], &[&purse(coins)], change(), Least::default())
     }
 
     // S26
@@ -423,6 +436,26 @@ mod tests {
         assert_eq!(child.coins, [coins[1].clone(), coins[0].clone()]);
     }
 
+    /// However they are found, and in however many purses, of both kinds.
+    #[test]
+    fn the_same_coin_as_by_a_look_at_all() {
+        let wanted = bump(5_000, 100_000);
+        let mut coins: Vec<Coin> =
+            (0..200).map(|at| coin(at, 1_000 + u64::from(at) * 7_919 % 9_973)).collect();
+        for coin in coins.iter_mut().step_by(3) {
+            coin.output.script_pubkey = ScriptBuf::from_bytes([vec![0, 20], vec![7; 20]].concat());
+        }
+        let is_enough = |coin: &&Coin| {
+            let alone = made(&wanted, std::slice::from_ref(*coin));
+            alone.is_ok_and(|child| wanted.short_by(&child).is_none())
+        };
+        let smallest = coins.iter().filter(is_enough).min_by_key(|coin| (coin.output.value, coin.outpoint));
+        let smallest = smallest.expect("one is enough").clone();
+        let (some, others) = coins.split_at(90);
+        let child = wanted.child(&[], &[&purse(some), &purse(others)], change(), Least::default()).unwrap();
+        assert_eq!(child.coins, [smallest]);
+    }
+
     #[test]
     fn says_how_much_is_missing() {
         let error = made(&bump(5_000, 100_000), &[]).unwrap_err();
@@ -434,7 +467,7 @@ mod tests {
         assert_eq!(bump(5_000, 100_000).short_by(&child), Some(Amount::from_sat(1)));
         let dust: Vec<Coin> = (0..40).map(|number| coin(number, 1_300)).collect();
         let least = Least::default().and(Amount::from_sat(90_000));
-        let error = bump(5_000, 100_000).child(&[], &dust, change(), least).unwrap_err();
+        let error = bump(5_000, 100_000).child(&[], &[&purse(&dust)], change(), least).unwrap_err();
         assert_eq!(error, NoChild::TooManyCoins);
     }
 
@@ -453,7 +486,8 @@ mod tests {
         let child = made(&wanted, &dust).unwrap();
         assert!(child.weight <= MAX_CHILD_WEIGHT && child.coins.len() > 10, "{}", child.weight);
         // What nodes would not even take in place of another is none.
-        let nothing = wanted.child(&[], &[coin(0, 12_000)], change(), child.beaten_by()).unwrap_err();
+        let little = purse(&[coin(0, 12_000)]);
+        let nothing = wanted.child(&[], &[&little], change(), child.beaten_by()).unwrap_err();
         assert!(matches!(nothing, NoChild::Short { .. }), "{nothing}");
         assert_eq!(
             bump(5_000, 100_000).short_by(&made(&bump(5_000, 100_000), &[coin(0, 50_000)]).unwrap()),
@@ -470,7 +504,7 @@ mod tests {
         // 0.2 sat/vB more than ours pays: 65 vB of that make no package of 2 sat/vB.
         let theirs = rate(&ours) + 200;
         let least = wanted.over(theirs).expect("too little for both");
-        let new = wanted.child(&[], &[coin(0, 50_000)], change(), least).unwrap();
+        let new = wanted.child(&[], &[&purse(&[coin(0, 50_000)])], change(), least).unwrap();
         assert!(rate(&new) > theirs, "{} of {theirs}", rate(&new));
         assert!(new.fee.to_sat() < ours.fee.to_sat() * 3, "and not much more than that: {}", new.fee);
         // One that carries both is left alone: else whoever placed it would have us pay what he offers.
@@ -487,13 +521,14 @@ mod tests {
         assert!(bump(5_050, 100_000).is_served_by(&old), "less than the increment");
         let more = bump(8_000, 100_000);
         assert!(!more.is_served_by(&old));
-        let new = more.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
+        let wallet = purse(&coins);
+        let new = more.child(&old.coins, &[&wallet], change(), old.beaten_by()).unwrap();
         assert_eq!(new.coins, old.coins);
         assert!(new.fee.to_sat() >= old.fee.to_sat() + vbytes(old.weight));
         // S26: a second input, and still a higher feerate than that of the one it replaces.
         let little = made(&bump(5_000, 1_000_000), &[coin(0, old.fee.to_sat() + 700)]).unwrap();
         let grown = bump(5_500, 1_000_000);
-        let wider = grown.child(&little.coins, &coins, change(), little.beaten_by()).unwrap();
+        let wider = grown.child(&little.coins, &[&wallet], change(), little.beaten_by()).unwrap();
         assert_eq!(wider.coins.len(), 2);
         let rate = |child: &Child| u128::from(child.fee.to_sat()) * 1_000_000 / u128::from(child.weight);
         assert!(rate(&wider) > rate(&little), "{} of {} WU", wider.fee, wider.weight);
@@ -502,7 +537,7 @@ mod tests {
         assert!(capped.is_served_by(&old));
         // More than the coin has: another one comes along.
         let large = bump(60_000, 1_000_000);
-        let new = large.child(&old.coins, &coins, change(), old.beaten_by()).unwrap();
+        let new = large.child(&old.coins, &[&wallet], change(), old.beaten_by()).unwrap();
         assert_eq!(new.coins.len(), 2);
     }
 }

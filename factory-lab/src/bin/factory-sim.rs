@@ -32,6 +32,8 @@ factory-sim: the real engine of every member in one process, with random faults 
   --list-faults      names, usual rates, meanings
   --years N          no random runs, but N years of a ladder of factories, and what they cost: 1,000 clients unless
                      --clients says another number; with --trace each factory and each eviction is told
+  --lies             with --years: the operator, and one client out of eight, lie about keys, go away, publish what
+                     isn't theirs any more
   --planted [NAME]   plant bugs and look for them: where planted/run has built this
 ";
 
@@ -53,18 +55,21 @@ struct Arguments {
     options: Options,
     coverage: bool,
     years: Option<u32>,
+    lies: bool,
     planted: Option<Option<String>>,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let rates = Rates::default();
     let options = Options { seed: 1, clients: 0, rates, only: None, lines: false };
-    let mut parsed = Arguments { runs: 100, jobs: 1, options, coverage: false, years: None, planted: None };
+    let mut parsed =
+        Arguments { runs: 100, jobs: 1, options, coverage: false, years: None, lies: false, planted: None };
     let mut args = std::env::args().skip(1).peekable();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--trace" => parsed.options.lines = true,
             "--coverage" => parsed.coverage = true,
+            "--lies" => parsed.lies = true,
             "--no-faults" => parsed.options.rates = Rates::none(),
             "--planted" => {
                 let name = args.next_if(|next| !next.starts_with("--"));
@@ -77,6 +82,9 @@ fn arguments() -> Result<Arguments, String> {
                 set(&mut parsed, &arg, &value)?;
             }
         }
+    }
+    if parsed.lies && parsed.years.is_none() {
+        return Err("--lies: it goes with --years; random runs have their own (--list-faults)\n".into());
     }
     if parsed.options.clients == 0 {
         parsed.options.clients = if parsed.years.is_some() { 1_000 } else { 4 };
@@ -195,7 +203,8 @@ fn main() -> ExitCode {
 /// Years of a ladder.
 fn play_years(arguments: &Arguments, years: u32) -> ExitCode {
     let options = &arguments.options;
-    let settings = Settings::new(options.seed, options.clients, years);
+    let lies = arguments.lies;
+    let settings = Settings { lies, ..Settings::new(options.seed, options.clients, years) };
     let began = now();
     let mut say = |line: String| {
         if options.lines {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bitcoin::{Amount, OutPoint, Transaction, Txid};
 use factory_engine::io::fees::{Raise, Refused, Trouble};
-use factory_engine::tx::child::{Bump, Child, Coin, Draft, Least, Own};
+use factory_engine::tx::child::{Bump, Child, Coin, Draft, Least, Own, Purse};
 use factory_engine::tx::scripts::ANCHOR_VALUE;
 
 use crate::chain::{Chain, Reject};
@@ -60,7 +60,8 @@ impl Lightningd {
             Some(output) => output.script_pubkey.clone(),
             None => self.new_taproot_script(),
         };
-        let own = Own { old, stays: is_out, free: self.free(chain), change };
+        let free: Purse = self.free(chain).into_iter().collect();
+        let own = Own { old, stays: is_out, free: &free, change };
         let mut draft =
             Draft::new(&raise.bump, &self.children, raise.deadline, own, |coin| here(chain, coin));
         for _ in 0..RAISES {

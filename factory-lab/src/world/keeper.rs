@@ -115,17 +115,23 @@ impl World {
         let stored = self.members[at].store.records(instance).to_vec();
         let compared = match compare(&copy.records, &stored, keeper) {
             Comparison::Older => Compared::Older,
+            Comparison::Within => Compared::Within,
             Comparison::Other => Compared::Other,
-            Comparison::Newer(missing) => {
+            Comparison::Newer(missing) | Comparison::Later(missing) => {
                 let member = &mut self.members[at];
                 let Some(engine) = &mut member.engine else { return Ok(()) };
                 let events = missing.iter().map(|record| decode_record(record));
                 let events = events.collect::<Result<Vec<_>, _>>().map_err(error)?;
                 let before = engine.factory(instance).cloned();
-                engine.bring_back(Folded::new(instance, before, events).map_err(error)?);
-                member.store.records_mut(instance).extend(missing);
-                member.shadow = None;
-                Compared::Newer
+                match Folded::new(instance, before, events) {
+                    Ok(folded) => {
+                        engine.bring_back(folded);
+                        member.store.records_mut(instance).extend(missing);
+                        member.shadow = None;
+                        Compared::Newer
+                    }
+                    Err(_) => Compared::Other,
+                }
             }
         };
         let number = |records: &[Vec<u8>]| u32::try_from(records.len()).unwrap_or(u32::MAX);

@@ -37,6 +37,9 @@ pub struct Economy {
     pub sales: (u64, u64),
     /// Nodes that crashed and came back, storms of fees.
     pub troubles: (u64, u64),
+    /// Lies, by kind: who told some about the keys of a factory, hours at which the operator went away, at which its
+    /// node set no fees any more, paths of clients that had left. None unless somebody lies.
+    pub lies: BTreeMap<&'static str, u64>,
     /// Inputs that scripts were checked for.
     pub checks: u64,
 }
@@ -125,6 +128,10 @@ impl fmt::Display for Economy {
         }
         writeln!(f, "sales             {} asked for, {} signed", self.sales.0, self.sales.1)?;
         writeln!(f, "troubles          {} crashes, {} storms of fees", self.troubles.0, self.troubles.1)?;
+        if !self.lies.is_empty() {
+            let lies: Vec<String> = self.lies.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            writeln!(f, "lies              {}", lies.join(", "))?;
+        }
         let modelled = if cfg!(modelled_signatures) { " (modelled)" } else { "" };
         write!(f, "consensus checks  {}{modelled}", self.checks)
     }

@@ -7,8 +7,10 @@
 //! - [`schedule`] when the next factory is made, and with whom
 //! - [`people`] who is there when
 //! - [`economy`] what it has cost
+//! - `lies` an operator that lies, and clients that do, where that is wanted
 
 pub mod economy;
+mod lies;
 pub mod people;
 mod run;
 pub mod schedule;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub cohorts: u32,
     /// Whether nodes crash and fees storm.
     pub troubles: bool,
+    /// Whether the operator, and one client out of eight, lie about keys, go away, publish what isn't theirs any more.
+    pub lies: bool,
 }
 
 impl Settings {
@@ -49,7 +53,8 @@ impl Settings {
         let (smallest, enough) = (4, (share / 2).clamp(1, 64));
         let ladder =
             Ladder { rung_blocks: 14 * DAY, due_rungs: 4, dying_rungs: 4, smallest, enough, largest: 127 };
-        Self { seed, clients, hours: years.saturating_mul(YEAR), ladder, cohorts, troubles: true }
+        let hours = years.saturating_mul(YEAR);
+        Self { seed, clients, hours, ladder, cohorts, troubles: true, lies: false }
     }
 }
 

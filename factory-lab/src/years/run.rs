@@ -15,6 +15,7 @@ use crate::world::{Fed, LSP, RESERVE_MSAT, World};
 use crate::{LabError, error};
 
 use super::economy::Economy;
+use super::lies::{Lies, may_lie};
 use super::people::Person;
 use super::schedule::{Due, next};
 use super::{DAY, Settings, YEAR};
@@ -55,6 +56,8 @@ pub(super) struct Years<'a> {
     owns: BTreeMap<usize, u64>,
     economy: Economy,
     storm: Option<Height>,
+    /// Who lies, if anybody does.
+    lies: Option<Lies>,
     /// Whether the last rung came to nothing.
     again: bool,
 }
@@ -97,6 +100,7 @@ impl<'a> Years<'a> {
         let began = now.next_multiple_of(rung).saturating_sub(EVENING);
         let began = if began < now { began.saturating_add(rung) } else { began };
         world.mine_quietly(began.saturating_sub(now));
+        let lies = settings.lies.then(|| Lies::new(settings.seed, &mut world));
         let ramp = rung.saturating_mul(settings.cohorts.saturating_sub(1)).saturating_add(2 * DAY);
         Ok(Self {
             settings,
@@ -114,6 +118,7 @@ impl<'a> Years<'a> {
             owns: BTreeMap::new(),
             economy,
             storm: None,
+            lies,
             again: false,
             world,
         })
@@ -126,6 +131,7 @@ impl<'a> Years<'a> {
         }
         self.economy.years = f64::from(self.settings.hours) / f64::from(YEAR);
         self.economy.checks = self.world.chain.script_checks();
+        self.economy.lies = self.lies.as_ref().map(Lies::told).unwrap_or_default();
         self.count_purses()?;
         Ok(self.economy)
     }
@@ -138,8 +144,17 @@ impl<'a> Years<'a> {
         self.world.chain.height().saturating_sub(self.began) / DAY
     }
 
+    /// Whether a member's node is up: the operator's may be gone.
+    fn is_up(&self, at: usize) -> bool {
+        self.world.members.get(at).is_some_and(|member| member.engine.is_some())
+    }
+
     fn hour(&mut self) -> Result<(), LabError> {
+        if let Some(lies) = &mut self.lies {
+            lies.hour(&mut self.world, &self.here)?;
+        }
         self.come_and_go()?;
+        self.go_between()?;
         if self.settings.troubles {
             self.troubles()?;
         }
@@ -147,6 +162,7 @@ impl<'a> Years<'a> {
         self.pay();
         self.buy()?;
         self.block()?;
+        self.go_between()?;
         let hour = self.world.chain.height().saturating_sub(self.began);
         if hour.is_multiple_of(12) {
             self.note();
@@ -163,6 +179,10 @@ impl<'a> Years<'a> {
         }
     }
 
+    fn go_between(&mut self) -> Result<(), LabError> {
+        self.lies.as_mut().map_or(Ok(()), |lies| lies.go_between(&mut self.world))
+    }
+
     /// Who is there is connected, and knows the chain.
     fn come_and_go(&mut self) -> Result<(), LabError> {
         let hour = self.world.chain.height().saturating_sub(self.began);
@@ -171,7 +191,9 @@ impl<'a> Years<'a> {
             let is_there = self.people.get_mut(place).is_some_and(|person| person.is_there(hour));
             if is_there && self.here.insert(at) {
                 self.world.follow_chain(at)?;
-                self.world.connect(LSP, at)?;
+                if self.is_up(LSP) {
+                    self.world.connect(LSP, at)?;
+                }
             } else if !is_there && self.here.remove(&at) {
                 self.world.disconnect(LSP, at);
             }
@@ -187,11 +209,12 @@ impl<'a> Years<'a> {
             let at = here.get(self.dice.below(here.len())).copied();
             // The operator once a month.
             let at = if self.dice.one_in(18) { Some(LSP) } else { at };
-            if let Some(at) = at {
+            if let Some(at) = at.filter(|at| self.is_up(*at)) {
                 self.economy.troubles.0 += 1;
                 self.world.stop(at);
                 self.world.start(at)?;
-                for client in self.here.iter().copied().filter(|client| at == LSP || *client == at) {
+                let here = self.here.iter().copied().filter(|client| at == LSP || *client == at);
+                for client in here.filter(|_| self.is_up(LSP)).collect::<Vec<_>>() {
                     self.world.connect(LSP, client)?;
                 }
                 self.world.settle()?;
@@ -261,10 +284,13 @@ impl<'a> Years<'a> {
 
     fn make_factories(&mut self) -> Result<(), LabError> {
         let height = self.world.chain.height();
-        let due = self.due()?;
-        // A rung whose factory came to nothing is tried again.
+        // A rung whose factory came to nothing is tried again, and so is one at which there was no operator.
         let rung = height.is_multiple_of(self.settings.ladder.rung_blocks) || self.again;
-        self.again = false;
+        self.again = rung && !self.is_up(LSP);
+        if !self.is_up(LSP) {
+            return Ok(());
+        }
+        let due = self.due()?;
         for clients in next(&self.settings.ladder, height, rung, &due) {
             self.make(&clients)?;
         }
@@ -287,6 +313,7 @@ impl<'a> Years<'a> {
             return Ok(());
         }
         let create = self.world.create_command(clients, &offer)?;
+        let had: Vec<u64> = clients.iter().map(|client| self.world.purse_msat(*client)).collect();
         let instance = match self.world.feed(LSP, Input::Command(Command::Create(create)))? {
             Fed::Done(Ok(Answer::Created(instance))) => instance,
             Fed::Done(Err(why)) => return Err(error(format!("the operator makes no factory: {why}"))),
@@ -301,6 +328,19 @@ impl<'a> Years<'a> {
         let factory = self.world.factory(LSP, instance)?;
         let inside = factory.current.clients.len();
         let roots = factory.promised().count();
+        // What a channel of an attempt that came to nothing holds counts neither for nor against anybody.
+        let mut gained = vec![];
+        for (client, had_msat) in clients.iter().zip(had) {
+            let msat = self.world.purse_msat(*client).saturating_sub(had_msat);
+            let is_in = factory.client_of(self.world.members[*client].id).is_some();
+            if state == Some(State::Funding) && is_in && msat < PUSH_MSAT {
+                return Err(error(format!("client {client} is given {msat} msat in a new channel")));
+            }
+            gained.push((*client, msat));
+        }
+        for (client, msat) in gained {
+            *self.owns.entry(client).or_default() += msat;
+        }
         if state != Some(State::Funding) {
             let why = self.world.failure(LSP, instance).unwrap_or_default();
             (self.say)(format!("day {day:4}: a factory of {} came to nothing: {why}", clients.len()));
@@ -319,9 +359,6 @@ impl<'a> Years<'a> {
             *made += 1;
             *places += u64::try_from(inside).unwrap_or(0);
             *rooted += u64::from(roots > 0);
-        }
-        for client in clients {
-            *self.owns.entry(*client).or_default() += PUSH_MSAT;
         }
         Ok(())
     }
@@ -370,7 +407,7 @@ impl<'a> Years<'a> {
 
     /// Now and then somebody buys out of its stock.
     fn buy(&mut self) -> Result<(), LabError> {
-        if !self.dice.one_in(30) {
+        if !self.dice.one_in(30) || !self.is_up(LSP) {
             return Ok(());
         }
         let here: Vec<usize> = self.here.iter().copied().filter(|at| self.joined.contains(at)).collect();
@@ -398,12 +435,14 @@ impl<'a> Years<'a> {
         self.world.chain.mine();
         self.world.now = self.world.now.saturating_add(3_600_000);
         self.count_block();
-        for at in std::iter::once(LSP).chain(self.here.clone()) {
+        let there = std::iter::once(LSP).chain(self.here.iter().copied());
+        let there: Vec<usize> = there.filter(|at| self.is_up(*at)).collect();
+        for at in there.iter().copied() {
             self.world.follow_chain(at)?;
             self.world.publish_commitments(at);
         }
         self.world.settle()?;
-        for at in std::iter::once(LSP).chain(self.here.clone()) {
+        for at in there {
             let due = self.world.engine(at)?.poll_timeout().is_some_and(|due| due <= self.world.now);
             if due {
                 self.world.feed(at, Input::Tick)?;
@@ -427,6 +466,7 @@ impl<'a> Years<'a> {
     fn kind(&self, txid: Txid) -> &'static str {
         let sent = self.world.sent.iter().rev().find(|sent| sent.txid == txid);
         match sent.map(|sent| sent.what.as_str()) {
+            None if self.lies.as_ref().is_some_and(|lies| lies.has_published(txid)) => "published",
             None => {
                 let fundings = self.made.iter().filter_map(|of| self.world.factory(LSP, *of).ok()?.funding());
                 if fundings.into_iter().any(|funding| funding.txid == txid) { "fundings" } else { "children" }
@@ -441,7 +481,7 @@ impl<'a> Years<'a> {
     /// Twice a day: who has joined, left, been evicted; who could not be paid.
     fn note(&mut self) {
         let height = self.world.chain.height();
-        let counts = self.counts();
+        let (counts, up, first_msat) = (self.counts(), self.is_up(LSP), FIRST * 1000);
         for at in self.here.clone() {
             let Some(engine) = &self.world.members[at].engine else { continue };
             let mut usable = false;
@@ -460,8 +500,8 @@ impl<'a> Years<'a> {
             if self.joined.contains(&at) && counts {
                 self.economy.hours.0 += 1;
                 self.economy.hours.1 += u64::from(!usable);
-            } else if usable && self.joined.insert(at) && self.world.pay(LSP, at, FIRST * 1000).is_ok() {
-                self.moved(LSP, at, FIRST * 1000);
+            } else if usable && up && self.joined.insert(at) && self.world.pay(LSP, at, first_msat).is_ok() {
+                self.moved(LSP, at, first_msat);
             }
         }
         if counts {
@@ -522,7 +562,9 @@ impl<'a> Years<'a> {
 
     /// Every millisatoshi that a client was paid and has not paid is in its channels.
     fn count_purses(&self) -> Result<(), LabError> {
-        for (client, owns) in &self.owns {
+        // Whoever may lie is owed nothing.
+        let honest = |client: &usize| self.lies.is_none() || !may_lie(*client);
+        for (client, owns) in self.owns.iter().filter(|(client, _)| honest(client)) {
             let has = self.world.purse_msat(*client);
             if has != *owns {
                 return Err(error(format!(

@@ -8,7 +8,7 @@ use factory_engine::types::InstanceId;
 
 /// Of a part's bytes. In hex, as it is written, this is less than 256 kB with its key.
 pub(super) const PART: usize = 120_000;
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 const MORE: u8 = 0;
 const LAST: u8 = 1;
 
@@ -18,6 +18,15 @@ pub(super) struct Entry {
     pub(super) instance: InstanceId,
     pub(super) sequence: u32,
     pub(super) record: Vec<u8>,
+}
+
+/// Why the parts of a journal are not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// They make no sense, and why.
+    Damaged(&'static str),
+    /// A newer plugin wrote them, in this version.
+    Newer(u8),
 }
 
 /// The parts of a step, in the order in which they are written; nothing if a record's length needs more than
@@ -38,7 +47,8 @@ pub(super) fn encode(entries: &[Entry]) -> Option<Vec<Vec<u8>>> {
 }
 
 /// The step of these parts; nothing if the last one was never written.
-pub(super) fn decode(parts: &[Vec<u8>]) -> Result<Option<Vec<Entry>>, &'static str> {
+pub(super) fn decode(parts: &[Vec<u8>]) -> Result<Option<Vec<Entry>>, Unreadable> {
+    let damaged = Unreadable::Damaged;
     let mut bytes = Vec::new();
     let mut whole = false;
     for part in parts {
@@ -47,8 +57,8 @@ pub(super) fn decode(parts: &[Vec<u8>]) -> Result<Option<Vec<Entry>>, &'static s
                 bytes.extend(chunk);
                 whole = mark == LAST;
             }
-            Some((&(MORE | LAST), _)) => return Err("something follows its last part"),
-            _ => return Err("a part without a mark"),
+            Some((&(MORE | LAST), _)) => return Err(damaged("something follows its last part")),
+            _ => return Err(damaged("a part without a mark")),
         }
     }
     if !whole {
@@ -56,11 +66,12 @@ pub(super) fn decode(parts: &[Vec<u8>]) -> Result<Option<Vec<Entry>>, &'static s
     }
     let mut rest = match bytes.split_first() {
         Some((&VERSION, rest)) => rest,
-        _ => return Err("its version is unknown"),
+        Some((&version, _)) if version > VERSION => return Err(Unreadable::Newer(version)),
+        _ => return Err(damaged("its version is unknown")),
     };
     let mut entries = Vec::new();
     while !rest.is_empty() {
-        let (entry, left) = split_entry(rest).ok_or("it is cut off")?;
+        let (entry, left) = split_entry(rest).ok_or(damaged("it is cut off"))?;
         entries.push(entry);
         rest = left;
     }
@@ -119,7 +130,10 @@ mod tests {
             twice.extend(parts);
             decode(&twice).unwrap_err();
         }
-        decode(&[vec![LAST, 2]]).unwrap_err();
+        assert_eq!(decode(&[vec![LAST, 0]]), Err(Unreadable::Damaged("its version is unknown")));
+        assert_eq!(decode(&[vec![LAST, 2]]), Err(Unreadable::Newer(2)));
+        // A step of a newer plugin's that never happened is none.
+        assert_eq!(decode(&[vec![MORE, 2]]), Ok(None));
         decode(&[vec![]]).unwrap_err();
         decode(&[vec![7, 1]]).unwrap_err();
     }

@@ -20,14 +20,15 @@
 //! What isn't as it was written takes as little with it as it can (S33). In the place of a record that is
 //! missing stands an empty one, which nobody wrote. A journal that makes no sense, or that contradicts what is
 //! in its place, is a [lost step](Store::lost_step); its parts are kept below `["cln-factory",
-//! "damaged-journal"]`.
+//! "damaged-journal"]`. One that a newer plugin wrote is no damage: nothing is read, nor written, before that one is
+//! back.
 
 use std::collections::{HashMap, HashSet};
 
 use factory_engine::Remains;
 use factory_engine::types::{Height, InstanceId};
 
-use super::journal::{self, Entry};
+use super::journal::{self, Entry, Unreadable};
 use super::key_value::{Key, KeyError, KeyValue, Listed};
 use super::{History, Store, StoreError};
 
@@ -159,11 +160,16 @@ impl<K: KeyValue> Keyed<K> {
                 None => return Ok(Left::Damaged("a part of the journal is missing".to_owned())),
             }
         }
-        Ok(match journal::decode(&parts) {
-            Ok(Some(entries)) => Left::Step(entries, parts.len()),
-            Ok(None) => Left::Begun(parts.len()),
-            Err(why) => Left::Damaged(format!("the journal can't be read: {why}")),
-        })
+        match journal::decode(&parts) {
+            Ok(Some(entries)) => Ok(Left::Step(entries, parts.len())),
+            Ok(None) => Ok(Left::Begun(parts.len())),
+            Err(Unreadable::Damaged(why)) => Ok(Left::Damaged(format!("the journal can't be read: {why}"))),
+            // No step is lost: whoever wrote it finishes it, if nobody has touched anything until then.
+            Err(Unreadable::Newer(version)) => Err(StoreError::Failed(format!(
+                "the journal's version {version} is newer than this plugin's {}: start the newer plugin again",
+                journal::VERSION
+            ))),
+        }
     }
 
     /// The records of a factory, with those that are still in the journal.

@@ -225,6 +225,7 @@ pub fn twist(message: &mut Message, input: &mut Bytes<'_>) {
         },
         Message::LeaveRefused(m) => {
             m.reason = Words::new(&String::from_utf8_lossy(input.take(5)).repeat(100));
+            m.retry = input.byte().is_multiple_of(2).then_some(true);
         }
         Message::AskCopies(m) => m.most = input.word(),
         Message::Copies(m) => list(&mut m.list, input, |(tag, _), input| flip(tag, input)),

@@ -27,7 +27,9 @@ pub fn newer(histories: &[History], copies: Vec<Copy>) -> Newer {
     for (instance, records) in histories {
         let Some(copied) = copies.remove(instance) else { continue };
         match compare(&copied, records, Keeper::File) {
-            Comparison::Older => {}
+            // What it has beside records that were restored comes back once the file is read to be kept: whether it fits
+            // is the engine's to say. It is exit-only already.
+            Comparison::Older | Comparison::Within | Comparison::Later(_) => {}
             Comparison::Newer(missing) => newer.more.push((*instance, records.len(), missing)),
             Comparison::Other => newer.other.push((*instance, records.len(), copied.len())),
         }

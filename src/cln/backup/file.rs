@@ -39,7 +39,9 @@ impl fmt::Display for BadFile {
             Self::Io(why) => f.write_str(why),
             Self::NotABackup => f.write_str("it is no backup of this plugin's"),
             Self::Broken => f.write_str("it is cut off, or something was added to it"),
-            Self::TooLarge(bytes) => write!(f, "it has {bytes} bytes, more than any backup has"),
+            Self::TooLarge(bytes) => {
+                write!(f, "it has {bytes} bytes, more than any backup has: {LARGEST} are the most")
+            }
         }
     }
 }
@@ -120,7 +122,8 @@ fn number(bytes: &[u8]) -> Result<(u32, &[u8]), BadFile> {
     Ok((u32::from_be_bytes(*number), rest))
 }
 
-fn serialize<'a>(copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::Result<Vec<u8>> {
+/// At most so many bytes: more wouldn't be read again.
+fn serialize<'a>(copies: impl ExactSizeIterator<Item = &'a SealedCopy>, most: u64) -> io::Result<Vec<u8>> {
     let too_many = |_| io::Error::from(io::ErrorKind::FileTooLarge);
     let mut bytes = MAGIC.to_vec();
     bytes.extend(u32::try_from(copies.len()).map_err(too_many)?.to_be_bytes());
@@ -130,7 +133,12 @@ fn serialize<'a>(copies: impl ExactSizeIterator<Item = &'a SealedCopy>) -> io::R
         bytes.extend(u32::try_from(copy.sealed.len()).map_err(too_many)?.to_be_bytes());
         bytes.extend(&copy.sealed);
     }
-    Ok(bytes)
+    if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes <= most) {
+        Ok(bytes)
+    } else {
+        let bytes = bytes.len();
+        Err(io::Error::other(format!("all copies together are {bytes} bytes, and {most} are the most")))
+    }
 }
 
 /// Replaces the file that was `there` by one with these copies; when it returns they are on the disk.
@@ -142,7 +150,7 @@ pub fn write<'a>(
     copies: impl ExactSizeIterator<Item = &'a SealedCopy>,
     there: Option<Stamp>,
 ) -> io::Result<Stamp> {
-    let bytes = serialize(copies)?;
+    let bytes = serialize(copies, LARGEST)?;
     let beside = beside(path);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(&bytes)?;
@@ -217,7 +225,7 @@ mod tests {
 
     #[test]
     fn whatever_is_cut_off_or_longer_is_refused() {
-        let all = serialize([copy(1, 3), copy(2, 40)].iter()).unwrap();
+        let all = serialize([copy(1, 3), copy(2, 40)].iter(), LARGEST).unwrap();
         for end in 0..all.len() {
             let why = if end < MAGIC.len() { BadFile::NotABackup } else { BadFile::Broken };
             assert_eq!(parse(&all[..end]), Err(why), "{end}");
@@ -225,9 +233,26 @@ mod tests {
         assert_eq!(parse(&[&all[..], &[0]].concat()), Err(BadFile::Broken));
         assert_eq!(parse(b"something else"), Err(BadFile::NotABackup));
         // A length that no memory has.
-        let mut huge = serialize([copy(1, 3)].iter()).unwrap();
+        let mut huge = serialize([copy(1, 3)].iter(), LARGEST).unwrap();
         let at = MAGIC.len() + 4 + 32 + 4;
         huge[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(parse(&huge), Err(BadFile::Broken));
+    }
+    /// S39: what is larger than any backup isn't read, and nothing is written that wouldn't be read again.
+    #[test]
+    fn more_than_is_read_is_not_written() {
+        let scratch = crate::cln::scratch::Scratch::new();
+        let path = scratch.path().join("backup");
+        let there = write(&path, [copy(1, 5)].iter(), None).unwrap();
+        // It takes no room: nothing is in it.
+        File::options().write(true).open(&path).unwrap().set_len(LARGEST + 1).unwrap();
+        assert_eq!(read(&path), Err(BadFile::TooLarge(LARGEST + 1)));
+        write(&path, [copy(2, 5)].iter(), Some(there)).unwrap_err();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), LARGEST + 1);
+        let copies = [copy(1, 5), copy(2, 5)];
+        let most = u64::try_from(serialize(copies.iter(), LARGEST).unwrap().len()).unwrap();
+        serialize(copies.iter(), most).unwrap();
+        let why = serialize(copies.iter(), most - 1).unwrap_err();
+        assert!(why.to_string().contains("are the most"), "{why}");
     }
 }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 
-use factory_engine::backup::{Copy, SealedCopy};
+use factory_engine::backup::{Comparison, Copy, SealedCopy, compare};
+use factory_engine::io::Keeper;
 use factory_engine::types::InstanceId;
 use factory_runtime::store::{Store, StoreError};
 
@@ -51,7 +52,7 @@ pub struct FileKeeper {
     noted: bool,
     /// What is in it.
     copies: BTreeMap<InstanceId, SealedCopy>,
-    /// Factories whose copy is of the records that are stored, or of the first of them: a newer one may replace it.
+    /// Factories whose copy is of the records that are stored, or of the first or some of them: a newer one may replace it.
     own: BTreeSet<InstanceId>,
     /// Factories whose copy has other records.
     other: BTreeSet<InstanceId>,
@@ -123,7 +124,7 @@ impl FileKeeper {
         self.copies.keys().filter(|instance| !known(instance)).copied().collect()
     }
 
-    /// Looks whether a copy is of these records, or of the first of them; if not, gives it.
+    /// Looks whether all that a copy has is among these records; if not, gives it.
     ///
     /// # Errors
     /// When it can't be opened.
@@ -135,7 +136,12 @@ impl FileKeeper {
             self.own.insert(instance);
             return Ok(None);
         }
-        self.backup.key.open(sealed).map(Some).map_err(|why| why.to_string())
+        let copy = self.backup.key.open(sealed).map_err(|why| why.to_string())?;
+        if compare(&copy.records, stored, Keeper::File) == Comparison::Within {
+            self.own.insert(instance);
+            return Ok(None);
+        }
+        Ok(Some(copy))
     }
 
     /// A copy is of another course of things: it stays as it is.

@@ -14,9 +14,20 @@ use serde_json::{Value, json};
 use crate::cln::client::{Call, CallError, field};
 
 /// Most addresses that are asked for at once: each is a commit of lightningd's database.
-const MOST: usize = 10_000;
-/// The log tells after so many how far it is.
+pub const MOST: usize = 10_000;
+/// Whoever waits is told after so many how far it is.
+const STEP: usize = 100;
+/// And the log after so many.
 const TELL: usize = 1_000;
+
+/// How far the search for payouts is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Addresses that were asked for.
+    pub addresses: usize,
+    /// Scripts that haven't come up yet.
+    pub left: usize,
+}
 
 /// Scripts that a factory pays this node, whichever attempt is on chain in the end; an operator's is stock.
 pub fn of(factory: &Factory) -> impl Iterator<Item = ScriptBuf> {
@@ -32,17 +43,25 @@ fn of_attempt(attempt: &Attempt) -> Option<ScriptBuf> {
     Some(payout.clone())
 }
 
-/// Has lightningd's wallet see what is paid to these. Which of them it doesn't see all the same: another call
-/// goes on where this one has stopped.
-pub async fn learn<C: Call>(rpc: &C, mut wanted: BTreeSet<ScriptBuf>) -> BTreeSet<ScriptBuf> {
-    if let Err(error) = give_out(rpc, &mut wanted).await {
+/// Has lightningd's wallet see what is paid to these, and tells how far it is. Which of them it doesn't see all the same:
+/// another call goes on where this one has stopped, or has been stopped, since lightningd knows what it has given out.
+pub async fn learn<C: Call>(
+    rpc: &C,
+    mut wanted: BTreeSet<ScriptBuf>,
+    tell: impl FnMut(Search) + Send,
+) -> BTreeSet<ScriptBuf> {
+    if let Err(error) = give_out(rpc, &mut wanted, tell).await {
         log::warn!("lightningd's wallet doesn't learn the payouts of restored factories: {error}");
     }
     wanted
 }
 
 /// What comes up isn't wanted any more.
-async fn give_out<C: Call>(rpc: &C, wanted: &mut BTreeSet<ScriptBuf>) -> Result<(), CallError> {
+async fn give_out<C: Call>(
+    rpc: &C,
+    wanted: &mut BTreeSet<ScriptBuf>,
+    mut tell: impl FnMut(Search) + Send,
+) -> Result<(), CallError> {
     if wanted.is_empty() {
         return Ok(());
     }
@@ -53,6 +72,10 @@ async fn give_out<C: Call>(rpc: &C, wanted: &mut BTreeSet<ScriptBuf>) -> Result<
     for made in 1..=MOST {
         if wanted.is_empty() {
             return Ok(());
+        }
+        let before = made.saturating_sub(1);
+        if before.is_multiple_of(STEP) {
+            tell(Search { addresses: before, left: wanted.len() });
         }
         // Payouts are `p2tr`. Of an address that it gives out as that alone, lightningd would no longer see
         // what an older node was paid to the same key as `bech32`.
@@ -131,10 +154,10 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn the_wallet_learns_what_an_older_one_was_paid_to() {
         let wallet = Wallet::new(3, u32::MAX);
-        assert_eq!(learn(&wallet, scripts([2, 61])).await, scripts([]));
+        assert_eq!(learn(&wallet, scripts([2, 61]), |_| ()).await, scripts([]));
         assert_eq!(wallet.given(), 61);
         for known in [scripts([]), scripts([1, 40, 61])] {
-            assert_eq!(learn(&wallet, known).await, scripts([]));
+            assert_eq!(learn(&wallet, known, |_| ()).await, scripts([]));
             assert_eq!(wallet.given(), 61);
         }
     }
@@ -143,10 +166,25 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn the_search_has_an_end() {
         let wallet = Wallet::new(0, u32::MAX);
-        assert_eq!(learn(&wallet, scripts([5, 10_000, 10_001])).await, scripts([10_001]));
+        let found = learn(&wallet, scripts([5, 10_000, 10_001]), |_| ()).await;
+        assert_eq!(found, scripts([10_001]));
         assert_eq!(wallet.given(), 10_000);
-        assert_eq!(learn(&wallet, scripts([10_001])).await, scripts([]));
-        let broken = Wallet::new(0, 10);
-        assert_eq!(learn(&broken, scripts([5, 20])).await, scripts([20]));
+        assert_eq!(learn(&wallet, scripts([10_001]), |_| ()).await, scripts([]));
+    }
+
+    /// S39: whoever waits is told how far it is; wherever it ends, the next call asks for no address again.
+    #[tokio::test]
+    async fn a_search_that_was_cut_off_goes_on() {
+        let mut told = vec![];
+        let mut wallet = Wallet::new(0, 250);
+        let wanted = scripts([5, 420]);
+        assert_eq!(learn(&wallet, wanted.clone(), |search| told.push(search)).await, scripts([420]));
+        let at = |addresses, left| Search { addresses, left };
+        assert_eq!(told, [at(0, 2), at(100, 1), at(200, 1)]);
+        // The same wallet, which gives out more again.
+        wallet.1 = u32::MAX;
+        told.clear();
+        assert_eq!(learn(&wallet, wanted, |search| told.push(search)).await, scripts([]));
+        assert_eq!((told, wallet.given()), (vec![at(0, 1), at(100, 1)], 420));
     }
 }

@@ -17,8 +17,11 @@ use crate::cln::client::{Call, CallError, field};
 /// Where lightningd's `modern_scb_chan` has the channel_id: after a number of 8 bytes.
 const CHANNEL_ID: std::ops::Range<usize> = 8..40;
 
-/// Name under which the store has those of channels that lightningd should have closed and hasn't taken yet.
+/// Name under which the store has those of channels that lightningd should have closed and hasn't taken yet: in pages, the
+/// first under this name, the others under it and their number.
 const LEFT: &str = "lost-channels";
+/// Bytes of a page, unless a single one is larger: a value of the store has 120,000 at most.
+const PAGE: usize = 100_000;
 
 /// Static channel backups, by channel.
 pub type Statics = BTreeMap<ChannelId, Vec<u8>>;
@@ -27,8 +30,17 @@ pub use factory_engine::backup::copy::statics_name as name;
 
 /// Copies of records, and the static channel backups that are among them, by factory.
 pub fn split(copies: Vec<Copy>) -> (Vec<Copy>, BTreeMap<InstanceId, Vec<Vec<u8>>>) {
+    split_with(copies, &[])
+}
+
+/// The same where those of these factories may be there without their records.
+pub fn split_with(
+    copies: Vec<Copy>,
+    known: &[InstanceId],
+) -> (Vec<Copy>, BTreeMap<InstanceId, Vec<Vec<u8>>>) {
+    let instances = copies.iter().map(|copy| copy.instance).chain(known.iter().copied());
     let names: BTreeMap<InstanceId, InstanceId> =
-        copies.iter().map(|copy| (name(copy.instance), copy.instance)).collect();
+        instances.map(|instance| (name(instance), instance)).collect();
     let (mut factories, mut statics) = (vec![], BTreeMap::new());
     for copy in copies {
         match names.get(&copy.instance) {
@@ -60,26 +72,71 @@ pub fn by_channel(scbs: impl IntoIterator<Item = Vec<u8>>) -> Statics {
     scbs.into_iter().filter_map(|scb| Some((channel_of(&scb)?, scb))).collect()
 }
 
-/// Those that lightningd hasn't taken yet. A peer gives them back only to a node that knows nothing of the
-/// factory: without a file they would be nowhere once that is restored.
+/// Those that lightningd hasn't taken yet. They are nowhere else once their factory is restored and the peer that had them is
+/// gone.
 ///
 /// # Errors
 /// When the store can't be read: nothing may be put in the place of what is there then.
 pub async fn left<S: Store>(store: &mut S) -> Result<Statics, StoreError> {
-    Ok(parse(&store.get(LEFT).await?.unwrap_or_default()))
+    let mut all = Statics::new();
+    for number in 0.. {
+        let page = store.get(&page_name(number)).await?.unwrap_or_default();
+        if page.is_empty() {
+            break;
+        }
+        all.extend(parse(&page));
+    }
+    Ok(all)
 }
 
-/// From now on it hasn't taken these. What can't be stored is in the backup file alone, if there is one.
+/// From now on it hasn't taken these. What can't be stored is with those that gave it back alone.
 pub async fn keep<S: Store>(store: &mut S, scbs: &Statics) {
-    let mut bytes: Vec<u8> = vec![];
-    for scb in scbs.values() {
-        let Ok(length) = u32::try_from(scb.len()) else { continue };
-        bytes.extend(length.to_be_bytes());
-        bytes.extend(scb);
-    }
-    if let Err(error) = store.put(LEFT, bytes).await {
+    if let Err(error) = store_pages(store, scbs).await {
         log::warn!("cannot note which lost channels lightningd should take: {error}");
     }
+}
+
+/// Where it is interrupted, what is among both the old and the new ones is on one page or another: where some come, the last
+/// page is written first, onto which others move; where some go, the first, to which others move.
+async fn store_pages<S: Store>(store: &mut S, scbs: &Statics) -> Result<(), StoreError> {
+    let before = left(store).await?;
+    let mut pages: Vec<(usize, Vec<u8>)> = pages(scbs).into_iter().enumerate().collect();
+    if before.keys().all(|id| scbs.contains_key(id)) {
+        pages.reverse();
+    }
+    let count = pages.len();
+    for (number, page) in pages {
+        store.put(&page_name(number), page).await?;
+    }
+    // The rest of what there was.
+    for number in count.. {
+        let name = page_name(number);
+        if store.get(&name).await?.is_none_or(|page| page.is_empty()) {
+            return Ok(());
+        }
+        store.put(&name, vec![]).await?;
+    }
+    Ok(())
+}
+
+fn page_name(number: usize) -> String {
+    if number == 0 { LEFT.to_owned() } else { format!("{LEFT}-{number}") }
+}
+
+/// Each behind its length; one page at least.
+fn pages(scbs: &Statics) -> Vec<Vec<u8>> {
+    let (mut pages, mut page) = (vec![], vec![]);
+    for scb in scbs.values() {
+        let Ok(length) = u32::try_from(scb.len()) else { continue };
+        let grown = page.len().saturating_add(scb.len()).saturating_add(4);
+        if grown > PAGE && !page.is_empty() {
+            pages.push(std::mem::take(&mut page));
+        }
+        page.extend(length.to_be_bytes());
+        page.extend(scb);
+    }
+    pages.push(page);
+    pages
 }
 
 fn parse(bytes: &[u8]) -> Statics {
@@ -114,6 +171,14 @@ pub async fn ask_to_close<C: Call, S: Store>(rpc: &C, store: &mut S, scbs: &Stat
 async fn recover<C: Call>(rpc: &C, scbs: &Statics) -> Result<BTreeSet<ChannelId>, CallError> {
     let list: Vec<String> = scbs.values().map(|scb| scb.to_lower_hex_string()).collect();
     rpc.call("recoverchannel", json!({"scb": list})).await?;
+    known(rpc, scbs).await
+}
+
+/// Which of these channels lightningd has, or had.
+///
+/// # Errors
+/// What lightningd says.
+pub async fn known<C: Call>(rpc: &C, scbs: &Statics) -> Result<BTreeSet<ChannelId>, CallError> {
     let mut channels: Vec<Value> = vec![];
     for (method, list) in [("listpeerchannels", "channels"), ("listclosedchannels", "closedchannels")] {
         let answer = rpc.call(method, json!({})).await?;
@@ -125,6 +190,8 @@ async fn recover<C: Call>(rpc: &C, scbs: &Statics) -> Result<BTreeSet<ChannelId>
 
 #[cfg(test)]
 mod tests {
+    use factory_runtime::store::fake::{FakeKeys, Fault};
+    use factory_runtime::store::keyed::Keyed;
     use factory_runtime::store::memory::MemoryStore;
 
     use super::*;
@@ -135,6 +202,10 @@ mod tests {
         let (first, second) = (InstanceId([1; 32]), InstanceId([2; 32]));
         let (factories, statics) = split(vec![copy(name(second), 3), copy(first, 1), copy(second, 2)]);
         assert_eq!(factories, [copy(first, 1), copy(second, 2)]);
+        assert_eq!(statics, BTreeMap::from([(second, vec![vec![3]])]));
+        // Of a factory whose records are here.
+        let (factories, statics) = split_with(vec![copy(name(second), 3), copy(first, 1)], &[second]);
+        assert_eq!(factories, [copy(first, 1)]);
         assert_eq!(statics, BTreeMap::from([(second, vec![vec![3]])]));
         let mut scb = vec![0; 8];
         scb.extend([7; 32]);
@@ -155,5 +226,52 @@ mod tests {
         }
         store.put(LEFT, vec![0, 0, 1, 0, 7]).await.unwrap();
         assert_eq!(left(&mut store).await.unwrap(), Statics::new());
+    }
+
+    /// Of the channels of these numbers.
+    fn of_channels(numbers: std::ops::Range<u16>) -> Statics {
+        let one = |number: u16| {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            let scb = [vec![0; 8], id.to_vec(), vec![9; 260]].concat();
+            (ChannelId(id), scb)
+        };
+        numbers.map(one).collect()
+    }
+
+    /// S39: a thousand channels and more are noted too, and fewer afterwards leave nothing behind.
+    #[tokio::test]
+    async fn as_many_as_there_are_are_kept() {
+        let keys = FakeKeys::default();
+        let mut store = Keyed::new(keys.clone());
+        for numbers in [0..1_500, 0..2_000, 700..1_900, 1_800..1_801, 0..400] {
+            let scbs = of_channels(numbers.clone());
+            keep(&mut store, &scbs).await;
+            assert_eq!(left(&mut store).await.unwrap(), scbs, "{numbers:?}");
+        }
+        keep(&mut store, &Statics::new()).await;
+        assert_eq!(left(&mut store).await.unwrap(), Statics::new());
+        assert!(keys.longest() <= 120_000, "{}", keys.longest());
+    }
+
+    /// S39: wherever that is interrupted, nothing is lost that was there before and should be afterwards.
+    #[tokio::test]
+    async fn what_is_kept_is_never_lost_in_between() {
+        for (before, after) in [(0..800, 0..1_500), (400..1_500, 0..1_500), (0..1_500, 900..1_500)] {
+            let both = before.start.max(after.start)..before.end.min(after.end);
+            for call in 0.. {
+                let keys = FakeKeys::default();
+                keep(&mut Keyed::new(keys.clone()), &of_channels(before.clone())).await;
+                let fault = Fault { call, takes_effect: true, for_good: true };
+                keys.set_fault(Some(fault));
+                keep(&mut Keyed::new(keys.clone()), &of_channels(after.clone())).await;
+                let there = left(&mut Keyed::new(keys.copied())).await.unwrap();
+                assert!(of_channels(both.clone()).keys().all(|id| there.contains_key(id)), "call {call}");
+                if !keys.is_dead() {
+                    assert_eq!(there, of_channels(after.clone()));
+                    break;
+                }
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use factory_engine::record::event::{Aborted, Accepted, Event, Invited, OpenAccepted};
+use factory_engine::record::event::{Aborted, Accepted, Event, Invited, OpenAccepted, Recovered};
 use factory_engine::record::{decode_record, encode_record};
 use factory_engine::terms::{Kind, Leaf, Shape, Terms};
 use factory_engine::tx::musig::MasterSecret;
@@ -280,4 +280,80 @@ async fn a_file_that_was_put_there_since_is_read_first() {
     let stored = older.stored(A).await;
     assert!(stored.starts_with(&records(A, &[900])));
     assert_eq!(in_the_file(&copier).await, BTreeMap::from([(A, stored), (B, records(B, &[]))]));
+}
+
+/// S9, S39: it was restored from a peer, and the file, whose disk is mounted later, has more: that comes back, and the file
+/// gets what was stored since.
+#[tokio::test]
+async fn a_file_with_more_than_was_restored() {
+    let scratch = Scratch::new();
+    let (_, path) = folder(&scratch);
+    let newer = Disk::with(&[(A, records(A, &[900]))]).await;
+    assert_eq!(newer.start(&path).await.write().await, Ok(()));
+    let recovered: Event = Recovered { reason: "the machine is lost".to_owned() }.into();
+    let mut restored = records(A, &[]);
+    restored.push(encode_record(&[recovered]));
+    let disk = Disk::with(&[(A, restored.clone())]).await;
+    let mut copier = disk.start(&path).await;
+    // A start has no say in it.
+    let mut histories = vec![(A, restored.clone())];
+    let copies = vec![Copy { instance: A, records: records(A, &[900]) }];
+    let at_start = catch_up::newer(&histories, copies);
+    at_start.bring_back(&mut disk.store.clone(), &mut histories).await.unwrap();
+    assert_eq!(disk.stored(A).await, restored);
+    for again in [false, true] {
+        if again {
+            copier = disk.start(&path).await;
+        }
+        assert_eq!(copier.write().await, Ok(()));
+        assert!(exit_only(&copier, A).await.unwrap().contains("what was missing is back"));
+        let stored = disk.stored(A).await;
+        assert_eq!(stored.len(), 5, "once");
+        assert!(stored.starts_with(&restored) && stored.contains(&records(A, &[900])[2]));
+        assert_eq!(in_the_file(&copier).await, BTreeMap::from([(A, stored)]));
+        assert_eq!(keepers(&copier, A).await, [Keeper::File]);
+    }
+}
+
+/// S39: what is larger than any backup is no file of ours: it stays as it is, and what to do is said.
+#[tokio::test]
+async fn a_file_that_is_too_large_stays() {
+    let scratch = Scratch::new();
+    let (_, path) = folder(&scratch);
+    let disk = Disk::with(&[(A, records(A, &[]))]).await;
+    let mut copier = disk.start(&path).await;
+    let bytes = (1 << 30) + 1;
+    // It takes no room: nothing is in it.
+    std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+    let why = copier.write().await.unwrap_err();
+    assert!(why.lost && why.reason.contains("more than any backup has"), "{why:?}");
+    assert!(why.reason.contains("name another file, or move this one away"), "{why:?}");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(copier.write().await, Ok(()));
+    assert_eq!(in_the_file(&copier).await[&A], disk.stored(A).await);
+}
+
+/// S39: a disk that is full while the file is written: what it had is still there, and is said to be; once there is room it is
+/// written.
+#[tokio::test]
+async fn a_disk_that_is_full_takes_nothing_away() {
+    let scratch = Scratch::new();
+    let (folder, path) = folder(&scratch);
+    let disk = Disk::with(&[(A, records(A, &[]))]).await;
+    let mut copier = disk.start(&path).await;
+    assert_eq!(copier.write().await, Ok(()));
+    let before = std::fs::read(&path).unwrap();
+    // Whatever is written to it finds no room.
+    let beside = folder.join("backup.new");
+    std::os::unix::fs::symlink("/dev/full", &beside).unwrap();
+    grow(&disk, &mut copier, A, 900).await;
+    for _ in 0..2 {
+        let why = copier.write().await.unwrap_err();
+        assert!(!why.lost && why.reason.contains("No space left on device"), "{why:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+    std::fs::remove_file(&beside).unwrap();
+    assert_eq!(copier.write().await, Ok(()));
+    assert_eq!(in_the_file(&copier).await[&A], disk.stored(A).await);
 }

@@ -15,7 +15,7 @@ use super::super::client::{Call, field};
 use super::super::state::State;
 
 /// The commands that are looked at. `dev-fail` isn't: whoever says that means it.
-pub const COMMANDS: [&str; 8] = [
+pub const COMMANDS: [&str; 9] = [
     "close",
     "splice_init",
     "splice_update",
@@ -24,6 +24,7 @@ pub const COMMANDS: [&str; 8] = [
     "spliceout",
     "dev-splice",
     "dev-forget-channel",
+    "fundchannel_cancel",
 ];
 
 /// Why a channel is left as it is.
@@ -90,6 +91,10 @@ pub async fn stops(state: &State, method: &str, params: &Value) -> Option<String
             let exact = text(params, 2, "channel_id").or_else(|| text(params, 1, "short_channel_id"));
             named(state, &guarded, &exact.or_else(|| text(params, 0, "id"))?).await?
         }
+        "fundchannel_cancel" => {
+            let list = with(state, text(params, 0, "id")?.parse().ok()?).await?;
+            cancelled(&list).into_iter().find(|channel| guarded.contains_key(channel))?
+        }
         _ => named(state, &guarded, &text(params, 0, "channel_id")?).await?,
     };
     Some(match guarded.get(&channel)? {
@@ -119,6 +124,12 @@ fn words(method: &str, channel: ChannelId, instance: InstanceId) -> String {
             ),
             "dev-forget-channel" => format!(
                 "with lightningd's record of it the money would be out of reach. Leave the factory with \
+                 factory-exit {instance}"
+            ),
+            // Only whoever opened a channel can cancel it.
+            "fundchannel_cancel" => format!(
+                "lightningd would forget it, and the money would be out of reach. An operator takes one client's \
+                 channel on chain with factory-evict {instance} '[\"<client>\"]'; a client leaves with \
                  factory-exit {instance}"
             ),
             _ => format!(
@@ -158,10 +169,7 @@ async fn named(state: &State, guarded: &Guarded, name: &str) -> Option<ChannelId
 /// The channel with a peer, if there is one that could be closed, and no other: of several lightningd itself asks
 /// which.
 async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
-    let answer = state.rpc.call("listpeerchannels", json!({"id": peer.to_string()})).await;
-    let list = answer.and_then(|answer| field::<Vec<Value>>("listpeerchannels", &answer, "channels"));
-    let list =
-        list.inspect_err(|error| log::warn!("{peer}: whether a channel is a factory's: {error}")).ok()?;
+    let list = with(state, peer).await?;
     let open = |channel: &&Value| {
         let state = channel["state"].as_str().and_then(|state| state.parse::<ChannelState>().ok());
         state.is_none_or(|state| state.ended().is_none())
@@ -169,6 +177,24 @@ async fn only_with(state: &State, peer: NodeId) -> Option<ChannelId> {
     let mut open = list.iter().filter(open);
     let one = open.next()?["channel_id"].as_str()?.parse().ok()?;
     open.next().is_none().then_some(one)
+}
+
+/// All channels with a peer, as lightningd has them.
+async fn with(state: &State, peer: NodeId) -> Option<Vec<Value>> {
+    let answer = state.rpc.call("listpeerchannels", json!({"id": peer.to_string()})).await;
+    let list = answer.and_then(|answer| field("listpeerchannels", &answer, "channels"));
+    list.inspect_err(|error| log::warn!("{peer}: whether a channel is a factory's: {error}")).ok()
+}
+
+/// Of all channels with a peer those that `fundchannel_cancel` may forget: committed, and not used yet. lightningd looks
+/// on the chain whether their funding was sent, where a factory's never is. While another open is under way it
+/// ends that one instead, which costs an attempt or a sale at most: a factory's own go that way.
+fn cancelled(list: &[Value]) -> Vec<ChannelId> {
+    if list.iter().any(|channel| channel["channel_id"].is_null() && channel["state"] == "OPENINGD") {
+        return vec![];
+    }
+    let waits = list.iter().filter(|channel| channel["state"] == ChannelState::AwaitingLockin.name());
+    waits.filter_map(|channel| channel["channel_id"].as_str()?.parse().ok()).collect()
 }
 
 /// The first guarded channel that a splice script is about: it names channels by their ids, or beginnings of
@@ -207,6 +233,20 @@ mod tests {
         assert_eq!(text(&json!({"x": "c"}), 1, "x"), Some("c".to_owned()));
         assert_eq!(text(&json!(["a"]), 1, "x"), None);
         assert_eq!(text(&json!({"y": 1}), 0, "y"), None);
+    }
+
+    // S34
+    #[test]
+    fn what_a_cancelled_open_would_forget() {
+        let channel = |number: u8, state: ChannelState| json!({"channel_id": ChannelId([number; 32]).to_string(), "state": state.name()});
+        let mut list = vec![channel(1, ChannelState::Normal), channel(2, ChannelState::AwaitingLockin)];
+        assert_eq!(cancelled(&list), [ChannelId([2; 32])]);
+        list.push(channel(3, ChannelState::AwaitingLockin));
+        assert_eq!(cancelled(&list), [ChannelId([2; 32]), ChannelId([3; 32])]);
+        assert_eq!(cancelled(&list[..1]), []);
+        // One that isn't committed: it is that one's end.
+        list.push(json!({"state": "OPENINGD"}));
+        assert_eq!(cancelled(&list), []);
     }
 
     // S34

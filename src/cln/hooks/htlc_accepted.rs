@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::super::dust::refuse;
 use super::super::htlcs::msat;
 use super::super::state::State;
+use super::super::tally::Refused;
 use super::{carry_on, waiting};
 
 /// How long after the plugin's start HTLCs wait for what it knows of the chain. lightningd replays unresolved
@@ -44,7 +45,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
     let verdict = suspicion(state, &sides).await;
     let Sides { incoming, outgoing, .. } = sides;
     if verdict != Verdict::Continue || !sides.uses_factory(state) {
-        return answer_with(htlc, verdict);
+        return answer_with(state, htlc, verdict);
     }
     // One that lightningd doesn't say leaves no time for anything.
     let cltv_expiry = height(&htlc["cltv_expiry"]).unwrap_or(0);
@@ -79,7 +80,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         (Verdict::Continue, Some(held)) => waiting::wait(state, held, now, judge).await,
         (verdict, _) => verdict,
     };
-    answer_with(htlc, verdict)
+    answer_with(state, htlc, verdict)
 }
 
 fn now_of(view: &HtlcView, tip: Height) -> Height {
@@ -101,7 +102,7 @@ pub async fn answer_after_panic(state: &State, request: &Value) -> Value {
         Verdict::Continue if sides.uses_factory(state) => sides.fail(state, "the hook panicked"),
         verdict => verdict,
     };
-    answer_with(&request["htlc"], verdict)
+    answer_with(state, &request["htlc"], verdict)
 }
 
 /// Where not even that can be said any HTLC may be a factory's.
@@ -231,11 +232,12 @@ impl Arrived {
     }
 }
 
-fn answer_with(htlc: &Value, verdict: Verdict) -> Value {
+fn answer_with(state: &State, htlc: &Value, verdict: Verdict) -> Value {
     match verdict {
         Verdict::Continue => carry_on(),
         Verdict::Fail { failure, reason } => {
             log::info!("failing an HTLC of {} msat: {reason}", htlc["amount_msat"]);
+            state.tally.refused(Refused::Htlc, failure.name());
             json!({"result": "fail", "failure_message": failure.message().to_lower_hex_string()})
         }
     }

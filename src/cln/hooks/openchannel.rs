@@ -11,6 +11,7 @@ use factory_engine::{Answer, Input, OpenChannel};
 use serde_json::{Value, json};
 
 use super::super::state::State;
+use super::super::tally::{REJECTED, Refused};
 use super::carry_on;
 
 /// After this the open is none of ours: a plugin in trouble must not keep others from opening.
@@ -31,6 +32,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         Ok(Ok(Answer::AcceptOpen)) => json!({"result": "continue", "mindepth": 0}),
         Ok(Ok(Answer::RejectOpen(reason))) => {
             log::warn!("{peer}: its channel is refused: {reason}");
+            state.tally.refused(Refused::Open, REJECTED);
             json!({"result": "reject", "error_message": reason})
         }
         Ok(Ok(_)) => carry_on(),

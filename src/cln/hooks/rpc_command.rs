@@ -6,7 +6,7 @@
 //! - `sendpay`, `sendonion` and `injectpaymentonion` give their first HTLC a longer one (S15). The
 //!   onion stays as it is: the first hop merely sees more room than it needs.
 //!
-//! - `close`, splices and `dev-forget-channel` of a channel that stands off chain are stopped.
+//! - `close`, splices, `dev-forget-channel` and `fundchannel_cancel` of a channel that stands off chain are stopped.
 //!
 //! - As long as it isn't known which channels are factories' (S33), none of that is done for one that isn't on chain
 //!   and may be one: `sendpay` and `sendonion` over it are refused. So is `injectpaymentonion` (`xpay`), whose first
@@ -27,6 +27,7 @@ use serde_json::{Map, Value, json};
 use super::super::bolt12;
 use super::super::error::WRONG_STATE;
 use super::super::state::State;
+use super::super::tally::{GUARDED, Refused, UNSAFE};
 use super::{carry_on, guard, hints};
 
 /// The commands that the hook is called for.
@@ -104,6 +105,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
     let method = command["method"].as_str().unwrap_or_default();
     if let Some(message) = guard::stops(state, method, &command["params"]).await {
         log::info!("stopped {method}: {message}");
+        state.tally.refused(Refused::LightningCommand, GUARDED);
         return refusal(&message);
     }
     let changed = match method {
@@ -126,6 +128,7 @@ pub async fn answer(state: &State, request: &Value) -> Value {
         }
         Err(Unsafe(message)) => {
             log::info!("refused a payment of this node's own: {message}");
+            state.tally.refused(Refused::LightningCommand, UNSAFE);
             refusal(&message)
         }
     }

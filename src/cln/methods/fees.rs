@@ -134,6 +134,11 @@ impl Reserve {
         self.missing() == Amount::ZERO
     }
 
+    /// Whether it has the coins for that, too.
+    pub fn is_covered(&self) -> bool {
+        self.is_paid_for() && self.ready >= self.coins.at_once
+    }
+
     /// All that it takes.
     pub fn all(&self) -> Amount {
         sum([self.needed, self.channels].into_iter())
@@ -163,7 +168,7 @@ impl Reserve {
         object["coin_sat"] = self.coins.each.to_sat().into();
         object["coins_at_once"] = self.coins.at_once.into();
         object["coins_ready"] = self.ready.into();
-        object["covered"] = (self.is_paid_for() && self.ready >= self.coins.at_once).into();
+        object["covered"] = self.is_covered().into();
         object
     }
 

@@ -4,21 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bitcoin::ScriptBuf;
-use factory_engine::backup::Copy;
+use factory_engine::backup::{Comparison, Copy, compare};
+use factory_engine::io::Keeper;
 use factory_engine::record::encode_record;
 use factory_engine::record::event::{Event, Recovered};
 use factory_engine::types::{Height, InstanceId};
-use factory_engine::{Engine, Factory, Folded, Refusal, Role, State as FactoryState};
+use factory_engine::{Engine, Factory, Folded, Input, Refusal, Role, State as FactoryState};
 use factory_runtime::Handle;
 use factory_runtime::store::History;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::super::backup::{Backup, payouts, statics};
+use super::super::backup::payouts::{self, Search};
+use super::super::backup::{Backup, statics};
 use super::super::boot::fold_elsewhere;
 use super::super::client::Call;
 use super::super::datastore;
 use super::super::error::{NOT_RESTORED, RpcError, UNAVAILABLE};
 use super::super::params::Params;
+use super::super::progress::Reporter;
+use super::super::requests::Request;
 use super::super::state::State;
 use super::{Command, factory_json};
 
@@ -41,8 +46,12 @@ enum Fate {
     Restored,
     /// It came back before, without its channels: lightningd may not have taken them then.
     Lost,
-    /// It has records of its own, which a start compares.
+    /// This node has fewer records than the copy has: the rest comes back. Whether its channels are lost.
+    Newer { lost: bool },
+    /// It has all that the copy has, or another course of things, which a start compares.
     Known,
+    /// What it has can't be read.
+    Damaged,
     /// It was over, and its records were put away.
     Finished,
 }
@@ -51,14 +60,40 @@ impl Fate {
     fn name(self) -> &'static str {
         match self {
             Self::Restored => "restored",
-            Self::Lost | Self::Known => "known",
+            Self::Newer { .. } => "newer",
+            Self::Lost | Self::Known | Self::Damaged => "known",
             Self::Finished => "finished",
         }
     }
 
     /// Whether lightningd has none of the factory's channels of its own.
     fn is_lost(self) -> bool {
-        matches!(self, Self::Restored | Self::Lost)
+        matches!(self, Self::Restored | Self::Lost | Self::Newer { lost: true })
+    }
+}
+
+/// The one restore that is under way, and how far it is; over when this is dropped.
+struct Running<'a>(&'a watch::Sender<Option<Search>>);
+
+impl<'a> Running<'a> {
+    /// Nothing if there is one already.
+    fn begin(now: &'a watch::Sender<Option<Search>>) -> Option<Self> {
+        let begins = now.send_if_modified(|now| {
+            let begins = now.is_none();
+            now.get_or_insert_default();
+            begins
+        });
+        begins.then(|| Self(now))
+    }
+
+    fn show(&self, search: Search) {
+        self.0.send_replace(Some(search));
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
     }
 }
 
@@ -74,22 +109,39 @@ struct Known {
 }
 
 /// Runs the command.
-pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
-    let mut params = Params::new(&["file", "dry_run"], &params)?;
+pub async fn call(state: State, request: Request) -> Result<Value, RpcError> {
+    let mut params = Params::new(&["file", "dry_run"], &request.params)?;
     let file: Option<String> = params.optional("file")?;
     let dry_run: bool = params.optional("dry_run")?.unwrap_or(false);
     let backup = backup(&state, file)?;
-    restore(&state.rpc, &state.runtime, backup.as_ref(), dry_run).await
+    let reporter = Reporter::new(state.outbox.clone(), request.id);
+    let tell = move |search: Search| {
+        if search.addresses == 0 {
+            reporter.say(&format!(
+                "{} payout scripts are unknown to lightningd's wallet: it is asked for up to {} addresses, until they \
+                 have come up",
+                search.left,
+                payouts::MOST
+            ));
+        }
+        reporter.count(search.addresses, payouts::MOST);
+    };
+    restore(&state.rpc, &state.runtime, backup.as_ref(), dry_run, &state.restoring, tell).await
 }
 
+/// Wherever it is interrupted, another call goes on from there.
 async fn restore<C: Call>(
     rpc: &C,
     runtime: &Handle,
     backup: Option<&Backup>,
     dry_run: bool,
+    restoring: &watch::Sender<Option<Search>>,
+    mut tell: impl FnMut(Search) + Send,
 ) -> Result<Value, RpcError> {
+    let running = if dry_run { None } else { Some(Running::begin(restoring).ok_or_else(under_way)?) };
     let (copies, peers) = gather(runtime, backup).await?;
-    let (copies, mut backups) = statics::split(copies);
+    let (here, open) = runtime.read(here_without_channels).await?;
+    let (copies, mut backups) = statics::split_with(copies, &here);
     let instances: Vec<InstanceId> = copies.iter().map(|copy| copy.instance).collect();
     let look = move |engine: &Engine, height| known(engine, &instances, height);
     let Known { mut fates, mut lost, mut scripts, height } = runtime.read(look).await?;
@@ -100,15 +152,9 @@ async fn restore<C: Call>(
     let unread = |why| RpcError::new(UNAVAILABLE, format!("cannot read the copies: {why}"));
     let (copies, folded) = fold_elsewhere(histories).await.map_err(unread)?;
     let folded: Vec<Option<Factory>> = folded.into_iter().map(Folded::into_factory).collect();
-    for (fate, ((instance, _), factory)) in fates.iter_mut().zip(copies.iter().zip(&folded)) {
+    for (fate, (copy, factory)) in fates.iter_mut().zip(copies.iter().zip(&folded)) {
         // It was forgotten since: there is nothing to bring back.
-        if factory.is_none() {
-            *fate = Fate::Finished;
-        }
-        // Brought back by this command already, and lightningd wasn't restarted.
-        if *fate == Fate::Restored && !runtime.records(*instance).await?.is_empty() {
-            *fate = Fate::Lost;
-        }
+        *fate = if factory.is_none() { Fate::Finished } else { beside_stored(runtime, *fate, copy).await? };
         lost |= fate.is_lost();
     }
     let mut store = datastore::store(rpc.clone());
@@ -128,20 +174,31 @@ async fn restore<C: Call>(
             scbs.entry(id).or_insert(scb);
         }
     }
+    backups.retain(|instance, _| open.contains(instance));
+    for (id, scb) in unknown_to(rpc, backups.into_values().flatten().collect()).await? {
+        scbs.entry(id).or_insert(scb);
+    }
     let factories: Vec<Value> =
         of_copies.map(|((copy, factory), fate)| describe(copy, factory.as_ref(), *fate, height)).collect();
     let source = source(backup, &peers);
     let reason =
         format!("this node has lost what it had of it; its records are those that its keepers had: {source}");
     let recovered = encode_record(&[Event::Recovered(Recovered { reason })]);
-    let missing = copies.into_iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Restored);
-    let histories: Vec<History> = missing
-        .map(|((instance, records), _)| (instance, records.into_iter().chain([recovered.clone()]).collect()))
-        .collect();
-    let count = histories.len();
-    let (mut stubs, mut unknown) = (0, BTreeSet::new());
-    if lost && !dry_run {
-        // Before the records: from then on no peer gives them back any more.
+    let (mut histories, mut newer): (Vec<History>, Vec<Copy>) = (vec![], vec![]);
+    for ((instance, mut records), fate) in copies.into_iter().zip(&fates) {
+        match fate {
+            Fate::Restored => {
+                records.push(recovered.clone());
+                histories.push((instance, records));
+            }
+            Fate::Newer { .. } => newer.push(Copy { instance, records }),
+            Fate::Lost | Fate::Known | Fate::Damaged | Fate::Finished => {}
+        }
+    }
+    let (count, more) = (histories.len(), newer.len());
+    let (mut stubs, mut unknown, mut refused) = (0, BTreeSet::new(), vec![]);
+    if let Some(running) = running.filter(|_| lost || more > 0) {
+        // Before the records: a peer that has given them back may be gone by the next call.
         if !scbs.is_empty() {
             statics::keep(&mut store, &scbs).await;
         }
@@ -149,10 +206,15 @@ async fn restore<C: Call>(
             bring_back(runtime, histories).await?;
             log::warn!("{count} factories are restored from {source}: restart lightningd");
         }
+        refused = catch_up(runtime, newer).await?;
         stubs = statics::ask_to_close(rpc, &mut store, &scbs).await;
-        unknown = payouts::learn(rpc, scripts).await;
+        let both = |search| {
+            running.show(search);
+            tell(search);
+        };
+        unknown = payouts::learn(rpc, scripts, both).await;
     }
-    let mut next = what_now(dry_run, count, lost).to_owned();
+    let mut next = what_now(dry_run, count.saturating_add(more), lost).to_owned();
     if !dry_run && stubs < scbs.len() {
         next += &format!(
             "; lightningd has taken {stubs} of {} channels, its log says why: run this again",
@@ -162,6 +224,12 @@ async fn restore<C: Call>(
     if !unknown.is_empty() {
         next += "; the wallet doesn't see what is paid to unknown_payouts: run this again, which tries \
                  further addresses of hsm_secret";
+    }
+    if !refused.is_empty() {
+        next += &format!(
+            "; what the copies have more of these can't be brought back, the log says why, and both stay as they are: {}",
+            refused.iter().map(InstanceId::to_string).collect::<Vec<_>>().join(", ")
+        );
     }
     let mut answer = json!({
         "peers": peers,
@@ -180,6 +248,62 @@ async fn restore<C: Call>(
         answer["unknown_payouts"] = unknown.iter().map(|script| script.to_hex_string()).collect();
     }
     Ok(answer)
+}
+
+fn under_way() -> RpcError {
+    let why = "another factory-restore is under way, and nothing was restored by this one: wait for it; \
+               factory-status says how far it is (restoring)";
+    RpcError::new(NOT_RESTORED, why)
+}
+
+/// Factories that came back without their channels, and those of them whose channels may still be closed.
+fn here_without_channels(engine: &Engine, height: Height) -> (Vec<InstanceId>, BTreeSet<InstanceId>) {
+    let here: Vec<&Factory> = engine.factories().filter(|factory| factory.has_lost_channels()).collect();
+    let open = here.iter().filter(|factory| is_lost(factory, height)).map(|factory| factory.instance);
+    (here.iter().map(|factory| factory.instance).collect(), open.collect())
+}
+
+/// Whether a copy has records that go on from those that are stored.
+fn has_more(copied: &[Vec<u8>], stored: &[Vec<u8>]) -> bool {
+    matches!(compare(copied, stored, Keeper::File), Comparison::Newer(_) | Comparison::Later(_))
+}
+
+/// What becomes of a copy, now that it is known what is stored of its factory.
+async fn beside_stored(runtime: &Handle, fate: Fate, (instance, records): &History) -> Result<Fate, Refusal> {
+    if matches!(fate, Fate::Finished | Fate::Damaged) {
+        return Ok(fate);
+    }
+    let stored = runtime.records(*instance).await?;
+    Ok(match fate {
+        // Brought back by this command already, and lightningd wasn't restarted.
+        Fate::Restored if !stored.is_empty() => Fate::Lost,
+        Fate::Lost if has_more(records, &stored) => Fate::Newer { lost: true },
+        Fate::Known if has_more(records, &stored) => Fate::Newer { lost: false },
+        fate => fate,
+    })
+}
+
+/// Gives the engine what a file has more of factories that are here (S9), as a start does, or whoever keeps the file. Of
+/// which it doesn't fit.
+async fn catch_up(runtime: &Handle, copies: Vec<Copy>) -> Result<Vec<InstanceId>, Refusal> {
+    let mut refused = vec![];
+    for Copy { instance, records } in copies {
+        runtime.input(Input::FileHas { copy: Copy { instance, records: records.clone() } });
+        if has_more(&records, &runtime.records(instance).await?) {
+            refused.push(instance);
+        }
+    }
+    Ok(refused)
+}
+
+/// Those of these static channel backups whose channels lightningd never had.
+async fn unknown_to<C: Call>(rpc: &C, scbs: Vec<Vec<u8>>) -> Result<statics::Statics, RpcError> {
+    let mut scbs = statics::by_channel(scbs);
+    if !scbs.is_empty() {
+        let known = statics::known(rpc, &scbs).await?;
+        scbs.retain(|id, _| !known.contains(id));
+    }
+    Ok(scbs)
 }
 
 /// What a person does then.
@@ -225,8 +349,8 @@ fn fate(engine: &Engine, instance: InstanceId, height: Height) -> Fate {
     }
     match engine.factory(instance) {
         Some(factory) if is_lost(factory, height) => Fate::Lost,
+        _ if engine.damage(instance).is_some() => Fate::Damaged,
         Some(_) => Fate::Known,
-        None if engine.damage(instance).is_some() => Fate::Known,
         None => Fate::Restored,
     }
 }

@@ -76,6 +76,10 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
         }
     };
+    let restoring = *state.restoring.borrow();
+    if let Some(search) = restoring {
+        answer["restoring"] = json!({"addresses": search.addresses, "payouts_left": search.left});
+    }
     let kept = state.mirror.last(channel_state::kept_for_ever).await;
     if !kept.is_empty() {
         answer["closed_channels"] = kept.len().into();
@@ -116,6 +120,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         let action = "look at lightningd's bitcoin backend; it is asked again every few seconds, and until it \
                       answers this node sees no deadline";
         warnings.push(Warning::new("backend", problem, action));
+    }
+    if let Some(problem) = state.metrics_problem.borrow().clone() {
+        let action = "end what has that port, or change factory-metrics-bind and restart; it is tried again every few \
+                      seconds, and nothing else waits for it";
+        warnings.push(Warning::new("metrics", problem, action));
     }
     if !state.important {
         warnings.push(Warning::new(

@@ -2,7 +2,7 @@
 
 use factory_engine::chain::channels::OwnChannel;
 use factory_engine::io::Keeper;
-use factory_engine::types::{Amount, Height, NodeId};
+use factory_engine::types::{Amount, Height, InstanceId, NodeId};
 use factory_engine::{Engine, Factory, Renewal, Role, State as FactoryState};
 use factory_runtime::MOST_BEHIND;
 
@@ -72,6 +72,7 @@ pub fn look(engine: &Engine, height: Height, node: &Node) -> Vec<Warning> {
     }
     warnings.extend(suspects(engine, node));
     warnings.extend(copies(engine));
+    warnings.extend(brought_back(engine));
     warnings.extend(fees::warnings(engine));
     warnings
 }
@@ -241,6 +242,22 @@ fn copies(engine: &Engine) -> Option<Warning> {
         format!("the backup file takes no copy: {why}"),
         "see that it can be written; until then what this node stores of its factories is nowhere else",
     ))
+}
+
+/// S9, S39: records that a keeper had and this node had not.
+fn brought_back(engine: &Engine) -> Vec<Warning> {
+    let one = |(instance, keeper): (InstanceId, Keeper)| {
+        let factory = engine.factory(instance)?;
+        let message = format!("records that this node lacked are back: {keeper} had them");
+        let action = if factory.has_lost_channels() {
+            "run factory-restore again, for channels and payouts that are new to this node, then restart lightningd, so \
+             that the chain is read again"
+        } else {
+            "restart lightningd, so that the chain is read again for them"
+        };
+        Some(Warning::of(factory, "newer_copy", message, action))
+    };
+    engine.brought_back().filter_map(one).collect()
 }
 
 /// Channels that were accepted as a factory's and are no factory's that is known (S18).

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{ScriptBuf, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 
-use super::{Bump, Child, Coin, Least, NoChild};
+use super::{Bump, Child, Coin, Least, NoChild, Purse};
 use crate::types::Height;
 
 /// The children that are out, by their parents. Whoever holds it reserves their coins.
@@ -14,6 +14,8 @@ pub struct Children {
     out: BTreeMap<Txid, Child>,
     /// By when their parents should confirm, as it was said last. A restart hears it again.
     deadlines: BTreeMap<Txid, Height>,
+    /// Those that are out, the least urgent first.
+    order: BTreeSet<(Reverse<Height>, Txid)>,
 }
 
 impl Children {
@@ -24,28 +26,41 @@ impl Children {
 
     /// Takes note of a child; gives the one that it replaces.
     pub fn replace(&mut self, parent: Txid, child: Child) -> Option<Child> {
+        self.order.insert(self.place(parent));
         self.out.insert(parent, child)
     }
 
     /// Forgets the child of this parent, and gives it back.
     pub fn remove(&mut self, parent: Txid) -> Option<Child> {
+        self.order.remove(&self.place(parent));
         self.deadlines.remove(&parent);
         self.out.remove(&parent)
     }
 
     /// Takes note of the height by which a parent should confirm.
     pub fn note(&mut self, parent: Txid, deadline: Height) {
+        let is_out = self.order.remove(&self.place(parent));
         self.deadlines.insert(parent, deadline);
+        if is_out {
+            self.order.insert(self.place(parent));
+        }
     }
 
-    /// S26: children of parents that have more time than `deadline` leaves, the least urgent first. Those
-    /// whose deadline nobody has said since a restart come first.
-    fn less_urgent(&self, deadline: Height) -> Vec<(Txid, Child)> {
-        let of = |parent: &Txid| self.deadlines.get(parent).copied().unwrap_or(Height::MAX);
-        let later = self.out.iter().filter(|(parent, _)| of(parent) > deadline);
-        let mut later: Vec<_> = later.map(|(parent, child)| (*parent, child.clone())).collect();
-        later.sort_by_key(|(parent, _)| (Reverse(of(parent)), *parent));
-        later
+    /// Where a parent stands in the order. One whose deadline nobody has said since a restart comes first.
+    fn place(&self, parent: Txid) -> (Reverse<Height>, Txid) {
+        (Reverse(self.deadlines.get(&parent).copied().unwrap_or(Height::MAX)), parent)
+    }
+
+    /// S26: children of parents that have more time than `deadline` leaves, the least urgent first. Whoever needs
+    /// a few doesn't look at all of them.
+    fn less_urgent(&self, deadline: Height) -> impl Iterator<Item = (Txid, &Child)> {
+        let later = self.order.iter().take_while(move |(Reverse(of), _)| *of > deadline);
+        later.filter_map(|(_, parent)| Some((*parent, self.out.get(parent)?)))
+    }
+
+    /// What they all spend, beside their parents' anchors.
+    pub fn spent(&self) -> BTreeSet<OutPoint> {
+        self.out.values().flat_map(|child| &child.coins).map(|coin| coin.outpoint).collect()
     }
 
     /// Children whose parents no longer wait: their coins are to be given back, unless the child spends
@@ -62,17 +77,19 @@ impl Children {
 
 /// What a child is made of, and what it has to beat.
 #[derive(Debug, Clone)]
-pub struct Draft {
+pub struct Draft<'p> {
     /// The coins of the one that it replaces: it spends them all.
     first: Vec<Coin>,
-    free: Vec<Coin>,
+    free: &'p Purse,
     change: ScriptBuf,
     least: Least,
-    /// Children of less urgent parents, whose coins it may take.
-    lent: Vec<(Txid, Child)>,
+    /// Coins of less urgent children, which it may take.
+    lent: Purse,
+    /// Whose they are, and what it takes to replace that child.
+    lenders: BTreeMap<OutPoint, (Txid, Least)>,
 }
 
-impl Draft {
+impl<'p> Draft<'p> {
     /// Of the child that is out, if one is (`old`; `stays`: nodes have it, and it has to be outbid), and
     /// coins that nobody uses. If those are too few, the coins of less urgent children are added, as far as
     /// they are `here`, unspent by any block.
@@ -80,21 +97,25 @@ impl Draft {
         bump: &Bump,
         children: &Children,
         deadline: Height,
-        own: Own,
+        own: Own<'p>,
         here: impl Fn(&Coin) -> bool,
     ) -> Self {
         let Own { old, stays, free, change } = own;
         let least = old.as_ref().filter(|_| stays).map(Child::beaten_by).unwrap_or_default();
         let first = old.map(|old| old.coins).unwrap_or_default();
-        let mut draft = Self { first, free, change, least, lent: vec![] };
+        let (lent, lenders) = (Purse::default(), BTreeMap::new());
+        let mut draft = Self { first, free, change, least, lent, lenders };
         for (parent, child) in children.less_urgent(deadline) {
             let made = draft.child(bump);
             if made.is_ok_and(|(child, _)| bump.short_by(&child).is_none()) {
                 break;
             }
-            let coins = child.coins.iter().filter(|coin| here(coin) && !draft.first.contains(coin));
-            draft.free.extend(coins.cloned());
-            draft.lent.push((parent, child));
+            for coin in &child.coins {
+                draft.lenders.insert(coin.outpoint, (parent, child.beaten_by()));
+                if here(coin) && !draft.first.contains(coin) {
+                    draft.lent.put(coin.clone());
+                }
+            }
         }
         draft
     }
@@ -104,20 +125,23 @@ impl Draft {
     /// # Errors
     /// As [`Bump::child`].
     pub fn child(&self, bump: &Bump) -> Result<(Child, Vec<Txid>), NoChild> {
-        let child = bump.child(&self.first, &self.free, self.change.clone(), self.least)?;
+        let child = self.paying(bump, self.least)?;
         let taken = self.taken(&child);
         if taken.is_empty() {
             return Ok((child, vec![]));
         }
-        let beaten = taken.iter().fold(self.least, |least, (_, other)| least.with(other.beaten_by()));
-        let child = bump.child(&self.first, &self.free, self.change.clone(), beaten)?;
-        let taken = self.taken(&child).into_iter().map(|(parent, _)| *parent).collect();
+        let beaten = taken.into_values().fold(self.least, Least::with);
+        let child = self.paying(bump, beaten)?;
+        let taken = self.taken(&child).into_keys().collect();
         Ok((child, taken))
     }
 
-    fn taken(&self, child: &Child) -> Vec<&(Txid, Child)> {
-        let shares = |other: &Child| other.coins.iter().any(|coin| child.coins.contains(coin));
-        self.lent.iter().filter(|(_, other)| shares(other)).collect()
+    fn paying(&self, bump: &Bump, least: Least) -> Result<Child, NoChild> {
+        bump.child(&self.first, &[self.free, &self.lent], self.change.clone(), least)
+    }
+
+    fn taken(&self, child: &Child) -> BTreeMap<Txid, Least> {
+        child.coins.iter().filter_map(|coin| self.lenders.get(&coin.outpoint).copied()).collect()
     }
 
     /// It was not taken, because of something else's child: it has to pay this at least, too.
@@ -128,13 +152,13 @@ impl Draft {
 
 /// What a wallet has for a child.
 #[derive(Debug, Clone)]
-pub struct Own {
+pub struct Own<'p> {
     /// The child that is out, whose coins are all there.
     pub old: Option<Child>,
     /// Whether nodes have it.
     pub stays: bool,
     /// Confirmed coins that nothing uses.
-    pub free: Vec<Coin>,
+    pub free: &'p Purse,
     /// Where the change goes.
     pub change: ScriptBuf,
 }
@@ -143,7 +167,7 @@ pub struct Own {
 mod tests {
     use bitcoin::hashes::Hash;
 
-    use super::super::tests::{bump, change, coin, made};
+    use super::super::tests::{bump, change, coin, made, purse};
     use super::*;
 
     // S26: the coins of whoever has more time.
@@ -158,14 +182,45 @@ mod tests {
                 children.note(txid(byte), deadline);
             }
         }
-        let order =
-            |deadline| children.less_urgent(deadline).into_iter().map(|(txid, _)| txid).collect::<Vec<_>>();
-        assert_eq!(order(110), [txid(3), txid(4), txid(1)]);
-        assert_eq!(order(130), [txid(3)]);
+        let order = |children: &Children, deadline| {
+            children.less_urgent(deadline).map(|(txid, _)| txid).collect::<Vec<_>>()
+        };
+        assert_eq!(order(&children, 110), [txid(3), txid(4), txid(1)]);
+        assert_eq!(order(&children, 130), [txid(3)]);
+        // What is said anew counts, what is gone doesn't, and one that comes back is new.
+        children.note(txid(3), 115);
+        children.note(txid(4), 140);
+        children.remove(txid(1));
+        assert_eq!(order(&children, 110), [txid(4), txid(3)]);
+        children.replace(txid(1), child);
+        assert_eq!(order(&children, 110), [txid(1), txid(4), txid(3)]);
     }
 
-    fn own(free: &[Coin]) -> Own {
-        Own { old: None, stays: false, free: free.to_vec(), change: change() }
+    fn own(free: &Purse) -> Own<'_> {
+        Own { old: None, stays: false, free, change: change() }
+    }
+
+    /// However many children are out: whoever has a coin asks for none of theirs, and whoever has none for one.
+    #[test]
+    fn no_more_of_them_are_looked_at_than_it_takes() {
+        let wanted = bump(5_000, 100_000);
+        let mut children = Children::default();
+        for number in 0..10_000u32 {
+            let parent = Txid::from_byte_array(std::array::from_fn(|at| number.to_le_bytes()[at % 4]));
+            children.replace(parent, made(&wanted, &[coin(number, 50_000)]).unwrap());
+            children.note(parent, 1_000 + number);
+        }
+        let looked_at = |free: &[Coin]| {
+            let (looks, free) = (std::cell::Cell::new(0), purse(free));
+            let here = |_: &Coin| {
+                looks.set(looks.get() + 1);
+                true
+            };
+            let draft = Draft::new(&wanted, &children, 500, own(&free), here);
+            assert!(draft.child(&wanted).is_ok());
+            looks.get()
+        };
+        assert_eq!((looked_at(&[coin(20_000, 50_000)]), looked_at(&[])), (0, 1));
     }
 
     // S26: what is urgent gets a coin, if a less urgent child has the only one.
@@ -177,14 +232,18 @@ mod tests {
         children.replace(txid(1), theirs.clone());
         children.note(txid(1), 200);
         let wanted = bump(9_000, 100_000);
-        let draft = |deadline, free: &[Coin]| Draft::new(&wanted, &children, deadline, own(free), |_| true);
-        let (child, taken) = draft(150, &[]).child(&wanted).unwrap();
-        assert_eq!((taken, child.coins.clone()), (vec![txid(1)], theirs.coins.clone()));
-        assert!(child.fee.to_sat() >= theirs.fee.to_sat() + theirs.weight / 4, "nodes take it");
+        let child = |deadline, free: &[Coin]| {
+            let free = purse(free);
+            Draft::new(&wanted, &children, deadline, own(&free), |_| true).child(&wanted)
+        };
+        let (urgent, taken) = child(150, &[]).unwrap();
+        assert_eq!((taken, urgent.coins.clone()), (vec![txid(1)], theirs.coins.clone()));
+        assert!(urgent.fee.to_sat() >= theirs.fee.to_sat() + theirs.weight / 4, "nodes take it");
         // Not where there is another, nor if the other one is as urgent, nor once its coin is gone.
-        assert_eq!(draft(150, &[coin(1, 40_000)]).child(&wanted).unwrap().1, []);
-        assert!(matches!(draft(200, &[]).child(&wanted), Err(NoChild::Short { .. })));
-        let gone = Draft::new(&wanted, &children, 150, own(&[]), |_| false);
+        assert_eq!(child(150, &[coin(1, 40_000)]).unwrap().1, []);
+        assert!(matches!(child(200, &[]), Err(NoChild::Short { .. })));
+        let nothing = Purse::default();
+        let gone = Draft::new(&wanted, &children, 150, own(&nothing), |_| false);
         assert!(matches!(gone.child(&wanted), Err(NoChild::Short { .. })));
     }
 

@@ -37,5 +37,7 @@ message_struct! {
     pub struct LeaveRefused {
         /// Why, for people.
         pub reason: Words => 4,
+        /// Whether that may be another at the next block: absent for no.
+        pub retry: Option<bool> => 5,
     }
 }

@@ -93,6 +93,16 @@ impl Call for Fresh {
     }
 }
 
+/// The only one that is under way, and nobody waits for it.
+async fn restore<C: Call>(
+    rpc: &C,
+    runtime: &Handle,
+    backup: Option<&Backup>,
+    dry_run: bool,
+) -> Result<Value, RpcError> {
+    super::restore(rpc, runtime, backup, dry_run, &watch::Sender::new(None), |_| ()).await
+}
+
 fn master() -> MasterSecret {
     MasterSecret::new([7; 32])
 }
@@ -282,4 +292,127 @@ async fn what_comes_back_is_read_again() {
             }
         }
     }
+}
+
+/// S39: one restore at a time. Another one changes nothing, and says where to look; a preview is no restore.
+#[tokio::test]
+async fn there_is_one_restore_at_a_time() {
+    let scratch = Scratch::new();
+    let channels = Copy { instance: statics::name(A), records: vec![scb(1)] };
+    let copies = [Copy { instance: A, records: records(A, &[]) }, channels];
+    let backup = file_with(&scratch.path().join("backup"), &copies);
+    let (node, store) = (Fresh::default(), MemoryStore::new());
+    let runtime = start(&store).await;
+    let restoring = watch::Sender::new(None);
+    let first = Running::begin(&restoring).unwrap();
+    first.show(Search { addresses: 300, left: 2 });
+    let run = |dry_run| super::restore(&node, &runtime, Some(&backup), dry_run, &restoring, |_| ());
+    let refused = run(false).await.unwrap_err();
+    assert_eq!(refused.code, NOT_RESTORED);
+    assert!(refused.message.contains("another factory-restore is under way"), "{refused}");
+    assert_eq!(store.clone().load(A).await.unwrap(), Vec::<Vec<u8>>::new());
+    assert!(node.lock().values.is_empty() && node.lock().channels.is_empty());
+    assert_eq!(*restoring.borrow(), Some(Search { addresses: 300, left: 2 }), "of the first");
+    assert_eq!(counts(&run(true).await.unwrap()), [0, 1, 0]);
+    drop(first);
+    assert_eq!(counts(&run(false).await.unwrap()), [1, 1, 1]);
+    assert_eq!(*restoring.borrow(), None);
+}
+
+/// S39: what is larger than any backup restores nothing, and is left as it is.
+#[tokio::test]
+async fn a_file_that_is_too_large_is_refused() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("backup");
+    let backup = file_with(&path, &[Copy { instance: A, records: records(A, &[]) }]);
+    let bytes = (1 << 30) + 1;
+    // It takes no room: nothing is in it.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+    let (node, store) = (Fresh::default(), MemoryStore::new());
+    let runtime = start(&store).await;
+    for dry_run in [true, false] {
+        let refused = restore(&node, &runtime, Some(&backup), dry_run).await.unwrap_err();
+        assert_eq!(refused.code, NOT_RESTORED);
+        assert!(refused.message.contains("more than any backup has"), "{refused}");
+        assert!(refused.message.contains("nothing was restored"), "{refused}");
+    }
+    assert_eq!(store.clone().load(A).await.unwrap(), Vec::<Vec<u8>>::new());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+}
+
+/// S9, S39: a file that has more than was restored is taken by another call, once; nothing that is here goes.
+#[tokio::test]
+async fn a_newer_file_than_was_restored_is_taken() {
+    let scratch = Scratch::new();
+    let channels = |count: u8| Copy { instance: statics::name(A), records: (1..=count).map(scb).collect() };
+    let older = [Copy { instance: A, records: records(A, &[]) }, channels(1)];
+    let newer = [Copy { instance: A, records: records(A, &[900, 901]) }, channels(2)];
+    let older = file_with(&scratch.path().join("older"), &older);
+    let newer = file_with(&scratch.path().join("newer"), &newer);
+    let (node, store) = (Fresh::default(), MemoryStore::new());
+    let first = restore(&node, &start(&store).await, Some(&older), false).await.unwrap();
+    assert_eq!(counts(&first), [1, 1, 1]);
+    let runtime = start(&store).await;
+    let before = store.clone().load(A).await.unwrap();
+    let preview = restore(&node, &runtime, Some(&newer), true).await.unwrap();
+    assert_eq!(preview["factories"][0]["outcome"], "newer");
+    assert_eq!(store.clone().load(A).await.unwrap(), before, "a preview changes nothing");
+    let done = restore(&node, &runtime, Some(&newer), false).await.unwrap();
+    assert_eq!(counts(&done), [0, 2, 2], "lightningd asks for the second channel, too");
+    assert!(done["next"].as_str().unwrap().contains("restart lightningd"), "{done}");
+    let after = store.clone().load(A).await.unwrap();
+    assert!(after.starts_with(&before));
+    assert_eq!(after[before.len()..before.len() + 2], records(A, &[900, 901])[2..]);
+    let look = |engine: &Engine, _| {
+        let factory = engine.factory(A).unwrap();
+        let brought_back = engine.brought_back().collect::<Vec<_>>();
+        (factory.has_lost_channels(), factory.restored().map(str::to_owned), brought_back)
+    };
+    let (lost, why, brought_back) = runtime.read(look).await.unwrap();
+    assert!(lost && why.unwrap().contains("what was missing is back"));
+    assert_eq!(brought_back, [(A, Keeper::File)]);
+    // Once is enough, and what is older than all of it is nothing new.
+    for file in [&newer, &older] {
+        let again = restore(&node, &start(&store).await, Some(file), false).await.unwrap();
+        assert_eq!(again["factories"][0]["outcome"], "known");
+        assert_eq!(store.clone().load(A).await.unwrap(), after);
+    }
+}
+
+/// S9: what doesn't fit behind the records that are here is left out, and that is said.
+#[tokio::test]
+async fn what_does_not_fit_is_left_out() {
+    let scratch = Scratch::new();
+    // As if it were invited to the same attempt again.
+    let again = records(A, &[]).into_iter().take(1);
+    let newer: Vec<_> = records(A, &[900]).into_iter().chain(again).collect();
+    let newer = file_with(&scratch.path().join("newer"), &[Copy { instance: A, records: newer }]);
+    let older = file_with(&scratch.path().join("older"), &[Copy { instance: A, records: records(A, &[]) }]);
+    let (node, store) = (Fresh::default(), MemoryStore::new());
+    restore(&node, &start(&store).await, Some(&older), false).await.unwrap();
+    let before = store.clone().load(A).await.unwrap();
+    let done = restore(&node, &start(&store).await, Some(&newer), false).await.unwrap();
+    assert!(done["next"].as_str().unwrap().contains("can't be brought back"), "{done}");
+    assert_eq!(store.clone().load(A).await.unwrap(), before);
+}
+
+/// S39: a node that was restored from less than a peer keeps hears of more channels from it: lightningd is asked for those that it
+/// never had.
+#[tokio::test]
+async fn a_peer_knows_of_more_channels() {
+    let scratch = Scratch::new();
+    let channels = |count: u8| Copy { instance: statics::name(A), records: (1..=count).map(scb).collect() };
+    let copies = [Copy { instance: A, records: records(A, &[]) }, channels(1)];
+    let backup = file_with(&scratch.path().join("backup"), &copies);
+    let (node, store) = (Fresh::default(), MemoryStore::new());
+    let first = restore(&node, &start(&store).await, Some(&backup), false).await.unwrap();
+    assert_eq!(counts(&first), [1, 1, 1]);
+    let runtime = start(&store).await;
+    give_back(&runtime, 2, &channels(2));
+    assert_eq!(counts(&restore(&node, &runtime, None, true).await.unwrap()), [0, 1, 0]);
+    let done = restore(&node, &runtime, None, false).await.unwrap();
+    assert_eq!(counts(&done), [0, 1, 1]);
+    assert_eq!(done["factories"], json!([]), "they are no factory");
+    assert_eq!(node.lock().channels, [ChannelId([1; 32]), ChannelId([2; 32])]);
+    assert_eq!(counts(&restore(&node, &runtime, None, false).await.unwrap()), [0, 0, 0]);
 }
