@@ -333,10 +333,8 @@ fn a_shelf_opens_again_after_a_disconnect() {
     in_order(&world);
 }
 
-/// S4: of two requests to sign that wait for a keeper the last one is answered. The first was given up in between, and whoever
-/// signs that is blamed.
-#[test]
-fn of_two_requests_that_wait_the_last_is_signed() {
+/// Two clients, to one of whom its operator says that it has a newer copy, which it doesn't show.
+fn says_newer_and_shows_nothing() -> (World, InstanceId) {
     let scenario = Scenario::new(13).clients(2).stock(300_000).config(keeps);
     let (mut world, instance) = scenario.active().unwrap();
     world.members[LSP].shelf_lie = Some(ShelfLie::Newer);
@@ -344,6 +342,15 @@ fn of_two_requests_that_wait_the_last_is_signed() {
     world.disconnect(LSP, 1);
     world.reconnect().unwrap();
     world.settle().unwrap();
+    assert!(logged(&world, 1, "nothing is signed before it has shown them"));
+    (world, instance)
+}
+
+/// S4: of two requests to sign that wait for a keeper the last one is answered. The first was given up in between, and whoever
+/// signs that is blamed.
+#[test]
+fn of_two_requests_that_wait_the_last_is_signed() {
+    let (mut world, instance) = says_newer_and_shows_nothing();
     world.ask(2, instance, 40_000, 1_000_000).unwrap().unwrap();
     world.settle().unwrap();
     world.stop(2);
@@ -372,14 +379,7 @@ fn of_two_requests_that_wait_the_last_is_signed() {
 #[test]
 fn a_liar_who_says_newer_is_not_believed() {
     for shows in [true, false] {
-        let scenario = Scenario::new(13).clients(2).stock(300_000).config(keeps);
-        let (mut world, instance) = scenario.active().unwrap();
-        world.members[LSP].shelf_lie = Some(ShelfLie::Newer);
-        world.mute.insert("copy_back");
-        world.disconnect(LSP, 1);
-        world.reconnect().unwrap();
-        world.settle().unwrap();
-        assert!(logged(&world, 1, "nothing is signed before it has shown them"));
+        let (mut world, instance) = says_newer_and_shows_nothing();
         if !shows {
             // A neighbour buys: this node signs nothing as long as it doesn't know.
             world.ask(2, instance, 40_000, 1_000_000).unwrap().unwrap();

@@ -21,17 +21,18 @@ use crate::types::{ChannelId, InstanceId};
 /// What lightningd says of its channels.
 pub(crate) type Listed = HashMap<ChannelId, Option<Ended>>;
 
+/// Whether neither side has ended a channel, nor is about to. S22: of who has handed over both sides close it.
+fn stands(factory: &Factory, channel: &OwnChannel) -> bool {
+    !factory.current.ended.contains_key(&channel.channel_id) && !factory.has_handed_over(channel.client)
+}
+
 impl Engine {
     /// Channels that stand on an output that isn't on chain, of factories that live, with their factories:
     /// whoever closes one by lightningd's own means waits for that output, and takes it on chain for good.
     pub fn guarded_channels(&self) -> Vec<(ChannelId, InstanceId)> {
         let height = self.tip.map_or(0, |(height, _)| height);
         let guarded = |factory: &Factory, channel: &OwnChannel| {
-            let ended = factory.current.ended.contains_key(&channel.channel_id);
-            // S22: of who has handed over both sides close the channel.
-            !ended
-                && !factory.has_handed_over(channel.client)
-                && !factory.confirmed.contains_key(&channel.funding.txid)
+            stands(factory, channel) && !factory.confirmed.contains_key(&channel.funding.txid)
         };
         let lives = self.factories.values().filter(|factory| exit_allowed(factory, height).is_ok());
         let of = |factory| {
@@ -44,10 +45,7 @@ impl Engine {
     /// Channels of factories that neither side has ended, as far as is known, on chain or not.
     pub fn standing_channels(&self) -> Vec<ChannelId> {
         let of = |factory| {
-            let own = Factory::own_channels(factory).filter(move |channel| {
-                !factory.current.ended.contains_key(&channel.channel_id)
-                    && !factory.has_handed_over(channel.client)
-            });
+            let own = Factory::own_channels(factory).filter(move |channel| stands(factory, channel));
             own.map(|channel| channel.channel_id)
         };
         self.factories.values().flat_map(of).collect()
