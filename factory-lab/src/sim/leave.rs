@@ -145,17 +145,15 @@ impl Run {
         }
         self.judge_waits()?;
         self.restart_all()?;
-        let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
-        while self.world.chain.height() < timeout.saturating_add(8) && !self.all_out() {
-            self.block()?;
-            self.quiet(20_000)?;
-        }
+        self.outlast()?;
         // The operator's stock comes home.
         let csv = u32::from(self.world.members[LSP].config.stock_csv);
         for _ in 0..csv.saturating_add(3) {
             self.block()?;
             self.quiet(20_000)?;
         }
+        // Whoever came back with an old disk meanwhile may have made one more factory.
+        self.outlast()?;
         self.conflicts()?;
         for at in 1..self.world.members.len() {
             for channel in self.world.channels_of(at) {
@@ -171,6 +169,16 @@ impl Run {
         self.count_prices()?;
         self.count_lost()?;
         self.count(slept)
+    }
+
+    /// Until everybody is out, at the latest by the timeouts.
+    fn outlast(&mut self) -> Result<(), LabError> {
+        let timeout = self.used.values().map(|used| used.timeout).max().unwrap_or(0);
+        while self.world.chain.height() < timeout.saturating_add(8) && !self.all_out() {
+            self.block()?;
+            self.quiet(20_000)?;
+        }
+        Ok(())
     }
 
     /// Every node once more from its store: the last proof that it holds everything (S10), and for
