@@ -27,7 +27,7 @@ from pyln.testing.fixtures import *  # noqa: E402,F401,F403
 from pyln.testing.utils import BitcoinD, PrettyPrintingLightningRpc, TailableProc  # noqa: E402
 
 # So that their assertions say what they found.
-pytest.register_assert_rewrite("harness", "promises", "world")
+pytest.register_assert_rewrite("browser", "harness", "promises", "world")
 import harness  # noqa: E402
 import matrix  # noqa: E402
 import promises  # noqa: E402
@@ -40,6 +40,7 @@ NEEDS_NODES = {"node_factory", "bitcoind", "worlds"}
 
 def pytest_addoption(parser):
     parser.addoption("--kill-matrix", metavar="FILE", help="where the table of a `-m matrix` run goes")
+    parser.addoption("--screenshots", metavar="DIR", help="where pictures of the page go (pytest/test_page_shown.py)")
 
 
 def pytest_configure(config):
@@ -102,6 +103,18 @@ def kill_matrix(request):
         request.node.user_properties.append(("kill matrix", [step, side, kind, outcome]))
 
     return note
+
+
+@pytest.fixture
+def page():
+    """The page of factory-web-bind in a browser, that nothing was opened in yet."""
+    import browser
+
+    if why := browser.missing():
+        pytest.skip(why)
+    page = browser.Page()
+    yield page
+    page.close()
 
 
 @pytest.fixture

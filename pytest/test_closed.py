@@ -20,7 +20,6 @@ from harness import (
     lsp_options,
     mine_until,
     only_factory,
-    pay,
     pay_over,
     plugin_options,
     read_records,
@@ -289,8 +288,10 @@ def test_a_datastore_that_cannot_be_read(node_factory, bitcoind):
         params = {"onion": "00" * 1366, "first_hop": hop, "payment_hash": "11" * 32}
         assert re.search(unknown, stopped(alice, "sendonion", params))
     pay_over(alice, lsp, ordinary, "her own, over the other channel")
-    # Which of her channels it takes can't be seen: it can cost no more than is paid.
-    pay(alice, lsp, 1_000_000, "by xpay")
+    # Which of her channels it takes can't be seen, and that one has the money.
+    invoice = lsp.rpc.invoice(1_000_000, "by xpay", "by xpay")["bolt11"]
+    assert re.search(unknown, stopped(alice, "xpay", {"invstring": invoice}))
+    assert not of(alice, channel)["htlcs"] and not of(alice, ordinary)["htlcs"]
     for command, params in [
         ("close", [channel]),
         ("close", [of(alice, channel)["alias"]["local"]]),

@@ -11,6 +11,7 @@ from harness import (
     fund,
     mine,
     pay,
+    plugin_options,
     reserved,
     status,
     transaction,
@@ -161,6 +162,28 @@ def test_an_empty_wallet_says_what_is_missing(node_factory, bitcoind):
     mine(bitcoind, 1, [lsp, *clients], wait_for_mempool=[path["txid"], child["txid"]])
     wait_for_factory(alice, instance, "exited")
     assert COIN + ANCHOR_SAT == child["vout"][0]["sat"] + child_fee
+
+
+# S26
+def test_what_the_last_blocks_took_counts_up_to_four_times_the_rest(node_factory, bitcoind):
+    """Three full blocks in a row took more than the estimates say. Then they say a number from the moon, and aren't
+    believed."""
+    (node,) = node_factory.get_nodes(1, opts=[plugin_options()])
+    node.set_feerates(LOW)
+    proxy = node.daemon.rpcproxy
+    for quarter, expected in (
+        (8, {"feerate_perkw": LOW[0], "source": "backend"}),
+        (40, {"feerate_perkw": 10_000, "source": "blocks"}),
+        (4_000, {"feerate_perkw": 4 * LOW[0], "source": "blocks", "said_perkw": 1_000_000}),
+    ):
+        proxy.mock_rpc("getblockstats", {"feerate_percentiles": [1, *[quarter] * 4], "total_weight": 3_990_000})
+        empty_block(bitcoind, [node])
+        wait_for(lambda: {"blocks": 2, **expected} in status(node).get("feerates", {}).get("estimates", []))
+    proxy.mock_rpc("getblockstats")
+    # What is said of other times is left alone.
+    for blocks, feerate in ((6, LOW[1]), (12, LOW[2]), (100, LOW[3])):
+        others = [one["feerate_perkw"] for one in status(node)["feerates"]["estimates"] if one["blocks"] == blocks]
+        assert others == [feerate]
 
 
 # S26

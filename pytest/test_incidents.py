@@ -413,17 +413,22 @@ def with_passphrase(node, passphrase):
     node.daemon.start = typed
 
 
+def start_locked(node, passphrase="correct horse"):
+    """The first start of a node that was made with `hsm-passphrase` and start=False: lightningd makes its seed anew."""
+    seed = pathlib.Path(node.daemon.lightning_dir) / "regtest" / "hsm_secret"
+    seed.unlink()
+    with_passphrase(node, passphrase)
+    node.start()
+    assert seed.read_bytes()[:32] != bytes(32), "with a passphrase it begins with a hash"
+
+
 # S5, S19
 def test_seeds_that_are_locked_with_a_passphrase(node_factory, bitcoind):
     """The operator's and a client's `hsm_secret`: factory keys are the same after each start."""
     locked = {"hsm-passphrase": None, "start": False}
     nodes = node_factory.get_nodes(2, opts=[lsp_options(**FAST, **locked), plugin_options(**locked)])
     for node in nodes:
-        seed = pathlib.Path(node.daemon.lightning_dir) / "regtest" / "hsm_secret"
-        seed.unlink()
-        with_passphrase(node, "correct horse")
-        node.start()
-        assert seed.read_bytes()[:32] != bytes(32), "with a passphrase it begins with a hash"
+        start_locked(node)
     lsp, alice = nodes
     fund(bitcoind, lsp, 3_000_000)
     connect_all(lsp, [alice])

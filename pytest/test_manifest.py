@@ -4,6 +4,7 @@
 """
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,23 @@ def test_schema_and_usage_agree(manifest, name):
     always = {word for word in usage.split() if not word.startswith("[")}
     # Each client may have a capacity of its own.
     assert always - {"capacity_sat"} == set(schema["request"]["required"])
+
+
+@pytest.mark.parametrize("name", schemas())
+def test_help_fits(manifest, name):
+    """lightningd shows the usage as it stands, in one line behind the name; the description is one paragraph, for whoever
+    reads the manifest."""
+    (method,) = [method for method in manifest["rpcmethods"] if method["name"] == name]
+    usage, said = method["usage"], method["description"]
+    assert usage == "" or re.fullmatch(r"[a-z_]+( [a-z_]+)*( \[[a-z_]+\])*|\[[a-z_]+\]( \[[a-z_]+\])*", usage), usage
+    assert len(usage.split()) == len(set(usage.split()))
+    assert re.match(r"[A-Z]", said) and not said.endswith(".") and " ".join(said.split()) == said, said
+    assert len(textwrap.wrap(said, 100)) <= 4, said
+    known = {option["name"] for option in manifest["options"]} | set(schemas())
+    assert set(re.findall(r"\bfactory-[a-z-]*[a-z]", said)) <= known, said
+    # A parameter that the description names is one that there is, here or in another command.
+    parameters = {word for schema in schemas().values() for word in schema["request"]["properties"]}
+    assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", said)) <= parameters | {"hsm_secret"}, said
 
 
 def fields(schema, path):

@@ -124,6 +124,8 @@ def test_numbers_are_those_of_the_commands(node_factory, bitcoind):
     assert client("members") == client("members_connected") == 1
     assert client("factories", role="client", state="active") == 1
     assert page("store_seconds_count") > writes and page("store_failures_total") == 0
+    assert page("block_seconds_count") >= 1 and page("tip_seconds_count") >= 1
+    assert client("hook_seconds_count", hook="openchannel") == 1
     for state in ("joining", "signing", "storing", "funding"):
         assert page("creation_state_seconds_count", state=state) >= 1, state
     assert page("state_changes_total", state="active") == 1

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use texts::{
     NONE, or_none, set_allowed, set_backup_file, set_bitcoin_rpc, set_keepers, set_metrics_bind, set_policy,
-    set_renew, set_towers, set_wake_command, set_watch_for,
+    set_renew, set_towers, set_wake_command, set_watch_for, set_web_bind,
 };
 
 /// What the options say. [`Settings::default`] is what is so without any.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub backup_file: String,
     /// Where numbers for monitoring are served.
     pub metrics_bind: Option<SocketAddr>,
+    /// Where the page is served.
+    pub web_bind: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             wake_command: String::new(),
             backup_file: String::new(),
             metrics_bind: None,
+            web_bind: None,
         }
     }
 }
@@ -96,7 +99,7 @@ const ANY: i64 = i64::MAX;
 const MAX_SECONDS: i64 = 366 * 24 * 3600;
 
 /// Every option, in the order in which they are read.
-static OPTIONS: [Entry; 52] = [
+static OPTIONS: [Entry; 53] = [
     Entry {
         name: "factory-policy",
         kind: Kind::Text(|from| from.config.policy.name(), set_policy),
@@ -405,6 +408,14 @@ static OPTIONS: [Entry; 52] = [
         description: "Address and port at which Prometheus finds this node's numbers (http://address:port/metrics), of \
                       this machine alone: 127.0.0.1:9750, say. One that other machines reach has to be written with \
                       public: before it, for whoever reaches it needs no password. 'none' serves nothing",
+    },
+    Entry {
+        name: "factory-web-bind",
+        kind: Kind::Text(|_| NONE, set_web_bind),
+        description: "Address and port at which a browser finds the page that shows this node's factories \
+                      (http://address:port/), to whoever has a rune for that; of this machine alone: 127.0.0.1:9751, \
+                      say. One that other machines reach has to be written with public: before it, for the rune goes \
+                      there unencrypted. 'none' serves nothing",
     },
     Entry {
         name: "factory-unsafe-skip-funding-check",

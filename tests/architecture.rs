@@ -27,6 +27,7 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
             "serde_json",
             "getrandom",
             "rusqlite",
+            "tokio_postgres",
             "cln_",
             "factory_runtime",
             "factory_lab",
@@ -42,7 +43,7 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
             "Instant::",
         ],
     ),
-    (RUNTIME, &["serde_json", "rusqlite", "cln_", "factory_lab", "std::fs", "std::net"]),
+    (RUNTIME, &["serde_json", "rusqlite", "tokio_postgres", "cln_", "factory_lab", "std::fs", "std::net"]),
     (PLUGIN, &["factory_lab"]),
     (LAB, &["cln_", "tokio"]),
 ];

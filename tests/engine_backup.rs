@@ -224,7 +224,7 @@ fn a_file_that_is_found_late_makes_the_factory_exit_only() {
         world.check_recovery = false;
         let copy = other_copy(&world, 1, instance, less);
         let (had, more) = (copy.records.len(), copy.records.last().cloned());
-        world.feed(1, Input::FileHas { copy }).unwrap();
+        world.feed(1, Input::KeeperHas { keeper: Keeper::File, copy }).unwrap();
         if brings_back {
             assert!(world.members[1].engine.is_none(), "it has to be restarted");
             world.start(1).unwrap();
@@ -254,7 +254,7 @@ fn an_operator_proposes_nothing_while_a_copy_is_looked_at() {
     world.check_recovery = false;
     world.break_bringing_back(LSP);
     let copy = other_copy(&world, LSP, instance, 0);
-    world.feed(LSP, Input::FileHas { copy }).unwrap();
+    world.feed(LSP, Input::KeeperHas { keeper: Keeper::File, copy }).unwrap();
     world.ask(1, instance, 40_000, 1_000_000).unwrap().unwrap();
     world.settle().unwrap();
     assert!(logged(&world, LSP, "one of the operator's copies is looked at"), "{:?}", world.members[LSP].log);

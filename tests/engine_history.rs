@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use common::closes::{close, paid, pays};
 use common::factory;
 use factory_engine::record::event::*;
-use factory_engine::report::history::{Child, Doubt, Elsewhere, Entry, Filter, History, Kind, Sums, history};
+use factory_engine::report::history::{
+    Child, Doubt, Elsewhere, Entry, Filter, History, Kind, Sums, Window, history, history_for,
+};
 use factory_engine::tx::musig::{PublicKey, SealedKey};
 use factory_engine::types::{Amount, ChannelId, InstanceId, OutPoint, PaymentHash, Transaction};
 use factory_engine::{Command, PriceList, Purpose, Role, State, statement};
@@ -440,6 +442,46 @@ fn a_child_stands_with_its_parent() {
     assert_eq!((sums.fees.children_msat, sums.spent_msat()), (1_240_000, 1_240_000));
     assert_eq!((sums.back.anchors_msat, sums.back.total_msat()), (240_000, 240_000));
     assert_eq!(sums.children_unknown, 0);
+}
+
+/// What isn't shown is counted all the same, and has no words in memory.
+#[test]
+fn only_what_is_shown_has_words() {
+    let (mut world, instance) = short(14).sold(&[(1, 50_000)]).unwrap();
+    world.command(LSP, Command::Exit { instance }).unwrap();
+    world.mine(20).unwrap();
+    let whole = told(&world, LSP, instance);
+    let count = whole.entries.len();
+    let middle = whole.entries[count / 2].told.height.or(whole.entries[count / 2].not_before);
+    let (kinds, all) = (vec![Kind::Chain, Kind::Sale, Kind::Signed], Filter::default());
+    let late = Filter { from: middle, ..Filter::default() };
+    let early = Filter { kinds, to: middle, ..Filter::default() };
+    for filter in [all, late, early] {
+        for (start, limit) in [(0, 0), (0, 1), (0, 5), (3, 2), (0, count), (count as u64, 9)] {
+            let window = Window { filter: filter.clone(), start, limit };
+            let records = world.members[LSP].store.records(instance).iter();
+            let part = history_for(instance, records.map(|record| decode_record(record)), window);
+            assert_eq!((part.entries.len(), part.begins()), (count, whole.begins()));
+            assert_eq!(
+                (part.sums(&filter), part.doubts(&filter)),
+                (whole.sums(&filter), whole.doubts(&filter))
+            );
+            assert_eq!(part.anchors().collect::<Vec<_>>(), whole.anchors().collect::<Vec<_>>());
+            let page = |history: &History| {
+                let wanted = history.wanted(&filter).filter(|entry| entry.index >= start);
+                wanted.take(limit).cloned().collect::<Vec<_>>()
+            };
+            assert_eq!(page(&part), page(&whole), "{filter:?} {start} {limit}");
+            let numbers =
+                |history: &History| history.wanted(&filter).map(|entry| entry.index).collect::<Vec<_>>();
+            assert_eq!(numbers(&part), numbers(&whole));
+            let told = part.entries.iter().filter(|entry| !entry.told.what.is_empty()).count();
+            // What comes before the first height may be in range or not.
+            let unsure =
+                whole.entries.iter().filter(|entry| entry.told.height.or(entry.not_before).is_none());
+            assert!(told <= limit + unsure.count(), "{told} of {count} for {limit}");
+        }
+    }
 }
 
 /// A record that isn't understood is one entry, and what follows is told as far as it fits.

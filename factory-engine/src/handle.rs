@@ -194,7 +194,7 @@ impl Engine {
             }
             Input::Kept { keeper, list } => self.on_kept(step, keeper, list),
             Input::NotKept { keeper, reason, lost } => self.on_no_keeper(step, keeper, reason, lost),
-            Input::FileHas { copy } => self.on_file_has(step, copy),
+            Input::KeeperHas { keeper, copy } => self.on_keeper_has(step, keeper, copy),
             Input::Copied { instance, copies } => self.on_copied(step, instance, &copies),
             Input::Shelf { peer, answer } => self.on_shelf_answer(step, peer, answer),
             Input::BroughtBack { keeper, instance, had, copied, compared } => {

@@ -1,6 +1,7 @@
 //! How the rest of the plugin talks to the runtime.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -139,7 +140,8 @@ impl Handle {
     }
 
     /// Looks at the engine, between two inputs. The closure should be short: everything waits. It isn't called if
-    /// whoever asked has given up by then.
+    /// whoever asked has given up by then. One that panics does so where it was asked for: it has changed nothing, and the
+    /// engine goes on.
     pub async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Engine, Height) -> T + Send + 'static,
@@ -150,14 +152,17 @@ impl Handle {
                     return;
                 }
                 let seen = match engine {
-                    Ok((engine, height)) => Ok(look(engine, height)),
+                    Ok((engine, height)) => Ok(catch_unwind(AssertUnwindSafe(|| look(engine, height)))),
                     Err(reason) => Err(Refusal::ReadOnly(reason.to_owned())),
                 };
                 // Whoever asked may have given up meanwhile; then nobody wants the answer.
                 let _ = reply.send(seen);
             }))
         };
-        self.answered(read).await
+        match self.answered(read).await? {
+            Ok(seen) => Ok(seen),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// What liquidity costs from now on. Stored when it returns.
@@ -320,6 +325,21 @@ mod tests {
         };
         let (seen, ()) = tokio::join!(look(), serve);
         assert!(seen.is_ok() && looked.load(Ordering::Relaxed));
+    }
+
+    // S33
+    #[tokio::test]
+    async fn a_look_that_panics_ends_whoever_looks_and_nobody_else() {
+        let (handle, mut inbox) = channel();
+        let engine = Engine::new(NodeId([2; 33]), MasterSecret::new([7; 32]), Config::default());
+        let asker = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.read(|_, _| -> Height { panic!("on purpose") }).await }
+        });
+        let Some(Request::Read(read)) = inbox.requests.recv().await else { panic!("nothing was asked") };
+        // What owns the engine would end here.
+        read(Ok((&engine, 0)));
+        assert!(asker.await.unwrap_err().is_panic());
     }
 
     // S28

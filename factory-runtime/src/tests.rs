@@ -257,7 +257,8 @@ async fn what_a_keeper_has_more_is_stored_in_the_end() {
     tokio::spawn(Runtime::new(engine, store.clone(), FakeNode::default(), inbox).run());
     // Once when it comes, and once before it is looked at.
     store.fail_next(2);
-    handle.input(Input::FileHas { copy: Copy { instance, records: records.clone() } });
+    let copy = Copy { instance, records: records.clone() };
+    handle.input(Input::KeeperHas { keeper: Keeper::File, copy });
     let look = move |engine: &Engine, _| {
         let restored = engine.factory(instance).unwrap().restored().is_some();
         (restored, engine.is_compared(Keeper::File, instance))

@@ -90,7 +90,8 @@ pub fn lightningd(data: &[u8]) {
                 let _ = channels.find(&rpc, "103x1x0").await;
             }
             2 => {
-                let (channels, _) = feerates::look(&rpc, &Bitcoind::default()).await;
+                let (off, known) = (Bitcoind::default(), feerates::Known::default());
+                let (channels, _) = feerates::look(&rpc, &off, &known).await;
                 let channels = channels.unwrap_or_default();
                 let _ =
                     htlcs::of_channels(&channels, &htlcs::removing(&channels).into_iter().take(1).collect());

@@ -401,7 +401,7 @@ impl<C: Call, S: Store> Copier<C, S> {
         });
         for instance in known.await.map_err(|refusal| refusal.to_string())? {
             let Some(copy) = file.compare(instance, &self.records(instance).await?)? else { continue };
-            self.runtime.input(Input::FileHas { copy });
+            self.runtime.input(Input::KeeperHas { keeper: Keeper::File, copy });
             if file.compare(instance, &self.records(instance).await?)?.is_none() {
                 continue;
             }

@@ -1,8 +1,9 @@
-//! bitcoind itself, where the operator gives access: packages of a parent and its child, and what the mempool
-//! asks for. lightningd's own backend knows no packages. Without access everything else goes on.
+//! bitcoind itself, where the operator gives access: packages of a parent and its child, and what it says of fees.
+//! lightningd's own backend knows no packages. Without access everything else goes on.
 //!
 //! By default with what lightningd's own options say (`bitcoin-rpcuser`, `bitcoin-datadir`, …).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bitcoin::Transaction;
 use factory_engine::io::fees::{Feerates, Refused};
+use factory_engine::io::sources::{self, LAST_BLOCKS, LOWEST, Source, Took};
 use jsonrpc::simple_http::SimpleHttpTransport;
 use serde_json::{Value, json};
 
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Blocks to a confirmation and bitcoind's mode, as lightningd's backend asks.
 const TARGETS: [(u32, &str); 4] =
     [(2, "CONSERVATIVE"), (6, "ECONOMICAL"), (12, "ECONOMICAL"), (100, "ECONOMICAL")];
+/// Vbytes of a kiloweight.
+const PER_KILOWEIGHT: u64 = 250;
 /// bitcoind has no such command.
 const METHOD_NOT_FOUND: i32 = -32601;
 
@@ -148,19 +152,49 @@ impl Bitcoind {
         }
     }
 
-    /// What its mempool asks for at least, and, if `estimates`, what it thinks a confirmation takes.
-    pub async fn feerates(&self, estimates: bool) -> Option<Feerates> {
-        self.0.as_ref()?;
-        let mempool = self.call("getmempoolinfo", json!([])).await;
-        let mempool =
-            mempool.inspect_err(|failure| log::debug!("cannot ask bitcoind for fees: {failure}")).ok()?;
-        let floors = ["mempoolminfee", "minrelaytxfee"].map(|name| per_kw(&mempool[name]));
-        let mut feerates = Feerates { floor: floors.into_iter().flatten().max()?, ..Feerates::default() };
-        for (blocks, mode) in TARGETS.iter().filter(|_| estimates) {
-            let Ok(answer) = self.call("estimatesmartfee", json!([blocks, mode])).await else { continue };
-            feerates.estimates.extend(per_kw(&answer["feerate"]).map(|feerate| (*blocks, feerate)));
+    /// What its mempool asks for at least and what it thinks a confirmation takes; and what the last blocks took.
+    pub async fn feerates(&self) -> Vec<(Source, Feerates)> {
+        if self.0.is_none() {
+            return vec![];
         }
-        Some(feerates)
+        let mempool = self.call("getmempoolinfo", json!([])).await;
+        let mempool = mempool.inspect_err(|failure| log::debug!("cannot ask bitcoind for fees: {failure}"));
+        let floors = ["mempoolminfee", "minrelaytxfee"]
+            .map(|name| mempool.as_ref().ok().and_then(|mempool| per_kw(&mempool[name])));
+        let Some(floor) = floors.into_iter().flatten().max() else { return vec![] };
+        let more = async { (self.estimates().await, sources::of_blocks(&self.last_blocks().await)) };
+        // HTLCs wait for it: one that has become slow is not asked for long.
+        let (estimates, blocks) = tokio::time::timeout(PATIENCE, more).await.unwrap_or_default();
+        let own = (Source::Bitcoind, Feerates { floor, estimates });
+        [Some(own), blocks.map(|blocks| (Source::Blocks, blocks))].into_iter().flatten().collect()
+    }
+
+    async fn estimates(&self) -> BTreeMap<u32, u32> {
+        let mut estimates = BTreeMap::new();
+        for (blocks, mode) in TARGETS {
+            let Ok(answer) = self.call("estimatesmartfee", json!([blocks, mode])).await else { continue };
+            let feerate = per_kw(&answer["feerate"]).map(|feerate| feerate.max(LOWEST));
+            estimates.extend(feerate.map(|feerate| (blocks, feerate)));
+        }
+        estimates
+    }
+
+    /// What the last blocks took, the newest first, up to the first that had room. A node that has pruned what one
+    /// spent doesn't know.
+    async fn last_blocks(&self) -> Vec<Took> {
+        let mut blocks = vec![];
+        let tip = self.call("getblockcount", json!([])).await;
+        let Some(tip) = tip.ok().and_then(|tip| tip.as_u64()) else { return blocks };
+        for height in (0..LAST_BLOCKS).filter_map(|before| tip.checked_sub(before)) {
+            let what = json!([height, ["feerate_percentiles", "total_weight"]]);
+            let stats = self.call("getblockstats", what).await;
+            let Some(took) = stats.ok().as_ref().and_then(took) else { break };
+            blocks.push(took);
+            if !took.is_full() {
+                break;
+            }
+        }
+        blocks
     }
 
     /// Whether it has a block of its chain and not its header alone; nothing if it can't be asked.
@@ -215,10 +249,18 @@ fn usual(network: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// What a feerate in BTC/kvB is in sat/kw.
+/// What a feerate in BTC/kvB is in sat/kw. Proxies that keep every digit quote it; lightningd reads it either way, too.
 fn per_kw(btc: &Value) -> Option<u32> {
-    let sat = bitcoin::Amount::from_btc(btc.as_f64()?).ok()?.to_sat();
+    let btc = btc.as_f64().or_else(|| btc.as_str()?.parse().ok())?;
+    let sat = bitcoin::Amount::from_btc(btc).ok()?.to_sat();
     Some(u32::try_from(sat.div_ceil(4)).unwrap_or(u32::MAX))
+}
+
+/// Of what bitcoind says of a block. Its feerates are in sat/vB, of tenths and quarters of the block's weight.
+fn took(stats: &Value) -> Option<Took> {
+    let quarter = stats["feerate_percentiles"][1].as_u64()?.saturating_mul(PER_KILOWEIGHT);
+    let quarter = u32::try_from(quarter).unwrap_or(u32::MAX);
+    Some(Took { weight: stats["total_weight"].as_u64()?, quarter })
 }
 
 /// What became of a package of two. The child's own error says more, unless it lacks its parent.
@@ -274,7 +316,19 @@ mod tests {
     fn feerates_in_btc() {
         assert_eq!(per_kw(&json!(0.00001)), Some(250));
         assert_eq!(per_kw(&json!(0.0005)), Some(12_500));
+        assert_eq!(per_kw(&json!("0.00050000")), Some(12_500));
         assert_eq!(per_kw(&json!(null)), None);
+    }
+
+    // S26
+    #[test]
+    fn what_a_block_took() {
+        let stats = json!({"feerate_percentiles": [1, 7, 9, 30, 120], "total_weight": 3_991_234});
+        assert_eq!(took(&stats), Some(Took { weight: 3_991_234, quarter: 1_750 }));
+        // Nothing but its reward, and one that isn't known any more.
+        let empty = json!({"feerate_percentiles": [0, 0, 0, 0, 0], "total_weight": 0});
+        assert_eq!(took(&empty), Some(Took { weight: 0, quarter: 0 }));
+        assert_eq!(took(&json!(null)), None);
     }
 
     /// What Bitcoin Knots 29 answers to `submitpackage`.

@@ -30,7 +30,6 @@ use super::bitcoind::Bitcoind;
 use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::executor::Executor;
-use super::funding_script::Database;
 use super::kept::Kept;
 use super::outbox::Outbox;
 use super::state::{Shared, State};
@@ -38,6 +37,7 @@ use super::tally::Tally;
 use super::timed::Timed;
 use super::vital::Vital;
 use super::waker::Waker;
+use super::wallet_db::WalletDb;
 use super::{datastore, guard, online};
 
 /// Label of the secret that every factory key is derived from. Never changes.
@@ -55,7 +55,6 @@ pub struct Prepared {
     pub(super) begin: oneshot::Receiver<Begin>,
     pub(super) news: watch::Receiver<Height>,
     pub(super) bumper: Bumper<Rpc>,
-    pub(super) database: Database,
 }
 
 /// What is known of the chain once everything is loaded.
@@ -93,7 +92,10 @@ pub async fn prepare(
     let cltv_delta = cltv_delta.and_then(|blocks| blocks.try_into().ok()).unwrap_or(config.cltv_delta);
     let cltv_final = cltv_final.and_then(|blocks| blocks.try_into().ok());
     let config = Config { cltv_delta, cltv_final: cltv_final.unwrap_or(config.cltv_final), ..config };
-    let database = Database::locate(&configs["configs"], network_dir);
+    let database = WalletDb::locate(&configs["configs"], network_dir);
+    // S18: what can't be read is said before anybody is invited.
+    let looked = database.clone();
+    tokio::spawn(async move { looked.look().await });
     let home = std::env::home_dir();
     let bitcoind =
         Bitcoind::locate(&bitcoin_rpc, &configs["configs"], &configuration.network, home.as_deref())
@@ -145,6 +147,7 @@ pub async fn prepare(
         important: guard::is_important(&configs["configs"], &guard::own_path()),
         vital,
         tally,
+        database,
         backup,
         copy_key: Some(copy_key),
         ..Shared::new(rpc, handle, outbox, config)
@@ -153,7 +156,7 @@ pub async fn prepare(
         shared.cltv_final = blocks;
     }
     let state = State::new(shared);
-    Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper, database })
+    Ok(Prepared { state, begin: begin.1, news: news_receiver, bumper })
 }
 
 /// Of a plugin that can't start, for this reason: hooks take every channel that isn't on chain for one that may

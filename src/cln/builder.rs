@@ -24,7 +24,7 @@ use super::state::State;
 use super::tally::Refused;
 use super::vital::Vital;
 use super::waker::WAKE_TOPIC;
-use super::{boot, datastore, follow, guard, methods, metrics, peers, watch};
+use super::{boot, datastore, follow, guard, methods, metrics, page, peers, watch};
 
 type Draft = Builder<State, Tagged<Stdin>, DuplexStream>;
 type Configured = ConfiguredPlugin<State, Tagged<Stdin>, DuplexStream>;
@@ -83,7 +83,7 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
         Ok(settings) => settings,
         Err(error) => return give_up(configured, outbox, error).await,
     };
-    let metrics_bind = settings.metrics_bind;
+    let (metrics_bind, web_bind) = (settings.metrics_bind, settings.web_bind);
     let (vital, mut deaths) = Vital::new();
     let prepared = boot::prepare(&configuration, settings, outbox.clone(), vital.clone()).await;
     let prepared = match prepared {
@@ -93,9 +93,12 @@ async fn serve(outbox: Outbox, output: DuplexStream) -> anyhow::Result<()> {
     let state = State::clone(&prepared.state);
     let plugin = configured.start(State::clone(&state)).await?;
     vital.spawn("follows the chain", follow::follow(prepared));
+    // No vital ones: they guard nothing.
     if let Some(address) = metrics_bind {
-        // Not a vital one: it guards nothing.
         tokio::spawn(metrics::serve(State::clone(&state), address));
+    }
+    if let Some(address) = web_bind {
+        tokio::spawn(page::serve(State::clone(&state), address));
     }
     tokio::select! {
         // lightningd has gone: an ordinary end.
@@ -181,7 +184,10 @@ fn hooks(builder: Draft) -> Draft {
     .filters(vec![HookFilter::Int(MESSAGE_TYPE.into())]);
     let rpc_command = HookBuilder::new("rpc_command", |plugin: Plugin<State>, request: Value| {
         let state = State::clone(plugin.state());
-        guarded("rpc_command", async move { rpc_command::answer(&state, &request).await })
+        guarded("rpc_command", async move {
+            let _took = state.tally.hook("rpc_command");
+            rpc_command::answer(&state, &request).await
+        })
     })
     .filters(rpc_command::commands().map(|name| HookFilter::Str(name.to_owned())).collect());
     builder
@@ -189,11 +195,15 @@ fn hooks(builder: Draft) -> Draft {
         .hook_from_builder(rpc_command)
         .hook("openchannel", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());
-            guarded("openchannel", async move { openchannel::answer(&state, &request).await })
+            guarded("openchannel", async move {
+                let _took = state.tally.hook("openchannel");
+                openchannel::answer(&state, &request).await
+            })
         })
         .hook("commitment_revocation", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());
             guarded("commitment_revocation", async move {
+                let _took = state.tally.hook("commitment_revocation");
                 commitment_revocation::note(&state, &request).await;
                 carry_on()
             })
@@ -201,7 +211,10 @@ fn hooks(builder: Draft) -> Draft {
         .hook("htlc_accepted", |plugin: Plugin<State>, request: Value| {
             let state = State::clone(plugin.state());
             let (again, same) = (State::clone(&state), request.clone());
-            let answer = async move { htlc_accepted::answer(&state, &request).await };
+            let answer = async move {
+                let _took = state.tally.hook("htlc_accepted");
+                htlc_accepted::answer(&state, &request).await
+            };
             let after = async move { htlc_accepted::answer_after_panic(&again, &same).await };
             guarded_by("htlc_accepted", answer, after, htlc_accepted::worst)
         })

@@ -64,14 +64,14 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
 pub struct RpcError {
     /// One of the constants of this module, or lightningd's own.
     pub code: i32,
-    /// For people: names what is wrong.
+    /// For people: names what is wrong, and what to do about it.
     pub message: String,
 }
 
 impl RpcError {
-    /// An error with this code and text.
-    pub fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+    /// An error with this code: what is wrong, and what to do about it.
+    pub fn new(code: i32, what: impl fmt::Display, next: impl fmt::Display) -> Self {
+        Self { code, message: format!("{what}; {next}") }
     }
 
     /// Its kind: one of [`kinds`].
@@ -81,12 +81,16 @@ impl RpcError {
 
     /// A command panicked: a bug, with code -1.
     pub fn internal(command: &str) -> Self {
-        Self::new(OTHER, format!("{command} failed inside the plugin: this is a bug, please report it"))
+        Self::new(
+            OTHER,
+            format!("{command} failed inside the plugin"),
+            "this is a bug: please report it, with what lightningd's log says",
+        )
     }
 
-    /// A parameter is wrong: JSON-RPC's -32602.
+    /// A parameter is wrong: JSON-RPC's -32602. The text says what it may be.
     pub fn parameter(message: impl Into<String>) -> Self {
-        Self::new(INVALID_PARAMS, message)
+        Self { code: INVALID_PARAMS, message: message.into() }
     }
 }
 
@@ -108,12 +112,12 @@ impl From<Refusal> for RpcError {
             RefusalKind::BadClient => BAD_CLIENT,
             RefusalKind::Unavailable => UNAVAILABLE,
         };
-        Self::new(code, words::refusal(&refusal))
+        Self { code, message: words::refusal(&refusal) }
     }
 }
 
 impl From<CallError> for RpcError {
     fn from(error: CallError) -> Self {
-        Self::new(error.code.unwrap_or(OTHER), error.to_string())
+        Self::new(error.code.unwrap_or(OTHER), &error, "see lightningd's log, and try again")
     }
 }

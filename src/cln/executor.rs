@@ -22,14 +22,16 @@ use super::bump::Bumper;
 use super::client::{Call, CallError, Rpc, field};
 use super::datastore::{self, Datastore};
 use super::failures::{CANNOT_AFFORD, fund_failure, open_failure};
-use super::funding_script::Database;
 use super::kept::Kept;
 use super::lanes::Lanes;
 use super::outbox::Outbox;
 use super::raises::Raises;
 use super::tower::Tower;
 use super::waker::Waker;
-use super::{balances, chain, funding, moves, ordinary, payments, sent, spend, wallet, words};
+use super::wallet_db::WalletDb;
+use super::{
+    balances, chain, funding, funding_script, moves, ordinary, payments, sent, spend, wallet, words,
+};
 
 /// How long a call may take that waits for a peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(60);
@@ -51,7 +53,7 @@ const CHECK_PAUSES: [u64; 5] = [100, 200, 500, 1000, 2000];
 pub struct Executor {
     rpc: Rpc,
     runtime: Handle,
-    database: Database,
+    database: WalletDb,
     outbox: Outbox,
     kept: Kept<Rpc>,
     raises: Raises,
@@ -73,7 +75,7 @@ impl Executor {
     pub fn new(
         rpc: Rpc,
         runtime: Handle,
-        database: Database,
+        database: WalletDb,
         outbox: Outbox,
         kept: Kept<Rpc>,
         bumper: Bumper<Rpc>,
@@ -184,7 +186,7 @@ impl Executor {
         answer: impl FnOnce(Result<(), CheckFailure>) -> Input + Send + 'static,
     ) {
         let database = self.database.clone();
-        self.spawn(async move { answer(check(database, channel, outpoint, output).await) });
+        self.spawn(async move { answer(check(&database, channel, outpoint, &output).await) });
     }
 
     fn wait_invoice(&self, instance: InstanceId, label: String) {
@@ -372,7 +374,7 @@ impl Node for Executor {
             Effect::CheckOrdinary { instance, peer, channel_id } => {
                 let database = self.database.clone();
                 self.spawn(async move {
-                    let result = ordinary::check(&rpc, database, peer, channel_id).await;
+                    let result = ordinary::check(&rpc, &database, peer, channel_id).await;
                     Input::OrdinaryChecked { instance, channel_id, result }
                 });
             }
@@ -579,17 +581,13 @@ fn channel_id(method: &str, answer: &Value) -> Result<ChannelId, CallError> {
 }
 
 async fn check(
-    database: Database,
+    database: &WalletDb,
     channel: ChannelId,
     outpoint: OutPoint,
-    output: TxOut,
+    output: &TxOut,
 ) -> Result<(), CheckFailure> {
     for pause in CHECK_PAUSES {
-        let (database, output) = (database.clone(), output.clone());
-        let look = move || database.check(channel, outpoint, &output);
-        let result = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
-            Err(CheckFailure::Unavailable(format!("reading lightningd's database: {error}")))
-        });
+        let result = funding_script::check(database, channel, outpoint, output).await;
         if result != Err(CheckFailure::NotYet) {
             return result;
         }

@@ -1,9 +1,12 @@
-//! What lightningd's backend says of fees, and what this node has in its channels.
+//! What lightningd's backend and others say of fees, and what this node has in its channels.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use factory_engine::io::fees::{FeeNews, Feerates};
+use factory_engine::io::sources::{Decided, Estimate, LOWEST, Source, decide};
 use factory_engine::types::{Amount, ChannelId};
+use factory_runtime::now;
 use serde_json::{Value, json};
 
 use super::bitcoind::Bitcoind;
@@ -11,14 +14,26 @@ use super::client::{Call, field};
 
 /// Vbytes of a kiloweight unit, in thousandths: 1,000 weight units are 250 vB.
 const WEIGHT_PER_VBYTE: u64 = 4;
-/// Lowest feerate that relays after rounding, sat/kw (as lightningd's).
-const LOWEST: u32 = 253;
+
+/// What was decided last: for `factory-status`, and for when nobody says anything.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Mutex<Option<Decided>>>);
+
+impl Known {
+    /// Nothing before the first block.
+    pub fn get(&self) -> Option<Decided> {
+        // Writers only assign: a poisoned lock still holds a whole value.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, decided: Decided) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(decided);
+    }
+}
 
 /// Channels as `listpeerchannels` shows them, and what the engine has to know of fees.
-///
-/// Without an answer from any source the last feerates stay in force; that is logged here.
-pub async fn look<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> (Option<Vec<Value>>, FeeNews) {
-    let feerates = rates(rpc, bitcoind).await;
+pub async fn look<C: Call>(rpc: &C, bitcoind: &Bitcoind, known: &Known) -> (Option<Vec<Value>>, FeeNews) {
+    let feerates = Some(rates(rpc, bitcoind, known).await);
     let channels: Result<Vec<Value>, _> = match rpc.call("listpeerchannels", json!({})).await {
         Ok(answer) => field("listpeerchannels", &answer, "channels"),
         Err(error) => Err(error),
@@ -35,9 +50,9 @@ pub async fn look<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> (Option<Vec<Value>>,
     }
 }
 
-/// The backend's estimates; where it has none, lightningd's own, which it remembers, and bitcoind's. The floor
-/// is the highest that anybody names.
-pub async fn rates<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> Option<Feerates> {
+/// Whatever the sources say comes to: the backend, where it has no estimates lightningd, which remembers them, and
+/// bitcoind. Which of them counts is the engine's ([`decide`]).
+pub async fn rates<C: Call>(rpc: &C, bitcoind: &Bitcoind, known: &Known) -> Feerates {
     let backend = match rpc.call("estimatefees", json!({})).await {
         Ok(answer) => Some(read(&answer)),
         Err(error) => {
@@ -45,11 +60,50 @@ pub async fn rates<C: Call>(rpc: &C, bitcoind: &Bitcoind) -> Option<Feerates> {
             None
         }
     };
-    let known = backend.as_ref().is_some_and(|feerates| !feerates.estimates.is_empty());
-    let lightningd = if known { None } else { remembered(rpc).await };
-    let bitcoind = bitcoind.feerates(!known).await;
-    let all = [backend, lightningd, bitcoind].into_iter().flatten();
-    all.reduce(|feerates, more| feerates.and(&more))
+    let has_estimates = backend.as_ref().is_some_and(|feerates| !feerates.estimates.is_empty());
+    let lightningd = if has_estimates { None } else { remembered(rpc).await };
+    let own = [(Source::Backend, backend), (Source::Lightningd, lightningd)];
+    let own = own.into_iter().filter_map(|(source, feerates)| Some((source, feerates?)));
+    let said: Vec<_> = own.chain(bitcoind.feerates().await).collect();
+    let decided = decide(&said, known.get().as_ref(), now());
+    warn_of_what_nobody_bears_out(&decided);
+    let feerates = decided.feerates();
+    known.set(decided);
+    feerates
+}
+
+fn warn_of_what_nobody_bears_out(decided: &Decided) {
+    for (blocks, estimate) in &decided.estimates {
+        if estimate.feerate < estimate.said {
+            log::warn!(
+                "{} says {} sat/kw for {blocks} blocks, and nobody else anything like it: {} sat/kw count",
+                estimate.source.name(),
+                estimate.said,
+                estimate.feerate
+            );
+        }
+    }
+}
+
+/// As `factory-status` shows it.
+pub fn shown(decided: &Decided) -> Value {
+    let one = |(blocks, estimate): (&u32, &Estimate)| {
+        let mut object = json!({
+            "blocks": blocks,
+            "feerate_perkw": estimate.feerate,
+            "source": estimate.source.name(),
+        });
+        if estimate.feerate < estimate.said {
+            object["said_perkw"] = estimate.said.into();
+        }
+        object
+    };
+    json!({
+        "floor_perkw": decided.floor,
+        "floor_source": decided.floor_source.name(),
+        "estimates": decided.estimates.iter().map(one).collect::<Vec<_>>(),
+        "seconds_old": now().saturating_sub(decided.since) / 1000,
+    })
 }
 
 /// What lightningd remembers of earlier estimates.
@@ -134,13 +188,42 @@ mod tests {
     #[tokio::test]
     async fn where_the_backend_knows_nothing_lightningd_is_asked() {
         let off = Bitcoind::default();
+        let known = Known::default();
         let remembered = Feerates { floor: 300, estimates: BTreeMap::from([(2, 9_000)]) };
-        assert_eq!(rates(&Blind(None), &off).await, Some(remembered.clone()));
+        assert_eq!(rates(&Blind(None), &off, &known).await, remembered);
         let nothing = json!({"feerates": [], "feerate_floor": 4_000});
-        assert_eq!(rates(&Blind(Some(nothing)), &off).await, Some(Feerates { floor: 1_000, ..remembered }));
-        let known = json!({"feerates": [{"blocks": 2, "feerate": 8_000}], "feerate_floor": 1_000});
+        let blind = Blind(Some(nothing));
+        assert_eq!(rates(&blind, &off, &known).await, Feerates { floor: 1_000, ..remembered });
+        let shown = shown(&known.get().unwrap());
+        assert_eq!(shown["floor_source"], "backend");
+        let estimate = json!({"blocks": 2, "feerate_perkw": 9_000, "source": "lightningd"});
+        assert_eq!(shown["estimates"], json!([estimate]));
+        let answer = json!({"feerates": [{"blocks": 2, "feerate": 8_000}], "feerate_floor": 1_000});
         let own = Feerates { floor: 253, estimates: BTreeMap::from([(2, 2_000)]) };
-        assert_eq!(rates(&Blind(Some(known)), &off).await, Some(own));
+        assert_eq!(rates(&Blind(Some(answer)), &off, &known).await, own);
+    }
+
+    /// Everything is away.
+    #[derive(Clone)]
+    struct Away;
+
+    impl Call for Away {
+        async fn call(&self, method: &str, _: Value) -> Result<Value, CallError> {
+            Err(CallError::new(method, "it is away"))
+        }
+    }
+
+    // S26
+    #[tokio::test]
+    async fn where_nobody_answers_the_last_count() {
+        let (off, known) = (Bitcoind::default(), Known::default());
+        let nothing = Feerates { floor: LOWEST, estimates: BTreeMap::new() };
+        assert_eq!(rates(&Away, &off, &known).await, nothing);
+        let said = rates(&Blind(None), &off, &known).await;
+        assert_eq!(rates(&Away, &off, &known).await, said);
+        let shown = shown(&known.get().unwrap());
+        assert_eq!((&shown["floor_perkw"], &shown["floor_source"]), (&json!(300), &json!("lightningd")));
+        assert_eq!(shown["estimates"].as_array().unwrap().len(), 1);
     }
 
     #[test]

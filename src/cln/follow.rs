@@ -14,7 +14,6 @@ use super::boot::{Begin, Prepared};
 use super::bump::Bumper;
 use super::chain::{self, Follower, Interrupted, Sink};
 use super::client::{Call, CallError};
-use super::funding_script::Database;
 use super::state::State;
 use super::watch::{close_lost, tell};
 use super::{abandoned, balances, feerates, htlcs, peers, preimages, pruned, reread, watch_online};
@@ -27,7 +26,7 @@ const DEEPEST_REORG: Height = 144;
 /// What needs the chain: resumes what was under way, and then follows the blocks for as long as the plugin
 /// runs. Peers hear from us once the last block is handled.
 pub async fn follow(prepared: Prepared) {
-    let Prepared { state, begin, news, bumper, database } = prepared;
+    let Prepared { state, begin, news, bumper } = prepared;
     let Ok(begin) = begin.await else { return };
     let tip = retry("the chain's height", || chain::tip_height(&state.rpc)).await;
     state.runtime.height(tip);
@@ -45,7 +44,6 @@ pub async fn follow(prepared: Prepared) {
         runtime: state.runtime.clone(),
         rpc: state.rpc.clone(),
         bumper,
-        database,
     };
     let start = loop {
         match first_block(&state, tip, &begin).await {
@@ -128,7 +126,6 @@ struct EngineSink<C> {
     runtime: Handle,
     rpc: C,
     bumper: Bumper<C>,
-    database: Database,
 }
 
 impl<C: Call> Sink for EngineSink<C> {
@@ -138,9 +135,10 @@ impl<C: Call> Sink for EngineSink<C> {
 
     /// S16, S26: deadlines of HTLCs and fees, at every block, and at once after a pause of any length.
     async fn at_tip(&self) {
+        let _took = self.state.tally.tip();
         self.runtime.caught_up();
         let mark = self.state.dust.mark();
-        let feerates = feerates::rates(&self.rpc, &self.state.bitcoind).await;
+        let feerates = Some(feerates::rates(&self.rpc, &self.state.bitcoind, &self.state.feerates).await);
         let (known, mirror) = (&self.state.channels, &self.state.mirror);
         let look = |channels: &[Value], whole: bool| {
             self.state.dust.look(mark, &htlcs::in_flight(channels), self.runtime.view());
@@ -164,7 +162,7 @@ impl<C: Call> Sink for EngineSink<C> {
                 self.runtime.input(Input::Fees(fees.clone()));
             }
             let removing = htlcs::removing(&pending);
-            let nothing = preimages::nothing_to_claim(self.database.clone(), removing).await;
+            let nothing = preimages::nothing_to_claim(&self.state.database, &removing).await;
             self.runtime.input(Input::Htlcs(htlcs::of_channels(&pending, &nothing)));
         }
         // Each takes a second and more.
@@ -196,6 +194,7 @@ impl<C: Call> Sink for EngineSink<C> {
     }
 
     async fn deliver(&self, input: Input) -> Result<(), String> {
+        let _took = matches!(input, Input::Block(_)).then(|| self.state.tally.block());
         self.runtime.ask(input).await.map(drop).map_err(|refusal| refusal.to_string())
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! No command and no hook of stock lightningd shows a fundee the funding keys of its channel, so a
 //! client could be led to rely on a channel whose output pays somebody else. lightningd's database
-//! has both keys as soon as the channel is committed. It is opened read-only.
-
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+//! has both keys as soon as the channel is committed.
 
 use bitcoin::hashes::Hash;
 use bitcoin::opcodes::all::{OP_CHECKMULTISIG, OP_PUSHNUM_2};
@@ -13,116 +10,51 @@ use bitcoin::script::Builder;
 use bitcoin::{PublicKey, ScriptBuf, TxOut};
 use factory_engine::CheckFailure;
 use factory_engine::types::{ChannelId, OutPoint, Txid};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use serde_json::Value;
 
-/// Where lightningd keeps its channels, or why we can't look.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Database(Result<PathBuf, String>);
+use super::wallet_db::{Funding, WalletDb};
 
-impl Database {
-    /// From `listconfigs` (its `configs` object) and the node's directory for its network.
-    pub fn locate(configs: &Value, network_dir: &Path) -> Self {
-        let wallet = configs["wallet"]["value_str"].as_str();
-        Self(match wallet {
-            None => Ok(network_dir.join("lightningd.sqlite3")),
-            Some(dsn) => match dsn.strip_prefix("sqlite3://") {
-                // "sqlite3://main[:backup]": the part after the colon is a copy.
-                Some(paths) => {
-                    let main = paths.split(':').next().unwrap_or(paths);
-                    Ok(network_dir.join(main))
-                }
-                None => {
-                    let kind = dsn.split(':').next().unwrap_or(dsn);
-                    Err(format!(
-                        "lightningd's database is {kind}: funding keys can be checked in SQLite only. \
-                         An operator who accepts the risk sets factory-unsafe-skip-funding-check"
-                    ))
-                }
-            },
-        })
-    }
-
-    /// The file, where it is one that we can read.
-    pub(super) fn path(&self) -> Option<&Path> {
-        self.0.as_deref().ok()
-    }
-
-    /// Compares lightningd's record of a channel with the leaf. Blocks on the disk.
-    pub fn check(&self, channel: ChannelId, outpoint: OutPoint, output: &TxOut) -> Result<(), CheckFailure> {
-        let path = match &self.0 {
-            Ok(path) => path,
-            Err(reason) => return Err(CheckFailure::Unavailable(reason.clone())),
-        };
-        let record = read(path, channel)
-            .map_err(|error| CheckFailure::Unavailable(format!("cannot read {}: {error}", path.display())))?;
-        record.ok_or(CheckFailure::NotYet)?.compare(outpoint, output)
-    }
+/// Compares lightningd's record of a channel with the output that pays it.
+///
+/// # Errors
+/// What is wrong; [`CheckFailure::NotYet`] while lightningd has no such channel.
+pub async fn check(
+    database: &WalletDb,
+    channel: ChannelId,
+    outpoint: OutPoint,
+    output: &TxOut,
+) -> Result<(), CheckFailure> {
+    let found = database.funding(channel).await;
+    let found = found.map_err(|reason| CheckFailure::Unavailable(reason.to_string()))?;
+    compare(&found.ok_or(CheckFailure::NotYet)?, outpoint, output)
 }
 
-/// The columns that decide which output a channel spends.
-#[derive(Debug)]
-struct Record {
-    txid: Vec<u8>,
-    vout: u32,
-    satoshi: u64,
-    local_key: Vec<u8>,
-    remote_key: Vec<u8>,
-}
-
-fn read(path: &Path, channel: ChannelId) -> Result<Option<Record>, rusqlite::Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let database = Connection::open_with_flags(path, flags)?;
-    // lightningd holds its lock for milliseconds at a time.
-    database.busy_timeout(Duration::from_secs(5))?;
-    database
-        .query_row(
-            "SELECT funding_tx_id, funding_tx_outnum, funding_satoshi, \
-             funding_pubkey_local, fundingkey_remote \
-             FROM channels WHERE full_channel_id = ?1",
-            [channel.0.as_slice()],
-            |row| {
-                Ok(Record {
-                    txid: row.get(0)?,
-                    vout: row.get(1)?,
-                    satoshi: row.get(2)?,
-                    local_key: row.get(3)?,
-                    remote_key: row.get(4)?,
-                })
-            },
-        )
-        .optional()
-}
-
-impl Record {
-    fn compare(&self, outpoint: OutPoint, output: &TxOut) -> Result<(), CheckFailure> {
-        let mismatch = |text: String| Err(CheckFailure::Mismatch(text));
-        let Ok(txid) = Txid::from_slice(&self.txid) else {
-            return Err(CheckFailure::Unavailable("funding_tx_id is not a txid".to_owned()));
-        };
-        let recorded = OutPoint { txid, vout: self.vout };
-        if recorded != outpoint {
-            return mismatch(format!("the channel spends {recorded}, our leaf is {outpoint}"));
-        }
-        if self.satoshi != output.value.to_sat() {
-            return mismatch(format!(
-                "the channel holds {} sat, our leaf {} sat",
-                self.satoshi,
-                output.value.to_sat()
-            ));
-        }
-        let script = match (key(&self.local_key), key(&self.remote_key)) {
-            (Some(local), Some(remote)) => funding_script(local, remote),
-            _ => return Err(CheckFailure::Unavailable("no funding keys in the record".to_owned())),
-        };
-        if script != output.script_pubkey {
-            return mismatch(format!(
-                "the channel's funding script is {script:x}, our leaf pays {:x}",
-                output.script_pubkey
-            ));
-        }
-        Ok(())
+fn compare(recorded: &Funding, outpoint: OutPoint, output: &TxOut) -> Result<(), CheckFailure> {
+    let mismatch = |text: String| Err(CheckFailure::Mismatch(text));
+    let Ok(txid) = Txid::from_slice(&recorded.txid) else {
+        return Err(CheckFailure::Unavailable("funding_tx_id is not a txid".to_owned()));
+    };
+    let spends = OutPoint { txid, vout: recorded.vout };
+    if spends != outpoint {
+        return mismatch(format!("the channel spends {spends}, our leaf is {outpoint}"));
     }
+    if recorded.satoshi != output.value.to_sat() {
+        return mismatch(format!(
+            "the channel holds {} sat, our leaf {} sat",
+            recorded.satoshi,
+            output.value.to_sat()
+        ));
+    }
+    let script = match (key(&recorded.local_key), key(&recorded.remote_key)) {
+        (Some(local), Some(remote)) => funding_script(local, remote),
+        _ => return Err(CheckFailure::Unavailable("no funding keys in the record".to_owned())),
+    };
+    if script != output.script_pubkey {
+        return mismatch(format!(
+            "the channel's funding script is {script:x}, our leaf pays {:x}",
+            output.script_pubkey
+        ));
+    }
+    Ok(())
 }
 
 fn key(bytes: &[u8]) -> Option<PublicKey> {
@@ -147,7 +79,9 @@ mod tests {
     use super::super::scratch::Scratch;
     use super::*;
     use bitcoin::Amount;
+    use rusqlite::Connection;
     use serde_json::json;
+    use std::path::Path;
 
     const LOCAL: &str = "023da092f6980e58d2c037173180e9a465476026ee50f96695963e8efe436f54eb";
     const REMOTE: &str = "030e9f7b623d2ccc7c9bd44d66d5ce21ce504c0acf6385a132cec6d3c39fa711c1";
@@ -162,7 +96,7 @@ mod tests {
         OutPoint { txid: Txid::from_byte_array([7; 32]), vout: 1 }
     }
 
-    fn database(scratch: &Scratch, local: &str) -> (Database, ChannelId) {
+    fn database(scratch: &Scratch, local: &str) -> (WalletDb, ChannelId) {
         let path = scratch.path().join("lightningd.sqlite3");
         let channel = ChannelId::of(outpoint());
         let connection = Connection::open(&path).unwrap();
@@ -180,7 +114,7 @@ mod tests {
             )
             .unwrap();
         let configs = json!({"wallet": {"value_str": format!("sqlite3://{}:/backup", path.display())}});
-        (Database::locate(&configs, Path::new("/nowhere")), channel)
+        (WalletDb::locate(&configs, Path::new("/nowhere")), channel)
     }
 
     #[test]
@@ -191,44 +125,50 @@ mod tests {
     }
 
     // S18
-    #[test]
-    fn a_true_record_passes_and_any_difference_is_named() {
+    #[tokio::test]
+    async fn a_true_record_passes_and_any_difference_is_named() {
         let scratch = Scratch::new();
         let (database, channel) = database(&scratch, LOCAL);
-        assert_eq!(database.check(channel, outpoint(), &output()), Ok(()));
+        assert_eq!(check(&database, channel, outpoint(), &output()).await, Ok(()));
 
         let other = OutPoint { vout: 2, ..outpoint() };
-        assert!(matches!(database.check(channel, other, &output()), Err(CheckFailure::Mismatch(_))));
+        let result = check(&database, channel, other, &output()).await;
+        assert!(matches!(result, Err(CheckFailure::Mismatch(_))));
 
         let mut less = output();
         less.value -= Amount::ONE_SAT;
-        assert!(matches!(database.check(channel, outpoint(), &less), Err(CheckFailure::Mismatch(_))));
+        let result = check(&database, channel, outpoint(), &less).await;
+        assert!(matches!(result, Err(CheckFailure::Mismatch(_))));
 
         let unknown = ChannelId([9; 32]);
-        assert_eq!(database.check(unknown, outpoint(), &output()), Err(CheckFailure::NotYet));
+        assert_eq!(check(&database, unknown, outpoint(), &output()).await, Err(CheckFailure::NotYet));
     }
 
     // S18
-    #[test]
-    fn a_foreign_key_is_a_mismatch() {
+    #[tokio::test]
+    async fn a_foreign_key_is_a_mismatch() {
         let scratch = Scratch::new();
         let (database, channel) = database(&scratch, REMOTE);
-        let result = database.check(channel, outpoint(), &output());
+        let result = check(&database, channel, outpoint(), &output()).await;
         assert!(matches!(result, Err(CheckFailure::Mismatch(text)) if text.contains("funding script")));
     }
 
     // S18
-    #[test]
-    fn what_cannot_be_read_is_refused_with_a_reason() {
-        let postgres = json!({"wallet": {"value_str": "postgres://user@host/db"}});
-        let database = Database::locate(&postgres, Path::new("/nowhere"));
-        let result = database.check(ChannelId([9; 32]), outpoint(), &output());
-        assert!(matches!(result, Err(CheckFailure::Unavailable(text)) if text.contains("postgres")));
-
-        let missing = Database::locate(&json!({}), Path::new("/nowhere"));
-        let result = missing.check(ChannelId([9; 32]), outpoint(), &output());
-        assert!(
-            matches!(result, Err(CheckFailure::Unavailable(text)) if text.contains("/nowhere/lightningd.sqlite3"))
-        );
+    #[tokio::test]
+    async fn what_cannot_be_read_is_refused_with_a_reason() {
+        let refused = |wallet: serde_json::Value| async move {
+            let database = WalletDb::locate(&wallet, Path::new("/nowhere"));
+            match check(&database, ChannelId([9; 32]), outpoint(), &output()).await {
+                Err(CheckFailure::Unavailable(reason)) => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        let encrypted = json!({"wallet": {"value_str": "postgres://user:hunter2@host/db?sslmode=require"}});
+        let reason = refused(encrypted).await;
+        assert!(reason.contains("PostgreSQL") && reason.contains("docs/install.md"), "{reason}");
+        let reason = refused(json!({"wallet": {"value_str": "oracle://user@host/db"}})).await;
+        assert!(reason.contains("oracle"), "{reason}");
+        let reason = refused(json!({})).await;
+        assert!(reason.contains("can't be read"), "{reason}");
     }
 }

@@ -18,13 +18,12 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Response, StatusCode};
-use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::http::{self, Limits};
+use super::http::{self, Limits, Offer};
 use super::methods::fees::Reserve;
 use super::state::State;
 
@@ -36,8 +35,6 @@ use seen::{Asked, look};
 const LIMITS: Limits = Limits { connections: 8, time: Duration::from_secs(10) };
 /// An answer is given again for so long.
 const FRESH: Duration = Duration::from_secs(1);
-/// Between two attempts to listen.
-const AGAIN: Duration = Duration::from_secs(10);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -45,36 +42,19 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub async fn serve(state: State, address: SocketAddr) {
     tokio::spawn(count_states(State::clone(&state)));
     let source = Arc::new(Source::new(State::clone(&state)));
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                log::info!("metrics are served at http://{address}/metrics");
-                state.metrics_problem.send_replace(None);
-                let source = Arc::clone(&source);
-                let served = http::serve(listener, LIMITS, move |request| {
-                    let source = Arc::clone(&source);
-                    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-                    async move { source.answer(&method, &path).await }
-                });
-                // A task of its own: should it end, that is a bug, and it is begun again.
-                let ended = tokio::spawn(served).await.err();
-                let why = ended.map_or_else(|| "it returned".to_owned(), |error| error.to_string());
-                log::error!("metrics are not served for a moment, please report it as a bug: {why}");
-            }
-            Err(error) => {
-                let problem = format!("factory-metrics-bind: cannot listen on {address}: {error}");
-                let known = state.metrics_problem.send_replace(Some(problem.clone()));
-                if known.as_deref() != Some(problem.as_str()) {
-                    log::error!(
-                        "{problem}: end what has that port, or choose another address; it is tried again every {} s, \
-                         and factories are guarded all the same",
-                        AGAIN.as_secs()
-                    );
-                }
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+    let offer = Offer {
+        option: "factory-metrics-bind",
+        what: "metrics are",
+        address,
+        path: "/metrics",
+        limits: LIMITS,
+    };
+    http::offer(offer, &state.metrics_problem, move |request| {
+        let source = Arc::clone(&source);
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        async move { source.answer(&method, &path).await }
+    })
+    .await;
 }
 
 /// Notes each change of a factory's state.

@@ -16,12 +16,15 @@
 //!   `moves` a balance that goes from one channel to another; `fees_before` what it cost before;
 //!   `ordinary` whether a channel stands on what it should, `abandoned` those that lightningd keeps for ever
 //! - [`metrics`] numbers for an operator's monitoring, over [`http`]; [`tally`] what of them is counted as it happens,
-//!   `timed` how long the store takes
+//!   `timed` how long the store takes; [`page`] what a person sees of all that, live, in a browser
+//! - [`wallet_db`] lightningd's own database, in SQLite or PostgreSQL, which is only read
 //! - [`datastore`] where the store keeps its keys; [`client`] the RPC socket; [`bolt12`] invoices on their way to be signed
 
 mod abandoned;
 pub mod backup;
 mod balances;
+#[cfg(test)]
+mod bare;
 pub mod bitcoind;
 pub mod bolt12;
 pub mod boot;
@@ -57,6 +60,7 @@ pub mod moves;
 pub mod online;
 mod ordinary;
 pub mod outbox;
+pub mod page;
 pub mod params;
 pub mod payments;
 pub mod peers;
@@ -80,6 +84,7 @@ mod toy;
 pub mod vital;
 pub mod waker;
 pub mod wallet;
+pub mod wallet_db;
 pub mod watch;
 mod watch_online;
 pub mod words;

@@ -6,7 +6,8 @@ use factory_engine::types::{ChannelId, NodeId, OutPoint};
 use serde_json::{Value, json};
 
 use super::client::{Call, CallError, field};
-use super::funding_script::Database;
+use super::funding_script;
+use super::wallet_db::WalletDb;
 
 /// Compares the output on chain that a channel stands on with the keys that lightningd has for it.
 ///
@@ -14,17 +15,14 @@ use super::funding_script::Database;
 /// What is wrong; [`CheckFailure::NotYet`] while the output isn't there.
 pub async fn check<C: Call>(
     rpc: &C,
-    database: Database,
+    database: &WalletDb,
     peer: NodeId,
     channel_id: ChannelId,
 ) -> Result<(), CheckFailure> {
     let found = output(rpc, peer, channel_id).await;
     let found = found.map_err(|error| CheckFailure::Unavailable(error.to_string()))?;
     let (outpoint, output) = found.ok_or(CheckFailure::NotYet)?;
-    let look = move || database.check(channel_id, outpoint, &output);
-    tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| {
-        Err(CheckFailure::Unavailable(format!("reading lightningd's database: {error}")))
-    })
+    funding_script::check(database, channel_id, outpoint, &output).await
 }
 
 /// The output that a channel stands on, if it is in the chain and nobody has spent it.

@@ -11,18 +11,21 @@ use super::error::RpcError;
 #[derive(Debug)]
 pub struct Params {
     values: Map<String, Value>,
+    /// All that the command knows, for errors.
+    known: String,
 }
 
 impl Params {
     /// Sorts `raw` by the names that the command knows, in their order.
     pub fn new(names: &[&str], raw: &Value) -> Result<Self, RpcError> {
         let mut values = Map::new();
+        let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         match raw {
             Value::Null => {}
             Value::Array(list) => {
                 if list.len() > names.len() {
                     return Err(RpcError::parameter(format!(
-                        "too many parameters: got {}, expected {}",
+                        "too many parameters: got {}, expected {}: {known}",
                         list.len(),
                         names.len()
                     )));
@@ -34,15 +37,20 @@ impl Params {
             Value::Object(object) => {
                 for (name, value) in object {
                     if !names.contains(&name.as_str()) {
-                        return Err(RpcError::parameter(format!("unknown parameter: {name}")));
+                        return Err(RpcError::parameter(format!(
+                            "unknown parameter: {name}: it takes {known}"
+                        )));
                     }
                     values.insert(name.clone(), value.clone());
                 }
             }
-            _ => return Err(RpcError::parameter("expected an array or an object of parameters")),
+            _ => {
+                let text = format!("expected an array or an object of parameters: it takes {known}");
+                return Err(RpcError::parameter(text));
+            }
         }
         values.retain(|_, value| !value.is_null());
-        Ok(Self { values })
+        Ok(Self { values, known })
     }
 
     /// A parameter that may be left out.
@@ -65,7 +73,10 @@ impl Params {
 
     /// A parameter that must be there.
     pub fn required<T: Parameter>(&mut self, name: &str) -> Result<T, RpcError> {
-        self.optional(name)?.ok_or_else(|| RpcError::parameter(format!("missing required parameter: {name}")))
+        let found = self.optional(name)?;
+        found.ok_or_else(|| {
+            RpcError::parameter(format!("missing required parameter: {name}: it takes {}", self.known))
+        })
     }
 }
 
@@ -211,15 +222,18 @@ mod tests {
     fn null_is_left_out() {
         let mut params = Params::new(NAMES, &json!([null, 5])).unwrap();
         let error = params.required::<String>("id").unwrap_err();
-        assert_eq!(error, RpcError::parameter("missing required parameter: id"));
+        let text = "missing required parameter: id: it takes id, capacity_sat, dry_run";
+        assert_eq!(error, RpcError::parameter(text));
     }
 
     #[test]
     fn unknown_and_surplus_are_named() {
         let error = Params::new(NAMES, &json!({"capacity": 5})).unwrap_err();
-        assert_eq!(error.message, "unknown parameter: capacity");
+        assert_eq!(error.message, "unknown parameter: capacity: it takes id, capacity_sat, dry_run");
         let error = Params::new(NAMES, &json!([1, 2, 3, 4])).unwrap_err();
-        assert_eq!(error.message, "too many parameters: got 4, expected 3");
+        assert_eq!(error.message, "too many parameters: got 4, expected 3: id, capacity_sat, dry_run");
+        let error = Params::new(&[], &json!({"id": 5})).unwrap_err();
+        assert_eq!(error.message, "unknown parameter: id: it takes none");
     }
 
     #[test]

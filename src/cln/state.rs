@@ -16,6 +16,7 @@ use super::chain::Progress;
 use super::channels::{Changes, Channels};
 use super::client::Rpc;
 use super::dust::DustCap;
+use super::feerates::Known;
 use super::holding::Holding;
 use super::kept::Kept;
 use super::mirror::Mirror;
@@ -23,6 +24,7 @@ use super::online::Habits;
 use super::outbox::Outbox;
 use super::tally::Tally;
 use super::vital::Vital;
+use super::wallet_db::WalletDb;
 
 /// lightningd's default `cltv-final`, should `listconfigs` not say.
 const CLTV_FINAL: u32 = 18;
@@ -56,8 +58,12 @@ pub struct Shared {
     pub me: NodeId,
     /// lightningd's `cltv-final`: what an invoice gets where nobody says otherwise.
     pub cltv_final: u32,
+    /// lightningd's database, which is only read.
+    pub database: WalletDb,
     /// bitcoind itself, where the operator gives access.
     pub bitcoind: Bitcoind,
+    /// What fees are, and who said so.
+    pub feerates: Known,
     /// Coins that are kept for fees.
     pub kept: Kept<Rpc>,
     /// How far the chain has been read.
@@ -74,6 +80,8 @@ pub struct Shared {
     pub tally: Tally,
     /// Why metrics aren't served that should be, if so.
     pub metrics_problem: watch::Sender<Option<String>>,
+    /// The same of the page.
+    pub web_problem: watch::Sender<Option<String>>,
     /// Where copies of what is stored are kept.
     pub backup: Option<Backup>,
     /// Opens this node's copies.
@@ -105,7 +113,9 @@ impl Shared {
             config,
             me: NodeId([0; 33]),
             cltv_final: CLTV_FINAL,
+            database: WalletDb::unknown(),
             bitcoind: Bitcoind::default(),
+            feerates: Known::default(),
             scan: Progress::default(),
             news: watch::Sender::new(0),
             chain_problem: watch::Sender::new(None),
@@ -113,6 +123,7 @@ impl Shared {
             important: false,
             tally: Tally::default(),
             metrics_problem: watch::Sender::new(None),
+            web_problem: watch::Sender::new(None),
             backup: None,
             copy_key: None,
             restoring: watch::Sender::new(None),

@@ -20,14 +20,16 @@ use tokio::time::Instant;
 
 use super::error;
 
-/// Ends of the buckets of what a write takes, seconds.
-const STORE: [f64; 12] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Ends of the buckets of what a write, a block or a hook takes, seconds.
+const SHORT: [f64; 12] = [0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 /// The same of a state before a factory is used.
 const CREATION: [f64; 12] = [0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 /// Factories that are being created, and parents with a child, of which more is not remembered.
 const MOST: usize = 1_000;
 /// States that end before a factory is used, and that somebody is at work in.
 const CREATING: [State; 5] = [State::Joining, State::Signing, State::Storing, State::Opening, State::Funding];
+/// Hooks that are timed. Of `custommsg` the answer never waits.
+pub const HOOKS: [&str; 4] = ["openchannel", "htlc_accepted", "rpc_command", "commitment_revocation"];
 /// What a command of lightningd's is refused for.
 pub const GUARDED: &str = "guarded_channel";
 /// The same, of a payment of this node's own.
@@ -98,6 +100,9 @@ pub struct Tally {
     creation: Family<One, Histogram, fn() -> Histogram>,
     store: Histogram,
     store_failures: Counter,
+    blocks: Histogram,
+    tips: Histogram,
+    hooks: Family<One, Histogram, fn() -> Histogram>,
     creating: Arc<Mutex<BTreeMap<InstanceId, Creating>>>,
     /// The child that each parent had last.
     children: Arc<Mutex<BTreeMap<Txid, Txid>>>,
@@ -105,6 +110,29 @@ pub struct Tally {
 
 fn creation() -> Histogram {
     Histogram::new(CREATION)
+}
+
+fn short() -> Histogram {
+    Histogram::new(SHORT)
+}
+
+/// Counts how long it has been there once it goes.
+#[derive(Debug)]
+pub struct Took {
+    began: Instant,
+    into: Histogram,
+}
+
+impl Took {
+    fn new(into: Histogram) -> Self {
+        Self { began: Instant::now(), into }
+    }
+}
+
+impl Drop for Took {
+    fn drop(&mut self) {
+        self.into.observe(self.began.elapsed().as_secs_f64());
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -120,8 +148,11 @@ impl Default for Tally {
             troubles: Family::default(),
             changes: Family::default(),
             creation: Family::<One, Histogram, fn() -> Histogram>::new_with_constructor(creation),
-            store: Histogram::new(STORE),
+            store: short(),
             store_failures: Counter::default(),
+            blocks: short(),
+            tips: short(),
+            hooks: Family::<One, Histogram, fn() -> Histogram>::new_with_constructor(short),
             creating: Arc::default(),
             children: Arc::default(),
         };
@@ -136,6 +167,9 @@ impl Default for Tally {
         }
         for state in CREATING {
             drop(tally.creation.get_or_create(&[("state", state.name())]));
+        }
+        for hook in HOOKS {
+            drop(tally.hooks.get_or_create(&[("hook", hook)]));
         }
         tally
     }
@@ -216,6 +250,22 @@ impl Tally {
         }
     }
 
+    /// A block is handled, until what this gives goes.
+    pub fn block(&self) -> Took {
+        Took::new(self.blocks.clone())
+    }
+
+    /// The node is looked at after a block, until what this gives goes.
+    pub fn tip(&self) -> Took {
+        Took::new(self.tips.clone())
+    }
+
+    /// One of [`HOOKS`] is answered, until what this gives goes.
+    pub fn hook(&self, name: &'static str) -> Took {
+        let hook = Histogram::clone(&self.hooks.get_or_create(&[("hook", name)]));
+        Took::new(hook)
+    }
+
     /// Adds all of it to a page.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
@@ -244,6 +294,21 @@ impl Tally {
             "store_failures",
             "Tries to store the records of a step that failed",
             self.store_failures.clone(),
+        );
+        registry.register(
+            "block_seconds",
+            "How long it took to handle a block that was fetched",
+            self.blocks.clone(),
+        );
+        registry.register(
+            "tip_seconds",
+            "How long it took to look at the node once its last block was handled",
+            self.tips.clone(),
+        );
+        registry.register(
+            "hook_seconds",
+            "How long hooks of lightningd took to answer, those of HTLCs that are held included",
+            self.hooks.clone(),
         );
     }
 }
@@ -352,6 +417,26 @@ mod tests {
         assert_eq!(tally.oldest(&BTreeMap::new(), after(9), after(11)), Duration::ZERO);
         let all = BTreeMap::from([(instance, State::Joining)]);
         assert_eq!(tally.oldest(&all, after(20), after(20)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_takes_its_time_is_counted_once_it_is_done() {
+        let tally = Tally::default();
+        let mut took = tally.hook("openchannel");
+        took.began -= Duration::from_secs(2);
+        assert!(text(&tally).contains("hook_seconds_count{hook=\"openchannel\"} 0\n"));
+        drop(took);
+        drop((tally.block(), tally.tip(), tally.tip()));
+        let shown = text(&tally);
+        for sample in [
+            "hook_seconds_sum{hook=\"openchannel\"} 2.",
+            "hook_seconds_count{hook=\"openchannel\"} 1\n",
+            "hook_seconds_count{hook=\"htlc_accepted\"} 0\n",
+            "block_seconds_count 1\n",
+            "tip_seconds_count 2\n",
+        ] {
+            assert!(shown.contains(sample), "{sample}: {shown}");
+        }
     }
 
     #[test]

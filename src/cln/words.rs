@@ -2,8 +2,9 @@
 //! with the names of commands and options.
 
 use factory_engine::admission::hold::Full;
+use factory_engine::tx::sale::{SaleError, SaleLimits};
 use factory_engine::types::Height;
-use factory_engine::{CannotClose, Level, NextAction, Phase, Refusal, TOLD_TO};
+use factory_engine::{CannotClose, CannotMove, Level, NextAction, NotCooperative, Phase, Refusal, TOLD_TO};
 
 /// What to do about a factory whose records are not understood.
 pub const MEND: &str = "Start the version of the plugin that wrote them, or put the record back from a backup of \
@@ -13,61 +14,121 @@ pub const MEND: &str = "Start the version of the plugin that wrote them, or put 
 /// Why a command was not carried out, and what to do.
 pub fn refusal(refusal: &Refusal) -> String {
     match refusal {
+        Refusal::NamedTwice(_) => format!("{refusal}: name each client once"),
         Refusal::NotConnected(_) => format!("{refusal}: connect to it; it has to run this plugin, too"),
+        Refusal::LifetimeTooShort { .. } => format!("{refusal}; make it longer, or dying_blocks shorter"),
         Refusal::NoTimeToEvict { stock_csv, .. } => {
             format!("{refusal}; make it longer, or factory-stock-csv (now {stock_csv}) shorter")
         }
         Refusal::Unknown(_) => format!("{refusal}: see factory-list and factory-invitations"),
-        Refusal::Deleted(_) => format!("{refusal} (factory-keep-finished-blocks)"),
-        Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
+        Refusal::Deleted(_) => {
+            format!(
+                "{refusal} (factory-keep-finished-blocks); lightningd's own accounts stay (bkpr-listincome)"
+            )
+        }
+        Refusal::OwnFactory(_) | Refusal::NotAnInvitation { .. } => format!("{refusal}: see factory-list"),
         Refusal::TermsChanged { .. } => {
             format!("{refusal}: read factory-invitations again, and accept what it shows")
         }
         Refusal::OutOfBounds(bound) => match bound.setting() {
             Some(setting) => format!("{refusal}: nothing was accepted; the option is factory-{setting}"),
-            None => format!("{refusal}: nothing was accepted"),
+            None => format!("{refusal}: nothing was accepted; try again when fees have fallen"),
         },
+        Refusal::OperatorAway(_) => format!("{refusal}: connect to it, and try again"),
+        Refusal::NothingOnChain { .. } => format!("{refusal}: see next_action of factory-list"),
         Refusal::CannotLeave { .. } => {
             format!("{refusal}; factory-exit needs nobody")
         }
         Refusal::LeavesAlready(_) => format!("{refusal}: factory-status says how far it is"),
         Refusal::CannotComeOn { .. } => format!("{refusal}: see listpeerchannels"),
-        Refusal::HasLeft(_) => format!("{refusal}: its money is in the channel that it has moved to"),
+        Refusal::HasLeft(_) => {
+            format!("{refusal}: its money is in the channel that it has moved to (listpeerchannels)")
+        }
         Refusal::NoPrices => format!("{refusal}: set it again with factory-price"),
         Refusal::AllGoneOver(_) | Refusal::GoneOver(_) => {
             format!("{refusal}: the operator's own key takes it, by itself (factory-show)")
         }
         Refusal::OperatorEvicts => format!("{refusal}: to leave this factory use factory-exit"),
         Refusal::NoSuchClient { .. } => format!("{refusal}: see factory-show"),
+        Refusal::IsOut(_) => format!("{refusal}: leave it out of clients"),
+        Refusal::OperatorSells => format!("{refusal}, with factory-buy on their nodes"),
+        Refusal::NoStock => {
+            format!("{refusal}: have an ordinary channel opened, or wait for a factory with stock_sat")
+        }
+        Refusal::NotCooperative(why) => not_cooperative(why),
+        Refusal::Amount(why) => amount(why),
+        Refusal::Move(why) => cannot_move(why),
         Refusal::Close(why) => close(why),
+        Refusal::Closing(_) => format!("{refusal}; factory-status says how far it is"),
         Refusal::Damaged { .. } => format!("{refusal}. {MEND}"),
-        Refusal::Stopping => "the plugin is shutting down".to_owned(),
+        Refusal::NotStored(_) | Refusal::NotRead(_) => {
+            format!("{refusal}; nothing has changed: see lightningd's log and its disk, and try again")
+        }
+        Refusal::Stale(_) => format!("{refusal}; nothing has changed: try again"),
+        Refusal::ReadOnly(_) => {
+            format!("{refusal}; nothing is done until that is mended: see factory-status")
+        }
+        Refusal::Stopping => "the plugin is shutting down: try again once lightningd is back".to_owned(),
         // These say it all.
         Refusal::NoClients
         | Refusal::ThisNode(_)
-        | Refusal::NamedTwice(_)
         | Refusal::Terms(_)
         | Refusal::NoShape(_)
-        | Refusal::LifetimeTooShort { .. }
-        | Refusal::OwnFactory(_)
-        | Refusal::OperatorAway(_)
-        | Refusal::NothingOnChain { .. }
         | Refusal::NoChannelToExit { .. }
-        | Refusal::IsOut(_)
-        | Refusal::OperatorSells
-        | Refusal::NoStock
         | Refusal::Reason { .. }
-        | Refusal::NotCooperative(_)
         | Refusal::SaleUnderWay
         | Refusal::PaymentUnderWay
-        | Refusal::Amount(_)
-        | Refusal::Move(_)
-        | Refusal::Closing(_)
-        | Refusal::NotStored(_)
-        | Refusal::NotRead(_)
-        | Refusal::ChannelsLost { .. }
-        | Refusal::Stale(_)
-        | Refusal::ReadOnly(_) => refusal.to_string(),
+        | Refusal::ChannelsLost { .. } => refusal.to_string(),
+    }
+}
+
+/// Why nothing is signed for a client's sub-factory, and what to do.
+fn not_cooperative(why: &NotCooperative) -> String {
+    match why {
+        NotCooperative::Damaged(_) => format!("{why}. {MEND}"),
+        NotCooperative::Restored(_) => format!("{why}: it can only be left (factory-exit, docs/recovery.md)"),
+        NotCooperative::Leaving | NotCooperative::HandedOver | NotCooperative::OnChain => {
+            format!("{why}: have an ordinary channel opened, or buy in the next factory")
+        }
+        NotCooperative::State(_) | NotCooperative::Channel(_) => {
+            format!("{why}: see next_action of factory-list")
+        }
+    }
+}
+
+/// Why so much can't be bought, and what to do.
+fn amount(why: &SaleError) -> String {
+    match why {
+        SaleError::NoStock
+        | SaleError::Gone
+        | SaleError::Amount { limits: SaleLimits { everything: None, .. }, .. } => {
+            format!("{why}: have an ordinary channel opened, or buy in the next factory")
+        }
+        // It says what can be asked for.
+        SaleError::Amount { .. } => why.to_string(),
+        SaleError::NotAMember(_) | SaleError::Tree(_) => format!("{why}: please report it as a bug"),
+    }
+}
+
+/// Why a balance can't go from one channel to another, and what to do.
+fn cannot_move(why: &CannotMove) -> String {
+    match why {
+        CannotMove::SameChannel(_) => format!("{why}: name two"),
+        CannotMove::NoSuchChannel(_) | CannotMove::TwoPeers { .. } => format!("{why}: see listpeerchannels"),
+        CannotMove::NoOperator(_) => format!("{why}: see lsp in factory-list"),
+        CannotMove::NotLive(_) => format!("{why}: see its state in listpeerchannels"),
+        CannotMove::Unconfirmed(_) => format!("{why}: try again once it is"),
+        CannotMove::TooYoung { .. } => format!("{why}; try again then"),
+        CannotMove::Unusable(..) => format!("{why}: see next_action of factory-list"),
+        CannotMove::HandedOver(_) => format!("{why}: see listpeerchannels for where its money went"),
+        CannotMove::UnderWay { .. } => format!("{why}: try again once it is done"),
+        CannotMove::Nothing { .. } => format!("{why}: name another channel as from"),
+        CannotMove::Full { .. } => {
+            format!("{why}: name another channel as to, or make room with factory-buy")
+        }
+        CannotMove::TooMuch { .. } => format!("{why}; leave amount_msat out for all that can go"),
+        CannotMove::TooLittle { .. } => format!("{why}: ask for more"),
+        CannotMove::TooLate { .. } => format!("{why}: to leave this factory use factory-exit"),
     }
 }
 
@@ -86,7 +147,8 @@ fn close(why: &CannotClose) -> String {
         CannotClose::NotLive(_) => {
             format!("{why}: see listpeerchannels; or evict its client (factory-evict)")
         }
-        CannotClose::Restored(_) | CannotClose::State(_) | CannotClose::Outputs(_) => why.to_string(),
+        CannotClose::State(_) => format!("{why}: see next_action of factory-list"),
+        CannotClose::Restored(_) | CannotClose::Outputs(_) => format!("{why}: use factory-evict"),
     }
 }
 

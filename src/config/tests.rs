@@ -130,9 +130,12 @@ fn a_program_is_a_path_or_none() {
 
 #[test]
 fn an_address_is_this_machines_unless_it_is_said() {
-    let bind = |text: &str| {
-        set("factory-metrics-bind", Value::String(text.to_owned())).map(|settings| settings.metrics_bind)
-    };
+    an_address("factory-metrics-bind", "127.0.0.1:9750", |settings| settings.metrics_bind);
+    an_address("factory-web-bind", "127.0.0.1:9751", |settings| settings.web_bind);
+}
+
+fn an_address(option: &str, example: &str, setting: fn(Settings) -> Option<std::net::SocketAddr>) {
+    let bind = |text: &str| set(option, Value::String(text.to_owned())).map(setting);
     for none in ["none", ""] {
         assert_eq!(bind(none), Ok(None));
     }
@@ -143,7 +146,7 @@ fn an_address_is_this_machines_unless_it_is_said() {
         ["0.0.0.0:9750", "[::]:9750", "192.0.2.7:9750", "[2001:db8::1]:9750", "[::ffff:192.0.2.7]:9750"]
     {
         let error = bind(open).unwrap_err().0;
-        assert!(error.starts_with("factory-metrics-bind: ") && error.contains("127.0.0.1:9750"), "{error}");
+        assert!(error.starts_with(&format!("{option}: ")) && error.contains("127.0.0.1:9750"), "{error}");
         assert!(error.ends_with(&format!("public:{open}")), "{error}");
         assert_eq!(bind(&format!("public:{open}")), Ok(Some(open.parse().unwrap())), "{open}");
     }
@@ -151,8 +154,8 @@ fn an_address_is_this_machines_unless_it_is_said() {
         ["9750", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "localhost:9750", "public:", "Public:[::]:1"]
     {
         let error = bind(bad).unwrap_err().0;
-        assert!(error.contains("127.0.0.1:9750") && error.ends_with(&format!("got '{bad}'")), "{error}");
+        assert!(error.contains(example) && error.ends_with(&format!("got '{bad}'")), "{error}");
     }
-    let Kind::Text(written, _) = named("factory-metrics-bind").kind else { panic!("no text") };
+    let Kind::Text(written, _) = named(option).kind else { panic!("no text") };
     assert_eq!(written(&Settings::default()), "none");
 }

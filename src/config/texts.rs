@@ -93,8 +93,8 @@ pub(super) fn set_backup_file(to: &mut Settings, text: &str) -> Result<(), BadOp
 /// Before an address that others can reach: whoever writes it means it.
 const PUBLIC: &str = "public:";
 
-/// An address to listen on, or none. Nothing that is served there asks who reads it.
-fn bind(option: &str, text: &str) -> Result<Option<SocketAddr>, BadOption> {
+/// An address to listen on, or none. `port` is one that it could have, `open` why it shouldn't be reached from elsewhere.
+fn bind(option: &str, port: u16, open: &str, text: &str) -> Result<Option<SocketAddr>, BadOption> {
     if text.is_empty() || text == NONE {
         return Ok(None);
     }
@@ -102,13 +102,13 @@ fn bind(option: &str, text: &str) -> Result<Option<SocketAddr>, BadOption> {
     let address = meant.unwrap_or(text).parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
     let Some(address) = address else {
         return Err(BadOption(format!(
-            "{option}: expected an IP address and a port, such as 127.0.0.1:9750 or [::1]:9750, or none, got '{text}'"
+            "{option}: expected an IP address and a port, such as 127.0.0.1:{port} or [::1]:{port}, or none, got '{text}'"
         )));
     };
     if meant.is_none() && !address.ip().to_canonical().is_loopback() {
         return Err(BadOption(format!(
-            "{option}: other machines reach {address}, and nobody is asked for a password there: use 127.0.0.1:{}, or, \
-             if a firewall keeps others away, {PUBLIC}{address}",
+            "{option}: other machines reach {address}, and {open}: use 127.0.0.1:{}, or, if a firewall keeps others \
+             away, {PUBLIC}{address}",
             address.port()
         )));
     }
@@ -116,7 +116,12 @@ fn bind(option: &str, text: &str) -> Result<Option<SocketAddr>, BadOption> {
 }
 
 pub(super) fn set_metrics_bind(to: &mut Settings, text: &str) -> Result<(), BadOption> {
-    to.metrics_bind = bind("factory-metrics-bind", text)?;
+    to.metrics_bind = bind("factory-metrics-bind", 9750, "nobody is asked for a password there", text)?;
+    Ok(())
+}
+
+pub(super) fn set_web_bind(to: &mut Settings, text: &str) -> Result<(), BadOption> {
+    to.web_bind = bind("factory-web-bind", 9751, "runes go there unencrypted", text)?;
     Ok(())
 }
 

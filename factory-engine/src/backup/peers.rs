@@ -282,11 +282,11 @@ impl Engine {
         Ok(())
     }
 
-    /// The backup file has a copy that isn't of the records that are stored, nor of the first of them: it was found
+    /// A keeper has a copy that isn't of the records that are stored, nor of the first of them: it was found
     /// after the start. What is damaged signs nothing (S33), and its copy may be what mends it.
-    pub(crate) fn on_file_has(&self, step: &mut StepBuilder<'_>, copy: Copy) {
+    pub(crate) fn on_keeper_has(&self, step: &mut StepBuilder<'_>, keeper: Keeper, copy: Copy) {
         if self.factories.get(&copy.instance).is_some_and(|factory| factory.damage().is_none()) {
-            self.has_shown(step, Keeper::File, copy);
+            self.has_shown(step, keeper, copy);
         }
     }
 

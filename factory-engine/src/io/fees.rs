@@ -18,7 +18,7 @@ pub(crate) fn replaced_from(before: u32) -> u32 {
     before.saturating_add((before / 4).max(MIN_RAISE))
 }
 
-/// What the backend says of fees, in sat/kw.
+/// What is known of fees, in sat/kw ([`sources`](crate::io::sources)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Feerates {
     /// Below it nothing gets into the mempool.
@@ -30,8 +30,13 @@ pub struct Feerates {
 impl Feerates {
     /// What confirms within so many blocks; nothing without estimates.
     pub fn within(&self, blocks: u32) -> Option<u32> {
+        self.estimate(blocks).map(|feerate| feerate.max(self.floor))
+    }
+
+    /// What is said of a confirmation within so many blocks, whatever the mempool asks for.
+    pub(crate) fn estimate(&self, blocks: u32) -> Option<u32> {
         let known = self.estimates.range(..=blocks).next_back().or_else(|| self.estimates.iter().next());
-        known.map(|(_, feerate)| (*feerate).max(self.floor))
+        known.map(|(_, feerate)| *feerate)
     }
 
     /// What confirms in the longest time that there is an estimate for; nothing without estimates.
@@ -51,17 +56,6 @@ impl Feerates {
         let hurry = u64::from(URGENT.saturating_sub(left)).saturating_mul(each);
         let raised = u64::from(base).saturating_mul(hurry.saturating_add(100)) / 100;
         u32::try_from(raised).unwrap_or(u32::MAX)
-    }
-
-    /// What two sources say, together: of each the higher, since a child that is too dear costs less than
-    /// one that comes too late.
-    pub fn and(mut self, other: &Self) -> Self {
-        self.floor = self.floor.max(other.floor);
-        for (blocks, feerate) in &other.estimates {
-            let known = self.estimates.entry(*blocks).or_insert(*feerate);
-            *known = (*known).max(*feerate);
-        }
-        self
     }
 }
 
@@ -278,7 +272,7 @@ const URGENT: u32 = 6;
 const URGENT_PERCENT: u64 = 25;
 
 /// Without any estimate: what is paid once a deadline is as near as [`URGENT`] twice, sat/kw.
-const FALLBACK: u32 = 2_500;
+pub(crate) const FALLBACK: u32 = 2_500;
 
 /// By so much of that for each block from [`URGENT`] on, percent: at the deadline ten times, 100 sat/vB.
 const BLIND_PERCENT: u64 = 150;
@@ -322,16 +316,6 @@ mod tests {
         assert_eq!(none.target(0), 25_000);
         let storm = Feerates { floor: 12_500, estimates: BTreeMap::new() };
         assert_eq!((storm.target(100), storm.target(12), storm.target(0)), (12_500, 12_500, 125_000));
-    }
-
-    // S26
-    #[test]
-    fn of_two_sources_the_higher_counts() {
-        let other = Feerates { floor: 300, estimates: BTreeMap::from([(2, 9_000), (12, 8_000), (20, 1)]) };
-        let both = rates().and(&other);
-        let expected = BTreeMap::from([(2, 15_000), (6, 11_000), (12, 8_000), (20, 1), (100, 3_750)]);
-        assert_eq!(both, Feerates { floor: 300, estimates: expected });
-        assert_eq!(Feerates::default().and(&other), other);
     }
 
     /// S26: what somebody should look at is told, and nothing else.

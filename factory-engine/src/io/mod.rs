@@ -25,6 +25,7 @@ pub mod fees;
 mod node;
 mod refusal;
 mod shelf;
+pub mod sources;
 mod tower;
 
 /// Where the engine's randomness comes from: the operating system in the plugin, a seed in the
@@ -313,9 +314,11 @@ pub enum Input {
         /// Whether what it had isn't there any more either, as far as is known.
         lost: bool,
     },
-    /// The backup file has a copy that isn't of the records that are stored, nor of the first of them; a start, which
-    /// compares, could not read it. [`Effect::BringBack`] follows.
-    FileHas {
+    /// A keeper has a copy that isn't of the records that are stored, nor of the first of them: one in the backup file, which
+    /// a start, which compares, could not read; or one that `factory-restore` has found. [`Effect::BringBack`] follows.
+    KeeperHas {
+        /// Who.
+        keeper: Keeper,
         /// Every record of the factory, as this node has sealed them.
         copy: Copy,
     },

@@ -388,7 +388,7 @@ impl Course<'_> {
 }
 
 fn too_much() -> NoPlan {
-    NoPlan("its factories would be worth more than all money".to_owned())
+    NoPlan("its factories would be worth more than all money: lower capacities or stock_sat".to_owned())
 }
 
 /// The places of `of` that `number` have that are spread evenly.

@@ -86,8 +86,25 @@ pub fn history(
     instance: InstanceId,
     records: impl IntoIterator<Item = Result<Vec<Event>, RecordError>>,
 ) -> History {
+    tell_all(instance, records, None)
+}
+
+/// The same where only some entries are shown: of the others there is what is counted and summed up, and no words.
+pub fn history_for(
+    instance: InstanceId,
+    records: impl IntoIterator<Item = Result<Vec<Event>, RecordError>>,
+    window: Window,
+) -> History {
+    tell_all(instance, records, Some(window))
+}
+
+fn tell_all(
+    instance: InstanceId,
+    records: impl IntoIterator<Item = Result<Vec<Event>, RecordError>>,
+    window: Option<Window>,
+) -> History {
     let history = History { instance, role: None, factory: None, damage: None, entries: vec![] };
-    let mut teller = Teller { history, known: None, on_chain: BTreeMap::new() };
+    let mut teller = Teller { history, known: None, on_chain: BTreeMap::new(), window };
     for (number, record) in (0u32..).zip(records) {
         match record {
             Ok(events) => events.iter().for_each(|event| teller.take(number, event)),
@@ -117,6 +134,39 @@ impl Filter {
         };
         let of_kind = self.kinds.is_empty() || self.kinds.contains(&entry.told.kind);
         of_kind && entry.place.is_none_or(in_range)
+    }
+}
+
+/// The entries that are shown: so many of those that somebody wants, from a number on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Which are wanted.
+    pub filter: Filter,
+    /// The least number, as [`Entry::index`].
+    pub start: u64,
+    /// How many, at most.
+    pub limit: usize,
+}
+
+impl Window {
+    /// Whether the next entry may be one of them. Once as many as are shown are known to be, no later one is.
+    fn takes(&mut self, entry: &Entry) -> bool {
+        let takes = self.limit > 0 && entry.index >= self.start && self.filter.fits(entry);
+        // One without a height may turn out not to be in range.
+        if takes && entry.place.is_some() {
+            self.limit = self.limit.saturating_sub(1);
+        }
+        takes
+    }
+}
+
+impl Entry {
+    /// Leaves what is counted, summed up and looked up ([`History::doubts`]).
+    fn forget_words(&mut self) {
+        let facts = &mut self.told.facts;
+        let clients: Vec<Member> = facts.clients.first().into_iter().copied().collect();
+        (facts.clients, facts.left_out, facts.reason) = (clients, vec![], None);
+        self.told.what = String::new();
     }
 }
 
@@ -172,6 +222,8 @@ struct Teller {
     known: Option<Height>,
     /// Where the transactions that are in the chain stand among the entries, and their blocks.
     on_chain: BTreeMap<Txid, (usize, Height)>,
+    /// Of which entries the words are kept; of all without one.
+    window: Option<Window>,
 }
 
 impl Teller {
@@ -232,17 +284,11 @@ impl Teller {
         let index = u64::try_from(self.history.entries.len()).unwrap_or(u64::MAX).saturating_add(1);
         let place = told.height.or(not_before);
         let (undone, child) = (false, None);
-        self.history.entries.push(Entry {
-            index,
-            record,
-            event,
-            told,
-            not_before,
-            undone,
-            child,
-            anchor,
-            place,
-        });
+        let mut entry = Entry { index, record, event, told, not_before, undone, child, anchor, place };
+        if self.window.as_mut().is_some_and(|window| !window.takes(&entry)) {
+            entry.forget_words();
+        }
+        self.history.entries.push(entry);
     }
 
     /// Blocks above a height have left the chain, with what was in them.

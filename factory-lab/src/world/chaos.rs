@@ -320,7 +320,7 @@ fn describe(input: &Input) -> (&'static str, Option<InstanceId>) {
         Input::Published { report, .. } => ("published", Some(report.instance)),
         Input::Kept { .. } => ("kept", None),
         Input::NotKept { .. } => ("not kept", None),
-        Input::FileHas { .. } => ("file has", None),
+        Input::KeeperHas { .. } => ("keeper has", None),
         Input::Copied { .. } => ("copied", None),
         Input::Shelf { .. } => ("shelf", None),
         Input::BroughtBack { instance, .. } => ("brought back", Some(*instance)),

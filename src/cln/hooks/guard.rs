@@ -39,9 +39,12 @@ enum Why {
 /// Channels that stand off chain, and why they are left as they are.
 type Guarded = BTreeMap<ChannelId, Why>;
 
+/// A channel that may be in a factory, its peer if that is known, and why it can't be told.
+pub type Doubtful = (ChannelId, Option<NodeId>, String);
+
 /// Channels that aren't on chain and of which it isn't known whether they are in a factory, with the reason (S33).
 /// lightningd is asked anew: while nothing is known nobody follows its channels.
-pub async fn doubtful(state: &State) -> Vec<(ChannelId, Option<NodeId>, String)> {
+pub async fn doubtful(state: &State) -> Vec<Doubtful> {
     let view = state.runtime.view();
     if view.is_certain() {
         return vec![];
@@ -56,6 +59,29 @@ pub async fn doubtful(state: &State) -> Vec<(ChannelId, Option<NodeId>, String)>
         Some((channel, peer, view.doubt(peer)?))
     };
     all.filter_map(doubt).collect()
+}
+
+/// Of channels that may be factories' ([`doubtful`]) the first over which this node could pay so much now.
+pub async fn carries<'d>(state: &State, doubtful: &'d [Doubtful], msat: Option<u64>) -> Option<&'d Doubtful> {
+    if doubtful.is_empty() {
+        return None;
+    }
+    let answer = state.rpc.call("listpeerchannels", json!({})).await;
+    let list = answer.and_then(|answer| field("listpeerchannels", &answer, "channels"));
+    let list: Vec<Value> = list.unwrap_or_else(|error| {
+        log::warn!("what channels that may be factories' can carry: {error}");
+        vec![]
+    });
+    doubtful.iter().find(|(channel, ..)| may_carry(&list, *channel, msat))
+}
+
+/// Whether this node could pay so much over a channel, as far as that is known.
+fn may_carry(list: &[Value], channel: ChannelId, msat: Option<u64>) -> bool {
+    let id = channel.to_string();
+    let shown = list.iter().find(|shown| shown["channel_id"] == id.as_str());
+    let spendable = shown.and_then(|shown| shown["spendable_msat"].as_u64());
+    let (Some(spendable), Some(msat)) = (spendable, msat) else { return true };
+    msat <= spendable
 }
 
 async fn guarded(state: &State) -> Guarded {
@@ -233,6 +259,20 @@ mod tests {
         assert_eq!(text(&json!({"x": "c"}), 1, "x"), Some("c".to_owned()));
         assert_eq!(text(&json!(["a"]), 1, "x"), None);
         assert_eq!(text(&json!({"y": 1}), 0, "y"), None);
+    }
+
+    // S33
+    #[test]
+    fn whatever_may_be_a_factorys_carries_what_it_is_not_known_to_be_too_small_for() {
+        let (small, silent) = (ChannelId([1; 32]), ChannelId([2; 32]));
+        let list = [
+            json!({"channel_id": small.to_string(), "spendable_msat": 5_000}),
+            json!({"channel_id": silent.to_string()}),
+        ];
+        assert!(may_carry(&list, small, Some(5_000)));
+        assert!(!may_carry(&list, small, Some(5_001)));
+        assert!(may_carry(&list, small, None), "nobody says how much");
+        assert!(may_carry(&list, silent, Some(5_001)) && may_carry(&[], small, Some(5_001)));
     }
 
     // S34

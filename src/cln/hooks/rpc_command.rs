@@ -9,12 +9,10 @@
 //! - `close`, splices, `dev-forget-channel` and `fundchannel_cancel` of a channel that stands off chain are stopped.
 //!
 //! - As long as it isn't known which channels are factories' (S33), none of that is done for one that isn't on chain
-//!   and may be one: `sendpay` and `sendonion` over it are refused. So is `injectpaymentonion` (`xpay`), whose first
-//!   channel is inside the onion, where no other channel could be meant. Where one could, it goes on: an own payment
-//!   that nobody watches can cost no more than what is paid. It is the payer's to give; its peer, if it forwards,
-//!   asks for the time that it needs itself (S16); and one that is held until it expires lightningd closes the channel
-//!   for, which the next look finds (S34). Invoices go on, too: what is paid to them meets `htlc_accepted`.
-//!   `withdraw` and the like spend the wallet's coins, none of which is a factory's: those for a funding are reserved.
+//!   and may be one: `sendpay` and `sendonion` over it are refused. So is `injectpaymentonion` (`xpay`, `pay`), whose
+//!   first channel is inside the onion, of all that one such channel has the money for: `sendpay` over another, which
+//!   names it, goes on. Invoices go on, too: what is paid to them meets `htlc_accepted`. `withdraw` and the like spend the
+//!   wallet's coins, none of which is a factory's: those for a funding are reserved.
 //!
 //! A larger value that somebody gave stays. What can't be made safe, because the channel isn't usable yet
 //! or the payment would outlive the factory, is refused.
@@ -195,14 +193,9 @@ async fn injectpaymentonion(state: &State, params: &Value) -> Changed {
         let least = height(state).saturating_add(early).saturating_add(SLACK);
         lengthen(&mut params, "cltv_expiry", if pays_as_client { early } else { 0 }, least)
     });
-    let doubtful = guard::doubtful(state).await;
-    if let Some((channel, _, why)) = doubtful.first()
-        && state.channels.all(|channel| {
-            doubtful.iter().any(|(doubted, ..)| *doubted == channel)
-                || state.runtime.view().htlc(|view| view.policies.contains_key(&channel))
-        })
-    {
-        return Err(Unsafe(guard::unknown(*channel, why)));
+    let (doubtful, msat) = (guard::doubtful(state).await, number(params.get("amount_msat")));
+    if let Some((channel, _, why)) = guard::carries(state, &doubtful, msat).await {
+        return Err(Unsafe(format!("{}. Name another by sendpay", guard::unknown(*channel, why))));
     }
     // With an ordinary channel lightningd may have chosen that.
     let only_ours = state.runtime.view().htlc(|view| {

@@ -22,6 +22,10 @@ pub const COMMAND: Command = Command {
                   isn't free. dry_run asks for the price",
 };
 
+/// What to do when there is no channel.
+const OTHERWISE: &str =
+    "no channel has come of it so far: try again later, or have an ordinary channel opened";
+
 /// Between two looks at what has become of it.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,7 +53,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         match outcome {
             Outcome::Waiting => tokio::time::sleep(PAUSE).await,
             Outcome::Refused { reason, waited } => {
-                return Err(RpcError::new(NOT_SOLD, words::not_sold(&reason, waited, state.config.jit)));
+                return Err(RpcError::new(
+                    NOT_SOLD,
+                    words::not_sold(&reason, waited, state.config.jit),
+                    OTHERWISE,
+                ));
             }
             Outcome::Bought => break,
             Outcome::OrdinaryChannel(reason, jit) => return instead(&state, instance, &reason, &jit).await,
@@ -57,7 +65,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     }
     let (factory, _) = factory(&state, instance).await?;
     let sold = sold(factory.current.sales.of(quote.coin), &quote)
-        .ok_or_else(|| RpcError::new(NOT_SOLD, "the factory was forgotten meanwhile"))?;
+        .ok_or_else(|| RpcError::new(NOT_SOLD, "the factory was forgotten meanwhile", "see factory-list"))?;
     let mut object = answer(instance, amount, &quote, dry_run, sold.price_msat);
     object["channel_id"] = sold.channel_id().to_string().into();
     object["funding_txid"] = sold.sale.channel.txid.to_string().into();
@@ -77,11 +85,11 @@ async fn ask_price(state: &State, instance: InstanceId, amount: Amount) -> Resul
             match asked {
                 None => tokio::time::sleep(PAUSE).await,
                 Some(Ok(quoted)) => return Ok(quoted),
-                Some(Err(reason)) => return Err(RpcError::new(NOT_SOLD, reason.to_string())),
+                Some(Err(reason)) => return Err(RpcError::new(NOT_SOLD, reason, OTHERWISE)),
             }
         }
     };
-    let silent = || RpcError::new(NOT_SOLD, "the operator didn't answer in time");
+    let silent = || RpcError::new(NOT_SOLD, "the operator didn't answer in time", OTHERWISE);
     tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| Err(silent()))
 }
 

@@ -68,14 +68,14 @@ fn finished(factory: &Factory) -> Option<&Closing> {
 }
 
 async fn not_closed(state: &State, instance: InstanceId, why: &str) -> RpcError {
-    let bound = match factory(state, instance).await {
+    let next = match factory(state, instance).await {
         Ok((factory, height)) if factory.is_closing(height) => {
-            "; some may have signed: this node tries again at each block at which all are connected \
+            "some may have signed: this node tries again at each block at which all are connected \
              (factory-status)"
         }
-        _ => "; everything goes on as before",
+        _ => "everything goes on as before: call it again, or use factory-evict",
     };
-    RpcError::new(NOT_CLOSED, format!("factory {instance} is not closed: {why}{bound}"))
+    RpcError::new(NOT_CLOSED, format!("factory {instance} is not closed: {why}"), next)
 }
 
 /// What it would be: nothing is asked of anybody.

@@ -46,6 +46,10 @@ const NAMES: &[&str] = &[
     "push_msat",
 ];
 
+/// What to do when there is no factory.
+const AGAIN: &str =
+    "nothing went on chain: mend that, or leave out whom it is about, and call factory-create again";
+
 /// Looked at without a change of state after this long: clients answer in between.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -104,7 +108,14 @@ async fn check_clients(state: &State, create: &Create) -> Result<(), RpcError> {
             problems.push(format!("{node} has no factory plugin: it sets neither feature bit 270 nor 271"));
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(RpcError::new(BAD_CLIENT, problems.join("; "))) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(RpcError::new(
+        BAD_CLIENT,
+        problems.join("; "),
+        "connect to those that are away, and leave others out",
+    ))
 }
 
 async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, RpcError> {
@@ -119,6 +130,7 @@ async fn check_wallet(state: &State, plan: &Plan) -> Result<Amount, RpcError> {
                 need.to_sat(),
                 have.to_sat()
             ),
+            "send it more (newaddr), or wait until what it has is confirmed and free (listfunds)",
         ));
     }
     Ok(have)
@@ -143,12 +155,16 @@ async fn reserve_after(state: &State, plan: &Plan) -> Result<Reserve, RpcError> 
 fn beyond_reserve(reserve: &Reserve) -> RpcError {
     let text = format!(
         "{} sat would be left in the wallet; to leave every factory at {} sat/kw and settle its channels takes {} \
-         sat in fees: add to the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
+         sat in fees",
         reserve.wallet.to_sat(),
         reserve.feerate,
         reserve.all().to_sat()
     );
-    RpcError::new(CANNOT_AFFORD, text)
+    RpcError::new(
+        CANNOT_AFFORD,
+        text,
+        "add to the wallet, lower factory-reserve-feerate, or say ignore_reserve=true",
+    )
 }
 
 /// Waits until the funding is released, or creation has failed.
@@ -167,7 +183,7 @@ async fn funded(
         };
         // A factory that was forgotten had failed.
         let Some((reached, without, progress)) = state.runtime.read(look).await? else {
-            return Err(RpcError::new(NOT_CREATED, format!("factory {instance} was not created")));
+            return Err(RpcError::new(NOT_CREATED, format!("factory {instance} was not created"), AGAIN));
         };
         for (node, reason) in without.iter().skip(left_out) {
             reporter.say(&format!("{node} is left out: {reason}"));
@@ -203,5 +219,5 @@ fn not_created(factory: &Factory) -> RpcError {
     for (node, reason) in &factory.left_out {
         text = format!("{text}; {node} was left out: {reason}");
     }
-    RpcError::new(NOT_CREATED, text)
+    RpcError::new(NOT_CREATED, text, AGAIN)
 }

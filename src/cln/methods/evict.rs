@@ -75,7 +75,7 @@ fn place(factory: &Factory, value: &Value) -> Result<ClientIndex, RpcError> {
     let found = node.and_then(|node| factory.client_of(node));
     found.ok_or_else(|| {
         RpcError::parameter(format!(
-            "clients: {value} is neither a client's number nor the id of a client's node"
+            "clients: {value} is neither a client's number nor the id of a client's node: see factory-show"
         ))
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use factory_engine::report::drawing;
 use factory_engine::tx::layout::{NodeIndex, NodeKind};
-use factory_engine::types::InstanceId;
+use factory_engine::types::{Height, InstanceId};
 use factory_engine::{Command as EngineCommand, Factory, Input, Role, Sold, exit_allowed};
 use serde_json::{Value, json};
 
@@ -31,19 +31,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if !dry_run {
         state.runtime.ask(Input::Command(EngineCommand::Exit { instance })).await?;
         // What is at stake is what is in the channels now, not at the last block.
-        let (_, fees) = feerates::look(&state.rpc, &state.bitcoind).await;
+        let (_, fees) = feerates::look(&state.rpc, &state.bitcoind, &state.feerates).await;
         state.runtime.input(Input::Fees(fees));
     }
     let (factory, height) = factory(&state, instance).await?;
-    exit_allowed(&factory, height)?;
-    let mut answer = json!({
-        "factory_instance": instance.to_string(),
-        "state": factory.state(height).name(),
-        "dry_run": dry_run,
-        "exit": exit(&factory),
-        "path": path(&factory),
-        "next_action": words::next_action(factory.next_action(height), height),
-    });
+    let mut answer = shown(&factory, height, dry_run)?;
     if dry_run && let Role::Client { lsp, .. } = factory.current.role {
         let list = balances::read(&state.rpc, lsp).await?;
         state.runtime.ask(Input::Balances(list)).await?;
@@ -51,6 +43,19 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         answer["ways"] = ways::both(&factory, plan.as_ref().map_err(words::refusal), height, &state.config);
     }
     Ok(answer)
+}
+
+/// What it takes this node to leave, if it can: this alone changes nothing.
+pub fn shown(factory: &Factory, height: Height, dry_run: bool) -> Result<Value, RpcError> {
+    exit_allowed(factory, height)?;
+    Ok(json!({
+        "factory_instance": factory.instance.to_string(),
+        "state": factory.state(height).name(),
+        "dry_run": dry_run,
+        "exit": exit(factory),
+        "path": path(factory),
+        "next_action": words::next_action(factory.next_action(height), height),
+    }))
 }
 
 /// The transactions that this node publishes, in order.

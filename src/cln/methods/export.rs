@@ -31,7 +31,11 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     if all.is_empty() {
         let state = factory.state(height).name();
         let text = format!("factory {instance} is {state}: this node holds nothing of it to be published");
-        return Err(RpcError::new(WRONG_STATE, text));
+        return Err(RpcError::new(
+            WRONG_STATE,
+            text,
+            "keep a package from its signing on, and a new one after each purchase",
+        ));
     }
     let mut answer = json!({
         "factory_instance": instance.to_string(),

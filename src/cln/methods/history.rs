@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint};
 use factory_engine::record::decode_record;
-use factory_engine::report::history::{Doubt, Elsewhere, Entry, Filter, History, Kind, Sums, history};
+use factory_engine::report::history::{
+    Doubt, Elsewhere, Entry, Filter, History, Kind, Sums, Window, history_for,
+};
 use factory_engine::types::{Height, InstanceId};
 use factory_engine::{Engine, Role, State as FactoryState};
 use factory_runtime::store::Store;
@@ -109,7 +111,8 @@ impl Asked {
         if let (Some(from), Some(to)) = (from, to)
             && from > to
         {
-            let text = format!("from_height: {from} is above to_height, {to}: nothing is in between");
+            let text =
+                format!("from_height: {from} is above to_height, {to}: nothing is in between; swap them");
             return Err(RpcError::parameter(text));
         }
         if start.is_some() && instance.is_none() {
@@ -118,6 +121,10 @@ impl Asked {
         }
         let filter = Filter { kinds, from, to };
         Ok(Self { instance, filter, format, start: start.unwrap_or(0), limit })
+    }
+
+    fn window(&self) -> Window {
+        Window { filter: self.filter.clone(), start: self.start, limit: self.limit }
     }
 }
 
@@ -222,7 +229,7 @@ impl Page {
     }
 }
 
-/// One answer is made after the other: each has a whole factory in memory.
+/// One answer is made after the other: each has what is counted of a whole factory in memory.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Answers with what happened, as JSON or as a table.
@@ -272,7 +279,7 @@ async fn read(
     let (mut elsewhere, mut wallet) = (Elsewhere::default(), None);
     let mut known: Vec<Known> = Vec::with_capacity(wanted.len());
     for instance in wanted {
-        let mut history = told(state, instance).await?;
+        let mut history = told(state, instance, asked.window()).await?;
         let anchors: BTreeMap<OutPoint, Amount> = history.anchors().collect();
         if !anchors.is_empty() && wallet.is_none() {
             wallet = Some(Wallet::ask(&state.rpc).await?);
@@ -292,7 +299,7 @@ async fn read(
     }
     if known.iter().any(Known::doubts_a_leave) {
         for instance in others {
-            elsewhere.add_places(&told(state, instance).await?);
+            elsewhere.add_places(&told(state, instance, Window::default()).await?);
         }
     }
     for one in &mut known {
@@ -301,14 +308,20 @@ async fn read(
     Ok(known)
 }
 
-/// What the records of one factory say.
-async fn told(state: &State, instance: InstanceId) -> Result<History, RpcError> {
+/// What the records of one factory say, with the words of what may be shown of it. lightningd gives them in one piece; each
+/// goes as soon as it is told.
+async fn told(state: &State, instance: InstanceId, window: Window) -> Result<History, RpcError> {
     let unavailable = |why: &dyn std::fmt::Display| {
-        RpcError::new(UNAVAILABLE, format!("cannot read the records of factory {instance}: {why}"))
+        RpcError::new(
+            UNAVAILABLE,
+            format!("cannot read the records of factory {instance}: {why}"),
+            "see lightningd's log, and try again",
+        )
     };
     let mut store = datastore::store(state.rpc.clone());
     let records = store.load(instance).await.map_err(|error| unavailable(&error))?;
-    let tell = move || history(instance, records.iter().map(|record| decode_record(record)));
+    let tell =
+        move || history_for(instance, records.into_iter().map(|record| decode_record(&record)), window);
     // Keys are added up again: others go on meanwhile.
     tokio::task::spawn_blocking(tell).await.map_err(|error| unavailable(&error))
 }
@@ -318,6 +331,7 @@ mod tests {
     use super::*;
     use crate::cln::error::INVALID_PARAMS;
     use factory_engine::record::event::{Aborted, Accepted, Forgotten};
+    use factory_engine::report::history::history;
 
     fn refused(params: Value) -> String {
         let error = Asked::read(&params).unwrap_err();
@@ -337,7 +351,7 @@ mod tests {
         assert!(refused(json!({"limit": 10_001})).contains("from 0 to 10000"));
         assert!(refused(json!({"from_height": -1})).contains("from_height"));
         let text = refused(json!({"from_height": 900, "to_height": 899}));
-        assert_eq!(text, "from_height: 900 is above to_height, 899: nothing is in between");
+        assert_eq!(text, "from_height: 900 is above to_height, 899: nothing is in between; swap them");
         assert!(refused(json!({"start": 1})).contains("name its factory_instance"));
         assert!(refused(json!({"blocks": 1})).contains("unknown parameter: blocks"));
     }

@@ -114,7 +114,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         }
     };
     if let Some(paused) = paused {
-        let none = || RpcError::new(WRONG_STATE, "no ladder is set: factory-ladder set");
+        let none = || RpcError::new(WRONG_STATE, "no ladder is set", "factory-ladder set begins one");
         let ladder = Ladder { paused, ..now.ok_or_else(none)? };
         state.runtime.set_ladder(Some(ladder)).await?;
     }
@@ -186,7 +186,7 @@ fn settings(ladder: &Ladder) -> Value {
 }
 
 /// How the ladder stands now.
-async fn standing(state: &State) -> Result<Value, RpcError> {
+pub async fn standing(state: &State) -> Result<Value, RpcError> {
     let now = factory_runtime::now();
     let look = move |engine: &Engine, height: Height| {
         let rungs: Vec<Value> = engine.factories().filter_map(|factory| rung(factory, height)).collect();

@@ -22,6 +22,10 @@ pub const COMMAND: Command = Command {
                   refused: without it, whatever isn't free",
 };
 
+/// What to do without the operator.
+const OTHERWISE: &str = "nothing has changed: try again (dry_run=true shows what it costs), or leave by \
+                         factory-exit, which needs nobody";
+
 /// Between two looks at what has become of it.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,7 +71,7 @@ async fn priced(state: &State, instance: InstanceId) -> Result<LeavePlan, RpcErr
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let silent = || RpcError::new(NOT_LEFT, "the operator didn't answer in time");
+    let silent = || RpcError::new(NOT_LEFT, "the operator didn't answer in time", OTHERWISE);
     tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| Err(silent()))
 }
 
@@ -96,7 +100,7 @@ async fn wait_for_channel(state: &State, instance: InstanceId) -> Result<(), Rpc
         match state.runtime.read(move |engine, _| outcome(engine, instance)).await? {
             Outcome::Waiting => tokio::time::sleep(PAUSE).await,
             Outcome::Begun => break,
-            Outcome::Refused(reason) => return Err(RpcError::new(NOT_LEFT, reason)),
+            Outcome::Refused(reason) => return Err(RpcError::new(NOT_LEFT, reason, OTHERWISE)),
         }
     }
     Ok(())

@@ -33,6 +33,15 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     let instance: Option<InstanceId> = params.optional("factory_instance")?;
     let wanted: Option<FactoryState> = params.optional("state")?;
     fresh_channels(&state).await;
+    shown(&state, instance, wanted).await
+}
+
+/// Factories: all, one, or those in a state; channels as they were looked at last.
+pub async fn shown(
+    state: &State,
+    instance: Option<InstanceId>,
+    wanted: Option<FactoryState>,
+) -> Result<Value, RpcError> {
     let node = factory_json::Node::from(state.as_ref());
     let fits = move |factory: &Factory, height| {
         instance.is_none_or(|instance| factory.instance == instance)
@@ -69,7 +78,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         Ok((factories.collect::<Vec<_>>(), archived, height, unreadable))
     };
     let (mut factories, archived, height, unreadable) = state.runtime.read(look).await??;
-    let archived = super::archived(&state, archived).await?;
+    let archived = super::archived(state, archived).await?;
     let archived = archived.iter().filter(|factory| fits(factory, height));
     factories.extend(archived.map(|factory| factory_json::factory(factory, &node, height)));
     let mut answer = json!({"factories": factories});

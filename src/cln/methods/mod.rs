@@ -26,6 +26,7 @@ pub mod invitations;
 pub mod ladder;
 pub mod leave;
 pub mod list;
+mod lost;
 #[cfg(feature = "faults")]
 pub mod misbehave;
 pub mod moving;
@@ -56,7 +57,7 @@ pub struct Command {
 }
 
 /// A copy of one factory, and the height that goes with it.
-async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), RpcError> {
+pub(super) async fn factory(state: &State, instance: InstanceId) -> Result<(Factory, Height), RpcError> {
     let look = move |engine: &Engine, height| {
         let found = engine.factory(instance).cloned();
         let unreadable = engine.damage(instance).filter(|_| found.is_none()).map(str::to_owned);
@@ -78,7 +79,11 @@ pub(super) async fn archived(state: &State, instances: Vec<InstanceId>) -> Resul
     }
     let mut store = datastore::store(state.rpc.clone());
     let read = read_archived(&mut store, instances).await;
-    read.map_err(|error| RpcError::new(UNAVAILABLE, format!("cannot read closed factories: {error}")))
+    let unread = |error| {
+        let next = "see lightningd's log, and try again";
+        RpcError::new(UNAVAILABLE, format!("cannot read closed factories: {error}"), next)
+    };
+    read.map_err(unread)
 }
 
 /// So that short channel ids are what lightningd says now; without an answer, what it said last.

@@ -21,6 +21,9 @@ pub const COMMAND: Command = Command {
                   it would take",
 };
 
+/// What to do when nothing has moved.
+const AGAIN: &str = "nothing has moved: dry_run=true shows what can go now";
+
 /// Between two looks at what has become of it.
 const PAUSE: Duration = Duration::from_millis(50);
 /// After so long it answers, whatever is missing: the move goes on by itself.
@@ -55,7 +58,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         let seen = state.runtime.read(move |engine, _| outcome(engine, instance, from, patient)).await?;
         match seen {
             Outcome::Open => tokio::time::sleep(PAUSE).await,
-            Outcome::Nothing(reason) => return Err(RpcError::new(NOT_MOVED, reason)),
+            Outcome::Nothing(reason) => return Err(RpcError::new(NOT_MOVED, reason, AGAIN)),
             Outcome::Answer(mut answer) => {
                 answer["from"] = from.to_string().into();
                 answer["to"] = to.to_string().into();

@@ -39,7 +39,8 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
 
 /// Clients that nobody knows yet.
 fn anybody(count: u32, capacity: Option<Amount>) -> Result<Vec<(NodeId, Amount)>, RpcError> {
-    let capacity = capacity.ok_or_else(|| RpcError::parameter("missing required parameter: capacity_sat"))?;
+    let missing = "missing required parameter: capacity_sat: the satoshi of each client's channel";
+    let capacity = capacity.ok_or_else(|| RpcError::parameter(missing))?;
     if count > MAX_CLIENTS {
         return Err(RpcError::parameter(PlanError::TooManyClients { clients: count }.to_string()));
     }

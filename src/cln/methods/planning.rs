@@ -276,7 +276,9 @@ pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount
     let (id, own) = match value {
         Value::Object(object) => {
             if let Some(name) = object.keys().find(|name| !["id", "capacity_sat"].contains(&name.as_str())) {
-                return Err(RpcError::parameter(format!("clients: unknown field {name}")));
+                return Err(RpcError::parameter(format!(
+                    "clients: unknown field {name}: each has id and capacity_sat"
+                )));
             }
             let own = object.get("capacity_sat").map(|own| {
                 Amount::parse(own)
@@ -289,7 +291,9 @@ pub fn client(value: &Value, capacity: Option<Amount>) -> Result<(NodeId, Amount
     let node = NodeId::parse(id)
         .ok_or_else(|| RpcError::parameter(format!("clients: {id} is not {}", NodeId::EXPECTED)))?;
     let capacity = own.or(capacity).ok_or_else(|| {
-        RpcError::parameter(format!("capacity_sat is missing, and {node} has none of its own"))
+        RpcError::parameter(format!(
+            "capacity_sat is missing, and {node} has none of its own: give one for all, or each its own"
+        ))
     })?;
     Ok((node, capacity))
 }
@@ -304,7 +308,7 @@ pub fn list(value: Value) -> Result<Vec<Value>, RpcError> {
         Value::Array(list) => Ok(list),
         // One client needs no list.
         other @ (Value::String(_) | Value::Object(_) | Value::Number(_)) => Ok(vec![other]),
-        other => Err(RpcError::parameter(format!("clients: {other} is not a list"))),
+        other => Err(RpcError::parameter(format!("clients: {other} is not a list of node ids"))),
     }
 }
 

@@ -139,7 +139,7 @@ async fn restore<C: Call>(
     mut tell: impl FnMut(Search) + Send,
 ) -> Result<Value, RpcError> {
     let running = if dry_run { None } else { Some(Running::begin(restoring).ok_or_else(under_way)?) };
-    let (copies, peers) = gather(runtime, backup).await?;
+    let Gathered { copies, keepers, peers } = gather(runtime, backup).await?;
     let (here, open) = runtime.read(here_without_channels).await?;
     let (copies, mut backups) = statics::split_with(copies, &here);
     let instances: Vec<InstanceId> = copies.iter().map(|copy| copy.instance).collect();
@@ -149,7 +149,10 @@ async fn restore<C: Call>(
         return Err(nothing(backup));
     }
     let histories = copies.into_iter().map(|copy| (copy.instance, copy.records)).collect();
-    let unread = |why| RpcError::new(UNAVAILABLE, format!("cannot read the copies: {why}"));
+    let unread = |why: String| {
+        let next = "nothing was restored: please report it as a bug, and keep the copies";
+        RpcError::new(UNAVAILABLE, format!("cannot read the copies: {why}"), next)
+    };
     let (copies, folded) = fold_elsewhere(histories).await.map_err(unread)?;
     let folded: Vec<Option<Factory>> = folded.into_iter().map(Folded::into_factory).collect();
     for (fate, (copy, factory)) in fates.iter_mut().zip(copies.iter().zip(&folded)) {
@@ -163,6 +166,7 @@ async fn restore<C: Call>(
         RpcError::new(
             UNAVAILABLE,
             format!("cannot read which lost channels lightningd hasn't taken: {error}"),
+            "nothing was restored: see lightningd's log, and run it again",
         )
     };
     let mut scbs =
@@ -184,14 +188,17 @@ async fn restore<C: Call>(
     let reason =
         format!("this node has lost what it had of it; its records are those that its keepers had: {source}");
     let recovered = encode_record(&[Event::Recovered(Recovered { reason })]);
-    let (mut histories, mut newer): (Vec<History>, Vec<Copy>) = (vec![], vec![]);
+    let (mut histories, mut newer): (Vec<History>, Vec<(Keeper, Copy)>) = (vec![], vec![]);
     for ((instance, mut records), fate) in copies.into_iter().zip(&fates) {
         match fate {
             Fate::Restored => {
                 records.push(recovered.clone());
                 histories.push((instance, records));
             }
-            Fate::Newer { .. } => newer.push(Copy { instance, records }),
+            Fate::Newer { .. } => {
+                let keeper = keepers.get(&instance).copied().unwrap_or(Keeper::File);
+                newer.push((keeper, Copy { instance, records }));
+            }
             Fate::Lost | Fate::Known | Fate::Damaged | Fate::Finished => {}
         }
     }
@@ -251,9 +258,11 @@ async fn restore<C: Call>(
 }
 
 fn under_way() -> RpcError {
-    let why = "another factory-restore is under way, and nothing was restored by this one: wait for it; \
-               factory-status says how far it is (restoring)";
-    RpcError::new(NOT_RESTORED, why)
+    RpcError::new(
+        NOT_RESTORED,
+        "another factory-restore is under way, and nothing was restored by this one",
+        "wait for it: factory-status says how far it is (restoring)",
+    )
 }
 
 /// Factories that came back without their channels, and those of them whose channels may still be closed.
@@ -283,12 +292,13 @@ async fn beside_stored(runtime: &Handle, fate: Fate, (instance, records): &Histo
     })
 }
 
-/// Gives the engine what a file has more of factories that are here (S9), as a start does, or whoever keeps the file. Of
+/// Gives the engine what a keeper has more of factories that are here (S9), as a start does, or whoever keeps the file. Of
 /// which it doesn't fit.
-async fn catch_up(runtime: &Handle, copies: Vec<Copy>) -> Result<Vec<InstanceId>, Refusal> {
+async fn catch_up(runtime: &Handle, copies: Vec<(Keeper, Copy)>) -> Result<Vec<InstanceId>, Refusal> {
     let mut refused = vec![];
-    for Copy { instance, records } in copies {
-        runtime.input(Input::FileHas { copy: Copy { instance, records: records.clone() } });
+    for (keeper, Copy { instance, records }) in copies {
+        let copy = Copy { instance, records: records.clone() };
+        runtime.input(Input::KeeperHas { keeper, copy });
         if has_more(&records, &runtime.records(instance).await?) {
             refused.push(instance);
         }
@@ -356,7 +366,7 @@ fn fate(engine: &Engine, instance: InstanceId, height: Height) -> Fate {
 }
 
 /// Whether it came back without its channels, and those may still be closed.
-fn is_lost(factory: &Factory, height: Height) -> bool {
+pub fn is_lost(factory: &Factory, height: Height) -> bool {
     let is_over = matches!(
         factory.state(height),
         FactoryState::Closed
@@ -369,42 +379,51 @@ fn is_lost(factory: &Factory, height: Height) -> bool {
     factory.has_lost_channels() && !is_over
 }
 
-/// Of each factory the copy with the most records (S39), and the peers that had some. Of as many it is what a
-/// peer has given back first.
-async fn gather(runtime: &Handle, backup: Option<&Backup>) -> Result<(Vec<Copy>, Vec<String>), RpcError> {
+/// What there is of copies.
+struct Gathered {
+    /// Of each factory the one with the most records (S39). Of as many it is what a peer has given back first.
+    copies: Vec<Copy>,
+    /// Who had each of them.
+    keepers: BTreeMap<InstanceId, Keeper>,
+    /// The peers that had some.
+    peers: Vec<String>,
+}
+
+async fn gather(runtime: &Handle, backup: Option<&Backup>) -> Result<Gathered, RpcError> {
     let found = runtime.read(|engine, _| engine.found_copies()).await?;
     let peers: BTreeSet<String> = found.iter().map(|(peer, _)| peer.to_string()).collect();
     let in_file = match backup {
         None => None,
         Some(backup) => backup.read().await.map_err(|why| {
-            let why = format!("{}: {why}; nothing was restored", backup.path().display());
-            RpcError::new(NOT_RESTORED, why)
+            let why = format!("{}: {why}", backup.path().display());
+            RpcError::new(NOT_RESTORED, why, "nothing was restored: name another file, or mend that")
         })?,
     };
     let in_file = in_file.map_or_else(Vec::new, |(_, copies)| copies);
-    let mut newest: BTreeMap<InstanceId, Copy> = BTreeMap::new();
-    let given_back = found.into_iter().map(|(_, copy)| copy);
-    for copy in given_back.chain(in_file.into_iter().map(|(_, copy)| copy)) {
-        let known = newest.get(&copy.instance).map_or(0, |known| known.records.len());
+    let mut newest: BTreeMap<InstanceId, (Keeper, Copy)> = BTreeMap::new();
+    let given_back = found.into_iter().map(|(peer, copy)| (Keeper::Peer(peer), copy));
+    for (keeper, copy) in given_back.chain(in_file.into_iter().map(|(_, copy)| (Keeper::File, copy))) {
+        let known = newest.get(&copy.instance).map_or(0, |(_, known)| known.records.len());
         if copy.records.len() > known {
-            newest.insert(copy.instance, copy);
+            newest.insert(copy.instance, (keeper, copy));
         }
     }
-    Ok((newest.into_values().collect(), peers.into_iter().collect()))
+    let keepers = newest.iter().map(|(instance, (keeper, _))| (*instance, *keeper)).collect();
+    let copies = newest.into_values().map(|(_, copy)| copy).collect();
+    Ok(Gathered { copies, keepers, peers: peers.into_iter().collect() })
 }
 
 /// Nobody has a copy, and nothing came back before.
 fn nothing(backup: Option<&Backup>) -> RpcError {
     let why = match backup {
-        None => "no connected peer has given anything back, and there is no backup file: connect to the \
-             operators of this node's factories, or name a file; nothing was restored"
-            .to_owned(),
-        Some(backup) => {
-            let path = backup.path().display();
-            format!("{path}: there is no copy in it, or no such file: nothing was restored")
-        }
+        None => "no connected peer has given anything back, and there is no backup file".to_owned(),
+        Some(backup) => format!("{}: there is no copy in it, or no such file", backup.path().display()),
     };
-    RpcError::new(NOT_RESTORED, why)
+    RpcError::new(
+        NOT_RESTORED,
+        why,
+        "nothing was restored: connect to the operators of this node's factories, or name the file",
+    )
 }
 
 /// Who had the copies, for people.
@@ -417,7 +436,11 @@ fn source(backup: Option<&Backup>, peers: &[String]) -> String {
 /// The file that is named, or the node's own if it has one.
 fn backup(state: &State, file: Option<String>) -> Result<Option<Backup>, RpcError> {
     let key = state.copy_key.clone();
-    let key = key.ok_or_else(|| RpcError::new(NOT_RESTORED, "this node's secret isn't known yet"))?;
+    let unknown = || {
+        let why = "this node's secret isn't known: the plugin has not started as it should";
+        RpcError::new(NOT_RESTORED, why, "factory-status says why (warnings)")
+    };
+    let key = key.ok_or_else(unknown)?;
     match file {
         Some(file) if file.starts_with('/') => Ok(Some(Backup::new(PathBuf::from(file), key))),
         Some(file) => {

@@ -51,11 +51,12 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
         // lightning-cli prints an object that asks for it as plain text.
         Format::Text => json!({"text": drawing::text(&factory), "format-hint": "simple"}),
         Format::Svg => json!({"svg": drawing::svg(&factory), "format-hint": "simple"}),
-        Format::Json => as_json(&factory, &state, height),
+        Format::Json => tree(&factory, &state, height),
     })
 }
 
-fn as_json(factory: &Factory, state: &State, height: Height) -> Value {
+/// The tree as JSON; channels as they were looked at last.
+pub fn tree(factory: &Factory, state: &State, height: Height) -> Value {
     let mut answer = factory_json::factory(factory, &state.as_ref().into(), height);
     let nodes =
         (0u32..).zip(factory.current.layout.nodes()).map(|(index, node)| transaction(factory, index, node));

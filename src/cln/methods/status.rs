@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use super::super::error::RpcError;
 use super::super::params::Params;
 use super::super::state::State;
-use super::super::{channel_state, peers, words};
+use super::super::{channel_state, feerates, peers, words};
 use super::fees::{self, Reserve};
 use super::towers::{self, Towers};
 use super::warning::Warning;
 use super::warnings::{self, Node};
-use super::{Command, factory_json, purse};
+use super::{Command, factory_json, lost, purse};
 
 /// Name, usage and description of `factory-status`.
 pub const COMMAND: Command = Command {
@@ -28,6 +28,11 @@ pub const COMMAND: Command = Command {
 /// Runs the command. It answers also when everything else is refused.
 pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     Params::new(&[], &params)?;
+    now(&state).await
+}
+
+/// How the node stands.
+pub async fn now(state: &State) -> Result<Value, RpcError> {
     let mut answer = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "factory_protocols": [{
@@ -63,9 +68,9 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             answer["publishing"] = seen.publishing.into();
             answer["renewals"] = seen.renewals.into();
             answer["leaves"] = seen.leaves.into();
-            answer["backup"] = copies(&state, seen.copies);
+            answer["backup"] = copies(state, seen.copies);
             let mut warnings = seen.warnings;
-            warnings.extend(seen.towers.warning(&state));
+            warnings.extend(seen.towers.warning(state));
             seen.towers.add(&mut answer);
             (seen.ready, warnings)
         }
@@ -73,7 +78,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
             let action = "see what lightningd's datastore says; it is read again every few seconds, and until \
                           then no deadline of any factory is seen, no channel that isn't on chain takes an HTLC, and \
                           none is closed or pays: keep this node online";
-            (vec![], vec![Warning::new("unavailable", words::refusal(&refusal), action)])
+            (vec![], vec![Warning::new("unavailable", refusal.to_string(), action)])
         }
     };
     let restoring = *state.restoring.borrow();
@@ -97,12 +102,24 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
     answer["peers"] =
         supporting.iter().map(|id| json!({"id": id.to_string(), "ready": ready.contains(id)})).collect();
     if state.unavailable.borrow().is_none() {
-        purse::add(&state, &mut answer).await?;
-        let reserve = Reserve::now(&state).await?;
+        let told = warnings.iter().filter(|one| one.code == "newer_copy");
+        let told: Vec<_> = told.map(|one| one.instance).collect();
+        let lost = lost::warnings(&state.rpc, &state.runtime).await?;
+        warnings.extend(lost.into_iter().filter(|one| !told.contains(&one.instance)));
+        purse::add(state, &mut answer).await?;
+        let reserve = Reserve::now(state).await?;
         warnings.extend(reserve.warning());
         answer["reserve"] = reserve.json();
+        warnings.extend(state.database.trouble().await.map(|reason| {
+            let action = "see docs/install.md, PostgreSQL; until it can be read this node relies on no new channel of a \
+                          factory, and leaves for each received HTLC that is about to fail, too, as if it were to claim it";
+            Warning::new("wallet_db", reason.to_string(), action)
+        }));
         let (bitcoin_rpc, problem) = state.bitcoind.look().await;
         answer["bitcoin_rpc"] = bitcoin_rpc;
+        if let Some(decided) = state.feerates.get() {
+            answer["feerates"] = feerates::shown(&decided);
+        }
         warnings.extend(problem.map(|problem| {
             let action = "correct factory-bitcoin-rpc; until then a transaction below the mempool's minimum waits \
                           until fees fall";
@@ -121,10 +138,17 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
                       answers this node sees no deadline";
         warnings.push(Warning::new("backend", problem, action));
     }
-    if let Some(problem) = state.metrics_problem.borrow().clone() {
-        let action = "end what has that port, or change factory-metrics-bind and restart; it is tried again every few \
-                      seconds, and nothing else waits for it";
-        warnings.push(Warning::new("metrics", problem, action));
+    for (code, option, problem) in [
+        ("metrics", "factory-metrics-bind", &state.metrics_problem),
+        ("web", "factory-web-bind", &state.web_problem),
+    ] {
+        if let Some(problem) = problem.borrow().clone() {
+            let action = format!(
+                "end what has that port, or change {option} and restart; it is tried again every few seconds, and nothing \
+                 else waits for it"
+            );
+            warnings.push(Warning::new(code, problem, action));
+        }
     }
     if !state.important {
         warnings.push(Warning::new(

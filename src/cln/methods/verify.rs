@@ -43,7 +43,7 @@ pub async fn call(state: State, params: Value) -> Result<Value, RpcError> {
 async fn check(factory: Factory) -> Result<(Value, Vec<String>), RpcError> {
     let Some(tree) = factory.current.tree.clone() else {
         let text = format!("factory {} has no transactions yet: nothing to verify", factory.instance);
-        return Err(RpcError::new(WRONG_STATE, text));
+        return Err(RpcError::new(WRONG_STATE, text, "see next_action of factory-list"));
     };
     let bought = factory.own_channels().filter(|channel| channel.sale.is_some()).count();
     let bought = u32::try_from(bought).unwrap_or(u32::MAX);

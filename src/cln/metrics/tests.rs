@@ -1,24 +1,10 @@
 use super::*;
 
-use factory_engine::tx::musig::MasterSecret;
-use factory_engine::types::NodeId;
-use factory_engine::{Config, Effect, Engine};
-use factory_runtime::store::memory::MemoryStore;
-use factory_runtime::{Inbox, Node, Runtime};
+use factory_runtime::Inbox;
 use http_body_util::BodyExt;
+use tokio::net::TcpListener;
 
-use crate::cln::client::Rpc;
-use crate::cln::outbox::Outbox;
-use crate::cln::state::Shared;
-
-/// Does nothing that an engine without factories could ask for.
-struct Nobody;
-
-impl Node for Nobody {
-    fn execute(&self, _: Effect) {}
-    fn transmit(&self, _: NodeId, _: Vec<u8>) {}
-    fn disconnect(&self, _: NodeId) {}
-}
+use crate::cln::bare::{self, run};
 
 /// A plugin without factories, whose lightningd is gone.
 fn source() -> Source {
@@ -27,17 +13,10 @@ fn source() -> Source {
     source
 }
 
-fn run(inbox: Inbox) {
-    let engine = Engine::new(NodeId([2; 33]), MasterSecret::new([7; 32]), Config::default());
-    tokio::spawn(Runtime::new(engine, MemoryStore::new(), Nobody, inbox).run());
-}
-
 /// The same, and its engine has other things to do.
 fn idle() -> (Source, Inbox) {
-    let (runtime, inbox) = factory_runtime::channel();
-    let rpc = Rpc::new("/nonexistent/lightning-rpc".into());
-    let shared = Shared::new(rpc, runtime, Outbox::new().0, Config::default());
-    (Source::new(State::new(shared)), inbox)
+    let (state, inbox) = bare::idle("/nonexistent/lightning-rpc".into());
+    (Source::new(state), inbox)
 }
 
 async fn answer(source: &Source, method: Method, path: &str) -> (StatusCode, String) {

@@ -170,7 +170,11 @@ impl fmt::Display for LayoutError {
                  raise it to at least {needed}, or to zero for none"
             ),
             Self::StockCsv => {
-                write!(f, "stock_csv is 0: L's way to the stock needs a delay of 1 to {} blocks", u16::MAX)
+                write!(
+                    f,
+                    "stock_csv is 0: the operator's way to the stock needs a delay of 1 to {} blocks",
+                    u16::MAX
+                )
             }
             Self::FeerateTooLow { feerate } => {
                 write!(

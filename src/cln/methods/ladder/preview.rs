@@ -124,7 +124,7 @@ pub(super) async fn preview(
     let basis = Basis { me: state.me, config: state.config.clone(), delays, feerate, ladder, height };
     let warnings = warnings(&basis, &living, &births);
     let made = tokio::task::spawn_blocking(move || show(&basis, supposed, living)).await;
-    let shown = made.map_err(|error| RpcError::parameter(error.to_string()))?;
+    let shown = made.map_err(|_| RpcError::internal(super::COMMAND.name))?;
     let mut shown = shown.map_err(|NoPlan(why)| RpcError::parameter(why))?;
     shown["warnings"] = warnings.into();
     Ok(shown)

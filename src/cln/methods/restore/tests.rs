@@ -21,6 +21,7 @@ use crate::cln::backup::file;
 use crate::cln::backup::payouts::tests::{address, script};
 use crate::cln::backup::tests::{A, B, Quiet, records};
 use crate::cln::client::CallError;
+use crate::cln::methods::lost;
 use crate::cln::scratch::Scratch;
 
 use super::*;
@@ -161,18 +162,22 @@ async fn the_copy_with_the_most_records_counts() {
         let backup = file_with(&scratch.path().join("backup"), std::slice::from_ref(second));
         let runtime = start(&MemoryStore::new()).await;
         give_back(&runtime, 2, given_back);
-        let (found, peers) = gather(&runtime, Some(&backup)).await.unwrap();
-        assert_eq!(found, std::slice::from_ref(counts), "a peer and the file");
-        assert_eq!(peers, [NodeId([2; 33]).to_string()]);
+        let found = gather(&runtime, Some(&backup)).await.unwrap();
+        assert_eq!(found.copies, std::slice::from_ref(counts), "a peer and the file");
+        assert_eq!(found.peers, [NodeId([2; 33]).to_string()]);
+        // Whoever is asked why its factory is exit-only reads who had it.
+        let keeper = if counts == given_back { Keeper::Peer(NodeId([2; 33])) } else { Keeper::File };
+        assert_eq!(found.keepers, BTreeMap::from([(A, keeper)]));
         let runtime = start(&MemoryStore::new()).await;
         for (peer, copy) in [(2, given_back), (4, second)] {
             give_back(&runtime, peer, copy);
         }
-        let (found, _) = gather(&runtime, None).await.unwrap();
-        assert_eq!(found, std::slice::from_ref(counts), "two peers");
+        let found = gather(&runtime, None).await.unwrap();
+        assert_eq!(found.copies, std::slice::from_ref(counts), "two peers");
         let runtime = start(&MemoryStore::new()).await;
-        let (found, peers) = gather(&runtime, Some(&backup)).await.unwrap();
-        assert_eq!((found, peers), (vec![second.clone()], vec![]), "the file alone");
+        let found = gather(&runtime, Some(&backup)).await.unwrap();
+        assert_eq!((found.copies, found.peers), (vec![second.clone()], vec![]), "the file alone");
+        assert_eq!(found.keepers, BTreeMap::from([(A, Keeper::File)]));
     }
 }
 
@@ -408,11 +413,18 @@ async fn a_peer_knows_of_more_channels() {
     let first = restore(&node, &start(&store).await, Some(&backup), false).await.unwrap();
     assert_eq!(counts(&first), [1, 1, 1]);
     let runtime = start(&store).await;
+    assert_eq!(lost::warnings(&node, &runtime).await.unwrap(), []);
     give_back(&runtime, 2, &channels(2));
+    // It says so at each start, and as long as nobody has done what there is to do.
+    let warnings = lost::warnings(&node, &runtime).await.unwrap();
+    let told: Vec<_> = warnings.iter().map(|one| (one.code, one.instance)).collect();
+    assert_eq!(told, [("newer_copy", Some(A))]);
+    assert!(warnings[0].message.contains("knows of 1 channel of it"), "{warnings:?}");
     assert_eq!(counts(&restore(&node, &runtime, None, true).await.unwrap()), [0, 1, 0]);
     let done = restore(&node, &runtime, None, false).await.unwrap();
     assert_eq!(counts(&done), [0, 1, 1]);
     assert_eq!(done["factories"], json!([]), "they are no factory");
     assert_eq!(node.lock().channels, [ChannelId([1; 32]), ChannelId([2; 32])]);
+    assert_eq!(lost::warnings(&node, &runtime).await.unwrap(), []);
     assert_eq!(counts(&restore(&node, &runtime, None, false).await.unwrap()), [0, 0, 0]);
 }
